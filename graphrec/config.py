@@ -1,0 +1,61 @@
+"""Typed configuration: frozen, unknown keys refused with the nearest known one, a docstring under every
+field.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from graphrec.errors import ConfigError, nearest
+
+
+class Config(BaseModel):
+    """Base of every configuration class.
+
+    Raises:
+        ConfigError: an option is unknown (the nearest known one is named), has the wrong type or is out of
+            range.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+    )
+
+    def __init__(self, **options: Any) -> None:
+        try:
+            super().__init__(**options)
+        except ValidationError as cause:
+            raise ConfigError(explain(cause, type(self))) from None
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some options changed, validated like a new one."""
+        return type(self)(**{**self.model_dump(), **changes})
+
+    @classmethod
+    def options(cls) -> dict[str, str]:
+        """Option name -> ``type = default: docstring``, for help texts."""
+        lines = {}
+        for name, info in cls.model_fields.items():
+            kind = getattr(info.annotation, "__name__", None) if isinstance(info.annotation, type) else None
+            kind = kind or str(info.annotation).replace("typing.", "")
+            lines[name] = f"{kind} = {info.default!r}: {info.description or ''}"
+        return lines
+
+
+def explain(error: ValidationError, config: type[BaseModel], prefix: str = "") -> str:
+    """A validation error as one readable line per mistake."""
+    known = list(config.model_fields)
+    lines = []
+    for mistake in error.errors():
+        name = ".".join(str(part) for part in mistake["loc"])
+        if mistake["type"] == "extra_forbidden":
+            lines.append(f"{prefix}{name} is not an option; the options are {known}.{nearest(name, known)}")
+        else:
+            lines.append(f"{prefix}{name} = {mistake['input']!r}: {mistake['msg']}")
+    return "; ".join(lines)
