@@ -1,0 +1,69 @@
+"""What items look like and what is written about them, by reference: texts, and paths to pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from graphrec.errors import DataError
+
+Kind = Literal["text", "image"]
+
+
+class Content(Sequence[str | None]):
+    """One field of item content, one value an item.
+
+    Args:
+        kind: ``"text"`` (values are the texts) or ``"image"`` (values are file paths, relative to ``root``;
+            the files are opened only when features are extracted).
+        values: one value per item in vocabulary order, None where an item has none.
+        root: directory the image paths are relative to.
+
+    Raises:
+        DataError: unknown kind, or a value that is neither text nor None.
+    """
+
+    def __init__(self, kind: Kind, values: Sequence[str | None], root: str | Path | None = None) -> None:
+        if kind not in get_args(Kind):
+            raise DataError(f"content kind {kind!r}; expected one of {get_args(Kind)}")
+        for row, value in enumerate(values):
+            if value is not None and not isinstance(value, str):
+                raise DataError(f"{kind} content holds {value!r} at row {row}; expected text or None")
+        self.kind: Kind = kind
+        # An empty text says nothing: it is missing, not a text of length zero.
+        self.values: tuple[str | None, ...] = tuple(
+            v if v is not None and v.strip() else None for v in values
+        )
+        self.root = Path(root) if root is not None else None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.values[index]
+
+    def __iter__(self) -> Iterator[str | None]:
+        return iter(self.values)
+
+    def __repr__(self) -> str:
+        return f"Content({self.kind}, {self.n_present:,} of {len(self):,} items)"
+
+    @cached_property
+    def n_present(self) -> int:
+        """How many items have a value."""
+        return sum(value is not None for value in self.values)
+
+    def path(self, index: int) -> Path | None:
+        """File of an image, or None where the item has none.
+
+        Raises:
+            DataError: the content is text.
+        """
+        if self.kind != "image":
+            raise DataError(f"{self.kind} content has no files; expected image content")
+        value = self.values[index]
+        if value is None:
+            return None
+        return self.root / value if self.root is not None else Path(value)

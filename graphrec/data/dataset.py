@@ -1,0 +1,360 @@
+"""A dataset: vocabularies, three disjoint splits, relations and item content."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from graphrec.atomic import digest, read_array, read_json, sha256_file, write_array, write_json, writing
+from graphrec.data.content import Content
+from graphrec.data.interactions import Interactions
+from graphrec.data.vocabulary import Vocabulary
+from graphrec.errors import DataError, nearest
+
+FORMAT = 1
+SPLITS = ("train", "valid", "test")
+Relation = tuple[str, str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Everything a model may be built from, validated on construction.
+
+    Attributes:
+        name: a short name, used in messages and file names.
+        users: external user ids.
+        items: external item ids.
+        train: interactions to learn from.
+        valid: interactions to select on; may be empty.
+        test: interactions to report on; may be empty.
+        content: item content by field name, such as ``{"image": Content, "text": Content}``.
+        nodes: further node vocabularies by node type.
+        relations: further edges by ``(source type, relation, target type)``, each ``(2, E) int32``.
+        meta: how the data came to be: source, filters, split recipe, counts. JSON-able.
+
+    Raises:
+        DataError: sizes disagree, splits overlap, train is empty, or a relation points outside its
+        vocabularies.
+    """
+
+    name: str
+    users: Vocabulary
+    items: Vocabulary
+    train: Interactions
+    valid: Interactions
+    test: Interactions
+    content: Mapping[str, Content] = field(default_factory=dict)
+    nodes: Mapping[str, Vocabulary] = field(default_factory=dict)
+    relations: Mapping[Relation, np.ndarray] = field(default_factory=dict)
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shape = (len(self.users), len(self.items))
+        for split in SPLITS:
+            part: Interactions = getattr(self, split)
+            if (part.n_users, part.n_items) != shape:
+                raise DataError(
+                    f"{self.name}: {split} counts {part.n_users:,} users x {part.n_items:,} items, the "
+                    f"vocabularies "
+                    f"{shape[0]:,} x {shape[1]:,}; build all splits with the vocabularies' sizes"
+                )
+        if not len(self.train):
+            raise DataError(f"{self.name}: the train split is empty; check the split options and the filters")
+        for one, other in (("train", "valid"), ("train", "test"), ("valid", "test")):
+            a: Interactions = getattr(self, one)
+            b: Interactions = getattr(self, other)
+            shared = np.flatnonzero(a.contains(b.users, b.items))
+            if len(shared):
+                user, item = int(b.users[shared[0]]), int(b.items[shared[0]])
+                raise DataError(
+                    f"{self.name}: {len(shared):,} pairs stand in both {one} and {other}, first user "
+                    f"{self.users[user]!r} item {self.items[item]!r}; splits must be disjoint"
+                )
+        for name, content in self.content.items():
+            if len(content) != shape[1]:
+                raise DataError(
+                    f"{self.name}: content {name!r} has {len(content):,} rows for {shape[1]:,} items; "
+                    f"expected one "
+                    "row an item, in vocabulary order"
+                )
+        for key, edges in self.relations.items():
+            self._check_relation(key, edges)
+
+    def _check_relation(self, key: Relation, edges: np.ndarray) -> None:
+        if edges.ndim != 2 or edges.shape[0] != 2 or edges.dtype.kind not in "iu":
+            raise DataError(
+                f"{self.name}: relation {key} has shape {edges.shape}, {edges.dtype}; expected (2, E) int"
+            )
+        for row, node_type in ((0, key[0]), (1, key[2])):
+            size = len(self.vocabulary(node_type))
+            if edges.shape[1] and not (edges[row].min() >= 0 and edges[row].max() < size):
+                raise DataError(
+                    f"{self.name}: relation {key} has {node_type} {edges[row].min()}..{edges[row].max()}; "
+                    f"expected 0 <= {node_type} < {size}"
+                )
+
+    def vocabulary(self, node_type: str) -> Vocabulary:
+        """The ids of one node type: ``"user"``, ``"item"`` or a further one."""
+        known = {"user": self.users, "item": self.items, **self.nodes}
+        if node_type not in known:
+            raise DataError(f"{self.name}: node type {node_type!r} is not one of {sorted(known)}")
+        return known[node_type]
+
+    @property
+    def n_users(self) -> int:
+        """Number of users."""
+        return len(self.users)
+
+    @property
+    def n_items(self) -> int:
+        """Number of items."""
+        return len(self.items)
+
+    @property
+    def cold_items(self) -> np.ndarray:
+        """Indices of the items without any train interaction, ascending ``(n,) int64``."""
+        return np.flatnonzero(self.train.item_degree == 0)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex sha256 over ids, splits and relations: equal exactly when models see the same numbers."""
+        splits = [getattr(self, s).keys for s in SPLITS]
+        relations = [
+            p for k in sorted(self.relations) for p in ("/".join(k), self.relations[k].astype(np.int64))
+        ]
+        nodes = [p for k in sorted(self.nodes) for p in (k, self.nodes[k].fingerprint)]
+        return digest("dataset", self.users.fingerprint, self.items.fingerprint, *splits, *nodes, *relations)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Dataset) and self.fingerprint == other.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def __repr__(self) -> str:
+        n = len(self.train) + len(self.valid) + len(self.test)
+        parts = "/".join(f"{len(getattr(self, s)):,}" for s in SPLITS)
+        fields = ", ".join(f"{k}: {c.n_present:,}" for k, c in self.content.items()) or "none"
+        return (
+            f"Dataset({self.name}: {self.n_users:,} users x {self.n_items:,} items, {n:,} interactions "
+            f"[{parts}], content {{{fields}}})"
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """Counts to print: users, items, interactions per split, density, cold items, content coverage."""
+        n = len(self.train) + len(self.valid) + len(self.test)
+        return {
+            "name": self.name,
+            "users": self.n_users,
+            "items": self.n_items,
+            "interactions": n,
+            **{s: len(getattr(self, s)) for s in SPLITS},
+            "density": n / max(1, self.n_users * self.n_items),
+            "items without train interactions": len(self.cold_items),
+            **{f"items with {k}": c.n_present for k, c in self.content.items()},
+            "fingerprint": self.fingerprint[:12],
+        }
+
+    # -- building --------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_frame(
+        cls,
+        interactions: Any,
+        *,
+        user: str = "user",
+        item: str = "item",
+        time: str | None = None,
+        rating: str | None = None,
+        min_rating: float | None = None,
+        k_core: int | tuple[int, int] = 0,
+        split: Any = "random",
+        items: Any = None,
+        item_id: str | None = None,
+        content: Mapping[str, tuple[str, str]] | None = None,
+        root: str | Path | None = None,
+        seed: int = 0,
+        name: str = "frame",
+        source: str | None = None,
+    ) -> Dataset:
+        """Builds a dataset from any dataframe (Polars, pandas, Arrow, or a dict of columns).
+
+        Args:
+            interactions: one row an interaction; repeated pairs keep the latest (or the first, without times)
+                and are counted in ``meta``.
+            user: column of user ids.
+            item: column of item ids.
+            time: column of times: numbers (seconds), dates or date-times.
+            rating: column of ratings, used only by ``min_rating``.
+            min_rating: keep rows with at least this rating.
+            k_core: drop users and items with fewer interactions, repeatedly, until all have this many; a pair
+                means (users, items); 0 keeps all.
+            split: a :class:`~graphrec.data.splits.Split`, its name (``"random"``, ``"leave-one-out"``,
+                ``"time"``, ``"cold-items"``), or the name of a column that holds ``train``/``valid``/``test``
+                or ``0``/``1``/``2``.
+            items: an item table with content; rows for unknown items are left out and counted. Items that
+                occur in no interaction are not added.
+            item_id: id column of ``items``; default: ``item``.
+            content: field name -> (kind, column of ``items``), such as ``{"text": ("text", "title")}``.
+            root: directory that image paths are relative to.
+            seed: of the split.
+            name: the dataset's name.
+            source: what to name in messages, such as the file.
+
+        Raises:
+            DataError: a column is missing, an id or a value is unusable (row and value are named), a filter
+            leaves
+                nothing, or the split leaves train empty.
+        """
+        from graphrec.data.frames import build
+
+        return build(
+            interactions, user=user, item=item, time=time, rating=rating, min_rating=min_rating,
+            k_core=k_core, split=split, items=items, item_id=item_id, content=content, root=root, seed=seed,
+            name=name, source=source,
+        )  # fmt: skip
+
+    def with_content(self, **content: Content) -> Dataset:
+        """A copy with further (or other) content fields."""
+        return self._replace(content={**self.content, **content})
+
+    def with_splits(
+        self, train: Interactions, valid: Interactions, test: Interactions, **meta: Any
+    ) -> Dataset:
+        """A copy with other splits; ``meta`` says how they were made."""
+        return self._replace(train=train, valid=valid, test=test, meta={**self.meta, **meta})
+
+    def _replace(self, **changes: Any) -> Dataset:
+        current = {f: getattr(self, f) for f in self.__dataclass_fields__}
+        return Dataset(**{**current, **changes})
+
+    # -- saving ----------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Writes a directory of Arrow, ``.npy`` and JSON files; ``dataset.json`` comes last and names all.
+
+        Args:
+            path: directory to create; an existing dataset in it is replaced.
+        """
+        path = Path(path)
+        files: dict[str, str] = {}
+
+        def arrow(file: str, **columns: Any) -> None:
+            with writing(path / file) as out:
+                pl.DataFrame(
+                    {k: pl.Series(k, list(v), dtype=pl.String) for k, v in columns.items()}
+                ).write_ipc(out)
+            files[file] = sha256_file(path / file)
+
+        def npy(file: str, array: np.ndarray) -> None:
+            files[file] = write_array(path / file, array)
+
+        arrow("users.arrow", id=self.users.ids)
+        arrow("items.arrow", id=self.items.ids)
+        for node_type, vocabulary in self.nodes.items():
+            arrow(f"nodes-{_safe(node_type)}.arrow", id=vocabulary.ids)
+        for split in SPLITS:
+            part: Interactions = getattr(self, split)
+            npy(f"{split}.npy", np.stack([part.users, part.items]))
+            if part.times is not None:
+                npy(f"{split}-times.npy", part.times)
+        for key, edges in self.relations.items():
+            npy(f"relation-{'-'.join(map(_safe, key))}.npy", edges)
+        for name, content in self.content.items():
+            arrow(f"content-{_safe(name)}.arrow", value=content.values)
+        write_json(
+            path / "dataset.json",
+            {
+                "format": FORMAT,
+                "name": self.name,
+                "fingerprint": self.fingerprint,
+                "files": files,
+                "nodes": list(self.nodes),
+                "relations": [list(k) for k in self.relations],
+                "content": {
+                    k: {"kind": c.kind, "root": str(c.root) if c.root is not None else None}
+                    for k, c in self.content.items()
+                },
+                "meta": dict(self.meta),
+            },
+        )
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Dataset:
+        """Reads what :meth:`save` wrote and checks every file's sha256.
+
+        Raises:
+            DataError: a file is missing, damaged, or of another format version; names it.
+        """
+        path = Path(path)
+        head = read_json(path / "dataset.json")
+        if not isinstance(head, dict) or head.get("format") != FORMAT:
+            found = head.get("format") if isinstance(head, dict) else type(head).__name__
+            raise DataError(f"{path / 'dataset.json'}: format {found!r}; this version reads format {FORMAT}")
+        for file, expected in head["files"].items():
+            if Path(file).name != file:
+                raise DataError(f"{path / 'dataset.json'}: names {file!r}, which is outside the directory")
+            if not (path / file).exists():
+                raise DataError(f"{path / file}: no such file; the dataset is incomplete, save it again")
+            if sha256_file(path / file) != expected:
+                raise DataError(f"{path / file}: its sha256 is not the one recorded; save the dataset again")
+
+        def arrow(file: str, column: str = "id") -> list[str | None]:
+            return pl.read_ipc(path / file)[column].to_list()
+
+        users, items = Vocabulary(arrow("users.arrow"), "user"), Vocabulary(arrow("items.arrow"), "item")
+        parts = {}
+        for split in SPLITS:
+            pairs = read_array(path / f"{split}.npy")
+            times = read_array(path / f"{split}-times.npy") if f"{split}-times.npy" in head["files"] else None
+            parts[split] = Interactions(pairs[0], pairs[1], len(users), len(items), times, split)
+        dataset = cls(
+            head["name"],
+            users,
+            items,
+            **parts,
+            content={
+                k: Content(c["kind"], arrow(f"content-{_safe(k)}.arrow", "value"), c["root"])
+                for k, c in head["content"].items()
+            },
+            nodes={n: Vocabulary(arrow(f"nodes-{_safe(n)}.arrow"), n) for n in head["nodes"]},
+            relations={
+                (r[0], r[1], r[2]): read_array(path / f"relation-{'-'.join(map(_safe, r))}.npy")
+                for r in head["relations"]
+            },
+            meta=head["meta"],
+        )
+        if dataset.fingerprint != head["fingerprint"]:
+            raise DataError(
+                f"{path}: its content does not have the recorded fingerprint; save the dataset again"
+            )
+        return dataset
+
+    def field(self, name: str) -> Content:
+        """One content field.
+
+        Raises:
+            DataError: the dataset has no such field; names those it has.
+        """
+        if name not in self.content:
+            raise DataError(
+                f"{self.name}: no content field {name!r}; it has {sorted(self.content) or 'none'}."
+                f"{nearest(name, self.content)}"
+            )
+        return self.content[name]
+
+
+def _safe(name: str) -> str:
+    """A file-name part for a name the program (not the data) chose."""
+    if not name or not all(c.isalnum() or c == "_" for c in name):
+        raise DataError(
+            f"{name!r} cannot name a field, node type or relation; expected letters, digits and '_'"
+        )
+    return name

@@ -1,0 +1,181 @@
+"""One split of user-item interactions."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from graphrec.errors import DataError
+
+
+class Interactions:
+    """Unique (user, item) pairs, sorted by user then item, validated once and read-only afterwards.
+
+    Args:
+        users: user indices ``(E,)``.
+        items: item indices ``(E,)``.
+        n_users: number of users; every index is below it.
+        n_items: number of items.
+        times: seconds since the epoch ``(E,)``, or None.
+        name: what to call it in messages, such as ``"train"``.
+
+    Attributes:
+        users: ``(E,) int32``.
+        items: ``(E,) int32``.
+        times: ``(E,) int64`` or None.
+
+    Raises:
+        DataError: lengths differ, a value is not an integer, an index is out of range or a pair occurs twice.
+    """
+
+    def __init__(
+        self,
+        users: Any,
+        items: Any,
+        n_users: int,
+        n_items: int,
+        times: Any = None,
+        name: str = "interactions",
+    ) -> None:
+        self.n_users, self.n_items, self.name = int(n_users), int(n_items), name
+        user_array = _integers(users, "users", name)
+        item_array = _integers(items, "items", name)
+        time_array = None if times is None else _integers(times, "times", name)
+        if len(user_array) != len(item_array) or (
+            time_array is not None and len(time_array) != len(user_array)
+        ):
+            raise DataError(
+                f"{name}: {len(user_array):,} users, {len(item_array):,} items"
+                + (f", {len(time_array):,} times" if time_array is not None else "")
+                + "; expected columns of one length"
+            )
+        _in_range(user_array, self.n_users, "user", name)
+        _in_range(item_array, self.n_items, "item", name)
+        keys = user_array * self.n_items + item_array
+        if len(keys) and not np.all(keys[1:] > keys[:-1]):
+            order = np.argsort(keys, kind="stable")
+            keys, user_array, item_array = keys[order], user_array[order], item_array[order]
+            time_array = None if time_array is None else time_array[order]
+            repeated = np.flatnonzero(keys[1:] == keys[:-1])
+            if len(repeated):
+                first = int(repeated[0])
+                raise DataError(
+                    f"{name}: {len(repeated):,} repeated pairs, first (user {user_array[first]}, item "
+                    f"{item_array[first]}); expected unique pairs: drop repeats before building Interactions"
+                )
+        self.users = _frozen(user_array.astype(np.int32))
+        self.items = _frozen(item_array.astype(np.int32))
+        self.times = None if time_array is None else _frozen(time_array)
+        self.keys = _frozen(keys)
+        """``user * n_items + item`` as ``(E,) int64``, ascending."""
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def __repr__(self) -> str:
+        return f"Interactions({len(self):,} pairs, {self.n_users:,} users x {self.n_items:,} items)"
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Interactions)
+            and (self.n_users, self.n_items) == (other.n_users, other.n_items)
+            and np.array_equal(self.keys, other.keys)
+            and (self.times is None) == (other.times is None)
+            and (self.times is None or other.times is None or np.array_equal(self.times, other.times))
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __add__(self, other: Interactions) -> Interactions:
+        """The union of two disjoint splits, such as ``data.train + data.valid``."""
+        if (self.n_users, self.n_items) != (other.n_users, other.n_items):
+            raise DataError(
+                f"cannot add {self!r} and {other!r}: they count different users or items, so they are "
+                f"not splits "
+                "of one dataset"
+            )
+        times = None
+        if self.times is not None and other.times is not None:
+            times = np.concatenate([self.times, other.times])
+        return Interactions(
+            np.concatenate([self.users, other.users]),
+            np.concatenate([self.items, other.items]),
+            self.n_users,
+            self.n_items,
+            times,
+            f"{self.name}+{other.name}",
+        )
+
+    def where(self, mask: np.ndarray, name: str | None = None) -> Interactions:
+        """The interactions selected by a boolean mask ``(E,)``."""
+        times = None if self.times is None else self.times[mask]
+        return Interactions(
+            self.users[mask], self.items[mask], self.n_users, self.n_items, times, name or self.name
+        )
+
+    @cached_property
+    def user_degree(self) -> np.ndarray:
+        """Interactions per user ``(n_users,) int64``."""
+        return _frozen(np.bincount(self.users, minlength=self.n_users))
+
+    @cached_property
+    def item_degree(self) -> np.ndarray:
+        """Interactions per item ``(n_items,) int64``."""
+        return _frozen(np.bincount(self.items, minlength=self.n_items))
+
+    @cached_property
+    def indptr(self) -> np.ndarray:
+        """CSR offsets ``(n_users + 1,) int64``: user ``u`` has ``items[indptr[u]:indptr[u + 1]]``."""
+        return _frozen(np.concatenate([[0], np.cumsum(self.user_degree)]).astype(np.int64))
+
+    def of(self, user: int) -> np.ndarray:
+        """Items of one user, ascending."""
+        return self.items[self.indptr[user] : self.indptr[user + 1]]
+
+    def rows(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """All interactions of several users: position in ``users`` and item, two ``(n,)`` arrays."""
+        users = np.asarray(users, dtype=np.int64)
+        counts = self.user_degree[users]
+        row = np.repeat(np.arange(len(users)), counts)
+        ends = np.cumsum(counts)
+        offset = np.arange(len(row)) - np.repeat(ends - counts, counts)
+        return row, self.items[self.indptr[users][row] + offset] if len(row) else self.items[:0]
+
+    def contains(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """Whether each pair is present, as ``bool`` of the broadcast shape; vectorised binary search."""
+        wanted = np.asarray(users, dtype=np.int64) * self.n_items + np.asarray(items, dtype=np.int64)
+        if not len(self.keys):
+            return np.zeros(wanted.shape, dtype=bool)
+        at = np.searchsorted(self.keys, wanted)
+        return np.asarray(self.keys[np.minimum(at, len(self.keys) - 1)] == wanted)
+
+
+def _integers(values: Any, what: str, name: str) -> np.ndarray:
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise DataError(f"{name}: {what} has shape {array.shape}; expected one dimension")
+    if array.dtype.kind == "f":
+        bad = np.flatnonzero(~np.isfinite(array))
+        if len(bad):
+            raise DataError(f"{name}: {what} holds {array[bad[0]]} at row {bad[0]}; expected integers")
+        if not np.array_equal(array, np.trunc(array)):
+            row = int(np.flatnonzero(array != np.trunc(array))[0])
+            raise DataError(f"{name}: {what} holds {array[row]} at row {row}; expected integers")
+    elif array.dtype.kind not in "iu" and len(array):
+        raise DataError(
+            f"{name}: {what} has dtype {array.dtype}; expected integers (map ids through a Vocabulary)"
+        )
+    return array.astype(np.int64)
+
+
+def _in_range(values: np.ndarray, size: int, what: str, name: str) -> None:
+    bad = np.flatnonzero((values < 0) | (values >= size))
+    if len(bad):
+        raise DataError(f"{name}: {what} {values[bad[0]]} at row {bad[0]}; expected 0 <= {what} < {size}")
+
+
+def _frozen(array: np.ndarray) -> np.ndarray:
+    array.setflags(write=False)
+    return array

@@ -1,0 +1,230 @@
+"""How interactions are divided into train, validation and test: seeded, and recorded.
+
+A split is a small frozen object with ``assign(pairs) -> labels`` and ``describe() -> dict``; the description
+is recorded in the dataset's ``meta["split"]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from graphrec.data.interactions import Interactions
+from graphrec.errors import ConfigError, DataError, nearest
+from graphrec.seeds import stream
+
+TRAIN, VALID, TEST = 0, 1, 2
+
+
+class Split(Protocol):
+    """What :meth:`Dataset.from_frame` asks of a split."""
+
+    def assign(self, pairs: Interactions, seed: int) -> np.ndarray:
+        """Labels ``(E,) int8``: 0 train, 1 valid, 2 test."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """The recipe, JSON-able."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Named:
+    name: ClassVar[str] = ""
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class RandomSplit(_Named):
+    """A random share of each user's interactions for validation and for test.
+
+    Each user's shares are rounded to the nearest whole number and never take the user's last train
+    interaction.
+    """
+
+    name: ClassVar[str] = "random"
+    valid: float = 0.1
+    test: float = 0.1
+
+    def __post_init__(self) -> None:
+        _shares(self.valid, self.test)
+
+    def assign(self, pairs: Interactions, seed: int) -> np.ndarray:
+        """See :class:`Split`."""
+        order = np.lexsort((stream(seed, "split/random").random(len(pairs)), pairs.users))
+        return _tail(pairs, order, self.valid, self.test)
+
+
+@dataclass(frozen=True)
+class LeaveOneOut(_Named):
+    """The last interaction of each user by time for test, the one before for validation; ties by item id.
+
+    Users with fewer than three interactions stay in train entirely.
+    """
+
+    name: ClassVar[str] = "leave-one-out"
+
+    def assign(self, pairs: Interactions, seed: int) -> np.ndarray:
+        """See :class:`Split`."""
+        order = np.lexsort((pairs.items, _times(pairs, self.name), pairs.users))
+        from_end = np.repeat(pairs.indptr[1:], pairs.user_degree) - 1 - np.arange(len(pairs))
+        label = np.where(from_end == 0, TEST, np.where(from_end == 1, VALID, TRAIN))
+        label[np.repeat(pairs.user_degree, pairs.user_degree) < 3] = TRAIN
+        return _unordered(label, order)
+
+
+@dataclass(frozen=True)
+class TimeSplit(_Named):
+    """One global cut: the newest share for test, the one before for validation. Equal times stay together."""
+
+    name: ClassVar[str] = "time"
+    valid: float = 0.1
+    test: float = 0.1
+
+    def __post_init__(self) -> None:
+        _shares(self.valid, self.test)
+
+    def assign(self, pairs: Interactions, seed: int) -> np.ndarray:
+        """See :class:`Split`."""
+        times = _times(pairs, self.name)
+        ordered = np.sort(times)
+        cuts = [
+            ordered[min(len(ordered) - 1, round(len(ordered) * (1 - s)))]
+            for s in (self.test + self.valid, self.test)
+        ]
+        return np.where(times >= cuts[1], TEST, np.where(times >= cuts[0], VALID, TRAIN)).astype(np.int8)
+
+
+@dataclass(frozen=True)
+class ColdItems(_Named):
+    """Holds a share of the items out of train entirely, and splits the rest by another recipe.
+
+    Of the held-out items one half (by item) goes to validation and one half to test, with all their
+    interactions.
+    """
+
+    name: ClassVar[str] = "cold-items"
+    share: float = 0.1
+    then: RandomSplit | LeaveOneOut | TimeSplit = field(default_factory=RandomSplit)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise ConfigError(f"cold-items share {self.share}; expected 0 < share < 1")
+
+    def describe(self) -> dict[str, Any]:
+        """See :class:`Split`."""
+        return {"name": self.name, "share": self.share, "then": self.then.describe()}
+
+    def assign(self, pairs: Interactions, seed: int) -> np.ndarray:
+        """See :class:`Split`."""
+        present = np.flatnonzero(pairs.item_degree)
+        held = stream(seed, "split/cold-items").permutation(present)[
+            : max(2, round(self.share * len(present)))
+        ]
+        role = np.full(pairs.n_items, TRAIN, dtype=np.int8)
+        role[held] = np.where(np.arange(len(held)) % 2, VALID, TEST)
+        cold = role[pairs.items] != TRAIN
+        label: np.ndarray = role[pairs.items]
+        if not cold.all():
+            label[~cold] = self.then.assign(pairs.where(~cold), seed)
+        return label
+
+
+SPLITS: dict[str, type[RandomSplit] | type[LeaveOneOut] | type[TimeSplit] | type[ColdItems]] = {
+    c.name: c for c in (RandomSplit, LeaveOneOut, TimeSplit, ColdItems)
+}
+
+
+def as_split(split: Any) -> Split:
+    """A split object from an object, a name, or a mapping such as ``describe()`` returns.
+
+    Args:
+        split: for example ``RandomSplit(valid=0.2)``, ``"random"`` or ``{"name": "random", "valid": 0.2}``.
+
+    Raises:
+        ConfigError: the name or an option is not known; lists those that are.
+    """
+    if isinstance(split, str):
+        split = {"name": split}
+    if isinstance(split, Mapping):
+        options = {k: v for k, v in split.items() if k != "name"}
+        name = str(split.get("name", ""))
+        if name not in SPLITS:
+            raise ConfigError(f"split {name!r} is not one of {sorted(SPLITS)}.{nearest(name, SPLITS)}")
+        known = [f.name for f in fields(SPLITS[name])]
+        for option in options:
+            if option not in known:
+                raise ConfigError(
+                    f"split {name!r} has no option {option!r}; it has {known or 'none'}."
+                    f"{nearest(option, known)}"
+                )
+        if "then" in options:
+            options["then"] = as_split(options["then"])
+        return SPLITS[name](**options)
+    if not hasattr(split, "assign"):
+        raise ConfigError(
+            f"split {split!r} has no assign(); expected one of {sorted(SPLITS)} or a Split object"
+        )
+    made: Split = split
+    return made
+
+
+def k_core(users: np.ndarray, items: np.ndarray, user_core: int, item_core: int) -> np.ndarray:
+    """Mask ``(E,)`` of the interactions left when all users and items have at least the given numbers.
+
+    Args:
+        users: user indices ``(E,)``.
+        items: item indices ``(E,)``.
+        user_core: least interactions per user; 0 or 1 drops none.
+        item_core: least interactions per item.
+    """
+    kept = np.arange(len(users))
+    while len(kept):
+        few_users = np.bincount(users[kept])[users[kept]] < user_core
+        few_items = np.bincount(items[kept])[items[kept]] < item_core
+        drop = few_users | few_items
+        if not drop.any():
+            break
+        kept = kept[~drop]
+    mask = np.zeros(len(users), dtype=bool)
+    mask[kept] = True
+    return mask
+
+
+def _shares(valid: float, test: float) -> None:
+    if not (0 <= valid < 1 and 0 <= test < 1 and valid + test < 1):
+        raise ConfigError(
+            f"split shares valid={valid}, test={test}; expected shares of at least 0 that sum below 1"
+        )
+
+
+def _times(pairs: Interactions, name: str) -> np.ndarray:
+    if pairs.times is None:
+        raise DataError(f"the {name!r} split needs times and the interactions have none; name a time column")
+    return pairs.times
+
+
+def _tail(pairs: Interactions, order: np.ndarray, valid: float, test: float) -> np.ndarray:
+    """Labels each user's last interactions in ``order`` test, those before valid."""
+    counts = pairs.user_degree
+    n_test = np.floor(counts * test + 0.5).astype(np.int64)
+    n_valid = np.floor(counts * valid + 0.5).astype(np.int64)
+    n_test = np.minimum(n_test, np.maximum(counts - 1, 0))
+    n_valid = np.minimum(n_valid, np.maximum(counts - 1 - n_test, 0))
+    from_end = np.repeat(pairs.indptr[1:], counts) - 1 - np.arange(len(pairs))
+    per_pair_test, per_pair_valid = np.repeat(n_test, counts), np.repeat(n_valid, counts)
+    label = np.where(
+        from_end < per_pair_test, TEST, np.where(from_end < per_pair_test + per_pair_valid, VALID, TRAIN)
+    )
+    return _unordered(label, order)
+
+
+def _unordered(label: np.ndarray, order: np.ndarray) -> np.ndarray:
+    result = np.empty(len(order), dtype=np.int8)
+    result[order] = label
+    return result
