@@ -1,0 +1,132 @@
+"""The whole protocol between a model and the rest: Model, Ranker, and what a config holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from graphrec.config import Config
+from graphrec.graph import Graph
+from graphrec.sampling import Plan
+from graphrec.seeds import torch_stream
+
+if TYPE_CHECKING:
+    from graphrec.data.dataset import Dataset
+    from graphrec.store import FeatureTable
+    from graphrec.trainer import TrainConfig
+
+Features = Mapping[str, "FeatureTable"]
+
+
+class ModelConfig(Config):
+    """Options every model has."""
+
+    seed: int = Field(0, ge=0)
+    """Seed of the initial parameters."""
+
+
+class ContentRule(NamedTuple):
+    """How an item that was never interacted with gets its embedding: the mean of its content neighbours'.
+
+    Attributes:
+        weights: modality -> weight; modalities the item lacks are left out and the others scaled up.
+        k: neighbours per modality.
+    """
+
+    weights: dict[str, float]
+    k: int
+
+
+class Model(nn.Module):
+    """Something that can be trained by :class:`graphrec.Trainer`.
+
+    A subclass has a nested ``Config``, a ``build`` that is the only place to see a dataset, ``batches`` and
+    ``loss``. Graphs held as attributes follow the model to its device.
+    """
+
+    Config: ClassVar[type[ModelConfig]] = ModelConfig
+    name: ClassVar[str] = ""
+    modalities: ClassVar[bool] = False
+    """Whether ``build`` needs features."""
+
+    config: ModelConfig
+
+    @classmethod
+    def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
+        """Makes the model for a dataset.
+
+        Args:
+            data: gives sizes and the train split; models never see the other splits.
+            features: feature tables by field; only multimodal models use them.
+            config: an instance of ``cls.Config``; default: its defaults.
+        """
+        raise TypeError(f"{cls.__name__} does not define build()")
+
+    def batches(self, plan: Plan) -> Iterator[Any]:
+        """Yields one epoch's batches, each a NamedTuple of tensors; all randomness comes from ``plan``."""
+        return iter(())
+
+    def loss(self, batch: Any) -> dict[str, Tensor]:
+        """Named scalars, already weighted; the trainer minimises their sum."""
+        raise TypeError(f"{type(self).__name__} has no loss; it has nothing to train")
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        """Same as :meth:`loss`, so that wrappers such as DistributedDataParallel work."""
+        return self.loss(batch)
+
+    def start_epoch(self, rng: np.random.Generator) -> None:
+        """Called before each epoch's batches, for what is redrawn once an epoch."""
+
+    def optimizer(self, config: TrainConfig) -> torch.optim.Optimizer:
+        """The optimiser; default: Adam, fused where torch has it."""
+        return torch.optim.Adam(
+            self.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        for key, value in self.__dict__.items():
+            if isinstance(value, Graph):
+                self.__dict__[key] = value.to(fn(torch.empty(0)).device)
+        return self
+
+
+class Ranker(Model):
+    """A model that scores every item for a user as the inner product of two embeddings."""
+
+    n_users: int
+    n_items: int
+    personalised: ClassVar[bool] = True
+    """Whether different users may be offered different items."""
+    content_rule: ContentRule | None = None
+    """How new items get an embedding from content; None if the model has no way to place them."""
+
+    def embed(self) -> tuple[Tensor, Tensor]:
+        """Final embeddings ``(n_users, d), (n_items, d)``."""
+        raise TypeError(f"{type(self).__name__} does not define embed()")
+
+    @torch.no_grad()
+    def scorer(self) -> Callable[[Tensor], Tensor]:
+        """A function from users ``(B,)`` to scores of all items ``(B, n_items)``; embeds once."""
+        training = self.training
+        self.eval()
+        users, items = (table.detach() for table in self.embed())
+        self.train(training)
+
+        def score(batch: Tensor) -> Tensor:
+            return users[batch.to(users.device)] @ items.T
+
+        return score
+
+    def score(self, users: Any) -> Tensor:
+        """Scores of all items ``(B, n_items)`` for users ``(B,)``."""
+        return self.scorer()(torch.as_tensor(users, dtype=torch.int64))
+
+    def stream(self, purpose: str) -> torch.Generator:
+        """A generator for initial parameters: a function of the config's seed and the purpose."""
+        return torch_stream(self.config.seed, f"init/{purpose}")

@@ -1,0 +1,44 @@
+"""Models: one file each, one line here; imported when first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from graphrec.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from graphrec.model import Model
+    from graphrec.models.freedom import FREEDOM as FREEDOM
+    from graphrec.models.lightgcn import LightGCN as LightGCN
+    from graphrec.models.mf import MF as MF
+    from graphrec.models.popularity import Popularity as Popularity
+
+MODELS: dict[str, str] = {
+    "popularity": "graphrec.models.popularity:Popularity",
+    "mf": "graphrec.models.mf:MF",
+    "lightgcn": "graphrec.models.lightgcn:LightGCN",
+    "freedom": "graphrec.models.freedom:FREEDOM",
+}
+"""Model name -> ``module:Class``."""
+
+
+def model(name: str) -> type[Model]:
+    """The model class of a registered name, in any case.
+
+    Raises:
+        ConfigError: no such model; names the nearest.
+    """
+    target = MODELS.get(name.lower())
+    if target is None:
+        raise ConfigError(f"model {name!r} is not one of {sorted(MODELS)}.{nearest(name.lower(), MODELS)}")
+    module, _, attribute = target.partition(":")
+    found: type[Model] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def __getattr__(name: str) -> Any:
+    for target in MODELS.values():
+        if target.endswith(f":{name}"):
+            return model(next(k for k, v in MODELS.items() if v == target))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

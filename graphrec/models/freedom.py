@@ -1,0 +1,181 @@
+"""FREEDOM: frozen item-item graph, denoised user-item graph.
+
+Zhou and Shen, "A Tale of Two Graphs: Freezing and Denoising Graph Structures for Multimodal Recommendation",
+ACM MM 2023, https://arxiv.org/abs/2211.06924. The item graph is built once from raw image and text features;
+user-item edges are pruned anew each epoch, those between popular ends most; items add both views.
+
+Differences from the authors' code, none of which changes its outputs on complete data:
+- features are frozen unless ``train_features``; the code trains them (and the fixture's gradients need that);
+- the projections have no bias: a bias cancels in every BPR difference and its gradient is zero;
+- items without a modality are left out of that modality's graph and loss (the code would propagate NaN);
+- items without any train interaction get the embedding of their content neighbours
+  (``cold_items="neighbours"``); the
+  code leaves them at what initialisation and their neighbours' gradients made of them (``"as_trained"``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self, cast
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import embedding as rows
+
+from graphrec.data.dataset import Dataset
+from graphrec.data.interactions import Interactions
+from graphrec.errors import ConfigError, FeatureError
+from graphrec.graph import (
+    Graph,
+    bipartite,
+    content_graph,
+    degree_probability,
+    knn,
+    mix,
+    normalise,
+    sample_edges,
+)
+from graphrec.losses import bpr
+from graphrec.model import ContentRule, Features, ModelConfig, Ranker
+from graphrec.nn import ItemFeatures, embedding, projection, propagate
+from graphrec.sampling import Plan, Triplets, triplets
+from graphrec.store import FeatureTable
+
+
+class FREEDOM(Ranker):
+    """LightGCN on a pruned user-item graph plus one convolution on a frozen content graph."""
+
+    class Config(ModelConfig):
+        """Options of FREEDOM; the defaults are the authors' for Amazon Baby."""
+
+        dim: int = Field(64, ge=1)
+        """Embedding size."""
+        n_ui_layers: int = Field(2, ge=0)
+        """Layers on the user-item graph."""
+        n_mm_layers: int = Field(1, ge=0)
+        """Layers on the item-item graph."""
+        knn_k: int = Field(10, ge=1)
+        """Neighbours per item and modality, the item itself included."""
+        image_weight: float = Field(0.1, ge=0, le=1)
+        """Weight of the image graph; the text graph has the rest. Of no effect with a single modality."""
+        dropout: float = Field(0.8, ge=0, lt=1)
+        """Share of user-item edges pruned each epoch; 0 trains on the full graph."""
+        reg_weight: float = Field(1e-3, ge=0)
+        """Weight of the BPR loss on projected features."""
+        train_features: bool = False
+        """Train the features as well, as the authors' code does."""
+        cold_items: Literal["neighbours", "as_trained"] = "neighbours"
+        """Embedding of items without train interactions."""
+        graph_cache: Path | None = None
+        """Directory in which neighbours are kept between runs; None computes them each time."""
+
+    name = "freedom"
+    modalities = True
+    config: Config
+    warm: Tensor
+
+    def __init__(self, train: Interactions, features: Features, config: Config) -> None:
+        super().__init__()
+        self.config, self.train_pairs = config, train
+        self.n_users, self.n_items = train.n_users, train.n_items
+        self.weights = modality_weights(features, config.image_weight)
+
+        self.item_graph = frozen_item_graph(
+            features, self.weights, config.knn_k, config.graph_cache
+        )  # Eqs. 1-4
+        self.full_graph = bipartite(train)
+        self.epoch_graph = self.full_graph
+        self.edge_probability = degree_probability(train)  # Eq. 8
+
+        self.user_embedding = embedding(self.n_users, config.dim, self.stream("users"))  # (n_users, d)
+        self.item_embedding = embedding(self.n_items, config.dim, self.stream("items"))  # (n_items, d)
+        self.features = nn.ModuleDict(
+            {m: ItemFeatures(features[m], config.train_features) for m in self.weights}
+        )
+        self.projections = nn.ModuleDict(
+            {m: projection(features[m].shape[1], config.dim, self.stream(m)) for m in self.weights}
+        )
+        self.content_rule = ContentRule(self.weights, config.knn_k)
+        cold = train.item_degree == 0
+        self.cold_graph: Graph | None = None
+        if config.cold_items == "neighbours" and cold.any():
+            self.cold_graph = content_graph(features, self.weights, config.knn_k, to=cold, of=~cold)
+        self.register_buffer("warm", torch.from_numpy(~cold)[:, None], persistent=False)  # (n_items, 1)
+
+    @classmethod
+    def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
+        """See :meth:`graphrec.model.Model.build`; needs one feature table at least, any of ``image`` and
+        ``text``.
+        """
+        for table in (features or {}).values():
+            table.check(data)
+        return cls(data.train, features or {}, config or cls.Config())
+
+    def start_epoch(self, rng: np.random.Generator) -> None:
+        """Prunes the user-item graph: keeps a share of edges, with degrees recomputed on them (Eqs. 8-9)."""
+        if self.config.dropout:
+            n_kept = int(len(self.train_pairs) * (1 - self.config.dropout))
+            kept = sample_edges(self.edge_probability, n_kept, rng)
+            self.epoch_graph = bipartite(self.train_pairs.where(kept)).to(self.full_graph.device)
+
+    def batches(self, plan: Plan) -> Iterator[Triplets]:
+        """Every train interaction once, with one uniform negative."""
+        return triplets(self.train_pairs, plan)
+
+    def propagate(self, graph: Graph) -> tuple[Tensor, Tensor]:
+        """User and item embeddings over one user-item graph ``(n_users, d), (n_items, d)`` (Eqs. 5-7)."""
+        h = self.item_embedding.weight
+        for _ in range(self.config.n_mm_layers):
+            h = self.item_graph @ h  # (n_items, d)
+        x = torch.cat([self.user_embedding.weight, self.item_embedding.weight])  # (n_users + n_items, d)
+        x = propagate(graph, x, self.config.n_ui_layers)
+        return x[: self.n_users], x[self.n_users :] + h
+
+    def loss(self, batch: Triplets) -> dict[str, Tensor]:
+        """``bpr`` on embeddings and ``bpr_<modality>`` on projected features (Eq. 12)."""
+        users, items = self.propagate(self.epoch_graph)
+        u = rows(batch.users, users)  # (B, d)
+        difference = rows(batch.positives, items) - rows(batch.negatives, items)  # (B, d)
+        terms = {"bpr": bpr((u * difference).sum(1))}
+        if self.config.reg_weight:
+            for m in self.weights:
+                features = cast(ItemFeatures, self.features[m])
+                # The projection is linear, so the difference of two projections is one product.
+                content = features(batch.positives) - features(batch.negatives)  # (B, d_m)
+                both = features.present[batch.positives] & features.present[batch.negatives]  # (B,)
+                score = (u * self.projections[m](content)).sum(1)
+                terms[f"bpr_{m}"] = self.config.reg_weight * bpr(score, both)
+        return terms
+
+    def embed(self) -> tuple[Tensor, Tensor]:
+        """Embeddings on the full graph, cold items by their neighbours."""
+        users, items = self.propagate(self.full_graph)
+        if self.cold_graph is not None:
+            items = torch.where(self.warm, items, self.cold_graph @ items)
+        return users, items
+
+
+def modality_weights(features: Features, image_weight: float) -> dict[str, float]:
+    """Weight per modality at hand; a single one has all of it."""
+    unknown = sorted(set(features) - {"image", "text"})
+    if unknown:
+        raise ConfigError(
+            f"FREEDOM knows the modalities 'image' and 'text', not {unknown}; rename the features"
+        )
+    if not features:
+        raise FeatureError(
+            "FREEDOM needs image or text features and got none; run: graphrec features build DATASET"
+        )
+    if len(features) == 1:
+        return dict.fromkeys(features, 1.0)
+    return {"image": image_weight, "text": 1 - image_weight}
+
+
+def frozen_item_graph(
+    tables: Mapping[str, FeatureTable], weights: Mapping[str, float], k: int, cache: Path | None
+) -> Graph:
+    """``S = sum_m w_m D_m^-1/2 S_m D_m^-1/2`` over binary kNN graphs (Eqs. 1-4)."""
+    return mix([(w, normalise(knn(tables[m], k, cache=cache), "symmetric")) for m, w in weights.items()])

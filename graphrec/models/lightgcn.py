@@ -1,0 +1,83 @@
+"""LightGCN: linear propagation on the user-item graph.
+
+He et al., "LightGCN: Simplifying and Powering Graph Convolution Network for Recommendation", SIGIR 2020,
+https://arxiv.org/abs/2002.02126. Embeddings are smoothed over the normalised bipartite graph and averaged
+over layers; there are no weights but the ID embeddings.
+
+Differences from the authors' code: the regulariser is that of the toolbox that produced the published Amazon
+tables (norms of the batch's ID embeddings over the batch size; the authors use half the squared norms), and
+one epoch visits every interaction once (the authors draw as many at random).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import embedding as rows
+
+from graphrec.data.dataset import Dataset
+from graphrec.data.interactions import Interactions
+from graphrec.graph import bipartite
+from graphrec.losses import bpr, embedding_norms
+from graphrec.model import Features, ModelConfig, Ranker
+from graphrec.nn import embedding, propagate
+from graphrec.sampling import Plan, Triplets, triplets
+
+
+class LightGCN(Ranker):
+    """ID embeddings, propagated."""
+
+    class Config(ModelConfig):
+        """Options of LightGCN."""
+
+        dim: int = Field(64, ge=1)
+        """Embedding size."""
+        n_layers: int = Field(2, ge=0)
+        """Propagation layers; 0 is matrix factorisation."""
+        reg_weight: float = Field(1e-3, ge=0)
+        """Weight of the norms of the batch's ID embeddings."""
+
+    name = "lightgcn"
+    config: Config
+
+    def __init__(self, train: Interactions, config: Config) -> None:
+        super().__init__()
+        self.config, self.train_pairs = config, train
+        self.n_users, self.n_items = train.n_users, train.n_items
+        self.graph = bipartite(train)  # Eq. 3
+        self.user_embedding = embedding(self.n_users, config.dim, self.stream("users"))  # (n_users, d)
+        self.item_embedding = embedding(self.n_items, config.dim, self.stream("items"))  # (n_items, d)
+
+    @classmethod
+    def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
+        """See :meth:`graphrec.model.Model.build`; features are not used."""
+        return cls(data.train, config or cls.Config())
+
+    def batches(self, plan: Plan) -> Iterator[Triplets]:
+        """Every train interaction once, with one uniform negative."""
+        return triplets(self.train_pairs, plan)
+
+    def loss(self, batch: Triplets) -> dict[str, Tensor]:
+        """``bpr`` on propagated embeddings and ``reg`` on the ID embeddings (Eq. 15)."""
+        users, items = self.embed()
+        u, p, n = (
+            rows(batch.users, users),
+            rows(batch.positives, items),
+            rows(batch.negatives, items),
+        )  # (B, d)
+        u0 = self.user_embedding(batch.users)
+        p0, n0 = self.item_embedding(batch.positives), self.item_embedding(batch.negatives)
+        return {
+            "bpr": bpr((u * (p - n)).sum(1)),
+            "reg": self.config.reg_weight * embedding_norms(u0, p0, n0),
+        }
+
+    def embed(self) -> tuple[Tensor, Tensor]:
+        """Propagated embeddings ``(n_users, d), (n_items, d)`` (Eqs. 3, 4 and 8)."""
+        x = torch.cat([self.user_embedding.weight, self.item_embedding.weight])  # (n_users + n_items, d)
+        x = propagate(self.graph, x, self.config.n_layers)
+        return x[: self.n_users], x[self.n_users :]

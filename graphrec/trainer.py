@@ -1,0 +1,484 @@
+"""The one training loop of the project.
+
+The trainer iterates ``model.batches(plan)``, sums ``model.loss(batch)``, steps, validates, writes checkpoints
+and stops early. It never sees a test split. Accelerate (devices, mixed precision, several processes) is used
+here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from pydantic import Field
+from torch import Tensor
+
+from graphrec import checkpoint
+from graphrec.atomic import read_json, write_json, write_text
+from graphrec.config import Config
+from graphrec.errors import CheckpointError, ConfigError, TrainingError, nearest
+from graphrec.model import Model
+from graphrec.sampling import Plan
+from graphrec.seeds import stream
+
+logger = logging.getLogger("graphrec")
+
+
+class TrainConfig(Config):
+    """How to train; the defaults are the protocol of the published Amazon tables."""
+
+    epochs: int = Field(1000, ge=1)
+    """Most epochs to train."""
+    batch_size: int = Field(2048, ge=1)
+    """Interactions per step."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Learning rate at the start."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """How the learning rate falls over ``epochs``: not at all, or to zero along a cosine or a line."""
+    warmup: int = Field(0, ge=0)
+    """Epochs over which the learning rate rises linearly first."""
+    weight_decay: float = Field(0.0, ge=0)
+    """L2 penalty applied by the optimiser to all parameters."""
+    clip_norm: float | None = Field(None, gt=0)
+    """Largest norm of the whole gradient; None does not clip."""
+    patience: int | None = Field(20, ge=1)
+    """Validations without improvement that are tolerated; one more stops training. None never stops early."""
+    decimals: int | None = Field(4, ge=1)
+    """Digits to which the selected metric is rounded before comparing; None compares exactly."""
+    validate_every: int = Field(1, ge=1)
+    """Epochs between validations; the last epoch is always validated."""
+    checkpoint_every: int = Field(1, ge=1)
+    """Epochs between checkpoints of the full state; improvements and the last epoch are always written."""
+    seed: int = Field(0, ge=0)
+    """Seed of batches, negatives and all that models redraw while training."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to train; ``auto`` takes an accelerator if there is one."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Mixed precision of the forward pass."""
+    progress: bool | None = None
+    """Show a progress bar; None shows it on a terminal."""
+    tensorboard: bool = False
+    """Write TensorBoard events under the run directory (needs the extra ``track``)."""
+
+
+class Task(Protocol):
+    """What validates: :class:`graphrec.RankingTask` and others."""
+
+    def __call__(self, model: Any) -> dict[str, float]:
+        """Metric name -> value; higher is better."""
+        ...
+
+
+@dataclass
+class Run:
+    """A finished training.
+
+    Attributes:
+        model: with the best weights loaded (the last ones if nothing was validated).
+        history: one dict per epoch: ``epoch``, ``seconds``, ``loss/<term>``, metrics.
+        best_epoch: epoch of the best validation, counted from 1.
+        best_value: the selected metric there, or None.
+        out: the run directory, or None.
+    """
+
+    model: Any
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_value: float | None = None
+    out: Path | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in epochs, validation included, resumed parts too."""
+        return sum(h["seconds"] for h in self.history)
+
+
+class Trainer:
+    """Trains a model.
+
+    Args:
+        config: a :class:`TrainConfig`.
+        out: run directory for checkpoints and metrics; None keeps nothing on disk.
+    """
+
+    def __init__(self, config: TrainConfig | None = None, out: str | Path | None = None) -> None:
+        self.config = config or TrainConfig()
+        self.out = Path(out) if out is not None else None
+
+    def fit(
+        self,
+        model: Model,
+        validate: Task | None = None,
+        select: str | None = None,
+        *,
+        resume: bool = False,
+        about: Mapping[str, Any] | None = None,
+        on_epoch: Callable[[dict[str, float]], None] | None = None,
+    ) -> Run:
+        """Trains until the last epoch or until ``select`` stops improving, then loads the best weights.
+
+        Args:
+            model: is trained in place.
+            validate: called after epochs; sees what it was made with, which should never be a test split.
+            select: name of the validated metric to select on; default: the first.
+            resume: go on from the run directory's last checkpoint; start afresh if there is none.
+            about: JSON-able facts recorded in ``run.json`` (dataset fingerprint, feature hashes, ...).
+            on_epoch: called with each epoch's record.
+
+        Raises:
+            TrainingError: a loss term is not finite (named, with epoch and step), or there are no batches.
+            CheckpointError: the run directory holds another run, or cannot be written.
+            ConfigError: ``select`` is not validated.
+        """
+        config, start, state = self.config, 0, _State()
+        accelerator = _accelerator(config)
+        model.to(accelerator.device)
+        trainable = any(p.requires_grad for p in model.parameters())
+        optimizer = model.optimizer(config) if trainable else None
+        self._open(model, resume, about or {})
+        if resume and self.out is not None and checkpoint.exists(self.out / "last"):
+            saved = checkpoint.read(self.out / "last", model, optimizer)
+            state = _State(**saved["training"])
+            start = saved["step"]
+        if self.out is not None:
+            self._rewrite_metrics(state.history)
+        if state.done:
+            logger.info("the run in %s is finished; nothing to do", self.out)
+        elif optimizer is None:
+            self._validate(model, validate, select, state, {"epoch": 0, "seconds": 0.0}, last=True)
+            state.done = True
+            self._write(model, None, 0, state)
+        else:
+            self._loop(accelerator, model, optimizer, validate, select, state, start, on_epoch)
+        if self.out is not None and checkpoint.exists(self.out / "best"):
+            checkpoint.read(self.out / "best", model)
+        elif state.best_weights is not None:
+            model.load_state_dict(state.best_weights)
+        model.eval()
+        return Run(model, state.history, state.best_epoch, state.best_value, self.out)
+
+    def _loop(
+        self,
+        accelerator: Accelerator,
+        model: Model,
+        optimizer: torch.optim.Optimizer,
+        validate: Task | None,
+        select: str | None,
+        state: _State,
+        start: int,
+        on_epoch: Callable[[dict[str, float]], None] | None,
+    ) -> None:
+        config = self.config
+        wrapped, stepper = accelerator.prepare(model, optimizer)
+        for group in optimizer.param_groups:
+            group["initial_lr"] = config.learning_rate
+        with _Progress(config, start) as progress, _TensorBoard(config, self.out) as board:
+            for epoch in range(start + 1, config.epochs + 1):
+                began = time.perf_counter()
+                for group in optimizer.param_groups:
+                    group["lr"] = group["initial_lr"] * rate(config, epoch)
+                record = {"epoch": epoch, **self._epoch(accelerator, wrapped, model, stepper, epoch)}
+                record["seconds/train"] = time.perf_counter() - began
+                last = epoch == config.epochs
+                improved = self._validate(model, validate, select, state, record, last)
+                record["seconds"] = time.perf_counter() - began
+                state.done = last or (config.patience is not None and state.misses > config.patience)
+                if improved or state.done or epoch % config.checkpoint_every == 0:
+                    self._write(model, optimizer, epoch, state, improved)
+                self._log(record)
+                board(record)
+                progress(record, state)
+                if on_epoch is not None:
+                    on_epoch(record)
+                if state.done:
+                    break
+
+    def _epoch(
+        self, accelerator: Accelerator, wrapped: Any, model: Model, optimizer: Any, epoch: int
+    ) -> dict[str, float]:
+        """One pass over the model's batches; the mean of each loss term."""
+        config = self.config
+        model.train()
+        model.start_epoch(stream(config.seed, "start_epoch", epoch))
+        terms: dict[str, list[Tensor]] = {}
+        for batch in model.batches(Plan(epoch, config.batch_size, config.seed)):
+            losses = wrapped(_to(batch, accelerator.device))
+            accelerator.backward(torch.stack(list(losses.values())).sum())
+            if config.clip_norm is not None:
+                accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            for name, value in losses.items():
+                terms.setdefault(name, []).append(value.detach())
+        if not terms:
+            raise TrainingError(f"epoch {epoch}: the model made no batches; is its train split empty?")
+        # Looked at once an epoch: reading a loss at every step would stall a GPU.
+        stacked = {name: torch.stack(values) for name, values in terms.items()}
+        broken = {name: (~torch.isfinite(v)).nonzero() for name, v in stacked.items()}
+        first = {name: int(at[0]) for name, at in broken.items() if len(at)}
+        if first:
+            # A broken term spoils the weights, and with them every term of the next step: the first one is
+            # the cause.
+            name = min(first, key=first.__getitem__)
+            raise TrainingError(
+                f"epoch {epoch}, step {first[name] + 1}: loss term {name!r} is "
+                f"{float(stacked[name][first[name]])}; "
+                "the last checkpoint is intact: lower the learning rate, clip gradients (clip_norm) or check "
+                "the features"
+            )
+        return {f"loss/{name}": float(v.double().mean()) for name, v in stacked.items()}
+
+    def _validate(
+        self,
+        model: Model,
+        validate: Task | None,
+        select: str | None,
+        state: _State,
+        record: dict[str, float],
+        last: bool,
+    ) -> bool:
+        """Validates when it is time, keeps the books of early stopping; says whether this epoch is the best
+        yet.
+        """
+        epoch = int(record["epoch"])
+        state.history.append(record)
+        if validate is None:
+            state.best_epoch = epoch
+            return False
+        if epoch % self.config.validate_every and not last:
+            return False
+        model.eval()
+        with torch.no_grad():
+            metrics = validate(model)
+        record.update(metrics)
+        chosen = select or next(iter(metrics))
+        if chosen not in metrics:
+            raise ConfigError(
+                f"select={chosen!r} is not validated; there are {list(metrics)}.{nearest(chosen, metrics)}"
+            )
+        value = float(metrics[chosen])
+        if math.isnan(value):
+            raise TrainingError(f"epoch {epoch}: validated {chosen} is NaN; check the validation split")
+        digits = self.config.decimals
+        rounded = value if digits is None else round(value, digits)
+        if state.best_value is None or rounded > state.threshold:
+            state.best_value, state.threshold, state.best_epoch, state.misses = value, rounded, epoch, 0
+            if self.out is None:
+                state.best_weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
+            return True
+        state.misses += 1
+        return False
+
+    # -- the run directory
+    # ------------------------------------------------------------------------------------
+
+    def _open(self, model: Model, resume: bool, about: Mapping[str, Any]) -> None:
+        """Creates the run directory, or makes sure that the one to resume is this run."""
+        if self.out is None:
+            return
+        facts = {
+            "model": model.name,
+            "model_config": model.config.model_dump(mode="json") if hasattr(model, "config") else {},
+            "train_config": self.config.model_dump(mode="json"),
+            **about,
+        }
+        path = self.out / "run.json"
+        if path.exists():
+            if not resume:
+                raise CheckpointError(
+                    f"{self.out} already holds a run; resume it (resume=True, --resume) or choose "
+                    "another directory"
+                )
+            before = read_json(path, CheckpointError)
+            # How long and how visibly to train may change between sittings; what is trained may not.
+            free = {"epochs", "patience", "progress", "tensorboard", "checkpoint_every", "device"}
+            for key in ("model", "model_config", "train_config", "dataset", "features"):
+                old, new = before.get(key), facts.get(key)
+                if key == "train_config":
+                    old = {k: v for k, v in (old or {}).items() if k not in free}
+                    new = {k: v for k, v in (new or {}).items() if k not in free}
+                if old != new:
+                    raise CheckpointError(
+                        f"{self.out} holds another run: its {key} is {old}, this one's is {new}; "
+                        "choose another directory"
+                    )
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            write_json(path, {**facts, "environment": environment()})
+        except OSError as cause:
+            raise CheckpointError(f"{self.out}: cannot write ({cause}); choose another directory") from cause
+
+    def _write(
+        self,
+        model: Model,
+        optimizer: torch.optim.Optimizer | None,
+        epoch: int,
+        state: _State,
+        improved: bool = True,
+    ) -> None:
+        if self.out is None:
+            return
+        # best before last: killed in between, the resumed run repeats this epoch and writes the same best
+        # again.
+        if improved and state.best_value is not None:
+            checkpoint.write(self.out / "best", epoch, model, value=state.best_value)
+        checkpoint.write(self.out / "last", epoch, model, optimizer, training=state.saved())
+
+    def _rewrite_metrics(self, history: list[dict[str, float]]) -> None:
+        """Drops lines of epochs after the checkpoint that a killed run had already logged."""
+        if self.out is not None:
+            write_text(self.out / "metrics.jsonl", "".join(json.dumps(h) + "\n" for h in history))
+
+    def _log(self, record: dict[str, float]) -> None:
+        if self.out is not None:
+            with open(self.out / "metrics.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+
+
+@dataclass
+class _State:
+    """What early stopping and the run directory remember."""
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_value: float | None = None
+    threshold: float = -math.inf
+    misses: int = 0
+    done: bool = False
+    best_weights: dict[str, Tensor] | None = None
+
+    def saved(self) -> dict[str, Any]:
+        kept = {k: v for k, v in vars(self).items() if k != "best_weights"}
+        return {**kept, "threshold": self.threshold if math.isfinite(self.threshold) else -1e300}
+
+
+def rate(config: TrainConfig, epoch: int) -> float:
+    """Factor on the learning rate in one epoch (from 1): a function of the epoch alone, so resuming needs no
+    state.
+    """
+    if epoch <= config.warmup:
+        return epoch / (config.warmup + 1)
+    done = (epoch - 1 - config.warmup) / max(1, config.epochs - config.warmup)
+    if config.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * done))
+    return 1 - done if config.schedule == "linear" else 1.0
+
+
+def environment() -> dict[str, Any]:
+    """Versions and hardware, for ``run.json``."""
+    packages = (
+        "graphrec",
+        "torch",
+        "torch-geometric",
+        "numpy",
+        "scipy",
+        "scikit-learn",
+        "polars",
+        "accelerate",
+    )
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "packages": versions,
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _accelerator(config: TrainConfig) -> Accelerator:
+    AcceleratorState._reset_state(reset_partial_state=True)  # each Trainer chooses its device anew
+    if config.device in ("cuda", "mps"):
+        available = (
+            torch.cuda.is_available() if config.device == "cuda" else torch.backends.mps.is_available()
+        )
+        if not available:
+            raise ConfigError(f"device {config.device!r} is not available here; use device=auto or cpu")
+    return Accelerator(cpu=config.device == "cpu", mixed_precision=config.precision)
+
+
+def _to(batch: Any, device: torch.device) -> Any:
+    return type(batch)(*(v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for v in batch))
+
+
+class _Progress:
+    """A rich progress bar with the last loss and the best metric; silent when not on a terminal."""
+
+    def __init__(self, config: TrainConfig, start: int) -> None:
+        self.shown = config.progress if config.progress is not None else sys.stderr.isatty()
+        self.total, self.start = config.epochs, start
+
+    def __enter__(self) -> _Progress:
+        if self.shown:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+            self.bar = Progress(
+                TextColumn("epoch"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                TextColumn("{task.description}"), console=Console(stderr=True),
+            )  # fmt: skip
+            self.bar.start()
+            self.task = self.bar.add_task("", total=self.total, completed=self.start)
+        return self
+
+    def __call__(self, record: dict[str, float], state: _State) -> None:
+        if self.shown:
+            loss = sum(v for k, v in record.items() if k.startswith("loss/"))
+            best = (
+                f"  best {state.best_value:.4f} at {state.best_epoch}" if state.best_value is not None else ""
+            )
+            self.bar.update(self.task, completed=int(record["epoch"]), description=f"loss {loss:.4f}{best}")
+
+    def __exit__(self, *_: object) -> None:
+        if self.shown:
+            self.bar.stop()
+
+
+class _TensorBoard:
+    """Writes each epoch's record as TensorBoard scalars, if asked to."""
+
+    def __init__(self, config: TrainConfig, out: Path | None) -> None:
+        self.writer: Any = None
+        if config.tensorboard:
+            if out is None:
+                raise ConfigError("tensorboard=True needs a run directory; give the Trainer an out=")
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as cause:
+                from graphrec.errors import requires
+
+                raise requires("tensorboard", "track") from cause
+            self.writer = SummaryWriter(str(out / "tensorboard"))
+
+    def __enter__(self) -> _TensorBoard:
+        return self
+
+    def __call__(self, record: dict[str, float]) -> None:
+        if self.writer is not None:
+            for name, value in record.items():
+                if name != "epoch":
+                    self.writer.add_scalar(name, value, int(record["epoch"]))
+            self.writer.flush()
+
+    def __exit__(self, *_: object) -> None:
+        if self.writer is not None:
+            self.writer.close()
