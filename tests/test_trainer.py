@@ -1,0 +1,231 @@
+"""The training loop: early stopping, schedules, guards, checkpoints, resuming, what a run directory says."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from graphrec import checkpoint, testing
+from graphrec.errors import CheckpointError, ConfigError, TrainingError
+from graphrec.models.mf import MF
+from graphrec.models.popularity import Popularity
+from graphrec.trainer import TrainConfig, Trainer, rate
+
+
+@pytest.fixture
+def data():
+    return testing.communities(2, 20)[0]
+
+
+def options(**changes) -> TrainConfig:
+    return TrainConfig(**{"epochs": 5, "batch_size": 64, "device": "cpu", "progress": False, **changes})
+
+
+class Scripted:
+    """A validation task that returns given values, one a call."""
+
+    def __init__(self, values, name="recall@20"):
+        self.values, self.name, self.calls = list(values), name, 0
+
+    def __call__(self, model):
+        self.calls += 1
+        return {self.name: self.values[self.calls - 1]}
+
+
+def test_stops_after_patience_and_returns_the_best_weights(data) -> None:
+    model, seen = MF.build(data), []
+
+    def task(m):
+        seen.append(m.user_embedding.weight.detach().clone())
+        return {"recall@20": [0.1, 0.3, 0.2, 0.2, 0.2, 0.9][len(seen) - 1]}
+
+    run = Trainer(options(epochs=6, patience=2)).fit(model, task)
+    assert (run.best_epoch, run.best_value, len(run.history)) == (2, 0.3, 5)  # stops at the third miss
+    assert torch.equal(run.model.user_embedding.weight, seen[1])
+
+
+def test_improvements_below_the_rounding_do_not_count(data) -> None:
+    values = [0.10001, 0.10002, 0.10003, 0.10004]
+    run = Trainer(options(epochs=4, patience=2)).fit(MF.build(data), Scripted(values))
+    assert (run.best_epoch, len(run.history)) == (1, 4)
+    exact = Trainer(options(epochs=4, patience=2, decimals=None)).fit(MF.build(data), Scripted(values))
+    assert exact.best_epoch == 4
+
+
+def test_validates_as_often_as_asked_and_always_last(data) -> None:
+    task = Scripted([0.1, 0.2, 0.3])
+    run = Trainer(options(epochs=5, validate_every=2)).fit(MF.build(data), task)
+    assert [h["epoch"] for h in run.history if "recall@20" in h] == [2, 4, 5]
+
+
+def test_select_names_a_validated_metric(data) -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'recall@20'"):
+        Trainer(options()).fit(MF.build(data), Scripted([0.1] * 5), select="recal@20")
+
+
+def test_nan_validation_is_an_error(data) -> None:
+    with pytest.raises(TrainingError, match="recall@20 is NaN"):
+        Trainer(options()).fit(MF.build(data), Scripted([math.nan]))
+
+
+def test_a_loss_that_is_not_finite_is_named(data) -> None:
+    class Breaks(MF):
+        def loss(self, batch):
+            return {**super().loss(batch), "broken": self.user_embedding.weight.sum() * float("nan")}
+
+    with pytest.raises(TrainingError, match=r"epoch 1, step 1: loss term 'broken' is nan"):
+        Trainer(options()).fit(Breaks.build(data))
+
+
+def test_losses_fall(data) -> None:
+    run = Trainer(options(epochs=30, learning_rate=0.01)).fit(MF.build(data))
+    assert run.history[-1]["loss/bpr"] < 0.7 * run.history[0]["loss/bpr"]
+
+
+def test_gradients_are_cleared_between_steps(data) -> None:
+    class Once(MF):
+        """One fixed batch, so that a plain gradient step can be computed beside it."""
+
+        def batches(self, plan):
+            return iter(list(super().batches(plan))[:1])
+
+        def optimizer(self, config):
+            return torch.optim.SGD(self.parameters(), lr=config.learning_rate)
+
+    model, twin = Once.build(data), Once.build(data)
+    config = options(epochs=3, learning_rate=0.5)
+    Trainer(config).fit(model)
+    for epoch in (1, 2, 3):
+        from graphrec.sampling import Plan
+
+        (batch,) = twin.batches(Plan(epoch, config.batch_size, config.seed))
+        grads = torch.autograd.grad(sum(twin.loss(batch).values()), list(twin.parameters()))
+        with torch.no_grad():
+            for p, g in zip(twin.parameters(), grads, strict=True):
+                p -= config.learning_rate * g
+    assert torch.allclose(model.user_embedding.weight, twin.user_embedding.weight, atol=1e-7)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "linear"])
+def test_schedules_are_functions_of_the_epoch(schedule: str) -> None:
+    config = options(epochs=100, schedule=schedule, warmup=4)
+    factors = [rate(config, e) for e in range(1, 101)]
+    assert factors[0] == pytest.approx(0.2)
+    assert factors[4] == pytest.approx(1.0)
+    assert all(0 < f <= 1 for f in factors)
+    tail = factors[4:]
+    assert tail == sorted(tail, reverse=True)
+    assert (tail[-1] < 0.05) == (schedule != "constant")
+
+
+def test_clipping_bounds_the_gradient(data) -> None:
+    class Watched(MF):
+        norms: list
+
+        def optimizer(self, config):
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+            optimizer.register_step_pre_hook(
+                lambda *_: self.norms.append(
+                    math.sqrt(sum(float(p.grad.norm()) ** 2 for p in self.parameters()))
+                )
+            )
+            return optimizer
+
+    model = Watched.build(data)
+    model.norms = []
+    Trainer(options(epochs=1, clip_norm=1e-3)).fit(model)
+    assert max(model.norms) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_run_directory_says_what_was_run(data, tmp_path) -> None:
+    out = tmp_path / "run"
+    run = Trainer(options(seed=3), out=out).fit(
+        MF.build(data),
+        Scripted([0.1, 0.2, 0.3, 0.2, 0.1]),
+        about={"dataset": {"fingerprint": data.fingerprint}},
+    )
+    facts = json.loads((out / "run.json").read_text())
+    assert facts["model"] == "mf"
+    assert facts["train_config"]["seed"] == 3
+    assert facts["dataset"]["fingerprint"] == data.fingerprint
+    assert facts["environment"]["packages"]["torch"]
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5]
+    assert lines == run.history
+    assert checkpoint.read(out / "best")["step"] == 3
+    assert checkpoint.read(out / "last")["step"] == 5
+
+
+def test_a_used_directory_is_not_overwritten(data, tmp_path) -> None:
+    Trainer(options(), out=tmp_path).fit(MF.build(data))
+    with pytest.raises(CheckpointError, match="already holds a run"):
+        Trainer(options(), out=tmp_path).fit(MF.build(data))
+    with pytest.raises(CheckpointError, match="another run: its model_config"):
+        Trainer(options(), out=tmp_path).fit(MF.build(data, None, MF.Config(dim=8)), resume=True)
+    with pytest.raises(CheckpointError, match="another run: its train_config"):
+        Trainer(options(learning_rate=0.5), out=tmp_path).fit(MF.build(data), resume=True)
+
+
+def test_resuming_a_finished_run_returns_it(data, tmp_path) -> None:
+    first = Trainer(options(), out=tmp_path).fit(MF.build(data), Scripted([0.1, 0.3, 0.2, 0.1, 0.1]))
+    again = Trainer(options(), out=tmp_path).fit(MF.build(data), Scripted([]), resume=True)
+    assert again.history == first.history
+    assert torch.equal(again.model.user_embedding.weight, first.model.user_embedding.weight)
+
+
+def test_early_stopping_survives_interruption(data, tmp_path) -> None:
+    class StoppedError(Exception):
+        pass
+
+    values = [0.1, 0.5, 0.4, 0.3, 0.2, 0.1, 0.1]
+
+    def stop(record):
+        if record["epoch"] == 3:
+            raise StoppedError
+
+    config = options(epochs=7, patience=3)
+    straight = Trainer(config).fit(MF.build(data), Scripted(values))
+    with pytest.raises(StoppedError):
+        Trainer(config, out=tmp_path).fit(MF.build(data), Scripted(values), on_epoch=stop)
+    resumed = Trainer(config, out=tmp_path).fit(MF.build(data), Scripted(values[3:]), resume=True)
+    assert (
+        (resumed.best_epoch, len(resumed.history)) == (straight.best_epoch, len(straight.history)) == (2, 6)
+    )
+    assert torch.equal(resumed.model.item_embedding.weight, straight.model.item_embedding.weight)
+    losses = [[h["loss/bpr"] for h in r.history] for r in (straight, resumed)]
+    assert losses[0] == losses[1]
+
+
+def test_models_without_parameters_are_validated_once(data, tmp_path) -> None:
+    task = Scripted([0.25])
+    run = Trainer(options(), out=tmp_path).fit(Popularity.build(data), task)
+    assert (task.calls, run.best_value) == (1, 0.25)
+    fresh = Popularity.build(data)
+    fresh.count.zero_()
+    checkpoint.read(tmp_path / "best", fresh)
+    assert np.array_equal(fresh.count.numpy(), data.train.item_degree)
+
+
+def test_tensorboard_events_are_written(data, tmp_path) -> None:
+    pytest.importorskip("tensorboard", reason="the extra 'track' is not installed")
+    Trainer(options(epochs=1, tensorboard=True), out=tmp_path).fit(MF.build(data))
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epohcs": 3}, "Did you mean 'epochs'"),
+        ({"epochs": 0}, "greater than or equal to 1"),
+        ({"learning_rate": "fast"}, "learning_rate"),
+        ({"schedule": "cosinus"}, "'constant', 'cosine' or 'linear'"),
+        ({"device": "cuda" if not torch.cuda.is_available() else "mps"}, "not available here"),
+    ],
+)
+def test_bad_options_are_explained(data, change, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Trainer(TrainConfig(**{"epochs": 1, "progress": False, **change})).fit(MF.build(data))

@@ -1,0 +1,13 @@
+"""Every tolerance the tests use, with the reason for each that is looser than float32 allows (about 1e-7 relative)."""
+
+PARITY = 1e-5
+"""Against numbers of the reference implementation: it sums edges in another order and adds 1e-7 to degrees."""
+
+PROPAGATION = 1e-6
+"""Two float32 sums over the same edges in another order."""
+
+METRIC = 1e-9
+"""Metrics are float64 sums of at most a few thousand terms."""
+
+SCORE = 1e-6
+"""One row of a float32 product may be accumulated in another order than many rows at once."""
