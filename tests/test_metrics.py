@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from tolerances import METRIC
+
+from graphrec import metrics
+from graphrec.errors import ConfigError, DataError
+
+
+def brute(name: str, ranked: list[int], relevant: set[int], k: int) -> float:
+    """The textbook definition for one user, in plain Python."""
+    top = ranked[:k]
+    found = [rank for rank, item in enumerate(top, 1) if item in relevant]
+    match name:
+        case "recall":
+            return len(found) / len(relevant)
+        case "precision":
+            return len(found) / k
+        case "hit":
+            return float(bool(found))
+        case "mrr":
+            return 1 / found[0] if found else 0.0
+        case "ndcg":
+            ideal = sum(1 / math.log2(r + 1) for r in range(1, min(k, len(relevant)) + 1))
+            return sum(1 / math.log2(r + 1) for r in found) / ideal
+    total = sum(len([f for f in found if f <= rank]) / rank for rank in found)
+    return total / (min(k, len(relevant)) if name == "map" else len(relevant))
+
+
+cases = st.lists(
+    st.tuples(st.permutations(range(12)), st.sets(st.integers(0, 14), min_size=1), st.integers(0, 12)),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases, st.integers(1, 14))
+def test_accuracy_equals_the_textbook(users, k):
+    lists = [list(order)[:length] for order, _, length in users]
+    relevant = [r for _, r, _ in users]
+    hits = np.array(
+        [[i < len(x) and x[i] in r for i in range(14)] for x, r in zip(lists, relevant, strict=True)]
+    )
+    counts = np.array([len(r) for r in relevant])
+    for name in metrics.ACCURACY:
+        ours = metrics.accuracy(hits, counts, [f"{name}@{k}"])[f"{name}@{k}"]
+        expected = [brute(name, x, r, k) for x, r in zip(lists, relevant, strict=True)]
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=METRIC)
+        assert ours.dtype == np.float64
+
+
+def test_accuracy_equals_ir_measures():
+    ir = pytest.importorskip("ir_measures")
+    rng = np.random.default_rng(0)
+    n, n_items = 40, 30
+    lists = np.argsort(rng.random((n, n_items)), axis=1)[:, :20]
+    relevance = rng.random((n, n_items)) < 0.15
+    relevance[np.arange(n), rng.integers(0, n_items, n)] = True
+    hits = np.take_along_axis(relevance, lists, 1)
+    qrels = [ir.Qrel(str(u), str(i), 1) for u, i in np.argwhere(relevance)]
+    run = [ir.ScoredDoc(str(u), str(i), float(-r)) for u in range(n) for r, i in enumerate(lists[u])]
+    names = {
+        "recall": ir.R,
+        "ndcg": ir.nDCG,
+        "precision": ir.P,
+        "map_all": ir.AP,
+        "mrr": ir.RR,
+        "hit": ir.Success,
+    }
+    for k in (5, 20):
+        for name, measure in names.items():
+            theirs = np.zeros(n)
+            for value in ir.iter_calc([measure @ k], qrels, run):
+                theirs[int(value.query_id)] = value.value
+            ours = metrics.accuracy(hits, relevance.sum(1), [f"{name}@{k}"])[f"{name}@{k}"]
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=METRIC, err_msg=f"{name}@{k}")
+
+
+def test_blocks_of_users_change_nothing():
+    rng = np.random.default_rng(1)
+    hits = rng.random((65_540, 3)) < 0.4
+    counts = rng.integers(3, 6, len(hits))
+    whole = metrics.ndcg(hits, counts, 3)
+    assert np.array_equal(metrics.accuracy(hits, counts, ["ndcg@3"])["ndcg@3"], whole)
+
+
+@pytest.mark.parametrize(
+    "name", ["recal@20", "recall", "recall@0", "recall@-1", "recall@2.5", "recall@x", "recall@02"]
+)
+def test_bad_names_are_refused(name):
+    with pytest.raises(ConfigError, match="recall"):
+        metrics.parse_metric(name)
+
+
+def test_names_expand():
+    assert metrics.metric_names(("recall", "ndcg@5"), (20, 10)) == ("recall@10", "recall@20", "ndcg@5")
+    assert metrics.metric_names("hit", 3) == ("hit@3",)
+    for k in ((0,), 1.5, True, ()):
+        with pytest.raises(ConfigError):
+            metrics.metric_names(("recall",), k)
+
+
+def test_impossible_input_is_refused():
+    hits = np.zeros((2, 3), dtype=bool)
+    with pytest.raises(DataError, match="cut-off 4"):
+        metrics.recall(hits, np.array([1, 1]), 4)
+    with pytest.raises(DataError, match="row 1 has 0 relevant"):
+        metrics.recall(hits, np.array([1, 0]), 2)
+    with pytest.raises(DataError, match="expected"):
+        metrics.recall(hits, np.array([1]), 2)
+
+
+# -- lists --
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 6), st.integers(1, 150), st.integers(1, 12), st.integers(0, 2**31), st.booleans())
+def test_top_k_is_the_stable_sort(rows, n, k, seed, ties):
+    rng = np.random.default_rng(seed)
+    values = np.array([-np.inf, np.inf, -1, -0.0, 0.0, 0.5, 2.0]) if ties else rng.normal(size=1000)
+    scores = rng.choice(values, (rows, n)).astype(np.float32)
+    expected = np.full((rows, k), -1)
+    for row in range(rows):
+        best = [i for i in np.argsort(-scores[row], kind="stable") if scores[row, i] > -np.inf][:k]
+        expected[row, : len(best)] = best
+    assert metrics.top_k(torch.from_numpy(scores), k).tolist() == expected.tolist()
+
+
+def test_top_k_reads_blocks_as_the_whole_row():
+    scores = torch.randn(8, 3001, generator=torch.Generator().manual_seed(0)).round(decimals=1)
+    scores[:, ::7] = -torch.inf
+    order = np.argsort(-scores.numpy(), axis=1, kind="stable")
+    for k in (1, 5, 60, 187, 300):
+        assert np.array_equal(metrics.top_k(scores, k).numpy(), order[:, :k])
+
+
+def test_top_k_names_the_user_with_nan():
+    scores = torch.zeros(3, 500)
+    scores[2, 499] = torch.nan
+    with pytest.raises(DataError, match="user 17 "):
+        metrics.top_k(scores, 2, np.array([3, 5, 17]))
+    assert metrics.top_k(torch.zeros(2, 0), 3).tolist() == [[-1] * 3] * 2
+
+
+# -- beyond accuracy --
+
+
+def test_gini_and_coverage():
+    assert metrics.gini(np.array([5, 5, 5, 5])) == 0
+    assert metrics.gini(np.array([0, 0, 8, 0])) == pytest.approx(0.75)
+    x = np.array([1, 4, 2, 9, 0])
+    pairs = np.abs(x[:, None] - x[None]).sum() / (2 * len(x) ** 2 * x.mean())
+    assert metrics.gini(x) == pytest.approx(pairs, abs=METRIC)
+    assert metrics.coverage(x) == pytest.approx(0.8)
+    assert math.isnan(metrics.gini(np.zeros(3)))
+    assert metrics.exposure(np.array([[0, 2], [2, -1]]), 4).tolist() == [1, 0, 2, 0]
+
+
+def test_novelty_and_popularity():
+    degree = np.array([8, 2, 0, 1])
+    lists = np.array([[0, 1], [2, -1], [-1, -1]])
+    np.testing.assert_allclose(metrics.novelty(lists, degree, 8), [1.0, 3.0, np.nan])
+    np.testing.assert_allclose(metrics.popularity(lists, degree), [5.0, 0.0, np.nan])
+    lift = metrics.popularity_lift(np.array([6.0, 3.0, np.nan]), np.array([2.0, 4.0, 100.0]))
+    assert lift == pytest.approx(4.5 / 3 - 1)
+
+
+def test_diversity_equals_the_pairs(monkeypatch):
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(30, 5)).astype(np.float32)
+    vectors[4] = 0
+    vectors[5, 0] = np.nan
+    present = np.ones(30, dtype=bool)
+    present[6] = False
+    lists = np.stack([rng.permutation(30)[:8] for _ in range(20)])
+    lists[3, 2:] = -1
+    lists[7] = [4, 5, 6, 1, -1, -1, -1, -1]
+    lists[8, :3] = [4, 5, 6]
+    expected = []
+    for row in lists:
+        used = [i for i in row if i >= 0 and i not in (4, 5, 6)]
+        unit = [vectors[i].astype(float) / np.linalg.norm(vectors[i].astype(float)) for i in used]
+        cosines = [a @ b for x, a in enumerate(unit) for b in unit[x + 1 :]]
+        expected.append(1 - np.mean(cosines) if cosines else np.nan)
+    assert math.isnan(expected[7])
+    for chunk in (metrics.CHUNK_BYTES, 700):
+        monkeypatch.setattr(metrics, "CHUNK_BYTES", chunk)
+        np.testing.assert_allclose(
+            metrics.intra_list_diversity(lists, vectors, present), expected, atol=METRIC
+        )
+
+
+# -- statistics --
+
+
+def test_holm_by_hand():
+    np.testing.assert_allclose(metrics.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    assert metrics.holm([0.6, 0.9]).tolist() == [1.0, 1.0]
+    assert len(metrics.holm([])) == 0
+    with pytest.raises(DataError, match="0 to 1"):
+        metrics.holm([0.5, float("nan")])
+
+
+@pytest.mark.parametrize("draw", ["few values", "many values"])
+def test_bootstrap_has_the_right_spread(draw):
+    rng = np.random.default_rng(3)
+    values = rng.integers(0, 3, 400) / 2 if draw == "few values" else rng.normal(size=400)
+    means = metrics.bootstrap_means(values, 4000, 1)
+    assert means.mean() == pytest.approx(values.mean(), abs=4 * values.std() / 20 / 60)
+    assert means.std() == pytest.approx(values.std() / 20, rel=0.05)
+    assert np.array_equal(means, metrics.bootstrap_means(values, 4000, 1))
+    assert not np.array_equal(means, metrics.bootstrap_means(values, 4000, 2))
+
+
+def test_bootstrap_intervals_cover():
+    rng = np.random.default_rng(4)
+    covered = 0
+    for trial in range(300):
+        values = (rng.random(120) < 0.3).astype(float) if trial % 2 else rng.exponential(0.3, 120)
+        low, high = np.quantile(metrics.bootstrap_means(values, 400, trial), [0.05, 0.95])
+        covered += low <= 0.3 <= high
+    assert 0.84 <= covered / 300 <= 0.95
+
+
+def test_permutation_p_is_uniform_under_the_null():
+    rng = np.random.default_rng(5)
+    p = np.array([metrics.permutation_p(rng.normal(size=40), trial, n=400) for trial in range(300)])
+    assert stats.kstest(p, "uniform").pvalue > 0.01
+
+
+def test_permutation_p_equals_enumeration():
+    difference = np.array([0.5, -0.1, 0.3, 0.0, 0.2, 0.4, -0.2, 0.6, 0.1])
+    signs = np.array(np.meshgrid(*[[-1, 1]] * len(difference))).reshape(len(difference), -1)
+    exact = np.mean(np.abs(difference @ signs) >= abs(difference.sum()) - 1e-9)
+    assert metrics.permutation_p(difference, 0, n=40_000) == pytest.approx(exact, abs=0.006)
+    assert metrics.permutation_p(np.zeros(5)) == 1.0
+    assert metrics.permutation_p(np.full(50, 0.1), n=999) == pytest.approx(0.001)
