@@ -248,7 +248,7 @@ def bipartite(interactions: Interactions, normalisation: Literal["symmetric", "n
 
 
 def degree_probability(interactions: Interactions) -> np.ndarray:
-    """Sampling weight ``1 / sqrt(d_u d_i)`` of each interaction ``(E,) float64`` (FREEDOM, Eq. 8): popular
+    """Sampling weight ``1 / sqrt(d_u d_i)`` of each interaction ``(E,) float64`` (FREEDOM): popular
     ends less.
     """
     users, items = interactions.user_degree[interactions.users], interactions.item_degree[interactions.items]

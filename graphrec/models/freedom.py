@@ -4,13 +4,14 @@ Zhou and Shen, "A Tale of Two Graphs: Freezing and Denoising Graph Structures fo
 ACM MM 2023, https://arxiv.org/abs/2211.06924. The item graph is built once from raw image and text features;
 user-item edges are pruned anew each epoch, those between popular ends most; items add both views.
 
-Differences from the authors' code, none of which changes its outputs on complete data:
-- features are frozen unless ``train_features``; the code trains them (and the fixture's gradients need that);
-- the projections have no bias: a bias cancels in every BPR difference and its gradient is zero;
-- items without a modality are left out of that modality's graph and loss (the code would propagate NaN);
-- items without any train interaction get the embedding of their content neighbours
-  (``cold_items="neighbours"``); the
-  code leaves them at what initialisation and their neighbours' gradients made of them (``"as_trained"``).
+``Eq. n`` refers to the numbered equations in docs/models/freedom.md.
+
+Differences from the authors' code:
+- features are frozen unless ``train_features``; the code trains them;
+- the projections have no bias: it cancels in every BPR difference, and its gradient in the code is zero;
+- items without a modality are left out of that modality's graph and loss; the code would propagate NaN;
+- items without train interactions get the embedding of their content neighbours; the code leaves them at
+  what initialisation and their neighbours' gradients made of them (``cold_items="as_trained"``).
 """
 
 from __future__ import annotations
@@ -85,10 +86,10 @@ class FREEDOM(Ranker):
 
         self.item_graph = frozen_item_graph(
             features, self.weights, config.knn_k, config.graph_cache
-        )  # Eqs. 1-4
+        )  # Eqs. 1-3
         self.full_graph = bipartite(train)
         self.epoch_graph = self.full_graph
-        self.edge_probability = degree_probability(train)  # Eq. 8
+        self.edge_probability = degree_probability(train)  # Eq. 4
 
         self.user_embedding = embedding(self.n_users, config.dim, self.stream("users"))  # (n_users, d)
         self.item_embedding = embedding(self.n_items, config.dim, self.stream("items"))  # (n_items, d)
@@ -115,7 +116,7 @@ class FREEDOM(Ranker):
         return cls(data.train, features or {}, config or cls.Config())
 
     def start_epoch(self, rng: np.random.Generator) -> None:
-        """Prunes the user-item graph: keeps a share of edges, with degrees recomputed on them (Eqs. 8-9)."""
+        """Prunes the user-item graph: keeps a share of edges, with degrees recomputed on them (Eq. 5)."""
         if self.config.dropout:
             n_kept = int(len(self.train_pairs) * (1 - self.config.dropout))
             kept = sample_edges(self.edge_probability, n_kept, rng)
@@ -126,7 +127,7 @@ class FREEDOM(Ranker):
         return triplets(self.train_pairs, plan)
 
     def propagate(self, graph: Graph) -> tuple[Tensor, Tensor]:
-        """User and item embeddings over one user-item graph ``(n_users, d), (n_items, d)`` (Eqs. 5-7)."""
+        """User and item embeddings over one user-item graph ``(n_users, d), (n_items, d)`` (Eqs. 6-8)."""
         h = self.item_embedding.weight
         for _ in range(self.config.n_mm_layers):
             h = self.item_graph @ h  # (n_items, d)
@@ -135,7 +136,7 @@ class FREEDOM(Ranker):
         return x[: self.n_users], x[self.n_users :] + h
 
     def loss(self, batch: Triplets) -> dict[str, Tensor]:
-        """``bpr`` on embeddings and ``bpr_<modality>`` on projected features (Eq. 12)."""
+        """``bpr`` on embeddings and ``bpr_<modality>`` on projected features (Eq. 9)."""
         users, items = self.propagate(self.epoch_graph)
         u = rows(batch.users, users)  # (B, d)
         difference = rows(batch.positives, items) - rows(batch.negatives, items)  # (B, d)
@@ -151,7 +152,7 @@ class FREEDOM(Ranker):
         return terms
 
     def embed(self) -> tuple[Tensor, Tensor]:
-        """Embeddings on the full graph, cold items by their neighbours."""
+        """Embeddings on the full graph (Eq. 10), cold items by their neighbours."""
         users, items = self.propagate(self.full_graph)
         if self.cold_graph is not None:
             items = torch.where(self.warm, items, self.cold_graph @ items)
@@ -177,5 +178,5 @@ def modality_weights(features: Features, image_weight: float) -> dict[str, float
 def frozen_item_graph(
     tables: Mapping[str, FeatureTable], weights: Mapping[str, float], k: int, cache: Path | None
 ) -> Graph:
-    """``S = sum_m w_m D_m^-1/2 S_m D_m^-1/2`` over binary kNN graphs (Eqs. 1-4)."""
+    """``S = sum_m w_m D_m^-1/2 S_m D_m^-1/2`` over binary kNN graphs (Eqs. 1-3)."""
     return mix([(w, normalise(knn(tables[m], k, cache=cache), "symmetric")) for m, w in weights.items()])

