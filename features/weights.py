@@ -1,0 +1,144 @@
+"""Finding pretrained weights: in the Hugging Face cache, then on the hub, and never a hang or a pickle."""
+
+from __future__ import annotations
+
+import os
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from graphrec.atomic import digest, sha256_file
+from graphrec.errors import FeatureError, requires
+
+TIMEOUT = 4.0
+PICKLED = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
+CONVERT = (
+    "a pickle can run code when it is loaded; convert it once where you trust it: "
+    "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'model.safetensors')"
+)
+
+
+def refuse_pickle(path: Path) -> None:
+    """Refuses a weight file that is a pickle.
+
+    Raises:
+        FeatureError: it is one; says how to convert it.
+    """
+    if path.suffix.lower() in PICKLED:
+        raise FeatureError(f"{path}: pickled weights are not loaded, expected .safetensors; {CONVERT}")
+
+
+def hub_file(repository: str, names: Iterable[str], instead: str) -> Path:
+    """One file of a hub repository, from the cache or else from the hub.
+
+    Args:
+        repository: ``owner/name``.
+        names: file names to try, the preferred one first.
+        instead: extractor to recommend when the weights are out of reach.
+
+    Raises:
+        FeatureError: neither cached nor reachable, or the repository has none of the files.
+    """
+    hub = _hub()
+    names = list(names)
+    for name in names:
+        try:
+            return Path(hub.hf_hub_download(repository, name, local_files_only=True))
+        except Exception:
+            continue
+    tried = []
+    for name in names:
+        reason = _unreachable(f"{repository}/resolve/main/{name}")
+        if reason is None:
+            try:
+                return Path(hub.hf_hub_download(repository, name, etag_timeout=TIMEOUT))
+            except Exception as cause:
+                reason = f"{type(cause).__name__}: {cause}".splitlines()[0]
+        tried.append(f"{name}: {reason}")
+        if not reason.startswith("HTTP 404"):
+            break
+    raise _out_of_reach(repository, "; ".join(tried), instead)
+
+
+def hub_directory(repository: str, instead: str) -> Path:
+    """A whole repository without pickled weights, from the cache or else from the hub.
+
+    Args:
+        repository: ``owner/name``.
+        instead: extractor to recommend when the weights are out of reach.
+
+    Raises:
+        FeatureError: neither cached nor reachable.
+    """
+    hub = _hub()
+    patterns = ["*.safetensors", "*.json", "*.txt", "*.model"]
+    try:
+        cached = Path(hub.snapshot_download(repository, local_files_only=True, allow_patterns=patterns))
+        if any(cached.rglob("*.safetensors")):
+            return cached
+    except Exception:
+        pass
+    reason = _unreachable(f"{repository}/resolve/main/config.json")
+    if reason is None:
+        try:
+            ignored = ["onnx/*", "openvino/*"]
+            return Path(
+                hub.snapshot_download(
+                    repository, allow_patterns=patterns, ignore_patterns=ignored, etag_timeout=TIMEOUT
+                )
+            )
+        except Exception as cause:
+            reason = f"{type(cause).__name__}: {cause}".splitlines()[0]
+    raise _out_of_reach(repository, reason, instead)
+
+
+def files_sha256(paths: Iterable[Path], root: Path) -> str:
+    """Hex sha256 over names (relative to ``root``) and contents of several files."""
+    return digest("weights", [[p.relative_to(root).as_posix(), sha256_file(p)] for p in sorted(paths)])
+
+
+def _hub() -> Any:
+    try:
+        import huggingface_hub
+    except ImportError as cause:
+        raise requires("huggingface_hub", "features") from cause
+    return huggingface_hub
+
+
+def _unreachable(path: str) -> str | None:
+    """Why the hub does not serve a file, or None; in a thread, as name resolution knows no time-out."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return "HF_HUB_OFFLINE is set"
+    endpoint = constants.ENDPOINT.rstrip("/")
+    answer: list[str | None] = [f"no answer from {endpoint} within {TIMEOUT:.0f} s"]
+
+    def ask() -> None:
+        request = urllib.request.Request(f"{endpoint}/{path}", method="HEAD")
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT):
+                answer[0] = None
+        except urllib.error.HTTPError as cause:
+            # A gated repository answers 401 here and may still open with the user's token.
+            answer[0] = f"HTTP 404 from {endpoint}" if cause.code == 404 else None
+        except (OSError, ValueError) as cause:
+            answer[0] = f"{endpoint}: {getattr(cause, 'reason', cause)}"
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(TIMEOUT + 1)
+    return answer[0]
+
+
+def _out_of_reach(repository: str, reason: str, instead: str) -> FeatureError:
+    return FeatureError(
+        f"the weights of {repository!r} are neither in the Hugging Face cache nor to be had from the hub "
+        f"(tried "
+        f"{reason}); give the path of a local checkpoint, or copy a cache that holds them and set HF_HOME to "
+        f"it, or "
+        f"use the extractor {instead!r}, which needs no weights"
+    )

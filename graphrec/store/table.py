@@ -1,0 +1,206 @@
+"""One vector per item and the mask of the items that have one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphrec.atomic import read_array
+from graphrec.data import Dataset
+from graphrec.errors import FeatureError
+from graphrec.store.shards import DTYPES, ShardedRows, values_sha256
+
+BUILD = "run: graphrec features build"
+
+
+class FeatureTable:
+    """One vector per item, read-only, with a mask of the items that have one.
+
+    Args:
+        values: ``(N, d) float16|float32``: an array, a memmap or the rows of several shards.
+        present: which items have a vector ``(N,) bool``; default: all. A missing row is zeros in ``values``.
+        meta: what the vectors are and where they come from, JSON-able: ``field``, ``kind``, ``extractor``
+            (its description), ``items`` (fingerprint of the item ids), ``unreadable`` and ``empty`` (counts,
+            and reasons by item id for the first few), ``sha256``.
+
+    Raises:
+        FeatureError: wrong shape or type.
+    """
+
+    def __init__(
+        self,
+        values: np.ndarray | ShardedRows,
+        present: np.ndarray | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> None:
+        if values.ndim != 2 or str(values.dtype) not in DTYPES:
+            raise FeatureError(
+                f"features of shape {values.shape}, {values.dtype}; expected (N, d) float16|float32"
+            )
+        mask = np.ones(len(values), dtype=bool) if present is None else np.array(present)
+        if mask.shape != (len(values),) or mask.dtype != bool:
+            raise FeatureError(f"present is {mask.shape} {mask.dtype}; expected ({len(values)},) bool")
+        if isinstance(values, np.ndarray) and values.flags.writeable:
+            values = values.copy()
+            values.setflags(write=False)
+        mask.setflags(write=False)
+        self.values, self.present, self.meta = values, mask, dict(meta or {})
+
+    def __len__(self) -> int:
+        return int(self.values.shape[0])
+
+    def __repr__(self) -> str:
+        name = self.meta.get("extractor", {}).get("name", "array")
+        n, d = self.shape
+        return f"FeatureTable({name}: {n:,} x {d:,} {self.values.dtype}, {int(self.present.sum()):,} present)"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(N, d)``."""
+        return (int(self.values.shape[0]), int(self.values.shape[1]))
+
+    @property
+    def dim(self) -> int:
+        """Columns."""
+        return self.shape[1]
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hex sha256 over shape, type, values and ``present``; the recorded one for a table of a store."""
+        return str(self.meta.get("sha256") or self.compute_sha256())
+
+    def compute_sha256(self) -> str:
+        """The same digest, computed now from the numbers as they are."""
+        step = max(1, 2**26 // max(1, self.dim * self.values.dtype.itemsize))
+        parts = (np.asarray(self.values[i : i + step]) for i in range(0, len(self), step))
+        return values_sha256(self.shape, self.values.dtype, parts, self.present)
+
+    def numpy(self, dtype: Any = np.float32) -> np.ndarray:
+        """The whole table ``(N, d)`` as a new, writable array."""
+        return np.array(self.values[:], dtype=dtype)
+
+    def rows(self, indices: Any) -> np.ndarray:
+        """The vectors ``(n, d)`` of some items, in the asked order, as a new array."""
+        return np.array(self.values[np.asarray(indices)])
+
+    def check(self, dataset: Dataset) -> FeatureTable:
+        """Returns the table itself if it was made for the items of this dataset.
+
+        Raises:
+            FeatureError: it was made for other items, or for another number of them.
+        """
+        field = self.meta.get("field", "features")
+        made_for = self.meta.get("items")
+        if made_for is not None and made_for != dataset.items.fingerprint:
+            raise FeatureError(
+                f"{field!r} was extracted for items {made_for[:8]}…, {dataset.name} has items "
+                f"{dataset.items.fingerprint[:8]}…; {BUILD} for this dataset"
+            )
+        if len(self) != dataset.n_items:
+            raise FeatureError(
+                f"{field!r} has {len(self):,} rows, {dataset.name} has {dataset.n_items:,} items; "
+                f"{BUILD} for this dataset"
+            )
+        return self
+
+    @classmethod
+    def from_array(
+        cls,
+        values: Any,
+        dataset: Dataset,
+        field: str,
+        present: Any = None,
+        ids: Sequence[Any] | None = None,
+        name: str = "array",
+    ) -> FeatureTable:
+        """Brings ready-made vectors. Rows of zeros count as missing (how many: ``meta["zero_rows"]``).
+
+        Args:
+            values: ``(n, d)``, floating; float64 becomes float32.
+            dataset: whose items the vectors are for.
+            field: what they describe, such as ``"image"``.
+            present: which rows hold a vector ``(n,) bool``; default: all that are not zero.
+            ids: external item id of each row; the rows are then brought into the dataset's order, items
+                without a row are missing, and rows of unknown items are left out and counted in
+                ``meta["unknown_ids"]``. Without ids, row ``i`` is item ``i``.
+            name: where they come from, for messages and ``meta``.
+
+        Raises:
+            FeatureError: wrong shape or type, values that are not finite, an id twice, or hardly any id
+                known.
+        """
+        array = np.asarray(values)
+        if array.ndim != 2 or array.dtype.kind != "f":
+            raise FeatureError(
+                f"{name}: shape {array.shape}, {array.dtype}; expected (n, d) of floating numbers"
+            )
+        mask = np.ones(len(array), dtype=bool) if present is None else np.asarray(present)
+        if mask.shape != (len(array),) or mask.dtype != bool:
+            raise FeatureError(f"{name}: present is {mask.shape} {mask.dtype}; expected ({len(array)},) bool")
+        unknown = 0
+        if ids is None:
+            if len(array) != dataset.n_items:
+                raise FeatureError(
+                    f"{name}: {len(array):,} rows, {dataset.name} has {dataset.n_items:,} items; "
+                    "give ids=, the external item id of each row, to align them"
+                )
+            at, rows = np.arange(len(array)), np.arange(len(array))
+        else:
+            at, rows = _aligned(list(ids), dataset, len(array), name)
+            unknown = len(array) - len(rows)
+        dtype = array.dtype if str(array.dtype) in DTYPES else np.dtype(np.float32)
+        made = np.zeros((dataset.n_items, array.shape[1]), dtype=dtype)
+        has = np.zeros(dataset.n_items, dtype=bool)
+        at, rows = at[mask[rows]], rows[mask[rows]]
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused below
+            made[at] = array[rows]
+        finite = np.isfinite(made[at]).all(axis=1)
+        if not finite.all():
+            first = int(np.flatnonzero(~finite)[0])
+            raise FeatureError(
+                f"{name}: row {rows[first]} (item {dataset.items[int(at[first])]!r}) holds NaN or Inf, as do "
+                f"{int((~finite).sum()):,} rows in all; repair them, or leave them out with present="
+            )
+        has[at] = made[at].any(axis=1)
+        meta = {
+            "field": field,
+            "kind": dataset.content[field].kind if field in dataset.content else field,
+            "extractor": {"name": "imported", "source": name},
+            "items": dataset.items.fingerprint,
+            "unknown_ids": unknown,
+            "zero_rows": len(at) - int(has.sum()),
+        }
+        made.setflags(write=False)
+        return cls(made, has, meta)
+
+    @classmethod
+    def from_npy(
+        cls, path: str | Path, dataset: Dataset, field: str, ids: Sequence[Any] | None = None
+    ) -> FeatureTable:
+        """:meth:`from_array` of a ``.npy`` file, which is read without pickle."""
+        path = Path(path)
+        return cls.from_array(
+            read_array(path, FeatureError, mmap=True), dataset, field, ids=ids, name=path.name
+        )
+
+
+def _aligned(ids: list[Any], dataset: Dataset, n_rows: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Item index and row of every row whose id is known."""
+    if len(ids) != n_rows:
+        raise FeatureError(f"{name}: {len(ids):,} ids for {n_rows:,} rows; expected one id a row")
+    if len(set(map(str, ids))) != len(ids):
+        seen: set[str] = set()
+        twice = next(i for i in map(str, ids) if i in seen or seen.add(i))  # type: ignore[func-returns-value]
+        raise FeatureError(f"{name}: item id {twice!r} stands at more than one row; expected each id once")
+    found = dataset.items.find(ids)
+    rows = np.flatnonzero(found >= 0)
+    if len(rows) < max(1, 0.01 * min(len(ids), dataset.n_items)):
+        raise FeatureError(
+            f"{name}: {len(rows):,} of {len(ids):,} ids are among the {dataset.n_items:,} items of "
+            f"{dataset.name}, such as {ids[:3]} against {list(dataset.items.ids[:3])}; give external item ids"
+        )
+    return found[rows].astype(np.int64), rows

@@ -1,0 +1,105 @@
+"""A small shop and a slow extractor; run as a script, a process that extracts on demand and may be killed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from features.extract import extract
+from graphrec.data import Content, Dataset, Interactions, Vocabulary
+from graphrec.seeds import stream
+from graphrec.store import FeatureStore
+
+WORDS = ["red", "blue", "green", "bicycle", "lamp", "chair", "wooden", "steel", "small", "garden", "kitchen"]
+N = 800
+
+
+def catalogue(ids: list[str], **content: Content) -> Dataset:
+    """A dataset whose users each took one item."""
+    n = len(ids)
+    none = Interactions(np.zeros(0, int), np.zeros(0, int), n, n)
+    pairs = Interactions(np.arange(n), np.arange(n), n, n)
+    users = Vocabulary((f"u{i}" for i in range(n)), "user")
+    return Dataset("shop", users, Vocabulary(ids), pairs, none, none, content=content)
+
+
+def texts(n: int, changed: int | None = None) -> list[str | None]:
+    """``n`` short texts, one of them another than usual."""
+    picks = stream(0, "test/texts").integers(0, len(WORDS), (n, 4))
+    made: list[str | None] = [" ".join(WORDS[w] for w in row) + f" n{i}" for i, row in enumerate(picks)]
+    if changed is not None:
+        made[changed] = "something else entirely"
+    return made
+
+
+def shop(values: list[str | None], kind: Any = "text", root: Path | None = None) -> Dataset:
+    """A dataset with one content field, named like its kind."""
+    return catalogue([f"i{i}" for i in range(len(values))], **{kind: Content(kind, values, root)})
+
+
+class Hashing:
+    """A vector of 8 numbers from the digest of a text; counts what it encodes."""
+
+    name, kind, dim = "hashing", "text", 8
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name}
+
+    def encode(self, batch: list[str]) -> np.ndarray:
+        self.seen += batch
+        digests = b"".join(hashlib.sha256(text.encode()).digest() for text in batch)
+        return np.frombuffer(digests, dtype="<u4").reshape(len(batch), 8) / 2**32
+
+
+def files(root: Path) -> dict[str, bytes]:
+    """Every file of a store but the locks."""
+    found = (p for p in sorted(root.rglob("*")) if p.is_file() and p.name != ".lock")
+    return {str(p.relative_to(root)): p.read_bytes() for p in found}
+
+
+def flip(path: Path, at: int) -> None:
+    """Changes one bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+class Slow(Hashing):
+    """Takes its time, and writes down what it encodes."""
+
+    def __init__(self, log: str) -> None:
+        super().__init__()
+        self.log = log
+
+    def encode(self, batch: list[str]) -> np.ndarray:
+        time.sleep(0.004)
+        with open(self.log, "a") as file:
+            file.write("".join(text + "\n" for text in batch))
+        return super().encode(batch)
+
+
+def main() -> None:
+    """Forks one extraction per line of input; answers with its process id, then with its exit code."""
+    data = shop(texts(N))
+    for line in sys.stdin:
+        root, log = json.loads(line)
+        process = os.fork()
+        if process == 0:
+            extract(data, "text", Slow(log), FeatureStore(root), shard_size=10, batch_size=5)
+            os._exit(0)
+        print(process, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,322 @@
+"""Feature tables and their store: alignment, what is missing, and refusal of what is damaged."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from extraction import catalogue, flip
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from graphrec.data import Content, Dataset, Interactions
+from graphrec.errors import FeatureError
+from graphrec.store import FeatureStore, FeatureTable, shards
+from graphrec.store.directory import completed, content_digest, locked, manifest_head
+
+IDS = [f"item-{i}" for i in range(7)]
+SHOP = catalogue(IDS)
+VALUES = np.arange(1, 22, dtype=np.float32).reshape(7, 3)
+
+
+def sharded(root: Path, values: np.ndarray, size: int, data: Dataset, name: str = "own") -> FeatureTable:
+    """A table of several shards, written as an extractor would."""
+    store, describe = FeatureStore(root), {"name": name}
+    key = shards.table_key(describe, data.items.fingerprint, "text")
+    folder = store.folder("text", key)
+    with locked(folder):
+        entries = [
+            shards.write_shard(folder, k, i, values[i : i + size], values[i : i + size].any(axis=1))
+            for k, i in enumerate(range(0, len(values), size))
+        ]
+        content = data.content.get("text")
+        told = content_digest(content) if content is not None else None
+        head = manifest_head(data, "text", "text", key, describe, told)
+        return completed(folder, head, entries).open()
+
+
+# -- ready-made vectors ------------------------------------------------------------
+
+
+def test_rows_are_aligned_by_id() -> None:
+    order = [4, 0, 6, 2]
+    table = FeatureTable.from_array(VALUES[order], SHOP, "image", ids=[IDS[i] for i in order])
+    assert table.present.tolist() == [True, False, True, False, True, False, True]
+    assert np.array_equal(table.values[sorted(order)], VALUES[sorted(order)])
+    assert not np.asarray(table.values)[~table.present].any()
+
+
+def test_unknown_ids_are_counted_and_too_few_known_are_refused() -> None:
+    table = FeatureTable.from_array(VALUES[:3], SHOP, "image", ids=["item-1", "other", "item-5"])
+    assert table.meta["unknown_ids"] == 1
+    assert np.array_equal(table.rows([5, 1]), VALUES[[2, 0]])
+    with pytest.raises(FeatureError, match=r"0 of 3 ids.*give external item ids"):
+        FeatureTable.from_array(VALUES[:3], SHOP, "image", ids=[0, 1, 2])
+
+
+def test_an_id_given_twice_is_refused() -> None:
+    with pytest.raises(FeatureError, match="'item-1' stands at more than one row"):
+        FeatureTable.from_array(VALUES[:2], SHOP, "image", ids=["item-1", "item-1"])
+
+
+def test_a_wrong_number_of_rows_is_refused_and_ids_are_suggested() -> None:
+    with pytest.raises(FeatureError, match=r"6 rows, shop has 7 items; give ids="):
+        FeatureTable.from_array(VALUES[:6], SHOP, "image")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_refused_by_row_and_item(bad: float) -> None:
+    values = VALUES.copy()
+    values[[2, 4], 1] = bad
+    with pytest.raises(FeatureError, match=r"row 2 \(item 'item-2'\) holds NaN or Inf, as do 2 rows"):
+        FeatureTable.from_array(values, SHOP, "image")
+    with pytest.raises(FeatureError, match=r"row 0 \(item 'item-4'\)"):
+        FeatureTable.from_array(values[[4, 3]], SHOP, "image", ids=["item-4", "item-3"])
+    mask = np.isfinite(values).all(axis=1)
+    assert np.array_equal(FeatureTable.from_array(values, SHOP, "image", present=mask).present, mask)
+
+
+def test_float64_beyond_float32_is_refused() -> None:
+    with pytest.raises(FeatureError, match="NaN or Inf"):
+        FeatureTable.from_array(np.full((7, 2), 1e300), SHOP, "image")
+
+
+def test_types() -> None:
+    assert FeatureTable.from_array(VALUES.astype(np.float64), SHOP, "t").values.dtype == np.float32
+    assert FeatureTable.from_array(VALUES.astype(np.float16), SHOP, "t").values.dtype == np.float16
+    with pytest.raises(FeatureError, match="int64; expected"):
+        FeatureTable.from_array(np.ones((7, 2), np.int64), SHOP, "t")
+
+
+def test_rows_of_zeros_are_missing_and_counted() -> None:
+    values = VALUES.copy()
+    values[3] = 0
+    table = FeatureTable.from_array(values, SHOP, "image")
+    assert not table.present[3]
+    assert table.present.sum() == 6
+    assert table.meta["zero_rows"] == 1
+
+
+def test_tables_are_read_only_and_what_they_hand_out_is_not_them() -> None:
+    source = VALUES.copy()
+    table = FeatureTable.from_array(source, SHOP, "image")
+    before = table.sha256
+    source[:] = 9
+    table.numpy()[:] = 9
+    table.rows([0])[:] = 9
+    with pytest.raises(ValueError, match="read-only"):
+        table.values[0] = 9
+    with pytest.raises(ValueError, match="read-only"):
+        table.present[0] = False
+    assert table.compute_sha256() == before
+
+
+def test_from_npy_reads_no_pickle(tmp_path: Path) -> None:
+    np.save(tmp_path / "good.npy", VALUES)
+    assert np.array_equal(FeatureTable.from_npy(tmp_path / "good.npy", SHOP, "image").values, VALUES)
+    np.save(tmp_path / "bad.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(FeatureError, match=r"bad\.npy: not a readable"):
+        FeatureTable.from_npy(tmp_path / "bad.npy", SHOP, "image")
+
+
+def test_a_table_for_other_items_is_refused() -> None:
+    table = FeatureTable.from_array(VALUES, SHOP, "image")
+    other = catalogue(list(reversed(IDS)))
+    with pytest.raises(FeatureError, match=r"'image' was extracted for items .*shop has .*features build"):
+        table.check(other)
+    assert table.check(SHOP) is table
+
+
+def test_the_digest_sees_values_mask_shape_and_type() -> None:
+    base = FeatureTable(VALUES)
+    mask = np.ones(7, dtype=bool)
+    mask[0] = False
+    other = VALUES.copy()
+    other[6, 2] += 1
+    tables = [FeatureTable(VALUES, mask), FeatureTable(other), FeatureTable(VALUES.astype(np.float16)),
+              FeatureTable(VALUES.reshape(3, 7))]  # fmt: skip
+    assert len({t.sha256 for t in [base, *tables]}) == 5
+    assert FeatureTable(VALUES.copy()).sha256 == base.sha256
+
+
+# -- shards ------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), size=st.integers(1, 9))
+def test_sharded_rows_index_like_the_array(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, size: int
+) -> None:
+    folder = tmp_path_factory.mktemp("rows")
+    n = 23
+    values = np.arange(n * 2, dtype=np.float32).reshape(n, 2)
+    starts = [*range(0, n, size), n]
+    paths = []
+    for k, (a, b) in enumerate(itertools.pairwise(starts)):
+        paths.append(folder / f"{k}.npy")
+        np.save(paths[-1], values[a:b])
+    rows = shards.ShardedRows(paths, starts, 2, values.dtype)
+    some = data.draw(st.lists(st.integers(-n, n - 1), max_size=30))
+    cut = data.draw(st.slices(n))
+    mask = np.asarray(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
+    for index in (np.asarray(some, dtype=np.int64), cut, mask, 5, -1, np.array([[1, 22], [0, 1]]),
+                  (slice(None), 1), (np.array([3, 3]), slice(0, 1))):  # fmt: skip
+        assert np.array_equal(rows[index], values[index])
+    assert np.array_equal(np.asarray(rows), values)
+    with pytest.raises(IndexError):
+        rows[n]
+
+
+def test_a_table_opens_more_shards_than_may_be_mapped_at_once(tmp_path: Path) -> None:
+    n = shards.OPEN_SHARDS * 2 + 1
+    data = catalogue([str(i) for i in range(n)])
+    values = np.arange(1, n + 1, dtype=np.float32)[:, None]
+    table = sharded(tmp_path, values, 1, data)
+    assert isinstance(table.values, shards.ShardedRows)
+    assert np.array_equal(table.rows(np.arange(n)[::-1]), values[::-1])
+    assert len(table.values._open) <= shards.OPEN_SHARDS
+    assert table.sha256 == FeatureTable(values).sha256, "the digest must not depend on the sharding"
+
+
+# -- the store ------------------------------------------------------------
+
+
+def test_imported_vectors_are_found_again_and_mapped(tmp_path: Path) -> None:
+    table = FeatureTable.from_array(VALUES, SHOP, "image", name="mine.npy")
+    FeatureStore(tmp_path).save(SHOP, "image", table)
+    found = FeatureStore(tmp_path).of(SHOP)
+    assert list(found) == ["image"]
+    assert isinstance(found["image"].values, np.memmap)
+    assert found["image"].sha256 == table.sha256 == found["image"].compute_sha256()
+    assert found["image"].meta["extractor"]["source"] == "mine.npy"
+    with pytest.raises(ValueError, match="read-only"):
+        found["image"].values[0] = 1
+    assert FeatureStore(tmp_path).verify() == []
+
+
+def test_another_split_finds_the_features_and_other_items_do_not(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path)
+    store.save(SHOP, "image", FeatureTable.from_array(VALUES, SHOP, "image"))
+    pairs = Interactions(np.arange(6), np.arange(1, 7), 7, 7)
+    again = SHOP.with_splits(pairs, SHOP.valid, SHOP.test)
+    assert again.fingerprint != SHOP.fingerprint
+    assert list(store.of(again)) == ["image"]
+    texts = Content("text", ["a"] * 7)
+    with pytest.raises(FeatureError, match=r"'image' was extracted only for items .*leave the field out"):
+        store.of(catalogue(list(reversed(IDS)), image=texts))
+    with pytest.raises(FeatureError, match="for no items at all"):
+        store.of(SHOP.with_content(text=texts))
+    assert list(store.of(SHOP.with_content(text=texts), text=None)) == ["image"]
+
+
+def test_the_last_built_wins_and_others_can_be_chosen(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path)
+    first = sharded(tmp_path, VALUES, 3, SHOP, "one")
+    second = sharded(tmp_path, VALUES * 2, 3, SHOP, "two")
+    assert store.of(SHOP)["text"].sha256 == second.sha256
+    assert store.of(SHOP, text="one")["text"].sha256 == first.sha256
+    assert store.of(SHOP, text=first.meta["key"][:8])["text"].sha256 == first.sha256
+    sharded(tmp_path, VALUES, 3, SHOP, "one")  # finished already, but asked for last
+    assert store.of(SHOP)["text"].sha256 == first.sha256
+    with pytest.raises(FeatureError, match="Did you mean 'two'"):
+        store.of(SHOP, text="tow")
+    assert [row["extractor"] for row in store.status(SHOP)] == ["one", "two"]
+
+
+def test_features_of_other_content_are_not_served(tmp_path: Path) -> None:
+    data = SHOP.with_content(text=Content("text", list("abcdefg")))
+    sharded(tmp_path, VALUES, 3, data)
+    assert list(FeatureStore(tmp_path).of(data)) == ["text"]
+    changed = SHOP.with_content(text=Content("text", list("abcdefX")))
+    with pytest.raises(FeatureError, match="other content than shop has"):
+        FeatureStore(tmp_path).of(changed)
+
+
+@pytest.mark.parametrize("file", ["shard-00001.npy", "manifest.json"])
+@pytest.mark.parametrize("at", [-3, 140, 20])
+def test_a_flipped_bit_is_found_and_never_served(tmp_path: Path, file: str, at: int) -> None:
+    table = sharded(tmp_path, VALUES, 3, SHOP)
+    folder = tmp_path / "text" / table.meta["key"]
+    flip(folder / file, at)
+    store = FeatureStore(tmp_path)
+    assert any(file in problem for problem in store.verify())
+    with pytest.raises(FeatureError, match=file):
+        store.of(SHOP)
+
+
+def test_verify_finds_what_is_truncated_missing_foreign_or_unfinished(tmp_path: Path) -> None:
+    def problems(root: str, spoil: str) -> str:
+        folder = tmp_path / root / "text" / sharded(tmp_path / root, VALUES, 3, SHOP).meta["key"]
+        match spoil:
+            case "truncated":
+                path = folder / "shard-00002.npy"
+                path.write_bytes(path.read_bytes()[:-1])
+            case "missing":
+                (folder / "shard-00000.npy").unlink()
+            case "sidecar":
+                flip(folder / "shard-00000.json", 60)
+            case "foreign":
+                (folder / "notes.txt").write_text("x")
+            case "temporary":
+                (folder / ".shard-00000.npy.999999999-ab.tmp").write_bytes(b"x")
+            case "manifest":
+                (folder / "manifest.json").write_bytes((folder / "manifest.json").read_bytes()[:100])
+            case "unfinished":
+                (folder / "manifest.json").unlink()
+            case "moved":
+                folder.rename(folder.with_name("0" * 32))
+        found = FeatureStore(tmp_path / root).verify()
+        assert len(found) == (0 if spoil == "none" else 1), found
+        if spoil in ("truncated", "missing", "manifest", "unfinished"):
+            with pytest.raises(FeatureError):
+                FeatureStore(tmp_path / root).of(SHOP, text="own")
+        return " ".join(found)
+
+    assert problems("a", "none") == ""
+    assert "shard-00002.npy: 139 bytes; expected 140" in problems("b", "truncated")
+    assert "shard-00000.npy: no such file" in problems("c", "missing")
+    assert "shard-00000.json" in problems("d", "sidecar")
+    assert "notes.txt: not part of the table" in problems("e", "foreign")
+    assert "killed writer" in problems("f", "temporary")
+    assert "manifest.json: not readable as JSON" in problems("g", "manifest")
+    assert "did not finish" in problems("h", "unfinished")
+    assert "restore its name" in problems("i", "moved")
+
+
+def test_an_edited_manifest_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "text" / sharded(tmp_path, VALUES, 3, SHOP).meta["key"]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["extractor"]["name"] = "better"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(FeatureError, match="damaged or edited"):
+        FeatureStore(tmp_path).of(SHOP)
+
+
+def test_gc_takes_the_unfinished_and_the_superseded_alone(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path)
+    old = store.save(SHOP, "image", FeatureTable.from_array(VALUES, SHOP, "image", name="a.npy")).folder
+    new = store.save(SHOP, "image", FeatureTable.from_array(VALUES * 2, SHOP, "image", name="a.npy")).folder
+    other = store.save(SHOP, "image", FeatureTable.from_array(VALUES, SHOP, "image", name="b.npy")).folder
+    folder = tmp_path / "text" / sharded(tmp_path, VALUES, 3, SHOP).meta["key"]
+    (folder / "manifest.json").unlink()
+    left = folder / ".x.npy.999999999-ab.tmp"
+    left.write_bytes(b"x")
+    stray = new / ".x.npy.999999999-ab.tmp"
+    stray.write_bytes(b"x")
+    assert set(store.gc(dry_run=True)) == {old, folder, stray}
+    assert old.exists()
+    assert left.exists()
+    with locked(folder):
+        assert set(store.gc()) == {old, left, stray}, "a table being written is left alone"
+    assert store.gc() == [folder]
+    assert {t.folder for t in store.tables()} == {new, other}
+    assert store.gc(keep={new.name}) == [other]
+    assert store.verify() == []
+
+
+def test_a_field_cannot_leave_the_store(tmp_path: Path) -> None:
+    with pytest.raises(FeatureError, match="cannot name a field"):
+        FeatureStore(tmp_path).folder("../x", "k")
