@@ -1,0 +1,280 @@
+"""A generated catalogue: a small made-up shop with pictures, texts and purchases, written as ordinary files.
+
+Nothing in it is real, and everything it writes says so. It is for demonstrations, tests and first steps
+without data.
+
+Every item has a look (colours and a pattern), which shows only in its picture; a theme and a use within it
+(what it is for and made of), which stand only in its text; and a kind (mug, lamp, ...), which shows in both
+and matters to nobody. Each shopper has one to three tastes, each for a look, a theme and a use. So pictures
+and texts each tell a part of what a purchase depends on, and the content of an item that nobody has bought
+yet says who may want it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from graphrec.atomic import write_text
+from graphrec.data.generated_pictures import KINDS, LOOKS, SIZE, render
+from graphrec.errors import ConfigError, DataError
+from graphrec.seeds import stream
+
+MARK = "GENERATED DATA"
+N_USES = 3
+"""Uses per theme."""
+SOFT = frozenset({"cushion", "tote bag"})
+NAMES = (
+    "Alder", "Arbor", "Aster", "Birch", "Briar", "Cedar", "Clover", "Corin", "Dahlia", "Elm", "Fenn", "Fjord",
+    "Hazel", "Heron", "Ivo", "Juniper", "Kestrel", "Larch", "Linden", "Lumen", "Marlow", "Mira", "Nera",
+    "Olin", "Orla", "Pella", "Quill", "Rowan", "Sable", "Sorrel", "Tansy", "Tern", "Thea", "Vale", "Wren",
+    "Yara",
+)  # fmt: skip
+
+
+class Theme(NamedTuple):
+    """What a theme's texts draw their words from."""
+
+    hard: tuple[str, ...]
+    """Materials of rigid items."""
+    soft: tuple[str, ...]
+    """Materials of cushions and bags."""
+    uses: tuple[str, ...]
+    """What the item is for."""
+    words: tuple[str, ...]
+    """Adjectives."""
+    tags: tuple[str, ...]
+    """Words for titles."""
+
+
+THEMES: dict[str, Theme] = {
+    "camping": Theme(
+        ("enamelled steel", "brushed aluminium"), ("waxed canvas", "ripstop"),
+        ("weekends under canvas", "long walks in the hills", "evenings around the camp fire"),
+        ("rugged", "weatherproof", "packable"), ("Trail", "Summit", "Camp"),
+    ),
+    "bakery": Theme(
+        ("glazed stoneware", "oven-proof ceramic"), ("brushed flannel", "thick kitchen cotton"),
+        ("slow Sunday breakfasts", "baking days with flour everywhere", "serving warm bread"),
+        ("hearty", "homely", "rustic"), ("Hearth", "Crumb", "Bakehouse"),
+    ),
+    "study": Theme(
+        ("oiled walnut", "matt black metal"), ("felted wool", "tweed"),
+        ("late hours at the desk", "reading in a quiet corner", "a tidy home office"),
+        ("scholarly", "quiet", "restrained"), ("Library", "Desk", "Scholar"),
+    ),
+    "nursery": Theme(
+        ("rounded beech", "shatter-proof resin"), ("organic jersey", "brushed cotton muslin"),
+        ("bedtime stories", "little hands and big games", "the first years"),
+        ("gentle", "playful", "washable"), ("Lullaby", "Playroom", "Cradle"),
+    ),
+    "spa": Theme(
+        ("sealed bamboo", "polished soapstone"), ("terry cloth", "waffle linen"),
+        ("long warm baths", "a calm bathroom shelf", "yoga before breakfast"),
+        ("soothing", "airy", "unhurried"), ("Bath", "Retreat", "Stillwater"),
+    ),
+    "garden": Theme(
+        ("frost-proof terracotta", "galvanised zinc"), ("outdoor acrylic", "jute"),
+        ("potting sheds and balconies", "summer suppers on the terrace", "seedlings and cut flowers"),
+        ("earthy", "sun-fast", "botanical"), ("Terrace", "Orchard", "Potting"),
+    ),
+    "festive": Theme(
+        ("mouth-blown crystal", "gilded porcelain"), ("crushed velvet", "sequinned satin"),
+        ("toasts and birthdays", "a table set for guests", "parties that go on past midnight"),
+        ("glamorous", "sparkling", "opulent"), ("Gala", "Soiree", "Toast"),
+    ),
+}  # fmt: skip
+OPENINGS = (
+    "A {word} {kind} in {material}, made for {use}.",
+    "Made of {material}, this {kind} is at home with {use}.",
+    "For {use}: a {word} {kind} of {material}.",
+    "This {word} {kind} was designed with {use} in mind and is made of {material}.",
+)
+CLOSINGS = (
+    "{Word2} in character and easy to live with.",
+    "Think of {use2}.",
+    "It also suits {use2}.",
+    "Our {word2} favourite, finished by hand.",
+    "A {word2} present for anyone who loves {use2}.",
+    "",
+)
+
+
+class _Items(NamedTuple):
+    look: np.ndarray
+    theme: np.ndarray
+    use: np.ndarray
+    kind: np.ndarray
+    popularity: np.ndarray
+    has_image: np.ndarray
+    has_text: np.ndarray
+
+
+def write_catalogue(directory: str | Path, n_items: int = 640, n_users: int = 1500, seed: int = 0) -> Path:
+    """Writes a generated shop: ``interactions.csv``, ``items.csv``, ``images/<n>.png`` and ``README.txt``.
+
+    ``interactions.csv`` has the columns user, item, time (seconds); ``items.csv`` has item, title,
+    description, image. About one item in twelve has no picture and one in twelve no text.
+
+    Args:
+        directory: where to write; created. An earlier generated catalogue in it is replaced.
+        n_items: number of items, at least 20.
+        n_users: number of users, at least 20.
+        seed: of everything in it.
+
+    Returns:
+        The directory.
+
+    Raises:
+        ConfigError: too few items or users.
+        DataError: the directory holds tables that were not generated here; they are left alone.
+    """
+    if n_items < 20 or n_users < 20:
+        raise ConfigError(f"{n_items} items and {n_users} users; expected at least 20 of each")
+    directory = Path(directory)
+    _mine_or_new(directory)
+    items = _draw_items(n_items, seed)
+    users, bought, times = _purchases(items, n_users, seed)
+    # The note comes first: whatever stops the rest, the directory is then known as generated.
+    write_text(
+        directory / "README.txt",
+        f"{MARK}\n\nThis catalogue was generated by graphrec.data.generated.write_catalogue with "
+        f"n_items={n_items}, n_users={n_users}, seed={seed}.\nNo item, picture, text, user or purchase in it "
+        "is real.\n\n"
+        f"items.csv          {n_items} items: item, title, description, image\n"
+        f"interactions.csv   {len(users)} purchases of {n_users} users: user, item, time (Unix seconds)\n"
+        f"images/            {int(items.has_image.sum())} pictures, {SIZE} x {SIZE}\n",
+    )
+    _draw_pictures(items, directory / "images", seed)
+    titles, descriptions = _write(items, seed)
+    pictures = [f"images/{i + 1}.png" if has else "" for i, has in enumerate(items.has_image)]
+    ids = [f"P{i + 1:04d}" for i in range(n_items)]
+    rows = zip(ids, titles, descriptions, pictures, strict=True)
+    write_text(directory / "items.csv", _csv(("item", "title", "description", "image"), rows))
+    names = [f"U{u + 1:05d}" for u in range(n_users)]
+    purchases = zip([names[u] for u in users], [ids[i] for i in bought], times.tolist(), strict=True)
+    write_text(directory / "interactions.csv", _csv(("user", "item", "time"), purchases))
+    return directory
+
+
+def generated_options() -> dict[str, Any]:
+    """Options with which the ``table`` reader reads a generated catalogue.
+
+    ``load_dataset("table", directory, **generated_options())`` holds a tenth of the items out of train, half
+    of them for validation and half for test, and splits the interactions with the other items 8:1:1 at
+    random.
+    """
+    return {
+        "name": "generated",
+        "interactions": "interactions.csv",
+        "user": "user",
+        "item": "item",
+        "time": "time",
+        "items": "items.csv",
+        "text": ["title", "description"],
+        "image": "image",
+        "split": {"name": "cold-items", "share": 0.1, "then": {"name": "random", "valid": 0.1, "test": 0.1}},
+        "seed": 0,
+    }
+
+
+def _mine_or_new(directory: Path) -> None:
+    """Refuses to write over a catalogue that is somebody's own."""
+    readme = directory / "README.txt"
+    if readme.is_file() and readme.read_text(encoding="utf-8", errors="replace").startswith(MARK):
+        return
+    taken = [n for n in ("items.csv", "interactions.csv", "images", "README.txt") if (directory / n).exists()]
+    if taken:
+        raise DataError(f"{directory}: holds {taken}, which were not generated; choose a new directory")
+
+
+def _csv(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _draw_pictures(items: _Items, folder: Path, seed: int) -> None:
+    folder.mkdir(exist_ok=True)
+    drawn = set()
+    for item in np.flatnonzero(items.has_image).tolist():
+        rng = stream(seed, "generated/picture", item)
+        picture = render(int(items.kind[item]), int(items.look[item]), rng)
+        picture.save(folder / f"{item + 1}.png", compress_level=4)
+        drawn.add(f"{item + 1}.png")
+    for left in folder.glob("*.png"):
+        if left.name not in drawn:
+            left.unlink()
+
+
+def _draw_items(n_items: int, seed: int) -> _Items:
+    rng = stream(seed, "generated/items")
+    rank = rng.permutation(n_items)
+    missing = rng.random((2, n_items)) < 0.08
+    return _Items(
+        look=rng.integers(len(LOOKS), size=n_items),
+        theme=rng.integers(len(THEMES), size=n_items),
+        use=rng.integers(N_USES, size=n_items),
+        kind=rng.integers(len(KINDS), size=n_items),
+        popularity=(rank + 8.0) ** -0.6,
+        has_image=~missing[0],
+        has_text=~missing[1],
+    )
+
+
+def _purchases(items: _Items, n_users: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Users, items and times ``(E,) int64``, by user and then by time."""
+    rng = stream(seed, "generated/purchases")
+    n_items = len(items.look)
+    pull = np.zeros((n_users, n_items))
+    n_tastes = rng.choice((1, 2, 3), size=n_users, p=(0.4, 0.4, 0.2))
+    for taste in range(3):
+        look = rng.integers(len(LOOKS), size=n_users)[:, None]
+        theme = rng.integers(len(THEMES), size=n_users)[:, None]
+        use = rng.integers(N_USES, size=n_users)[:, None]
+        of_theme = items.theme == theme
+        liking = np.exp(1.5 * of_theme + 2.0 * (of_theme & (items.use == use)) + 1.5 * (items.look == look))
+        pull += liking * (taste < n_tastes)[:, None] / n_tastes[:, None]
+    # A tenth of the purchases follow popularity alone: presents, whims, shared accounts.
+    pull = 0.9 * pull / pull.mean(axis=1, keepdims=True) + 0.1
+    score = np.log(pull * items.popularity) + rng.gumbel(size=pull.shape)
+    counts = np.round(9 + rng.gamma(1.1, 7.0, size=n_users)).astype(np.int64)
+    counts = np.minimum(counts, min(60, n_items // 2))
+    chosen = np.argsort(-score, axis=1, kind="stable")
+    users = np.repeat(np.arange(n_users), counts)
+    bought = chosen[np.arange(n_items) < counts[:, None]]
+    # Purchases come in the order of the day, not in the order of liking.
+    start, year = 1_672_531_200, 365 * 86_400
+    times = start + (rng.random(len(users)) * 2 * year).astype(np.int64)
+    order = np.lexsort((times, users))
+    return users[order], bought[order], times[order]
+
+
+def _write(items: _Items, seed: int) -> tuple[list[str], list[str]]:
+    """Title and description of each item, empty where it has no text."""
+    themes, kinds = list(THEMES.values()), list(KINDS)
+    titles, descriptions = [], []
+    for item, (theme_index, kind_index, use_index) in enumerate(
+        zip(items.theme, items.kind, items.use, strict=True)
+    ):
+        rng = stream(seed, "generated/text", item)
+        theme, kind = themes[theme_index], kinds[kind_index]
+        material = str(rng.choice(theme.soft if kind in SOFT else theme.hard))
+        word, word2 = (str(w) for w in rng.permutation(theme.words)[:2])
+        use, use2 = theme.uses[use_index], theme.uses[(use_index + 1) % N_USES]
+        words = {"word": word, "word2": word2, "Word2": word2.capitalize(), "use": use, "use2": use2}
+        opening, closing = str(rng.choice(OPENINGS)), str(rng.choice(CLOSINGS))
+        title = f"{rng.choice(NAMES)} {rng.choice(theme.tags)} {kind}"
+        described = f"{opening} {closing}".strip().format(material=material, kind=kind, **words)
+        described = re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", described)
+        titles.append(title if items.has_text[item] else "")
+        descriptions.append(described if items.has_text[item] else "")
+    return titles, descriptions

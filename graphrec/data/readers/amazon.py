@@ -1,0 +1,114 @@
+"""Amazon Baby and Sports & Outdoors, in the indices and with the 8:1:1 splits that published tables use.
+
+Source: the pre-processing of MMRec (https://github.com/enoche/MMRec/tree/master/data) of the 5-core subsets
+of McAuley's Amazon Product Data 2014 (https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/links.html).
+Licence: published for research use; no licence to redistribute is stated.
+Counts: Baby 19,445 users x 7,050 items, 118,551 / 20,559 / 21,682; Sports 35,598 x 18,357, 218,409 / 37,899 /
+40,029.
+
+Index order is the order of ``itemID`` and ``userID`` in the files, so that third-party ``image_feat.npy`` and
+``text_feat.npy`` line up row by row. External ids are ASINs and reviewer ids.
+"""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+
+import polars as pl
+
+from graphrec.data.content import Content
+from graphrec.data.dataset import Dataset
+from graphrec.data.readers import ReadyFeatures
+from graphrec.data.readers.files import find, read_mapping, read_table, sentences
+from graphrec.data.readers.inter import indexed_features, labelled
+from graphrec.data.vocabulary import Vocabulary
+from graphrec.errors import DataError
+
+SOURCE = "https://github.com/enoche/MMRec/tree/master/data"
+
+
+def read_baby(folder: Path) -> Dataset:
+    """Amazon Baby: 19,445 users, 7,050 items, 160,792 interactions.
+
+    Reads ``baby.inter``, ``i_id_mapping.csv``, ``u_id_mapping.csv`` and, where it is there,
+    ``item_text_partial.jsonl`` (``itemID``, ``title``, ``description``; HTML entities are resolved).
+
+    Args:
+        folder: holds the files.
+
+    Raises:
+        DataError: a file is missing or damaged, or the indices do not agree.
+    """
+    return _read(folder, "baby", "item_text_partial.jsonl", ["title", "description"])
+
+
+def read_sports(folder: Path) -> Dataset:
+    """Amazon Sports & Outdoors: 35,598 users, 18,357 items, 296,337 interactions.
+
+    Reads ``sports.inter``, ``i_id_mapping.csv``, ``u_id_mapping.csv`` and, where it is there,
+    ``item_attributes.jsonl`` (``itemID``, ``brand_and_categories``, which are joined into one text).
+
+    Args:
+        folder: holds the files.
+
+    Raises:
+        DataError: a file is missing or damaged, or the indices do not agree.
+    """
+    return _read(folder, "sports", "item_attributes.jsonl", ["brand_and_categories"])
+
+
+def features_baby(folder: Path) -> list[ReadyFeatures]:
+    """``image_feat.npy`` and ``text_feat.npy`` beside ``baby.inter``, one row per ``itemID``.
+
+    Raises:
+        DataError: there is neither, or one is damaged or has another number of rows.
+    """
+    return indexed_features(folder, tuple(_ids(folder, "item")), SOURCE)
+
+
+features_sports = features_baby
+
+
+def _read(folder: Path, name: str, text_file: str, columns: list[str]) -> Dataset:
+    users, items = Vocabulary(_ids(folder, "user"), "user"), Vocabulary(_ids(folder, "item"), "item")
+    inter = find(folder, f"{name}.inter", "userID, itemID and x_label, tab-separated", SOURCE)
+    train, valid, test = labelled(inter, len(users), len(items))
+    content = {}
+    if (folder / text_file).is_file():
+        content["text"] = Content("text", _texts(folder / text_file, columns, len(items)))
+    return Dataset(
+        f"amazon-{name}",
+        users,
+        items,
+        train,
+        valid,
+        test,
+        content=content,
+        meta={"source": inter.name, "split": {"name": "published", "column": "x_label"}},
+    )
+
+
+def _ids(folder: Path, kind: str) -> list[str]:
+    column = {"item": "asin", "user": "user_id"}[kind]
+    path = find(folder, f"{kind[0]}_id_mapping.csv", f"{column} and {kind}ID, tab-separated", SOURCE)
+    return read_mapping(path, column, f"{kind}ID")
+
+
+def _texts(path: Path, columns: list[str], n_items: int) -> list[str | None]:
+    frame = read_table(path)
+    if "itemID" not in frame.columns:
+        raise DataError(f"{path}: no column 'itemID'; it has {frame.columns}")
+    index = frame["itemID"].cast(pl.Int64, strict=False)
+    bad = ((index < 0) | (index >= n_items)).fill_null(True) | index.is_duplicated()
+    if bad.any():
+        row = int(bad.arg_max() or 0)
+        raise DataError(
+            f"{path}, line {row + 1}: itemID {frame['itemID'][row]!r}; expected each number from 0 to "
+            f"{n_items - 1} "
+            "at most once"
+        )
+    texts: list[str | None] = [None] * n_items
+    for item, text in zip(index.to_list(), sentences(frame, columns, path).to_list(), strict=True):
+        texts[item] = None if text is None else html.unescape(text)
+    return texts

@@ -1,0 +1,183 @@
+"""The ``.inter`` layout of the existing toolboxes (RecBole, MMRec), with ``*_feat.npy`` beside it.
+
+A tab-separated table ``userID itemID [rating] [timestamp] [x_label]``, where ``x_label`` is 0, 1, 2 for
+train, valid, test. Header names may carry a type, as in ``user_id:token``. ``image_feat.npy`` and
+``text_feat.npy`` hold one vector per item, row ``i`` for the item with ``itemID`` ``i``.
+
+Layout: https://github.com/enoche/MMRec/tree/master/data
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from graphrec.data import frames
+from graphrec.data.dataset import SPLITS, Dataset
+from graphrec.data.interactions import Interactions
+from graphrec.data.readers import ReadyFeatures
+from graphrec.data.readers.files import find, first_row, read_features, read_table
+from graphrec.errors import DataError
+
+COLUMNS = {
+    "user": ("userid", "user_id", "user"),
+    "item": ("itemid", "item_id", "item"),
+    "rating": ("rating",),
+    "time": ("timestamp", "time"),
+    "label": ("x_label",),
+}
+FEATURE_FILES = {"image": "image_feat.npy", "text": "text_feat.npy"}
+SOURCE = "the toolbox that wrote the .inter file, such as MMRec or RecBole"
+
+
+def read(
+    folder: Path,
+    *,
+    interactions: str | None = None,
+    min_rating: float | None = None,
+    k_core: int | tuple[int, int] = 0,
+    split: Any = None,
+    seed: int = 0,
+    name: str | None = None,
+) -> Dataset:
+    """Reads a folder in the ``.inter`` layout.
+
+    Args:
+        folder: holds the ``.inter`` file.
+        interactions: name of the file; default: the only ``*.inter`` in the folder.
+        min_rating: keep rows with at least this rating.
+        k_core: least interactions per user and item, or a pair of the two.
+        split: how to split; default: by ``x_label`` where there is one, else ``"random"``.
+        seed: of the split.
+        name: the dataset's name; default: the file's name without ``.inter``.
+
+    Raises:
+        DataError: the file is missing or damaged, has no user or item column, or an id or value is unusable.
+    """
+    path = _inter_file(folder, interactions)
+    frame = read_inter(path)
+    if split is None:
+        split = "label" if "label" in frame.columns else "random"
+    return frames.build(
+        frame, user="user", item="item", time="time" if "time" in frame.columns else None,
+        rating="rating" if "rating" in frame.columns else None, min_rating=min_rating, k_core=k_core,
+        split=split, items=None, item_id=None, content=None, root=None, seed=seed, name=name or path.stem,
+        source=str(path), first_row=first_row(path),
+    )  # fmt: skip
+
+
+def features(folder: Path) -> list[ReadyFeatures]:
+    """The ``*_feat.npy`` beside a ``.inter`` file, named by row number.
+
+    Raises:
+        DataError: there is none, or one is damaged.
+    """
+    return indexed_features(folder, None)
+
+
+def read_inter(path: Path) -> pl.DataFrame:
+    """A ``.inter`` file with its columns renamed to ``user item [rating] [time] [label]``, all text.
+
+    Raises:
+        DataError: the file is missing or damaged, or has no user or item column.
+    """
+    frame = read_table(path)
+    plain = {column.split(":")[0].strip().lower(): column for column in frame.columns}
+    names = {
+        plain[name]: ours for ours, known in COLUMNS.items() for name in reversed(known) if name in plain
+    }
+    renamed = frame.select(pl.col(theirs).alias(ours) for theirs, ours in names.items())
+    for wanted in ("user", "item"):
+        if wanted not in renamed.columns:
+            raise DataError(
+                f"{path}: no {wanted} column among {frame.columns}; expected {COLUMNS[wanted][0]}"
+            )
+    return renamed
+
+
+def labelled(path: Path, n_users: int, n_items: int) -> tuple[Interactions, Interactions, Interactions]:
+    """The published splits of a ``.inter`` file whose ids are already indices, kept exactly as they are.
+
+    Args:
+        path: the file; it must have ``x_label``.
+        n_users: number of users in the mapping.
+        n_items: number of items in the mapping.
+
+    Returns:
+        ``train``, ``valid`` and ``test``.
+
+    Raises:
+        DataError: no ``x_label``, or an id, index or label is unusable.
+    """
+    frame = read_inter(path)
+    source, row = str(path), first_row(path)
+    label = np.array(labels(frame, path))
+    users = frames.numbers(frame["user"], "user", source, row)
+    items = frames.numbers(frame["item"], "item", source, row)
+    times = frames.seconds(frame["time"], source, row) if "time" in frame.columns else None
+    train, valid, test = (
+        Interactions(
+            users[label == index],
+            items[label == index],
+            n_users,
+            n_items,
+            None if times is None else times[label == index],
+            f"{path.name} ({split})",
+        )
+        for index, split in enumerate(SPLITS)
+    )
+    return train, valid, test
+
+
+def labels(frame: pl.DataFrame, path: Path) -> np.ndarray:
+    """The ``x_label`` column ``(E,) int``: 0 train, 1 valid, 2 test.
+
+    Raises:
+        DataError: there is none, or it holds something else; names the row.
+    """
+    if "label" not in frame.columns:
+        raise DataError(f"{path}: no x_label column; expected 0, 1, 2 for train, valid, test")
+    label = frames.numbers(frame["label"], "x_label", str(path), first_row(path))
+    bad = np.flatnonzero(~np.isin(label, (0, 1, 2)))
+    if len(bad):
+        raise DataError(
+            f"{path}, row {bad[0] + first_row(path)}: x_label {label[bad[0]]:g}; expected 0, 1 or 2"
+        )
+    return label.astype(np.int64)
+
+
+def indexed_features(folder: Path, ids: tuple[str, ...] | None, source: str = SOURCE) -> list[ReadyFeatures]:
+    """The ``*_feat.npy`` of a folder.
+
+    Args:
+        folder: holds ``image_feat.npy``, ``text_feat.npy`` or both.
+        ids: item ids of the rows; None names rows by their number.
+        source: where the files can be had, for the message.
+
+    Raises:
+        DataError: there is neither file, or one is damaged or has another number of rows.
+    """
+    present = {kind: folder / file for kind, file in FEATURE_FILES.items() if (folder / file).is_file()}
+    if not present:
+        find(folder, FEATURE_FILES["image"], "one image vector per item (n_items, d)", source)
+    made = []
+    for kind, path in present.items():
+        values = read_features(path, None if ids is None else len(ids))
+        rows = ids if ids is not None else tuple(map(str, range(len(values))))
+        made.append(ReadyFeatures(kind, values, rows, "image" if kind == "image" else "text"))
+    return made
+
+
+def _inter_file(folder: Path, interactions: str | None) -> Path:
+    if interactions is not None:
+        return find(folder, interactions, "tab-separated interactions", SOURCE)
+    found = sorted(folder.glob("*.inter"))
+    if len(found) != 1:
+        names = [path.name for path in found]
+        raise DataError(
+            f"{folder}: {names or 'no .inter file'}; expected one .inter file, or name one with interactions="
+        )
+    return found[0]

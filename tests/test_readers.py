@@ -1,0 +1,475 @@
+"""Readers: small files written here in every layout, and the published datasets where they are at hand."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from graphrec.data import Dataset, RandomSplit
+from graphrec.data.readers import FEATURES, READERS, load_dataset, load_features, reader_options
+from graphrec.data.readers.files import FORMATS, read_table
+from graphrec.data.readers.images import match_images
+from graphrec.errors import ConfigError, DataError
+
+DATA = os.environ.get("GRAPHREC_DATA")
+real = pytest.mark.skipif(not DATA, reason="needs the published datasets; set GRAPHREC_DATA to their folder")
+
+INTER = "userID\titemID\tx_label\n0\t0\t0\n0\t1\t1\n0\t2\t2\n1\t0\t0\n1\t2\t0\n"
+ALL_TRAIN = {"name": "random", "valid": 0, "test": 0}
+
+
+def write(folder: Path, files: dict[str, str | bytes]) -> Path:
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return folder
+
+
+def texts(data: Dataset) -> dict[str, str | None]:
+    return dict(zip(data.items.ids, data.content["text"].values, strict=True))
+
+
+# -- registry ------------------------------------------------------------------------------------------------
+
+
+def test_every_registered_reader_imports_and_lists_its_options():
+    for name in READERS:
+        assert isinstance(reader_options(name), dict)
+    assert set(FEATURES) <= set(READERS)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("amazon-bby", {}, "Did you mean 'amazon-baby'"),
+        ("gowalla", {"valid_shar": 0}, "Did you mean 'valid_share'"),
+        ("amazon-baby", {"seed": 0}, "no option 'seed'; it has none"),
+        ("movielens-small", {"min_rating": "much"}, "option min_rating='much'"),
+        ("movielens-small", {"k_core": [5, 5, 5]}, "option k_core="),
+    ],
+)
+def test_wrong_names_and_options(tmp_path, name, options, words):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        load_dataset(name, tmp_path, **options)
+
+
+@pytest.mark.parametrize("name", sorted(set(READERS) - {"inter", "table"}))
+def test_a_missing_file_is_named_with_its_source(tmp_path, name):
+    with pytest.raises(DataError, match=rf"{name}.*no such file; it should hold .* Source: https://"):
+        load_dataset(name, tmp_path)
+
+
+def test_the_root_may_hold_the_dataset_or_be_it(tmp_path, monkeypatch):
+    np.savez(tmp_path / "g.npz", train=[[0, 0], [1, 1]], test=[[0, 1]])
+    (tmp_path / "gowalla").mkdir()
+    (tmp_path / "g.npz").rename(tmp_path / "gowalla" / "gowalla_lightgcn_split.npz")
+    above = load_dataset("gowalla", tmp_path)
+    assert above == load_dataset("gowalla", tmp_path / "gowalla")
+    (tmp_path / "gowalla").rename(tmp_path / "elsewhere")
+    assert above == load_dataset("gowalla", tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").rename(tmp_path / "gowalla")
+    monkeypatch.setenv("GRAPHREC_DATA", str(tmp_path))
+    assert above == load_dataset("gowalla")
+
+
+def test_a_saved_dataset_is_loaded_by_its_path(tmp_path):
+    data = Dataset.from_frame({"user": [1, 2], "item": [1, 2]}, split=ALL_TRAIN)
+    data.save(tmp_path / "mine")
+    assert load_dataset(tmp_path / "mine") == data
+    assert load_dataset("mine", tmp_path) == data
+    with pytest.raises(ConfigError, match="takes no options"):
+        load_dataset(tmp_path / "mine", seed=1)
+
+
+# -- .inter layouts ------------------------------------------------------------------------------------------
+
+BABY = {
+    "baby.inter": INTER,
+    # Rows out of order: the index column decides, not the row.
+    "i_id_mapping.csv": "asin\titemID\nB2\t2\n007\t0\nB1\t1\n",
+    "u_id_mapping.csv": "user_id\tuserID\nUB\t1\nUA\t0\n",
+    "item_text_partial.jsonl": '{"itemID": 2, "title": "Mum &amp; Co", "description": null}\n'
+    '{"itemID": 0, "title": "Cup", "description": "Holds 0.2 l!"}\n',
+}
+
+
+def test_amazon_keeps_index_order_splits_and_text(tmp_path):
+    folder = write(tmp_path / "amazon-baby", BABY)
+    data = load_dataset("amazon-baby", tmp_path)
+    assert (data.users.ids, data.items.ids) == (("UA", "UB"), ("007", "B1", "B2"))
+    for split, pairs in (("train", [(0, 0), (1, 0), (1, 2)]), ("valid", [(0, 1)]), ("test", [(0, 2)])):
+        part = getattr(data, split)
+        assert list(zip(part.users.tolist(), part.items.tolist(), strict=True)) == pairs
+    assert data.content["text"].values == ("Cup. Holds 0.2 l!", None, "Mum & Co.")
+    assert data.meta["reader"] == "amazon-baby"
+    vectors = np.arange(6, dtype=np.float32).reshape(3, 2)
+    np.save(folder / "image_feat.npy", vectors)
+    ready = load_features("amazon-baby", tmp_path)
+    assert list(ready) == ["image"]
+    assert ready["image"].ids == data.items.ids
+    assert np.array_equal(ready["image"].values, vectors)
+    np.save(folder / "image_feat.npy", vectors[:2])
+    with pytest.raises(DataError, match=r"shape \(2, 2\).*expected \(3, d\)"):
+        load_features("amazon-baby", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        ("i_id_mapping.csv", "asin\titemID\nA\t0\nB\t2\nC\t3\n", "not the numbers 0 to 2"),
+        ("i_id_mapping.csv", "asin\titemID\nA\t0\nB\t1\n", "item 2 at row"),
+        ("i_id_mapping.csv", "id\titemID\nA\t0\n", "no column 'asin'"),
+        ("i_id_mapping.csv", "asin\titemID\nA\t0\nA\t1\nB\t2\n", "'A' occurs more than once"),
+        ("baby.inter", INTER + "1\t1\t3\n", "row 7: x_label 3"),
+        ("baby.inter", INTER + "1\tx\t0\n", "row 7: item 'x'"),
+        ("baby.inter", INTER + "0\t0\t2\n", "stand in both train and test"),
+        ("baby.inter", "userID\titemID\n0\t0\n", "no x_label"),
+        ("item_text_partial.jsonl", '{"itemID": 9, "title": "a", "description": ""}', "itemID 9"),
+    ],
+)
+def test_damaged_amazon_files(tmp_path, file, text, words):
+    write(tmp_path / "amazon-baby", {**BABY, file: text})
+    with pytest.raises(DataError, match=re.escape(words)):
+        load_dataset("amazon-baby", tmp_path)
+
+
+def test_sports_joins_brand_and_categories(tmp_path):
+    files = {
+        "sports.inter": INTER,
+        "i_id_mapping.csv": BABY["i_id_mapping.csv"],
+        "u_id_mapping.csv": BABY["u_id_mapping.csv"],
+        "item_attributes.jsonl": '{"itemID": 1, "brand_and_categories": ["Ghost", "Hunting & Fishing"]}',
+    }
+    write(tmp_path / "amazon-sports", files)
+    assert texts(load_dataset("amazon-sports", tmp_path)) == {
+        "007": None, "B1": "Ghost, Hunting & Fishing.", "B2": None,
+    }  # fmt: skip
+
+
+def test_scientific_keeps_repeats_in_the_earliest_split(tmp_path):
+    rows = ["0 0 0 0", "0 1 1 0", "0 0 2 0", "0 2 3 1", "0 1 4 2", "1 2 0 0", "1 1 1 1", "1 1 2 2"]
+    lines = "".join(row.replace(" ", "\t") + "\n" for row in rows)
+    folder = write(
+        tmp_path / "amazon-scientific",
+        {
+            "scientific.inter": "userID\titemID\ttimestamp\tx_label\n" + lines,
+            "Scientific.user2index": "UA\t0\nUB\t1\n",
+            "Scientific.item2index": "I0\t0\nI1\t1\nI2\t2\n",
+            "Scientific.text": 'item_id:token\ttext:token_seq\nI2\t3" pipe, red. \nXX\tgone\nI0\tglue\n',
+        },
+    )
+    data = load_dataset("amazon-scientific", tmp_path)
+    assert [len(data.train), len(data.valid), len(data.test)] == [3, 2, 0]
+    assert data.train.times.tolist() == [2, 1, 0]
+    assert data.meta["repeated pairs dropped by split"] == {"train": 1, "valid": 0, "test": 2}
+    assert texts(data) == {"I0": "glue", "I1": None, "I2": '3" pipe, red. '}
+    np.save(folder / "text_feat.npy", np.ones((3, 4), np.float32))
+    assert load_features("amazon-scientific", tmp_path)["text"].ids == ("I0", "I1", "I2")
+
+
+def test_inter_with_typed_header_ratings_and_features(tmp_path):
+    text = (
+        "user_id:token\titem_id:token\trating:float\ttimestamp:float\n7\t0\t5\t10\n7\t1\t1\t20\n8\t1\t4\t30\n"
+    )
+    write(tmp_path, {"shop.inter": text})
+    data = load_dataset("inter", tmp_path, min_rating=4, split=ALL_TRAIN)
+    assert (data.name, data.users.ids, data.items.ids) == ("shop", ("7", "8"), ("0", "1"))
+    assert data.train.times.tolist() == [10, 30]
+    with pytest.raises(DataError, match=r"image_feat\.npy: no such file"):
+        load_features("inter", tmp_path)
+    np.save(tmp_path / "text_feat.npy", np.eye(2))
+    ready = load_features("inter", tmp_path)["text"]
+    assert (ready.ids, ready.kind, ready.values.shape) == (("0", "1"), "text", (2, 2))
+    write(tmp_path, {"other.inter": text})
+    with pytest.raises(DataError, match=r"expected one \.inter file"):
+        load_dataset("inter", tmp_path)
+    assert load_dataset("inter", tmp_path, interactions="other.inter").name == "other"
+
+
+def test_inter_splits_by_label_where_there_is_one(tmp_path):
+    write(tmp_path, {"a.inter": INTER})
+    data = load_dataset("inter", tmp_path)
+    assert [len(data.train), len(data.valid), len(data.test)] == [3, 1, 1]
+    write(tmp_path, {"a.inter": "userID\trating\n1\t2\n"})
+    with pytest.raises(DataError, match="no item column"):
+        load_dataset("inter", tmp_path)
+
+
+# -- ratings with side tables --------------------------------------------------------------------------------
+
+
+def test_movielens(tmp_path):
+    header = "movieId,title,year,genres,director,overview,plot_keywords\n"
+    write(
+        tmp_path / "movielens-small",
+        {
+            "ratings.csv": "userId,movieId,rating,timestamp\n1,10,4.0,5\n1,9,4.5,6\n2,10,5,7\n"
+            "2,9,3.5,8\n3,8,2,9\n",
+            "items.csv": header
+            + '9,"American President, The (1995)",1995,Comedy|Drama,R. R.,"He said ""no"", twice.",a|b\n'
+            + "10,Heat,1995,(no genres listed),,,\n"
+            + "8,Unseen,1990,Drama,,,\n",
+            "posters/9.JPG": b"x",
+            "posters/99.jpg": b"x",
+        },
+    )
+    data = load_dataset("movielens-small", tmp_path, k_core=1, split=ALL_TRAIN)
+    assert (data.users.ids, data.items.ids, len(data.train)) == (("1", "2"), ("9", "10"), 3)
+    assert texts(data) == {
+        "9": 'American President, The (1995). Comedy, Drama. R. R. He said "no", twice. a, b.',
+        "10": "Heat.",
+    }
+    assert data.content["image"].values == ("9.JPG", None)
+    assert data.content["image"].path(0).is_file()
+    short = load_dataset("movielens-small", tmp_path, k_core=1, split=ALL_TRAIN, text=["title", "year"])
+    assert texts(short)["10"] == "Heat. 1995."
+    with pytest.raises(DataError, match=r"items\.csv: no column 'plott'"):
+        load_dataset("movielens-small", tmp_path, k_core=1, text=["plott"])
+
+
+def test_xwines(tmp_path):
+    columns = "WineID,WineName,Type,Grapes,Harmonize,Body,Acidity,Country,RegionName,WineryName\n"
+    write(
+        tmp_path / "xwines",
+        {
+            "XWines_Slim_150K_ratings.csv": "RatingID,UserID,WineID,Vintage,Rating,Date\n"
+            "1,5,100,1950,4.5,2021-11-02 20:52:59\n2,5,101,N.V.,5.0,2021-11-03 00:00:00\n"
+            "3,6,100,2000,1,2020-01-01 00:00:00\n",
+            "XWines_Slim_1K_wines.csv": columns
+            + '100,Rosso,Red,"[""Nero d\'Avola"", \'Merlot\']","[\'Beef\', \'Rich Fish\']",'
+            "Full-bodied,High,Italy,Etna,Casa\n" + "101,Blanc,White,[],,,,,,\n",
+            "images/100.jpeg": b"x",
+        },
+    )
+    data = load_dataset("xwines", tmp_path, k_core=1, split=ALL_TRAIN)
+    assert texts(data) == {
+        "100": "Rosso. Red wine. Grapes: Nero d'Avola, Merlot. Goes with Beef, Rich Fish. Full-bodied. "
+        "Acidity: High. Italy. Etna. Winery: Casa.",
+        "101": "Blanc. White wine.",
+    }
+    assert data.content["image"].values == ("100.jpeg", None)
+    assert data.train.times.tolist() == [1635886379, 1635897600]
+
+
+def test_gowalla_carves_validation_out_of_train(tmp_path):
+    train = np.array([(u, i) for u in range(3) for i in range(10)])
+    np.savez(tmp_path / "gowalla_lightgcn_split.npz", train=train, test=np.array([[0, 11], [2, 10]]))
+    data = load_dataset("gowalla", tmp_path, valid_share=0.2)
+    assert [len(data.train), len(data.valid), len(data.test)] == [24, 6, 2]
+    assert data.items.ids[11] == "11"
+    assert data != load_dataset("gowalla", tmp_path, valid_share=0.2, seed=1)
+    whole = load_dataset("gowalla", tmp_path, valid_share=0)
+    assert [len(whole.train), len(whole.valid)] == [30, 0]
+    write(tmp_path, {"gowalla_lightgcn_split.npz": b"PK\x03\x04 cut short"})
+    with pytest.raises(DataError, match="no readable arrays"):
+        load_dataset("gowalla", tmp_path)
+
+
+# -- your own tables -----------------------------------------------------------------------------------------
+
+CSV = "user,item,rating,when\nu1,007,5,2024-01-01\nu1,7,4,2024-01-02\nu2,007,1,2024-01-03\n"
+ITEMS = 'sku,name,blurb,pic\n007,"Cup, blue","Says ""hi""",a/1.png\n7,Pot,,\n'
+
+
+def read(folder: Path, **options):
+    return load_dataset("table", folder, **{"split": ALL_TRAIN, **options})
+
+
+def test_table_with_everything(tmp_path):
+    write(tmp_path, {"interactions.csv": CSV, "shop/items.csv": ITEMS, "shop/a/1.png": b"x"})
+    data = read(
+        tmp_path, time="when", rating="rating", min_rating=4, items="shop/items.csv", item_id="sku",
+        text=["name", "blurb"], image="pic", name="mine",
+    )  # fmt: skip
+    assert (data.name, data.items.ids, len(data.train)) == ("mine", ("007", "7"), 2)
+    assert texts(data) == {"007": 'Cup, blue. Says "hi".', "7": "Pot."}
+    assert data.content["image"].values == ("a/1.png", None)
+    assert data.content["image"].path(0).is_file()
+    assert data.meta["options"]["text"] == ["name", "blurb"]
+    assert data.meta["options"]["split"] == ALL_TRAIN
+
+
+@pytest.mark.parametrize("suffix", sorted(FORMATS))
+def test_all_formats_give_one_dataset(tmp_path, suffix):
+    frame = pl.DataFrame({"user": ["b", "a", "a"], "item": ["01", "1", "é"], "n": [1, 2, 3]})
+    path = tmp_path / f"t{suffix}"
+    {
+        ".csv": frame.write_csv,
+        ".tsv": lambda p: frame.write_csv(p, separator="\t"),
+        ".inter": lambda p: frame.write_csv(p, separator="\t"),
+        ".jsonl": frame.write_ndjson,
+        ".ndjson": frame.write_ndjson,
+        ".parquet": frame.write_parquet,
+        ".arrow": frame.write_ipc,
+        ".feather": frame.write_ipc,
+    }[suffix](path)
+    expected = Dataset.from_frame(frame, time="n", split=ALL_TRAIN)
+    assert read(tmp_path, interactions=path.name, time="n") == expected
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "BOM"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["LF", "CRLF"])
+def test_line_ends_and_byte_order_mark(tmp_path, mark, end):
+    write(tmp_path, {"interactions.csv": mark + CSV.replace("\n", end).encode()})
+    data = read(tmp_path, time="when")
+    assert (data.users.ids, data.items.ids, data.train.times is None) == (("u1", "u2"), ("007", "7"), False)
+
+
+def test_pictures_by_folder_are_listed_not_derived(tmp_path):
+    pictures = ("pics/a.png", "pics/b.c.jpg", "pics/notes.txt", "pics/.a.jpg", "pics/z.gif", "secret.png")
+    write(
+        tmp_path,
+        {"interactions.csv": "user,item\nu,a\nu,../secret\nu,b.c\n", **dict.fromkeys(pictures, b"x")},
+    )
+    data = read(tmp_path, images="pics")
+    pictures = dict(zip(data.items.ids, data.content["image"].values, strict=True))
+    assert pictures == {"../secret": None, "a": "a.png", "b.c": "b.c.jpg"}
+    assert match_images(tmp_path / "pics", data.items.ids)[1] == 1
+    write(tmp_path, {"pics/a.jpeg": b"x"})
+    with pytest.raises(DataError, match=r"'a\.jpeg' and 'a\.png' are both pictures of item 'a'"):
+        read(tmp_path, images="pics")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "the file is empty"),
+        (b"user,item\n", "no rows"),
+        (b"user,item\nu1,a\nu2\n", "Row #3: Expected 2 columns, got 1"),
+        (b"user,item\nu1,a,b\n", "Row #2: Expected 2 columns, got 3"),
+        (b"user,item\nu1,caf\xe9\n", "line 2: byte 0xe9 is not valid UTF-8"),
+        (b"us\xe9r,item\nu1,a\n", "line 1: byte 0xe9"),
+        (b"user,item\nu1,a\nu2,\0b\n", "line 3: holds a NUL byte"),
+        (CSV.encode("utf-16"), "line 1: holds a NUL byte"),
+        (b'user,item\nu1,a\nu2,"b\nu3,c\n', "row 3: a quoted field is never closed"),
+        (b"user,user\nu1,a\n", "two columns are called 'user'"),
+        (b"user;item\nu1;a\n", "no column 'user'; it has ['user;item']"),
+        (b"user,item\nu1,a\n,b\n", "row 3: user id ''"),
+    ],
+)
+def test_damaged_csv(tmp_path, content, words):
+    write(tmp_path, {"interactions.csv": content})
+    with pytest.raises(DataError, match=rf"interactions\.csv.*{re.escape(words)}"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.jsonl", b'{"user": 1, "item": 2}\n{"user": 1, "ite\n', "line 2: not readable as JSON"),
+        ("a.jsonl", b'{"user": 1, "item": 2}\n[1]\n', "line 2: holds list"),
+        ("a.parquet", b"PAR1 but cut short", "not readable as Parquet"),
+        ("a.arrow", b"ARROW1 but cut short", "not readable as an Arrow file"),
+        ("a.xlsx", b"x", "unknown kind of file '.xlsx'; expected one of ['.arrow', '.csv'"),
+    ],
+)
+def test_damaged_files(tmp_path, name, content, words):
+    write(tmp_path, {name: content})
+    with pytest.raises(DataError, match=rf"{re.escape(name)}.*{re.escape(words)}"):
+        read(tmp_path, interactions=name)
+
+
+def test_a_truncated_parquet_is_refused(tmp_path):
+    path = tmp_path / "a.parquet"
+    pl.DataFrame({"user": range(500), "item": range(500)}).write_parquet(path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataError, match="may be truncated"):
+        read_table(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"interactions": "gone.csv"}, DataError, "gone.csv: no such file"),
+        ({"user": "usr"}, DataError, "interactions.csv: no column 'usr'"),
+        ({"time": "user"}, DataError, "row 2: time 'u1'; expected seconds, or a date"),
+        ({"text": "name"}, ConfigError, "name that with items="),
+        ({"items": "items.csv", "item_id": "sku", "text": "nam"}, DataError, "items.csv: no column 'nam'"),
+        ({"items": "items.csv"}, DataError, "items.csv: no column 'item'"),
+        (
+            {"items": "twice.csv", "item_id": "sku"},
+            DataError,
+            "twice.csv, row 4: item '7' occurs a second time",
+        ),
+        (
+            {"items": "out.csv", "item_id": "sku", "image": "pic"},
+            DataError,
+            "out.csv, row 2: picture path '../x.png'",
+        ),
+        (
+            {"items": "items.csv", "item_id": "sku", "image": "pic"},
+            DataError,
+            "none of the named pictures exists",
+        ),
+        ({"images": "nowhere"}, DataError, "no such folder"),
+        ({"images": "empty"}, DataError, "none of the 2 items has a picture"),
+        ({"images": "p", "image": "pic", "items": "items.csv"}, ConfigError, "give one of them"),
+    ],
+)
+def test_wrong_table_options(tmp_path, options, error, words):
+    write(tmp_path, {"interactions.csv": CSV, "items.csv": ITEMS, "twice.csv": ITEMS + "7,Pan,,\n",
+                     "out.csv": ITEMS.replace("a/1.png", "../x.png"), "empty/readme.txt": "x"})  # fmt: skip
+    with pytest.raises(error, match=re.escape(words)):
+        read(tmp_path, **options)
+
+
+@pytest.mark.parametrize("path", ["/etc/x.png", "a/../../x.png", "C:\\x.png", "..\\x.png"])
+def test_picture_paths_stay_inside(tmp_path, path):
+    write(tmp_path, {"interactions.csv": CSV, "items.csv": ITEMS.replace("a/1.png", path)})
+    with pytest.raises(DataError, match="expected a path inside"):
+        read(tmp_path, items="items.csv", item_id="sku", image="pic")
+
+
+def test_split_objects_and_columns(tmp_path):
+    write(tmp_path, {"interactions.csv": "user,item,part\nu,a,train\nu,b,valid\nu,c,test\n"})
+    data = read(tmp_path, split="part")
+    assert [len(data.train), len(data.valid), len(data.test)] == [1, 1, 1]
+    data = read(tmp_path, split=RandomSplit(0.0, 0.34))
+    assert data.meta["options"]["split"] == {"name": "random", "valid": 0.0, "test": 0.34}
+
+
+# -- the published datasets ----------------------------------------------------------------------------------
+
+
+@real
+@pytest.mark.parametrize(
+    ("name", "options", "shape", "splits", "content"),
+    [
+        ("amazon-baby", {}, (19_445, 7_050), (118_551, 20_559, 21_682), {"text": 3_416}),
+        ("amazon-sports", {}, (35_598, 18_357), (218_409, 37_899, 40_029), {"text": 18_357}),
+        ("amazon-scientific", {}, (2_928, 1_585), (13_763, 2_902, 2_903), {"text": 1_585}),
+        ("movielens-small", {}, (601, 1_955), (32_891, 4_168, 4_168), {"text": 1_955, "image": 1_942}),
+        ("gowalla", {"valid_share": 0}, (29_858, 40_981), (810_128, 0, 217_242), {}),
+        ("xwines", {"min_rating": 1, "k_core": 0, "split": ALL_TRAIN}, (10_561, 1_007), (150_000, 0, 0),
+         {"text": 1_007, "image": 100}),
+    ],
+)  # fmt: skip
+def test_published_counts(name, options, shape, splits, content):
+    data = load_dataset(name, DATA, **options)
+    assert (data.n_users, data.n_items) == shape
+    assert (len(data.train), len(data.valid), len(data.test)) == splits
+    assert {field: c.n_present for field, c in data.content.items()} == content
+
+
+@real
+def test_scientific_vectors_match_their_items():
+    data = load_dataset("amazon-scientific", DATA)
+    ready = load_features("amazon-scientific", DATA)
+    assert {f: r.values.shape for f, r in ready.items()} == {"image": (1585, 512), "text": (1585, 512)}
+    assert ready["text"].ids == data.items.ids
+    image, text = (np.asarray(ready[f].values) for f in ("image", "text"))
+    image, text = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (image, text))
+    matched, shifted = (image * text).sum(1).mean(), (image * np.roll(text, 1, axis=0)).sum(1).mean()
+    assert matched > shifted + 0.05
+    # Similar texts have similar vectors only if texts and vectors are in one order.
+    first = np.array([t.split()[0] for t in data.content["text"]])
+    same = first[:, None] == first[None]
+    np.fill_diagonal(same, False)
+    similarity = text @ text.T
+    assert similarity[same].mean() > similarity[~same].mean() + 0.05

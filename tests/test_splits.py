@@ -1,0 +1,169 @@
+"""Splits and k-core, as properties and against brute force."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from graphrec.data import ColdItems, Dataset, Interactions, LeaveOneOut, RandomSplit, TimeSplit
+from graphrec.data.splits import TEST, TRAIN, VALID, as_split, k_core
+from graphrec.errors import ConfigError, DataError
+
+RECIPES = [
+    RandomSplit(),
+    RandomSplit(0.3, 0.2),
+    LeaveOneOut(),
+    TimeSplit(0.2, 0.2),
+    ColdItems(0.3),
+    ColdItems(0.2, LeaveOneOut()),
+    ColdItems(0.2, TimeSplit()),
+]
+pairs_strategy = st.sets(st.tuples(st.integers(0, 7), st.integers(0, 9)), min_size=1, max_size=50).map(sorted)
+
+
+def interactions(pairs: list[tuple[int, int]], times: list[int] | None = None) -> Interactions:
+    users, items = zip(*pairs, strict=True)
+    made = [(u * 7 + i * 13) % 17 for u, i in pairs] if times is None else times
+    return Interactions(users, items, 8, 10, made)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=repr)
+@settings(max_examples=25, deadline=None)
+@given(pairs=pairs_strategy, seed=st.integers(0, 3))
+def test_every_pair_gets_one_label_and_the_same_one_again(recipe, pairs, seed):
+    made = interactions(pairs)
+    labels = recipe.assign(made, seed)
+    assert labels.dtype == np.int8
+    assert labels.shape == (len(made),)
+    assert set(labels.tolist()) <= {TRAIN, VALID, TEST}
+    assert np.array_equal(labels, recipe.assign(made, seed))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=repr)
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 5), order=st.permutations(range(60)))
+def test_datasets_do_not_depend_on_row_order(recipe, seed, order):
+    rows = [(u, i, (u * 31 + i * 17) % 23) for u in range(6) for i in range(10)]
+    shuffled = [rows[k] for k in order]
+
+    def build(rows):
+        users, items, times = zip(*rows, strict=True)
+        return Dataset.from_frame(
+            {"user": users, "item": items, "t": times}, time="t", split=recipe, seed=seed
+        )
+
+    one, other = build(rows), build(shuffled)
+    assert one.fingerprint == other.fingerprint
+    assert len(one.train) + len(one.valid) + len(one.test) == 60
+    keys = np.concatenate([one.train.keys, one.valid.keys, one.test.keys])
+    assert len(np.unique(keys)) == 60
+
+
+def test_random_split_takes_each_users_share_and_depends_on_the_seed():
+    made = interactions([(u, i) for u in range(8) for i in range(10)])
+    labels = RandomSplit(0.2, 0.3).assign(made, 0)
+    assert np.array_equal(np.bincount(made.users[labels == VALID]), np.full(8, 2))
+    assert np.array_equal(np.bincount(made.users[labels == TEST]), np.full(8, 3))
+    assert not np.array_equal(labels, RandomSplit(0.2, 0.3).assign(made, 1))
+    # Different users must not lose the same items.
+    assert len({tuple(made.items[(labels == TEST) & (made.users == u)]) for u in range(8)}) > 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(pairs=pairs_strategy, valid=st.floats(0, 0.49), test=st.floats(0, 0.49))
+def test_random_split_never_takes_a_users_last_train_interaction(pairs, valid, test):
+    made = interactions(pairs)
+    labels = RandomSplit(valid, test).assign(made, 0)
+    assert set(made.users[labels == TRAIN].tolist()) == set(made.users.tolist())
+
+
+@settings(max_examples=40, deadline=None)
+@given(pairs=pairs_strategy)
+def test_leave_one_out_against_brute_force(pairs):
+    made = interactions(pairs)
+    labels = LeaveOneOut().assign(made, 0)
+    for user in set(made.users.tolist()):
+        own = np.flatnonzero(made.users == user)
+        ranked = sorted(own, key=lambda e: (made.times[e], made.items[e]))
+        expected = dict.fromkeys(ranked, TRAIN)
+        if len(ranked) >= 3:
+            expected[ranked[-1]], expected[ranked[-2]] = TEST, VALID
+        assert {e: labels[e] for e in own} == expected
+
+
+@settings(max_examples=40, deadline=None)
+@given(pairs=pairs_strategy, times=st.lists(st.integers(0, 9), min_size=50, max_size=50))
+def test_time_split_cuts_once_for_everybody(pairs, times):
+    made = interactions(pairs, times[: len(pairs)])
+    labels = TimeSplit(0.2, 0.2).assign(made, 0)
+    order = np.argsort(made.times, kind="stable")
+    assert (np.diff(labels[order]) >= 0).all()
+    for time in set(made.times.tolist()):
+        assert len(set(labels[made.times == time].tolist())) == 1
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4])
+def test_cold_items_are_whole_and_out_of_train(share):
+    made = interactions([(u, i) for u in range(8) for i in range(10)])
+    labels = ColdItems(share).assign(made, 0)
+    held = [i for i in range(10) if not (labels[made.items == i] == TRAIN).any()]
+    assert len(held) >= max(2, round(share * 10))
+    whole = [i for i in range(10) if len(set(labels[made.items == i].tolist())) == 1]
+    assert {labels[made.items == i][0] for i in whole} == {VALID, TEST}
+    warm = [i for i in range(10) if i not in held]
+    assert (labels[np.isin(made.items, warm)] == TEST).any()
+
+
+@pytest.mark.parametrize("recipe", [LeaveOneOut(), TimeSplit()], ids=repr)
+def test_splits_by_time_need_times(recipe):
+    made = Interactions([0, 0, 1], [0, 1, 0], 2, 2)
+    with pytest.raises(DataError, match="needs times"):
+        recipe.assign(made, 0)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: RandomSplit(0.5, 0.5), "sum below 1"),
+        (lambda: RandomSplit(-0.1, 0.1), "at least 0"),
+        (lambda: TimeSplit(0.1, 1.0), "sum below 1"),
+        (lambda: ColdItems(0.0), "0 < share < 1"),
+        (lambda: ColdItems(1.0), "0 < share < 1"),
+        (lambda: as_split("rndom"), "Did you mean 'random'"),
+        (lambda: as_split({"name": "random", "vaild": 0.1}), "Did you mean 'valid'"),
+        (lambda: as_split({"name": "leave-one-out", "test": 0.1}), "it has none"),
+        (lambda: as_split({"valid": 0.1}), "not one of"),
+        (lambda: as_split(3), r"no assign\(\)"),
+    ],
+)
+def test_wrong_recipes(make, words):
+    with pytest.raises(ConfigError, match=words):
+        make()
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=repr)
+def test_a_description_makes_the_recipe_again(recipe):
+    assert as_split(recipe.describe()) == recipe
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    pairs=pairs_strategy,
+    user_core=st.integers(0, 5),
+    item_core=st.integers(0, 5),
+)
+def test_k_core_against_brute_force(pairs, user_core, item_core):
+    left = list(range(len(pairs)))
+    while True:
+        users = [pairs[e][0] for e in left]
+        items = [pairs[e][1] for e in left]
+        kept = [
+            e for e in left if users.count(pairs[e][0]) >= user_core and items.count(pairs[e][1]) >= item_core
+        ]
+        if len(kept) == len(left):
+            break
+        left = kept
+    users, items = (np.array(column) for column in zip(*pairs, strict=True))
+    assert np.flatnonzero(k_core(users, items, user_core, item_core)).tolist() == left
