@@ -1,8 +1,8 @@
 """MovieLens small: posters and film texts through the framework's own extractors, warm and cold films.
 
-Ratings of at least 4, 5-core; a tenth of the films held out of training entirely, the rest split at random per user.
-Posters through HOG+HSV (no pretrained weights needed), texts through a sentence encoder where one is installed. Four
-grid points a model, chosen on validation at the first seed; five seeds.
+Ratings of at least 4, 5-core; a tenth of the films held out of training entirely, the rest split at random
+per user. Posters through HOG+HSV (no pretrained weights needed), texts through a sentence encoder where one
+is installed. Four grid points a model, chosen on validation at the first seed; five seeds.
 
     python -m experiments.movielens_small             # about half an hour on two cores
     python -m experiments.movielens_small --quick     # two minutes

@@ -438,10 +438,8 @@ def _cached_neighbours(
     """
     key = digest("knn", KNN_VERSION, table.sha256, k, "cosine")[:32]
     folder = Path(cache) / f"knn-{key}" if cache is not None else None
-    if folder is not None and (folder / "manifest.json").exists():
-        manifest = read_json(folder / "manifest.json", GraphError)
-        if all((folder / f).exists() and sha256_file(folder / f) == h for f, h in manifest.items()):
-            return read_array(folder / "neighbours.npy"), read_array(folder / "similarity.npy")
+    if folder is not None and _intact(folder):
+        return read_array(folder / "neighbours.npy"), read_array(folder / "similarity.npy")
     features = torch.from_numpy(table.rows(present).astype(np.float32)).to(device)
     similarity, rows = nearest_rows(features, features, k)
     neighbours = present[rows.numpy()].astype(np.int32)
@@ -452,6 +450,15 @@ def _cached_neighbours(
         }
         write_json(folder / "manifest.json", hashes)
     return neighbours, similarity.numpy()
+
+
+def _intact(folder: Path) -> bool:
+    """Whether both files of cached neighbours are there as they were written."""
+    try:
+        found = {name: sha256_file(folder / name) for name in ("neighbours.npy", "similarity.npy")}
+        return bool(read_json(folder / "manifest.json", GraphError) == found)
+    except (GraphError, OSError):
+        return False
 
 
 def _graph(source: np.ndarray, counts: np.ndarray, weight: np.ndarray, n_source: int) -> Graph:

@@ -12,7 +12,6 @@ import logging
 import math
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from graphrec.atomic import read_json, write_json, write_text
 from graphrec.config import Config
 from graphrec.errors import CheckpointError, ConfigError, TrainingError, nearest
 from graphrec.model import Model
+from graphrec.progress import ProgressBar, TensorBoard
 from graphrec.sampling import Plan
 from graphrec.seeds import stream
 
@@ -185,7 +185,8 @@ class Trainer:
         wrapped, stepper = accelerator.prepare(model, optimizer)
         for group in optimizer.param_groups:
             group["initial_lr"] = config.learning_rate
-        with _Progress(config, start) as progress, _TensorBoard(config, self.out) as board:
+        bar = ProgressBar(config.progress, config.epochs, start)
+        with bar as progress, TensorBoard(config.tensorboard, self.out) as board:
             for epoch in range(start + 1, config.epochs + 1):
                 began = time.perf_counter()
                 for group in optimizer.param_groups:
@@ -200,7 +201,7 @@ class Trainer:
                     self._write(model, optimizer, epoch, state, improved)
                 self._log(record)
                 board(record)
-                progress(record, state)
+                progress(record, state.best_value, state.best_epoch)
                 if on_epoch is not None:
                     on_epoch(record)
                 if state.done:
@@ -418,67 +419,3 @@ def _accelerator(config: TrainConfig) -> Accelerator:
 
 def _to(batch: Any, device: torch.device) -> Any:
     return type(batch)(*(v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for v in batch))
-
-
-class _Progress:
-    """A rich progress bar with the last loss and the best metric; silent when not on a terminal."""
-
-    def __init__(self, config: TrainConfig, start: int) -> None:
-        self.shown = config.progress if config.progress is not None else sys.stderr.isatty()
-        self.total, self.start = config.epochs, start
-
-    def __enter__(self) -> _Progress:
-        if self.shown:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-            self.bar = Progress(
-                TextColumn("epoch"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                TextColumn("{task.description}"), console=Console(stderr=True),
-            )  # fmt: skip
-            self.bar.start()
-            self.task = self.bar.add_task("", total=self.total, completed=self.start)
-        return self
-
-    def __call__(self, record: dict[str, float], state: _State) -> None:
-        if self.shown:
-            loss = sum(v for k, v in record.items() if k.startswith("loss/"))
-            best = (
-                f"  best {state.best_value:.4f} at {state.best_epoch}" if state.best_value is not None else ""
-            )
-            self.bar.update(self.task, completed=int(record["epoch"]), description=f"loss {loss:.4f}{best}")
-
-    def __exit__(self, *_: object) -> None:
-        if self.shown:
-            self.bar.stop()
-
-
-class _TensorBoard:
-    """Writes each epoch's record as TensorBoard scalars, if asked to."""
-
-    def __init__(self, config: TrainConfig, out: Path | None) -> None:
-        self.writer: Any = None
-        if config.tensorboard:
-            if out is None:
-                raise ConfigError("tensorboard=True needs a run directory; give the Trainer an out=")
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as cause:
-                from graphrec.errors import requires
-
-                raise requires("tensorboard", "track") from cause
-            self.writer = SummaryWriter(str(out / "tensorboard"))
-
-    def __enter__(self) -> _TensorBoard:
-        return self
-
-    def __call__(self, record: dict[str, float]) -> None:
-        if self.writer is not None:
-            for name, value in record.items():
-                if name != "epoch":
-                    self.writer.add_scalar(name, value, int(record["epoch"]))
-            self.writer.flush()
-
-    def __exit__(self, *_: object) -> None:
-        if self.writer is not None:
-            self.writer.close()

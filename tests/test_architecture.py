@@ -34,7 +34,8 @@ LAYERS: dict[str, set[str]] = {
     "model": {*BASE, "data", "store", "graph", "sampling", "trainer"},  # trainer for a type only
     "models": {*BASE, "data", "store", "graph", "losses", "sampling", "nn", "model"},
     "checkpoint": {*BASE},
-    "trainer": {*BASE, "model", "checkpoint", "sampling"},
+    "progress": BASE,
+    "trainer": {*BASE, "model", "checkpoint", "progress", "sampling"},
     "metrics": {*BASE, "data", "topk"},
     "report": {*BASE, "metrics"},
     "evaluate": {*BASE, "data", "metrics", "report", "topk", "store"},
