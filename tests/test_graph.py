@@ -1,0 +1,258 @@
+"""Graphs and their builders against dense matrices."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tolerances import PROPAGATION
+
+from graphrec.data import Interactions
+from graphrec.errors import GraphError
+from graphrec.graph import (
+    Graph,
+    bipartite,
+    degree_probability,
+    mix,
+    normalise,
+    sample_edges,
+)
+from graphrec.nn import propagate
+from graphrec.seeds import stream
+
+few = settings(max_examples=40, deadline=None)
+
+
+@st.composite
+def edges(draw, square: bool = False, positive: bool = False):
+    """Distinct edges in random order: ``n_source, n_target, source, target, weight``."""
+    n_source = draw(st.integers(1, 12))
+    n_target = n_source if square else draw(st.integers(1, 12))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    keys = rng.permutation(n_source * n_target)[: draw(st.integers(0, n_source * n_target))]
+    weight = rng.normal(size=len(keys)).astype(np.float32)
+    return n_source, n_target, keys % n_source, keys // n_source, np.abs(weight) + 0.1 if positive else weight
+
+
+def dense(n_source: int, n_target: int, source, target, weight) -> np.ndarray:
+    matrix = np.zeros((n_target, n_source))
+    np.add.at(matrix, (target, source), weight)
+    return matrix
+
+
+def made(case, **options) -> Graph:
+    n_source, n_target, source, target, weight = case
+    return Graph.from_edges(source, target, weight, n_source=n_source, n_target=n_target, **options)
+
+
+def close(found, expected) -> bool:
+    expected = np.asarray(expected, dtype=np.float64)
+    scale = max(1.0, np.abs(expected).max(initial=0.0))
+    return bool(
+        np.abs(np.asarray(found, dtype=np.float64) - expected).max(initial=0.0) <= PROPAGATION * scale
+    )
+
+
+# -- the product ---------------------------------------------------------------------------------------------
+
+
+@few
+@given(edges(), st.sampled_from([torch.float32, torch.float64]))
+def test_product_and_gradient_equal_dense(case, dtype) -> None:
+    graph, matrix = made(case), dense(*case)
+    rng = stream(0, "test/product")
+    x = torch.from_numpy(rng.normal(size=(graph.n_source, 3))).to(dtype).requires_grad_()
+    pull = torch.from_numpy(rng.normal(size=(graph.n_target, 3))).to(dtype)
+    result = graph @ x
+    result.backward(pull)
+    assert result.dtype == dtype
+    assert close(result.detach(), matrix @ x.detach().numpy())
+    assert close(x.grad, matrix.T @ pull.numpy())
+
+
+@few
+@given(edges())
+def test_transpose_and_views_equal_dense(case) -> None:
+    graph, matrix = made(case), dense(*case).astype(np.float32)
+    assert np.array_equal(graph.dense(), matrix)
+    assert np.array_equal(graph.t().dense(), matrix.T)
+    assert graph.t().t() is graph
+    assert np.array_equal(graph.scaled(2).dense(), 2 * matrix)
+    listed = (v.numpy() for v in (graph.col, graph.target, graph.weight))
+    back = dense(graph.n_source, graph.n_target, *listed)
+    assert np.array_equal(back, matrix)
+    keys = graph.target.numpy() * graph.n_source + graph.col.numpy()
+    assert (np.diff(keys) > 0).all(), "edges are sorted by target, then source"
+
+
+@few
+@given(edges(square=True))
+def test_a_symmetric_graph_is_its_own_transpose(case) -> None:
+    n, matrix = case[0], dense(*case)
+    both = matrix + matrix.T
+    at = np.argwhere(both)
+    graph = Graph.from_edges(at[:, 1], at[:, 0], both[both != 0], n_source=n, n_target=n, symmetric=True)
+    assert graph.t() is graph
+    x = torch.ones(n, 2, requires_grad=True)
+    (graph @ x).sum().backward()
+    assert close(x.grad, both.T @ np.ones((n, 2)))
+    if not np.array_equal(matrix, matrix.T):
+        with pytest.raises(GraphError, match="said to be symmetric"):
+            made(case, symmetric=True)
+
+
+def test_a_graph_that_is_not_symmetric_is_not_taken_for_one() -> None:
+    for weights, n in (([1.0, 2.0], 2), ([1.0, 1.0], 3)):
+        with pytest.raises(GraphError, match="said to be symmetric"):
+            Graph.from_edges([0, 1], [1, 0], weights, n_source=2, n_target=n, symmetric=True)
+
+
+@few
+@given(edges(square=True), st.integers(0, 3))
+def test_propagation_is_the_mean_of_powers(case, n_layers: int) -> None:
+    graph, matrix = made(case), dense(*case)
+    x = stream(0, "test/x").normal(size=(graph.n_source, 2)).astype(np.float32)
+    powers = [np.linalg.matrix_power(matrix, i) @ x for i in range(n_layers + 1)]
+    expected, found = sum(powers) / (n_layers + 1), propagate(graph, torch.from_numpy(x), n_layers)
+    scale = max(1.0, *(np.abs(p).max() for p in powers))
+    assert np.abs(found.numpy() - expected).max() <= 10 * PROPAGATION * scale
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "weight", "message"),
+    [
+        ([0, 3], [0, 0], None, "edge 1 has source 3; expected 0 <= source < 3"),
+        ([0, -1], [0, 0], None, "edge 1 has source -1"),
+        ([0], [2], None, "edge 0 has target 2; expected 0 <= target < 2"),
+        ([0, 1], [0, 0], [1.0, np.nan], r"edge 1 \(1 -> 0\) has weight nan; expected finite"),
+        ([0], [0], [np.inf], "has weight inf"),
+        ([0, 1, 0], [1, 1, 1], None, "edge 0 -> 1 occurs more than once"),
+        ([0, 1], [0], None, "expected three of one length"),
+        ([0], [0], [1.0, 2.0], "expected three of one length"),
+    ],
+)
+def test_unusable_edges_are_refused(source, target, weight, message: str) -> None:
+    with pytest.raises(GraphError, match=message):
+        Graph.from_edges(source, target, weight, n_source=3, n_target=2)
+
+
+def test_repeated_edges_add_up_if_asked_to() -> None:
+    graph = Graph.from_edges([2, 0, 2, 2], [1, 0, 1, 0], [1, 2, 3, 4], n_source=3, n_target=2, repeated="sum")
+    assert graph.dense().tolist() == [[2, 0, 4], [0, 0, 4]]
+    assert len(graph) == 3
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (3,), (4, 4)])
+def test_a_wrong_shape_is_refused(shape) -> None:
+    graph = Graph.from_edges([0], [1], n_source=3, n_target=2)
+    with pytest.raises(GraphError, match=r"expected \(3, d\)"):
+        graph @ torch.ones(shape)
+
+
+# -- builders ------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def interactions(draw) -> Interactions:
+    n_users, n_items = draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    keys = rng.permutation(n_users * n_items)[: draw(st.integers(1, n_users * n_items))]
+    return Interactions(keys // n_items, keys % n_items, n_users, n_items)
+
+
+def inverse_root(degree: np.ndarray) -> np.ndarray:
+    return np.where(degree > 0, np.maximum(degree, 1e-9), np.inf) ** -0.5
+
+
+@few
+@given(interactions())
+def test_bipartite_equals_the_normalised_adjacency(pairs: Interactions) -> None:
+    n = pairs.n_users + pairs.n_items
+    adjacency = np.zeros((n, n))
+    adjacency[pairs.users, pairs.n_users + pairs.items] = 1
+    adjacency += adjacency.T
+    root = inverse_root(adjacency.sum(1))
+    graph = bipartite(pairs)
+    assert graph.symmetric
+    assert close(graph.dense(), root[:, None] * adjacency * root)
+    assert np.array_equal(bipartite(pairs, "none").dense(), adjacency)
+    assert close(normalise(bipartite(pairs, "none"), "symmetric").dense(), graph.dense())
+    users, items = pairs.user_degree[pairs.users], pairs.item_degree[pairs.items]
+    assert np.allclose(degree_probability(pairs), 1 / np.sqrt(users * items), rtol=1e-12)
+
+
+@few
+@given(edges(square=True, positive=True))
+def test_normalise_equals_dense(case) -> None:
+    graph, matrix = made(case), dense(*case)
+    total = matrix.sum(1)  # over incoming edges, for both sides, also where the graph is directed
+    rows = matrix / np.where(total > 0, total, 1)[:, None]
+    # A source without incoming edges has an inverse root of 1 by convention.
+    root = np.where(total > 0, np.where(total > 0, total, 1) ** -0.5, 1)
+    assert close(normalise(graph, "row").dense(), rows)
+    assert close(normalise(graph, "symmetric").dense(), root[:, None] * matrix * root)
+    assert close(graph.dense(), matrix)
+
+
+def test_normalise_refuses_what_it_cannot() -> None:
+    oblong = Graph.from_edges([0, 1], [0, 0], n_source=2, n_target=1)
+    assert normalise(oblong, "row").dense().tolist() == [[0.5, 0.5]]
+    with pytest.raises(GraphError, match="not square"):
+        normalise(oblong, "symmetric")
+    with pytest.raises(GraphError, match="expected 'row' or 'symmetric'"):
+        normalise(oblong, "columns")
+    for weights in ([1.0, -1.0], [-1.0, -1.0]):
+        negative = Graph.from_edges([0, 1], [0, 0], weights, n_source=2, n_target=1)
+        with pytest.raises(GraphError, match="zero or less"):
+            normalise(negative, "row")
+
+
+@few
+@given(edges(square=True), st.integers(0, 2**32), st.floats(0, 1))
+def test_mix_equals_the_weighted_sum(case, seed: int, share: float) -> None:
+    n, _, source, target, weight = case
+    kept = np.random.default_rng(seed).permutation(len(source))[: len(source) // 2]
+    shifted = (n, n, (source[kept] + 1) % n, target[kept], weight[kept])
+    found = mix([(share, made(case)), (1 - share, made(shifted))])
+    assert close(found.dense(), share * dense(*case) + (1 - share) * dense(*shifted))
+
+
+def test_mix_refuses_graphs_over_other_nodes() -> None:
+    one, other = (Graph.from_edges([0], [0], n_source=n, n_target=2) for n in (1, 2))
+    with pytest.raises(GraphError, match="different nodes"):
+        mix([(1.0, one), (1.0, other)])
+    with pytest.raises(GraphError, match="nothing to mix"):
+        mix([])
+
+
+# -- sampling edges ----------------------------------------------------------------------------------------
+
+
+@few
+@given(st.integers(1, 60), st.data())
+def test_sampled_edges_are_as_many_as_asked_for(n: int, draw) -> None:
+    rng = np.random.default_rng(draw.draw(st.integers(0, 2**32)))
+    kept = draw.draw(st.integers(0, n))
+    probability = rng.random(n) + 0.01
+    mask = sample_edges(probability, kept, stream(3, "edges"))
+    assert mask.dtype == bool
+    assert mask.sum() == kept
+    assert np.array_equal(mask, sample_edges(probability, kept, stream(3, "edges")))
+
+
+def test_heavier_edges_are_kept_more_often() -> None:
+    """The first draw is proportional to the weights; more draws keep their order."""
+    probability = np.array([1.0, 2.0, 3.0, 4.0])
+    rng = stream(0, "test/sampled")
+    n = 20_000
+    first = sum(sample_edges(probability, 1, rng) for _ in range(n)) / n
+    error = 4 * np.sqrt(0.25 / n)  # four standard deviations of a share
+    assert np.abs(first - probability / 10).max() < error
+    two = sum(sample_edges(probability, 2, rng) for _ in range(n // 4)) / (n // 4)
+    assert (np.diff(two) > 0).all()
+    # P(edge 3 among two) = p3 + sum_j p_j p3 / (1 - p_j), drawing one after the other.
+    p = probability / 10
+    expected = p[3] + sum(p[j] * p[3] / (1 - p[j]) for j in range(3))
+    assert abs(two[3] - expected) < 2 * error

@@ -1,0 +1,58 @@
+"""The package's front door: what ``import graphrec`` offers, and what it costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import graphrec as gr
+from graphrec.models.freedom import FREEDOM
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_import_is_light_and_fast() -> None:
+    code = (
+        "import time, sys; t = time.perf_counter(); import graphrec as gr; gr.__version__; gr.DataError; "
+        "assert time.perf_counter() - t < 1; print([m for m in ('torch', 'polars') if m in sys.modules])"
+    )
+    assert python(code) == "[]"
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import graphrec.evaluate",
+        "from graphrec.evaluate import RankingTask",
+        "from graphrec import evaluate",
+        "import graphrec as gr; gr.RankingTask; gr.Trainer",
+    ],
+)
+def test_evaluate_is_the_function_whichever_import_comes_first(first: str) -> None:
+    code = (
+        f"{first}\nimport graphrec as gr, graphrec.evaluate, types, sys\n"
+        "from graphrec import evaluate\nfrom graphrec.evaluate import evaluate as same, METRICS\n"
+        "assert isinstance(gr.evaluate, types.FunctionType) and gr.evaluate is evaluate is same\n"
+        "assert sys.modules['graphrec.evaluate'].METRICS is METRICS"
+    )
+    python(code)
+
+
+def test_every_public_name_is_there() -> None:
+    from graphrec import models
+
+    for name in gr.__all__:
+        assert getattr(gr, name) is not None
+    assert set(gr.__all__) <= set(dir(gr))
+    assert {*gr.NAMES, *gr.MODULES, "__version__"} == set(gr.__all__)
+    assert gr.models is models
+    assert gr.models.FREEDOM is FREEDOM
+    assert gr.__version__[0].isdigit()
+    with pytest.raises(AttributeError, match="Recomender"):
+        _ = gr.Recomender
