@@ -24,7 +24,8 @@ def text_encoder() -> str:
 
 def extracted(data: Dataset, store: Path, **choose: str) -> dict[str, FeatureTable]:
     """Tables of some content fields: field -> extractor name; what the store holds already is not made
-    again."""
+    again.
+    """
     options: Mapping[str, dict[str, Any]] = {"sentence-transformers": {"model": "minilm"}}
     return {
         field: extract(data, field, extractor(name, **options.get(name, {})), FeatureStore(store))

@@ -19,11 +19,11 @@ import torch
 
 import graphrec as gr
 from graphrec.atomic import read_json, write_json
+from graphrec.environment import environment
 from graphrec.evaluate import warm_cold
 from graphrec.model import Features
 from graphrec.models import model as model_class
 from graphrec.report import Comparisons, Report, compare_all
-from graphrec.trainer import environment
 
 METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 RESULTS = Path(__file__).parent / "results"

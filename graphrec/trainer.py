@@ -10,12 +10,9 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
-import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -28,6 +25,7 @@ from torch import Tensor
 from graphrec import checkpoint
 from graphrec.atomic import read_json, write_json, write_text
 from graphrec.config import Config
+from graphrec.environment import environment
 from graphrec.errors import CheckpointError, ConfigError, TrainingError, nearest
 from graphrec.model import Model
 from graphrec.progress import ProgressBar, TensorBoard
@@ -153,6 +151,8 @@ class Trainer:
             saved = checkpoint.read(self.out / "last", model, optimizer)
             state = _State(**saved["training"])
             start = saved["step"]
+            if optimizer is not None:  # more epochs or patience than before go on from here
+                state.done = self._is_over(start, state)
         if self.out is not None:
             self._rewrite_metrics(state.history)
         if state.done:
@@ -196,7 +196,7 @@ class Trainer:
                 last = epoch == config.epochs
                 improved = self._validate(model, validate, select, state, record, last)
                 record["seconds"] = time.perf_counter() - began
-                state.done = last or (config.patience is not None and state.misses > config.patience)
+                state.done = self._is_over(epoch, state)
                 if improved or state.done or epoch % config.checkpoint_every == 0:
                     self._write(model, optimizer, epoch, state, improved)
                 self._log(record)
@@ -206,6 +206,10 @@ class Trainer:
                     on_epoch(record)
                 if state.done:
                     break
+
+    def _is_over(self, epoch: int, state: _State) -> bool:
+        patience = self.config.patience
+        return epoch >= self.config.epochs or (patience is not None and state.misses > patience)
 
     def _epoch(
         self, accelerator: Accelerator, wrapped: Any, model: Model, optimizer: Any, epoch: int
@@ -305,7 +309,9 @@ class Trainer:
                 )
             before = read_json(path, CheckpointError)
             # How long and how visibly to train may change between sittings; what is trained may not.
-            free = {"epochs", "patience", "progress", "tensorboard", "checkpoint_every", "device"}
+            free = {"patience", "progress", "tensorboard", "checkpoint_every", "device"}
+            if self.config.schedule == "constant":  # other schedules are stretched over all epochs
+                free.add("epochs")
             for key in ("model", "model_config", "train_config", "dataset", "features"):
                 old, new = before.get(key), facts.get(key)
                 if key == "train_config":
@@ -376,34 +382,6 @@ def rate(config: TrainConfig, epoch: int) -> float:
     if config.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * done))
     return 1 - done if config.schedule == "linear" else 1.0
-
-
-def environment() -> dict[str, Any]:
-    """Versions and hardware, for ``run.json``."""
-    packages = (
-        "graphrec",
-        "torch",
-        "torch-geometric",
-        "numpy",
-        "scipy",
-        "scikit-learn",
-        "polars",
-        "accelerate",
-    )
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        "python": platform.python_version(),
-        "packages": versions,
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
 
 
 def _accelerator(config: TrainConfig) -> Accelerator:

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tolerances import PROPAGATION
 
-from graphrec import graph as graph_module
+from graphrec import knn as graph_module
 from graphrec.errors import GraphError
-from graphrec.graph import content_graph, knn, nearest_rows
+from graphrec.knn import content_graph, knn, nearest_rows
 from graphrec.seeds import stream
 from graphrec.store import FeatureTable
 from graphrec.topk import topk

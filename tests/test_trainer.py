@@ -177,6 +177,26 @@ def test_resuming_a_finished_run_returns_it(data, tmp_path) -> None:
     assert torch.equal(again.model.user_embedding.weight, first.model.user_embedding.weight)
 
 
+def test_a_finished_run_goes_on_with_more_epochs_or_patience(data, tmp_path) -> None:
+    straight = Trainer(options(epochs=6)).fit(MF.build(data))
+    Trainer(options(epochs=2), out=tmp_path).fit(MF.build(data))
+    longer = Trainer(options(epochs=6), out=tmp_path).fit(MF.build(data), resume=True)
+    assert len(longer.history) == 6
+    assert torch.equal(longer.model.user_embedding.weight, straight.model.user_embedding.weight)
+    values = [0.5, 0.4, 0.3, 0.6]
+    impatient = options(epochs=4, patience=1)
+    Trainer(impatient, out=tmp_path / "b").fit(MF.build(data), Scripted(values))
+    patient = impatient.replace(patience=3)
+    run = Trainer(patient, out=tmp_path / "b").fit(MF.build(data), Scripted(values[3:]), resume=True)
+    assert (run.best_epoch, len(run.history)) == (4, 4)
+
+
+def test_stretched_schedules_cannot_be_made_longer(data, tmp_path) -> None:
+    Trainer(options(epochs=2, schedule="cosine"), out=tmp_path).fit(MF.build(data))
+    with pytest.raises(CheckpointError, match="train_config"):
+        Trainer(options(epochs=4, schedule="cosine"), out=tmp_path).fit(MF.build(data), resume=True)
+
+
 def test_early_stopping_survives_interruption(data, tmp_path) -> None:
     class StoppedError(Exception):
         pass

@@ -1,7 +1,7 @@
-"""Every tolerance the tests use, with the reason for each that is looser than float32 allows (about 1e-7 relative)."""
+"""Every tolerance the tests use, each with the reason why it is looser than float32 allows (about 1e-7)."""
 
 PARITY = 1e-5
-"""Against numbers of the reference implementation: it sums edges in another order and adds 1e-7 to degrees."""
+"""Against numbers of the reference implementation: it sums in another order and adds 1e-7 to degrees."""
 
 PROPAGATION = 1e-6
 """Two float32 sums over the same edges in another order."""

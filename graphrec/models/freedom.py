@@ -29,16 +29,8 @@ from torch.nn.functional import embedding as rows
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.errors import ConfigError, FeatureError
-from graphrec.graph import (
-    Graph,
-    bipartite,
-    content_graph,
-    degree_probability,
-    knn,
-    mix,
-    normalise,
-    sample_edges,
-)
+from graphrec.graph import Graph, bipartite, degree_probability, mix, normalise, sample_edges
+from graphrec.knn import content_graph, knn
 from graphrec.losses import bpr
 from graphrec.model import ContentRule, Features, ModelConfig, Ranker
 from graphrec.nn import ItemFeatures, embedding, projection, propagate

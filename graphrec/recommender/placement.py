@@ -10,7 +10,7 @@ import torch
 
 from graphrec.data import Dataset, Vocabulary
 from graphrec.errors import FeatureError, nearest
-from graphrec.graph import nearest_rows
+from graphrec.knn import nearest_rows
 from graphrec.model import ContentRule, Features
 from graphrec.store import FeatureTable
 
@@ -54,7 +54,7 @@ def place(
     content: Mapping[str, ContentVectors],
     item_vectors: np.ndarray,
 ) -> np.ndarray:
-    """Embeddings ``(n, d) float32`` of new items, as :func:`graphrec.graph.content_graph` gives cold ones.
+    """Embeddings ``(n, d) float32`` of new items, as :func:`graphrec.knn.content_graph` gives cold ones.
 
     Args:
         added: ids of the new items, for messages.

@@ -1,0 +1,144 @@
+"""Help, lists, output, interruptions, and the doctor."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graphrec import cli, doctor, runs
+
+Command = Callable[..., Any]
+
+
+def command_lines() -> Iterator[tuple[str, ...]]:
+    import typer
+
+    def walk(command: object, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        yield path
+        for name, inner in getattr(command, "commands", {}).items():
+            yield from walk(inner, (*path, name))
+
+    return walk(typer.main.get_command(cli.app), ())
+
+
+@pytest.mark.parametrize("path", list(command_lines()), ids=lambda p: " ".join(p) or "graphrec")
+def test_help_teaches_with_examples_that_exist(path: tuple[str, ...], graphrec: Command) -> None:
+    answer = graphrec(*path, "--help")
+    assert answer.code == 0
+    examples = [s.strip() for s in answer.out.split("Examples:")[1].splitlines() if s.strip()]
+    named = " ".join(("graphrec", *path))
+    assert any(s.startswith(named) for s in examples)
+    known = set(command_lines())
+    for example in (s for s in examples if s.startswith("graphrec ")):
+        words = example.split()[1:]
+        assert (words[0],) in known
+        if words[0] in ("data", "features"):
+            assert tuple(words[:2]) in known
+
+
+def test_help_is_fast_and_light() -> None:
+    code = (
+        "import sys; from graphrec import cli\n"
+        "try: cli.main(['train', '--help'])\n"
+        "except SystemExit: print({'torch', 'polars', 'sklearn', 'numpy'} & set(sys.modules))"
+    )
+    begun = time.perf_counter()
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "set()"
+    assert time.perf_counter() - begun < 5  # 0.3 s on an idle machine
+
+
+def test_lists(graphrec: Command) -> None:
+    listed = graphrec("models")
+    assert "freedom" in listed.out
+    assert "train.epochs" in listed.out
+    assert graphrec("train", "--list").out == listed.out
+    one = graphrec("models", "freedom")
+    assert "model.knn_k" in one.out
+    assert "https://arxiv.org/abs/2211.06924" in one.out
+    assert "open_clip" in graphrec("features", "list").out
+    assert "https://" in graphrec("data", "list").out
+    assert graphrec("--version").out.startswith("graphrec ")
+
+
+def test_titles_that_look_like_markup_are_printed_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+
+    from graphrec.commands import output
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    output.table(["item", "title"], [("a", "[bold]x[/bold] [/]")])
+    assert "[bold]x[/bold] [/]" in terminal.getvalue()
+
+
+def test_a_reader_that_leaves_early_hears_no_complaint() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "graphrec.cli", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert not err
+
+
+def test_interrupting_anything_exits_130(monkeypatch: pytest.MonkeyPatch, graphrec: Command) -> None:
+    def stop(*_: object, **__: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(runs, "open_recommender", stop)
+    answer = graphrec("similar", "runs/freedom", "--item", "P0001")
+    assert answer.code == 130
+    assert answer.err.strip() == "interrupted"
+
+
+def test_doctor_says_what_to_do(monkeypatch: pytest.MonkeyPatch, graphrec: Command, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "none"))
+    monkeypatch.setenv("GRAPHREC_DATA", str(tmp_path / "nowhere"))
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    answer = graphrec("doctor", "--json")
+    assert answer.code == 0, "nothing of the core is missing"
+    found = {check["name"]: check for check in json.loads(answer.out)}
+    assert found["torch"]["status"] == "ok"
+    assert "pip install 'graphrec[ann]'" in found["extra ann"]["advice"]
+    assert "tfidf-svd" in found["weights hub"]["advice"]
+    assert found["GRAPHREC_DATA"]["status"] == "note"
+    assert "nowhere" in found["GRAPHREC_DATA"]["found"]
+    assert {"extra features", "extra dgl", "device", "store", "python", "graphrec"} <= set(found)
+
+
+def test_doctor_fails_when_the_core_is_broken(monkeypatch: pytest.MonkeyPatch, graphrec: Command) -> None:
+    asked = [("", "polars", ">=999", ""), ("", "no-such-package", ">=1", ""), ("", "numpy", ">=1.26", "")]
+    monkeypatch.setattr(doctor, "requirements", lambda: iter(asked))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    answer = graphrec("doctor")
+    assert answer.code == 1
+    assert "pip install 'no-such-package>=1'" in answer.out
+    assert "older than 999" in answer.out
+
+
+def test_doctor_does_not_hang_on_a_silent_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr(doctor, "HUB_TIMEOUT", 0.3)
+        begun = time.monotonic()
+        found = {check.name: check for check in doctor.weights()}
+    assert time.monotonic() - begun < 5
+    assert found["weights hub"].status == "note"

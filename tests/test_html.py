@@ -1,0 +1,212 @@
+"""The HTML builders: escaping, structure, numbers drawn where they belong, nothing loaded from elsewhere."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from graphrec import html
+from graphrec.errors import ConfigError, DataError
+from graphrec.html.charts import ticks
+
+NASTY = "<script>alert('x')</script> & \"quoted\" <img src=http://evil.example/a.png onerror=1>"
+VOID = {"img", "meta", "br"}
+
+
+class Parsed(HTMLParser):
+    """Checks that elements nest, and collects tags, attributes and text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str | None]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"left open: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, key, value) for key, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def values(self, tag: str, key: str) -> list[str]:
+        return [v or "" for t, k, v in self.attributes if (t, k) == (tag, key)]
+
+
+def whole(title: str) -> str:
+    """A page with one of everything, named ``title`` wherever a name can stand."""
+    cards = [html.Card(title, hit=title, new=title)]
+    parts = (
+        html.paragraph(title),
+        html.table(
+            [title, "n"], [html.Heading(title), [title, html.Cell("1", title, "best")]], caption=title
+        ),
+        html.line_chart({title: [(1, 2), (2, 3)]}, title=title, x=title, y=title),
+        html.bar_chart([title], {title: [html.Bar(0.5, 0.4, 0.6)]}, title=title, y=title),
+        html.gallery(title, cards, note=title),
+        html.facts({title: title}),
+    )
+    section = html.Section(title, html.join(parts), title)
+    return html.page(title, [section], lead=title, pill=title, footer=title)
+
+
+def test_titles_are_text_wherever_they_stand() -> None:
+    parsed = Parsed(whole(NASTY))
+    assert "script" not in parsed.tags
+    assert "img" not in parsed.tags  # the only picture there could be is the one in the title
+    assert not [key for _, key, _ in parsed.attributes if key.startswith("on")]
+    assert parsed.text.count("<script>alert('x')</script>") >= 10
+
+
+@given(st.text(max_size=60))
+def test_any_text_comes_back_as_it_was(text: str) -> None:
+    shown = html.escape(text)
+    assert not set(shown) & {"<", ">", '"'}
+    assert (
+        Parsed(f"<p>{shown}</p>").words == [text]
+        or re.search("[\x00-\x1f\x7f\r\n\ufffe\uffff]", text)
+        or not text
+    )
+    shown.encode("utf-8")
+
+
+def test_control_characters_and_surrogates_do_not_reach_the_page() -> None:
+    assert html.escape("a\x00b\x1bc\ud800d") == "a\ufffdb\ufffdc?d"
+    assert html.escape(html.Html("<b>")) == "<b>"
+
+
+def test_nothing_is_loaded_from_elsewhere() -> None:
+    for attributes in ({"src": "http://example.org/a.png"}, {"src": "//a/b"}, {"src": "data:text/html,x"}):
+        with pytest.raises(ConfigError, match="loads nothing from elsewhere"):
+            html.element("img", **attributes)
+    with pytest.raises(ConfigError, match="href="):
+        html.element("a", "x", href="javascript:alert(1)")
+    text = whole("plain")
+    assert not re.search(r"https?:|//|@import|url\(", text)
+    policy = Parsed(text).values("meta", "content")[0]
+    assert policy.startswith("default-src 'none'")
+
+
+def test_page_is_navigable_and_sections_differ() -> None:
+    body = html.paragraph("x")
+    parsed = Parsed(html.page("Title", [html.Section("One & two", body), html.Section("Three", body)]))
+    targets = {v.removeprefix("#") for v in parsed.values("a", "href")}
+    assert targets == set(parsed.values("section", "id")) == {"one-two", "three"}
+    assert set(parsed.values("section", "aria-labelledby")) <= set(parsed.values("h2", "id"))
+    assert parsed.values("html", "lang") == ["en"]
+    with pytest.raises(ConfigError, match="titles that differ"):
+        html.page("Title", [html.Section("A b", body), html.Section("a-B", body)])
+
+
+def test_table_has_caption_scopes_and_marks() -> None:
+    rows = [html.Heading("group"), ["m1", html.Cell("0.5", "0.4 to 0.6", "best")], ["m2", "0.1"]]
+    text = html.table(["model", "recall"], rows, caption="what it shows")
+    parsed = Parsed(text)
+    assert parsed.tags.count("caption") == 1
+    assert parsed.values("th", "scope") == ["col", "col", "rowgroup", "row", "row"]
+    assert re.search(r'<td class="best">0\.5<small>0\.4 to 0\.6</small></td>', text)
+    assert "<td>0.1</td>" in text
+    with pytest.raises(DataError, match="row 1 has 1 cells; expected 2"):
+        html.table(["a", "b"], [["x", "y"], ["x"]], caption="c")
+
+
+def test_line_chart_draws_points_in_place() -> None:
+    text = html.line_chart(
+        {"a": [(1, 0.1), (2, 0.3), (3, 0.2)], "b": [(0, 0.15)], "c": []}, title="t", x="epoch", y="r"
+    )
+    svg = ElementTree.fromstring(re.search(r"<svg.*</svg>", text, re.S).group())  # type: ignore[union-attr]
+    line = svg.find("polyline")
+    assert line is not None
+    points = np.array([[float(v) for v in p.split(",")] for p in line.attrib["points"].split()])
+    assert np.all(np.diff(points[:, 0]) > 0)
+    # Down the page is less: the second point is highest, the third halfway between the others.
+    assert points[1, 1] < points[2, 1] < points[0, 1]
+    assert points[2, 1] == pytest.approx((points[0, 1] + points[1, 1]) / 2, abs=0.11)
+    hover = [t.text for t in svg.iter("title")]
+    assert "a, epoch 2: 0.3" in hover
+    assert [e for e in svg.iter("line") if "stroke-dasharray" in e.attrib], "a single point is a dashed line"
+    assert Parsed(text).text.startswith("t a b "), "the legend names what is drawn, and only that"
+    for bad in ({"a": [(1.0, float("nan"))]}, {}):
+        with pytest.raises(DataError, match="expected finite numbers"):
+            html.line_chart(bad, title="t", x="x", y="y")
+
+
+def test_bar_heights_are_proportional_and_whiskers_span_the_interval() -> None:
+    bars = {"a": [html.Bar(0.2, 0.1, 0.3), html.Bar(0.4)], "b": [html.Bar(0.1), html.Bar(0.3)]}
+    text = html.bar_chart(["g1", "g2"], bars, title="t", y="recall")
+    svg = ElementTree.fromstring(re.search(r"<svg.*</svg>", text, re.S).group())  # type: ignore[union-attr]
+    heights = [float(r.attrib["height"]) for r in svg.iter("rect")]
+    assert np.allclose(np.array(heights) / heights[0], [1, 0.5, 2, 1.5], atol=0.01)
+    whisker = next(e for e in svg.iter("line") if e.attrib.get("class") == "whisker")
+    assert float(whisker.attrib["y1"]) - float(whisker.attrib["y2"]) == pytest.approx(heights[0], abs=0.11)
+    assert "g1: a 0.200, b 0.100" in svg.attrib["aria-label"]
+    with pytest.raises(DataError, match="1 bars; expected 2"):
+        html.bar_chart(["g1", "g2"], {"a": [html.Bar(1)]}, title="t", y="y")
+    with pytest.raises(DataError, match="from 0"):
+        html.bar_chart(["g"], {"a": [html.Bar(-1)]}, title="t", y="y")
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
+def test_ticks_are_round_and_cover_the_range(low: float, width: float) -> None:
+    made = ticks(low, low + width)
+    step = made[1] - made[0]
+    slack = 1e-6 * max(step, abs(low))
+    assert made[0] <= low + slack
+    assert made[-1] >= low + width - slack
+    assert 2 <= len(made) <= 9
+    assert np.allclose(np.diff(made), step)
+
+
+def test_all_equal_values_still_make_a_chart() -> None:
+    Parsed(html.line_chart({"a": [(1, 0.0), (2, 0.0)]}, title="t", x="x", y="y"))
+    Parsed(html.bar_chart(["g"], {"a": [html.Bar(0.0, 0.0, 0.0)]}, title="t", y="y"))
+
+
+def test_gallery_marks_hits_and_draws_a_placeholder(tmp_path: Path) -> None:
+    Image.new("RGB", (400, 200), (200, 30, 30)).save(tmp_path / "a.png")
+    picture = html.thumbnail(tmp_path / "a.png", side=64)
+    cards = [html.Card("red", picture, hit="found"), html.Card("nameless", None, new="new")]
+    text = html.gallery("Row", cards)
+    parsed = Parsed(text)
+    assert parsed.values("img", "alt") == ["red"]
+    assert parsed.values("img", "src") == [picture]
+    assert parsed.values("li", "class") == ["card is-hit", "card"]
+    assert "no picture" in parsed.text
+    assert "nameless" in parsed.text
+
+
+def test_thumbnail_is_a_small_jpeg(tmp_path: Path) -> None:
+    import base64
+    import io
+
+    Image.new("RGBA", (400, 200), (200, 30, 30, 128)).save(tmp_path / "a.png")
+    made = html.thumbnail(tmp_path / "a.png", side=64)
+    head, _, data = made.partition(",")
+    assert head == "data:image/jpeg;base64"
+    with Image.open(io.BytesIO(base64.b64decode(data))) as opened:
+        assert (opened.format, opened.size) == ("JPEG", (64, 32))
+    (tmp_path / "b.png").write_bytes(b"not a picture")
+    with pytest.raises(DataError, match=r"b\.png: not readable as a picture"):
+        html.thumbnail(tmp_path / "b.png")
