@@ -1,0 +1,144 @@
+"""``graphrec``: the command line.
+
+Commands live in :mod:`graphrec.commands`; here they are put together, and their errors become one line and an
+exit status: 2 for what the user can mend, 130 for Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from graphrec.commands import data, evaluation, features, output, serving, settings, training
+from graphrec.commands.help import epilog, group
+from graphrec.errors import GraphrecError
+
+app = group(
+    "Graph-based multimodal recommendation: from a catalogue to recommendations.",
+    "graphrec demo                                    everything once, on generated data",
+    "graphrec data generate shop                      a generated shop, as ordinary files",
+    "graphrec features build shop/dataset             features of its pictures and texts",
+    "graphrec train freedom shop/dataset --out runs/shop",
+    "graphrec evaluate runs/shop",
+    "graphrec recommend runs/shop --user U00001",
+)
+app.add_typer(data.app, name="data")
+app.add_typer(features.app, name="features")
+app.command(epilog=epilog(*training.TRAIN_EXAMPLES))(training.train)
+app.command(epilog=epilog(*training.MODELS_EXAMPLES))(training.models)
+app.command(epilog=epilog(*evaluation.EXAMPLES))(evaluation.evaluate)
+app.command(epilog=epilog(*serving.RECOMMEND_EXAMPLES))(serving.recommend)
+app.command(epilog=epilog(*serving.SIMILAR_EXAMPLES))(serving.similar)
+app.command(epilog=epilog(*serving.EXPORT_EXAMPLES))(serving.export)
+
+INTERRUPTED = 130
+MISTAKE = 2
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    """Graph-based multimodal recommendation: from a catalogue to recommendations."""
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"graphrec {installed('graphrec')}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command(epilog=epilog("graphrec demo", "graphrec demo --out runs/small --items 200 --users 400"))
+def demo(
+    out: Annotated[Path, typer.Option(help="Directory for data, runs and report.")] = Path("runs/demo"),
+    items: Annotated[int, typer.Option(help="How many items to generate.")] = 640,
+    users: Annotated[int, typer.Option(help="How many users to generate.")] = 1500,
+    seed: Annotated[int, typer.Option(help="Of the data and the trainings.")] = 0,
+) -> None:
+    """Generate a catalogue, train on it, compare models in a table and in an HTML report with pictures."""
+    from graphrec.demo import run
+
+    run(out=out, n_items=items, n_users=users, seed=seed)
+
+
+@app.command(epilog=epilog("graphrec doctor", "graphrec doctor --json"))
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    store: settings.Store = features.CACHE,
+) -> None:
+    """Check the installation: versions, extras, device, weights, data; say what to do about gaps."""
+    from graphrec.doctor import examine
+
+    checks = examine(store)
+    if as_json:
+        output.as_json([check._asdict() for check in checks])
+    else:
+        rows = [(check.status, check.name, check.found) for check in checks]
+        output.table(["", "what", "found"], rows, left=["", "what", "found"])
+        output.say()
+        for check in checks:
+            if check.advice:
+                output.say(f"{check.name}: {check.advice}")
+    if any(check.status == "broken" for check in checks):
+        raise typer.Exit(1)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command line and exits; the entry point of ``graphrec``.
+
+    Args:
+        arguments: without the program's name; default: those of the process.
+
+    Raises:
+        SystemExit: always; 0, or 1 where a check found problems, 2 after a mistake, 130 after Ctrl-C.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
+    sys.exit(_run(given, debug))
+
+
+def _run(arguments: list[str], debug: bool) -> int:
+    command: Any = typer.main.get_command(app)
+    try:
+        code = command.main(args=arguments, prog_name="graphrec", standalone_mode=False)
+        sys.stdout.flush()
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone, as `| head` does; Python would complain again when closing it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (GraphrecError, OSError) as cause:
+        return _mistake(str(cause), debug)
+    except _USAGE as cause:
+        context, message = getattr(cause, "ctx", None), cause.format_message().rstrip(".")
+        if context is not None and not message.endswith("?"):
+            message += f"; see: {context.command_path} --help"
+        return _mistake(message, debug)
+    if code == INTERRUPTED:
+        output.note("interrupted; resume with --resume" if "train" in arguments else "interrupted")
+    return code if isinstance(code, int) else 0
+
+
+def _mistake(message: str, debug: bool) -> int:
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    output.note(f"error: {message}")
+    return MISTAKE
+
+
+# Typer raises Click's exceptions, from the package click or from a copy of its own, depending on its version.
+_USAGE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+if __name__ == "__main__":
+    main()

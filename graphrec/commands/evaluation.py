@@ -1,0 +1,114 @@
+"""``graphrec evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from graphrec.commands import output, settings
+from graphrec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from graphrec.report import Report
+
+EXAMPLES = (
+    "graphrec evaluate runs/shop",
+    "graphrec evaluate runs/shop --k 5,10,50 --metrics recall,ndcg,map --masked train --out report.parquet",
+    "graphrec evaluate runs/shop --cold --beyond --format markdown",
+)
+MASKED = ("train", "train+valid", "none")
+
+
+def evaluate(
+    run: settings.Run,
+    k: Annotated[str, typer.Option(help="Cut-offs.")] = "10,20",
+    metrics: Annotated[str, typer.Option(help="Names, with or without a cut-off.")] = "recall,ndcg",
+    split: Annotated[str, typer.Option(help="test or valid.")] = "test",
+    masked: Annotated[
+        str | None,
+        typer.Option(
+            help="What users are not recommended again: train, train+valid or none. Default: train+valid for "
+            "test, train for valid. Published tables often mask train alone."
+        ),
+    ] = None,
+    cold: Annotated[
+        bool, typer.Option("--cold", help="Also rank warm and cold items each among themselves.")
+    ] = False,
+    beyond: Annotated[
+        bool, typer.Option("--beyond", help="Add coverage, Gini, novelty, popularity and diversity.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Write per-user values as Parquet.")] = None,
+    form: Annotated[str, typer.Option("--format", help="table, markdown or latex.")] = "table",
+    root: Annotated[Path | None, typer.Option(help="Where the dataset is now, if it has moved.")] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Where the feature store is now, if it has moved.")
+    ] = None,
+) -> None:
+    """Rank all items for every user of a held-out split; prints means with 95 % bootstrap intervals.
+
+    The dataset and the features are checked against what the run recorded. Where items without a train
+    interaction are held out, warm and cold items have rows of their own.
+    """
+    settings.choice(split, ["test", "valid"], "--split")
+    settings.choice(form, ["table", "markdown", "latex"], "--format")
+    masked = masked or ("train+valid" if split == "test" else "train")
+    settings.choice(masked, MASKED, "--masked")
+    if split == "valid" and masked == "train+valid":
+        raise ConfigError("--split valid with --masked train+valid would hide what is looked for; mask train")
+    cuts = settings.numbers(k, "--k")
+    from graphrec import evaluate as measure  # type: ignore[attr-defined, unused-ignore]
+    from graphrec.evaluate import Beyond, warm_cold
+    from graphrec.metrics import metric_names
+    from graphrec.runs import open_run
+
+    names = metric_names([name.strip() for name in metrics.split(",")], cuts)
+    opened = open_run(run, root=root, store=store)
+    data = opened.data
+    held_out = data.test if split == "test" else data.valid
+    seen = {"train": data.train, "train+valid": data.train + data.valid, "none": None}[masked]
+    groups = warm_cold(data.train)
+    show_groups = cold or bool(groups["cold"][held_out.items].any())
+    report: Report = measure(
+        opened.model, held_out, seen=seen, k=cuts, metrics=names,
+        item_groups=groups if show_groups else None, within=cold,
+        beyond=Beyond(data.train, opened.features) if beyond else None, name=opened.meta["model"],
+    )  # fmt: skip
+    if out is not None:
+        report.to_parquet(out)
+    if form == "markdown":
+        output.say(report.to_markdown(intervals=True))
+    elif form == "latex":
+        output.say(report.to_latex(intervals=True))
+    else:
+        about = report.meta
+        output.say(
+            f"{report.name} on {split} of {data.name}, {masked} masked: {about['n_users']:,} users "
+            f"({about['n_excluded']:,} without held-out items), {about['n_held_out']:,} held-out interactions"
+        )
+        _print(report)
+    if out is not None:
+        output.note(f"written: {out}")
+
+
+def _print(report: Report) -> None:
+    names = (*report.metrics, *report.scalars)
+    cuts = list(dict.fromkeys(name.partition("@")[2] for name in names))
+    rows = []
+    for label, part in {"all": report, **report.groups}.items():
+        for base in dict.fromkeys(name.partition("@")[0] for name in (*part.metrics, *part.scalars)):
+            rows.append((label, len(part), base, *(_cell(part, f"{base}@{cut}") for cut in cuts)))
+    header = ["group", "users", "metric", *(f"@{cut}" for cut in cuts)]
+    output.table(header, rows, left=["group", "metric", *header[3:]])
+
+
+def _cell(part: Report, name: str) -> str:
+    """Mean and, where there is one per user, its 95 % interval."""
+    value = part.mean().get(name, float("nan"))
+    if value != value:
+        return "-"
+    if name not in part.metrics:
+        return f"{value:.4f}"
+    low, high = part.interval(name)
+    return f"{value:.4f} [{low:.4f}, {high:.4f}]"

@@ -1,0 +1,239 @@
+"""``graphrec features``: extracting, importing and looking after item features."""
+
+from __future__ import annotations
+
+import shlex
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from graphrec.commands import output, settings
+from graphrec.commands.data import read
+from graphrec.commands.help import epilog, group
+from graphrec.errors import ConfigError, FeatureError
+
+app = group(
+    "Image and text features of items: build, import, status, verify, gc, list.",
+    "graphrec features build movielens-small",
+    "graphrec features status movielens-small",
+)
+
+CACHE = Path("cache")
+
+
+@app.command("list", epilog=epilog("graphrec features list"))
+def show_extractors() -> None:
+    """List the extractors."""
+    from features import DEFAULTS, EXTRACTORS
+
+    rows = []
+    for name, target in EXTRACTORS.items():
+        made = _class(target)
+        first = (made.__doc__ or "").splitlines()[0].rstrip(".")
+        rows.append((name, made.kind, "yes" if name in DEFAULTS.values() else "", first))
+    output.table(["name", "kind", "default", "what"], rows)
+    output.following("graphrec features build DATASET --image NAME --text NAME")
+
+
+@app.command(
+    "build",
+    epilog=epilog(
+        "graphrec features build movielens-small",
+        "graphrec features build movielens-small --text none --image open_clip --set image.model=ViT-B-32",
+        "graphrec features build table --set interactions=clicks.csv --set text.size=128",
+    ),
+)
+def build(
+    dataset: settings.Dataset,
+    image: Annotated[
+        str | None, typer.Option(metavar="EXTRACTOR", help="For pictures; none leaves them out.")
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option(metavar="EXTRACTOR", help="For texts; none leaves them out.")
+    ] = None,
+    root: settings.Root = None,
+    store: settings.Store = CACHE,
+    options: settings.Set = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Make everything again.")] = False,
+    max_bad: Annotated[
+        float, typer.Option(help="Largest share of the content that may be unreadable.")
+    ] = 0.05,
+    workers: Annotated[
+        int | None, typer.Option(help="Threads that read pictures. Default: two per core.")
+    ] = None,
+) -> None:
+    """Extract features from the pictures and texts of a dataset into the store.
+
+    Without --image and --text, the extractors that need no pretrained weights are used. Finished work is
+    kept, so an interrupted extraction goes on where it was. Options: image.KEY, text.KEY, data.KEY or KEY.
+    """
+    from features import DEFAULTS, EXTRACTORS, extractor
+    from features.extract import extract
+    from graphrec.store import FeatureStore
+
+    given = settings.read(options, ["image", "text", "data"], bare="data")
+    chosen = {"image": image, "text": text}
+    for kind, name in chosen.items():
+        if name is not None:
+            settings.choice(name, [*EXTRACTORS, "none"], f"--{kind}")
+        used = EXTRACTORS.get(name or DEFAULTS[kind])
+        if given[kind] and used is not None:
+            known = settings.arguments_of(_class(used))
+            settings.known_only(given[kind], known, f"extractor {name or DEFAULTS[kind]!r}")
+    data, source = read(dataset, root, given["data"])
+    made = 0
+    for field in dict.fromkeys(
+        [*data.content, *(k for k, name in chosen.items() if name not in (None, "none"))]
+    ):
+        kind = data.field(field).kind
+        if chosen[kind] == "none":
+            continue
+        tool = extractor(chosen[kind] or DEFAULTS[kind], **given[kind])
+        output.note(f"{field}: {tool.name} over {data.field(field).n_present:,} items ...")
+        table = extract(
+            data, field, tool, FeatureStore(store), rebuild=rebuild, max_bad=max_bad, workers=workers
+        )
+        output.say(f"{field}: {table!r}")
+        unreadable = table.meta.get("unreadable", {})
+        if unreadable.get("count"):
+            first = next(iter(unreadable["reasons"].items()))
+            output.say(f"{field}: {unreadable['count']:,} items unreadable, such as {first[0]}: {first[1]}")
+        made += 1
+    if not made:
+        raise FeatureError(
+            f"{data.name} has content {sorted(data.content) or 'of no kind'} and nothing of it is left to "
+            "extract; name its text and picture columns (graphrec data show --help), or import ready-made "
+            "vectors (graphrec features import --help)"
+        )
+    where = "" if store == CACHE else f" --store {shlex.quote(str(store))}"
+    output.following(f"graphrec train freedom {source.arguments()}{where}")
+
+
+@app.command(
+    "import",
+    epilog=epilog(
+        "graphrec features import amazon-baby",
+        "graphrec features import saved/shop image vectors.npy --ids ids.txt",
+    ),
+)
+def bring(
+    dataset: settings.Dataset,
+    field: Annotated[
+        str | None, typer.Argument(metavar="[FIELD]", help="What the vectors describe: image or text.")
+    ] = None,
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Vectors, .npy.")] = None,
+    ids: Annotated[
+        Path | None,
+        typer.Option(help="Item id of each row, one a line. Default: row i is item i of the dataset."),
+    ] = None,
+    root: settings.Root = None,
+    store: settings.Store = CACHE,
+    options: settings.Set = None,
+) -> None:
+    """Bring ready-made vectors into the store: a .npy file, or without one what the dataset comes with."""
+    from graphrec.data.readers import load_features
+    from graphrec.store import FeatureStore, FeatureTable
+
+    given = settings.read(options, ["data"], bare="data")["data"]
+    if (field is None) != (file is None):
+        raise ConfigError(
+            f"found {field or file} alone; expected FIELD and FILE, or neither for what {dataset} comes with"
+        )
+    data, source = read(dataset, root, given)
+    if field is not None and file is not None:
+        tables = {field: FeatureTable.from_npy(file, data, field, settings.lines(ids))}
+    else:
+        ready = load_features(source.dataset, source.root, **source.options)
+        tables = {
+            name: FeatureTable.from_array(r.values, data, name, ids=r.ids, name=f"{data.name} {name}")
+            for name, r in ready.items()
+        }
+    for name, table in tables.items():
+        FeatureStore(store).save(data, name, table)
+        output.say(f"{name}: {table!r}")
+        if table.meta.get("unknown_ids"):
+            output.say(f"{name}: {table.meta['unknown_ids']:,} rows are of unknown items and were left out")
+
+
+@app.command("status", epilog=epilog("graphrec features status movielens-small --store cache"))
+def status(
+    dataset: settings.Dataset,
+    root: settings.Root = None,
+    store: settings.Store = CACHE,
+    options: settings.Set = None,
+) -> None:
+    """List the feature tables there are for a dataset; the first of each field is the one that is used."""
+    from graphrec.store import FeatureStore
+
+    data, source = read(dataset, root, settings.read(options, ["data"], bare="data")["data"])
+    rows = FeatureStore(store).status(data)
+    if not rows:
+        output.say(f"{store}: no features for the items of {data.name}")
+        output.following(f"graphrec features build {source.arguments()} --store {shlex.quote(str(store))}")
+        return
+    header = ["field", "extractor", "model", "key", "shape", "present", "unreadable", "fresh", "built"]
+    cells = []
+    for row in rows:
+        shown: dict[str, Any] = {
+            **row, "key": row["key"][:12], "shape": " x ".join(map(str, row["shape"])),
+            "fresh": "yes" if row["fresh"] else "no: the content has changed",
+        }  # fmt: skip
+        cells.append([shown[column] for column in header])
+    output.table(header, cells)
+
+
+@app.command("verify", epilog=epilog("graphrec features verify --store cache"))
+def verify(store: settings.Store = CACHE) -> None:
+    """Hash every file of the store again; names what is damaged, missing or foreign and exits with 1."""
+    from graphrec.store import FeatureStore
+
+    _there(store)
+    problems = FeatureStore(store).verify()
+    for problem in problems:
+        output.say(problem)
+    if problems:
+        output.note(
+            f"{store}: {len(problems)} problems; build the features again, which makes only what is lost"
+        )
+        raise typer.Exit(1)
+    output.say(f"{store}: {len(FeatureStore(store).tables())} tables, all whole")
+
+
+@app.command("gc", epilog=epilog("graphrec features gc --dry-run", "graphrec features gc --keep 3fa1c2"))
+def collect(
+    store: settings.Store = CACHE,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY", help="Beginning of a key to keep; all other tables are removed."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list.")] = False,
+) -> None:
+    """Remove unfinished and superseded tables and temporary files, or all tables but some."""
+    from graphrec.store import FeatureStore
+
+    _there(store)
+    found = FeatureStore(store)
+    keys = None
+    if keep:
+        every = [table.folder.name for table in found.tables(skip_damaged=True)]
+        for beginning in keep:
+            if not any(key.startswith(beginning) for key in every):
+                raise FeatureError(f"{store}: no table's key begins with {beginning!r}; there are {every}")
+        keys = [key for key in every if key.startswith(tuple(keep))]
+    removed = found.gc(keys, dry_run)
+    for path in removed:
+        output.say(f"{'would remove' if dry_run else 'removed'} {path}")
+    if not removed:
+        output.say(f"{store}: nothing to remove")
+
+
+def _class(target: str) -> Any:
+    module, _, name = target.partition(":")
+    return getattr(import_module(module), name)
+
+
+def _there(store: Path) -> None:
+    if not store.is_dir():
+        raise FeatureError(f"{store}: no such directory; expected a feature store, named with --store")

@@ -1,0 +1,160 @@
+"""What a run is made from, as commands name it: a dataset that can be read again, features of its items."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from graphrec.data import Dataset
+from graphrec.data.readers import FEATURES, READERS, dataset_folder, load_dataset
+from graphrec.errors import ConfigError, DataError, FeatureError, nearest
+from graphrec.model import Model
+from graphrec.models import model as model_class
+from graphrec.store import FeatureStore, FeatureTable
+
+FIELDS = ("image", "text")
+NONE = "none"
+"""As an extractor: leave the field out. As the metric to select on: do not validate."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a dataset is read, so that it can be read again.
+
+    Attributes:
+        dataset: a reader's name, or the directory of a saved dataset.
+        root: the dataset's own folder; None for a saved dataset.
+        options: of the reader, JSON-able.
+
+    Raises:
+        ConfigError: an option that JSON cannot hold.
+    """
+
+    dataset: str
+    root: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value in self.options.items():
+            try:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError) as cause:
+                raise ConfigError(
+                    f"dataset option {name}={value!r} cannot be recorded as JSON ({cause}); expected text, "
+                    "numbers, lists or mappings of them"
+                ) from cause
+
+    @classmethod
+    def of(
+        cls, dataset: str | Path, root: str | Path | None = None, options: Mapping[str, Any] | None = None
+    ) -> Self:
+        """The same place with absolute paths, so that it means the same from any working directory.
+
+        Args:
+            dataset: a reader's name, or the directory of a saved dataset.
+            root: as in :func:`graphrec.load_dataset`.
+            options: of the reader.
+
+        Raises:
+            DataError: a path at which there is no saved dataset.
+        """
+        given = dict(options or {})
+        if str(dataset) in READERS:
+            return cls(str(dataset), str(dataset_folder(str(dataset), root)), given)
+        places = [Path(dataset), *([Path(root) / dataset] if root is not None else [])]
+        found = next((p for p in places if (p / "dataset.json").is_file()), None)
+        if found is None and (len(Path(dataset).parts) > 1 or Path(dataset).is_dir()):
+            inside = Path(dataset) / "dataset"  # where `graphrec data generate` puts it
+            hint = nearest(str(dataset), READERS)
+            if (inside / "dataset.json").is_file():
+                hint = f" Did you mean {str(inside)!r}?"
+            raise DataError(
+                f"{dataset}: no saved dataset there (no dataset.json); expected a directory written by "
+                f"`graphrec data convert`, or one of {sorted(READERS)}.{hint}"
+            )
+        return cls(str(found.absolute()) if found else str(dataset), None, given)
+
+    def read(self) -> Dataset:
+        """The dataset (see :func:`graphrec.load_dataset`)."""
+        return load_dataset(self.dataset, self.root, **self.options)
+
+    def describe(self) -> dict[str, Any]:
+        """The source as JSON-able values; ``Source(**describe())`` is the same source."""
+        return asdict(self)
+
+    def arguments(self, prefix: str = "data.") -> str:
+        """The same as arguments of a command; ``prefix`` goes before the reader's options."""
+        parts = [self.dataset, *(["--root", self.root] if self.root is not None else [])]
+        for key, value in self.options.items():
+            parts += ["--set", f"{prefix}{key}={value if isinstance(value, str) else json.dumps(value)}"]
+        return shlex.join(parts)
+
+
+def load(
+    dataset: str | Path, root: str | Path | None = None, options: Mapping[str, Any] | None = None
+) -> Dataset:
+    """Reads a dataset by name, or a saved one by its directory (see :func:`graphrec.load_dataset`)."""
+    return Source.of(dataset, root, options).read()
+
+
+def features_for(
+    model: type[Model] | str,
+    data: Dataset,
+    store: FeatureStore | str | Path,
+    image: str | None = None,
+    text: str | None = None,
+    source: Source | None = None,
+) -> dict[str, FeatureTable]:
+    """The image and text features a model is built with; none for a model that needs none.
+
+    Args:
+        model: a model class or registered name.
+        data: whose items the tables are for.
+        store: where they are kept.
+        image: extractor name or beginning of a table's key; None takes the table built last, ``"none"``
+            leaves the field out.
+        text: likewise.
+        source: where the dataset came from, so that messages can name the exact command.
+
+    Raises:
+        FeatureError: a field has no table, or all fields are left out; names the command that builds one.
+    """
+    if isinstance(model, str):
+        model = model_class(model)
+    if not model.modalities:
+        return {}
+    store = store if isinstance(store, FeatureStore) else FeatureStore(store)
+    asked = {"image": image, "text": text}
+    stored = {str(row["field"]) for row in store.status(data)}
+    wanted = [f for f in FIELDS if asked[f] != NONE and (f in data.content or f in stored or asked[f])]
+    missing = [f for f in wanted if f not in stored]
+    if missing or not wanted:
+        raise FeatureError(_how_to_get(model.name, data.name, store, wanted, missing, source))
+    choose = dict.fromkeys((stored | set(data.content)) - set(wanted))
+    return store.of(data, **choose, **{f: asked[f] for f in wanted if asked[f] is not None})
+
+
+def _how_to_get(
+    model: str, data: str, store: FeatureStore, wanted: list[str], missing: list[str], source: Source | None
+) -> str:
+    """The message for features that are not there, with the command that makes them."""
+    arguments = source.arguments() if source is not None else "DATASET"
+    arguments = f"{arguments} --store {shlex.quote(str(store.root))}"
+    run = f"graphrec features build {arguments}"
+    if source is not None and source.dataset in FEATURES:
+        run = f"graphrec features import {arguments} (the vectors it comes with) or {run}"
+    if not wanted:
+        return (
+            f"{model} needs image or text features, and for {data} there are none and nothing to make them "
+            f"from, or all are left out; run: {run}"
+        )
+    # One field is enough for a model, so one that cannot be had may be left out while another is there.
+    leave = f"; or leave out what is missing with --{missing[0]} none" if len(wanted) > len(missing) else ""
+    return (
+        f"{model} needs {' and '.join(wanted)} features, and {store.root} has no {' and no '.join(missing)} "
+        f"features for the items of {data}; run: {run}{leave}"
+    )

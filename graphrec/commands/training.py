@@ -1,0 +1,137 @@
+"""``graphrec train`` and ``graphrec models``."""
+
+from __future__ import annotations
+
+import inspect
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphrec.commands import output, settings
+from graphrec.commands.data import read
+from graphrec.errors import ConfigError
+
+CACHE = Path("cache")
+TRAIN_EXAMPLES = (
+    "graphrec train lightgcn movielens-small",
+    "graphrec train freedom saved/shop --set model.knn_k=20 --seed 1 --out runs/shop",
+    "graphrec train freedom saved/shop --set model.knn_k=20 --seed 1 --out runs/shop --resume",
+    "graphrec train --list",
+)
+MODELS_EXAMPLES = ("graphrec models", "graphrec models freedom")
+
+
+def train(
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="A name from `graphrec models`.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Argument(metavar="DATASET", help="A name or a directory of a saved dataset.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/<dataset>-<model>.")] = None,
+    options: settings.Set = None,
+    image: Annotated[
+        str | None,
+        typer.Option(help="Image features: extractor, key or none. Default: those built last."),
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option(help="Text features: extractor, key or none. Default: those built last.")
+    ] = None,
+    root: settings.Root = None,
+    store: settings.Store = CACHE,
+    seed: Annotated[int, typer.Option(help="Of the initial parameters and the training.")] = 0,
+    select: Annotated[
+        str, typer.Option(help="Validation metric to select the epoch on; none: the last epoch.")
+    ] = "recall@20",
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps. Default: auto.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    list_models: Annotated[bool, typer.Option("--list", help="List the models and stop.")] = False,
+) -> None:
+    """Train a model and write a run directory: checkpoints, metrics, a recommender.
+
+    Options are model.KEY (see `graphrec models MODEL`), train.KEY (see `graphrec models`) and data.KEY.
+    The test split is not looked at.
+    """
+    if list_models:
+        models(None)
+        return
+    if model is None or dataset is None:
+        raise ConfigError("name a MODEL and a DATASET, such as: graphrec train lightgcn movielens-small")
+    from graphrec import runs
+    from graphrec.metrics import parse_metric
+
+    given = settings.read(options, ["model", "train", "data"])
+    if device is not None:
+        if "device" in given["train"]:
+            raise ConfigError("--device and --set train.device= say the same; give one of them")
+        settings.choice(device, ["auto", "cpu", "cuda", "mps"], "--device")
+        given["train"]["device"] = device
+    # What can be wrong without reading any data is found before reading any.
+    made, _, _ = runs.configure(model, given["model"], given["train"], seed)
+    if select != runs.NONE:
+        parse_metric(select)
+    if out is not None:
+        runs.refuse_another(out, select, resume)
+    data, source = read(dataset, root, given["data"])
+    features = runs.features_for(made, data, store, image, text, source)
+    out = out or Path("runs") / f"{data.name}-{made.name}"
+    output.note(repr(data))
+    for field, table in features.items():
+        output.note(f"{field}: {table!r}")
+    trained: list[dict[str, float]] = []
+    run = runs.train(
+        model, data, features, model_options=given["model"], train_options=given["train"], out=out,
+        seed=seed, select=select, resume=resume, source=source, store=store if features else None,
+        on_epoch=trained.append,
+    )  # fmt: skip
+    epochs = int(run.history[-1]["epoch"]) if run.history else 0
+    output.say(f"{out}: {made.name}, {epochs:,} epochs in {run.seconds:.1f} s")
+    if resume and not trained and epochs:
+        output.say("it was finished already; nothing more was trained")
+    if select != runs.NONE:
+        best = next((h for h in run.history if h["epoch"] == run.best_epoch), {})
+        output.say(f"best on {select}: epoch {run.best_epoch}")
+        names = [n for n in best if n != "epoch" and not n.startswith(("loss/", "seconds"))]
+        output.table(["validation", "value"], [(n, f"{best[n]:.4f}") for n in names])
+    place = shlex.quote(str(out))
+    output.following(
+        f"graphrec evaluate {place}",
+        f"graphrec recommend {place} --user {shlex.quote(data.users[0])}",
+        f"graphrec similar {place} --item {shlex.quote(data.items[0])}",
+    )
+
+
+def models(
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Show this model's options.")] = None,
+) -> None:
+    """List the models, or show what one is and which options it has."""
+    from graphrec.models import MODELS
+    from graphrec.models import model as find
+    from graphrec.trainer import TrainConfig
+
+    if model is not None:
+        made = find(model)
+        module = inspect.getmodule(made)
+        output.say(inspect.getdoc(module) or "")
+        output.say()
+        _options("model", made.Config.options())
+        output.following("graphrec models (the options of training)", f"graphrec train {made.name} DATASET")
+        return
+    rows = []
+    for name in MODELS:
+        made = find(name)
+        first = (inspect.getdoc(inspect.getmodule(made)) or "").splitlines()[0].rstrip(".")
+        rows.append((name, "image, text" if made.modalities else "", first))
+    output.table(["model", "features", "what"], rows)
+    output.say()
+    _options("train", TrainConfig.options())
+    output.following("graphrec models MODEL (its options)", "graphrec train MODEL DATASET")
+
+
+def _options(prefix: str, options: dict[str, str]) -> None:
+    for name, text in options.items():
+        kind, _, meaning = text.partition(": ")
+        output.say(f"--set {prefix}.{name}=...   {kind}")
+        output.say(f"    {meaning}")
