@@ -61,11 +61,12 @@ def demo(
     items: Annotated[int, typer.Option(help="How many items to generate.")] = 640,
     users: Annotated[int, typer.Option(help="How many users to generate.")] = 1500,
     seed: Annotated[int, typer.Option(help="Of the data and the trainings.")] = 0,
+    epochs: Annotated[int | None, typer.Option(help="Most epochs of training. Default: 60.")] = None,
 ) -> None:
     """Generate a catalogue, train on it, compare models in a table and in an HTML report with pictures."""
     from graphrec.demo import run
 
-    run(out=out, n_items=items, n_users=users, seed=seed)
+    run(out=out, n_items=items, n_users=users, seed=seed, epochs=epochs)
 
 
 @app.command(epilog=epilog("graphrec doctor", "graphrec doctor --json"))

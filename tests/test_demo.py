@@ -12,7 +12,7 @@ import pytest
 
 from graphrec import demo
 from graphrec.data import Dataset
-from graphrec.demo.page import pick_users, recommendations
+from graphrec.demo.pictures import pick_users, recommendations
 from graphrec.errors import ConfigError, DataError
 from graphrec.report import Report
 from graphrec.runs import open_run
