@@ -11,20 +11,11 @@ is installed. Four grid points a model, chosen on validation at the first seed; 
 from __future__ import annotations
 
 import graphrec as gr
+from experiments.candidates import multimodal
 from experiments.content import extracted, text_encoder
-from experiments.harness import Candidate, arguments, run
+from experiments.harness import arguments, run
 
-TRAIN = {"batch_size": 1024, "epochs": 400}
-FREEDOM_GRID = [{"dropout": d, "reg_weight": r} for d in (0.5, 0.8) for r in (1e-3, 1e-1)]
-
-CANDIDATES = [
-    Candidate("Popularity", "popularity"),
-    Candidate("MF-BPR", "mf", [{"reg_weight": r} for r in (1e-3, 1e-2, 1e-1, 0.3)], TRAIN),
-    Candidate("LightGCN", "lightgcn", [{"n_layers": n, "reg_weight": 1e-3} for n in (1, 2, 3, 4)], TRAIN),
-    Candidate("FREEDOM (image)", "freedom", FREEDOM_GRID, TRAIN, ("image",)),
-    Candidate("FREEDOM (text)", "freedom", FREEDOM_GRID, TRAIN, ("text",)),
-    Candidate("FREEDOM", "freedom", FREEDOM_GRID, TRAIN),
-]
+CANDIDATES = multimodal({"batch_size": 1024, "epochs": 400})
 
 
 def main() -> None:
