@@ -17,7 +17,6 @@ from pydantic import BaseModel, Field, ValidationError
 
 from graphrec import checkpoint
 from graphrec.atomic import read_json, write_json
-from graphrec.commands.sources import NONE, Source, features_for, load
 from graphrec.config import Config
 from graphrec.data import Dataset
 from graphrec.data.readers import READERS
@@ -27,6 +26,7 @@ from graphrec.metrics import parse_metric
 from graphrec.model import Features, ModelConfig, Ranker
 from graphrec.models import model as model_class
 from graphrec.recommender import Recommender
+from graphrec.sources import NONE, Source, features_for, load
 from graphrec.store import FeatureStore, FeatureTable
 from graphrec.trainer import Run, TrainConfig, Trainer
 

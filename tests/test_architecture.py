@@ -45,7 +45,7 @@ LAYERS: dict[str, set[str]] = {
     "testing": {*BASE, "data", "store", "sampling", "model", "checkpoint", "trainer"},
     "html": BASE,
 }
-COMPOSITION = {"cli", "commands", "runs", "doctor", "demo", "__init__"}  # may import everything
+COMPOSITION = {"cli", "commands", "runs", "sources", "doctor", "demo", "__init__"}  # may import everything
 
 
 def imports(path: Path) -> set[str]:
