@@ -161,6 +161,7 @@ class Trainer:
             self._validate(model, validate, select, state, {"epoch": 0, "seconds": 0.0}, last=True)
             state.done = True
             self._write(model, None, 0, state)
+            self._rewrite_metrics(state.history)
         else:
             self._loop(accelerator, model, optimizer, validate, select, state, start, on_epoch)
         if self.out is not None and checkpoint.exists(self.out / "best"):

@@ -224,6 +224,7 @@ def test_models_without_parameters_are_validated_once(data, tmp_path) -> None:
     task = Scripted([0.25])
     run = Trainer(options(), out=tmp_path).fit(Popularity.build(data), task)
     assert (task.calls, run.best_value) == (1, 0.25)
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == run.history[0]
     fresh = Popularity.build(data)
     fresh.count.zero_()
     checkpoint.read(tmp_path / "best", fresh)
