@@ -145,8 +145,8 @@ def table(result: Mapping[str, Any]) -> str:
     brackets.
     """
     lines = [
-        "| model | R@10 | R@20 | N@10 | N@20 | best epoch | s / epoch |",
-        "|---|---|---|---|---|---|---|",
+        "| model | R@10 | R@20 | N@10 | N@20 | best epoch |",
+        "|---|---|---|---|---|---|",
     ]
     for label, row in result["rows"].items():
         cells = []
@@ -155,8 +155,7 @@ def table(result: Mapping[str, Any]) -> str:
             known = row["published"].get(metric)
             cells.append(_spread(values) + (f" [{known:.4f}]" if known else ""))
         epochs = " / ".join(str(r["best_epoch"]) for r in row["runs"])
-        seconds = np.mean([r["seconds"] / max(1, r["epochs"]) for r in row["runs"]])
-        lines.append(f"| {label} | {' | '.join(cells)} | {epochs} | {seconds:.1f} |")
+        lines.append(f"| {label} | {' | '.join(cells)} | {epochs} |")
     for group in ("warm", "cold", "cold/within"):
         if any(f"items/{group}" in r["groups"] for row in result["rows"].values() for r in row["runs"]):
             lines += ["", f"Items: {group}", "", "| model | R@20 | N@20 |", "|---|---|---|"]

@@ -31,7 +31,7 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "packages": versions,
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
