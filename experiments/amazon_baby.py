@@ -5,8 +5,8 @@ The image and text vectors behind the published FREEDOM row cannot be had; here 
 where there are any, descriptions) of 3,416 of the 7,050 items through a sentence encoder, so its row is not
 comparable with the published one and stands beside LightGCN instead.
 
-    python -m experiments.amazon_baby                 # three seeds; about an hour and a half on two cores
-    python -m experiments.amazon_baby --quick         # two minutes
+    python -m experiments.amazon_baby                 # three seeds
+    python -m experiments.amazon_baby --quick         # three epochs, one seed
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Leave-one-out split; four grid points a model, chosen on validation at the first seed; five seeds.
 
-    python -m experiments.amazon_scientific           # about a quarter of an hour on two cores
-    python -m experiments.amazon_scientific --quick   # two minutes
+    python -m experiments.amazon_scientific           # five seeds
+    python -m experiments.amazon_scientific --quick   # three epochs, one seed
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Amazon Sports on its published 8:1:1 split: MF-BPR and LightGCN on their published rows, one seed.
 
-python -m experiments.amazon_sports               # about an hour on two cores
-python -m experiments.amazon_sports --quick       # two minutes
+python -m experiments.amazon_sports               # one seed
+python -m experiments.amazon_sports --quick       # three epochs, one seed
 """
 
 from __future__ import annotations

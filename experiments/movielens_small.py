@@ -4,8 +4,8 @@ Ratings of at least 4, 5-core; a tenth of the films held out of training entirel
 per user. Posters through HOG+HSV (no pretrained weights needed), texts through a sentence encoder where one
 is installed. Four grid points a model, chosen on validation at the first seed; five seeds.
 
-    python -m experiments.movielens_small             # about half an hour on two cores
-    python -m experiments.movielens_small --quick     # two minutes
+    python -m experiments.movielens_small             # five seeds
+    python -m experiments.movielens_small --quick     # three epochs, one seed
 """
 
 from __future__ import annotations
