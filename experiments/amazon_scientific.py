@@ -13,7 +13,9 @@ from experiments.candidates import multimodal
 from experiments.content import ready_features
 from experiments.harness import arguments, run
 
-CANDIDATES = multimodal({"batch_size": 512, "epochs": 400})
+# Few steps an epoch: at the default rate LightGCN rests on a plateau for longer than the default patience.
+TRAIN = {"batch_size": 512, "epochs": 400, "learning_rate": 5e-3, "patience": 30}
+CANDIDATES = multimodal(TRAIN)
 
 
 def main() -> None:

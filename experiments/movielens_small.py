@@ -15,7 +15,9 @@ from experiments.candidates import multimodal
 from experiments.content import extracted, text_encoder
 from experiments.harness import arguments, run
 
-CANDIDATES = multimodal({"batch_size": 1024, "epochs": 400})
+# Few steps an epoch: at the default rate LightGCN rests on a plateau for longer than the default patience.
+TRAIN = {"batch_size": 1024, "epochs": 400, "learning_rate": 5e-3, "patience": 30}
+CANDIDATES = multimodal(TRAIN)
 
 
 def main() -> None:
