@@ -393,6 +393,8 @@ def _accelerator(config: TrainConfig) -> Accelerator:
         )
         if not available:
             raise ConfigError(f"device {config.device!r} is not available here; use device=auto or cpu")
+    if config.precision == "fp16" and (config.device == "cpu" or not torch.cuda.is_available()):
+        raise ConfigError("precision 'fp16' needs a CUDA device; use bf16 or no")
     return Accelerator(cpu=config.device == "cpu", mixed_precision=config.precision)
 
 

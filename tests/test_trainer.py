@@ -231,6 +231,12 @@ def test_models_without_parameters_are_validated_once(data, tmp_path) -> None:
     assert np.array_equal(fresh.count.numpy(), data.train.item_degree)
 
 
+def test_bf16_autocast_trains_close_to_float32(data) -> None:
+    runs = [Trainer(options(epochs=3, precision=p)).fit(MF.build(data)) for p in ("no", "bf16")]
+    losses = [r.history[-1]["loss/bpr"] for r in runs]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+
+
 def test_tensorboard_events_are_written(data, tmp_path) -> None:
     pytest.importorskip("tensorboard", reason="the extra 'track' is not installed")
     Trainer(options(epochs=1, tensorboard=True), out=tmp_path).fit(MF.build(data))
@@ -244,6 +250,7 @@ def test_tensorboard_events_are_written(data, tmp_path) -> None:
         ({"epochs": 0}, "greater than or equal to 1"),
         ({"learning_rate": "fast"}, "learning_rate"),
         ({"schedule": "cosinus"}, "'constant', 'cosine' or 'linear'"),
+        ({"precision": "fp16", "device": "cpu"}, "needs a CUDA device"),
         ({"device": "cuda" if not torch.cuda.is_available() else "mps"}, "not available here"),
     ],
 )
