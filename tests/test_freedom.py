@@ -1,0 +1,103 @@
+"""What FREEDOM does beyond the reference: missing modalities, cold items, single modalities, its errors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tolerances import SCORE
+
+from graphrec import testing
+from graphrec.errors import ConfigError, FeatureError
+from graphrec.losses import bpr
+from graphrec.models.freedom import FREEDOM
+from graphrec.sampling import Triplets
+from graphrec.seeds import stream
+
+
+@pytest.fixture(scope="module")
+def catalogue():
+    """Communities with items 1-3 without content and items 4-9 without train interactions."""
+    full, _ = testing.communities(2, 20)
+    keep = ~np.isin(full.train.items, np.arange(4, 10))
+    pairs = np.stack([full.train.users[keep], full.train.items[keep]], 1)
+    data = testing.dataset(pairs, [], full.n_users, full.n_items, "cold")
+    vectors = stream(0, "tests/freedom").normal(size=(data.n_items, 6))
+    return data, testing.features_of(data, vectors, missing=(1, 2, 3))
+
+
+def test_pairs_with_a_missing_modality_are_left_out_of_its_loss(catalogue) -> None:
+    data, tables = catalogue
+    model = FREEDOM.build(data, tables, FREEDOM.Config(dim=8, reg_weight=0.5))
+    batch = Triplets(*(torch.tensor(v) for v in ([0, 1, 2, 3], [10, 1, 12, 13], [14, 15, 2, 16])))
+    users, _ = model.propagate(model.epoch_graph)
+    whole = torch.tensor([True, False, False, True])  # items 1 and 2 have no content
+    for m in ("image", "text"):
+        x = model.features[m].values
+        difference = model.projections[m](x[batch.positives] - x[batch.negatives])
+        expected = 0.5 * bpr((users[batch.users] * difference).sum(1)[whole])
+        assert torch.allclose(model.loss(batch)[f"bpr_{m}"], expected, atol=1e-6)
+        assert not torch.allclose(expected, 0.5 * bpr((users[batch.users] * difference).sum(1)), atol=1e-6)
+
+
+def test_items_without_content_have_no_row_and_no_column(catalogue) -> None:
+    data, tables = catalogue
+    dense = FREEDOM.build(data, tables).item_graph.dense()
+    assert not dense[[1, 2, 3]].any()
+    assert not dense[:, [1, 2, 3]].any()
+
+
+def test_cold_items_get_the_mean_of_their_warm_neighbours(catalogue) -> None:
+    data, tables = catalogue
+    config = FREEDOM.Config(dim=8, knn_k=3, image_weight=0.25)
+    model = FREEDOM.build(data, tables, config)
+    users, items = model.embed()
+    _, trained = model.propagate(model.full_graph)
+    warm = np.flatnonzero(data.train.item_degree > 0)
+    assert torch.equal(items[warm], trained[warm])
+    for item in (4, 9):
+        expected = torch.zeros(8)
+        for m, weight in (("image", 0.25), ("text", 0.75)):
+            x = torch.nn.functional.normalize(torch.from_numpy(tables[m].numpy()), dim=1)
+            similarity = x @ x[item]
+            usable = np.array([i for i in warm if tables[m].present[i]])
+            nearest = usable[np.argsort(-similarity.numpy()[usable], kind="stable")[:3]]
+            expected += weight * trained[nearest].mean(0)
+        assert torch.allclose(items[item], expected, atol=SCORE)
+    as_trained = FREEDOM.build(data, tables, config.replace(cold_items="as_trained"))
+    assert torch.equal(as_trained.embed()[1], trained)
+    assert torch.equal(as_trained.embed()[0], users)
+
+
+def test_one_modality_has_all_the_weight(catalogue) -> None:
+    data, tables = catalogue
+    alone = FREEDOM.build(data, {"text": tables["text"]}, FREEDOM.Config(image_weight=0.9))
+    both = FREEDOM.build(data, tables, FREEDOM.Config(image_weight=0.0))
+    assert torch.allclose(alone.item_graph.dense(), both.item_graph.dense())
+    assert set(alone.projections) == {"text"}
+
+
+def test_pruning_is_a_function_of_the_epoch(catalogue) -> None:
+    data, tables = catalogue
+    model = FREEDOM.build(data, tables, FREEDOM.Config(dropout=0.5))
+    graphs = []
+    for epoch in (1, 2, 1):
+        model.start_epoch(stream(0, "start_epoch", epoch))
+        graphs.append(model.epoch_graph.dense())
+        assert len(model.epoch_graph) == 2 * (len(data.train) // 2)
+    assert torch.equal(graphs[0], graphs[2])
+    assert not torch.equal(graphs[0], graphs[1])
+    unpruned = FREEDOM.build(data, tables, FREEDOM.Config(dropout=0.0))
+    unpruned.start_epoch(stream(0, "start_epoch", 1))
+    assert unpruned.epoch_graph is unpruned.full_graph
+
+
+def test_what_it_cannot_be_built_from_is_said(catalogue) -> None:
+    data, tables = catalogue
+    with pytest.raises(FeatureError, match="features build"):
+        FREEDOM.build(data, {})
+    with pytest.raises(ConfigError, match="sound"):
+        FREEDOM.build(data, {"sound": tables["text"]})
+    other, _ = testing.communities(3, 20)
+    with pytest.raises(FeatureError):
+        FREEDOM.build(other, tables)
