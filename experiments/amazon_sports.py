@@ -18,7 +18,7 @@ PUBLISHED = {
 CANDIDATES = [
     Candidate("Popularity", "popularity"),
     Candidate("MF-BPR", "mf", [{"reg_weight": 0.1}]),
-    Candidate("LightGCN", "lightgcn", [{"n_layers": n, "reg_weight": 1e-3} for n in (2, 3)]),
+    Candidate("LightGCN", "lightgcn", [{"n_layers": n, "reg_weight": 1e-3} for n in (2, 3, 4)]),
 ]
 
 
