@@ -130,6 +130,7 @@ def run(
         "seeds": list(seeds),
         "masked": "train",
         "environment": environment(),
+        "order": list(rows),
         "rows": rows,
         "comparisons": _comparisons(reports, baseline),
     }  # fmt: skip
@@ -148,7 +149,8 @@ def table(result: Mapping[str, Any]) -> str:
         "| model | R@10 | R@20 | N@10 | N@20 | best epoch |",
         "|---|---|---|---|---|---|",
     ]
-    for label, row in result["rows"].items():
+    rows = {label: result["rows"][label] for label in result["order"]}
+    for label, row in rows.items():
         cells = []
         for metric in METRICS:
             values = [r["test"][metric] for r in row["runs"]]
@@ -157,12 +159,16 @@ def table(result: Mapping[str, Any]) -> str:
         epochs = " / ".join(str(r["best_epoch"]) for r in row["runs"])
         lines.append(f"| {label} | {' | '.join(cells)} | {epochs} |")
     for group in ("warm", "cold", "cold/within"):
-        if any(f"items/{group}" in r["groups"] for row in result["rows"].values() for r in row["runs"]):
+        if any(f"items/{group}" in r["groups"] for row in rows.values() for r in row["runs"]):
             lines += ["", f"Items: {group}", "", "| model | R@20 | N@20 |", "|---|---|---|"]
-            for label, row in result["rows"].items():
+            for label, row in rows.items():
                 values = [r["groups"][f"items/{group}"] for r in row["runs"]]
                 spread = [_spread([v[m] for v in values]) for m in ("recall@20", "ndcg@20")]
                 lines.append(f"| {label} | {' | '.join(spread)} |")
+    lines += [
+        "",
+        "Chosen on validation: " + "; ".join(_chosen(k, v) for k, v in rows.items() if v["chosen"]) + ".",
+    ]
     lines += [
         "",
         "| recall@20, per-user means over seeds | difference | relative | 95 % interval | p (Holm) |",
@@ -285,6 +291,12 @@ def _comparisons(reports: Mapping[str, Report], baseline: str) -> list[dict[str,
 
 def _spread(values: Sequence[float]) -> str:
     return f"{np.mean(values):.4f}" + (f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else "")
+
+
+def _chosen(label: str, row: Mapping[str, Any]) -> str:
+    """One model's options, and among how many points they were chosen."""
+    options = ", ".join(f"{k}={v}" for k, v in row["chosen"].items())
+    return f"{label} {options}" + (f" (the best of {len(row['grid'])} on validation)" if row["grid"] else "")
 
 
 def _row(row: Mapping[str, Any]) -> str:

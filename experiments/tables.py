@@ -7,7 +7,6 @@ python -m experiments.tables --check    # exit status 1 if README.md and the res
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from experiments.harness import RESULTS, table
 from graphrec.atomic import read_json, write_text
 
 README = Path(__file__).parent.parent / "README.md"
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 ORDER = ("amazon_baby", "amazon_sports", "amazon_scientific", "movielens_small")
 TITLES = {
     "amazon_baby": "Amazon Baby (published 8:1:1 split; published values in brackets)",
@@ -37,14 +37,16 @@ def render() -> str:
 
 
 def rewritten(readme: str) -> str:
-    """The README with the recorded results between its markers."""
-    found = re.sub(
-        r"(<!-- results: begin -->\n).*?(\n<!-- results: end -->)",
-        lambda m: f"{m[1]}{render()}{m[2]}",
-        readme,
-        flags=re.DOTALL,
-    )
-    return found
+    """The README with the recorded results between its markers.
+
+    Raises:
+        ValueError: the markers are not there, once each and in order.
+    """
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"{README.name} has no {BEGIN} ... {END}; put them where the tables belong")
+    return f"{before}{BEGIN}\n{render()}\n{END}{after}"
 
 
 def _section(name: str, result: Mapping[str, Any]) -> str:

@@ -30,6 +30,9 @@ def test_the_tables_are_the_recorded_results() -> None:
     command = [sys.executable, "-m", "experiments.tables", "--check"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0, result.stderr
+    assert README.count("\n| LightGCN | 0.") >= len(
+        list((ROOT / "experiments/results").glob("amazon_*.json"))
+    )
 
 
 @pytest.mark.parametrize(
