@@ -165,10 +165,8 @@ def table(result: Mapping[str, Any]) -> str:
                 values = [r["groups"][f"items/{group}"] for r in row["runs"]]
                 spread = [_spread([v[m] for v in values]) for m in ("recall@20", "ndcg@20")]
                 lines.append(f"| {label} | {' | '.join(spread)} |")
-    lines += [
-        "",
-        "Chosen on validation: " + "; ".join(_chosen(k, v) for k, v in rows.items() if v["chosen"]) + ".",
-    ]
+    chosen = "; ".join(_chosen(label, row) for label, row in rows.items() if row["chosen"])
+    lines += ["", f"Options (best of n: on validation, first seed): {chosen}."]
     lines += [
         "",
         "| recall@20, per-user means over seeds | difference | relative | 95 % interval | p (Holm) |",
@@ -296,7 +294,7 @@ def _spread(values: Sequence[float]) -> str:
 def _chosen(label: str, row: Mapping[str, Any]) -> str:
     """One model's options, and among how many points they were chosen."""
     options = ", ".join(f"{k}={v}" for k, v in row["chosen"].items())
-    return f"{label} {options}" + (f" (the best of {len(row['grid'])} on validation)" if row["grid"] else "")
+    return f"{label} {options}" + (f" (best of {len(row['grid'])})" if row["grid"] else "")
 
 
 def _row(row: Mapping[str, Any]) -> str:
