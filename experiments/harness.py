@@ -20,10 +20,12 @@ import torch
 import graphrec as gr
 from graphrec.atomic import read_json, write_json
 from graphrec.environment import environment
+from graphrec.errors import CheckpointError
 from graphrec.evaluate import warm_cold
 from graphrec.model import Features
 from graphrec.models import model as model_class
 from graphrec.report import Comparisons, Report, compare_all
+from graphrec.store import FeatureTable
 
 METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 RESULTS = Path(__file__).parent / "results"
@@ -95,6 +97,7 @@ def run(
         name, seeds = f"{name}-quick", seeds[:1]
     seeds = options.seeds or list(seeds)
     folder = options.out / name
+    study = _Study(data, features, folder, options.quick, cold)
     rows, reports = {}, {}
     for candidate in candidates:
         if (
@@ -103,10 +106,10 @@ def run(
             and not _finished(folder, candidate, seeds)
         ):
             continue
-        best, tried = _choose(candidate, data, features, folder, seeds[0], options.quick)
+        best, tried = study.choose(candidate, seeds[0])
         runs, found = [], []
         for seed in seeds:
-            facts, report = _one(candidate, best, seed, data, features, folder, options.quick, cold)
+            facts, report = study.one(candidate, best, seed)
             runs.append(facts)
             found.append(report)
         reports[candidate.label] = _mean(found)
@@ -181,84 +184,84 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _choose(
-    candidate: Candidate, data: gr.Dataset, features: Features, folder: Path, seed: int, quick: bool
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The grid point with the best validation at the first seed; all points with what they reached."""
-    grid = [dict(g) for g in (candidate.grid[:1] if quick else candidate.grid)]
-    if len(grid) == 1:
-        return grid[0], []
-    tried = [
-        {
-            "options": g,
-            "seed": seed,
-            "valid": _train(candidate, g, seed, data, features, folder, quick).best_value,
+@dataclass(frozen=True)
+class _Study:
+    """What the trainings of one experiment have in common."""
+
+    data: gr.Dataset
+    features: Features
+    folder: Path
+    quick: bool
+    cold: bool
+
+    def choose(self, candidate: Candidate, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """The grid point with the best validation at one seed; all points with what they reached."""
+        grid = [dict(g) for g in (candidate.grid[:1] if self.quick else candidate.grid)]
+        if len(grid) == 1:
+            return grid[0], []
+        tried = [
+            {"options": g, "seed": seed, "valid": self.train(candidate, g, seed).best_value} for g in grid
+        ]
+        return max(tried, key=lambda t: t["valid"])["options"], tried
+
+    def about(self, candidate: Candidate) -> dict[str, Any]:
+        """What a run is recognised by: the dataset and the features the model gets."""
+        return {
+            "dataset": {"name": self.data.name, "fingerprint": self.data.fingerprint},
+            "features": {f: t.sha256 for f, t in self.given(candidate).items()},
         }
-        for g in grid
-    ]
-    return max(tried, key=lambda t: t["valid"])["options"], tried
 
+    def given(self, candidate: Candidate) -> dict[str, FeatureTable]:
+        """The feature tables of one candidate."""
+        fields = candidate.features or list(self.features)
+        return {f: self.features[f] for f in fields} if model_class(candidate.model).modalities else {}
 
-def _train(
-    candidate: Candidate,
-    options: Mapping[str, Any],
-    seed: int,
-    data: gr.Dataset,
-    features: Features,
-    folder: Path,
-    quick: bool,
-) -> gr.Run:
-    chosen = model_class(candidate.model)
-    given = {f: features[f] for f in (candidate.features or features)} if chosen.modalities else {}
-    model = chosen.build(data, given or None, chosen.Config(**options, seed=seed))
-    config = gr.TrainConfig(**{**candidate.train, "seed": seed, **({"epochs": 3} if quick else {})})
-    about = {
-        "dataset": {"name": data.name, "fingerprint": data.fingerprint},
-        "features": {f: t.sha256 for f, t in given.items()},
-    }
-    return gr.Trainer(config, out=_folder(folder, candidate, options, seed)).fit(
-        model,
-        validate=gr.RankingTask(data.valid, seen=data.train, k=20, metrics=("recall", "ndcg")),
-        select="recall@20",
-        resume=True,
-        about=about,
-    )
+    def train(self, candidate: Candidate, options: Mapping[str, Any], seed: int) -> gr.Run:
+        """One training; goes on where an interrupted one stopped, and returns a finished one."""
+        chosen = model_class(candidate.model)
+        model = chosen.build(self.data, self.given(candidate) or None, chosen.Config(**options, seed=seed))
+        limits = {"epochs": 3} if self.quick else {}
+        config = gr.TrainConfig(**{**candidate.train, "seed": seed, **limits})
+        return gr.Trainer(config, out=_folder(self.folder, candidate, options, seed)).fit(
+            model,
+            validate=gr.RankingTask(self.data.valid, seen=self.data.train, k=20, metrics=("recall", "ndcg")),
+            select="recall@20",
+            resume=True,
+            about=self.about(candidate),
+        )
 
-
-def _one(
-    candidate: Candidate,
-    options: Mapping[str, Any],
-    seed: int,
-    data: gr.Dataset,
-    features: Features,
-    folder: Path,
-    quick: bool,
-    cold: bool,
-) -> tuple[dict[str, Any], Report]:
-    """One training with its test report, read back if it is finished."""
-    out = _folder(folder, candidate, options, seed)
-    if (out / "facts.json").exists() and (out / "report.parquet").exists():
-        return read_json(out / "facts.json"), Report.from_parquet(out / "report.parquet")
-    began = time.perf_counter()
-    run = _train(candidate, options, seed, data, features, folder, quick)
-    groups = warm_cold(data.train) if cold else None
-    report = gr.evaluate(
-        run.model, data.test, seen=data.train, metrics=("recall", "ndcg"), item_groups=groups, within=cold,
-        name=candidate.label,
-    )  # fmt: skip
-    report.to_parquet(out / "report.parquet")
-    facts = {
-        "seed": seed,
-        "best_epoch": run.best_epoch,
-        "epochs": len(run.history),
-        "seconds": run.seconds,
-        "wall": time.perf_counter() - began,
-        "valid": {"recall@20": run.best_value},
-        "test": report.mean(),
-        "groups": {n: g.mean() for n, g in report.groups.items()},
-    }
-    write_json(out / "facts.json", facts)
-    return facts, report
+    def one(
+        self, candidate: Candidate, options: Mapping[str, Any], seed: int
+    ) -> tuple[dict[str, Any], Report]:
+        """One training with its test report, read back if it is finished."""
+        out = _folder(self.folder, candidate, options, seed)
+        if (out / "facts.json").exists() and (out / "report.parquet").exists():
+            before, now = read_json(out / "run.json"), self.about(candidate)
+            if any(before.get(key) != value for key, value in now.items()):
+                raise CheckpointError(
+                    f"{out}: was run on other data or features; remove it, or choose another --out"
+                )
+            return read_json(out / "facts.json"), Report.from_parquet(out / "report.parquet")
+        began = time.perf_counter()
+        run = self.train(candidate, options, seed)
+        report = gr.evaluate(
+            run.model, self.data.test, seen=self.data.train, metrics=("recall", "ndcg"),
+            item_groups=warm_cold(self.data.train) if self.cold else None, within=self.cold,
+            name=candidate.label,
+        )  # fmt: skip
+        report.to_parquet(out / "report.parquet")
+        facts = {
+            "seed": seed,
+            "best_epoch": run.best_epoch,
+            "epochs": len(run.history),
+            "seconds": run.seconds,
+            "wall": time.perf_counter() - began,
+            "valid": {"recall@20": run.best_value},
+            "test": report.mean(),
+            "groups": {n: g.mean() for n, g in report.groups.items()},
+        }
+        write_json(out / "facts.json", facts)
+        return facts, report
 
 
 def _folder(folder: Path, candidate: Candidate, options: Mapping[str, Any], seed: int) -> Path:
