@@ -69,7 +69,6 @@ class ItemFeatures(nn.Module):
         else:
             self.register_buffer("values", values, persistent=False)
         self.register_buffer("present", torch.from_numpy(np.array(table.present)), persistent=False)
-        self.dim = values.shape[1]
 
     def forward(self, items: Tensor) -> Tensor:
         """Vectors ``(B, d)`` of items ``(B,)``."""

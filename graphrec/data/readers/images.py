@@ -10,6 +10,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from graphrec.data.content import Content
+from graphrec.data.dataset import Dataset
 from graphrec.errors import DataError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
@@ -43,3 +45,11 @@ def match_images(folder: Path, ids: Sequence[str]) -> tuple[list[str | None], in
         found[stem] = name
     files = [found.get(item) for item in ids]
     return files, len(found) - sum(file is not None for file in files)
+
+
+def with_pictures(dataset: Dataset, folder: Path) -> Dataset:
+    """The dataset with a folder's pictures as the content field ``image``; unchanged without the folder."""
+    if not folder.is_dir():
+        return dataset
+    files, _ = match_images(folder, dataset.items.ids)
+    return dataset.with_content(image=Content("image", files, folder))

@@ -16,10 +16,9 @@ from typing import Any
 import polars as pl
 
 from graphrec.data import frames
-from graphrec.data.content import Content
 from graphrec.data.dataset import Dataset
 from graphrec.data.readers.files import find, first_row, read_table, sentences
-from graphrec.data.readers.images import match_images
+from graphrec.data.readers.images import with_pictures
 
 SOURCE = "https://grouplens.org/datasets/movielens/latest/"
 LISTS = ("genres", "actors", "plot_keywords")
@@ -67,8 +66,4 @@ def read(
         source=str(ratings), first_row=first_row(ratings), items_source=str(table),
         items_first_row=first_row(table),
     )  # fmt: skip
-    posters = folder / "posters"
-    if not posters.is_dir():
-        return dataset
-    files, _ = match_images(posters, dataset.items.ids)
-    return dataset.with_content(image=Content("image", files, posters))
+    return with_pictures(dataset, folder / "posters")

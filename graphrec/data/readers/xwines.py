@@ -14,10 +14,9 @@ from typing import Any
 import polars as pl
 
 from graphrec.data import frames
-from graphrec.data.content import Content
 from graphrec.data.dataset import Dataset
 from graphrec.data.readers.files import find, first_row, read_table
-from graphrec.data.readers.images import match_images
+from graphrec.data.readers.images import with_pictures
 from graphrec.errors import DataError
 
 SOURCE = "https://github.com/rogerioxavier/X-Wines"
@@ -64,11 +63,7 @@ def read(
         source=str(ratings), first_row=first_row(ratings), items_source=str(table),
         items_first_row=first_row(table),
     )  # fmt: skip
-    images = folder / "images"
-    if not images.is_dir():
-        return dataset
-    files, _ = match_images(images, dataset.items.ids)
-    return dataset.with_content(image=Content("image", files, images))
+    return with_pictures(dataset, folder / "images")
 
 
 def _described(wines: pl.DataFrame, path: Path) -> pl.DataFrame:
