@@ -1,13 +1,13 @@
 """Checkpoints: safetensors for tensors, one JSON that commits them.
 
-A checkpoint directory holds ``state.json`` and the tensor files it names with their sha256. Tensor files
-carry the epoch in their name and are written first; replacing ``state.json`` is the commit, and only then are
-older files removed. A process killed at any moment leaves a checkpoint that loads: the old one or the new
-one.
+A checkpoint directory holds ``state.json`` and the tensor files it names (see :mod:`graphrec.commit`): a
+process killed at any moment leaves a checkpoint that loads, the old one or the new one, and one that was
+changed in any bit does not load.
 """
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from graphrec.atomic import read_json, sha256_file, sweep, write_bytes, write_json
+from graphrec.atomic import write_bytes
+from graphrec.commit import Committed, Write, commit
 from graphrec.errors import CheckpointError
 
-FORMAT = 1
+FORMAT = 2  # 1 had no seal
+STATE = "state.json"
+REMEDY = "train again in another directory"
 
 
 def write(
@@ -33,7 +36,7 @@ def write(
 
     Args:
         directory: such as ``runs/x/last``.
-        step: number that names the files, such as the epochs done.
+        step: such as the epochs done; returned by :func:`read`.
         model: its state dict is written.
         optimizer: its state is written too, if given.
         state: JSON-able values, returned by :func:`read`.
@@ -42,29 +45,17 @@ def write(
         CheckpointError: the directory cannot be written (full disk, no permission); the previous checkpoint
             is whole.
     """
-    directory = Path(directory)
-    try:
-        files = {"model": _save(directory / f"model-{step:06d}.safetensors", model.state_dict())}
-        if optimizer is not None:
-            tensors, groups = _flatten(optimizer)
-            files["optimizer"] = _save(directory / f"optimizer-{step:06d}.safetensors", tensors)
-            state = {**state, "optimizer_groups": groups}
-        write_json(directory / "state.json", {"format": FORMAT, "step": step, "files": files, **state})
-    except OSError as cause:
-        raise CheckpointError(
-            f"{directory}: cannot write the checkpoint ({cause}); the previous one is intact: make room or "
-            "permit writing, then resume"
-        ) from cause
-    sweep(directory)
-    current = {entry["name"] for entry in files.values()}
-    for old in directory.glob("*-[0-9]*.safetensors"):
-        if old.name not in current:
-            old.unlink(missing_ok=True)
+    files = {"model": _file(model.state_dict())}
+    if optimizer is not None:
+        tensors, groups = _flatten(optimizer)
+        files["optimizer"] = _file(tensors)
+        state = {**state, "optimizer_groups": groups}
+    commit(Path(directory) / STATE, FORMAT, {"step": step, **state}, files, retry="resume")
 
 
 def exists(directory: str | Path) -> bool:
     """Whether the directory holds a committed checkpoint."""
-    return (Path(directory) / "state.json").exists()
+    return (Path(directory) / STATE).exists()
 
 
 def read(
@@ -76,45 +67,45 @@ def read(
         CheckpointError: missing, damaged, of another format, or made for a model of other parameters.
     """
     directory = Path(directory)
-    state = read_json(directory / "state.json", CheckpointError)
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise CheckpointError(f"{directory / 'state.json'}: not a checkpoint of format {FORMAT}")
-    if model is not None:
-        tensors = _load(directory, state, "model")
+    saved = Committed(directory / STATE, FORMAT, REMEDY)
+    # All is read before anything is loaded, so that a damaged file leaves the model as it was.
+    tensors = None if model is None else _load(saved, "model")
+    moments = None if optimizer is None else _load(saved, "optimizer")
+    if model is not None and tensors is not None:
         try:
             model.load_state_dict(tensors)
         except RuntimeError as cause:
             raise CheckpointError(
                 f"{directory}: was made for another model or dataset: {' '.join(str(cause).split())}"
             ) from cause
-    if optimizer is not None:
-        _restore(optimizer, _load(directory, state, "optimizer"), state["optimizer_groups"], directory)
-    return state
+    if optimizer is not None and moments is not None:
+        _restore(optimizer, moments, saved.head["optimizer_groups"], directory)
+    return saved.head
 
 
-def _save(path: Path, tensors: dict[str, Tensor]) -> dict[str, str]:
+def tidy(directory: str | Path) -> None:
+    """Removes what a killed writer left beside the committed files."""
+    Committed(Path(directory) / STATE, FORMAT, REMEDY).tidy()
+
+
+def _file(tensors: dict[str, Tensor]) -> tuple[str, str, Write]:
+    """Digest of the content, suffix and writer of a tensor file, as :func:`commit` takes them."""
     data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
-    write_bytes(path, data)
-    return {"name": path.name, "sha256": sha256_file(path)}
+    sha256 = hashlib.sha256(data).hexdigest()
+
+    def writer(path: Path) -> str:
+        write_bytes(path, data)
+        return sha256
+
+    return sha256, "safetensors", writer
 
 
-def _load(directory: Path, state: dict[str, Any], part: str) -> dict[str, Tensor]:
-    entry = state.get("files", {}).get(part)
-    if entry is None:
-        raise CheckpointError(f"{directory}: holds no {part}")
-    path = directory / entry["name"]
-    if path.parent != directory or Path(entry["name"]).name != entry["name"]:
-        raise CheckpointError(
-            f"{directory / 'state.json'}: names {entry['name']!r}, which is outside the directory"
-        )
-    if not path.exists():
-        raise CheckpointError(f"{path}: no such file, though state.json names it; restore it or train again")
-    if sha256_file(path) != entry["sha256"]:
-        raise CheckpointError(f"{path}: its sha256 is not the recorded one; restore it or train again")
+def _load(saved: Committed, part: str) -> dict[str, Tensor]:
+    path = saved.file(part)
     try:
         tensors: dict[str, Tensor] = load_file(path)
-    except SafetensorError as cause:
-        raise CheckpointError(f"{path}: not readable as safetensors ({cause})") from cause
+    except (OSError, SafetensorError) as cause:
+        raise CheckpointError(f"{path}: not readable as safetensors ({cause}); {saved.remedy}") from cause
     return tensors
 
 

@@ -28,6 +28,11 @@ class Config(BaseModel):
     )
 
     def __init__(self, **options: Any) -> None:
+        for name, value in options.items():
+            if isinstance(value, bool) and name in type(self).model_fields:
+                kind = str(type(self).model_fields[name].annotation)
+                if "bool" not in kind and "Any" not in kind:  # pydantic would read true as 1
+                    raise ConfigError(f"{name} = {value!r}: a truth value; expected {_plain(kind)}")
         try:
             super().__init__(**options)
         except ValidationError as cause:
@@ -38,6 +43,11 @@ class Config(BaseModel):
         return type(self)(**{**self.model_dump(), **changes})
 
     @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Option name -> default, JSON-able; required options are left out."""
+        return cls.model_construct().model_dump(mode="json")
+
+    @classmethod
     def options(cls) -> dict[str, str]:
         """Option name -> ``type = default: docstring``, for help texts."""
         lines = {}
@@ -46,6 +56,10 @@ class Config(BaseModel):
             kind = kind or str(info.annotation).replace("typing.", "")
             lines[name] = f"{kind} = {info.default!r}: {info.description or ''}"
         return lines
+
+
+def _plain(kind: str) -> str:
+    return kind.removeprefix("<class '").removesuffix("'>").replace("typing.", "")
 
 
 def explain(error: ValidationError, config: type[BaseModel], prefix: str = "") -> str:

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, Field, ValidationError
 
 from graphrec import checkpoint
-from graphrec.atomic import read_json, write_json
+from graphrec.atomic import explained, read_json, write_json
+from graphrec.commit import read_sealed
 from graphrec.config import Config
 from graphrec.data import Dataset
 from graphrec.data.readers import READERS
@@ -184,11 +185,12 @@ def train(
     run = Trainer(train_config, out).fit(
         made, task, None if task is None else select, resume=resume, about=about, on_epoch=on_epoch
     )
-    if source is None:
-        data.save(out / COPY)
     titles = _titles(data)
-    if titles:
-        write_json(out / "titles.json", titles)
+    with explained(out, CheckpointError):
+        if source is None:
+            data.save(out / COPY)
+        if titles:
+            write_json(out / "titles.json", titles)
     Recommender.of(run.model, data, given or None).save(out / "recommender")
     return run
 
@@ -205,8 +207,7 @@ def refuse_another(out: Path, select: str, resume: bool) -> None:
         raise CheckpointError(
             f"{out} already holds a run; go on with it (--resume), or choose another directory (--out)"
         )
-    before = read_json(out / "run.json", CheckpointError)
-    selected = before.get("select", select) if isinstance(before, dict) else select
+    selected = read_meta(out).get("select", select)
     if selected != select:
         raise CheckpointError(
             f"{out} selects on {selected}, this run would on {select}; resume it with --select {selected}, "
@@ -288,10 +289,7 @@ def read_meta(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: no run there (no run.json); expected a directory that graphrec train wrote{there}"
         )
-    meta = read_json(path / "run.json", CheckpointError)
-    if not isinstance(meta, dict):
-        raise _damaged(path, f"found {type(meta).__name__}, expected an object")
-    return meta
+    return read_sealed(path / "run.json", "train again")
 
 
 def open_recommender(path: str | Path) -> tuple[Recommender, dict[str, str]]:

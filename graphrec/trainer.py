@@ -7,7 +7,6 @@ here and nowhere else.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -22,13 +21,11 @@ from accelerate.state import AcceleratorState
 from pydantic import Field
 from torch import Tensor
 
-from graphrec import checkpoint
-from graphrec.atomic import read_json, write_json, write_text
 from graphrec.config import Config
-from graphrec.environment import environment
-from graphrec.errors import CheckpointError, ConfigError, TrainingError, nearest
+from graphrec.errors import ConfigError, TrainingError, nearest
 from graphrec.model import Model
 from graphrec.progress import ProgressBar, TensorBoard
+from graphrec.rundir import RunDirectory, State
 from graphrec.sampling import Plan
 from graphrec.seeds import stream
 
@@ -115,6 +112,7 @@ class Trainer:
     def __init__(self, config: TrainConfig | None = None, out: str | Path | None = None) -> None:
         self.config = config or TrainConfig()
         self.out = Path(out) if out is not None else None
+        self.kept = RunDirectory(self.out)
 
     def fit(
         self,
@@ -141,33 +139,27 @@ class Trainer:
             CheckpointError: the run directory holds another run, or cannot be written.
             ConfigError: ``select`` is not validated.
         """
-        config, start, state = self.config, 0, _State()
+        config, start, state = self.config, 0, State()
         accelerator = _accelerator(config)
         model.to(accelerator.device)
         trainable = any(p.requires_grad for p in model.parameters())
         optimizer = model.optimizer(config) if trainable else None
-        self._open(model, resume, about or {})
-        if resume and self.out is not None and checkpoint.exists(self.out / "last"):
-            saved = checkpoint.read(self.out / "last", model, optimizer)
-            state = _State(**saved["training"])
-            start = saved["step"]
+        self.kept.open(self._facts(model, about or {}), resume, self._defaults(model))
+        if resume and self.kept.holds_checkpoint():
+            state, start = self.kept.read(model, optimizer)
             if optimizer is not None:  # more epochs or patience than before go on from here
                 state.done = self._is_over(start, state)
-        if self.out is not None:
-            self._rewrite_metrics(state.history)
+        self.kept.rewrite_metrics(state.history)
         if state.done:
             logger.info("the run in %s is finished; nothing to do", self.out)
         elif optimizer is None:
             self._validate(model, validate, select, state, {"epoch": 0, "seconds": 0.0}, last=True)
             state.done = True
-            self._write(model, None, 0, state)
-            self._rewrite_metrics(state.history)
+            self.kept.write(model, None, 0, state)
+            self.kept.rewrite_metrics(state.history)
         else:
             self._loop(accelerator, model, optimizer, validate, select, state, start, on_epoch)
-        if self.out is not None and checkpoint.exists(self.out / "best"):
-            checkpoint.read(self.out / "best", model)
-        elif state.best_weights is not None:
-            model.load_state_dict(state.best_weights)
+        self.kept.load_best(model, state)
         model.eval()
         return Run(model, state.history, state.best_epoch, state.best_value, self.out)
 
@@ -178,7 +170,7 @@ class Trainer:
         optimizer: torch.optim.Optimizer,
         validate: Task | None,
         select: str | None,
-        state: _State,
+        state: State,
         start: int,
         on_epoch: Callable[[dict[str, float]], None] | None,
     ) -> None:
@@ -199,8 +191,8 @@ class Trainer:
                 record["seconds"] = time.perf_counter() - began
                 state.done = self._is_over(epoch, state)
                 if improved or state.done or epoch % config.checkpoint_every == 0:
-                    self._write(model, optimizer, epoch, state, improved)
-                self._log(record)
+                    self.kept.write(model, optimizer, epoch, state, improved)
+                self.kept.log(record)
                 board(record)
                 progress(record, state.best_value, state.best_epoch)
                 if on_epoch is not None:
@@ -208,7 +200,7 @@ class Trainer:
                 if state.done:
                     break
 
-    def _is_over(self, epoch: int, state: _State) -> bool:
+    def _is_over(self, epoch: int, state: State) -> bool:
         patience = self.config.patience
         return epoch >= self.config.epochs or (patience is not None and state.misses > patience)
 
@@ -252,7 +244,7 @@ class Trainer:
         model: Model,
         validate: Task | None,
         select: str | None,
-        state: _State,
+        state: State,
         record: dict[str, float],
         last: bool,
     ) -> bool:
@@ -275,9 +267,11 @@ class Trainer:
             raise ConfigError(
                 f"select={chosen!r} is not validated; there are {list(metrics)}.{nearest(chosen, metrics)}"
             )
+        if broken := [name for name, found in metrics.items() if not math.isfinite(found)]:
+            raise TrainingError(
+                f"epoch {epoch}: validated {broken[0]} is {metrics[broken[0]]}; check the validation split"
+            )
         value = float(metrics[chosen])
-        if math.isnan(value):
-            raise TrainingError(f"epoch {epoch}: validated {chosen} is NaN; check the validation split")
         digits = self.config.decimals
         rounded = value if digits is None else round(value, digits)
         if state.best_value is None or rounded > state.threshold:
@@ -288,89 +282,19 @@ class Trainer:
         state.misses += 1
         return False
 
-    # -- the run directory
-    # ------------------------------------------------------------------------------------
-
-    def _open(self, model: Model, resume: bool, about: Mapping[str, Any]) -> None:
-        """Creates the run directory, or makes sure that the one to resume is this run."""
-        if self.out is None:
-            return
-        facts = {
+    def _facts(self, model: Model, about: Mapping[str, Any]) -> dict[str, Any]:
+        """What ``run.json`` records."""
+        return {
             "model": model.name,
             "model_config": model.config.model_dump(mode="json") if hasattr(model, "config") else {},
             "train_config": self.config.model_dump(mode="json"),
             **about,
         }
-        path = self.out / "run.json"
-        if path.exists():
-            if not resume:
-                raise CheckpointError(
-                    f"{self.out} already holds a run; resume it (resume=True, --resume) or choose "
-                    "another directory"
-                )
-            before = read_json(path, CheckpointError)
-            # How long and how visibly to train may change between sittings; what is trained may not.
-            free = {"patience", "progress", "tensorboard", "checkpoint_every", "device"}
-            if self.config.schedule == "constant":  # other schedules are stretched over all epochs
-                free.add("epochs")
-            for key in ("model", "model_config", "train_config", "dataset", "features"):
-                old, new = before.get(key), facts.get(key)
-                if key == "train_config":
-                    old = {k: v for k, v in (old or {}).items() if k not in free}
-                    new = {k: v for k, v in (new or {}).items() if k not in free}
-                if old != new:
-                    raise CheckpointError(
-                        f"{self.out} holds another run: its {key} is {old}, this one's is {new}; "
-                        "choose another directory"
-                    )
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            write_json(path, {**facts, "environment": environment()})
-        except OSError as cause:
-            raise CheckpointError(f"{self.out}: cannot write ({cause}); choose another directory") from cause
 
-    def _write(
-        self,
-        model: Model,
-        optimizer: torch.optim.Optimizer | None,
-        epoch: int,
-        state: _State,
-        improved: bool = True,
-    ) -> None:
-        if self.out is None:
-            return
-        # best before last: killed in between, the resumed run repeats this epoch and writes the same best
-        # again.
-        if improved and state.best_value is not None:
-            checkpoint.write(self.out / "best", epoch, model, value=state.best_value)
-        checkpoint.write(self.out / "last", epoch, model, optimizer, training=state.saved())
-
-    def _rewrite_metrics(self, history: list[dict[str, float]]) -> None:
-        """Drops lines of epochs after the checkpoint that a killed run had already logged."""
-        if self.out is not None:
-            write_text(self.out / "metrics.jsonl", "".join(json.dumps(h) + "\n" for h in history))
-
-    def _log(self, record: dict[str, float]) -> None:
-        if self.out is not None:
-            with open(self.out / "metrics.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-
-
-@dataclass
-class _State:
-    """What early stopping and the run directory remember."""
-
-    history: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int = 0
-    best_value: float | None = None
-    threshold: float = -math.inf
-    misses: int = 0
-    done: bool = False
-    best_weights: dict[str, Tensor] | None = None
-
-    def saved(self) -> dict[str, Any]:
-        kept = {k: v for k, v in vars(self).items() if k != "best_weights"}
-        return {**kept, "threshold": self.threshold if math.isfinite(self.threshold) else -1e300}
+    def _defaults(self, model: Model) -> dict[str, Any]:
+        """What a run recorded before an option was there was trained with."""
+        known = {"train_config": self.config.defaults()}
+        return {**known, "model_config": model.config.defaults()} if hasattr(model, "config") else known
 
 
 def rate(config: TrainConfig, epoch: int) -> float:

@@ -23,6 +23,7 @@ LAYERS: dict[str, set[str]] = {
     "seeds": set(),
     "atomic": {"errors"},
     "config": {"errors"},
+    "commit": BASE,
     "topk": set(),
     "data": BASE,
     "store": {*BASE, "data"},
@@ -34,14 +35,15 @@ LAYERS: dict[str, set[str]] = {
     "nn": {*BASE, "data", "store", "graph"},
     "model": {*BASE, "data", "store", "graph", "sampling", "trainer"},  # trainer for a type only
     "models": {*BASE, "data", "store", "graph", "knn", "losses", "sampling", "nn", "model"},
-    "checkpoint": {*BASE},
+    "checkpoint": {*BASE, "commit"},
     "progress": BASE,
     "environment": set(),
-    "trainer": {*BASE, "model", "checkpoint", "environment", "progress", "sampling"},
+    "rundir": {*BASE, "commit", "checkpoint", "environment"},
+    "trainer": {*BASE, "model", "rundir", "progress", "sampling"},
     "metrics": {*BASE, "data", "topk"},
     "report": {*BASE, "metrics"},
     "evaluate": {*BASE, "data", "metrics", "report", "topk", "store"},
-    "recommender": {*BASE, "data", "store", "knn", "model", "topk"},
+    "recommender": {*BASE, "commit", "data", "store", "knn", "model", "topk"},
     "testing": {*BASE, "data", "store", "sampling", "model", "checkpoint", "trainer"},
     "html": BASE,
 }
@@ -112,24 +114,12 @@ def test_no_file_is_too_long_to_hold_in_the_head(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [p for p in EVERYTHING if p.name != "test_architecture.py"], ids=relative)
 def test_banned_calls(path: Path) -> None:
-    """No pickle in any format, no global random state, no evaluation of text."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    assert not {"pickle", "dill", "joblib", "shelve", "marshal", "cloudpickle"} & {
-        m.split(".")[0] for m in imports(path)
-    }
-    for node in ast.walk(tree):
+    """No global random state; pickles and archives are the matter of test_no_pickle.py."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call):
             call = ast.unparse(node.func)
             where = f"{path.name}:{node.lineno}: {call}"
-            assert call not in {"torch.load", "torch.save", "yaml.load", "eval", "exec", "pd.read_pickle"}, (
-                where
-            )
             assert call not in {"np.random.seed", "torch.manual_seed", "random.seed", "np.random.rand"}, where
-            if call in {"np.load", "numpy.load"}:
-                allowed = {k.arg: ast.unparse(k.value) for k in node.keywords}.get("allow_pickle")
-                assert allowed == "False", f"{where} without allow_pickle=False"
-            if call.endswith((".extractall", "shutil.unpack_archive")):
-                raise AssertionError(f"{where}: archives are unpacked member by member, inside their target")
 
 
 def test_import_is_light() -> None:

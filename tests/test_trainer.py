@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from graphrec import checkpoint, testing
+from graphrec.commit import read_sealed, write_sealed
 from graphrec.errors import CheckpointError, ConfigError, TrainingError
 from graphrec.models.mf import MF
 from graphrec.models.popularity import Popularity
@@ -68,7 +69,7 @@ def test_select_names_a_validated_metric(data) -> None:
 
 
 def test_nan_validation_is_an_error(data) -> None:
-    with pytest.raises(TrainingError, match="recall@20 is NaN"):
+    with pytest.raises(TrainingError, match="recall@20 is nan"):
         Trainer(options()).fit(MF.build(data), Scripted([math.nan]))
 
 
@@ -189,6 +190,24 @@ def test_a_finished_run_goes_on_with_more_epochs_or_patience(data, tmp_path) -> 
     patient = impatient.replace(patience=3)
     run = Trainer(patient, out=tmp_path / "b").fit(MF.build(data), Scripted(values[3:]), resume=True)
     assert (run.best_epoch, len(run.history)) == (4, 4)
+
+
+def test_an_option_that_is_newer_than_the_run_had_its_default(data, tmp_path) -> None:
+    Trainer(options(epochs=2), tmp_path).fit(MF.build(data))
+    record = read_sealed(tmp_path / "run.json", "")
+    del record["model_config"]["dim"], record["train_config"]["clip_norm"]
+    write_sealed(tmp_path / "run.json", record)
+    assert len(Trainer(options(epochs=3), tmp_path).fit(MF.build(data), resume=True).history) == 3
+    write_sealed(tmp_path / "run.json", record)
+    with pytest.raises(CheckpointError, match="another run: its train_config"):
+        Trainer(options(epochs=4, clip_norm=1.0), tmp_path).fit(MF.build(data), resume=True)
+
+
+def test_a_dataset_is_not_taken_for_a_run_directory(data, tmp_path) -> None:
+    data.save(tmp_path)
+    with pytest.raises(CheckpointError, match="holds a dataset; choose another directory"):
+        Trainer(options(), tmp_path).fit(MF.build(data))
+    assert not (tmp_path / "run.json").exists()
 
 
 def test_stretched_schedules_cannot_be_made_longer(data, tmp_path) -> None:

@@ -1,35 +1,22 @@
-"""A directory of arrays and id lists that one JSON file commits.
-
-File names carry a digest of their content and are written first; replacing the JSON is the commit, and only
-then are files of the bundle before removed. A process killed at any moment leaves a bundle that reads: the
-old one or the new one.
-"""
+"""A directory of arrays and id lists that one JSON file commits."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from graphrec.atomic import (
-    digest,
-    read_array,
-    read_json,
-    sha256_file,
-    sweep,
-    write_array,
-    write_json,
-    writing,
-)
+from graphrec.atomic import digest, read_array, sha256_file, write_array, writing
+from graphrec.commit import Committed, commit
 from graphrec.data import Vocabulary
 from graphrec.errors import CheckpointError
 
 
-class Bundle:
+class Bundle(Committed):
     """A bundle opened for reading.
 
     Args:
@@ -44,31 +31,7 @@ class Bundle:
     """
 
     def __init__(self, path: Path, version: int) -> None:
-        self.path = path
-        found = read_json(path, CheckpointError)
-        if not isinstance(found, dict) or found.get("format") != version:
-            what = found.get("format") if isinstance(found, dict) else type(found).__name__
-            raise CheckpointError(f"{path}: format {what!r}; this version reads format {version}")
-        if found.pop("seal", None) != digest("bundle", found):
-            raise CheckpointError(f"{path}: its content is not what was written; save it again")
-        self.files: dict[str, dict[str, str]] = found["files"]
-        self.head: dict[str, Any] = found["head"]
-
-    def file(self, part: str) -> Path:
-        """The file of one part, checked.
-
-        Raises:
-            CheckpointError: it is missing, not the one that was written, or outside the directory.
-        """
-        name, expected = self.files[part]["name"], self.files[part]["sha256"]
-        path = self.path.parent / name
-        if Path(name).name != name:
-            raise CheckpointError(f"{self.path}: names {name!r}, which is outside the directory")
-        if not path.exists():
-            raise CheckpointError(f"{path}: no such file, though {self.path.name} names it; save it again")
-        if sha256_file(path) != expected:
-            raise CheckpointError(f"{path}: its sha256 is not the recorded one; restore it or save it again")
-        return path
+        super().__init__(path, version, "save it again")
 
     def array(self, part: str, mmap: bool = False) -> np.ndarray:
         """One array, checked; memory-mapped and read-only if asked for."""
@@ -105,29 +68,11 @@ def write(
     Raises:
         CheckpointError: the directory cannot be written.
     """
-    folder = path.parent
-    files: dict[str, dict[str, str]] = {}
-    try:
-        for part, array in arrays.items():
-            name = f"{part}-{digest(array)[:16]}.npy"
-            files[part] = {"name": name, "sha256": write_array(folder / name, array)}
-        for part, vocabulary in ids.items():
-            name = f"{part}-{vocabulary.fingerprint[:16]}.arrow"
-            files[part] = {"name": name, "sha256": write_ids(folder / name, vocabulary)}
-        whole = {"format": version, "files": files, "head": dict(head)}
-        write_json(path, {**whole, "seal": digest("bundle", whole)})
-    except OSError as cause:
-        raise CheckpointError(
-            f"{folder}: cannot be written ({cause}); what was there is intact: make room or permit writing, "
-            "then save again"
-        ) from cause
-    sweep(folder)
-    current = {entry["name"] for entry in files.values()}
-    digests = "[0-9a-f]" * 16
-    for old in [*folder.glob(f"*-{digests}.npy"), *folder.glob(f"*-{digests}.arrow")]:
-        if old.name not in current:
-            with suppress(OSError):  # Windows keeps files that are mapped
-                old.unlink()
+    files = {
+        **{part: (digest(a), "npy", partial(write_array, array=a)) for part, a in arrays.items()},
+        **{part: (v.fingerprint, "arrow", partial(write_ids, vocabulary=v)) for part, v in ids.items()},
+    }
+    commit(path, version, head, files, retry="save again")
 
 
 def write_ids(path: Path, vocabulary: Vocabulary) -> str:

@@ -11,7 +11,7 @@ from graphrec.topk import topk
 
 TILE = 16
 """Queries per product; the last is filled up, as a product of another shape may be rounded otherwise."""
-SCORES = 2**24  # scores held at once: 64 MiB
+SCORES = 2**22  # scores held at once: 16 MiB
 
 
 def retrieve(
@@ -29,11 +29,13 @@ def retrieve(
         values ``(B, k)`` descending and keys ``(B, k) int64``.
     """
     values, rows = torch.empty(len(queries), k), torch.empty(len(queries), k, dtype=torch.int64)
-    block = max(1, min(1024, SCORES // max(1, len(keys))) // TILE) * TILE
+    block = max(1, min(1024, SCORES // max(1, len(keys)), len(queries)) // TILE) * TILE
+    # One buffer for all blocks: fresh memory costs more than the products that fill it.
+    held = torch.empty(block, len(keys))
     for start in range(0, len(queries), block) if k else ():
         part = queries[start : start + block]
         filled = torch.nn.functional.pad(part, (0, 0, 0, -len(part) % TILE))
-        scores = torch.empty(len(filled), len(keys))
+        scores = held[: len(filled)]
         for at in range(0, len(filled), TILE):
             torch.mm(filled[at : at + TILE], keys.T, out=scores[at : at + TILE])
         scores = scores[: len(part)]

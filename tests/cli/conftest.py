@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from graphrec import cli
+from graphrec.commit import write_sealed
 
 SMALL = "--set train.epochs=2 --set train.device=cpu --set model.dim=8"
 
@@ -87,6 +89,8 @@ def copy(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     target = tmp_path / "copy"
     shutil.copytree(made, target)
     for record in target.glob("runs/*/run.json"):
-        record.write_text(record.read_text().replace(str(made), str(target)))
+        moved = json.loads(record.read_text().replace(str(made), str(target)))
+        del moved["seal"]
+        write_sealed(record, moved)
     monkeypatch.chdir(target)
     return target
