@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from graphrec.atomic import digest, sweep
+from graphrec.atomic import digest, explained, sweep
 from graphrec.data import Dataset
 from graphrec.errors import FeatureError
 from graphrec.store import FeatureStore, StoredTable, shards
@@ -67,6 +67,7 @@ class TableWriter:
             for number, first in enumerate(firsts)
         ]
         self.entries: dict[int, dict[str, Any]] = {}
+        self.check: Callable[[], None] = lambda: None  # raises when the directory is no longer the locked one
 
     def inputs(self, first: int, sources: Sequence[str | None]) -> str:
         """Digest of what the rows from ``first`` on are made from: ids, content, corpus if fitted."""
@@ -91,7 +92,7 @@ class TableWriter:
             empty_reason: why a vector is zero.
 
         Raises:
-            FeatureError: a vector is not finite; names the item.
+            FeatureError: a vector is not finite (names the item), or the files cannot be written.
         """
         ids = self.dataset.items.ids
         finite = np.isfinite(values).all(axis=1)
@@ -101,23 +102,24 @@ class TableWriter:
                 f"{self.describe['name']}: the vector of item {ids[row]!r} (row {row}) holds NaN or Inf; the "
                 "extractor cannot be used on it (float16 overflows beyond 65,504: try float32)"
             )
-        (self.folder / shards.MANIFEST).unlink(
-            missing_ok=True
-        )  # until all shards agree again, this is no table
         block = np.zeros((shard.last - shard.first, values.shape[1]), dtype=values.dtype)
         block[rows - shard.first] = values
         present = np.asarray(block.any(axis=1))
         empty = {ids[int(row)]: empty_reason for row in rows[~present[rows - shard.first]]}
-        self.entries[shard.number] = shards.write_shard(
-            self.folder,
-            shard.number,
-            shard.first,
-            block,
-            present,
-            inputs=self.inputs(shard.first, shard.sources),
-            unreadable=shard.unreadable,
-            empty=empty,
-        )
+        self.check()
+        with explained(self.folder, FeatureError):
+            # Until all shards agree again, this is no table.
+            (self.folder / shards.MANIFEST).unlink(missing_ok=True)
+            self.entries[shard.number] = shards.write_shard(
+                self.folder,
+                shard.number,
+                shard.first,
+                block,
+                present,
+                inputs=self.inputs(shard.first, shard.sources),
+                unreadable=shard.unreadable,
+                empty=empty,
+            )
 
     @property
     def n_unreadable(self) -> int:
@@ -125,12 +127,18 @@ class TableWriter:
         return sum(len(entry["unreadable"]) for entry in self.entries.values())
 
     def finish(self) -> StoredTable:
-        """Writes the manifest, which makes the shards a table."""
+        """Writes the manifest, which makes the shards a table.
+
+        Raises:
+            FeatureError: it cannot be written, or the shards have gone.
+        """
         content = self.dataset.field(self.field)
         head = manifest_head(
             self.dataset, self.field, content.kind, self.key, self.describe, content_digest(content)
         )
-        return completed(self.folder, head, [self.entries[shard.number] for shard in self.plan])
+        self.check()
+        with explained(self.folder, FeatureError):
+            return completed(self.folder, head, [self.entries[shard.number] for shard in self.plan])
 
 
 @contextmanager
@@ -145,8 +153,12 @@ def writing_table(
     """A :class:`TableWriter` under the table's lock; another process that wants the table waits here.
 
     Temporary files of killed writers are removed first.
+
+    Raises:
+        FeatureError: the store cannot be written.
     """
     writer = TableWriter(dataset, field, store, describe, shard_size, corpus)
-    with locked(writer.folder):
-        sweep(writer.folder)
+    with locked(writer.folder) as writer.check:
+        with explained(writer.folder, FeatureError):
+            sweep(writer.folder, locked=True)
         yield writer

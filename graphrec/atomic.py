@@ -7,18 +7,32 @@ swept later.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any
 
 import numpy as np
 
 from graphrec.errors import DataError, GraphrecError
+
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room on its disk"),
+    errno.EFBIG: "allow larger files there (ulimit -f shows the limit)",
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make it writable, or name another place"),
+    **dict.fromkeys(
+        (errno.ENOTDIR, errno.EEXIST, errno.EISDIR),
+        "a file stands where a directory is needed, or the reverse",
+    ),
+    errno.ENOENT: "it was removed or renamed meanwhile",
+}
 
 
 @contextmanager
@@ -37,10 +51,34 @@ def writing(path: str | Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as cause:
+        with suppress(OSError):  # a directory that has gone or become read-only; the first error tells more
+            temporary.unlink(missing_ok=True)
+        if isinstance(cause, OSError) and cause.errno and cause.filename in (None, str(temporary)):
+            cause.filename, cause.filename2 = str(path), None
         raise
     sync_directory(path.parent)
+
+
+@contextmanager
+def explained(path: str | Path, error: type[GraphrecError]) -> Iterator[None]:
+    """Turns what the system says of a file it cannot write into an ``error`` that names it and the remedy.
+
+    Args:
+        path: named where the system names no file.
+        error: class of what is raised instead.
+
+    Raises:
+        GraphrecError: of class ``error``, for every ``OSError`` of the block.
+    """
+    try:
+        yield
+    except OSError as cause:
+        remedy = _REMEDIES.get(cause.errno or 0, "see to the disk")
+        raise error(
+            f"{cause.filename or path}: cannot be written ({cause.strerror or cause}); "
+            f"{remedy}, then run it again"
+        ) from cause
 
 
 def sync_directory(path: Path) -> None:
@@ -68,24 +106,34 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Writes JSON atomically: sorted keys, two spaces, NaN refused."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """The one form in which :func:`write_json` writes a value."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode("utf-8")
 
 
 def read_json(path: str | Path, error: type[GraphrecError] = DataError) -> Any:
     """Reads JSON; a missing or damaged file is an ``error`` that names it."""
     path = Path(path)
+    _refuse_pipe(path, error)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as cause:
         raise error(f"{path}: no such file") from cause
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as cause:
+    except (OSError, ValueError, RecursionError) as cause:
         raise error(f"{path}: not readable as JSON ({cause}); restore it or build it again") from cause
 
 
 def write_array(path: str | Path, array: np.ndarray) -> str:
     """Writes one ``.npy`` atomically and returns its sha256; object arrays, needing pickle, are refused."""
     with writing(path) as file:
-        np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+        # Behind an object of its own: into a real file numpy writes by itself, and of a full disk it says no
+        # more than how many bytes it wanted to write.
+        plain: Any = SimpleNamespace(write=file.write)
+        np.lib.format.write_array(plain, np.ascontiguousarray(array), allow_pickle=False)
         file.flush()
         return sha256_file(file.name)
 
@@ -93,19 +141,36 @@ def write_array(path: str | Path, array: np.ndarray) -> str:
 def read_array(path: str | Path, error: type[GraphrecError] = DataError, mmap: bool = False) -> np.ndarray:
     """Reads one ``.npy``; a missing, damaged or pickled file is an ``error`` that names it."""
     path = Path(path)
+    _refuse_pipe(path, error)
     try:
-        array: np.ndarray = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
+        array = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
     except FileNotFoundError as cause:
         raise error(f"{path}: no such file") from cause
-    except (OSError, ValueError, EOFError) as cause:
+    except Exception as cause:  # numpy's header parser lets tokenizer, zip and overflow errors through
         raise error(f"{path}: not a readable .npy array ({cause}); restore it or build it again") from cause
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise error(
+            f"{path}: not a .npy array but a .npz archive of several; expected one array, saved by np.save"
+        )
     return array
 
 
 def sha256_file(path: str | Path) -> str:
     """Hex sha256 of a file's bytes."""
+    _refuse_pipe(path, DataError)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _refuse_pipe(path: str | Path, error: type[GraphrecError]) -> None:
+    """Whoever reads a named pipe waits for ever if nobody writes to it."""
+    try:
+        pipe = stat.S_ISFIFO(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return
+    if pipe:
+        raise error(f"{path}: a named pipe; expected a regular file")
 
 
 def digest(*parts: Any) -> str:
@@ -127,16 +192,21 @@ def digest(*parts: Any) -> str:
     return total.hexdigest()
 
 
-def sweep(directory: str | Path) -> int:
+def sweep(directory: str | Path, locked: bool = False) -> int:
     """Removes temporary files that killed writers left behind; returns how many.
 
     A temporary name carries its writer's process id, and files of processes that are still alive are left
     alone.
+
+    Args:
+        directory: searched with all below it.
+        locked: the caller holds the lock every writer there takes, so whatever is there was left behind. A
+            process id proves less: it may be in use again, or belong to another machine or container.
     """
     swept = 0
     for path in Path(directory).rglob(".*.tmp"):
         owner = path.name.rsplit(".", 2)[-2].split("-")[0]
-        if not (owner.isdigit() and _alive(int(owner))):
+        if locked or not (owner.isdigit() and _alive(int(owner))):
             path.unlink(missing_ok=True)
             swept += 1
     return swept

@@ -1,24 +1,17 @@
-"""A small shop and a slow extractor; run as a script, a process that extracts on demand and may be killed."""
+"""A small shop, a cheap extractor, and what a store's files hold."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from features.extract import extract
 from graphrec.data import Content, Dataset, Interactions, Vocabulary
 from graphrec.seeds import stream
-from graphrec.store import FeatureStore
 
 WORDS = ["red", "blue", "green", "bicycle", "lamp", "chair", "wooden", "steel", "small", "garden", "kitchen"]
-N = 800
 
 
 def catalogue(ids: list[str], **content: Content) -> Dataset:
@@ -72,34 +65,3 @@ def flip(path: Path, at: int) -> None:
     data = bytearray(path.read_bytes())
     data[at] ^= 1
     path.write_bytes(data)
-
-
-class Slow(Hashing):
-    """Takes its time, and writes down what it encodes."""
-
-    def __init__(self, log: str) -> None:
-        super().__init__()
-        self.log = log
-
-    def encode(self, batch: list[str]) -> np.ndarray:
-        time.sleep(0.004)
-        with open(self.log, "a") as file:
-            file.write("".join(text + "\n" for text in batch))
-        return super().encode(batch)
-
-
-def main() -> None:
-    """Forks one extraction per line of input; answers with its process id, then with its exit code."""
-    data = shop(texts(N))
-    for line in sys.stdin:
-        root, log = json.loads(line)
-        process = os.fork()
-        if process == 0:
-            extract(data, "text", Slow(log), FeatureStore(root), shard_size=10, batch_size=5)
-            os._exit(0)
-        print(process, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,94 +1,17 @@
-"""Extraction: resumed, shared and damaged runs give the same bytes, and nothing is made twice."""
+"""Extraction: resumed and repaired runs give the same bytes, and nothing is made twice."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-from extraction import Hashing, N, flip, shop, texts
+from extraction import Hashing, files, flip, shop, texts
 
 import features
 from features.extract import extract
 from graphrec.errors import ConfigError, FeatureError
-from graphrec.seeds import stream
 from graphrec.store import FeatureStore
-
-ROOT = Path(__file__).parent.parent
-
-
-@contextmanager
-def extracting() -> Iterator[subprocess.Popen[str]]:
-    """A process that extracts on demand (see ``extraction.main``)."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    script = Path(__file__).with_name("extraction.py")
-    with subprocess.Popen(
-        [sys.executable, str(script)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    ) as process:
-        yield process
-        assert process.stdin is not None
-        process.stdin.close()
-
-
-def answer(process: subprocess.Popen[str]) -> int:
-    assert process.stdout is not None
-    return int(process.stdout.readline())
-
-
-def start(process: subprocess.Popen[str], root: Path, log: Path) -> int:
-    """Begins an extraction; returns its process id."""
-    assert process.stdin is not None
-    process.stdin.write(json.dumps([str(root), str(log)]) + "\n")
-    process.stdin.flush()
-    return answer(process)
-
-
-def files(root: Path) -> dict[str, bytes]:
-    """Every file of a store but the locks."""
-    found = (p for p in sorted(root.rglob("*")) if p.is_file() and p.name != ".lock")
-    return {str(p.relative_to(root)): p.read_bytes() for p in found}
-
-
-def test_ten_kills_leave_no_trace(tmp_path: Path) -> None:
-    data = shop(texts(N))
-    whole = extract(data, "text", Hashing(), FeatureStore(tmp_path / "whole"), shard_size=10, batch_size=10)
-    with extracting() as process:
-        for delay in stream(0, "test/kills").uniform(0.01, 0.12, 10):
-            child = start(process, tmp_path / "killed", tmp_path / "log")
-            time.sleep(float(delay))
-            os.kill(child, signal.SIGKILL)
-            assert answer(process) == -signal.SIGKILL
-            assert FeatureStore(tmp_path / "killed").tables() == [], "an unfinished table must not be offered"
-    kept = len(list((tmp_path / "killed").rglob("shard-*.json")))
-    rest = Hashing()
-    table = extract(data, "text", rest, FeatureStore(tmp_path / "killed"), shard_size=10, batch_size=3)
-    assert table.sha256 == whole.sha256
-    assert files(tmp_path / "killed") == files(tmp_path / "whole")
-    assert kept > 0
-    assert len(rest.seen) == N - 10 * kept, "what was finished must not be made again"
-
-
-def test_two_processes_share_the_work(tmp_path: Path) -> None:
-    logs = [tmp_path / "log0", tmp_path / "log1"]
-    with extracting() as one, extracting() as other:
-        for process, log in zip((one, other), logs, strict=True):
-            start(process, tmp_path / "store", log)
-        assert [answer(one), answer(other)] == [0, 0]
-    made = [line for log in logs if log.exists() for line in log.read_text().splitlines()]
-    assert sorted(made) == sorted(str(t) for t in texts(N))
-    assert FeatureStore(tmp_path / "store").verify() == []
 
 
 def test_nothing_is_made_twice_and_rebuild_makes_it_again(tmp_path: Path) -> None:

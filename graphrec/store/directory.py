@@ -6,7 +6,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from graphrec.atomic import digest, sweep
+from graphrec.atomic import digest, explained, sweep
 from graphrec.data import Content, Dataset
 from graphrec.errors import FeatureError, nearest
 from graphrec.store import shards
@@ -100,13 +101,13 @@ class FeatureStore:
         found = []
         for path in sorted(self.root.glob(f"{field or '*'}/*/{shards.MANIFEST}")):
             try:
-                manifest = shards.read_manifest(path.parent)
-            except FeatureError:
-                if skip_damaged:
+                manifest, built = shards.read_manifest(path.parent), path.stat().st_mtime_ns
+            except (FeatureError, OSError):
+                if skip_damaged or not path.exists():  # a table being made again has no manifest meanwhile
                     continue
                 raise
             if items is None or manifest["items"] == items:
-                found.append(StoredTable(path.parent, manifest, path.stat().st_mtime_ns))
+                found.append(StoredTable(path.parent, manifest, built))
         return sorted(found, key=lambda t: (-t.built, t.folder.name))
 
     def of(self, dataset: Dataset, **choose: str | None) -> dict[str, FeatureTable]:
@@ -131,6 +132,8 @@ class FeatureStore:
     ) -> FeatureTable:
         tables = [t for t in stored if t.manifest["field"] == field]
         if not tables:
+            if self.root.exists() and not self.root.is_dir():
+                raise FeatureError(f"{self.root}: a file; expected the directory of a feature store")
             others = {t.manifest["items"][:8] + "…" for t in self.tables(field)}
             made = f"only for items {', '.join(sorted(others))}" if others else "for no items at all"
             raise FeatureError(
@@ -158,14 +161,15 @@ class FeatureStore:
         """Keeps ready-made vectors under the extractor name ``imported``, so that :meth:`of` finds them.
 
         Raises:
-            FeatureError: the table was made for other items.
+            FeatureError: the table was made for other items, or cannot be written.
         """
         table.check(dataset)
         source = str(table.meta.get("extractor", {}).get("source", "array"))
         describe = {"name": "imported", "source": source, "values_sha256": table.compute_sha256()}
         key = shards.table_key(describe, dataset.items.fingerprint, field)
         folder = self.folder(field, key)
-        with locked(folder):
+        with locked(folder), explained(folder, FeatureError):
+            sweep(folder, locked=True)
             entry = shards.finished_shard(folder, 0, 0, len(table))
             if entry is None:
                 entry = shards.write_shard(folder, 0, 0, np.asarray(table.values[:]), table.present)
@@ -178,12 +182,17 @@ class FeatureStore:
     def verify(self) -> list[str]:
         """Re-hashes every file; returns what is damaged, missing, unfinished or foreign, one line each."""
         problems: list[str] = []
-        for field in sorted(self.root.iterdir()) if self.root.is_dir() else []:
-            for folder in sorted(field.iterdir()) if field.is_dir() else [field]:
-                if folder.is_dir() and re.fullmatch(r"[0-9a-f]{32}", folder.name):
-                    shards.table_problems(folder, problems.append)
-                else:
-                    problems.append(f"{folder}: not part of a feature store; remove it")
+        if self.root.exists() and not self.root.is_dir():
+            problems.append(f"{self.root}: a file; expected the directory of a feature store")
+        try:
+            for field in sorted(self.root.iterdir()) if self.root.is_dir() else []:
+                for folder in sorted(field.iterdir()) if field.is_dir() else [field]:
+                    if folder.is_dir() and re.fullmatch(r"[0-9a-f]{32}", folder.name):
+                        shards.table_problems(folder, problems.append)
+                    else:
+                        problems.append(f"{folder}: not part of a feature store; remove it")
+        except OSError as cause:
+            problems.append(f"{cause.filename or self.root}: cannot be read ({cause.strerror or cause})")
         return problems
 
     def gc(self, keep: Iterable[str] | None = None, dry_run: bool = False) -> list[Path]:
@@ -205,26 +214,28 @@ class FeatureStore:
                 doomed.append(table.folder)
             seen.add(identity)
         complete = {t.folder for t in self.tables(skip_damaged=True)}
-        for folder in sorted(self.root.glob("*/*/")):
-            named = kept is not None and folder.name in kept
-            if re.fullmatch(r"[0-9a-f]{32}", folder.name) and folder not in complete and not named:
+        folders = [f for f in sorted(self.root.glob("*/*/")) if re.fullmatch(r"[0-9a-f]{32}", f.name)]
+        for folder in folders:
+            if folder not in complete and not (kept is not None and folder.name in kept):
                 doomed.append(folder)
         removed = []
-        for folder in doomed:
-            try:
-                with FileLock(folder / shards.LOCK, timeout=0):
-                    removed.append(folder)
+        for folder in folders:
+            with suppress(Timeout), locked(folder, timeout=0), explained(folder, FeatureError):
+                if folder not in doomed:
+                    removed += sorted(folder.rglob(".*.tmp"))
                     if not dry_run:
-                        (folder / shards.MANIFEST).unlink(
-                            missing_ok=True
-                        )  # first, so that a kill leaves no half table
-                        shutil.rmtree(folder)
-            except Timeout:
-                continue
-        left = [p for p in sorted(self.root.rglob(".*.tmp")) if not any(p.is_relative_to(r) for r in removed)]
-        if not dry_run and self.root.is_dir():
-            sweep(self.root)
-        return removed + [p for p in left if dry_run or not p.exists()]
+                        sweep(folder, locked=True)
+                    continue
+                if folder not in complete and (folder / shards.MANIFEST).exists():
+                    with suppress(FeatureError):  # unfinished when it was listed
+                        shards.read_manifest(folder)
+                        continue
+                removed.append(folder)
+                if not dry_run:
+                    # First, so that a kill leaves no half table.
+                    (folder / shards.MANIFEST).unlink(missing_ok=True)
+                    shutil.rmtree(folder)
+        return removed
 
     def status(self, dataset: Dataset) -> list[dict[str, Any]]:
         """One row per table for the dataset's items, to print: field, extractor, shape, coverage."""
@@ -246,10 +257,45 @@ class FeatureStore:
         ]
 
 
-def locked(folder: Path) -> FileLock:
-    """The lock a writer of the table in ``folder`` holds; the system frees it when the process dies."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / shards.LOCK)
+@contextmanager
+def locked(folder: Path, timeout: float = -1) -> Iterator[Callable[[], None]]:
+    """Holds the lock a writer of the table in ``folder`` needs; the system frees it when the process dies.
+
+    Yields a function that raises when the directory is no longer the one that was locked. A writer calls it
+    before each file, or it would make a removed store anew, where another process may be at work by now.
+
+    Args:
+        folder: made where there is none.
+        timeout: seconds to wait for another writer; below 0, for ever.
+
+    Raises:
+        FeatureError: the directory or the lock cannot be made, or it went away meanwhile.
+        filelock.Timeout: another process holds the lock.
+    """
+    path = folder / shards.LOCK
+    lock = FileLock(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=timeout)
+        held = os.open(path, os.O_RDONLY)  # while it is open, no other file is taken for it
+    except Timeout:
+        raise
+    except OSError:
+        lock.release()
+        with explained(path, FeatureError):
+            raise
+
+    def check() -> None:
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(held), path.stat()):
+                return
+        raise FeatureError(f"{folder}: was removed or replaced while it was being written; run it again")
+
+    try:
+        yield check
+    finally:
+        os.close(held)
+        lock.release()
 
 
 def content_digest(content: Content) -> str:

@@ -2,109 +2,31 @@
 
 The order of writing is what makes a killed writer harmless: a shard's ``.npy``, then its sidecar, and after
 the last sidecar the manifest. A directory without a manifest is unfinished work, never a table. Sidecars and
-manifest are sealed with a digest of themselves, so a flipped byte in them is found as surely as one in the
-numbers.
+manifest are sealed with a digest of themselves and have one form, so a flipped byte in them, white space
+included, is found as surely as one in the numbers.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections import OrderedDict
+import json
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from graphrec.atomic import digest, read_array, read_json, sha256_file, write_array, write_json
+from graphrec.atomic import digest, json_bytes, read_array, sha256_file, write_array, write_json
 from graphrec.errors import FeatureError
+from graphrec.store.rows import ShardedRows, Stamp, stamp
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 LOCK = ".lock"
-OPEN_SHARDS = 32  # every memmap holds a file descriptor, and 1,024 is a common limit
 DTYPES = ("float16", "float32")
-
-
-class ShardedRows:
-    """The rows ``(N, d)`` of several ``.npy`` shards as one read-only array, mapped shard by shard on use.
-
-    Indexing takes an integer, a slice, an array of indices of any shape or a ``(N,) bool`` mask, and a tuple
-    of one of them and further indices for the columns. ``np.asarray`` loads everything.
-
-    Args:
-        paths: the shards in order.
-        starts: first row of each shard and, last, the number of rows ``(n_shards + 1,)``.
-        dim: columns.
-        dtype: of the values.
-
-    Raises:
-        FeatureError: on use, when a shard's file was replaced after this object was made.
-    """
-
-    ndim = 2
-
-    def __init__(self, paths: Sequence[Path], starts: Sequence[int], dim: int, dtype: np.dtype) -> None:
-        self.paths, self.starts = tuple(paths), np.asarray(starts, dtype=np.int64)
-        self.shape, self.dtype = (int(self.starts[-1]), dim), np.dtype(dtype)
-        self._open: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._stamps = [_stamp(path) for path in self.paths]
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __repr__(self) -> str:
-        return f"ShardedRows({self.shape[0]:,} x {self.shape[1]:,} {self.dtype}, {len(self.paths):,} shards)"
-
-    def shard(self, number: int) -> np.ndarray:
-        """One shard ``(n, d)``, memory-mapped."""
-        mapped = self._open.pop(number, None)
-        if mapped is None:
-            path = self.paths[number]
-            mapped = read_array(path, FeatureError, mmap=True)
-            # Extracted again meanwhile? A table half old and half new is none.
-            if _stamp(path) != self._stamps[number]:
-                raise FeatureError(f"{path}: was replaced after the table was opened; open the table again")
-        self._open[number] = mapped
-        while len(self._open) > OPEN_SHARDS:
-            self._open.popitem(last=False)
-        return mapped
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        rows, rest = (index[0], index[1:]) if isinstance(index, tuple) and index else (index, ())
-        if isinstance(rows, slice):
-            rows = np.arange(*rows.indices(len(self)))
-        rows = np.asarray(rows)
-        if rows.dtype == bool:
-            if rows.shape != (len(self),):
-                raise IndexError(f"mask has shape {rows.shape}; expected ({len(self)},)")
-            rows = np.flatnonzero(rows)
-        if rows.dtype.kind not in "iu" and rows.size:
-            raise IndexError(f"index has dtype {rows.dtype}; expected integers, a slice or a mask")
-        rows = rows.astype(np.int64)
-        out_of_range = (rows < -len(self)) | (rows >= len(self))
-        if out_of_range.any():
-            raise IndexError(f"row {rows[out_of_range].flat[0]} of {len(self):,} rows")
-        taken = self._take(np.where(rows < 0, rows + len(self), rows).ravel()).reshape(
-            *rows.shape, self.shape[1]
-        )
-        return taken[(slice(None),) * rows.ndim + rest] if rest else taken
-
-    def _take(self, rows: np.ndarray) -> np.ndarray:
-        result = np.empty((len(rows), self.shape[1]), dtype=self.dtype)
-        order = np.argsort(rows, kind="stable")  # shards are then read one after another, each forwards
-        ordered = rows[order]
-        cuts = np.searchsorted(ordered, self.starts)
-        for number in np.flatnonzero(np.diff(cuts)):
-            part = slice(cuts[number], cuts[number + 1])
-            result[order[part]] = self.shard(int(number))[ordered[part] - self.starts[number]]
-        return result
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        if copy is False:
-            raise ValueError("the rows of several shards cannot be one array without a copy")
-        return self[:].astype(dtype or self.dtype, copy=False)
+SETTLED = 2.0  # seconds after which a further change to a file is sure to change its time stamp
 
 
 def table_key(describe: Mapping[str, Any], items: str, field: str) -> str:
@@ -144,6 +66,36 @@ def values_sha256(
 def shard_names(number: int) -> tuple[str, str]:
     """File names of one shard: values and sidecar."""
     return f"shard-{number:05d}.npy", f"shard-{number:05d}.json"
+
+
+def read_sealed(path: Path, part: str) -> dict[str, Any]:
+    """What a sealed JSON file holds.
+
+    Args:
+        path: the file.
+        part: what a file of its kind has: ``"shards"`` a manifest, ``"rows"`` a sidecar.
+
+    Raises:
+        FeatureError: missing, not JSON, of another kind or format, or not byte by byte what was written.
+    """
+    try:
+        data = path.read_bytes()
+        entry = json.loads(data)
+        whole = is_sealed(entry) and json_bytes(entry) == data
+    except FileNotFoundError as cause:
+        raise FeatureError(f"{path}: no such file; extract again") from cause
+    except (OSError, ValueError, RecursionError) as cause:
+        raise FeatureError(
+            f"{path}: not readable as JSON ({cause}); extract again, or remove it with gc"
+        ) from cause
+    found = entry.get("format") if isinstance(entry, dict) else type(entry).__name__
+    if found != FORMAT:
+        raise FeatureError(f"{path}: format {found!r}; this version reads format {FORMAT}; remove it with gc")
+    if not whole or part not in entry:
+        raise FeatureError(
+            f"{path}: does not have the digest it records, it was damaged or edited; extract again or gc"
+        )
+    return dict(entry)
 
 
 def seal(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -187,6 +139,7 @@ def write_shard(
     entry = seal(
         {
             "format": FORMAT,
+            "key": folder.name,
             "file": array_name,
             "rows": [first, first + len(values)],
             "dim": int(values.shape[1]),
@@ -195,27 +148,32 @@ def write_shard(
             "sha256": sha256,
             "inputs": inputs,
             "present": base64.b64encode(np.packbits(present).tobytes()).decode(),
-            "unreadable": dict(unreadable or {}),
-            "empty": dict(empty or {}),
+            "unreadable": {item: _printable(reason) for item, reason in (unreadable or {}).items()},
+            "empty": {item: _printable(reason) for item, reason in (empty or {}).items()},
         }
     )
     write_json(folder / sidecar_name, entry)
     return entry
 
 
+def _printable(reason: str) -> str:
+    """The reason in valid Unicode; the name of a file need not be."""
+    return reason.encode("utf-8", "backslashreplace").decode()
+
+
 def finished_shard(folder: Path, number: int, first: int, last: int) -> dict[str, Any] | None:
     """The sidecar's entry of a shard that is whole and holds these rows, or None."""
     array_name, sidecar_name = shard_names(number)
     try:
-        entry = read_json(folder / sidecar_name, FeatureError)
-    except FeatureError:
+        entry = read_sealed(folder / sidecar_name, "rows")
+        path = folder / array_name
+        if entry.get("key", folder.name) != folder.name:  # another table's; the first caches did not say
+            return None
+        if entry["rows"] != [first, last] or path.stat().st_size != entry["bytes"]:
+            return None
+        return entry if sha256_file(path) == entry["sha256"] else None
+    except (FeatureError, OSError):
         return None
-    if not is_sealed(entry) or entry["format"] != FORMAT or entry["rows"] != [first, last]:
-        return None
-    path = folder / array_name
-    if not path.is_file() or path.stat().st_size != entry["bytes"] or sha256_file(path) != entry["sha256"]:
-        return None
-    return dict(entry)
 
 
 def present_of(entries: Sequence[Mapping[str, Any]]) -> np.ndarray:
@@ -271,31 +229,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         FeatureError: missing, not JSON, damaged, or of another format version.
     """
-    path = folder / MANIFEST
-    manifest = read_json(path, FeatureError)
-    found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
-    if found != FORMAT:
-        raise FeatureError(f"{path}: format {found!r}; this version reads format {FORMAT}; remove it with gc")
-    if not is_sealed(manifest):
-        raise FeatureError(
-            f"{path}: does not have the digest it records, it was damaged or edited; extract again or gc"
-        )
-    return dict(manifest)
+    return read_sealed(folder / MANIFEST, "shards")
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """What changes when a file is replaced; None where there is none."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+_verified: set[tuple[str, Stamp, str]] = set()
 
 
-_verified: set[tuple[Any, ...]] = set()
-
-
-def open_shards(folder: Path, manifest: Mapping[str, Any], verify: bool) -> np.ndarray | ShardedRows:
+def open_shards(folder: Path, manifest: Mapping[str, Any], verify: bool) -> ShardedRows:
     """The values ``(N, d)`` of a table, checked against the manifest.
 
     Sizes and ``.npy`` headers are always checked; with ``verify`` every file is also hashed, once per process
@@ -304,15 +244,15 @@ def open_shards(folder: Path, manifest: Mapping[str, Any], verify: bool) -> np.n
     Raises:
         FeatureError: a shard is missing or differs from what was recorded; names it.
     """
+    paths = [folder / e["file"] for e in manifest["shards"]]
+    stamps = [stamp(path) for path in paths]  # before the check: what is replaced after it must not pass
     for entry in manifest["shards"]:
         problem = shard_problem(folder, entry, hashed=verify)
         if problem:
             raise FeatureError(f"{problem}; extract again (only what is damaged is made again)")
-    paths = [folder / e["file"] for e in manifest["shards"]]
-    if len(paths) == 1:
-        return read_array(paths[0], FeatureError, mmap=True)
     starts = [e["rows"][0] for e in manifest["shards"]] + [manifest["shape"][0]]
-    return ShardedRows(paths, starts, manifest["shape"][1], np.dtype(manifest["dtype"]))
+    digests = [e["sha256"] for e in manifest["shards"]]
+    return ShardedRows(paths, starts, manifest["shape"][1], np.dtype(manifest["dtype"]), stamps, digests)
 
 
 def shard_problem(folder: Path, entry: Mapping[str, Any], hashed: bool, again: bool = False) -> str | None:
@@ -327,22 +267,26 @@ def shard_problem(folder: Path, entry: Mapping[str, Any], hashed: bool, again: b
     path = folder / entry["file"]
     if path.name != entry["file"] or not path.is_file():
         return f"{path}: no such file, though the manifest names it"
-    stat = path.stat()
-    if stat.st_size != entry["bytes"]:
-        return f"{path}: {stat.st_size:,} bytes; expected {entry['bytes']:,}"
+    found = stamp(path)
+    if found is None or found[2] != entry["bytes"]:
+        return f"{path}: {found[2] if found else 0:,} bytes; expected {entry['bytes']:,}"
+    known = (str(path.resolve()), found, entry["sha256"])
     try:
+        if hashed and (again or known not in _verified):
+            if sha256_file(path) != entry["sha256"]:
+                return f"{path}: its sha256 is not the one recorded, the file was damaged"
+            # A file's clock ticks every few milliseconds (two seconds on some systems): what was written just
+            # now may change once more and keep its time, so it is not yet remembered.
+            if time.time() - max(found[3], found[4]) / 1e9 > SETTLED:
+                _verified.add(known)
         array = read_array(path, FeatureError, mmap=True)
+    except OSError as cause:
+        return f"{path}: cannot be read ({cause.strerror or cause})"
     except FeatureError as cause:
         return str(cause)
     shape = (entry["rows"][1] - entry["rows"][0], entry["dim"])
     if array.shape != shape or str(array.dtype) != entry["dtype"]:
         return f"{path}: {array.shape} {array.dtype}; expected {shape} {entry['dtype']}"
-    if hashed:
-        known = (str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino, entry["sha256"])
-        if again or known not in _verified:
-            if sha256_file(path) != entry["sha256"]:
-                return f"{path}: its sha256 is not the one recorded, the file was damaged"
-            _verified.add(known)
     return None
 
 
@@ -357,7 +301,10 @@ def table_problems(folder: Path, report: Callable[[str], None]) -> None:
         report(str(cause))
         return
     if manifest["key"] != folder.name or manifest["field"] != folder.parent.name:
-        report(f"{folder}: its manifest is of {manifest['field']}/{manifest['key']}; restore its name")
+        report(
+            f"{folder / MANIFEST}: of the table {manifest['field']}/{manifest['key']}; extract again, or "
+            "restore its name if the directory was renamed"
+        )
     expected = {MANIFEST, LOCK}
     for number, entry in enumerate(manifest["shards"]):
         array_name, sidecar_name = shard_names(number)
@@ -366,7 +313,7 @@ def table_problems(folder: Path, report: Callable[[str], None]) -> None:
         if problem:
             report(problem)
         try:
-            agrees = read_json(folder / sidecar_name, FeatureError) == entry
+            agrees = read_sealed(folder / sidecar_name, "rows") == entry
         except FeatureError as cause:
             report(str(cause))
         else:

@@ -12,7 +12,8 @@ import numpy as np
 from graphrec.atomic import read_array
 from graphrec.data import Dataset
 from graphrec.errors import FeatureError
-from graphrec.store.shards import DTYPES, ShardedRows, values_sha256
+from graphrec.store.rows import ShardedRows
+from graphrec.store.shards import DTYPES, values_sha256
 
 BUILD = "run: graphrec features build"
 
@@ -21,7 +22,7 @@ class FeatureTable:
     """One vector per item, read-only, with a mask of the items that have one.
 
     Args:
-        values: ``(N, d) float16|float32``: an array, a memmap or the rows of several shards.
+        values: ``(N, d) float16|float32``: an array, a memmap or the rows of a stored table's shards.
         present: which items have a vector ``(N,) bool``; default: all. A missing row is zeros in ``values``.
         meta: what the vectors are and where they come from, JSON-able: ``field``, ``kind``, ``extractor``
             (its description), ``items`` (fingerprint of the item ids), ``unreadable`` and ``empty`` (counts,
@@ -81,11 +82,14 @@ class FeatureTable:
 
     def numpy(self, dtype: Any = np.float32) -> np.ndarray:
         """The whole table ``(N, d)`` as a new, writable array."""
-        return np.array(self.values[:], dtype=dtype)
+        if isinstance(self.values, np.ndarray):
+            return np.array(self.values, dtype=dtype)
+        return self.values[:].astype(dtype, copy=False)  # a stored table's slice is a copy already
 
     def rows(self, indices: Any) -> np.ndarray:
         """The vectors ``(n, d)`` of some items, in the asked order, as a new array."""
-        return np.array(self.values[np.asarray(indices)])
+        picked = np.asarray(self.values[np.asarray(indices)])
+        return picked if np.ndim(indices) else picked.copy()  # an array of indices has copied already
 
     def check(self, dataset: Dataset) -> FeatureTable:
         """Returns the table itself if it was made for the items of this dataset.
@@ -133,11 +137,7 @@ class FeatureTable:
             FeatureError: wrong shape or type, values that are not finite, an id twice, or hardly any id
                 known.
         """
-        array = np.asarray(values)
-        if array.ndim != 2 or array.dtype.kind != "f":
-            raise FeatureError(
-                f"{name}: shape {array.shape}, {array.dtype}; expected (n, d) of floating numbers"
-            )
+        array = _as_array(values, name)
         mask = np.ones(len(array), dtype=bool) if present is None else np.asarray(present)
         if mask.shape != (len(array),) or mask.dtype != bool:
             raise FeatureError(f"{name}: present is {mask.shape} {mask.dtype}; expected ({len(array)},) bool")
@@ -152,7 +152,8 @@ class FeatureTable:
         else:
             at, rows = _aligned(list(ids), dataset, len(array), name)
             unknown = len(array) - len(rows)
-        dtype = array.dtype if str(array.dtype) in DTYPES else np.dtype(np.float32)
+        native = array.dtype.newbyteorder("=")
+        dtype = native if str(native) in DTYPES else np.dtype(np.float32)
         made = np.zeros((dataset.n_items, array.shape[1]), dtype=dtype)
         has = np.zeros(dataset.n_items, dtype=bool)
         at, rows = at[mask[rows]], rows[mask[rows]]
@@ -186,6 +187,24 @@ class FeatureTable:
         return cls.from_array(
             read_array(path, FeatureError, mmap=True), dataset, field, ids=ids, name=path.name
         )
+
+
+def _as_array(values: Any, name: str) -> np.ndarray:
+    """Whatever holds numbers, as an array ``(n, d)`` of floating ones with at least one column."""
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise FeatureError(
+            f"{name}: a masked array; fill what is masked, or leave those rows out with present="
+        )
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as cause:  # ragged lists; tensors that record gradients
+        first = (str(cause).splitlines() or [type(cause).__name__])[0]
+        raise FeatureError(f"{name}: not an array ({first}); expected (n, d) of floating numbers") from cause
+    if array.ndim != 2 or array.dtype.kind != "f" or not array.shape[1]:
+        raise FeatureError(
+            f"{name}: shape {array.shape}, {array.dtype}; expected (n, d) of floating numbers, d at least 1"
+        )
+    return array
 
 
 def _aligned(ids: list[Any], dataset: Dataset, n_rows: int, name: str) -> tuple[np.ndarray, np.ndarray]:
