@@ -1,12 +1,14 @@
 """``graphrec``: the command line.
 
 Commands live in :mod:`graphrec.commands`; here they are put together, and their errors become one line and an
-exit status: 2 for what the user can mend, 130 for Ctrl-C.
+exit status: 2 for what the user can mend, 70 for what only the developers can, 130 for Ctrl-C.
 """
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,6 +40,13 @@ app.command(epilog=epilog(*serving.EXPORT_EXAMPLES))(serving.export)
 
 INTERRUPTED = 130
 MISTAKE = 2
+DEFECT = 70
+LONGEST = 2000  # characters of a message
+# As torch, CUDA and numpy say it.
+_NO_MEMORY = re.compile(
+    "can't allocate memory|out of memory|size calculation overflowed|maximum allowed dimension|too big;",
+    re.IGNORECASE,
+)
 
 
 @app.callback(invoke_without_command=True)
@@ -98,10 +107,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: without the program's name; default: those of the process.
 
     Raises:
-        SystemExit: always; 0, or 1 where a check found problems, 2 after a mistake, 130 after Ctrl-C.
+        SystemExit: always; 0, or 1 where a check found problems, 2 after a mistake, 70 after a defect of
+            the program, 130 after Ctrl-C.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
+    for stream in (sys.stdout, sys.stderr):  # names may hold what the terminal's encoding lacks
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     given = [argument for argument in given if argument != "--debug"]
     sys.exit(_run(given, debug))
 
@@ -124,6 +137,16 @@ def _run(arguments: list[str], debug: bool) -> int:
         if context is not None and not message.endswith("?"):
             message += f"; see: {context.command_path} --help"
         return _mistake(message, debug)
+    except Exception as cause:
+        if isinstance(cause, MemoryError) or _NO_MEMORY.search(str(cause)):
+            return _mistake("out of memory; give it less data, or smaller batches or dimensions", debug)
+        if not debug:
+            output.note(
+                f"error: {type(cause).__name__}: {_line(str(cause))}; this is a defect of graphrec, the same "
+                "with --debug shows where"
+            )
+            return DEFECT
+        raise
     if code == INTERRUPTED:
         output.note("interrupted; resume with --resume" if "train" in arguments else "interrupted")
     return code if isinstance(code, int) else 0
@@ -134,8 +157,15 @@ def _mistake(message: str, debug: bool) -> int:
         import traceback
 
         traceback.print_exc()
-    output.note(f"error: {message}")
+    output.note(f"error: {_line(message)}")
     return MISTAKE
+
+
+def _line(message: str) -> str:
+    """The message on one line of bearable length; an id or a path in it may be of any length."""
+    flat = " ".join(message.split("\n")) if "\n" in message else message
+    flat = flat.replace("\r", " ")
+    return flat if len(flat) <= LONGEST else f"{flat[: LONGEST // 2]} … {flat[-LONGEST // 2 :]}"
 
 
 # Typer raises Click's exceptions, from the package click or from a copy of its own, depending on its version.

@@ -56,7 +56,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
         word: what the user wrote.
         known: the names there are.
     """
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    if len(word) > 200:  # comparing is quadratic in the length
+        return ""
+    close = difflib.get_close_matches(word, [name for name in known if len(name) <= 200], n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 

@@ -107,7 +107,7 @@ def test_amazon_keeps_index_order_splits_and_text(tmp_path):
     ("file", "text", "words"),
     [
         ("i_id_mapping.csv", "asin\titemID\nA\t0\nB\t2\nC\t3\n", "not the numbers 0 to 2"),
-        ("i_id_mapping.csv", "asin\titemID\nA\t0\nB\t1\n", "item 2 at row"),
+        ("i_id_mapping.csv", "asin\titemID\nA\t0\nB\t1\n", "row 4: item '2'"),
         ("i_id_mapping.csv", "id\titemID\nA\t0\n", "no column 'asin'"),
         ("i_id_mapping.csv", "asin\titemID\nA\t0\nA\t1\nB\t2\n", "'A' occurs more than once"),
         ("baby.inter", INTER + "1\t1\t3\n", "row 7: x_label 3"),

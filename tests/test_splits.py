@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphrec.data import ColdItems, Dataset, Interactions, LeaveOneOut, RandomSplit, TimeSplit
-from graphrec.data.splits import TEST, TRAIN, VALID, as_split, k_core
+from graphrec.data.splits import TEST, TRAIN, VALID, _by_user, as_split, k_core
 from graphrec.errors import ConfigError, DataError
 
 RECIPES = [
@@ -102,6 +102,16 @@ def test_time_split_cuts_once_for_everybody(pairs, times):
     assert (np.diff(labels[order]) >= 0).all()
     for time in set(made.times.tolist()):
         assert len(set(labels[made.times == time].tolist())) == 1
+
+
+@pytest.mark.parametrize("bits", [1, 6, 53, 62, 63, 64])
+def test_pairs_are_ordered_by_user_then_value_then_item(bits):
+    rng = np.random.default_rng(bits)
+    made = Interactions(np.repeat(np.arange(40), 30), np.tile(np.arange(30), 40), 40, 30)
+    for values in (rng.integers(0, 2**bits, len(made), dtype=np.uint64), np.full(len(made), 2**bits - 1)):
+        values = values.astype(np.uint64)
+        values[1::3] = values[0::3]  # equal values, among them those of one user
+        assert np.array_equal(_by_user(made, values), np.lexsort((made.items, values, made.users)))
 
 
 @pytest.mark.parametrize("share", [0.1, 0.4])

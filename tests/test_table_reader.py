@@ -89,7 +89,7 @@ def test_pictures_by_folder_are_listed_not_derived(tmp_path):
         (b"us\xe9r,item\nu1,a\n", "line 1: byte 0xe9"),
         (b"user,item\nu1,a\nu2,\0b\n", "line 3: holds a NUL byte"),
         (CSV.encode("utf-16"), "line 1: holds a NUL byte"),
-        (b'user,item\nu1,a\nu2,"b\nu3,c\n', "row 3: a quoted field is never closed"),
+        (b'user,item\nu1,a\nu2,"b\nu3,c\n', "line 3: a quoted field is never closed"),
         (b"user,user\nu1,a\n", "two columns are called 'user'"),
         (b"user;item\nu1;a\n", "no column 'user'; it has ['user;item']"),
         (b"user,item\nu1,a\n,b\n", "row 3: user id ''"),

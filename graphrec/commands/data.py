@@ -13,6 +13,7 @@ import typer
 
 from graphrec.commands import output, settings
 from graphrec.commands.help import epilog, group
+from graphrec.errors import DataError
 
 if TYPE_CHECKING:
     from graphrec.data import Dataset
@@ -92,8 +93,11 @@ def convert(
 
     Pictures are not copied: the directory records where they are.
     """
+    from graphrec.atomic import explained
+
     data, _ = read(dataset, root, settings.read(options, ["data"], bare="data")["data"])
-    data.save(out)
+    with explained(out, DataError):
+        data.save(out)
     output.say(f"{out}: {data!r}")
     output.following(*_steps(out))
 
@@ -112,10 +116,12 @@ def generate(
     DIR gets ordinary files (interactions.csv, items.csv, images/) and, in DIR/dataset, the same read by the
     ordinary reader and saved.
     """
+    from graphrec.atomic import explained
     from graphrec.data.generated import generated_options, write_catalogue
     from graphrec.runs import Source
 
-    write_catalogue(directory, items, users, seed)
+    with explained(directory, DataError):
+        write_catalogue(directory, items, users, seed)
     source = Source.of("table", directory, generated_options())
     data = source.read()
     data.save(directory / "dataset")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from graphrec.commands import output, settings
-from graphrec.errors import ConfigError
+from graphrec.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from graphrec.report import Report
@@ -59,6 +59,7 @@ def evaluate(
         raise ConfigError("--split valid with --masked train+valid would hide what is looked for; mask train")
     cuts = settings.numbers(k, "--k")
     from graphrec import evaluate as measure  # type: ignore[attr-defined, unused-ignore]
+    from graphrec.atomic import explained
     from graphrec.evaluate import Beyond, warm_cold
     from graphrec.metrics import metric_names
     from graphrec.runs import open_run
@@ -76,7 +77,8 @@ def evaluate(
         beyond=Beyond(data.train, opened.features) if beyond else None, name=opened.meta["model"],
     )  # fmt: skip
     if out is not None:
-        report.to_parquet(out)
+        with explained(out, DataError):
+            report.to_parquet(out)
     if form == "markdown":
         output.say(report.to_markdown(intervals=True))
     elif form == "latex":

@@ -15,12 +15,13 @@ from graphrec.commands.help import epilog, group
 from graphrec.errors import ConfigError, FeatureError
 
 app = group(
-    "Image and text features of items: build, import, status, verify, gc, list.",
+    "Image and text features of items: build, import, status, broken, verify, gc, list.",
     "graphrec features build movielens-small",
     "graphrec features status movielens-small",
 )
 
 CACHE = Path("cache")
+LONGEST_TEXT = 60  # characters of a text that are enough to know it by
 
 
 @app.command("list", epilog=epilog("graphrec features list"))
@@ -83,7 +84,7 @@ def build(
             known = settings.arguments_of(_class(used))
             settings.known_only(given[kind], known, f"extractor {name or DEFAULTS[kind]!r}")
     data, source = read(dataset, root, given["data"])
-    made = 0
+    made, incomplete = 0, False
     for field in dict.fromkeys(
         [*data.content, *(k for k, name in chosen.items() if name not in (None, "none"))]
     ):
@@ -96,10 +97,12 @@ def build(
             data, field, tool, FeatureStore(store), rebuild=rebuild, max_bad=max_bad, workers=workers
         )
         output.say(f"{field}: {table!r}")
-        unreadable = table.meta.get("unreadable", {})
-        if unreadable.get("count"):
-            first = next(iter(unreadable["reasons"].items()))
-            output.say(f"{field}: {unreadable['count']:,} items unreadable, such as {first[0]}: {first[1]}")
+        for what, told in (("unreadable", "unreadable"), ("empty", "without a vector")):
+            found = table.meta.get(what, {})
+            if found.get("count"):
+                first = next(iter(found["reasons"].items()))
+                output.say(f"{field}: {found['count']:,} items {told}, such as {first[0]}: {first[1]}")
+                incomplete = True
         made += 1
     if not made:
         raise FeatureError(
@@ -108,7 +111,8 @@ def build(
             "vectors (graphrec features import --help)"
         )
     where = "" if store == CACHE else f" --store {shlex.quote(str(store))}"
-    output.following(f"graphrec train freedom {source.arguments()}{where}")
+    more = [f"graphrec features broken {source.arguments()}{where}"] if incomplete else []
+    output.following(*more, f"graphrec train freedom {source.arguments()}{where}")
 
 
 @app.command(
@@ -168,6 +172,8 @@ def status(
     from graphrec.store import FeatureStore
 
     data, source = read(dataset, root, settings.read(options, ["data"], bare="data")["data"])
+    if store.exists():
+        _there(store)
     rows = FeatureStore(store).status(data)
     if not rows:
         output.say(f"{store}: no features for the items of {data.name}")
@@ -182,6 +188,50 @@ def status(
         }  # fmt: skip
         cells.append([shown[column] for column in header])
     output.table(header, cells)
+
+
+@app.command(
+    "broken",
+    epilog=epilog("graphrec features broken movielens-small", "graphrec features broken shop/dataset --csv"),
+)
+def broken(
+    dataset: settings.Dataset,
+    root: settings.Root = None,
+    store: settings.Store = CACHE,
+    options: settings.Set = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """List every item whose content could not be read or gave no vector, with its file or text and why."""
+    from graphrec.store import FeatureStore
+
+    data, _ = read(dataset, root, settings.read(options, ["data"], bare="data")["data"])
+    if store.exists():
+        _there(store)
+    tables = {
+        table.manifest["field"]: table
+        for table in reversed(FeatureStore(store).tables(items=data.items.fingerprint))
+    }  # the last built of each field, which is the one that is used
+    rows = []
+    for field, table in sorted(tables.items()):
+        content = data.content.get(field)
+        for entry in table.manifest["shards"]:
+            for what in ("unreadable", "empty"):
+                for item, reason in entry[what].items():
+                    row = data.items.index(item)
+                    shown: object = content[row] if content is not None else None
+                    if content is not None and content.kind == "image":
+                        shown = content.path(row)
+                    elif isinstance(shown, str):
+                        shown = shown[:LONGEST_TEXT]
+                    rows.append((row, field, item, what, shown, reason))
+    header = ["field", "item", "what", "content", "reason"]
+    cells = [row[1:] for row in sorted(rows, key=lambda r: (r[1], r[0]))]
+    if as_csv:
+        output.as_csv(header, cells)
+    elif cells:
+        output.table(header, cells, left=header)
+    else:
+        output.say(f"{store}: {len(tables)} tables for the items of {data.name}, nothing broken in them")
 
 
 @app.command("verify", epilog=epilog("graphrec features verify --store cache"))
@@ -236,4 +286,5 @@ def _class(target: str) -> Any:
 
 def _there(store: Path) -> None:
     if not store.is_dir():
-        raise FeatureError(f"{store}: no such directory; expected a feature store, named with --store")
+        what = "not a directory" if store.exists() else "no such directory"
+        raise FeatureError(f"{store}: {what}; expected a feature store, named with --store")

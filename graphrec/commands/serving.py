@@ -56,6 +56,7 @@ def recommend(
     from graphrec.runs import open_recommender
 
     recommender, titles = open_recommender(run)
+    k = min(k, len(recommender.items))
     ids, scores = recommender.recommend(
         user, k, exclude_seen=not include_seen, only=limits[0], exclude=limits[1],
         unknown=cast(Literal["error", "popularity"], unknown),
@@ -74,7 +75,7 @@ def similar(
     from graphrec.runs import open_recommender
 
     recommender, titles = open_recommender(run)
-    ids, scores = recommender.similar_items(item, k)
+    ids, scores = recommender.similar_items(item, min(k, len(recommender.items)))
     _print("item", item, ids, scores, titles, form)
 
 
@@ -103,6 +104,7 @@ def export(
     from graphrec.runs import open_recommender
 
     recommender, _ = open_recommender(run)
+    k = min(k, len(recommender.items))
     if out is not None:
         recommender.export(
             out, k, limits[0], exclude_seen=not include_seen, only=limits[1], exclude=limits[2]

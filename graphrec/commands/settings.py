@@ -126,14 +126,14 @@ def choice(value: str, known: Collection[str], option: str) -> str:
 
 
 def numbers(text: str, option: str) -> tuple[int, ...]:
-    """Whole numbers from 1 in ``"10,20"``.
+    """Whole numbers from 1 to 999,999 in ``"10,20"``.
 
     Raises:
         ConfigError: anything else.
     """
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) >= 1 for part in parts):
-        raise ConfigError(f"{option} {text!r}; expected whole numbers from 1, such as 10 or 10,20")
+    if not all(part.isdecimal() and len(part) <= 6 and int(part) >= 1 for part in parts):
+        raise ConfigError(f"{option} {text!r}; expected whole numbers from 1 to 999999, such as 10 or 10,20")
     return tuple(int(part) for part in parts)
 
 
@@ -146,6 +146,8 @@ def lines(path: Path | None) -> list[str] | None:
     if path is None:
         return None
     try:
+        if path.exists() and not path.is_file():  # reading a pipe waits for ever if nobody writes to it
+            raise OSError("not a regular file")
         found = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except FileNotFoundError as cause:
         raise DataError(f"{path}: no such file; expected a text file with one id a line") from cause
@@ -162,7 +164,7 @@ def lines(path: Path | None) -> list[str] | None:
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

@@ -15,7 +15,7 @@ from graphrec.atomic import digest, read_array, read_json, sha256_file, write_ar
 from graphrec.data.content import Content
 from graphrec.data.interactions import Interactions
 from graphrec.data.vocabulary import Vocabulary
-from graphrec.errors import DataError, nearest
+from graphrec.errors import DataError, GraphrecError, nearest
 
 FORMAT = 1
 SPLITS = ("train", "valid", "test")
@@ -294,14 +294,28 @@ class Dataset:
             DataError: a file is missing, damaged, or of another format version; names it.
         """
         path = Path(path)
+        try:
+            return cls._load(path)
+        except GraphrecError:
+            raise
+        except Exception as cause:  # whatever an edited or exchanged file leads to
+            raise DataError(
+                f"{path / 'dataset.json'}: this and the files beside it are not what Dataset.save wrote "
+                f"({type(cause).__name__}: {cause}); save the dataset again"
+            ) from cause
+
+    @classmethod
+    def _load(cls, path: Path) -> Dataset:
         head = read_json(path / "dataset.json")
         if not isinstance(head, dict) or head.get("format") != FORMAT:
             found = head.get("format") if isinstance(head, dict) else type(head).__name__
             raise DataError(f"{path / 'dataset.json'}: format {found!r}; this version reads format {FORMAT}")
+        if not (isinstance(head["name"], str) and head["name"]) or not isinstance(head["meta"], dict):
+            raise TypeError(f"name {head['name']!r} and meta are not a text and an object")
         for file, expected in head["files"].items():
             if Path(file).name != file:
                 raise DataError(f"{path / 'dataset.json'}: names {file!r}, which is outside the directory")
-            if not (path / file).exists():
+            if not (path / file).is_file():
                 raise DataError(f"{path / file}: no such file; the dataset is incomplete, save it again")
             if sha256_file(path / file) != expected:
                 raise DataError(f"{path / file}: its sha256 is not the one recorded; save the dataset again")
@@ -333,7 +347,8 @@ class Dataset:
         )
         if dataset.fingerprint != head["fingerprint"]:
             raise DataError(
-                f"{path}: its content does not have the recorded fingerprint; save the dataset again"
+                f"{path / 'dataset.json'}: its files do not have the recorded fingerprint; save the dataset "
+                "again"
             )
         return dataset
 

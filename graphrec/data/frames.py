@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +16,7 @@ from graphrec.data.interactions import Interactions
 from graphrec.data.splits import as_split
 from graphrec.data.splits import k_core as core_mask
 from graphrec.data.vocabulary import Vocabulary
-from graphrec.errors import DataError, nearest
+from graphrec.errors import ConfigError, DataError, nearest
 
 LABELS = {"0": 0, "1": 1, "2": 2, "train": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2}
 
@@ -44,9 +45,14 @@ def column(frame: pl.DataFrame, name: str, source: str) -> pl.Series:
     """One column by name; a missing one is an error that lists those there are."""
     if name not in frame.columns:
         raise DataError(
-            f"{source}: no column {name!r}; it has {frame.columns}.{nearest(name, frame.columns)}"
+            f"{source}: no column {name!r}; it has {some(frame.columns)}.{nearest(name, frame.columns)}"
         )
     return frame[name]
+
+
+def some(names: list[str]) -> str:
+    """The first twenty names and how many more there are, for messages."""
+    return f"{names[:20]}" + (f" and {len(names) - 20:,} more" if len(names) > 20 else "")
 
 
 def ids(series: pl.Series, kind: str, source: str, first_row: int = 1) -> pl.Series:
@@ -64,15 +70,20 @@ def ids(series: pl.Series, kind: str, source: str, first_row: int = 1) -> pl.Ser
             | ~series.is_finite().fill_null(False)
             | (series != series.floor()).fill_null(True)
         )
-        bad |= (series.abs() > 2**53).fill_null(True)
+        # From here on a float no longer tells neighbouring whole numbers apart, so two ids might be one.
+        exact = {"Float16": 2**11, "Float32": 2**24}.get(str(series.dtype), 2**53)
+        bad |= (series.abs() >= exact).fill_null(True)
         if bad.any():
             row = int(bad.arg_max() or 0)
             raise DataError(
                 f"{source}, row {row + first_row}: {kind} id {series[row]!r}; expected text or a whole number"
+                + (f" (as {series.dtype}, exact below {exact:,})" if abs(series[row] or 0) >= exact else "")
             )
         series = series.cast(pl.Int64)
     elif not (
-        series.dtype == pl.String or series.dtype.is_integer() or isinstance(series.dtype, pl.Categorical)
+        series.dtype == pl.String
+        or series.dtype.is_integer()
+        or isinstance(series.dtype, (pl.Categorical, pl.Enum))
     ):
         raise DataError(
             f"{source}: {kind} column {series.name!r} has type {series.dtype}; expected text or integers"
@@ -91,6 +102,11 @@ def ids(series: pl.Series, kind: str, source: str, first_row: int = 1) -> pl.Ser
 
 def numbers(series: pl.Series, what: str, source: str, first_row: int = 1) -> np.ndarray:
     """A numeric column ``(E,) float64``; text is parsed, and the first value that is not finite is named."""
+    if not (series.dtype.is_numeric() or series.dtype in (pl.String, pl.Boolean, pl.Null)):
+        raise DataError(
+            f"{source}: {what} column {series.name!r} has type {series.dtype}; expected numbers, or text "
+            "that holds them"
+        )
     parsed = series.cast(pl.Float64, strict=False)
     bad = parsed.is_null() | ~parsed.is_finite().fill_null(False)
     if bad.any():
@@ -100,7 +116,19 @@ def numbers(series: pl.Series, what: str, source: str, first_row: int = 1) -> np
 
 
 def seconds(series: pl.Series, source: str, first_row: int = 1) -> np.ndarray:
-    """Times ``(E,) int64`` in seconds from numbers, dates, date-times or ISO text."""
+    """Times ``(E,) int64`` in seconds from numbers, dates, date-times or ISO text.
+
+    Whole numbers are kept exactly. Only their order matters to splits, so milliseconds do as well.
+    """
+    if series.dtype in (pl.Boolean, pl.Time, pl.Duration):
+        raise DataError(
+            f"{source}: time column {series.name!r} has type {series.dtype}; expected seconds, dates or "
+            "date-times"
+        )
+    if series.dtype.is_integer() or series.dtype == pl.String:
+        whole = series.cast(pl.Int64, strict=False)
+        if not whole.null_count():
+            return whole.to_numpy()
     if series.dtype == pl.String and series.cast(pl.Float64, strict=False).null_count():
         try:
             as_time = series.str.to_datetime(strict=False)
@@ -114,7 +142,11 @@ def seconds(series: pl.Series, source: str, first_row: int = 1) -> np.ndarray:
         if series.null_count():
             raise _no_time(series, int(series.is_null().arg_max() or 0), source, first_row)
         return series.cast(pl.Datetime("us")).dt.epoch("s").to_numpy().astype(np.int64)
-    return numbers(series, "time", source, first_row).astype(np.int64)
+    values = numbers(series, "time", source, first_row)
+    bad = np.flatnonzero(np.abs(values) >= 2.0**63)
+    if len(bad):
+        raise _no_time(series, int(bad[0]), source, first_row)
+    return values.astype(np.int64)
 
 
 def _no_time(series: pl.Series, row: int, source: str, first_row: int) -> DataError:
@@ -155,15 +187,18 @@ def build(
     frame = as_frame(interactions, source)
     if not frame.height:
         raise DataError(f"{source}: no rows; expected at least one interaction")
-    table = pl.DataFrame(
-        {
-            "user": ids(column(frame, user, source), "user", source, first_row),
-            "item": ids(column(frame, item, source), "item", source, first_row),
-        }
-    )
+    _check_options(source, name, user, item, k_core, min_rating)
+    if rating is not None:
+        column(frame, rating, source)
+    # From here on ids are numbers in the order they appear in: ten million texts are sorted no second time.
+    user_codes, users_of = _codes(ids(column(frame, user, source), "user", source, first_row))
+    item_codes, items_of = _codes(ids(column(frame, item, source), "item", source, first_row))
+    table = pl.DataFrame({"user": user_codes, "item": item_codes})
     if time is not None:
         table = table.with_columns(pl.Series("time", seconds(column(frame, time, source), source, first_row)))
-    label_column = split if isinstance(split, str) and split in frame.columns else None
+    # A column that is known to hold something else is not meant: time="time", split="time" is the time split.
+    taken = (user, item, time, rating)
+    label_column = split if isinstance(split, str) and split in frame.columns and split not in taken else None
     if label_column is not None:
         table = table.with_columns(pl.Series("label", _labels(frame[label_column], source, first_row)))
     meta: dict[str, Any] = {"source": Path(source).name, "rows": frame.height}
@@ -177,34 +212,22 @@ def build(
         )
         meta["min_rating"] = min_rating
         _not_empty(table, source, f"no row has a rating of at least {min_rating}")
-    table, meta["repeated pairs dropped"] = _unique(table, source)
+    table, meta["repeated pairs dropped"] = _unique(table, users_of, items_of, source)
 
-    users_of, items_of = table["user"].unique(maintain_order=True), table["item"].unique(maintain_order=True)
-    user_codes = _codes(table["user"], users_of)
-    item_codes = _codes(table["item"], items_of)
     cores = (k_core, k_core) if isinstance(k_core, int) else tuple(k_core)
     if max(cores) > 1:
-        table = table.filter(core_mask(user_codes, item_codes, *cores))
+        table = table.filter(core_mask(table["user"].to_numpy(), table["item"].to_numpy(), *cores))
         meta["k_core"] = list(cores)
         _not_empty(table, source, f"no interaction is left by the {cores[0]}/{cores[1]}-core filter")
     # Ids in a fixed order (numbers by value, else text) make the dataset independent of the order of the
     # rows.
-    users = Vocabulary(_ordered(table["user"]), "user")
-    vocabulary = Vocabulary(_ordered(table["item"]), "item")
-    pairs = Interactions(
-        _codes(table["user"], pl.Series(users.ids)),
-        _codes(table["item"], pl.Series(vocabulary.ids)),
-        len(users),
-        len(vocabulary),
-        table["time"].to_numpy() if time is not None else None,
-        source,
-    )
+    user_ids, user_codes = _ordered(table["user"], users_of)
+    item_ids, item_codes = _ordered(table["item"], items_of)
+    users, vocabulary = Vocabulary(user_ids, "user"), Vocabulary(item_ids, "item")
+    times = table["time"].to_numpy() if time is not None else None
+    pairs = Interactions(user_codes, item_codes, len(users), len(vocabulary), times, source)
     if label_column is not None:
-        order = np.argsort(
-            _codes(table["user"], pl.Series(users.ids)).astype(np.int64) * len(vocabulary)
-            + _codes(table["item"], pl.Series(vocabulary.ids)),
-            kind="stable",
-        )
+        order = np.argsort(user_codes.astype(np.int64) * len(vocabulary) + item_codes, kind="stable")
         labels, meta["split"] = table["label"].to_numpy()[order], {"name": "column", "column": label_column}
     else:
         recipe = as_split(split)
@@ -220,7 +243,24 @@ def build(
     return Dataset(name, users, vocabulary, train, valid, test, content=fields, meta=meta)
 
 
-def _unique(table: pl.DataFrame, source: str) -> tuple[pl.DataFrame, int]:
+def _check_options(
+    source: str, name: str, user: str, item: str, k_core: int | tuple[int, int], min_rating: float | None
+) -> None:
+    if user == item:
+        raise ConfigError(f"{source}: user and item are both column {user!r}; name two columns")
+    if not name or any(mark in name for mark in "/\\\0"):
+        raise ConfigError(
+            f"{source}: {name!r} cannot name a dataset, because directories are named after it; expected a "
+            "name without slashes, given with name="
+        )
+    for least in (k_core, k_core) if isinstance(k_core, int) else k_core:
+        if isinstance(least, bool) or least < 0:
+            raise ConfigError(f"{source}: k_core={k_core!r}; expected a number of interactions, from 0")
+    if min_rating is not None and not math.isfinite(min_rating):
+        raise ConfigError(f"{source}: min_rating={min_rating}; expected a finite number")
+
+
+def _unique(table: pl.DataFrame, users: pl.Series, items: pl.Series, source: str) -> tuple[pl.DataFrame, int]:
     """Keeps the latest of repeated pairs (the first where there is no time)."""
     if "label" in table.columns:
         mixed = (
@@ -230,9 +270,8 @@ def _unique(table: pl.DataFrame, source: str) -> tuple[pl.DataFrame, int]:
         )
         if mixed.height:
             raise DataError(
-                f"{source}: user {mixed['user'][0]!r} item {mixed['item'][0]!r} stands in more than one "
-                f"split "
-                f"({mixed.height:,} such pairs); splits must be disjoint"
+                f"{source}: user {users[mixed['user'][0]]!r} item {items[mixed['item'][0]]!r} stands in more "
+                f"than one split ({mixed.height:,} such pairs); splits must be disjoint"
             )
     if "time" in table.columns:
         unique = table.sort("time", maintain_order=True).unique(
@@ -263,6 +302,12 @@ def _content(
         )
     at = vocabulary.find(keys.to_list())
     known = at >= 0
+    if not known.any():
+        raise DataError(
+            f"{source}: none of its {len(keys):,} items, first {_short(keys[0])}, is among the "
+            f"{len(vocabulary):,} items with interactions, first {_short(vocabulary[0])}; check that "
+            f"{item_id!r} is the column of item ids"
+        )
     fields: dict[str, Content] = {}
     for name, (kind, wanted) in (content or {}).items():
         values: list[str | None] = [None] * len(vocabulary)
@@ -274,9 +319,19 @@ def _content(
 
 
 def _labels(series: pl.Series, source: str, first_row: int) -> np.ndarray:
+    if not (
+        series.dtype.is_numeric()
+        or series.dtype in (pl.String, pl.Boolean, pl.Null)
+        or isinstance(series.dtype, (pl.Categorical, pl.Enum))
+    ):
+        raise DataError(
+            f"{source}: split column {series.name!r} has type {series.dtype}; expected train, valid, test or "
+            "0, 1, 2"
+        )
+    whole = series
     if series.dtype.is_float():
-        series = series.cast(pl.Int64, strict=False)
-    text = series.cast(pl.String).str.strip_chars().str.to_lowercase()
+        whole = series.set(~series.is_in([0.0, 1.0, 2.0]), None).cast(pl.Int64, strict=False)
+    text = whole.cast(pl.String).str.strip_chars().str.to_lowercase()
     labels = text.replace_strict(LABELS, default=None, return_dtype=pl.Int8)
     if labels.null_count():
         row = int(labels.is_null().arg_max() or 0)
@@ -286,18 +341,26 @@ def _labels(series: pl.Series, source: str, first_row: int) -> np.ndarray:
     return labels.to_numpy()
 
 
-def _codes(values: pl.Series, vocabulary: pl.Series) -> np.ndarray:
-    codes = values.replace_strict(
-        vocabulary, pl.Series(np.arange(len(vocabulary), dtype=np.int32)), return_dtype=pl.Int32
-    )
-    return codes.to_numpy()
+def _codes(values: pl.Series) -> tuple[np.ndarray, pl.Series]:
+    """A number for each text ``(E,) int32``, and the texts by number, in the order they appear in."""
+    known = values.unique(maintain_order=True)
+    numbers = pl.Series(np.arange(len(known), dtype=np.int32))
+    return values.replace_strict(known, numbers, return_dtype=pl.Int32).to_numpy(), known
 
 
-def _ordered(values: pl.Series) -> list[str]:
-    unique = values.unique()
-    plain = unique.str.contains(r"^(0|[1-9][0-9]{0,17})$").all()
-    frame = pl.DataFrame({"id": unique})
-    return (frame.sort(pl.col("id").cast(pl.Int64)) if plain else frame.sort("id"))["id"].to_list()
+def _ordered(codes: pl.Series, known: pl.Series) -> tuple[list[str], np.ndarray]:
+    """The ids that are left, numbers by value and else as text; the codes ``(E,) int32`` by that order."""
+    at = np.flatnonzero(np.bincount(codes.to_numpy(), minlength=len(known)))
+    frame = pl.DataFrame({"id": known.gather(at), "at": at})
+    plain = frame["id"].str.contains(r"^(0|[1-9][0-9]{0,17})$").all()
+    frame = frame.sort(pl.col("id").cast(pl.Int64) if plain else "id")
+    place = np.zeros(len(known), dtype=np.int32)
+    place[frame["at"].to_numpy()] = np.arange(len(frame))
+    return frame["id"].to_list(), place[codes.to_numpy()]
+
+
+def _short(value: str) -> str:
+    return repr(value if len(value) <= 80 else value[:79] + "…")
 
 
 def _not_empty(table: pl.DataFrame, source: str, why: str) -> None:

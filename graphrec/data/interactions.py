@@ -157,7 +157,7 @@ def _integers(values: Any, what: str, name: str) -> np.ndarray:
     if array.ndim != 1:
         raise DataError(f"{name}: {what} has shape {array.shape}; expected one dimension")
     if array.dtype.kind == "f":
-        bad = np.flatnonzero(~np.isfinite(array))
+        bad = np.flatnonzero(~(np.abs(array) < 2.0**63))  # NaN, Inf, and what int64 cannot hold
         if len(bad):
             raise DataError(f"{name}: {what} holds {array[bad[0]]} at row {bad[0]}; expected integers")
         if not np.array_equal(array, np.trunc(array)):
@@ -167,6 +167,9 @@ def _integers(values: Any, what: str, name: str) -> np.ndarray:
         raise DataError(
             f"{name}: {what} has dtype {array.dtype}; expected integers (map ids through a Vocabulary)"
         )
+    if array.dtype.kind == "u" and len(array) and array.max() > np.iinfo(np.int64).max:
+        row = int(array.argmax())
+        raise DataError(f"{name}: {what} holds {array[row]} at row {row}; expected integers below 2^63")
     return array.astype(np.int64)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from numbers import Real
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -56,7 +57,9 @@ class RandomSplit(_Named):
 
     def assign(self, pairs: Interactions, seed: int) -> np.ndarray:
         """See :class:`Split`."""
-        order = np.lexsort((stream(seed, "split/random").random(len(pairs)), pairs.users))
+        # A 53-bit whole number each, which is what random() draws and divides.
+        drawn = (stream(seed, "split/random").random(len(pairs)) * 2.0**53).astype(np.uint64)
+        order = _by_user(pairs, drawn)
         return _tail(pairs, order, self.valid, self.test)
 
 
@@ -71,7 +74,8 @@ class LeaveOneOut(_Named):
 
     def assign(self, pairs: Interactions, seed: int) -> np.ndarray:
         """See :class:`Split`."""
-        order = np.lexsort((pairs.items, _times(pairs, self.name), pairs.users))
+        times = _times(pairs, self.name)
+        order = _by_user(pairs, times.astype(np.uint64) - times.min(initial=0).astype(np.uint64))
         from_end = np.repeat(pairs.indptr[1:], pairs.user_degree) - 1 - np.arange(len(pairs))
         label = np.where(from_end == 0, TEST, np.where(from_end == 1, VALID, TRAIN))
         label[np.repeat(pairs.user_degree, pairs.user_degree) < 3] = TRAIN
@@ -113,8 +117,8 @@ class ColdItems(_Named):
     then: RandomSplit | LeaveOneOut | TimeSplit = field(default_factory=RandomSplit)
 
     def __post_init__(self) -> None:
-        if not 0 < self.share < 1:
-            raise ConfigError(f"cold-items share {self.share}; expected 0 < share < 1")
+        if not (_is_share(self.share) and 0 < self.share < 1):
+            raise ConfigError(f"cold-items share {self.share!r}; expected 0 < share < 1")
 
     def describe(self) -> dict[str, Any]:
         """See :class:`Split`."""
@@ -164,7 +168,10 @@ def as_split(split: Any) -> Split:
                     f"{nearest(option, known)}"
                 )
         if "then" in options:
-            options["then"] = as_split(options["then"])
+            then = options["then"]
+            if (then.get("name") if isinstance(then, Mapping) else then) == ColdItems.name:
+                raise ConfigError(f"split {name!r} cannot be followed by itself; expected another in then=")
+            options["then"] = as_split(then)
         return SPLITS[name](**options)
     if not hasattr(split, "assign"):
         raise ConfigError(
@@ -197,16 +204,40 @@ def k_core(users: np.ndarray, items: np.ndarray, user_core: int, item_core: int)
 
 
 def _shares(valid: float, test: float) -> None:
-    if not (0 <= valid < 1 and 0 <= test < 1 and valid + test < 1):
+    numbers = _is_share(valid) and _is_share(test)
+    if not (numbers and 0 <= valid < 1 and 0 <= test < 1 and valid + test < 1):
         raise ConfigError(
-            f"split shares valid={valid}, test={test}; expected shares of at least 0 that sum below 1"
+            f"split shares valid={valid!r}, test={test!r}; expected shares of at least 0 that sum below 1"
         )
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _times(pairs: Interactions, name: str) -> np.ndarray:
     if pairs.times is None:
-        raise DataError(f"the {name!r} split needs times and the interactions have none; name a time column")
+        raise DataError(
+            f"{pairs.name}: the {name!r} split needs times and the interactions have none; name a time column"
+        )
     return pairs.times
+
+
+def _by_user(pairs: Interactions, values: np.ndarray) -> np.ndarray:
+    """The order of the pairs ``(E,)`` by user, then by ``values (E,) uint64``, then by item.
+
+    User and value make up one number wherever they fit into 64 bits, or nearly fit: one sort instead of two.
+    """
+    free = 64 - pairs.n_users.bit_length()
+    excess = max(0, int(values.max(initial=0)).bit_length() - free)
+    keys = (pairs.users.astype(np.uint64) << np.uint64(free)) | (values >> np.uint64(excess))
+    if not excess:
+        return np.argsort(keys, kind="stable")  # pairs are in the order of their items
+    order = np.argsort(keys)
+    ordered = keys[order]
+    if np.any(ordered[1:] == ordered[:-1]):  # told apart only by the bits left out, if at all
+        return np.lexsort((values, pairs.users))
+    return order
 
 
 def _tail(pairs: Interactions, order: np.ndarray, valid: float, test: float) -> np.ndarray:

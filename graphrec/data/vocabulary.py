@@ -97,7 +97,7 @@ def as_id(value: Any, kind: str = "item") -> str:
     """
     if isinstance(value, (float, np.floating)):
         number = float(value)
-        if not number.is_integer() or abs(number) > 2**53:
+        if not number.is_integer() or abs(number) >= 2**53:
             raise DataError(f"{kind} id {number!r} is not an id; expected text or an integer")
         value = int(number)
     if value is None or isinstance(value, bool):

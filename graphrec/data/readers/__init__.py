@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -93,6 +94,11 @@ def load_dataset(name: str | Path, /, root: str | Path | None = None, **options:
             raise ConfigError(
                 f"dataset {str(name)!r} has no option {option!r}; it has {sorted(known) or 'none'}."
                 f"{nearest(option, known)}"
+            )
+        wanted = str(inspect.signature(reader).parameters[option].annotation)
+        if isinstance(options[option], bool) and not re.search(r"\b(bool|Any)\b", wanted):
+            raise ConfigError(
+                f"dataset {str(name)!r}, option {option}={options[option]!r}; expected {wanted}"
             )
     folder = dataset_folder(str(name), root)
     try:

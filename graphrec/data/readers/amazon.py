@@ -99,7 +99,12 @@ def _texts(path: Path, columns: list[str], n_items: int) -> list[str | None]:
     frame = read_table(path)
     if "itemID" not in frame.columns:
         raise DataError(f"{path}: no column 'itemID'; it has {frame.columns}")
-    index = frame["itemID"].cast(pl.Int64, strict=False)
+    column = frame["itemID"]
+    if not (column.dtype.is_numeric() or column.dtype in (pl.String, pl.Null)):
+        raise DataError(f"{path}: column 'itemID' has type {column.dtype}; expected whole numbers")
+    index = column.cast(pl.Int64, strict=False)
+    if column.dtype.is_float():
+        index = index.set(column != column.floor(), None)
     bad = ((index < 0) | (index >= n_items)).fill_null(True) | index.is_duplicated()
     if bad.any():
         row = int(bad.arg_max() or 0)

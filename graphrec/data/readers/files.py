@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import mmap
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,9 @@ import numpy as np
 import polars as pl
 
 from graphrec.atomic import read_array
-from graphrec.errors import DataError
+from graphrec.data import frames
+from graphrec.data.readers.delimited import DELIMITERS, MARK, read_delimited, read_tabs
+from graphrec.errors import ConfigError, DataError, nearest
 
 
 def find(folder: Path, file: str, holds: str, source: str) -> Path:
@@ -28,14 +29,19 @@ def find(folder: Path, file: str, holds: str, source: str) -> Path:
         DataError: there is no such file.
     """
     path = folder / file
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; it should hold {holds}. Source: {source}")
+    if not os.path.isfile(path):
+        raise DataError(f"{path}: {_not_a_file(path)}; it should hold {holds}. Source: {source}")
     return path
+
+
+def _not_a_file(path: Path) -> str:
+    # A pipe is refused, too: whoever reads one waits for ever if nobody writes to it.
+    return "not a regular file" if os.path.exists(path) else "no such file"
 
 
 def first_row(path: Path) -> int:
     """Number of the first row of data in messages: 2 where line 1 is a header, else 1."""
-    return 2 if path.suffix.lower() in _DELIMITERS else 1
+    return 2 if path.suffix.lower() in DELIMITERS else 1
 
 
 def read_table(path: Path) -> pl.DataFrame:
@@ -51,109 +57,42 @@ def read_table(path: Path) -> pl.DataFrame:
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
         raise DataError(f"{path}: unknown kind of file {path.suffix!r}; expected one of {sorted(FORMATS)}")
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; check the path, which is relative to the dataset's folder")
+    if not os.path.isfile(path):
+        raise DataError(
+            f"{path}: {_not_a_file(path)}; check the path, which is relative to the dataset's folder"
+        )
     if not path.stat().st_size:
         raise DataError(f"{path}: the file is empty; expected a table with at least one row")
-    frame = FORMATS[suffix](path)
+    frame = _guarded(FORMATS[suffix], path)
     if not frame.width or not frame.height:
         raise DataError(f"{path}: the table has no rows; expected at least one")
     return frame
 
 
-def _delimited(path: Path) -> pl.DataFrame:
-    import pyarrow as pa
-    from pyarrow import csv as arrow_csv
-
-    header = _checked_header(path)
-    delimiter = _DELIMITERS[path.suffix.lower()]
-    quote = False if path.suffix.lower() == ".inter" else '"'
+def _guarded(read: Callable[[Path], pl.DataFrame], path: Path) -> pl.DataFrame:
+    """What a format's reader makes of a file; what Rust code panics at is a damaged file like any other."""
     try:
-        table = arrow_csv.read_csv(
-            path,
-            # One thread, because only then do messages carry row numbers.
-            read_options=arrow_csv.ReadOptions(use_threads=False),
-            parse_options=arrow_csv.ParseOptions(
-                delimiter=delimiter, quote_char=quote, newlines_in_values=bool(quote)
-            ),
-            convert_options=arrow_csv.ConvertOptions(
-                column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=False
-            ),
-        )
-    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as cause:
-        _utf8(path)
+        return read(path)
+    except pl.exceptions.PanicException as cause:
         raise DataError(
-            f"{path}: {str(cause).removeprefix('CSV parse error: ')}; expected one "
-            f"{delimiter!r}-separated row a "
-            "line, each with as many fields as the header"
+            f"{path}: not readable as {path.suffix[1:]} ({cause}); it may be damaged, write it again"
         ) from cause
-    if len(set(table.column_names)) != table.num_columns:
-        twice = next(n for n in table.column_names if table.column_names.count(n) > 1)
-        raise DataError(f"{path}: two columns are called {twice!r}; rename one of them")
-    frame = pl.DataFrame(table)
-    if quote and frame.height and "\n" in (frame[-1, -1] or "") and not _ends_quoted(path):
-        start = frame.height + 1
-        raise DataError(
-            f"{path}, row {start}: a quoted field is never closed and runs to the end of the file; close the "
-            'quote, or write a quote inside a quoted field as ""'
-        )
-    return frame
-
-
-def _checked_header(path: Path) -> list[str]:
-    """Names in the header line; the whole file is searched for NUL bytes first."""
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        at = data.find(b"\0")
-        if at >= 0:
-            line = data[:at].count(b"\n") + 1
-            raise DataError(
-                f"{path}, line {line}: holds a NUL byte; expected UTF-8 text (UTF-16 files must be "
-                f"converted: "
-                "iconv -f utf-16 -t utf-8)"
-            )
-        end = data.find(b"\n")
-        raw = data[: end if end >= 0 else len(data)].rstrip(b"\r").removeprefix(b"\xef\xbb\xbf")
-    try:
-        line_text = raw.decode("utf-8")
-    except UnicodeDecodeError as cause:
-        raise _not_utf8(path, 1, raw[cause.start]) from cause
-    if path.suffix.lower() == ".inter":
-        return line_text.split("\t")
-    names: list[str] = next(csv.reader([line_text], delimiter=_DELIMITERS[path.suffix.lower()]), [])
-    return names
-
-
-def _ends_quoted(path: Path) -> bool:
-    with open(path, "rb") as file:
-        file.seek(max(0, path.stat().st_size - 64))
-        return file.read().rstrip(b"\r\n").endswith(b'"')
-
-
-def _utf8(path: Path) -> None:
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as cause:
-                raise _not_utf8(path, number, line[cause.start]) from cause
-
-
-def _not_utf8(path: Path, line: int, byte: int) -> DataError:
-    return DataError(
-        f"{path}, line {line}: byte 0x{byte:02x} is not valid UTF-8; convert the file, for example: "
-        "iconv -f latin1 -t utf-8"
-    )
 
 
 def _json_lines(path: Path) -> pl.DataFrame:
+    with open(path, "rb") as file:
+        mark = len(MARK) if file.read(len(MARK)) == MARK else 0
     try:
-        return pl.read_ndjson(path, infer_schema_length=None)
+        return pl.read_ndjson(path.read_bytes()[mark:] if mark else path, infer_schema_length=None)
     except (pl.exceptions.PolarsError, OSError) as cause:
         with open(path, "rb") as file:
+            file.seek(mark)
+            blank = True
             for number, line in enumerate(file, start=1):
                 try:
-                    value = json.loads(line) if line.strip() else {}
-                except ValueError as bad:
+                    value = json.loads(line.decode(), parse_constant=_no_constant) if line.strip() else {}
+                    blank &= not line.strip()
+                except (ValueError, RecursionError) as bad:
                     raise DataError(
                         f"{path}, line {number}: not readable as JSON ({bad}); expected one object a line"
                     ) from cause
@@ -161,9 +100,32 @@ def _json_lines(path: Path) -> pl.DataFrame:
                     raise DataError(
                         f"{path}, line {number}: holds {type(value).__name__}; expected one object a line"
                     ) from cause
+        if blank:
+            raise DataError(f"{path}: the table has no rows; expected at least one") from cause
         raise DataError(
-            f"{path}: not readable as JSON Lines ({cause}); expected one object a line"
+            f"{path}{_first_bad_line(path, mark)}: not readable as JSON Lines ({cause}); expected one object "
+            "a line, of which every key has one kind of value"
         ) from cause
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _first_bad_line(path: Path, start: int) -> str:
+    """``, line n`` for the first line up to which the file cannot be read, found by halving."""
+    lines = path.read_bytes()[start:].splitlines(keepends=True)
+    good, bad = 0, len(lines)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        part = b"".join(lines[good:middle])
+        try:
+            if part.strip():
+                pl.read_ndjson(part, infer_schema_length=None)
+            good = middle
+        except pl.exceptions.PolarsError:
+            bad = middle
+    return f", line {bad}" if lines else ""
 
 
 def _parquet(path: Path) -> pl.DataFrame:
@@ -184,9 +146,8 @@ def _arrow(path: Path) -> pl.DataFrame:
         ) from cause
 
 
-_DELIMITERS = {".csv": ",", ".tsv": "\t", ".inter": "\t"}
 FORMATS: dict[str, Callable[[Path], pl.DataFrame]] = {
-    **dict.fromkeys(_DELIMITERS, _delimited),
+    **dict.fromkeys(DELIMITERS, read_delimited),
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
     ".parquet": _parquet,
@@ -206,30 +167,43 @@ def read_mapping(path: Path, key: str, index: str) -> list[str]:
     Raises:
         DataError: a column is missing, or the indices are not exactly ``0 .. n-1``.
     """
-    try:
-        frame = pl.read_csv(path, separator="\t", infer_schema=False, quote_char=None)
-    except (pl.exceptions.PolarsError, OSError) as cause:
-        raise DataError(f"{path}: not readable as a tab-separated table ({cause})") from cause
-    return ordered_ids(frame, key, index, path)
+    return ordered_ids(read_tabs(path), key, index, path, first_row=2)
 
 
-def ordered_ids(frame: pl.DataFrame, key: str, index: str, path: Path) -> list[str]:
+def ordered_ids(frame: pl.DataFrame, key: str, index: str, path: Path, first_row: int = 1) -> list[str]:
     """The column ``key`` in the order of the column ``index``, which must number the rows ``0 .. n-1``.
 
+    Args:
+        frame: the table.
+        key: column of external ids.
+        index: column of indices.
+        path: its file, for messages.
+        first_row: number of the first row, for messages.
+
     Raises:
-        DataError: a column is missing, or the indices are not exactly ``0 .. n-1``.
+        DataError: a column is missing, an id is empty or stands there twice, or the indices are not exactly
+            ``0 .. n-1``.
     """
     for name in (key, index):
         if name not in frame.columns:
             raise DataError(f"{path}: no column {name!r}; it has {frame.columns}")
     indices = frame[index].cast(pl.Int64, strict=False)
-    if indices.null_count() or not np.array_equal(np.sort(indices.to_numpy()), np.arange(len(indices))):
+    bad = ((indices < 0) | (indices >= len(indices))).fill_null(True) | ~indices.is_first_distinct()
+    if bad.any():
+        row = int(bad.arg_max() or 0)
         raise DataError(
-            f"{path}: column {index!r} is not the numbers 0 to {len(indices) - 1}, each once; expected "
-            f"an index "
-            "without gaps, because rows of feature arrays are matched to it"
+            f"{path}, row {row + first_row}: column {index!r} holds {frame[index][row]!r} and is not the "
+            f"numbers 0 to {len(indices) - 1}, each once; expected an index without gaps, because rows of "
+            "feature arrays are matched to it"
         )
-    ids: list[str] = frame[np.argsort(indices.to_numpy()).tolist()][key].to_list()
+    keys = frames.ids(frame[key], key, str(path), first_row)
+    if keys.n_unique() != len(keys):
+        second = int((~keys.is_first_distinct()).arg_max() or 0)
+        raise DataError(
+            f"{path}, row {second + first_row}: {key} {keys[second]!r} occurs more than once; expected one "
+            "row an id"
+        )
+    ids: list[str] = keys[np.argsort(indices.to_numpy()).tolist()].to_list()
     return ids
 
 
@@ -256,14 +230,22 @@ def sentences(frame: pl.DataFrame, columns: list[str], path: Path | str) -> pl.S
     Each part ends with a full stop. Lists are joined with commas; numbers are written out.
 
     Raises:
-        DataError: a column is missing; lists those there are.
+        ConfigError: there is no column to join.
+        DataError: a column is missing (those there are get listed) or holds no text.
     """
+    if not columns:
+        raise ConfigError(f"{path}: text= names no column; name one or more, or leave it out")
     parts = []
     for name in columns:
         if name not in frame.columns:
-            raise DataError(f"{path}: no column {name!r}; it has {frame.columns}")
+            raise DataError(
+                f"{path}: no column {name!r}; it has {frame.columns[:20]}.{nearest(name, frame.columns)}"
+            )
         dtype = frame.schema[name]
         part = pl.col(name)
+        plain = dtype.inner if isinstance(dtype, pl.List) else dtype
+        if plain == pl.Binary or plain.is_nested():
+            raise DataError(f"{path}: column {name!r} has type {dtype}; expected text, or lists of texts")
         if isinstance(dtype, pl.List):
             part = part.cast(pl.List(pl.String)).list.drop_nulls().list.join(", ")
         part = part.cast(pl.String).str.strip_chars()

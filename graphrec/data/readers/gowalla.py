@@ -6,7 +6,6 @@ Licence: none stated. Counts: 29,858 users, 40,981 items, 810,128 train and 217,
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -42,13 +41,22 @@ def read(folder: Path, *, valid_share: float = 0.1, seed: int = 0) -> Dataset:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             train, test = arrays["train"], arrays["test"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as cause:
+    except Exception as cause:  # damaged archives also raise zlib, tokenizer, overflow and memory errors
         raise DataError(
             f"{path}: no readable arrays train and test ({cause}); fetch the file again"
         ) from cause
     for name, array in (("train", train), ("test", test)):
-        if array.ndim != 2 or array.shape[1] != 2 or not len(array):
-            raise DataError(f"{path}: array {name!r} has shape {array.shape}; expected (E, 2)")
+        if array.ndim != 2 or array.shape[1] != 2 or not len(array) or array.dtype.kind not in "iu":
+            raise DataError(
+                f"{path}: array {name!r} has shape {array.shape}, {array.dtype}; expected (E, 2) of integers"
+            )
+        # Every user and item of this split has interactions, so an index cannot exceed their number.
+        bad = np.flatnonzero(((array < 0) | (array >= len(train) + len(test))).any(axis=1))
+        if len(bad):
+            raise DataError(
+                f"{path}: array {name!r}, row {bad[0]}: user and item {array[bad[0]].tolist()}; expected "
+                f"indices from 0, without gaps, of {len(train) + len(test):,} interactions"
+            )
     n_users, n_items = (int(n) + 1 for n in np.maximum(train.max(axis=0), test.max(axis=0)))
     whole = Interactions(train[:, 0], train[:, 1], n_users, n_items, name=f"{FILE} (train)")
     labels = RandomSplit(valid=valid_share, test=0.0).assign(whole, seed)

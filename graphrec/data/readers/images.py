@@ -32,7 +32,8 @@ def match_images(folder: Path, ids: Sequence[str]) -> tuple[list[str | None], in
         DataError: the folder is missing, or two pictures bear one name.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; expected pictures named <item id>.jpg, .png or the like")
+        what = "not a folder" if folder.exists() else "no such folder"
+        raise DataError(f"{folder}: {what}; expected pictures named <item id>.jpg, .png or the like")
     found: dict[str, str] = {}
     for name in sorted(entry.name for entry in os.scandir(folder) if entry.is_file()):
         stem, suffix = os.path.splitext(name)
@@ -49,7 +50,7 @@ def match_images(folder: Path, ids: Sequence[str]) -> tuple[list[str | None], in
 
 def with_pictures(dataset: Dataset, folder: Path) -> Dataset:
     """The dataset with a folder's pictures as the content field ``image``; unchanged without the folder."""
-    if not folder.is_dir():
+    if not folder.exists():
         return dataset
     files, _ = match_images(folder, dataset.items.ids)
     return dataset.with_content(image=Content("image", files, folder))

@@ -85,10 +85,17 @@ def read_inter(path: Path) -> pl.DataFrame:
         DataError: the file is missing or damaged, or has no user or item column.
     """
     frame = read_table(path)
-    plain = {column.split(":")[0].strip().lower(): column for column in frame.columns}
-    names = {
-        plain[name]: ours for ours, known in COLUMNS.items() for name in reversed(known) if name in plain
-    }
+    names: dict[str, str] = {}
+    for column in frame.columns:
+        plain = column.split(":")[0].strip().lower()
+        ours = next((ours for ours, known in COLUMNS.items() if plain in known), None)
+        if ours is not None and ours in names.values():
+            other = next(theirs for theirs, meaning in names.items() if meaning == ours)
+            raise DataError(
+                f"{path}: columns {other!r} and {column!r} both hold the {ours}; remove one of them"
+            )
+        if ours is not None:
+            names[column] = ours
     renamed = frame.select(pl.col(theirs).alias(ours) for theirs, ours in names.items())
     for wanted in ("user", "item"):
         if wanted not in renamed.columns:
@@ -115,8 +122,8 @@ def labelled(path: Path, n_users: int, n_items: int) -> tuple[Interactions, Inte
     frame = read_inter(path)
     source, row = str(path), first_row(path)
     label = np.array(labels(frame, path))
-    users = frames.numbers(frame["user"], "user", source, row)
-    items = frames.numbers(frame["item"], "item", source, row)
+    users = indices(frame["user"], "user", n_users, path)
+    items = indices(frame["item"], "item", n_items, path)
     times = frames.seconds(frame["time"], source, row) if "time" in frame.columns else None
     train, valid, test = (
         Interactions(
@@ -130,6 +137,22 @@ def labelled(path: Path, n_users: int, n_items: int) -> tuple[Interactions, Inte
         for index, split in enumerate(SPLITS)
     )
     return train, valid, test
+
+
+def indices(series: pl.Series, kind: str, size: int, path: Path) -> np.ndarray:
+    """A column of indices ``(E,) int64``, each at least 0 and below ``size``.
+
+    Raises:
+        DataError: a value is no index or out of range; names the row.
+    """
+    values = frames.numbers(series, kind, str(path), first_row(path))
+    bad = np.flatnonzero((values < 0) | (values >= size) | (values != np.floor(values)))
+    if len(bad):
+        raise DataError(
+            f"{path}, row {bad[0] + first_row(path)}: {kind} {series[int(bad[0])]!r}; expected an index "
+            f"from 0 to {size - 1}, as in the mapping of {kind}s"
+        )
+    return values.astype(np.int64)
 
 
 def labels(frame: pl.DataFrame, path: Path) -> np.ndarray:

@@ -49,7 +49,7 @@ def read(
     """
     ratings = find(folder, "ratings.csv", "userId, movieId, rating and timestamp", SOURCE)
     table = folder / "items.csv"
-    if not table.is_file():
+    if not table.exists():
         table = find(folder, "movies.csv", "movieId, title and genres", SOURCE)
         text = [name for name in text if name in ("title", "genres")] if tuple(text) == TEXT else text
     films = read_table(table)

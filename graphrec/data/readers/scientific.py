@@ -23,8 +23,9 @@ from graphrec.data.content import Content
 from graphrec.data.dataset import SPLITS, Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.data.readers import ReadyFeatures
+from graphrec.data.readers.delimited import read_tabs
 from graphrec.data.readers.files import find, first_row, ordered_ids
-from graphrec.data.readers.inter import indexed_features, labels, read_inter
+from graphrec.data.readers.inter import indexed_features, indices, labels, read_inter
 from graphrec.data.vocabulary import Vocabulary
 from graphrec.errors import DataError
 
@@ -50,8 +51,8 @@ def read(folder: Path) -> Dataset:
     source, row = str(path), first_row(path)
     rows = pl.DataFrame(
         {
-            "user": frames.numbers(frame["user"], "user", source, row),
-            "item": frames.numbers(frame["item"], "item", source, row),
+            "user": indices(frame["user"], "user", len(users), path),
+            "item": indices(frame["item"], "item", len(items), path),
             "time": frames.seconds(frames.column(frame, "time", source), source, row),
             "label": labels(frame, path),
         }
@@ -103,27 +104,19 @@ def features(folder: Path) -> list[ReadyFeatures]:
 
 def _ids(folder: Path, kind: str) -> list[str]:
     path = find(folder, f"Scientific.{kind}2index", f"{kind} id and index, tab-separated, no header", SOURCE)
-    return ordered_ids(_pairs(path, kind, header=False), kind, "index", path)
-
-
-def _pairs(path: Path, kind: str, header: bool) -> pl.DataFrame:
-    try:
-        frame = pl.read_csv(
-            path, separator="\t", has_header=False, skip_rows=int(header), quote_char=None, infer_schema=False
-        )
-    except (pl.exceptions.PolarsError, OSError) as cause:
-        raise DataError(f"{path}: not readable as a tab-separated table ({cause})") from cause
-    if frame.width != 2:
-        raise DataError(f"{path}: {frame.width} columns; expected 2, tab-separated")
-    frame.columns = [kind, "index"]
-    return frame
+    return ordered_ids(read_tabs(path, [kind, "index"], header=False), kind, "index", path)
 
 
 def _texts(folder: Path, items: Vocabulary) -> list[str | None]:
     path = find(folder, "Scientific.text", "item_id:token and text:token_seq, tab-separated", SOURCE)
-    frame = _pairs(path, "item", header=True)
+    frame = read_tabs(path, ["item", "text"])
     at = items.find(frame["item"].to_list())
+    if not (at >= 0).any():
+        raise DataError(
+            f"{path}: none of its {frame.height:,} items, first {frame['item'][0]!r}, is in "
+            "Scientific.item2index; fetch both files again"
+        )
     texts = np.full(len(items), None, dtype=object)
-    texts[at[at >= 0]] = np.array(frame["index"].to_list(), dtype=object)[at >= 0]
+    texts[at[at >= 0]] = np.array(frame["text"].to_list(), dtype=object)[at >= 0]
     found: list[str | None] = texts.tolist()
     return found

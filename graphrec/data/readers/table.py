@@ -5,6 +5,7 @@ Files may be CSV, TSV, JSON Lines, Parquet or Arrow. Their columns are named by 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -98,7 +99,10 @@ def read(
 
 def _paths(frame: pl.DataFrame, name: str, source: Path) -> pl.Series:
     """The column of picture paths; one that leads out of the folder is refused."""
-    paths = frames.column(frame, name, str(source)).cast(pl.String).replace("", None)
+    paths = frames.column(frame, name, str(source))
+    if paths.dtype not in (pl.String, pl.Null) and not isinstance(paths.dtype, (pl.Categorical, pl.Enum)):
+        raise DataError(f"{source}: picture column {name!r} has type {paths.dtype}; expected paths as text")
+    paths = paths.cast(pl.String).replace("", None)
     suspect = paths.str.contains(r"(^[/\\~])|(^[A-Za-z]:)|(\.\.)").fill_null(False)
     for row in suspect.arg_true().to_list():
         value = str(paths[row])
@@ -124,7 +128,7 @@ def _any_picture(dataset: Dataset) -> None:
             f"the files in {pictures.root} are named <item id>.<ext>"
         )
     paths = (pictures.path(index) for index in range(len(pictures)))
-    if not any(path is not None and path.is_file() for path in paths):
+    if not any(path is not None and os.path.isfile(path) for path in paths):
         first = next(v for v in pictures if v is not None)
         raise DataError(
             f"{dataset.name}: none of the named pictures exists, first {first!r} in {pictures.root}; "

@@ -82,6 +82,9 @@ def _listed(value: str, row: int, path: Path) -> str:
     """``"['Beef', 'Lamb']"`` as ``"Beef, Lamb"``."""
     try:
         listed = ast.literal_eval(value) if value else []
-    except (ValueError, SyntaxError) as cause:
-        raise DataError(f"{path}, row {row}: {value!r}; expected a list such as ['Beef', 'Lamb']") from cause
-    return ", ".join(map(str, listed))
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        listed = None
+    if not (isinstance(listed, list) and all(isinstance(part, str) for part in listed)):
+        found = value if len(value) <= 80 else value[:79] + "…"
+        raise DataError(f"{path}, row {row}: {found!r}; expected a list such as ['Beef', 'Lamb']")
+    return ", ".join(listed)

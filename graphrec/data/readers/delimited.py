@@ -1,0 +1,178 @@
+"""Delimited text as a frame: UTF-8, one header line, rows of one length, all columns as text."""
+
+from __future__ import annotations
+
+import csv
+import mmap
+import re
+from pathlib import Path
+
+import polars as pl
+
+from graphrec.errors import DataError
+
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".inter": "\t"}
+MARK = b"\xef\xbb\xbf"
+"""UTF-8's byte order mark."""
+
+
+def read_delimited(path: Path) -> pl.DataFrame:
+    """A CSV, TSV or ``.inter`` file; see :func:`graphrec.data.readers.files.read_table`."""
+    suffix = path.suffix.lower()
+    return _separated(path, DELIMITERS[suffix], quote=suffix != ".inter")
+
+
+def read_tabs(path: Path, names: list[str] | None = None, header: bool = True) -> pl.DataFrame:
+    """A tab-separated table without quoting, whatever the file is called; all columns come as text.
+
+    Args:
+        path: the file.
+        names: what to call its columns; None takes the names in its header line.
+        header: whether it has a header line.
+
+    Raises:
+        DataError: the file is empty, damaged, not UTF-8 or ragged, or has other than the named columns.
+    """
+    if not path.stat().st_size:
+        raise DataError(f"{path}: the file is empty; expected a tab-separated table with at least one row")
+    frame = _separated(path, "\t", quote=False, names=names, header=header)
+    if not frame.height:
+        raise DataError(f"{path}: the table has no rows; expected at least one")
+    return frame
+
+
+def _separated(
+    path: Path, delimiter: str, quote: bool, names: list[str] | None = None, header: bool = True
+) -> pl.DataFrame:
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
+
+    first = _checked_header(path, delimiter, quote)
+    if names is not None and len(first) != len(names):
+        raise DataError(
+            f"{path}, line 1: {len(first)} columns; expected {len(names)}, tab-separated: {names}"
+        )
+    columns = first if names is None else names
+    try:
+        table = arrow_csv.read_csv(
+            path,
+            # One thread, because only then do messages carry row numbers.
+            read_options=arrow_csv.ReadOptions(
+                use_threads=False, column_names=names, skip_rows=int(names is not None and header)
+            ),
+            parse_options=arrow_csv.ParseOptions(
+                delimiter=delimiter, quote_char='"' if quote else False, newlines_in_values=quote
+            ),
+            convert_options=arrow_csv.ConvertOptions(
+                column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False
+            ),
+        )
+    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as cause:
+        _utf8(path)
+        reason = str(cause).removeprefix("CSV parse error: ")
+        raise DataError(
+            f"{path}: {reason if len(reason) <= 300 else reason[:300] + '…'}; expected one "
+            f"{delimiter!r}-separated row a line, each with as many fields as the header"
+        ) from cause
+    if len(set(table.column_names)) != table.num_columns:
+        twice = next(n for n in table.column_names if table.column_names.count(n) > 1)
+        raise DataError(f"{path}: two columns are called {twice!r}; rename one of them")
+    # Columns that go by another name than the one asked for were not read as text.
+    if table.column_names != columns:
+        raise DataError(
+            f"{path}, line 1: the names {columns[:20]} read differently as a row; write a quote in a name as "
+            '"" inside quotes'
+        )
+    frame = pl.DataFrame(table)
+    if quote:
+        _check_quotes(path, delimiter, frame.height)
+    _check_repeated_header(frame, path)
+    return frame
+
+
+def _checked_header(path: Path, delimiter: str, quote: bool) -> list[str]:
+    """The fields of the first line; the whole file is searched for NUL bytes first."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at = data.find(b"\0")
+        if at >= 0:
+            line = data[:at].count(b"\n") + 1
+            raise DataError(
+                f"{path}, line {line}: holds a NUL byte; expected UTF-8 text (UTF-16 files must be "
+                f"converted: "
+                "iconv -f utf-16 -t utf-8)"
+            )
+        start = 3 if data[:3] == MARK else 0
+        while start < len(data) and data[start] in b"\r\n":  # as the reader does
+            start += 1
+        end = data.find(b"\n", start)
+        raw = data[start : end if end >= 0 else len(data)].rstrip(b"\r")
+    try:
+        line_text = raw.decode("utf-8")
+    except UnicodeDecodeError as cause:
+        raise _not_utf8(path, 1, raw[cause.start]) from cause
+    if "\r" in line_text:
+        raise DataError(
+            f"{path}, line 1: holds a carriage return without a line feed; expected lines that end in "
+            "\\n or \\r\\n (convert old Mac files: tr '\\r' '\\n')"
+        )
+    if not quote:
+        return line_text.split(delimiter)
+    try:
+        return next(csv.reader([line_text], delimiter=delimiter, strict=True), [])
+    except csv.Error as cause:
+        raise DataError(
+            f"{path}, line 1: not a header line ({cause}); expected column names, each on this one line"
+        ) from cause
+
+
+def _check_quotes(path: Path, delimiter: str, n_rows: int) -> None:
+    """Refuses quotes that are not closed, or closed amid a field: they swallow rows without a word.
+
+    Looks at the whole file only if its lines are not one to a row, otherwise at the last line alone.
+    """
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if data.find(b'"') < 0:
+            return
+        count = sum(block.count(b"\n") for block in iter(lambda: data.read(1 << 24), b""))
+        one_a_row = count + (data[-1] != ord("\n")) == n_rows + 1
+        start = data.rfind(b"\n", 0, len(data) - 1) + 1 if one_a_row else 0
+        mark = re.escape(delimiter.encode())
+        field = re.compile(rb'(?:\A|[%b\r\n])"(?:[^"]|"")*+("(?=[%b\r\n]|\Z))?' % (mark, mark))
+        wrong = next((m for m in field.finditer(data[start:] if start else data) if m[1] is None), None)
+        if wrong is None:
+            return
+        at = start + wrong.start() + (wrong[0][:1] != b'"')
+        line = data[:at].count(b"\n") + 1
+        ends = start + wrong.end() == len(data)
+        what = "is never closed and runs to the end of the file" if ends else "goes on after it was closed"
+        raise DataError(
+            f"{path}, line {line}: a quoted field {what}; close the quote, or write a quote inside a quoted "
+            'field as ""'
+        )
+
+
+def _check_repeated_header(frame: pl.DataFrame, path: Path) -> None:
+    names = frame.columns
+    if len(names) < 2:
+        return
+    for row in (frame[:, 0] == names[0]).arg_true().to_list():
+        if list(frame.row(row)) == names:
+            raise DataError(
+                f"{path}, row {row + 2}: repeats the header, as files do that were joined; remove that line"
+            )
+
+
+def _utf8(path: Path) -> None:
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as cause:
+                raise _not_utf8(path, number, line[cause.start]) from cause
+
+
+def _not_utf8(path: Path, line: int, byte: int) -> DataError:
+    return DataError(
+        f"{path}, line {line}: byte 0x{byte:02x} is not valid UTF-8; convert the file, for example: "
+        "iconv -f latin1 -t utf-8"
+    )
