@@ -119,8 +119,8 @@ def test_knn_refuses_what_it_cannot() -> None:
 
 def test_neighbours_come_from_the_cache_where_it_holds_them(tmp_path, monkeypatch) -> None:
     calls = []
-    compute = graph_module.nearest_rows
-    monkeypatch.setattr(graph_module, "nearest_rows", lambda *a, **k: calls.append(1) or compute(*a, **k))
+    compute = graph_module._search
+    monkeypatch.setattr(graph_module, "_search", lambda *a, **k: calls.append(1) or compute(*a, **k))
     values = stream(0, "test/cache").normal(size=(20, 4)).astype(np.float32)
     first = knn(table(values), 3)
 
@@ -197,6 +197,92 @@ def test_content_graph_averages_the_nearest_warm_items(one, other, k: int, share
     assert np.allclose(sums, total > 0, atol=1e-5), "rows sum to one, or are empty"
     assert not matrix[warm].any()
     assert not matrix[:, ~warm].any()
+
+
+# -- approximate neighbours ----------------------------------------------------------------------------------
+
+
+def clustered(n: int = 3000, d: int = 12) -> np.ndarray:
+    rng = stream(0, "test/clusters")
+    return (rng.normal(size=(60, d))[rng.integers(0, 60, n)] + 0.3 * rng.normal(size=(n, d))).astype(
+        np.float32
+    )
+
+
+def columns(graph) -> np.ndarray:
+    return graph.col.view(graph.n_target, -1).numpy()
+
+
+def share_found(found: np.ndarray, true: np.ndarray) -> float:
+    return float((found[:, :, None] == true[:, None]).any(1).mean())
+
+
+@pytest.mark.parametrize("recall", [0.8, 0.95, 0.99])
+def test_approximate_neighbours_reach_the_wanted_recall(recall: float) -> None:
+    values = table(clustered())
+    exact = columns(knn(values, 10, method="exact"))
+    found = columns(knn(values, 10, method="approximate", recall=recall))
+    assert share_found(found, exact) >= recall
+    assert (found == np.arange(len(found))[:, None]).any(1).all(), "every item is among its own neighbours"
+    assert np.array_equal(found, columns(knn(values, 10, method="approximate", recall=recall)))
+
+
+def test_approximate_search_compares_a_fraction_of_the_pairs(monkeypatch) -> None:
+    products = []
+    compute = graph_module._search
+
+    def counted(queries, keys, *rest):
+        products.append(len(queries) * len(keys))
+        return compute(queries, keys, *rest)
+
+    monkeypatch.setattr(graph_module, "_search", counted)
+    knn(table(clustered()), 10, method="approximate", recall=0.9)
+    assert sum(products[1:]) < 0.3 * 3000**2, "the first product is that of the sample"
+
+
+def test_approximate_search_of_features_without_clusters_is_exact(monkeypatch) -> None:
+    values = table(stream(0, "test/gaussian").normal(size=(900, 40)))
+    expected = columns(knn(values, 5))
+    calls = []
+    compute = graph_module._search
+    monkeypatch.setattr(graph_module, "_search", lambda *a: calls.append(1) or compute(*a))
+    assert np.array_equal(columns(knn(values, 5, method="approximate")), expected)
+    assert len(calls) == 2, "the sample, then all rows at once instead of cluster by cluster"
+
+
+@pytest.mark.parametrize(("n", "k"), [(1, 3), (2, 1), (7, 20), (40, 30)])
+def test_approximate_neighbours_of_few_items(n: int, k: int) -> None:
+    values = table(np.repeat(np.eye(8), 5, axis=0)[:n] + 0.01)
+    graph = knn(values, k, method="approximate", recall=0.1)
+    assert len(graph) == n * min(k, n)
+
+
+def test_the_form_follows_from_the_number_of_items(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(graph_module, "EXACT_UP_TO", 100)
+    values = stream(0, "test/auto").normal(size=(101, 4)).astype(np.float32)
+    for count, folders in ((100, 1), (101, 3)):
+        knn(table(values[:count]), 3, cache=tmp_path)
+        knn(table(values[:count]), 3, cache=tmp_path, method="exact")
+        assert len(list(tmp_path.iterdir())) == folders
+    knn(table(values), 3, cache=tmp_path, recall=0.5)
+    knn(table(values), 3, cache=tmp_path, seed=1)
+    assert len(list(tmp_path.iterdir())) == 5, "recall and seed are part of the cache key"
+    with pytest.raises(GraphError, match="expected 'auto', 'exact' or 'approximate'"):
+        knn(table(values), 3, method="fast")
+    with pytest.raises(GraphError, match="recall = 0"):
+        knn(table(values), 3, recall=0)
+
+
+def test_blocks_hold_the_k_best_and_the_lowest_rows() -> None:
+    rng = stream(0, "test/better")
+    for n_values in (3, 50, 10**6):
+        rows = torch.from_numpy(rng.integers(0, n_values, (3, 5000)).astype(np.float32))
+        best, at = rows[:, :0], torch.empty(3, 0, dtype=torch.int64)
+        for start in range(0, 5000, 1100):
+            best, at = graph_module._better(best, at, rows[:, start : start + 1100].clone(), start, 9)
+        order = np.argsort(-rows.numpy(), axis=1, kind="stable")[:, :9]
+        assert np.array_equal(at.numpy(), order)
+        assert np.array_equal(best.numpy(), np.take_along_axis(rows.numpy(), order, 1))
 
 
 # -- top-k ---------------------------------------------------------------------------------------------------
