@@ -6,6 +6,7 @@ Every public name is here and is imported when first used, so ``import graphrec`
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -116,3 +117,9 @@ class _Package(ModuleType):
 
 
 sys.modules[__name__].__class__ = _Package
+
+# OpenMP threads that have nothing to do spin for milliseconds by default. Two trainings beside one another
+# then mostly take the cores from each other; a short spin costs an idle machine nothing. libgomp reads this
+# once, when torch is loaded. A setting of one's own stands (experiments.bench.together, docs/performance.md).
+if "torch" not in sys.modules and not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+    os.environ["GOMP_SPINCOUNT"] = "5000"

@@ -52,24 +52,37 @@ class ItemFeatures(nn.Module):
     Args:
         table: features ``(n_items, d)``.
         trained: make the vectors a parameter initialised from the table.
+        dtype: precision in which they are kept.
 
     Attributes:
-        values: ``(n_items, d) float32``.
+        values: ``(n_items, d)``.
         present: ``(n_items,) bool``.
     """
 
     values: Tensor
     present: Tensor
+    signs: Tensor
 
-    def __init__(self, table: FeatureTable, trained: bool = False) -> None:
+    def __init__(
+        self, table: FeatureTable, trained: bool = False, dtype: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
-        values = torch.from_numpy(table.numpy(np.float32))
+        values = torch.from_numpy(table.numpy(np.float32)).to(dtype)
         if trained:
             self.values = nn.Parameter(values.clone())
         else:
             self.register_buffer("values", values, persistent=False)
         self.register_buffer("present", torch.from_numpy(np.array(table.present)), persistent=False)
+        self.register_buffer("signs", values.new_tensor([1.0, -1.0]), persistent=False)
 
     def forward(self, items: Tensor) -> Tensor:
         """Vectors ``(B, d)`` of items ``(B,)``."""
         return nn.functional.embedding(items, self.values)
+
+    def difference(self, items: Tensor, others: Tensor) -> Tensor:
+        """Vectors of ``items`` minus those of ``others`` ``(B, d)``; both ``(B,)``."""
+        # A bag of two rows a pair reads each row once and writes the difference alone; two gathers and a
+        # subtraction write three tables of (B, d), and fresh pages cost more than the numbers in them.
+        pairs = torch.stack([items, others], 1)  # (B, 2)
+        signs = self.signs.expand_as(pairs)
+        return nn.functional.embedding_bag(pairs, self.values, per_sample_weights=signs, mode="sum")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tolerances import SCORE
+from tolerances import BFLOAT16, SCORE
 
 from graphrec import testing
 from graphrec.errors import ConfigError, FeatureError
 from graphrec.losses import bpr
 from graphrec.models.freedom import FREEDOM
+from graphrec.nn import ItemFeatures
 from graphrec.sampling import Triplets
 from graphrec.seeds import stream
+from graphrec.trainer import TrainConfig, Trainer
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +103,38 @@ def test_what_it_cannot_be_built_from_is_said(catalogue) -> None:
     other, _ = testing.communities(3, 20)
     with pytest.raises(FeatureError):
         FREEDOM.build(other, tables)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_differences_of_rows_are_those_of_two_gathers(catalogue, trained) -> None:
+    features = ItemFeatures(catalogue[1]["image"], trained)
+    items, others = torch.tensor([5, 1, 0, 7]), torch.tensor([5, 2, 9, 0])
+    expected = features(items) - features(others)
+    found = features.difference(items, others)
+    assert torch.equal(found, expected)
+    assert found.requires_grad == trained
+    if trained:
+        weight = torch.arange(1.0, 5.0)[:, None]
+        (one,) = torch.autograd.grad((found * weight).sum(), features.values)
+        (two,) = torch.autograd.grad((expected * weight).sum(), features.values)
+        assert torch.equal(one, two)
+
+
+def test_bfloat16_features_give_nearly_the_same_scores() -> None:
+    data, _ = testing.communities(4, 30)
+    tables = {
+        m: testing.features_of(data, stream(0, f"tests/{m}").normal(size=(data.n_items, 64)))[m]
+        for m in ("image", "text")
+    }
+    settings = TrainConfig(epochs=20, patience=None, batch_size=64, learning_rate=0.01, device="cpu")
+    scores = []
+    for dtype in ("float32", "bfloat16"):
+        config = FREEDOM.Config(dim=16, reg_weight=0.1, feature_dtype=dtype)  # 100 times the usual weight
+        model = FREEDOM.build(data, tables, config)
+        Trainer(settings).fit(model)
+        scores.append(model.score(torch.arange(data.n_users)))
+    full, half = scores
+    difference = (full - half).square().mean().sqrt() / full.std()
+    assert 0 < difference < BFLOAT16
+    with pytest.raises(ConfigError, match="train_features needs feature_dtype float32"):
+        FREEDOM.Config(train_features=True, feature_dtype="bfloat16")

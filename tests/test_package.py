@@ -26,6 +26,27 @@ def test_import_is_light_and_fast() -> None:
 
 
 @pytest.mark.parametrize(
+    ("before", "expected"),
+    [
+        ({}, "5000 None"),
+        ({"OMP_WAIT_POLICY": "active"}, "None active"),
+        ({"GOMP_SPINCOUNT": "7"}, "7 None"),
+    ],
+)
+def test_threads_that_wait_spin_briefly_unless_told_otherwise(
+    before: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in before.items():
+        monkeypatch.setenv(name, value)
+    show = "print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('OMP_WAIT_POLICY'))"
+    assert python(f"import os, graphrec; {show}") == expected
+    if not before:
+        assert python(f"import os, torch, graphrec; {show}") == "None None", "too late: torch has read it"
+
+
+@pytest.mark.parametrize(
     "first",
     [
         "import graphrec.evaluate",

@@ -22,9 +22,10 @@ from typing import Any, Literal, Self, cast
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import embedding as rows
+from torch.nn.functional import linear
 
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
@@ -60,10 +61,19 @@ class FREEDOM(Ranker):
         """Weight of the BPR loss on projected features."""
         train_features: bool = False
         """Train the features as well, as the authors' code does."""
+        feature_dtype: Literal["float32", "bfloat16"] = "float32"
+        """Precision in which features are kept and projected while training; half of it halves their memory
+        and pays where the processor computes with bfloat16. Graphs, embeddings and scores stay float32."""
         cold_items: Literal["neighbours", "as_trained"] = "neighbours"
         """Embedding of items without train interactions."""
         graph_cache: Path | None = None
         """Directory in which neighbours are kept between runs; None computes them each time."""
+
+        @model_validator(mode="after")
+        def _trained_in_full(self) -> Self:
+            if self.train_features and self.feature_dtype != "float32":
+                raise ValueError("train_features needs feature_dtype float32: bfloat16 loses small updates")
+            return self
 
     name = "freedom"
     modalities = True
@@ -85,8 +95,9 @@ class FREEDOM(Ranker):
 
         self.user_embedding = embedding(self.n_users, config.dim, self.stream("users"))  # (n_users, d)
         self.item_embedding = embedding(self.n_items, config.dim, self.stream("items"))  # (n_items, d)
+        dtype = getattr(torch, config.feature_dtype)
         self.features = nn.ModuleDict(
-            {m: ItemFeatures(features[m], config.train_features) for m in self.weights}
+            {m: ItemFeatures(features[m], config.train_features, dtype) for m in self.weights}
         )
         self.projections = nn.ModuleDict(
             {m: projection(features[m].shape[1], config.dim, self.stream(m)) for m in self.weights}
@@ -135,11 +146,12 @@ class FREEDOM(Ranker):
         terms = {"bpr": bpr((u * difference).sum(1))}
         if self.config.reg_weight:
             for m in self.weights:
-                features = cast(ItemFeatures, self.features[m])
+                features, layer = cast(ItemFeatures, self.features[m]), cast(nn.Linear, self.projections[m])
                 # The projection is linear, so the difference of two projections is one product.
-                content = features(batch.positives) - features(batch.negatives)  # (B, d_m)
+                content = features.difference(batch.positives, batch.negatives)  # (B, d_m)
                 both = features.present[batch.positives] & features.present[batch.negatives]  # (B,)
-                score = (u * self.projections[m](content)).sum(1)
+                projected = linear(content, layer.weight.to(content.dtype)).float()  # (B, d)
+                score = (u * projected).sum(1)
                 terms[f"bpr_{m}"] = self.config.reg_weight * bpr(score, both)
         return terms
 

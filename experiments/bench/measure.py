@@ -1,0 +1,97 @@
+"""What the bench scripts share: median times, peak memory, and a line about the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+GIB = 2**30
+
+
+def milliseconds(work: Callable[[], object], repeats: int = 30, warmup: int = 3) -> float:
+    """Median time of one call."""
+    for _ in range(warmup):
+        work()
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return 1e3 * statistics.median(times)
+
+
+@dataclass
+class Spent:
+    """What a block of code took.
+
+    Attributes:
+        seconds: wall time.
+        cpu: processor time of this process, all threads, in seconds.
+        extra: peak resident memory above what was resident before, in bytes.
+        peak: peak resident memory, in bytes.
+    """
+
+    seconds: float = 0.0
+    cpu: float = 0.0
+    extra: int = 0
+    peak: int = 0
+
+
+@contextmanager
+def spent() -> Iterator[Spent]:
+    """Measures the block; the numbers are there when it is left.
+
+    Memory is the kernel's high-water mark of resident pages, reset at the beginning (Linux; elsewhere it
+    stays 0). Pages of mapped files count while they are resident.
+    """
+    result, before = Spent(), _memory("VmRSS")
+    _reset_peak()
+    cpu, began = time.process_time(), time.perf_counter()
+    try:
+        yield result
+    finally:
+        result.seconds, result.cpu = time.perf_counter() - began, time.process_time() - cpu
+        result.peak = _memory("VmHWM")
+        result.extra = max(0, result.peak - before)
+
+
+def peak() -> int:
+    """Peak resident memory of this process so far, in bytes."""
+    return _memory("VmHWM")
+
+
+def machine() -> str:
+    """Processor, cores, torch's threads and the load when the script began, in one line."""
+    import torch
+
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line
+        ]
+        model = names[0] if names else model
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    return (
+        f"{model}, {os.cpu_count()} cores, torch {torch.__version__} with {torch.get_num_threads()} threads, "
+        f"load {load:.1f}"
+    )
+
+
+def _memory(key: str) -> int:
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0
+    lines = (line.split() for line in status.read_text().splitlines() if line.startswith(key + ":"))
+    return next((int(parts[1]) * 1024 for parts in lines), 0)
+
+
+def _reset_peak() -> None:
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
