@@ -1,13 +1,25 @@
-"""Shared fixtures: where real data is, and one thread, with which small tests are fastest."""
+"""Shared fixtures: where real data is, ways to run commands, and one thread, with which small tests are
+fastest.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch reads it, and for the processes that tests start
+
+
+class Answer(NamedTuple):
+    """What a command line left behind: exit status, stdout, stderr."""
+
+    code: int
+    out: str
+    err: str
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +31,34 @@ def real_data() -> Path:
     if not Path(root).is_dir():
         pytest.fail(f"GRAPHREC_DATA={root} is not a folder")
     return Path(root).resolve()
+
+
+@pytest.fixture
+def graphrec(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """Runs one command line in this process."""
+    from graphrec import cli
+
+    def run(*arguments: object) -> Answer:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(a) for a in arguments])
+        captured = capsys.readouterr()
+        return Answer(int(ended.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def refused(graphrec: Callable[..., Answer]) -> Callable[..., str]:
+    """Runs a command line that must fail as a user's mistake; the one line it says about it."""
+
+    def run(*arguments: object) -> str:
+        answer = graphrec(*arguments)
+        assert answer.code == 2, answer
+        assert "Traceback" not in answer.err
+        errors = [line for line in answer.err.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1, answer.err
+        assert answer.err.rstrip("\n").endswith(errors[0]), "the error is the last line, and one line"
+        return errors[0]
+
+    return run

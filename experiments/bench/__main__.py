@@ -1,6 +1,6 @@
 """Runs bench scripts one after another and puts what they print into docs/performance.md.
 
-    python -m experiments.bench                # all blocks of the page, in its order: close to an hour
+    python -m experiments.bench                # all blocks of the page, in its order: half an hour
     python -m experiments.bench epoch floor    # the blocks of these scripts
 
 A block is the lines between ``<!-- bench: SCRIPT [OPTIONS] -->`` and ``<!-- end -->``; the comment is the

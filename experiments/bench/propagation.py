@@ -9,13 +9,11 @@ Prints milliseconds (median of 30) and ratios, all measured in this run on gener
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
 
+from experiments.bench.measure import machine, milliseconds
 from graphrec.data import Interactions
 from graphrec.graph import bipartite
 from graphrec.seeds import stream
@@ -29,18 +27,6 @@ def interactions() -> Interactions:
     return Interactions(keys // ITEMS, keys % ITEMS, USERS, ITEMS, name="generated")
 
 
-def milliseconds(work: Callable[[], object], repeats: int = 30) -> float:
-    """Median time of one call, after three to warm up."""
-    for _ in range(3):
-        work()
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return 1e3 * statistics.median(times)
-
-
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(
@@ -48,6 +34,7 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     torch.set_num_threads(parser.parse_args().threads)
+    print(machine())
     graph = bipartite(interactions())
     x = torch.from_numpy(stream(0, "bench/x").standard_normal((USERS + ITEMS, DIM)).astype(np.float32))
     parameter = x.clone().requires_grad_(True)
@@ -60,7 +47,7 @@ def main() -> None:
     ours = milliseconds(lambda: graph @ x)
     both = milliseconds(step)
     moved = (len(graph) * (DIM * 4 + 8) + x.numel() * 4) / 1e6
-    print(f"{graph!r}, d={DIM}, {torch.get_num_threads()} threads; {moved:.0f} MB touched by one product")
+    print(f"{graph!r}, d={DIM}; {moved:.0f} MB touched by one product")
     print(f"torch CSR product     {csr:7.2f} ms   1.00")
     print(f"graph @ x             {ours:7.2f} ms   {ours / csr:.2f}")
     print(f"forward and backward  {both:7.2f} ms   {both / csr:.2f}")

@@ -6,9 +6,7 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
@@ -16,43 +14,6 @@ from graphrec import cli
 from graphrec.commit import write_sealed
 
 SMALL = "--set train.epochs=2 --set train.device=cpu --set model.dim=8"
-
-
-class Answer(NamedTuple):
-    """What a command line left behind: exit status, stdout, stderr."""
-
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def graphrec(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
-    """Runs one command line in this process."""
-
-    def run(*arguments: object) -> Answer:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main([str(a) for a in arguments])
-        captured = capsys.readouterr()
-        return Answer(int(ended.value.code or 0), captured.out, captured.err)
-
-    return run
-
-
-@pytest.fixture
-def refused(graphrec: Callable[..., Answer]) -> Callable[..., str]:
-    """Runs a command line that must fail as a user's mistake; the one line it prints."""
-
-    def run(*arguments: object) -> str:
-        answer = graphrec(*arguments)
-        assert answer.code == 2, answer
-        last = answer.err.strip().splitlines()[-1]
-        assert last.startswith("error: ")
-        assert "Traceback" not in answer.err
-        return last
-
-    return run
 
 
 @pytest.fixture(scope="session")
