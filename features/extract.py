@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import sys
 import time
 from collections import deque
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from features.decoding import PixelBudget
 from features.writer import Shard, TableWriter, writing_table
 from graphrec.atomic import digest
 from graphrec.data import Content, Dataset
@@ -29,6 +31,8 @@ BATCH = 64
 AHEAD = 3  # batches decoded beside the forward pass
 PATIENCE = 2.0  # seconds before a progress bar is worth showing
 EXAMPLES = 5
+MAX_BYTES = 2**28  # of an image file
+LONGEST_NAME = 200  # characters of a file name that are worth repeating
 
 
 @dataclass(frozen=True)
@@ -121,8 +125,9 @@ def extract(
             fit(texts)
         dim = extractor.dim if todo else 0  # loads the model before threads need it
         rows_to_do = (row for shard in todo for row in range(shard.first, shard.last))
+        budget = PixelBudget()
         loaded = _ahead(
-            readers, lambda r: _load(content, r, extractor), rows_to_do, max(AHEAD * batch, threads)
+            readers, lambda r: _load(content, r, extractor, budget), rows_to_do, max(AHEAD * batch, threads)
         )
         for shard in todo:
             _build(writer, shard, loaded, extractor, dim, batch, bar)
@@ -193,14 +198,12 @@ def _check_bad(writer: TableWriter, content: Content, field: str, max_bad: float
     if bad <= max_bad * content.n_present:
         return
     reasons = [pair for n in sorted(writer.entries) for pair in writer.entries[n]["unreadable"].items()]
-    examples = "".join(f"\n  {item}: {reason}" for item, reason in reasons[:EXAMPLES])
+    examples = "; ".join(f"{_printable(item)}: {reason}" for item, reason in reasons[:EXAMPLES])
     done = sum(writer.plan[n].last - writer.plan[n].first for n in writer.entries)
     raise FeatureError(
         f"{writer.dataset.name}: {bad:,} of {content.n_present:,} items with {field!r} content cannot be "
-        f"read (after "
-        f"{done:,} of {len(content):,} items), more than the allowed {max_bad:.0%}; repair or remove them, "
-        f"or raise "
-        f"max_bad. The first:{examples}"
+        f"read (after {done:,} of {len(content):,} items), more than the allowed {max_bad:.0%}; repair or "
+        f"remove them, or raise max_bad (--max-bad). The first: {examples}"
     )
 
 
@@ -213,32 +216,52 @@ def _source(content: Content, row: int) -> str | None:
     return f"unreadable: {reason}" if data is None else hashlib.sha256(data).hexdigest()
 
 
-def _load(content: Content, row: int, extractor: Extractor) -> Loaded:
+def _load(content: Content, row: int, extractor: Extractor, budget: PixelBudget) -> Loaded:
     value = content.values[row]
     if value is None:
         return Loaded()
     prepare = getattr(extractor, "prepare", None)
     if content.kind == "text":
         return Loaded(value, prepare(value) if prepare else value)
-    from features.image import UnreadableImageError, decode
+    from features.decoding import UnreadableImageError, decoded, opened
 
     data, reason = _read(content, row)
     if data is None:
         return Loaded(f"unreadable: {reason}", reason=reason)
     source = hashlib.sha256(data).hexdigest()
     try:
-        picture = decode(data)
+        picture = opened(data)
+        with budget.taking(picture):
+            picture = decoded(picture)
+            return Loaded(source, prepare(picture) if prepare else picture)
     except UnreadableImageError as cause:
-        return Loaded(source, reason=str(cause))
-    return Loaded(source, prepare(picture) if prepare else picture)
+        return Loaded(source, reason=_printable(str(cause)))
 
 
 def _read(content: Content, row: int) -> tuple[bytes | None, str]:
+    """The bytes of an image file, or why there are none; never waits for a pipe or reads without end."""
     path = content.path(row)
+    if path is None:
+        return None, ""
     try:
-        return (path.read_bytes() if path is not None else None), ""
-    except OSError as cause:  # without the directory: a cache means the same on every machine
-        return None, f"{content.values[row]}: {cause.strerror or type(cause).__name__}"
+        found = path.stat()
+        if stat.S_ISDIR(found.st_mode):
+            reason = "is a directory"
+        elif not stat.S_ISREG(found.st_mode):
+            reason = "not a regular file"
+        elif found.st_size > MAX_BYTES:
+            reason = f"{found.st_size:,} bytes; at most {MAX_BYTES:,} are read"
+        else:
+            return path.read_bytes(), ""
+    except (OSError, ValueError) as cause:  # a name no file can have is a ValueError
+        reason = str(getattr(cause, "strerror", None) or cause)
+    # Without the directory: a cache means the same on every machine.
+    return None, _printable(f"{str(content.values[row])[:LONGEST_NAME]}: {reason}")
+
+
+def _printable(text: str) -> str:
+    """One line that every terminal and file can hold; names of files may contain anything."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _ahead(

@@ -108,11 +108,13 @@ class TfidfSvd:
                 f"tfidf-svd: the {len(contents):,} texts share no term ({cause}); lower min_texts"
             ) from cause
         dim = min(self.size, *terms.shape)
-        with threadpool_limits(1):  # the last bits of a threaded product depend on the number of threads
-            svd = TruncatedSVD(
-                dim, algorithm="randomized", n_iter=5, random_state=derive(self.seed, "tfidf-svd") % 2**32
-            )
-            axes = svd.fit(terms).components_.T  # (n_terms, dim)
+        svd = TruncatedSVD(
+            dim, algorithm="randomized", n_iter=5, random_state=derive(self.seed, "tfidf-svd") % 2**32
+        )
+        # The last bits of a threaded product depend on the number of threads. Equal texts have no variance
+        # to divide by, which concerns a number that is not used here; and a single term is its own axis.
+        with threadpool_limits(1), np.errstate(invalid="ignore"):
+            axes = svd.fit(terms).components_.T if terms.shape[1] > 1 else np.ones((1, 1))  # (n_terms, dim)
         largest = axes[np.abs(axes).argmax(axis=0), np.arange(dim)]
         self._axes = axes * np.where(largest < 0, -1.0, 1.0)
         return self

@@ -34,7 +34,7 @@ class SentenceEncoder:
 
     Raises:
         FeatureError: pickled weights, a directory without a model, or weights that are out of reach.
-        ConfigError: a size below 1.
+        ConfigError: a size below 1, or, on use, more tokens than the model has positions for.
     """
 
     name = "sentence-transformers"
@@ -85,6 +85,13 @@ class SentenceEncoder:
                 transformers_logging.enable_progress_bar()
         model.requires_grad_(False).eval()
         if self.max_seq_length is not None:
+            config = getattr(getattr(model[0], "auto_model", None), "config", None)
+            positions = getattr(config, "max_position_embeddings", None)
+            if positions is not None and self.max_seq_length > positions:
+                raise ConfigError(
+                    f"max_seq_length {self.max_seq_length}: {self.model!r} knows {positions} positions; "
+                    "expected no more"
+                )
             model.max_seq_length = self.max_seq_length
         return model
 
@@ -112,7 +119,7 @@ class SentenceEncoder:
 
         with torch.inference_mode():
             vectors = self._loaded.encode(
-                list(batch),
+                [_unicode(text) for text in batch],
                 batch_size=self.batch_size,
                 prompt=self.prompt,
                 convert_to_numpy=True,
@@ -120,6 +127,11 @@ class SentenceEncoder:
                 show_progress_bar=False,
             )
         return np.asarray(vectors, dtype=np.float32)
+
+
+def _unicode(text: str) -> str:
+    """The text with halves of surrogate pairs joined, and lone ones replaced: tokenisers refuse them."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _locate(model: str) -> tuple[str, Path]:

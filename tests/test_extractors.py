@@ -20,8 +20,8 @@ from PIL import Image
 from test_features import files
 
 import features
+from features.decoding import UnreadableImageError, decode
 from features.extract import extract
-from features.image import UnreadableImageError, decode
 from graphrec.errors import ConfigError, FeatureError
 from graphrec.seeds import stream
 from graphrec.store import FeatureStore
@@ -267,6 +267,11 @@ def test_open_clip_from_a_directory_is_frozen_and_repeats(tmp_path: Path) -> Non
         "open_clip", pretrained=folder / "open_clip_model.safetensors", model="tiny-tower"
     )
     assert np.allclose(twin.encode([picture(0)]), table.numpy()[:1], atol=1e-6)
+    own = open_clip.image_transform(32, is_train=False)
+    noise = Image.fromarray(stream(0, "test/noise").integers(0, 256, (70, 50, 3)).astype(np.uint8))
+    assert np.array_equal(clip.prepare(noise), own(noise).numpy()), (
+        "open_clip's own preprocessing, to the bit"
+    )
     unit = features.extractor("open_clip", pretrained=folder, normalize=True).encode([picture(0)])
     assert np.allclose(np.linalg.norm(unit, axis=1), 1)
 

@@ -5,8 +5,8 @@ train interactions, 4,096-d image and 384-d text features), against the way of t
 
 Every case runs in a process of its own through the Trainer and prints: seconds from opening the saved
 dataset to the first batch (item graph computed, and taken from its cache), seconds per epoch (median, least
-and most), seconds per validation of all users at k = 50, peak resident memory. ``--scale 4`` is four times the
-users, items and interactions.
+and most), seconds per validation of all users at k = 50, peak resident memory. ``--scale 4`` is four times
+the users, items and interactions.
 
 The row ``toolbox`` is a step written the way the toolboxes do it, in this file: features are trained, every
 item is projected at every step, autograd transposes the adjacency, Adam is not fused. A few steps are timed

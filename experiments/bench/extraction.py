@@ -16,6 +16,7 @@ import io
 import os
 import statistics
 import tempfile
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -115,7 +116,7 @@ def parts(dataset: Dataset, prepare: Callable[[Image.Image], object], n: int) ->
         "hashing": measured(lambda: [hashlib.sha256(data).digest() for data in files]).seconds,
         "decoding": measured(lambda: pictures.extend(map(decode, files))).seconds,
     }
-    spent["resizing"] = measured(lambda: [prepare(picture) for picture in pictures]).seconds
+    spent["resizing"] = measured(lambda: deque(map(prepare, pictures), maxlen=0)).seconds
     torch.set_num_threads(threads)
     return spent
 

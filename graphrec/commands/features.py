@@ -220,9 +220,9 @@ def broken(
                     row = data.items.index(item)
                     shown: object = content[row] if content is not None else None
                     if content is not None and content.kind == "image":
-                        shown = content.path(row)
+                        shown = output.printable(str(content.path(row)))
                     elif isinstance(shown, str):
-                        shown = shown[:LONGEST_TEXT]
+                        shown = output.printable(shown[:LONGEST_TEXT])
                     rows.append((row, field, item, what, shown, reason))
     header = ["field", "item", "what", "content", "reason"]
     cells = [row[1:] for row in sorted(rows, key=lambda r: (r[1], r[0]))]

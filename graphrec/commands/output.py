@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -68,9 +69,14 @@ def following(*commands: str) -> None:
         note(f"  {command}")
 
 
+def printable(text: str) -> str:
+    """The text with control characters, which a terminal would obey, and lone surrogates as escapes."""
+    return re.sub("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", lambda found: ascii(found[0])[1:-1], text)
+
+
 def _text(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return " ".join(str(value).split())
+        return printable(" ".join(str(value).split()))
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 

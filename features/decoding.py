@@ -1,0 +1,186 @@
+"""Pictures: image files of any kind into one known form, in bounded time and memory."""
+
+from __future__ import annotations
+
+import io
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+MAX_PIXELS = 64_000_000
+MAX_ASPECT = 100
+MAX_SCANS = 100
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+BAND = 4_000_000  # pixels that are brought to RGB at once
+ORIENTATION = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class UnreadableImageError(ValueError):
+    """A picture that cannot be decoded; the message is the reason recorded for the item."""
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """An RGB picture from the bytes of an image file.
+
+    EXIF orientation is applied, transparency is laid on white, 16-bit greys are scaled to 8 bits, of an
+    animation the first frame is taken. Size is judged by the header, before anything is decompressed. Only
+    raster formats are read (EPS, for one, would start another program). Damage that a format cannot notice,
+    as in JPEG's compressed data, decodes to what it says.
+
+    Args:
+        data: the file.
+        max_pixels: refuse larger pictures.
+
+    Raises:
+        UnreadableImageError: not a picture, truncated, damaged, or too large; the message does not depend on
+            where the file is.
+    """
+    return decoded(opened(data, max_pixels))
+
+
+def opened(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The picture of an image file with its size known and nothing decompressed; see :func:`decode`."""
+    Image.init()
+    with _reasons(data):
+        picture = Image.open(io.BytesIO(data), formats=[f for f in FORMATS if f in Image.OPEN])
+        _check_size(picture, max_pixels)
+        # Thousands of scans of a few bytes each would keep a processor busy for hours.
+        if picture.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
+            scans = _scans(data)
+            if scans > MAX_SCANS:
+                raise UnreadableImageError(f"JPEG of {scans:,} scans; at most {MAX_SCANS} are decoded")
+    return picture
+
+
+def decoded(picture: Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The picture that :func:`opened` gave, decompressed, upright and RGB; see :func:`decode`."""
+    with _reasons():
+        picture.load()
+        _check_size(picture, max_pixels)  # some formats correct the header here
+        return _rgb(_upright(picture))
+
+
+class PixelBudget:
+    """Lets threads work on pictures of so many pixels together, which bounds the memory they take.
+
+    Args:
+        pixels: of all pictures at a time; a single picture may have more and is then alone.
+    """
+
+    def __init__(self, pixels: int = MAX_PIXELS) -> None:
+        self.pixels, self._used = pixels, 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taking(self, picture: Image.Image) -> Iterator[None]:
+        """Waits until the picture fits; inside the block it counts."""
+        n = picture.width * picture.height
+        with self._changed:
+            self._changed.wait_for(lambda: not self._used or self._used + n <= self.pixels)
+            self._used += n
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= n
+                self._changed.notify_all()
+
+
+@contextmanager
+def _reasons(data: bytes = b" ") -> Iterator[None]:
+    """Whatever Pillow raises becomes a reason."""
+    try:
+        yield
+    except UnreadableImageError:
+        raise
+    except UnidentifiedImageError as cause:
+        raise UnreadableImageError("not a picture in a known format" if data else "empty file") from cause
+    except Exception as cause:
+        text = re.sub(r" at 0x[0-9a-fA-F]+", "", str(cause)) or type(cause).__name__
+        raise UnreadableImageError(f"cannot be decoded: {text}") from cause
+
+
+def _check_size(picture: Image.Image, max_pixels: int) -> None:
+    width, height = picture.size
+    if width < 1 or height < 1:
+        raise UnreadableImageError(f"{width} x {height} pixels; expected at least one")
+    if width * height > max_pixels:
+        raise UnreadableImageError(f"{width} x {height} pixels; at most {max_pixels:,} are decoded")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise UnreadableImageError(f"{width} x {height} pixels; sides may differ {MAX_ASPECT} times at most")
+
+
+def _scans(data: bytes) -> int:
+    """Scans of a JPEG file up to its end marker; what follows there, such as a film, is not a picture."""
+    at, scans = 2, 0
+    marker = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # the others stand within a scan
+    while found := marker.search(data, at):
+        code, at = data[found.end() - 1], found.end()
+        if code == 0xD9:
+            break
+        scans += code == 0xDA
+        at += int.from_bytes(data[at : at + 2], "big")
+    return scans
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    try:
+        how = UPRIGHT.get(picture.getexif().get(ORIENTATION) or 1)
+    except Exception:  # what cannot be read says nothing about orientation
+        return picture
+    return picture if how is None else picture.transpose(how)
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode == "RGB" and "transparency" not in picture.info:
+        return picture
+    width, height = picture.size
+    peak = _peak(picture) if picture.mode == "F" else 0.0
+    if width * height <= BAND:
+        return _converted(picture, peak)
+    whole = Image.new("RGB", picture.size)
+    for top, band in _bands(picture):
+        whole.paste(_converted(band, peak), (0, top))
+    return whole
+
+
+def _bands(picture: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Parts of at most ``BAND`` pixels: conversion makes several copies of what it is given."""
+    width, height = picture.size
+    rows = max(1, BAND // width)
+    for top in range(0, height, rows):
+        yield top, picture.crop((0, top, width, min(top + rows, height)))
+
+
+def _peak(picture: Image.Image) -> float:
+    """The largest finite value of a picture of floats, 0 where there is none."""
+    parts = (np.asarray(band) for _, band in _bands(picture))
+    return max((float(p[np.isfinite(p)].max(initial=0)) for p in parts), default=0.0)
+
+
+def _converted(picture: Image.Image, peak: float) -> Image.Image:
+    if picture.mode.startswith("I") or picture.mode == "F":
+        grey = np.asarray(picture, dtype=np.float64)
+        if picture.mode == "F":
+            scaled = grey * 255 if peak <= 1 else grey
+        else:
+            scaled = grey / 257  # 65,535 is white
+        return Image.fromarray(np.clip(np.nan_to_num(scaled), 0, 255).round().astype(np.uint8)).convert("RGB")
+    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+        layer = picture.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return picture.convert("RGB")
