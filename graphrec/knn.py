@@ -23,12 +23,14 @@ from graphrec.seeds import stream
 from graphrec.store import FeatureTable
 from graphrec.topk import topk
 
-VERSION = 1  # part of the cache key: raise it when the neighbours of equal features change
-CLUSTER_VERSION = 1  # the same for approximate neighbours
+VERSION = 2  # part of the cache key: raise it when the neighbours of equal features change
+CLUSTER_VERSION = 2  # the same for approximate neighbours
 EXACT_UP_TO = 200_000
 """Items up to which ``method="auto"`` compares all pairs."""
 BLOCK = (1024, 4096)
 """Queries and keys of one product: 16 MiB of similarities, which stay in the processor's cache."""
+SQUARE = 2048
+"""Rows of a block where all rows are compared with one another."""
 SAMPLE = 1000  # items whose true neighbours are looked up to see how many clusters it takes
 ROUNDS = 10  # of k-means
 WORTHWHILE = 0.3  # share of the clusters above which comparing all pairs, in larger products, takes less time
@@ -182,7 +184,7 @@ def _cached_neighbours(
         return read_array(folder / "neighbours.npy"), read_array(folder / "similarity.npy")
     with torch.no_grad():
         unit = _unit_rows(table, present, device)
-        found = _search(unit, unit, k, BLOCK) if effort is None else _search_clusters(unit, k, effort)
+        found = _search_within(unit, k) if effort is None else _search_clusters(unit, k, effort)
     similarity, neighbours = found[0].numpy(), present[found[1].numpy()].astype(np.int32)
     if folder is not None:
         hashes = {
@@ -246,6 +248,29 @@ def _search(
             best, at = _better(best, at, similarity, offset, k)
         values[start : start + len(query)], rows[start : start + len(query)] = best.cpu(), at.cpu()
     return values, rows
+
+
+def _search_within(unit: Tensor, k: int, block: int = SQUARE) -> tuple[Tensor, Tensor]:
+    """As :func:`_search` of all rows ``(n, d)`` in themselves, with half of the products: the similarities of
+    two blocks serve the rows of both.
+
+    Every row meets the blocks in ascending order, as ties need: those before its own when their turn comes,
+    the others in its own turn.
+    """
+    k, parts = min(k, len(unit)), unit.split(block)
+    best = [part.new_empty(len(part), 0) for part in parts]
+    at = [part.new_empty(len(part), 0, dtype=torch.int64) for part in parts]
+    held = unit.new_empty(2, min(block, len(unit)) ** 2)
+    for i, own in enumerate(parts):
+        for j, other in enumerate(parts[i:], start=i):
+            similarity = held[0, : len(own) * len(other)].view(len(own), len(other))
+            torch.mm(own, other.T, out=similarity)
+            best[i], at[i] = _better(best[i], at[i], similarity, j * block, k)
+            if j > i:
+                turned = held[1, : similarity.numel()].view(len(other), len(own))
+                turned.copy_(similarity.T)
+                best[j], at[j] = _better(best[j], at[j], turned, i * block, k)
+    return torch.cat(best).cpu(), torch.cat(at).cpu()
 
 
 def _better(best: Tensor, at: Tensor, similarity: Tensor, offset: int, k: int) -> tuple[Tensor, Tensor]:
@@ -315,7 +340,7 @@ def _search_clusters(unit: Tensor, k: int, effort: _Effort) -> tuple[Tensor, Ten
     ranks = rank[label[sample][:, None], label[true]]  # (s, k): clusters to look into for each true neighbour
     probes = _probes(ranks.cpu(), effort.recall, len(order))
     if probes > WORTHWHILE * len(order):
-        return _search(unit, unit, k, BLOCK)
+        return _search_within(unit, k)
     sizes = torch.bincount(label, minlength=len(order))
     parts = label.argsort(stable=True).split(sizes.tolist())
     values, rows = torch.empty(n, k), torch.empty(n, k, dtype=torch.int64)

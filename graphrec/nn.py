@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from graphrec.graph import Graph
 from graphrec.store import FeatureTable
+
+BLOCK = 256  # rows that are subtracted at a time and stay in the cache meanwhile
 
 
 def propagate(graph: Graph, x: Tensor, n_layers: int) -> Tensor:
@@ -26,7 +30,7 @@ def propagate(graph: Graph, x: Tensor, n_layers: int) -> Tensor:
     x = x / (n_layers + 1)
     total = x
     for _ in range(n_layers):
-        total = x + graph @ total
+        total = (graph @ total).add_(x)
     return total
 
 
@@ -61,7 +65,6 @@ class ItemFeatures(nn.Module):
 
     values: Tensor
     present: Tensor
-    signs: Tensor
 
     def __init__(
         self, table: FeatureTable, trained: bool = False, dtype: torch.dtype = torch.float32
@@ -73,16 +76,65 @@ class ItemFeatures(nn.Module):
         else:
             self.register_buffer("values", values, persistent=False)
         self.register_buffer("present", torch.from_numpy(np.array(table.present)), persistent=False)
-        self.register_buffer("signs", values.new_tensor([1.0, -1.0]), persistent=False)
+        self._held: list[Tensor] = []  # memory for differences
 
     def forward(self, items: Tensor) -> Tensor:
         """Vectors ``(B, d)`` of items ``(B,)``."""
         return nn.functional.embedding(items, self.values)
 
-    def difference(self, items: Tensor, others: Tensor) -> Tensor:
-        """Vectors of ``items`` minus those of ``others`` ``(B, d)``; both ``(B,)``."""
-        # A bag of two rows a pair reads each row once and writes the difference alone; two gathers and a
-        # subtraction write three tables of (B, d), and fresh pages cost more than the numbers in them.
-        pairs = torch.stack([items, others], 1)  # (B, 2)
-        signs = self.signs.expand_as(pairs)
-        return nn.functional.embedding_bag(pairs, self.values, per_sample_weights=signs, mode="sum")
+    def projected_difference(self, weight: Tensor, items: Tensor, others: Tensor) -> Tensor:
+        """``W (x_i - x_j)`` of pairs of items ``(B,)``: ``(B, k) float32`` for a projection ``(k, d)``.
+
+        A projection is linear, so the difference of two projected vectors is one product.
+        """
+        if self.values.requires_grad or self.values.device.type != "cpu":
+            difference = self(items) - self(others)
+            return nn.functional.linear(difference, weight.to(difference.dtype)).float()
+        projected: Tensor = _ProjectedDifference.apply(weight, self.values, items, others, self._held)
+        return projected
+
+
+class _ProjectedDifference(torch.autograd.Function):
+    """The differences ``(B, d)`` are larger than all else in a step, and on a CPU fresh memory for them costs
+    more than the numbers in them. They are therefore kept in memory that goes from step to step.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, weight: Tensor, values: Tensor, items: Tensor, others: Tensor, held: list[Tensor]
+    ) -> Tensor:
+        rows = len(items) + BLOCK
+        memory = held.pop() if held else values.new_empty(0, values.shape[1])
+        if len(memory) < rows:
+            memory = values.new_empty(rows, values.shape[1])
+        difference = _difference(values, items, others, memory)
+        projected = (difference @ weight.to(values.dtype).T).float()
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(values, items, others)
+            ctx.memory, ctx.held = memory, held
+        else:
+            held[:] = [memory]
+        return projected
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        values, items, others = ctx.saved_tensors
+        memory, ctx.memory = ctx.memory, None
+        if memory is None:  # a second time through one graph: a later step may have the memory by now
+            memory = values.new_empty(len(items) + BLOCK, values.shape[1])
+            _difference(values, items, others, memory)
+        total = (gradient.to(values.dtype).T @ memory[: len(items)]).float()  # (k, d)
+        ctx.held[:] = [memory]
+        return total, None, None, None, None
+
+
+def _difference(values: Tensor, items: Tensor, others: Tensor, memory: Tensor) -> Tensor:
+    """Rows of ``items`` minus those of ``others`` ``(B, d)``, in memory of at least ``(B + BLOCK, d)``."""
+    difference, spare = memory[: len(items)], memory[len(items) :]
+    for start in range(0, len(items), BLOCK):
+        part = difference[start : start + BLOCK]
+        torch.index_select(values, 0, items[start : start + BLOCK], out=part)
+        subtracted = spare[: len(part)]
+        torch.index_select(values, 0, others[start : start + BLOCK], out=subtracted)
+        part -= subtracted
+    return difference

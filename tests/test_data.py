@@ -376,3 +376,10 @@ def test_content_follows_the_vocabulary():
         Dataset.from_frame(ROWS, items={"item": ["x", "x"], "title": ["", ""]})
     with pytest.raises(DataError, match="the item table: no column 'titel'"):
         Dataset.from_frame(ROWS, items=items, content={"text": ("text", "titel")})
+
+
+def test_half_a_character_cannot_be_saved(tmp_path):
+    data = Dataset.from_frame({"user": [1, 2], "item": [1, 2]})
+    with pytest.raises(DataError, match=r"content-text\.arrow: 'a.ud800b' holds half a character"):
+        data.with_content(text=Content("text", ["a\ud800b", "x"])).save(tmp_path / "saved")
+    assert not (tmp_path / "saved" / "dataset.json").exists()

@@ -11,9 +11,9 @@ from graphrec import testing
 from graphrec.errors import ConfigError, FeatureError
 from graphrec.losses import bpr
 from graphrec.models.freedom import FREEDOM
-from graphrec.nn import ItemFeatures
+from graphrec.nn import ItemFeatures, projection
 from graphrec.sampling import Triplets
-from graphrec.seeds import stream
+from graphrec.seeds import stream, torch_stream
 from graphrec.trainer import TrainConfig, Trainer
 
 
@@ -106,18 +106,40 @@ def test_what_it_cannot_be_built_from_is_said(catalogue) -> None:
 
 
 @pytest.mark.parametrize("trained", [False, True])
-def test_differences_of_rows_are_those_of_two_gathers(catalogue, trained) -> None:
+@pytest.mark.parametrize("n", [0, 1, 512, 1300])
+def test_projected_differences_are_those_of_two_projections(catalogue, trained, n) -> None:
     features = ItemFeatures(catalogue[1]["image"], trained)
-    items, others = torch.tensor([5, 1, 0, 7]), torch.tensor([5, 2, 9, 0])
-    expected = features(items) - features(others)
-    found = features.difference(items, others)
-    assert torch.equal(found, expected)
-    assert found.requires_grad == trained
-    if trained:
-        weight = torch.arange(1.0, 5.0)[:, None]
-        (one,) = torch.autograd.grad((found * weight).sum(), features.values)
-        (two,) = torch.autograd.grad((expected * weight).sum(), features.values)
-        assert torch.equal(one, two)
+    items, others = torch.from_numpy(stream(0, "tests/pairs").integers(0, 40, (2, n)))
+    layer = projection(6, 3, torch_stream(0, "tests/layer"))
+    above = torch.from_numpy(stream(0, "tests/above").normal(size=(n, 3)).astype(np.float32))
+    leaves = [layer.weight, *([features.values] if trained else [])]
+    found = features.projected_difference(layer.weight, items, others)
+    expected = layer(features(items)) - layer(features(others))
+    assert torch.allclose(found, expected, atol=SCORE)
+    pairs = (torch.autograd.grad(y, leaves, above) for y in (found, expected))
+    for one, two in zip(*pairs, strict=True):
+        assert torch.allclose(one, two, rtol=1e-4, atol=1e-4)  # over 1,300 terms of size 1
+
+
+def test_memory_of_differences_is_never_shared_by_two_that_need_it(catalogue) -> None:
+    features, layer = ItemFeatures(catalogue[1]["image"]), projection(6, 3, torch_stream(0, "tests/layer"))
+    pairs = torch.from_numpy(stream(0, "tests/pairs").integers(0, 40, (3, 2, 20)))
+
+    def gradient(y: torch.Tensor) -> torch.Tensor:
+        return torch.autograd.grad(y.square().sum(), layer.weight, retain_graph=True)[0]
+
+    def found(i: int) -> torch.Tensor:
+        return features.projected_difference(layer.weight, *pairs[i])
+
+    expected = [gradient(layer(features(a) - features(b))) for a, b in pairs]
+    one, two = found(0), found(1)
+    for y, i in ((one, 0), (two, 1), (one, 0)):
+        assert torch.allclose(gradient(y), expected[i], rtol=1e-5)
+    three = found(2)
+    with torch.no_grad():
+        found(0)
+    for y, i in ((one, 0), (three, 2), (two, 1), (three, 2)):
+        assert torch.allclose(gradient(y), expected[i], rtol=1e-5)
 
 
 def test_bfloat16_features_give_nearly_the_same_scores() -> None:

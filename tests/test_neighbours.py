@@ -98,6 +98,19 @@ def test_block_sizes_do_not_matter(labels: list[int], k: int, rows: int, columns
     assert np.array_equal(whole[1].numpy(), order)
 
 
+@pytest.mark.parametrize("block", [1, 7, 16, 25, 50, 64])
+@pytest.mark.parametrize("k", [1, 9, 50])
+def test_half_the_products_give_all_neighbours(block: int, k: int) -> None:
+    corners = (
+        stream(0, "test/within").integers(0, 2, (50, 4)) * 2.0 - 1
+    )  # halves after scaling: exact, many ties
+    unit = torch.nn.functional.normalize(torch.from_numpy(corners.astype(np.float32)), dim=1)
+    values, rows = graph_module._search_within(unit, k, block)
+    order = np.argsort(-(unit @ unit.T).numpy(), axis=1, kind="stable")[:, :k]
+    assert np.array_equal(rows.numpy(), order)
+    assert torch.equal(values, (unit @ unit.T).gather(1, rows))
+
+
 def test_block_sizes_do_not_matter_for_real_vectors() -> None:
     vectors = torch.from_numpy(stream(0, "test/blocks").normal(size=(50, 6)).astype(np.float32))
     whole = nearest_rows(vectors, vectors, 9)
@@ -119,8 +132,8 @@ def test_knn_refuses_what_it_cannot() -> None:
 
 def test_neighbours_come_from_the_cache_where_it_holds_them(tmp_path, monkeypatch) -> None:
     calls = []
-    compute = graph_module._search
-    monkeypatch.setattr(graph_module, "_search", lambda *a, **k: calls.append(1) or compute(*a, **k))
+    compute = graph_module._search_within
+    monkeypatch.setattr(graph_module, "_search_within", lambda *a: calls.append(1) or compute(*a))
     values = stream(0, "test/cache").normal(size=(20, 4)).astype(np.float32)
     first = knn(table(values), 3)
 
@@ -244,10 +257,10 @@ def test_approximate_search_of_features_without_clusters_is_exact(monkeypatch) -
     values = table(stream(0, "test/gaussian").normal(size=(900, 40)))
     expected = columns(knn(values, 5))
     calls = []
-    compute = graph_module._search
-    monkeypatch.setattr(graph_module, "_search", lambda *a: calls.append(1) or compute(*a))
+    compute = graph_module._search_within
+    monkeypatch.setattr(graph_module, "_search_within", lambda *a: calls.append(1) or compute(*a))
     assert np.array_equal(columns(knn(values, 5, method="approximate")), expected)
-    assert len(calls) == 2, "the sample, then all rows at once instead of cluster by cluster"
+    assert len(calls) == 1, "all rows at once instead of cluster by cluster"
 
 
 @pytest.mark.parametrize(("n", "k"), [(1, 3), (2, 1), (7, 20), (40, 30)])

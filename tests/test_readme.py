@@ -35,6 +35,17 @@ def test_the_tables_are_the_recorded_results() -> None:
     )
 
 
+def test_every_bench_script_has_a_block_of_its_own_output() -> None:
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"<!-- bench: (.+?) -->\n(.*?)<!-- end -->", page, flags=re.DOTALL)
+    for command, body in blocks:
+        assert body.startswith(f"```\n$ python -m experiments.bench.{command}\n"), f"{command}: never run"
+    scripts = {
+        p.stem for p in (ROOT / "experiments" / "bench").glob("*.py") if "\ndef main(" in p.read_text()
+    }
+    assert {command.split()[0] for command, _ in blocks} == scripts - {"__main__"}
+
+
 @pytest.mark.parametrize(
     "page", [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))], ids=lambda p: p.name
 )

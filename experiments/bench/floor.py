@@ -102,17 +102,15 @@ def stages(data: gr.Dataset, model: FREEDOM, folder: Path) -> list[Stage]:
         features = cast(ItemFeatures, model.features[m])
         layer = cast(torch.nn.Linear, model.projections[m])
         width = layer.in_features
-        content = features.difference(batch.positives, batch.negatives)
 
-        def project(content: torch.Tensor = content, layer: torch.nn.Linear = layer) -> None:
-            torch.autograd.grad(bpr((u * layer(content)).sum(1)), [layer.weight, u])
+        def project(f: ItemFeatures = features, layer: torch.nn.Linear = layer) -> None:
+            content = f.projected_difference(layer.weight, batch.positives, batch.negatives)
+            torch.autograd.grad(bpr((u * content).sum(1)), [layer.weight, u])
 
-        found += [
-            Stage(f"{m}: difference of rows", n_steps, 3 * BATCH * width * 4, BATCH * width,
-                  lambda f=features: f.difference(batch.positives, batch.negatives)),  # type: ignore[misc]
-            Stage(f"{m}: project, BPR, both ways", n_steps, 2 * BATCH * width * 4, 4 * BATCH * width * DIM,
-                  project),
-        ]  # fmt: skip
+        found.append(
+            Stage(f"{m}: gather, project, BPR, both ways", n_steps, 2 * BATCH * width * 4,
+                  4 * BATCH * width * DIM, project),
+        )  # fmt: skip
     parameters = list(model.parameters())
     size = sum(p.numel() for p in parameters)
     adam = torch.optim.Adam(parameters, fused=True)

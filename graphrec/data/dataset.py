@@ -241,15 +241,25 @@ class Dataset:
 
         Args:
             path: directory to create; an existing dataset in it is replaced.
+
+        Raises:
+            DataError: a text or a name holds a lone surrogate.
         """
         path = Path(path)
         files: dict[str, str] = {}
 
         def arrow(file: str, **columns: Any) -> None:
-            with writing(path / file) as out:
-                pl.DataFrame(
+            try:
+                frame = pl.DataFrame(
                     {k: pl.Series(k, list(v), dtype=pl.String) for k, v in columns.items()}
-                ).write_ipc(out)
+                )
+            except UnicodeEncodeError as cause:
+                raise DataError(
+                    f"{path / file}: {ascii(cause.object)[:80]} holds half a character ({cause.reason}), "
+                    "which no file can hold; remove it with text.encode('utf-8', 'ignore').decode()"
+                ) from cause
+            with writing(path / file) as out:
+                frame.write_ipc(out)
             files[file] = sha256_file(path / file)
 
         def npy(file: str, array: np.ndarray) -> None:

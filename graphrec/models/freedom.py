@@ -25,7 +25,6 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import embedding as rows
-from torch.nn.functional import linear
 
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
@@ -147,11 +146,9 @@ class FREEDOM(Ranker):
         if self.config.reg_weight:
             for m in self.weights:
                 features, layer = cast(ItemFeatures, self.features[m]), cast(nn.Linear, self.projections[m])
-                # The projection is linear, so the difference of two projections is one product.
-                content = features.difference(batch.positives, batch.negatives)  # (B, d_m)
                 both = features.present[batch.positives] & features.present[batch.negatives]  # (B,)
-                projected = linear(content, layer.weight.to(content.dtype)).float()  # (B, d)
-                score = (u * projected).sum(1)
+                content = features.projected_difference(layer.weight, batch.positives, batch.negatives)
+                score = (u * content).sum(1)  # content (B, d)
                 terms[f"bpr_{m}"] = self.config.reg_weight * bpr(score, both)
         return terms
 
