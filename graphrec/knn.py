@@ -30,7 +30,9 @@ EXACT_UP_TO = 200_000
 BLOCK = (1024, 4096)
 """Queries and keys of one product: 16 MiB of similarities, which stay in the processor's cache."""
 SQUARE = 2048
-"""Rows of a block where all rows are compared with one another."""
+"""Rows of a block where each product serves the rows of both sides."""
+WIDE = 1024
+"""Columns from which a product takes longer than turning its result round."""
 SAMPLE = 1000  # items whose true neighbours are looked up to see how many clusters it takes
 ROUNDS = 10  # of k-means
 WORTHWHILE = 0.3  # share of the clusters above which comparing all pairs, in larger products, takes less time
@@ -184,7 +186,7 @@ def _cached_neighbours(
         return read_array(folder / "neighbours.npy"), read_array(folder / "similarity.npy")
     with torch.no_grad():
         unit = _unit_rows(table, present, device)
-        found = _search_within(unit, k) if effort is None else _search_clusters(unit, k, effort)
+        found = _search_all(unit, k) if effort is None else _search_clusters(unit, k, effort)
     similarity, neighbours = found[0].numpy(), present[found[1].numpy()].astype(np.int32)
     if folder is not None:
         hashes = {
@@ -248,6 +250,13 @@ def _search(
             best, at = _better(best, at, similarity, offset, k)
         values[start : start + len(query)], rows[start : start + len(query)] = best.cpu(), at.cpu()
     return values, rows
+
+
+def _search_all(unit: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """As :func:`_search` of all rows ``(n, d)`` in themselves, in the way that takes less time."""
+    if unit.shape[1] >= WIDE:
+        return _search_within(unit, k)
+    return _search(unit, unit, k, BLOCK)
 
 
 def _search_within(unit: Tensor, k: int, block: int = SQUARE) -> tuple[Tensor, Tensor]:
@@ -340,7 +349,7 @@ def _search_clusters(unit: Tensor, k: int, effort: _Effort) -> tuple[Tensor, Ten
     ranks = rank[label[sample][:, None], label[true]]  # (s, k): clusters to look into for each true neighbour
     probes = _probes(ranks.cpu(), effort.recall, len(order))
     if probes > WORTHWHILE * len(order):
-        return _search_within(unit, k)
+        return _search_all(unit, k)
     sizes = torch.bincount(label, minlength=len(order))
     parts = label.argsort(stable=True).split(sizes.tolist())
     values, rows = torch.empty(n, k), torch.empty(n, k, dtype=torch.int64)

@@ -111,6 +111,15 @@ def test_half_the_products_give_all_neighbours(block: int, k: int) -> None:
     assert torch.equal(values, (unit @ unit.T).gather(1, rows))
 
 
+@pytest.mark.parametrize("wide", [1, 1024])
+def test_both_ways_to_compare_all_rows_find_the_same(wide: int, monkeypatch) -> None:
+    monkeypatch.setattr(graph_module, "WIDE", wide)
+    monkeypatch.setattr(graph_module, "SQUARE", 16)
+    vectors = stream(0, "test/wide").normal(size=(50, 6)).astype(np.float32)
+    expected = nearest_rows(torch.from_numpy(vectors), torch.from_numpy(vectors), 9)[1]
+    assert np.array_equal(columns(knn(table(vectors), 9)), expected.sort(1).values.numpy())
+
+
 def test_block_sizes_do_not_matter_for_real_vectors() -> None:
     vectors = torch.from_numpy(stream(0, "test/blocks").normal(size=(50, 6)).astype(np.float32))
     whole = nearest_rows(vectors, vectors, 9)
@@ -132,8 +141,8 @@ def test_knn_refuses_what_it_cannot() -> None:
 
 def test_neighbours_come_from_the_cache_where_it_holds_them(tmp_path, monkeypatch) -> None:
     calls = []
-    compute = graph_module._search_within
-    monkeypatch.setattr(graph_module, "_search_within", lambda *a: calls.append(1) or compute(*a))
+    compute = graph_module._search_all
+    monkeypatch.setattr(graph_module, "_search_all", lambda *a: calls.append(1) or compute(*a))
     values = stream(0, "test/cache").normal(size=(20, 4)).astype(np.float32)
     first = knn(table(values), 3)
 
@@ -257,8 +266,8 @@ def test_approximate_search_of_features_without_clusters_is_exact(monkeypatch) -
     values = table(stream(0, "test/gaussian").normal(size=(900, 40)))
     expected = columns(knn(values, 5))
     calls = []
-    compute = graph_module._search_within
-    monkeypatch.setattr(graph_module, "_search_within", lambda *a: calls.append(1) or compute(*a))
+    compute = graph_module._search_all
+    monkeypatch.setattr(graph_module, "_search_all", lambda *a: calls.append(1) or compute(*a))
     assert np.array_equal(columns(knn(values, 5, method="approximate")), expected)
     assert len(calls) == 1, "all rows at once instead of cluster by cluster"
 

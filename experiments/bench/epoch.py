@@ -44,12 +44,13 @@ def case(folder: Path, name: str, epochs: int) -> dict[str, Any]:
 
     model_name, options = CASES[name]
     kind, opening, model = getattr(gr.models, model_name), [], None
+    dataset, store = gr.Dataset, gr.FeatureStore  # imported before the clock starts
     if model_name == "FREEDOM":
         options = {**options, "graph_cache": folder / "graphs" / name}
     for _ in range(2):  # the second time the item graph is in its cache
         began = time.perf_counter()
-        data = gr.Dataset.load(folder / "dataset")
-        features = gr.FeatureStore(folder / "cache").of(data) if kind.modalities else None
+        data = dataset.load(folder / "dataset")
+        features = store(folder / "cache").of(data) if kind.modalities else None
         model = kind.build(data, features, kind.Config(**options))
         next(iter(model.batches(Plan(1, BATCH, 0))))
         opening.append(time.perf_counter() - began)

@@ -250,9 +250,7 @@ class Dataset:
 
         def arrow(file: str, **columns: Any) -> None:
             try:
-                frame = pl.DataFrame(
-                    {k: pl.Series(k, list(v), dtype=pl.String) for k, v in columns.items()}
-                )
+                frame = pl.DataFrame({k: pl.Series(k, list(v), dtype=pl.String) for k, v in columns.items()})
             except UnicodeEncodeError as cause:
                 raise DataError(
                     f"{path / file}: {ascii(cause.object)[:80]} holds half a character ({cause.reason}), "
