@@ -44,6 +44,9 @@ def test_every_bench_script_has_a_block_of_its_own_output() -> None:
         p.stem for p in (ROOT / "experiments" / "bench").glob("*.py") if "\ndef main(" in p.read_text()
     }
     assert {command.split()[0] for command, _ in blocks} == scripts - {"__main__"}
+    imported = "import " + ", ".join(f"experiments.bench.{name}" for name in sorted(scripts))
+    result = subprocess.run([sys.executable, "-c", imported], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize(
