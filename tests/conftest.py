@@ -10,6 +10,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run, so that nobody's change fails on another's; HYPOTHESIS_PROFILE=explore looks
+# for new ones.
+settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("explore", max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch reads it, and for the processes that tests start
 
