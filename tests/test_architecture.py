@@ -28,7 +28,8 @@ LAYERS: dict[str, set[str]] = {
     "data": BASE,
     "store": {*BASE, "data"},
     "graph": {*BASE, "data"},
-    "knn": {*BASE, "store", "graph", "topk"},
+    "neighbours": {*BASE, "topk"},
+    "knn": {*BASE, "store", "graph", "neighbours"},
     "interop": {*BASE, "data", "store", "graph"},
     "losses": {*BASE, "data"},
     "sampling": {*BASE, "data"},
@@ -43,7 +44,7 @@ LAYERS: dict[str, set[str]] = {
     "metrics": {*BASE, "data", "topk"},
     "report": {*BASE, "metrics"},
     "evaluate": {*BASE, "data", "metrics", "report", "topk", "store"},
-    "recommender": {*BASE, "commit", "data", "store", "knn", "model", "topk"},
+    "recommender": {*BASE, "commit", "data", "store", "neighbours", "model", "topk"},
     "testing": {*BASE, "data", "store", "sampling", "model", "checkpoint", "trainer"},
     "html": BASE,
 }

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from tolerances import PROPAGATION
 
 from graphrec import knn as graph_module
+from graphrec import neighbours
 from graphrec.errors import GraphError
-from graphrec.knn import content_graph, knn, nearest_rows
+from graphrec.knn import content_graph, knn
+from graphrec.neighbours import nearest_rows
 from graphrec.seeds import stream
 from graphrec.store import FeatureTable
 from graphrec.topk import topk
@@ -105,7 +107,7 @@ def test_half_the_products_give_all_neighbours(block: int, k: int) -> None:
         stream(0, "test/within").integers(0, 2, (50, 4)) * 2.0 - 1
     )  # halves after scaling: exact, many ties
     unit = torch.nn.functional.normalize(torch.from_numpy(corners.astype(np.float32)), dim=1)
-    values, rows = graph_module._search_within(unit, k, block)
+    values, rows = neighbours._search_within(unit, k, block)
     order = np.argsort(-(unit @ unit.T).numpy(), axis=1, kind="stable")[:, :k]
     assert np.array_equal(rows.numpy(), order)
     assert torch.equal(values, (unit @ unit.T).gather(1, rows))
@@ -113,8 +115,8 @@ def test_half_the_products_give_all_neighbours(block: int, k: int) -> None:
 
 @pytest.mark.parametrize("wide", [1, 1024])
 def test_both_ways_to_compare_all_rows_find_the_same(wide: int, monkeypatch) -> None:
-    monkeypatch.setattr(graph_module, "WIDE", wide)
-    monkeypatch.setattr(graph_module, "SQUARE", 16)
+    monkeypatch.setattr(neighbours, "WIDE", wide)
+    monkeypatch.setattr(neighbours, "SQUARE", 16)
     vectors = stream(0, "test/wide").normal(size=(50, 6)).astype(np.float32)
     expected = nearest_rows(torch.from_numpy(vectors), torch.from_numpy(vectors), 9)[1]
     assert np.array_equal(columns(knn(table(vectors), 9)), expected.sort(1).values.numpy())
@@ -141,8 +143,8 @@ def test_knn_refuses_what_it_cannot() -> None:
 
 def test_neighbours_come_from_the_cache_where_it_holds_them(tmp_path, monkeypatch) -> None:
     calls = []
-    compute = graph_module._search_all
-    monkeypatch.setattr(graph_module, "_search_all", lambda *a: calls.append(1) or compute(*a))
+    compute = graph_module.all_neighbours
+    monkeypatch.setattr(graph_module, "all_neighbours", lambda *a: calls.append(1) or compute(*a))
     values = stream(0, "test/cache").normal(size=(20, 4)).astype(np.float32)
     first = knn(table(values), 3)
 
@@ -257,13 +259,13 @@ def test_approximate_neighbours_reach_the_wanted_recall(recall: float) -> None:
 
 def test_approximate_search_compares_a_fraction_of_the_pairs(monkeypatch) -> None:
     products = []
-    compute = graph_module._search
+    compute = neighbours._search
 
     def counted(queries, keys, *rest):
         products.append(len(queries) * len(keys))
         return compute(queries, keys, *rest)
 
-    monkeypatch.setattr(graph_module, "_search", counted)
+    monkeypatch.setattr(neighbours, "_search", counted)
     knn(table(clustered()), 10, method="approximate", recall=0.9)
     assert sum(products[1:]) < 0.3 * 3000**2, "the first product is that of the sample"
 
@@ -272,8 +274,8 @@ def test_approximate_search_of_features_without_clusters_is_exact(monkeypatch) -
     values = table(stream(0, "test/gaussian").normal(size=(900, 40)))
     expected = columns(knn(values, 5))
     calls = []
-    compute = graph_module._search_all
-    monkeypatch.setattr(graph_module, "_search_all", lambda *a: calls.append(1) or compute(*a))
+    compute = neighbours.all_neighbours
+    monkeypatch.setattr(neighbours, "all_neighbours", lambda *a: calls.append(1) or compute(*a))
     assert np.array_equal(columns(knn(values, 5, method="approximate")), expected)
     assert len(calls) == 1, "all rows at once instead of cluster by cluster"
 
@@ -307,7 +309,7 @@ def test_blocks_hold_the_k_best_and_the_lowest_rows() -> None:
         rows = torch.from_numpy(rng.integers(0, n_values, (3, 5000)).astype(np.float32))
         best, at = rows[:, :0], torch.empty(3, 0, dtype=torch.int64)
         for start in range(0, 5000, 1100):
-            best, at = graph_module._better(best, at, rows[:, start : start + 1100].clone(), start, 9)
+            best, at = neighbours._better(best, at, rows[:, start : start + 1100].clone(), start, 9)
         order = np.argsort(-rows.numpy(), axis=1, kind="stable")[:, :9]
         assert np.array_equal(at.numpy(), order)
         assert np.array_equal(best.numpy(), np.take_along_axis(rows.numpy(), order, 1))

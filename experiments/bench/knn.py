@@ -29,7 +29,8 @@ import numpy as np
 import torch
 
 from experiments.bench import measure
-from graphrec.knn import knn, nearest_rows
+from graphrec.knn import knn
+from graphrec.neighbours import nearest_rows
 from graphrec.seeds import stream
 from graphrec.store import FeatureTable
 

@@ -10,8 +10,8 @@ import torch
 
 from graphrec.data import Dataset, Vocabulary
 from graphrec.errors import FeatureError, nearest
-from graphrec.knn import nearest_rows
 from graphrec.model import ContentRule, Features
+from graphrec.neighbours import nearest_rows
 from graphrec.store import FeatureTable
 
 
