@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from encoders import sentence_encoder
 from extraction import WORDS, shop, texts
 from PIL import Image
 from test_features import files
@@ -277,21 +278,7 @@ def test_open_clip_from_a_directory_is_frozen_and_repeats(tmp_path: Path) -> Non
 
 
 def test_sentence_encoder_from_a_directory_is_frozen_and_repeats(tmp_path: Path) -> None:
-    library = pytest.importorskip("sentence_transformers")
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    raw = tmp_path / "bert"
-    raw.mkdir()
-    (raw / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
-    BertTokenizerFast(vocab_file=str(raw / "vocab.txt")).save_pretrained(raw)
-    BertModel(BertConfig(vocab_size=17, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-                         intermediate_size=16, max_position_embeddings=32)).save_pretrained(raw)  # fmt: skip
-    try:
-        from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-    except ImportError:  # before 5.2
-        from sentence_transformers.models import Pooling, Transformer
-    tower = Transformer(str(raw))
-    library.SentenceTransformer(modules=[tower, Pooling(16)]).save(str(tmp_path / "tiny"))
+    sentence_encoder(tmp_path, WORDS)
     encoder = features.extractor("sentence-transformers", model=tmp_path / "tiny", batch_size=4)
     before = digest_of(encoder._loaded)
     table = extract(shop(texts(10)), "text", encoder, FeatureStore(tmp_path / "s"), shard_size=6)

@@ -304,8 +304,8 @@ def _content(
     known = at >= 0
     if not known.any():
         raise DataError(
-            f"{source}: none of its {len(keys):,} items, first {_short(keys[0])}, is among the "
-            f"{len(vocabulary):,} items with interactions, first {_short(vocabulary[0])}; check that "
+            f"{source}: none of its {len(keys):,} items, first {short(keys[0])}, is among the "
+            f"{len(vocabulary):,} items with interactions, first {short(vocabulary[0])}; check that "
             f"{item_id!r} is the column of item ids"
         )
     fields: dict[str, Content] = {}
@@ -359,7 +359,8 @@ def _ordered(codes: pl.Series, known: pl.Series) -> tuple[list[str], np.ndarray]
     return frame["id"].to_list(), place[codes.to_numpy()]
 
 
-def _short(value: str) -> str:
+def short(value: str) -> str:
+    """A value in quotes, cut to 80 characters, for messages."""
     return repr(value if len(value) <= 80 else value[:79] + "…")
 
 

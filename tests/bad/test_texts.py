@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from encoders import sentence_encoder
 
 import features
 from features.extract import extract
@@ -65,22 +66,7 @@ def shop(values: list[str | None]) -> Dataset:
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved sentence encoder of one layer and 32 positions."""
-    library = pytest.importorskip("sentence_transformers")
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    try:
-        from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-    except ImportError:  # before 5.2
-        from sentence_transformers.models import Pooling, Transformer
-    root = tmp_path_factory.mktemp("models")
-    raw = root / "bert"
-    raw.mkdir()
-    (raw / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
-    BertTokenizerFast(vocab_file=str(raw / "vocab.txt")).save_pretrained(raw)
-    BertModel(BertConfig(vocab_size=9, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-                         intermediate_size=16, max_position_embeddings=32)).save_pretrained(raw)  # fmt: skip
-    library.SentenceTransformer(modules=[Transformer(str(raw)), Pooling(16)]).save(str(root / "tiny"))
-    return root / "tiny"
+    return sentence_encoder(tmp_path_factory.mktemp("models"), WORDS)
 
 
 def extracted(values: list[str | None], root: Path, name: str = "tfidf-svd", **options: Any) -> Any:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import polars as pl
 
+from graphrec.data import frames
 from graphrec.data.content import Content
 from graphrec.data.dataset import Dataset
 from graphrec.data.readers import ReadyFeatures
@@ -97,9 +98,7 @@ def _ids(folder: Path, kind: str) -> list[str]:
 
 def _texts(path: Path, columns: list[str], n_items: int) -> list[str | None]:
     frame = read_table(path)
-    if "itemID" not in frame.columns:
-        raise DataError(f"{path}: no column 'itemID'; it has {frame.columns}")
-    column = frame["itemID"]
+    column = frames.column(frame, "itemID", str(path))
     if not (column.dtype.is_numeric() or column.dtype in (pl.String, pl.Null)):
         raise DataError(f"{path}: column 'itemID' has type {column.dtype}; expected whole numbers")
     index = column.cast(pl.Int64, strict=False)

@@ -98,8 +98,7 @@ def _checked_header(path: Path, delimiter: str, quote: bool) -> list[str]:
             line = data[:at].count(b"\n") + 1
             raise DataError(
                 f"{path}, line {line}: holds a NUL byte; expected UTF-8 text (UTF-16 files must be "
-                f"converted: "
-                "iconv -f utf-16 -t utf-8)"
+                "converted: iconv -f utf-16 -t utf-8)"
             )
         start = 3 if data[:3] == MARK else 0
         while start < len(data) and data[start] in b"\r\n":  # as the reader does

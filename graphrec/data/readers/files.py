@@ -13,7 +13,7 @@ import polars as pl
 from graphrec.atomic import read_array
 from graphrec.data import frames
 from graphrec.data.readers.delimited import DELIMITERS, MARK, read_delimited, read_tabs
-from graphrec.errors import ConfigError, DataError, nearest
+from graphrec.errors import ConfigError, DataError
 
 
 def find(folder: Path, file: str, holds: str, source: str) -> Path:
@@ -184,19 +184,17 @@ def ordered_ids(frame: pl.DataFrame, key: str, index: str, path: Path, first_row
         DataError: a column is missing, an id is empty or stands there twice, or the indices are not exactly
             ``0 .. n-1``.
     """
-    for name in (key, index):
-        if name not in frame.columns:
-            raise DataError(f"{path}: no column {name!r}; it has {frame.columns}")
-    indices = frame[index].cast(pl.Int64, strict=False)
+    named, indexed = (frames.column(frame, name, str(path)) for name in (key, index))
+    indices = indexed.cast(pl.Int64, strict=False)
     bad = ((indices < 0) | (indices >= len(indices))).fill_null(True) | ~indices.is_first_distinct()
     if bad.any():
         row = int(bad.arg_max() or 0)
         raise DataError(
-            f"{path}, row {row + first_row}: column {index!r} holds {frame[index][row]!r} and is not the "
+            f"{path}, row {row + first_row}: column {index!r} holds {indexed[row]!r} and is not the "
             f"numbers 0 to {len(indices) - 1}, each once; expected an index without gaps, because rows of "
             "feature arrays are matched to it"
         )
-    keys = frames.ids(frame[key], key, str(path), first_row)
+    keys = frames.ids(named, key, str(path), first_row)
     if keys.n_unique() != len(keys):
         second = int((~keys.is_first_distinct()).arg_max() or 0)
         raise DataError(
@@ -237,11 +235,7 @@ def sentences(frame: pl.DataFrame, columns: list[str], path: Path | str) -> pl.S
         raise ConfigError(f"{path}: text= names no column; name one or more, or leave it out")
     parts = []
     for name in columns:
-        if name not in frame.columns:
-            raise DataError(
-                f"{path}: no column {name!r}; it has {frame.columns[:20]}.{nearest(name, frame.columns)}"
-            )
-        dtype = frame.schema[name]
+        dtype = frames.column(frame, name, str(path)).dtype
         part = pl.col(name)
         plain = dtype.inner if isinstance(dtype, pl.List) else dtype
         if plain == pl.Binary or plain.is_nested():

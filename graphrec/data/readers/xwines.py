@@ -85,6 +85,5 @@ def _listed(value: str, row: int, path: Path) -> str:
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         listed = None
     if not (isinstance(listed, list) and all(isinstance(part, str) for part in listed)):
-        found = value if len(value) <= 80 else value[:79] + "…"
-        raise DataError(f"{path}, row {row}: {found!r}; expected a list such as ['Beef', 'Lamb']")
+        raise DataError(f"{path}, row {row}: {frames.short(value)}; expected a list such as ['Beef', 'Lamb']")
     return ", ".join(listed)
