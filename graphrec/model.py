@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from graphrec.config import Config
 from graphrec.graph import Graph
 from graphrec.sampling import Plan
+from graphrec.search import Space
 from graphrec.seeds import torch_stream
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class Model(nn.Module):
     name: ClassVar[str] = ""
     modalities: ClassVar[bool] = False
     """Whether ``build`` needs features."""
+    search_space: ClassVar[Space] = {}
+    """What ``graphrec tune`` searches; empty where there is nothing to choose."""
 
     config: ModelConfig
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from graphrec.data.interactions import Interactions
 from graphrec.graph import Graph
+from graphrec.modalities import Fill, filled
 from graphrec.store import FeatureTable
 
 BLOCK = 256  # rows that are subtracted at a time and stay in the cache meanwhile
@@ -57,25 +58,33 @@ class ItemFeatures(nn.Module):
         table: features ``(n_items, d)``.
         trained: make the vectors a parameter initialised from the table.
         dtype: precision in which they are kept.
+        fill: what stands for missing vectors, see :class:`graphrec.modalities.MultimodalConfig`.
+        train: the interactions; only ``fill="neighbours"`` needs them.
 
     Attributes:
-        values: ``(n_items, d)``.
-        present: ``(n_items,) bool``.
+        values: ``(n_items, d)``; zero where missing and not filled.
+        present: items whose vectors count in losses, filled ones included ``(n_items,) bool``.
     """
 
     values: Tensor
     present: Tensor
 
     def __init__(
-        self, table: FeatureTable, trained: bool = False, dtype: torch.dtype = torch.float32
+        self,
+        table: FeatureTable,
+        trained: bool = False,
+        dtype: torch.dtype = torch.float32,
+        fill: Fill = "zero",
+        train: Interactions | None = None,
     ) -> None:
         super().__init__()
-        values = torch.from_numpy(table.numpy(np.float32)).to(dtype)
+        array, present = filled(table, fill, train)
+        values = torch.from_numpy(array).to(dtype)
         if trained:
             self.values = nn.Parameter(values.clone())
         else:
             self.register_buffer("values", values, persistent=False)
-        self.register_buffer("present", torch.from_numpy(np.array(table.present)), persistent=False)
+        self.register_buffer("present", torch.from_numpy(present), persistent=False)
         self._held: list[Tensor] = []  # memory for differences
 
     def forward(self, items: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ user-item edges are pruned anew each epoch, those between popular ends most; ite
 Differences from the authors' code:
 - features are frozen unless ``train_features``; the code trains them;
 - the projections have no bias: it cancels in every BPR difference, and its gradient in the code is zero;
-- items without a modality are left out of that modality's graph and loss; the code would propagate NaN;
+- items without a modality are left out of that modality's graph and loss, or filled (``fill``); the code
+  would propagate NaN;
 - items without train interactions get the embedding of their content neighbours; the code leaves them at
   what initialisation and their neighbours' gradients made of them (``cold_items="as_trained"``).
 """
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -28,20 +29,21 @@ from torch.nn.functional import embedding as rows
 
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
-from graphrec.errors import ConfigError, FeatureError
+from graphrec.errors import ConfigError
 from graphrec.graph import Graph, bipartite, degree_probability, mix, normalise, sample_edges
-from graphrec.knn import content_graph, knn
 from graphrec.losses import bpr
-from graphrec.model import ContentRule, Features, ModelConfig, Ranker
+from graphrec.modalities import ColdItems, MultimodalConfig, item_graph, tables_of
+from graphrec.model import ContentRule, Features, Ranker
 from graphrec.nn import ItemFeatures, embedding, projection, propagate
 from graphrec.sampling import Plan, Triplets, triplets
+from graphrec.search import Choice, Space
 from graphrec.store import FeatureTable
 
 
 class FREEDOM(Ranker):
     """LightGCN on a pruned user-item graph plus one convolution on a frozen content graph."""
 
-    class Config(ModelConfig):
+    class Config(MultimodalConfig):
         """Options of FREEDOM; the defaults are the authors' for Amazon Baby."""
 
         dim: int = Field(64, ge=1)
@@ -76,8 +78,12 @@ class FREEDOM(Ranker):
 
     name = "freedom"
     modalities = True
+    search_space: ClassVar[Space] = {
+        "dropout": Choice(0.5, 0.8, 0.9),
+        "reg_weight": Choice(0.0, 1e-4, 1e-3, 1e-2, 1e-1),
+        "train.learning_rate": Choice(1e-3, 2e-3, 5e-3),
+    }
     config: Config
-    warm: Tensor
 
     def __init__(self, train: Interactions, features: Features, config: Config) -> None:
         super().__init__()
@@ -85,9 +91,7 @@ class FREEDOM(Ranker):
         self.n_users, self.n_items = train.n_users, train.n_items
         self.weights = modality_weights(features, config.image_weight)
 
-        self.item_graph = frozen_item_graph(
-            features, self.weights, config.knn_k, config.graph_cache
-        )  # Eqs. 1-3
+        self.item_graph = frozen_item_graph(features, self.weights, train, config)  # Eqs. 1-3
         self.full_graph = bipartite(train)
         self.epoch_graph = self.full_graph
         self.edge_probability = degree_probability(train)  # Eq. 4
@@ -96,26 +100,24 @@ class FREEDOM(Ranker):
         self.item_embedding = embedding(self.n_items, config.dim, self.stream("items"))  # (n_items, d)
         dtype = getattr(torch, config.feature_dtype)
         self.features = nn.ModuleDict(
-            {m: ItemFeatures(features[m], config.train_features, dtype) for m in self.weights}
+            {
+                m: ItemFeatures(features[m], config.train_features, dtype, config.fill, train)
+                for m in self.weights
+            }
         )
         self.projections = nn.ModuleDict(
             {m: projection(features[m].shape[1], config.dim, self.stream(m)) for m in self.weights}
         )
         self.content_rule = ContentRule(self.weights, config.knn_k)
-        cold = train.item_degree == 0
-        self.cold_graph: Graph | None = None
-        if config.cold_items == "neighbours" and cold.any():
-            self.cold_graph = content_graph(features, self.weights, config.knn_k, to=cold, of=~cold)
-        self.register_buffer("warm", torch.from_numpy(~cold)[:, None], persistent=False)  # (n_items, 1)
+        placed = config.cold_items == "neighbours"
+        self.cold_items = ColdItems(train, features, self.content_rule, placed)
 
     @classmethod
     def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
         """See :meth:`graphrec.model.Model.build`; needs one feature table at least, any of ``image`` and
         ``text``.
         """
-        for table in (features or {}).values():
-            table.check(data)
-        return cls(data.train, features or {}, config or cls.Config())
+        return cls(data.train, tables_of("FREEDOM", data, features), config or cls.Config())
 
     def start_epoch(self, rng: np.random.Generator) -> None:
         """Prunes the user-item graph: keeps a share of edges, with degrees recomputed on them (Eq. 5)."""
@@ -155,9 +157,7 @@ class FREEDOM(Ranker):
     def embed(self) -> tuple[Tensor, Tensor]:
         """Embeddings on the full graph (Eq. 10), cold items by their neighbours."""
         users, items = self.propagate(self.full_graph)
-        if self.cold_graph is not None:
-            items = torch.where(self.warm, items, self.cold_graph @ items)
-        return users, items
+        return users, self.cold_items(items)
 
 
 def modality_weights(features: Features, image_weight: float) -> dict[str, float]:
@@ -167,17 +167,18 @@ def modality_weights(features: Features, image_weight: float) -> dict[str, float
         raise ConfigError(
             f"FREEDOM knows the modalities 'image' and 'text', not {unknown}; rename the features"
         )
-    if not features:
-        raise FeatureError(
-            "FREEDOM needs image or text features and got none; run: graphrec features build DATASET"
-        )
     if len(features) == 1:
         return dict.fromkeys(features, 1.0)
     return {"image": image_weight, "text": 1 - image_weight}
 
 
 def frozen_item_graph(
-    tables: Mapping[str, FeatureTable], weights: Mapping[str, float], k: int, cache: Path | None
+    tables: Mapping[str, FeatureTable],
+    weights: Mapping[str, float],
+    train: Interactions,
+    config: FREEDOM.Config,
 ) -> Graph:
     """``S = sum_m w_m D_m^-1/2 S_m D_m^-1/2`` over binary kNN graphs (Eqs. 1-3)."""
-    return mix([(w, normalise(knn(tables[m], k, cache=cache), "symmetric")) for m, w in weights.items()])
+    k, cache, fill = config.knn_k, config.graph_cache, config.fill
+    graphs = {m: item_graph(tables[m], k, cache=cache, fill=fill, train=train) for m in weights}
+    return mix([(weights[m], normalise(graph, "symmetric")) for m, graph in graphs.items()])

@@ -12,7 +12,7 @@ one epoch visits every interaction once (the authors draw as many at random).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from pydantic import Field
@@ -26,6 +26,7 @@ from graphrec.losses import bpr, embedding_norms
 from graphrec.model import Features, ModelConfig, Ranker
 from graphrec.nn import embedding, propagate
 from graphrec.sampling import Plan, Triplets, triplets
+from graphrec.search import Choice, Integers, Space
 
 
 class LightGCN(Ranker):
@@ -42,6 +43,11 @@ class LightGCN(Ranker):
         """Weight of the norms of the batch's ID embeddings."""
 
     name = "lightgcn"
+    search_space: ClassVar[Space] = {
+        "n_layers": Integers(1, 4),
+        "reg_weight": Choice(1e-5, 1e-4, 1e-3, 1e-2),
+        "train.learning_rate": Choice(1e-3, 2e-3, 5e-3),
+    }
     config: Config
 
     def __init__(self, train: Interactions, config: Config) -> None:

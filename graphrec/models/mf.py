@@ -11,7 +11,7 @@ batch size).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field
 from torch import Tensor
@@ -22,6 +22,7 @@ from graphrec.losses import bpr, embedding_norms
 from graphrec.model import Features, ModelConfig, Ranker
 from graphrec.nn import embedding
 from graphrec.sampling import Plan, Triplets, triplets
+from graphrec.search import Choice, Space
 
 
 class MF(Ranker):
@@ -36,6 +37,10 @@ class MF(Ranker):
         """Weight of the embedding norms."""
 
     name = "mf"
+    search_space: ClassVar[Space] = {
+        "reg_weight": Choice(1e-3, 1e-2, 1e-1, 0.3),
+        "train.learning_rate": Choice(1e-3, 2e-3, 5e-3),
+    }
     config: Config
 
     def __init__(self, train: Interactions, config: Config) -> None:

@@ -1,0 +1,173 @@
+"""What every multimodal model shares: which features it gets, items that lack some, and items never taken.
+
+An item without an image or a text is masked: in that modality it has no neighbours, is nobody's neighbour
+and takes part in no loss. Where ``Config.fill`` is not ``"zero"``, its vector is estimated first. Then it
+takes part in losses and scores and looks for neighbours of its own, but it still is nobody's neighbour: an
+estimate is no evidence about other items. The row of a missing item is never read, whatever stands in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+from torch import Tensor, nn
+
+from graphrec.data.dataset import Dataset
+from graphrec.data.interactions import Interactions
+from graphrec.errors import FeatureError
+from graphrec.graph import Graph
+from graphrec.knn import content_graph, knn
+from graphrec.model import ContentRule, Features, ModelConfig
+from graphrec.neighbours import nearest_rows
+from graphrec.store import FeatureTable
+
+Fill = Literal["zero", "mean", "neighbours"]
+BLOCK = 1024  # missing items that are filled at a time
+
+
+class MultimodalConfig(ModelConfig):
+    """Options every multimodal model has."""
+
+    fill: Fill = "zero"
+    """What stands for the image or text an item lacks: nothing (it is masked), the mean of all items that
+    have one, or the mean of those it shares train users with, weighted by how many."""
+
+
+def tables_of(owner: str, data: Dataset, features: Features | None) -> dict[str, FeatureTable]:
+    """The feature tables a model gets, by modality in alphabetical order, checked against the dataset.
+
+    Args:
+        owner: the model's name, for messages.
+        data: the dataset the model is built for.
+        features: tables by modality.
+
+    Raises:
+        FeatureError: there are none, or one is for other items.
+    """
+    if not features:
+        raise FeatureError(
+            f"{owner} needs image or text features and got none; run: graphrec features build DATASET"
+        )
+    return {modality: features[modality].check(data) for modality in sorted(features)}
+
+
+def filled(table: FeatureTable, how: Fill, train: Interactions | None) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors ``(n_items, d) float32`` and which of them may be used ``(n_items,) bool``.
+
+    The means are those of Malitesta et al., "Do We Really Need to Drop Items with Missing Modalities in
+    Multimodal Recommendation?", CIKM 2024, https://arxiv.org/abs/2408.11767; neighbours are weighted by the
+    number of shared users. An item that shares no user with any that has the modality gets the mean of all.
+
+    Args:
+        table: features with their ``present`` mask.
+        how: see :class:`MultimodalConfig`; with ``"zero"`` missing rows are zero and may not be used.
+        train: the interactions; only ``"neighbours"`` needs them.
+
+    Raises:
+        FeatureError: no item has the feature, so there is nothing to fill with; or ``"neighbours"`` without
+            ``train``.
+    """
+    present = np.array(table.present)
+    values = table.numpy(np.float32).copy()
+    values[~present] = 0
+    if how == "zero" or present.all():
+        return values, present
+    if not present.any():
+        field = table.meta.get("field", "features")
+        raise FeatureError(f"{field!r}: no item has this feature, so none can be filled; use fill=zero")
+    missing = np.flatnonzero(~present)
+    mean = values[present].mean(0, dtype=np.float64).astype(np.float32)
+    if how == "mean":
+        values[missing] = mean
+        return values, np.ones_like(present)
+    if train is None:
+        raise FeatureError("fill='neighbours' needs the train interactions")
+    ones = np.ones(len(train), dtype=np.float32)
+    by_item = csr_matrix((ones, (train.items, train.users)), shape=(train.n_items, train.n_users))
+    donors = by_item[np.flatnonzero(present)].T.tocsr()  # (n_users, n_present)
+    vectors = values[present]  # (n_present, d)
+    for start in range(0, len(missing), BLOCK):
+        some = missing[start : start + BLOCK]
+        shared = by_item[some] @ donors  # (B, n_present), number of shared users
+        total = np.asarray(shared.sum(1), dtype=np.float32)  # (B, 1)
+        values[some] = np.where(total > 0, (shared @ vectors) / np.maximum(total, 1), mean)
+    return values, np.ones_like(present)
+
+
+def item_graph(
+    table: FeatureTable,
+    k: int,
+    *,
+    weight: Literal["binary", "cosine"] = "binary",
+    cache: Path | None = None,
+    fill: Fill = "zero",
+    train: Interactions | None = None,
+) -> Graph:
+    """The kNN graph of :func:`graphrec.knn.knn`; filled items get a row with themselves and the ``k - 1``
+    nearest items that have the feature, and no column.
+
+    Args:
+        table: features of one modality.
+        k: neighbours per item, the item included.
+        weight: 1 for every neighbour, or the cosine similarity.
+        cache: see :func:`graphrec.knn.knn`.
+        fill: how missing vectors are estimated.
+        train: the interactions; only ``fill="neighbours"`` needs them.
+    """
+    graph = knn(table, k, weight=weight, cache=cache)
+    if fill == "zero" or bool(table.present.all()):
+        return graph
+    values, _ = filled(table, fill, train)
+    present, missing = np.flatnonzero(table.present), np.flatnonzero(~table.present)
+    source, target, similarity = [missing], [missing], [np.ones(len(missing), dtype=np.float32)]
+    if k > 1:
+        queries, keys = torch.from_numpy(values[missing]), torch.from_numpy(values[present])
+        found, at = nearest_rows(queries, keys, k - 1)  # (n_missing, k - 1)
+        source.append(present[at.numpy()].ravel())
+        target.append(np.repeat(missing, at.shape[1]))
+        similarity.append(found.numpy().ravel())
+    values = np.concatenate(similarity)
+    kept = values > 0 if weight == "cosine" else np.ones(len(values), dtype=bool)
+    values = values if weight == "cosine" else np.ones_like(values)
+    return Graph.from_edges(
+        np.concatenate([graph.col.numpy(), np.concatenate(source)[kept]]),
+        np.concatenate([graph.target.numpy(), np.concatenate(target)[kept]]),
+        np.concatenate([graph.weight.numpy(), values[kept]]),
+        n_source=graph.n_source,
+        n_target=graph.n_target,
+    )
+
+
+class ColdItems(nn.Module):
+    """Gives items without train interactions the mean embedding of their content neighbours, as
+    :meth:`graphrec.Recommender.add_items` gives it to items that are new altogether.
+
+    Args:
+        train: which items have interactions.
+        features: tables by modality.
+        rule: weights and number of neighbours.
+        enabled: False leaves every embedding as it is.
+    """
+
+    warm: Tensor
+
+    def __init__(
+        self, train: Interactions, features: Mapping[str, FeatureTable], rule: ContentRule, enabled: bool
+    ) -> None:
+        super().__init__()
+        cold = train.item_degree == 0
+        self.graph: Graph | None = None
+        if enabled and cold.any():
+            self.graph = content_graph(features, rule.weights, rule.k, to=cold, of=~cold)
+        self.register_buffer("warm", torch.from_numpy(~cold)[:, None], persistent=False)  # (n_items, 1)
+
+    def forward(self, items: Tensor) -> Tensor:
+        """Item embeddings ``(n_items, d)`` with those of cold items replaced."""
+        if self.graph is None:
+            return items
+        return torch.where(self.warm, items, self.graph.to(items.device) @ items)
