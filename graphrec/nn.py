@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -49,6 +50,40 @@ def projection(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
     return layer
 
 
+def row_dropout(x: Tensor, index: Tensor, p: float, key: Tensor) -> Tensor:
+    """Zeroes entries of a table's rows with probability ``p``. Which ones is a function of ``key``, the row
+    in the table and the column alone, whatever other rows are asked for and however often.
+
+    Four entries share one output of splitmix64 (Steele et al., OOPSLA 2014,
+    https://doi.org/10.1145/2660193.2660195), computed from the place of the entries, so ``p`` is rounded to
+    2^-16. What is kept is not scaled by ``1 / (1 - p)``: cosine similarity does not see it.
+
+    Args:
+        x: the rows ``(B, d)``.
+        index: where they stand in the table ``(B,) int64``.
+        p: share of entries to zero, below 1; 0 returns ``x``.
+        key: which mask of the table, ``() int64``.
+
+    Returns:
+        ``(B, d)``.
+    """
+    if not p:
+        return x
+    n = -(-x.shape[1] // 4)  # outputs per row
+    counter = index[:, None] * n + torch.arange(n, device=index.device)
+    # int64 arithmetic wraps around as the unsigned one does; only shifts bring in the sign.
+    z = _splitmix(key) + counter * -0x61C8864680B583EB
+    entries = _splitmix(z).view(torch.int16)[:, : x.shape[1]]  # uniform, from -2^15
+    return torch.where(entries >= min(round(p * 2**16) - 2**15, 2**15 - 1), x, 0)
+
+
+def _splitmix(z: Tensor) -> Tensor:
+    """The mixing function of splitmix64 on ``int64``: one bit of ``z`` changes about half of all bits."""
+    z = (z ^ ((z >> 30) & (1 << 34) - 1)) * -0x40A7B892E31B1A47
+    z = (z ^ ((z >> 27) & (1 << 37) - 1)) * -0x6B2FB644ECCEEE15
+    return z ^ ((z >> 31) & (1 << 33) - 1)
+
+
 class ItemFeatures(nn.Module):
     """One modality of all items: frozen vectors, or a trained copy of them.
 
@@ -64,10 +99,12 @@ class ItemFeatures(nn.Module):
     Attributes:
         values: ``(n_items, d)``; zero where missing and not filled.
         present: items whose vectors count in losses, filled ones included ``(n_items,) bool``.
+        own: items that have a vector of their own ``(n_items,) bool``.
     """
 
     values: Tensor
     present: Tensor
+    own: Tensor
 
     def __init__(
         self,
@@ -85,39 +122,48 @@ class ItemFeatures(nn.Module):
         else:
             self.register_buffer("values", values, persistent=False)
         self.register_buffer("present", torch.from_numpy(present), persistent=False)
-        self._held: list[Tensor] = []  # memory for differences
+        self.register_buffer("own", torch.from_numpy(np.array(table.present)), persistent=False)
+        self._held: list[Tensor] = []  # memory for gathered rows
 
     def forward(self, items: Tensor) -> Tensor:
         """Vectors ``(B, d)`` of items ``(B,)``."""
         return nn.functional.embedding(items, self.values)
+
+    def projected(self, weight: Tensor, items: Tensor) -> Tensor:
+        """``W x_i`` of items ``(B,)``: ``(B, k) float32`` for a projection ``(k, d)``."""
+        return self._project(weight, items, None)
 
     def projected_difference(self, weight: Tensor, items: Tensor, others: Tensor) -> Tensor:
         """``W (x_i - x_j)`` of pairs of items ``(B,)``: ``(B, k) float32`` for a projection ``(k, d)``.
 
         A projection is linear, so the difference of two projected vectors is one product.
         """
+        return self._project(weight, items, others)
+
+    def _project(self, weight: Tensor, items: Tensor, others: Tensor | None) -> Tensor:
         if self.values.requires_grad or self.values.device.type != "cpu":
-            difference = self(items) - self(others)
-            return nn.functional.linear(difference, weight.to(difference.dtype)).float()
-        projected: Tensor = _ProjectedDifference.apply(weight, self.values, items, others, self._held)
+            x = self(items) if others is None else self(items) - self(others)
+            return nn.functional.linear(x, weight.to(x.dtype)).float()
+        projected: Tensor = _Projected.apply(weight, self.values, items, others, self._held)
         return projected
 
 
-class _ProjectedDifference(torch.autograd.Function):
-    """The differences ``(B, d)`` are larger than all else in a step, and on a CPU fresh memory for them costs
-    more than the numbers in them. They are therefore kept in memory that goes from step to step.
+class _Projected(torch.autograd.Function):
+    """The gathered rows, or their differences ``(B, d)``, are larger than all else in a step, and on a CPU
+    fresh memory for them costs more than the numbers in them. They are therefore kept in memory that goes
+    from step to step.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, values: Tensor, items: Tensor, others: Tensor, held: list[Tensor]
+        ctx: Any, weight: Tensor, values: Tensor, items: Tensor, others: Tensor | None, held: list[Tensor]
     ) -> Tensor:
         rows = len(items) + BLOCK
         memory = held.pop() if held else values.new_empty(0, values.shape[1])
         if len(memory) < rows:
             memory = values.new_empty(rows, values.shape[1])
-        difference = _difference(values, items, others, memory)
-        projected = (difference @ weight.to(values.dtype).T).float()
+        x = _gathered(values, items, others, memory)
+        projected = (x @ weight.to(values.dtype).T).float()
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(values, items, others)
             ctx.memory, ctx.held = memory, held
@@ -131,14 +177,18 @@ class _ProjectedDifference(torch.autograd.Function):
         memory, ctx.memory = ctx.memory, None
         if memory is None:  # a second time through one graph: a later step may have the memory by now
             memory = values.new_empty(len(items) + BLOCK, values.shape[1])
-            _difference(values, items, others, memory)
+            _gathered(values, items, others, memory)
         total = (gradient.to(values.dtype).T @ memory[: len(items)]).float()  # (k, d)
         ctx.held[:] = [memory]
         return total, None, None, None, None
 
 
-def _difference(values: Tensor, items: Tensor, others: Tensor, memory: Tensor) -> Tensor:
-    """Rows of ``items`` minus those of ``others`` ``(B, d)``, in memory of at least ``(B + BLOCK, d)``."""
+def _gathered(values: Tensor, items: Tensor, others: Tensor | None, memory: Tensor) -> Tensor:
+    """Rows of ``items``, minus those of ``others`` if given, ``(B, d)``, in memory of at least
+    ``(B + BLOCK, d)``.
+    """
+    if others is None:
+        return torch.index_select(values, 0, items, out=memory[: len(items)])
     difference, spare = memory[: len(items)], memory[len(items) :]
     for start in range(0, len(items), BLOCK):
         part = difference[start : start + BLOCK]

@@ -15,3 +15,6 @@ SCORE = 1e-6
 BFLOAT16 = 2e-3
 """Scores after training on bfloat16 features, root mean square over their spread: a mantissa of 8 bits rounds
 every feature by up to 2^-9 of itself, and the projections see it through a loss of small weight alone."""
+
+BFLOAT16_BM3 = 1e-2
+"""The same for BM3, whose losses on features weigh as much as the others and whose targets move with them."""

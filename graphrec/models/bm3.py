@@ -1,0 +1,189 @@
+"""BM3: bootstrapped latent representations, without negatives and without an item graph.
+
+Zhou et al., "Bootstrap Latent Representations for Multi-Modal Recommendation", WWW 2023,
+https://arxiv.org/abs/2207.05969. Two views of every embedding are pulled together, one through a predictor
+and one through dropout and without gradient: user and item, feature and item, feature and feature.
+
+``Eq. n`` refers to the numbered equations in docs/models/bm3.md.
+
+Differences from the authors' code:
+- features are frozen unless ``train_features``; the code trains them;
+- only the items of the batch are projected, and each once; the code projects all items at every step;
+- an item that occurs in a batch more than once has one dropout mask, which it would have in any other batch
+  at that step as well; the code draws whole tables of masks, with the same result;
+- items without a modality are left out of that modality's losses, or filled (``fill``);
+- items without train interactions get the embedding of their content neighbours; the code leaves them at
+  what initialisation and the norm made of them (``cold_items="as_trained"``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal, NamedTuple, Self, cast
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity as cosine
+from torch.nn.functional import embedding as rows
+
+from graphrec.data.dataset import Dataset
+from graphrec.data.interactions import Interactions
+from graphrec.graph import bipartite
+from graphrec.modalities import ColdItems, MultimodalConfig, tables_of
+from graphrec.model import ContentRule, Features, Ranker
+from graphrec.nn import ItemFeatures, embedding, propagate, row_dropout
+from graphrec.sampling import Plan
+from graphrec.search import Choice, Integers, Space
+from graphrec.seeds import derive
+
+
+class Pairs(NamedTuple):
+    """Users with an item each; what concerns the item alone is computed once for all its pairs."""
+
+    users: Tensor
+    """``(B,) int64``."""
+    items: Tensor
+    """The distinct items ``(D,) int64``, ascending."""
+    position: Tensor
+    """Where in ``items`` the item of each pair is ``(B,) int64``."""
+    counts: Tensor
+    """Pairs of each item ``(D,) float32``."""
+    key: Tensor
+    """Of this step's dropout masks, ``() int64``."""
+
+
+class BM3(Ranker):
+    """LightGCN that bootstraps its own targets, with features aligned to items."""
+
+    class Config(MultimodalConfig):
+        """Options of BM3; the defaults are the authors' for Amazon Baby."""
+
+        dim: int = Field(64, ge=1)
+        """Embedding size."""
+        n_layers: int = Field(1, ge=0)
+        """Layers on the user-item graph."""
+        dropout: float = Field(0.5, ge=0, lt=1)
+        """Share of a target's entries set to zero."""
+        cl_weight: float = Field(2.0, ge=0)
+        """Weight of the losses on features."""
+        reg_weight: float = Field(0.1, ge=0)
+        """Weight of the norms of the embedding tables."""
+        train_features: bool = False
+        """Train the features as well, as the authors' code does."""
+        feature_dtype: Literal["float32", "bfloat16"] = "float32"
+        """Precision in which features are kept and projected while training; half of it halves their memory
+        and pays where the processor computes with bfloat16. Embeddings and scores stay float32."""
+        knn_k: int = Field(10, ge=1)
+        """Content neighbours per modality by which items without train interactions are placed."""
+        cold_items: Literal["neighbours", "as_trained"] = "neighbours"
+        """Embedding of items without train interactions."""
+
+        @model_validator(mode="after")
+        def _trained_in_full(self) -> Self:
+            if self.train_features and self.feature_dtype != "float32":
+                raise ValueError("train_features needs feature_dtype float32: bfloat16 loses small updates")
+            return self
+
+    name = "bm3"
+    modalities = True
+    places_new_items = True
+    search_space: ClassVar[Space] = {
+        "n_layers": Integers(1, 2),
+        "dropout": Choice(0.3, 0.5),
+        "reg_weight": Choice(0.01, 0.1),
+        "train.learning_rate": Choice(1e-3, 2e-3, 5e-3),
+    }
+    config: Config
+
+    def __init__(self, train: Interactions, features: Features, config: Config) -> None:
+        super().__init__()
+        self.config, self.train_pairs = config, train
+        self.n_users, self.n_items = train.n_users, train.n_items
+        self.graph = bipartite(train)
+
+        self.user_embedding = embedding(self.n_users, config.dim, self.stream("users"))  # (n_users, d)
+        self.item_embedding = embedding(self.n_items, config.dim, self.stream("items"))  # (n_items, d)
+        dtype = getattr(torch, config.feature_dtype)
+        self.features = nn.ModuleDict(
+            {
+                m: ItemFeatures(table, config.train_features, dtype, config.fill, train)
+                for m, table in features.items()
+            }
+        )
+        self.projections = nn.ModuleDict(
+            {m: linear(table.shape[1], config.dim, self.stream(m)) for m, table in features.items()}
+        )
+        self.predictor = linear(config.dim, config.dim, self.stream("predictor"))
+        self.content_rule = ContentRule(dict.fromkeys(features, 1 / len(features)), config.knn_k)
+        placed = config.cold_items == "neighbours"
+        self.cold_items = ColdItems(train, features, self.content_rule, placed)
+
+    @classmethod
+    def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
+        """See :meth:`graphrec.model.Model.build`; needs one feature table at least, of any modality."""
+        return cls(data.train, tables_of("BM3", data, features), config or cls.Config())
+
+    def batches(self, plan: Plan) -> Iterator[Pairs]:
+        """Every train interaction once, without negatives."""
+        order = plan.rng("shuffle").permutation(len(self.train_pairs))
+        users = self.train_pairs.users[order].astype(np.int64)
+        items = self.train_pairs.items[order].astype(np.int64)
+        starts = range(0, len(order), plan.batch_size)
+        keys = plan.rng("dropout").integers(2**63, size=len(starts), dtype=np.int64)
+        for start, key in zip(starts, keys, strict=True):
+            at = slice(start, start + plan.batch_size)
+            # Here and not in the loss: a GPU would have to be waited for to learn how many there are.
+            distinct, position, counts = np.unique(items[at], return_inverse=True, return_counts=True)
+            arrays = users[at], distinct, position, counts.astype(np.float32), np.asarray(key)
+            yield Pairs(*(torch.from_numpy(a) for a in arrays))
+
+    def propagate(self) -> tuple[Tensor, Tensor]:
+        """User and item embeddings before the predictor ``(n_users, d), (n_items, d)`` (Eqs. 1, 2)."""
+        x = torch.cat([self.user_embedding.weight, self.item_embedding.weight])  # (n_users + n_items, d)
+        users, items = propagate(self.graph, x, self.config.n_layers).split([self.n_users, self.n_items])
+        return users, items + self.item_embedding.weight
+
+    def target(self, x: Tensor, of: str, index: Tensor, key: Tensor) -> Tensor:
+        """Rows ``index`` ``(B,)`` of the table ``of``, ``x (B, d)``, through dropout, no gradient (Eq. 5)."""
+        return row_dropout(x.detach(), index, self.config.dropout, key + derive(0, of))
+
+    def loss(self, batch: Pairs) -> dict[str, Tensor]:
+        """``rec`` between users and items, ``align_<modality>`` between features and items,
+        ``mask_<modality>`` within features, ``reg`` on the tables' norms (Eqs. 6-9).
+        """
+        users, items = self.propagate()
+        u, i = rows(batch.users, users), rows(batch.items, items)  # (B, d), (D, d)
+        u_target = self.target(u, "users", batch.users, batch.key)  # (B, d)
+        i_target = self.target(i, "items", batch.items, batch.key)  # (D, d)
+        to_items = cosine(self.predictor(u), rows(batch.position, i_target))  # (B,)
+        to_users = cosine(rows(batch.position, self.predictor(i)), u_target)  # (B,)
+        terms = {"rec": 2 - to_items.mean() - to_users.mean()}
+        if self.config.cl_weight:
+            for m in self.features:
+                features, layer = cast(ItemFeatures, self.features[m]), cast(nn.Linear, self.projections[m])
+                x = features.projected(layer.weight, batch.items) + layer.bias  # (D, d), Eq. 3
+                x_target = self.target(x, f"modality/{m}", batch.items, batch.key)  # (D, d)
+                predicted = self.predictor(x)  # (D, d)
+                weight = batch.counts * features.present[batch.items]  # (D,)
+                weight = self.config.cl_weight * weight / weight.sum().clamp(min=1)
+                terms[f"align_{m}"] = (weight * (1 - cosine(predicted, i_target))).sum()
+                terms[f"mask_{m}"] = (weight * (1 - cosine(predicted, x_target))).sum()
+        if self.config.reg_weight:
+            terms["reg"] = self.config.reg_weight / self.n_items * (users.norm() + items.norm())
+        return terms
+
+    def embed(self) -> tuple[Tensor, Tensor]:
+        """Embeddings after the predictor (Eq. 10), cold items by their neighbours."""
+        users, items = self.propagate()
+        return self.predictor(users), self.cold_items(self.predictor(items))
+
+
+def linear(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
+    """A linear map, its weight Xavier-normal and its bias as torch has it, from their own generator."""
+    layer = nn.Linear(n_in, n_out)
+    nn.init.xavier_normal_(layer.weight, generator=generator)
+    nn.init.uniform_(layer.bias, -1 / math.sqrt(n_in), 1 / math.sqrt(n_in), generator=generator)
+    return layer
