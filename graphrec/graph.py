@@ -1,8 +1,8 @@
-"""Graphs as compressed sparse rows, and the builders: bipartite, mix, normalise, sample.
+"""Graphs as compressed sparse rows, and the builders: bipartite, mix, union, normalise, sample.
 
 A :class:`Graph` is a linear map: ``graph @ x`` sends ``(n_source, d)`` to ``(n_target, d)``, each target
 summing its weighted sources. Rows are targets, so forward propagation is one CSR product; a symmetric graph
-is its own transpose in backward.
+is its own transpose in backward. Gradients flow to ``x`` and, where a graph is learned, to its weights.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from graphrec.errors import GraphError
 if TYPE_CHECKING:
     from torch_geometric import EdgeIndex
 
+EDGES = 8192  # edges whose two rows are multiplied at a time and stay in the cache meanwhile
+
 
 class Graph:
     """Weighted edges between ``n_source`` and ``n_target`` nodes, sorted by target, then source.
@@ -27,7 +29,7 @@ class Graph:
     Args:
         rowptr: offsets per target ``(n_target + 1,)``.
         col: source of each edge ``(E,)``.
-        weight: ``(E,) float32``.
+        weight: ``(E,) float32``; where it requires a gradient, ``graph @ x`` passes one to it.
         n_source: number of source nodes.
         symmetric: the matrix equals its transpose; backward then uses it as it is.
 
@@ -142,12 +144,12 @@ class Graph:
         )
 
     def matrix(self) -> Tensor:
-        """The ``(n_target, n_source)`` sparse CSR tensor, made once."""
+        """The ``(n_target, n_source)`` sparse CSR tensor, made once; a constant, also of learned weights."""
         if self._matrix is None:
             self._matrix = torch.sparse_csr_tensor(
                 self.rowptr,
                 self.col,
-                self.weight,
+                self.weight.detach(),
                 size=(self.n_target, self.n_source),
                 check_invariants=False,
             )
@@ -158,20 +160,25 @@ class Graph:
         return self.matrix().to_dense()
 
     def t(self) -> Graph:
-        """The transpose: every edge the other way round; made once, and the graph itself if symmetric."""
+        """The transpose: every edge the other way round; made once, and the graph itself if symmetric.
+
+        Its weights are constants, also where the graph's are learned.
+        """
         if self._transposed is None:
             order = torch.argsort(self.col.long(), stable=True)
             counts = torch.bincount(self.col.long(), minlength=self.n_source)
             rowptr = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
-            self._transposed = Graph(rowptr, self.target[order], self.weight[order], self.n_target)
-            self._transposed._transposed = self
+            weight = self.weight.detach()[order]
+            self._transposed = Graph(rowptr, self.target[order], weight, self.n_target)
+            # The way back leads to constants too: it would keep alive what the weights were computed from.
+            self._transposed._transposed = self.detached() if self.weight.requires_grad else self
         return self._transposed
 
     def __matmul__(self, x: Tensor) -> Tensor:
-        """``graph @ x``: ``(n_source, d) -> (n_target, d)``, differentiable in ``x``."""
+        """``graph @ x``: ``(n_source, d) -> (n_target, d)``, differentiable in ``x`` and the weights."""
         if x.dim() != 2 or x.shape[0] != self.n_source:
             raise GraphError(f"x has shape {tuple(x.shape)}; expected ({self.n_source}, d) for {self!r}")
-        result: Tensor = _Product.apply(x, self)
+        result: Tensor = _Product.apply(x, self.weight, self)
         return result
 
     def to(self, device: torch.device | str) -> Graph:
@@ -185,18 +192,80 @@ class Graph:
         """The graph with every weight multiplied by ``factor``."""
         return Graph(self.rowptr, self.col, self.weight * factor, self.n_source, self.symmetric)
 
+    def weighted(self, weight: Tensor) -> Graph:
+        """The same edges with other weights ``(E,)``, which may require a gradient."""
+        if weight.shape != self.weight.shape:
+            raise GraphError(f"weights of shape {tuple(weight.shape)}; expected ({len(self)},) for {self!r}")
+        return Graph(self.rowptr, self.col, weight, self.n_source)
+
+    def detached(self) -> Graph:
+        """The graph with its weights as constants; shares the transpose, so that it is made once."""
+        graph = Graph(self.rowptr, self.col, self.weight.detach(), self.n_source, self.symmetric)
+        graph._matrix = self._matrix
+        if not self.symmetric:
+            graph._transposed = self.t()
+        return graph
+
 
 class _Product(torch.autograd.Function):
     """Sparse times dense with the transposed CSR in backward (autograd's own transposes on every call)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, graph: Graph) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, graph: Graph) -> Tensor:
         ctx.graph = graph
+        if ctx.needs_input_grad[1]:
+            ctx.save_for_backward(x)
         return _product(graph, x)
 
     @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        by_x = _product(ctx.graph.t(), gradient) if ctx.needs_input_grad[0] else None
+        by_weight = _edge_products(ctx.graph, gradient, *ctx.saved_tensors) if ctx.saved_tensors else None
+        return by_x, by_weight, None
+
+
+def edge_products(graph: Graph, x: Tensor) -> Tensor:
+    """The inner product of the two ends of each edge ``(E,)``, differentiable in ``x``; weights are not used.
+
+    With rows of length one these are cosine similarities. Memory beyond the result is a block of edges, not
+    two rows an edge.
+
+    Args:
+        graph: over one node set of ``n`` nodes.
+        x: one row per node ``(n, d)``.
+
+    Raises:
+        GraphError: the graph is not square, or ``x`` has not one row per node.
+    """
+    if x.dim() != 2 or not graph.n_source == graph.n_target == len(x):
+        raise GraphError(f"x has shape {tuple(x.shape)}; expected a row for each node of {graph!r}")
+    result: Tensor = _EdgeProducts.apply(x, graph)
+    return result
+
+
+class _EdgeProducts(torch.autograd.Function):
+    """Inner products along edges; backward is two sparse products with the gradients as weights."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, graph: Graph) -> Tensor:
+        ctx.graph = graph
+        ctx.save_for_backward(x)
+        return _edge_products(graph, x, x)
+
+    @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _product(ctx.graph.t(), gradient), None
+        (x,) = ctx.saved_tensors
+        graph = ctx.graph.weighted(gradient)
+        return _product(graph, x) + _product(graph.t(), x), None
+
+
+def _edge_products(graph: Graph, of_target: Tensor, of_source: Tensor) -> Tensor:
+    """Inner products ``(E,)`` of the target's row ``(n_target, d)`` and the source's ``(n_source, d)``."""
+    target, result = graph.target, of_source.new_empty(len(graph))
+    for start in range(0, len(graph), EDGES):
+        ends = target[start : start + EDGES], graph.col[start : start + EDGES]
+        result[start : start + EDGES] = (of_target[ends[0]] * of_source[ends[1]]).sum(1)
+    return result
 
 
 def _product(graph: Graph, x: Tensor) -> Tensor:
@@ -304,6 +373,27 @@ def mix(graphs: Sequence[tuple[float, Graph]]) -> Graph:
         n_target=n_target,
         repeated="sum",
     )
+
+
+def union(graphs: Sequence[Graph]) -> tuple[Graph, list[Tensor]]:
+    """All edges of graphs over the same nodes, each once with weight 1, and where each graph's edges went.
+
+    Unlike :func:`mix` it leaves the weights to the caller, who may want a gradient to them:
+    ``zeros.index_add(0, places[m], weights[m])`` adds up what one graph says of each edge.
+
+    Args:
+        graphs: on one device, at least one.
+
+    Returns:
+        the union of ``E`` edges, and for each graph the positions ``(E_m,) int64``, all of them different.
+    """
+    first = graphs[0]
+    keys = torch.cat([g.target * first.n_source + g.col.long() for g in graphs])
+    edges, place = torch.unique(keys, return_inverse=True)
+    target, source = edges // first.n_source, edges % first.n_source
+    rowptr = torch.nn.functional.pad(torch.bincount(target, minlength=first.n_target).cumsum(0), (1, 0))
+    weight = torch.ones(len(edges), device=first.device)
+    return Graph(rowptr, source, weight, first.n_source), list(place.split([len(g) for g in graphs]))
 
 
 def _graph(source: np.ndarray, counts: np.ndarray, weight: np.ndarray, n_source: int) -> Graph:

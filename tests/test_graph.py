@@ -12,12 +12,15 @@ from tolerances import PROPAGATION
 from graphrec.data import Interactions
 from graphrec.errors import GraphError
 from graphrec.graph import (
+    EDGES,
     Graph,
     bipartite,
     degree_probability,
+    edge_products,
     mix,
     normalise,
     sample_edges,
+    union,
 )
 from graphrec.nn import propagate
 from graphrec.seeds import stream
@@ -70,6 +73,79 @@ def test_product_and_gradient_equal_dense(case, dtype) -> None:
     assert result.dtype == dtype
     assert close(result.detach(), matrix @ x.detach().numpy())
     assert close(x.grad, matrix.T @ pull.numpy())
+
+
+@few
+@given(edges(), st.sampled_from([torch.float32, torch.float64]))
+def test_gradients_to_weights_equal_dense(case, dtype) -> None:
+    graph, matrix = made(case), torch.from_numpy(dense(*case)).requires_grad_()
+    rng = stream(0, "test/weights")
+    x = torch.from_numpy(rng.normal(size=(graph.n_source, 3)))
+    pull = torch.from_numpy(rng.normal(size=(graph.n_target, 3)))
+    weight = graph.weight.to(dtype).requires_grad_()
+    given_x = x.to(dtype).requires_grad_()
+    (graph.weighted(weight) @ given_x).backward(pull.to(dtype))
+    expected_x = x.requires_grad_()
+    (matrix @ expected_x).backward(pull)
+    assert close(given_x.grad, expected_x.grad)
+    assert close(weight.grad, matrix.grad[graph.target, graph.col.long()])
+
+
+@few
+@given(edges(square=True), st.sampled_from([torch.float32, torch.float64]))
+def test_edge_products_and_their_gradient_equal_dense(case, dtype) -> None:
+    graph = made(case)
+    rng = stream(0, "test/edge products")
+    x = torch.from_numpy(rng.normal(size=(graph.n_source, 3)))
+    pull = torch.from_numpy(rng.normal(size=len(graph)))
+    given_x, expected_x = x.to(dtype).requires_grad_(), x.requires_grad_()
+    found = edge_products(graph, given_x)
+    expected = (expected_x @ expected_x.T)[graph.target, graph.col.long()]
+    assert found.dtype == dtype
+    assert close(found.detach(), expected.detach())
+    found.backward(pull.to(dtype))
+    expected.backward(pull)
+    assert close(given_x.grad, expected_x.grad)
+
+
+def test_edge_products_of_several_blocks_are_those_of_one() -> None:
+    n = 2 * EDGES + 5
+    rng = stream(0, "test/blocks")
+    graph = Graph.from_edges(rng.integers(0, n, n), np.arange(n), n_source=n, n_target=n)
+    x = torch.from_numpy(rng.normal(size=(n, 2)))
+    assert torch.equal(edge_products(graph, x), (x[graph.target] * x[graph.col]).sum(1))
+
+
+def test_a_detached_graph_keeps_nothing_of_what_its_weights_came_from() -> None:
+    plain = Graph.from_edges([0, 1, 2, 2], [1, 0, 0, 1], n_source=3, n_target=3)
+    weight = torch.arange(1.0, 5.0, requires_grad=True)
+    learned = plain.weighted(2 * weight)
+    kept = learned.detached()
+    assert torch.equal(kept.dense(), learned.dense())
+    for graph in (kept, kept.t(), kept.t().t(), learned.t(), learned.t().t()):
+        assert not graph.weight.requires_grad
+    assert kept.t() is learned.t()
+    (kept @ torch.ones(3, 1, requires_grad=True)).sum().backward()
+    assert weight.grad is None
+    with pytest.raises(GraphError, match=r"shape \(3,\); expected \(4,\)"):
+        plain.weighted(torch.ones(3))
+    with pytest.raises(GraphError, match="row for each node"):
+        edge_products(plain, torch.ones(4, 2))
+
+
+@few
+@given(st.lists(edges(square=True), min_size=1, max_size=3))
+def test_union_says_where_each_edge_went(cases) -> None:
+    n = max(case[0] for case in cases)
+    graphs = [made((n, n, *case[2:])) for case in cases]
+    both, places = union(graphs)
+    present = np.zeros((n, n))
+    for graph, place in zip(graphs, places, strict=True):
+        assert torch.equal(both.target[place], graph.target)
+        assert torch.equal(both.col[place], graph.col)
+        present[graph.target, graph.col] = 1
+    assert np.array_equal(both.dense(), present)
+    assert np.array_equal(both.t().dense(), present.T)
 
 
 @few

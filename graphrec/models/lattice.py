@@ -1,0 +1,217 @@
+"""LATTICE: an item graph learned from content, rebuilt every epoch.
+
+Zhang et al., "Mining Latent Structures for Multimedia Recommendation", ACM MM 2021,
+https://arxiv.org/abs/2104.09036. Per modality, items are linked to their nearest neighbours before and after
+a learned projection of the features; modalities are mixed by learned weights, and one convolution on the
+mixture adds to what LightGCN finds.
+
+``Eq. n`` refers to the numbered equations in docs/models/lattice.md.
+
+Differences from the authors' code:
+- graphs are sparse from the start; the code fills matrices of items x items. The numbers are the same;
+- neighbours of negative cosine get weight 0; the code keeps them and divides by the root of what may be a
+  negative sum;
+- features are frozen; the code trains them, once an epoch as the projections;
+- the regulariser is divided by the size of the batch at hand; the code divides by the size of a full one;
+- no NGCF and no plain matrix factorisation in place of LightGCN, no decay of the learning rate by default;
+- items without a modality are left out of that modality's graphs, or filled (``fill``); the code would
+  propagate NaN;
+- items without train interactions get the embedding of their content neighbours; the code leaves them at
+  what initialisation and their neighbours' gradients made of them (``cold_items="as_trained"``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import embedding as rows
+from torch.nn.functional import normalize
+
+from graphrec.data.dataset import Dataset
+from graphrec.data.interactions import Interactions
+from graphrec.graph import Graph, bipartite, edge_products, mix, normalise, union
+from graphrec.losses import bpr
+from graphrec.modalities import ColdItems, MultimodalConfig, item_graph, tables_of
+from graphrec.model import ContentRule, Features, Ranker
+from graphrec.neighbours import all_neighbours, nearest_rows, unit_length
+from graphrec.nn import ItemFeatures, embedding, propagate
+from graphrec.sampling import Plan, Triplets, triplets
+from graphrec.search import Choice, Integers, Space
+from graphrec.store import FeatureTable
+
+
+class LATTICE(Ranker):
+    """LightGCN plus a convolution on an item graph that is learned along with it."""
+
+    class Config(MultimodalConfig):
+        """Options of LATTICE; the defaults are the authors'."""
+
+        dim: int = Field(64, ge=1)
+        """Embedding size."""
+        feature_dim: int = Field(64, ge=1)
+        """Size of the projected features."""
+        n_ui_layers: int = Field(2, ge=0)
+        """Layers on the user-item graph."""
+        n_mm_layers: int = Field(1, ge=1)
+        """Layers on the item graph."""
+        knn_k: int = Field(10, ge=1)
+        """Neighbours per item and modality, the item itself included."""
+        original_weight: float = Field(0.9, ge=0, le=1)
+        """Weight of the graph of unprojected features; the learned graph has the rest."""
+        reg_weight: float = Field(1e-5, ge=0)
+        """Weight of the squared norms of the batch's embeddings."""
+        cold_items: Literal["neighbours", "as_trained"] = "neighbours"
+        """Embedding of items without train interactions."""
+        graph_cache: Path | None = None
+        """Directory in which neighbours by unprojected features are kept between runs; None computes them
+        each time."""
+
+    name = "lattice"
+    modalities = True
+    places_new_items = True
+    search_space: ClassVar[Space] = {
+        "n_ui_layers": Integers(1, 3),
+        "reg_weight": Choice(0.0, 1e-5, 1e-4, 1e-3),
+        "train.learning_rate": Choice(1e-4, 5e-4, 1e-3, 5e-3),
+    }
+    config: Config
+    original_weights: Tensor
+
+    def __init__(self, train: Interactions, features: Features, config: Config) -> None:
+        super().__init__()
+        self.config, self.train_pairs = config, train
+        self.n_users, self.n_items = train.n_users, train.n_items
+        self.user_item_graph = self_looped(train)  # Eq. 7
+        self.user_embedding = embedding(self.n_users, config.dim, self.stream("users"))  # (n_users, d)
+        self.item_embedding = embedding(self.n_items, config.dim, self.stream("items"))  # (n_items, d)
+
+        k, cache, fill = config.knn_k, config.graph_cache, config.fill
+        original = [
+            normalise(item_graph(t, k, weight="cosine", cache=cache, fill=fill, train=train), "symmetric")
+            for t in features.values()
+        ]  # Eqs. 1 and 2
+        self.original_graph, places = union(original)
+        weights = torch.zeros(len(original), len(self.original_graph))  # (M, E)
+        for weight, place, graph in zip(weights, places, original, strict=True):
+            weight[place] = graph.weight
+        self.register_buffer("original_weights", weights, persistent=False)
+        self.views = nn.ModuleDict(
+            {m: LearnedView(t, config, train, self.stream(m)) for m, t in features.items()}
+        )
+        self.modality_weight = nn.Parameter(torch.full((len(features),), 0.5))
+        self.epoch_graph: Graph | None = None
+
+        self.content_rule = ContentRule(dict.fromkeys(features, 1 / len(features)), k)
+        self.cold_items = ColdItems(train, features, self.content_rule, config.cold_items == "neighbours")
+
+    @classmethod
+    def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
+        """See :meth:`graphrec.model.Model.build`; needs one feature table at least, of any modality."""
+        return cls(data.train, tables_of("LATTICE", data, features), config or cls.Config())
+
+    def start_epoch(self, rng: np.random.Generator) -> None:
+        """Drops the item graph, so that the epoch's first batch builds it anew."""
+        self.epoch_graph = None
+
+    def batches(self, plan: Plan) -> Iterator[Triplets]:
+        """Every train interaction once, with one uniform negative."""
+        return triplets(self.train_pairs, plan)
+
+    def latent_graph(self) -> Graph:
+        """The item graph of the weights as they are now, its own weights differentiable (Eqs. 3-6)."""
+        share = self.modality_weight.softmax(0)  # (M,)
+        learned = [view() for view in self.views.values()]
+        graph, (original, *places) = union([self.original_graph, *(g for g, _ in learned)])
+        mixed = torch.zeros_like(graph.weight)  # (E,)
+        for place, w, (_, cosines) in zip(places, share, learned, strict=True):
+            mixed = mixed.index_add(0, place, w * cosines)
+        total = (graph.weighted(mixed) @ mixed.new_ones(self.n_items, 1)).squeeze(1)  # (n_items,)
+        inverse = torch.where(total > 0, total, 1.0).rsqrt()
+        mixed = mixed * inverse[graph.target] * inverse[graph.col]
+        kept = self.config.original_weight
+        unprojected = (share[:, None] * self.original_weights).sum(0)  # as a product it would be autocast
+        return graph.weighted(((1 - kept) * mixed).index_add(0, original, kept * unprojected))
+
+    def propagate(self, graph: Graph) -> tuple[Tensor, Tensor]:
+        """User and item embeddings over one item graph ``(n_users, d), (n_items, d)`` (Eqs. 7-9)."""
+        h = self.item_embedding.weight
+        for _ in range(self.config.n_mm_layers):
+            h = graph @ h  # (n_items, d)
+        x = torch.cat([self.user_embedding.weight, self.item_embedding.weight])  # (n_users + n_items, d)
+        x = propagate(self.user_item_graph, x, self.config.n_ui_layers)
+        return x[: self.n_users], x[self.n_users :] + normalize(h, dim=1)
+
+    def loss(self, batch: Triplets) -> dict[str, Tensor]:
+        """``bpr`` and ``reg`` on the final embeddings (Eq. 10).
+
+        Gradients reach projections and modality weights in an epoch's first batch, which builds the graph;
+        the other batches take it as it is.
+        """
+        graph = self.latent_graph() if self.epoch_graph is None else self.epoch_graph
+        users, items = self.propagate(graph)
+        if self.epoch_graph is None:
+            self.epoch_graph = graph.detached()
+        u = rows(batch.users, users)  # (B, d)
+        p, n = rows(batch.positives, items), rows(batch.negatives, items)  # (B, d)
+        squares = torch.stack([x.square().sum() for x in (u, p, n)]).sum()
+        return {"bpr": bpr((u * (p - n)).sum(1)), "reg": self.config.reg_weight * 0.5 * squares / len(u)}
+
+    def embed(self) -> tuple[Tensor, Tensor]:
+        """Embeddings on the item graph of the weights as they are now, cold items by their neighbours.
+
+        As in the authors' code, this is not the graph of the epoch's first batch, so that scores are a
+        function of the parameters alone.
+        """
+        with torch.no_grad():
+            graph = self.latent_graph()
+        users, items = self.propagate(graph)
+        return users, self.cold_items(items)
+
+
+class LearnedView(nn.Module):
+    """One modality after its projection, and who is near whom there; ``generator`` is the projection's."""
+
+    def __init__(
+        self, table: FeatureTable, config: LATTICE.Config, train: Interactions, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.k = config.knn_k
+        self.features = ItemFeatures(table, fill=config.fill, train=train)
+        self.projection = nn.utils.skip_init(nn.Linear, table.dim, config.feature_dim)
+        bound = table.dim**-0.5
+        for parameter in self.projection.parameters():
+            nn.init.uniform_(parameter, -bound, bound, generator=generator)
+
+    def forward(self) -> tuple[Graph, Tensor]:
+        """Edges from each item's nearest neighbours, and their cosines ``(E,)``, differentiable; negative
+        ones are 0 (Eqs. 3 and 4).
+        """
+        unit = unit_length(self.projection(self.features.values))  # (n_items, feature_dim)
+        graph = self.neighbours(unit.detach())
+        return graph, edge_products(graph, unit).relu()
+
+    def neighbours(self, unit: Tensor) -> Graph:
+        """Items that have the modality look for ``k`` of their kind, themselves among them; filled ones for
+        ``k - 1``, and take themselves as well. ``unit`` is ``(n_items, feature_dim)``, of length one.
+        """
+        own, present = self.features.own, self.features.present
+        keys = unit[own]
+        near = all_neighbours(keys, self.k)[1]  # (n_own, k)
+        also = nearest_rows(unit[present & ~own], keys, self.k)[1][:, : self.k - 1]  # (n_filled, k - 1)
+        own, filled = (mask.nonzero().squeeze(1).cpu() for mask in (own, present & ~own))
+        target = [own.repeat_interleave(near.shape[1]), filled.repeat_interleave(also.shape[1]), filled]
+        source, n = torch.cat([own[near].flatten(), own[also].flatten(), filled]), len(unit)
+        return Graph.from_edges(source, torch.cat(target), n_source=n, n_target=n).to(unit.device)
+
+
+def self_looped(train: Interactions) -> Graph:
+    """``D^-1 (A + I)`` over users and items: the mean of a node's neighbours and itself."""
+    n = train.n_users + train.n_items
+    itself = Graph.from_edges(np.arange(n), np.arange(n), n_source=n, n_target=n)
+    return normalise(mix([(1.0, bipartite(train, "none")), (1.0, itself)]), "row")
