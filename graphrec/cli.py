@@ -16,7 +16,17 @@ from typing import Annotated, Any
 
 import typer
 
-from graphrec.commands import data, evaluation, features, output, serving, settings, training
+from graphrec.commands import (
+    comparing,
+    data,
+    evaluation,
+    features,
+    output,
+    serving,
+    settings,
+    training,
+    tuning,
+)
 from graphrec.commands.help import epilog, group
 from graphrec.errors import GraphrecError
 
@@ -33,7 +43,9 @@ app.add_typer(data.app, name="data")
 app.add_typer(features.app, name="features")
 app.command(epilog=epilog(*training.TRAIN_EXAMPLES))(training.train)
 app.command(epilog=epilog(*training.MODELS_EXAMPLES))(training.models)
+app.command(epilog=epilog(*tuning.EXAMPLES))(tuning.tune)
 app.command(epilog=epilog(*evaluation.EXAMPLES))(evaluation.evaluate)
+app.command(epilog=epilog(*comparing.EXAMPLES))(comparing.compare)
 app.command(epilog=epilog(*serving.RECOMMEND_EXAMPLES))(serving.recommend)
 app.command(epilog=epilog(*serving.SIMILAR_EXAMPLES))(serving.similar)
 app.command(epilog=epilog(*serving.EXPORT_EXAMPLES))(serving.export)
@@ -148,7 +160,8 @@ def _run(arguments: list[str], debug: bool) -> int:
             return DEFECT
         raise
     if code == INTERRUPTED:
-        output.note("interrupted; resume with --resume" if "train" in arguments else "interrupted")
+        resumable = {"train", "tune"} & set(arguments)
+        output.note("interrupted; resume with --resume" if resumable else "interrupted")
     return code if isinstance(code, int) else 0
 
 

@@ -1,0 +1,386 @@
+"""Studies: what they try, select, keep and refuse, and that a killed one ends as if it had not been."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from training import Trainings
+
+from graphrec import runs, suggestions, tuning
+from graphrec.commit import read_sealed, write_sealed
+from graphrec.data import Dataset
+from graphrec.data.interactions import Interactions
+from graphrec.errors import CheckpointError, ConfigError, DataError, MissingDependencyError, TrainingError
+from graphrec.evaluate import RankingTask
+from graphrec.models import MODELS
+from graphrec.models import model as model_class
+from graphrec.search import Choice, Integers, Space
+from graphrec.seeds import stream
+from graphrec.testing import communities
+
+SMALL: Space = {"dim": Integers(2, 4), "train.learning_rate": Choice(0.01, 0.02, 0.05)}
+FIXED = {"epochs": 2, "batch_size": 64, "device": "cpu", "progress": False}
+
+
+@pytest.fixture(scope="module")
+def made() -> tuple[Dataset, dict[str, Any]]:
+    data, features = communities(2, 20)
+    return data.with_splits(data.train, data.test, _others(data.train, data.test, 0)), features
+
+
+def _others(train: Interactions, valid: Interactions, seed: int) -> Interactions:
+    """A test split of pairs that are in neither of the other splits."""
+    shape = train.n_users, train.n_items
+    free = np.setdiff1d(np.arange(shape[0] * shape[1]), np.concatenate([train.keys, valid.keys]))
+    users, items = np.divmod(stream(seed, "test/others").choice(free, 60, replace=False), shape[1])
+    return Interactions(users, items, *shape, name="test")
+
+
+@pytest.fixture
+def tune(
+    made: tuple[Dataset, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuning.Tuned]:
+    """A study of MF's options on two communities; power does not fail here, so that nothing is flushed."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+    def run(out: str = "study", **changes: Any) -> tuning.Tuned:
+        data, features = made
+        given = {"model": "mf", "data": data, "features": features, "space": SMALL, "train_options": FIXED}
+        return tuning.tune(**{**given, "trials": 3, "out": tmp_path / out, **changes})
+
+    return run
+
+
+def metrics(path: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.startswith("seconds")} for line in lines]
+
+
+def outcome(path: Path) -> dict[str, Any]:
+    """All in which two studies must agree to the bit: files, trials, metrics of every epoch, weights."""
+    study = tuning.read_study(path)
+    best = study.best.path
+    return {
+        "files": sorted(str(f.relative_to(path)) for f in path.rglob("*") if f.is_file()),
+        "best": best.name,
+        "named": json.loads((path / "best.json").read_text())["model_options"],
+        "trials": [
+            (t.number, t.state, t.value, t.best_epoch, t.epochs, t.model_options, t.train_options)
+            for t in study.trials
+        ],
+        "metrics": [metrics(t.path) for t in study.trials],
+        "weights": {
+            part: {k: v.numpy().tobytes() for k, v in load_file(next((best / part).glob("model*"))).items()}
+            for part in ("best", "last")
+        },
+    }
+
+
+# -- a study -------------------------------------------------------------------------------------------------
+
+
+def test_a_trial_is_the_run_that_its_options_make(
+    tune: Callable[..., tuning.Tuned], made: tuple[Dataset, dict[str, Any]], tmp_path: Path
+) -> None:
+    seen: list[int] = []
+    study = tune(on_trial=lambda trial: seen.append(trial.number), select="ndcg@5", seed=3)
+    assert seen == [0, 1, 2]
+    defaults = model_class("mf").Config.defaults()
+    assert study.trials[0].options == {"dim": defaults["dim"], "train.learning_rate": 1e-3}
+    assert all(suggestions.inside(SMALL, trial.options) for trial in study.trials[1:])
+    best = study.best
+    assert best.value == max(trial.value for trial in study.trials if trial.value is not None)
+    named = json.loads((study.path / "best.json").read_text())
+    data, _ = made
+    again = runs.train(
+        "mf", data, model_options=named["model_options"], train_options=named["train_options"],
+        seed=3, select="ndcg@5", out=tmp_path / "again",
+    )  # fmt: skip
+    assert (again.best_value, again.best_epoch) == (best.value, best.best_epoch)
+    assert metrics(tmp_path / "again") == metrics(best.path)
+    opened = runs.open_run(study.path / named["trial"])
+    task = RankingTask(data.valid, seen=data.train, metrics=("ndcg@5",))
+    assert task(opened.model)["ndcg@5"] == pytest.approx(best.value, abs=1e-12)
+    header, rows = study.table()
+    assert (len(rows), rows[0][0], header[1]) == (3, best.path.name, "ndcg@5")
+    assert [row[1] for row in rows] == sorted((row[1] for row in rows), reverse=True)
+
+
+def test_the_test_split_changes_nothing(
+    tune: Callable[..., tuning.Tuned], made: tuple[Dataset, dict[str, Any]]
+) -> None:
+    data, features = made
+    other = data.with_splits(data.train, data.valid, _others(data.train, data.valid, 1))
+    assert other.test != data.test
+    given = {"model": "freedom", "space": None, "trials": 3}
+    one = tune("one", **given)
+    two = tune("two", **given, data=other, features={f: t.check(other) for f, t in features.items()})
+    assert [(t.options, t.value) for t in one.trials] == [(t.options, t.value) for t in two.trials]
+    assert [metrics(t.path) for t in one.trials] == [metrics(t.path) for t in two.trials]
+
+
+def test_weights_of_the_best_are_kept_and_metrics_of_all(tune: Callable[..., tuning.Tuned]) -> None:
+    for keep in ("best", "all"):
+        study = tune(keep, keep=keep)
+        for trial in study.trials:
+            assert len(metrics(trial.path)) == trial.epochs == 2
+            kept = {path.name for path in trial.path.iterdir()} - {"run.json", "metrics.jsonl", "trial.json"}
+            whole = keep == "all" or trial is study.best
+            assert kept == ({"best", "last", "recommender", "dataset"} if whole else set())
+            facts = runs.read_meta(trial.path)
+            assert facts["model_config"]["dim"] == trial.options["dim"]
+            assert facts["train_config"]["seed"] == trial.seed == 0
+
+
+def test_of_equal_trials_the_earliest_is_best() -> None:
+    common: dict[str, Any] = {"options": {}, "model_options": {}, "train_options": {}, "seed": 0}
+    values = [None, 0.2, 0.3, 0.3, None]
+    trials = [
+        tuning.Trial(n, Path(f"{n}"), "finished" if v else "failed", v, **common)
+        for n, v in enumerate(values)
+    ]
+    study = tuning.Tuned(Path(), "mf", "recall@20", trials)
+    assert study.best.number == 2
+    assert [row[0][-1] for row in study.table()[1]] == ["2", "3", "1", "0", "4"]
+    with pytest.raises(TrainingError, match="all 1 trials failed"):
+        _ = tuning.Tuned(Path(), "mf", "recall@20", trials[:1]).best
+
+
+def test_what_is_fixed_is_not_searched(tune: Callable[..., tuning.Tuned]) -> None:
+    one = tune("one", trials=20, model_options={"dim": 3})
+    assert len(one.trials) == 4, "three learning rates, and the default one"
+    assert {t.model_options["dim"] for t in one.trials} == {3}
+    assert [set(t.options) for t in one.trials] == [{"train.learning_rate"}] * 4
+    none = tune("none", model_options={"dim": 3}, train_options={**FIXED, "learning_rate": 0.02})
+    assert len(none.trials) == 1
+    assert none.best.train_options == {**FIXED, "learning_rate": 0.02}
+
+
+def test_a_trial_that_cannot_be_trained_is_recorded_and_the_study_goes_on(
+    tune: Callable[..., tuning.Tuned], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space: Space = {"train.learning_rate": Choice(1e30, 0.02)}
+    study = tune(space=space, trials=3)
+    states = {trial.options["train.learning_rate"]: trial.state for trial in study.trials}
+    assert states == {1e-3: "finished", 1e30: "failed", 0.02: "finished"}
+    (failed,) = (trial for trial in study.trials if trial.value is None)
+    assert "not finite" in failed.message or "nan" in failed.message
+    assert study.best.state == "finished"
+    assert tune(space=space, trials=3, resume=True).trials == study.trials, "it is not tried again"
+    with pytest.raises(TrainingError, match="all 1 trials failed"):
+        tune("all", trials=1, train_options={**FIXED, "learning_rate": 1e30})
+
+
+def test_without_optuna_the_extra_is_named(
+    tune: Callable[..., tuning.Tuned], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(MissingDependencyError, match=r"graphrec\[tune\].*sampler") as raised:
+        tune(trials=7)
+    assert not Path(str(raised.value)).exists()
+    assert len(tune("random", sampler="random", trials=6, train_options={**FIXED, "epochs": 1}).trials) == 6
+    assert len(tune("popularity", model="popularity", space=None, trials=7).trials) == 1
+
+
+def test_what_stands_in_the_way_of_all_trials_is_raised(
+    tune: Callable[..., tuning.Tuned], tmp_path: Path, made: tuple[Dataset, dict[str, Any]]
+) -> None:
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="cuda"):
+            tune(train_options={**FIXED, "device": "cuda"})
+        assert not list(tmp_path.glob("study/*/trial.json"))
+    data, _ = made
+    none = Interactions([], [], data.n_users, data.n_items)
+    with pytest.raises(DataError, match="valid split is empty"):
+        tune("empty", data=data.with_splits(data.train, none, data.test))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"space": {"dmi": Integers(1, 4)}}, "'dim'"),
+        ({"space": {"train.learning_rat": Choice(1, 2)}}, "'train.learning_rate'"),
+        ({"space": {"seed": Integers(0, 9)}}, "'seed' is no option that can be searched"),
+        ({"space": {"train.seed": Integers(0, 9)}}, "no option that can be searched"),
+        ({"space": {"dim": Integers(0, 4)}}, "dim = 0"),
+        ({"space": {"train.schedule": Choice("constant", "cosin")}}, "cosin"),
+        ({"space": {"dim": [1, 2]}}, r"Choice\(...\)"),
+        ({"trials": 0}, "from 1"),
+        ({"trials": True}, "from 1"),
+        ({"sampler": "tpee"}, "'tpe'"),
+        ({"keep": "bset"}, "'best'"),
+        ({"select": "none"}, "recall"),
+        ({"model": "fm"}, "'mf'"),
+        ({"model_options": {"dmi": 2}}, "'dim'"),
+    ],
+)
+def test_mistakes_are_answered_before_any_work(
+    tune: Callable[..., tuning.Tuned], tmp_path: Path, changes: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        tune(**changes)
+    assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_models_own_space_can_be_searched(name: str) -> None:
+    assert tuning.search_space(name) == dict(model_class(name).search_space)
+
+
+# -- a study that goes on ------------------------------------------------------------------------------------
+
+
+def test_more_trials_go_on_and_fewer_are_refused(
+    tune: Callable[..., tuning.Tuned], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = tune("straight", trials=6)
+    assert tune("parts", trials=3).trials[-1].number == 2
+    with pytest.raises(CheckpointError, match=r"already holds a study.*--resume"):
+        tune("parts", trials=6)
+    trained: list[Any] = []
+    real = runs.train
+    monkeypatch.setattr(runs, "train", lambda *a, **o: trained.append(o["out"]) or real(*a, **o))
+    # Where and how visibly to train is no matter of what is tuned.
+    changed = {**FIXED, "device": "auto" if not torch.cuda.is_available() else "cpu", "checkpoint_every": 2}
+    assert len(tune("parts", trials=6, train_options=changed, resume=True).trials) == 6
+    assert [path.name for path in trained] == [f"trial-000{n}" for n in range(3, 6)]
+    found = [(t.options, t.value) for t in tuning.read_study(straight.path.with_name("parts")).trials]
+    assert found == [(t.options, t.value) for t in straight.trials]
+    with pytest.raises(CheckpointError, match="at least 6"):
+        tune("parts", trials=5, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"seed": 1}, "model_config.seed is 0, this one's is 1"),
+        ({"select": "recall@10"}, "select is 'recall@20'"),
+        ({"sampler": "random"}, "sampler is 'tpe'"),
+        ({"train_options": {**FIXED, "epochs": 4}}, "train_config.epochs is 2, this one's is 4"),
+        ({"train_options": {**FIXED, "patience": 4}}, "train_config.patience is 20"),
+        ({"model_options": {"reg_weight": 0.2}}, "model_config.reg_weight is 0.1"),
+        ({"space": {**SMALL, "dim": Integers(2, 5)}}, "space.dim is"),
+        ({"space": {"dim": SMALL["dim"]}}, "space.train.learning_rate is"),
+        ({"model": "lightgcn"}, "model is 'mf'"),
+        ({"data": communities(2, 20, seed=1)[0]}, "dataset.fingerprint is"),
+    ],
+)
+def test_another_study_is_refused_by_what_differs(
+    tune: Callable[..., tuning.Tuned], changes: dict[str, Any], expected: str
+) -> None:
+    study = tune(trials=1)
+    before = (study.path / "study.json").read_bytes()
+    if "data" in changes:
+        data = changes["data"]
+        changes = {"data": data.with_splits(data.train, data.test, data.valid)}
+    with pytest.raises(CheckpointError, match=expected):
+        tune(resume=True, **changes)
+    assert (study.path / "study.json").read_bytes() == before
+
+
+def test_other_features_are_another_study(
+    tune: Callable[..., tuning.Tuned], made: tuple[Dataset, dict[str, Any]]
+) -> None:
+    given = {"model": "freedom", "space": None, "trials": 1}
+    tune(**given)
+    _, features = made
+    with pytest.raises(CheckpointError, match=r"features\.image is"):
+        tune(**given, features={**features, "image": features["text"]}, resume=True)
+
+
+def test_another_optuna_is_refused_only_where_it_would_suggest(tune: Callable[..., tuning.Tuned]) -> None:
+    study = tune(trials=6)
+    facts = read_sealed(study.path / "study.json", "")
+    write_sealed(study.path / "study.json", {**facts, "optuna": "0.0.1"})
+    assert tune(trials=6, resume=True).trials == study.trials
+    with pytest.raises(CheckpointError, match=r"pip install optuna==0\.0\.1"):
+        tune(trials=7, resume=True)
+
+
+def test_damaged_records_are_named_and_a_removed_trial_is_trained_again(
+    tune: Callable[..., tuning.Tuned],
+) -> None:
+    study = tune()
+    expected = outcome(study.path)
+    record = study.trials[1].path / "trial.json"
+    record.write_text(record.read_text().replace('"value": 0', '"value": 1'))
+    for read in (lambda: tune(resume=True), lambda: tuning.read_study(study.path)):
+        with pytest.raises(CheckpointError, match=r"trial.json.*remove the folder trial-0001"):
+            read()
+    for file in sorted(record.parent.rglob("*"), reverse=True):
+        file.rmdir() if file.is_dir() else file.unlink()
+    assert len(tuning.read_study(study.path).trials) == 2
+    tune(resume=True)
+    assert outcome(study.path) == expected
+    (study.path / "study.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"study\.json"):
+        tune(resume=True)
+    with pytest.raises(CheckpointError, match="no study there"):
+        tuning.read_study(study.path / "trial-0000")
+    with pytest.raises(CheckpointError, match="holds a run"):
+        tune(f"{study.path.name}/trial-0000", resume=True)
+
+
+def test_interrupted_in_random_epochs_it_ends_as_if_it_had_not_been(
+    tune: Callable[..., tuning.Tuned], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    straight = outcome(tune("straight", trials=6).path)
+    rng, real = stream(0, "test/tuning"), runs.train
+    left, epochs = [0], [0]
+
+    def stopping(*given: Any, **options: Any) -> Any:
+        def count(_: dict[str, float]) -> None:
+            epochs[0] += 1
+            left[0] -= 1
+            if left[0] == 0:
+                raise KeyboardInterrupt
+
+        return real(*given, **options, on_epoch=count)
+
+    monkeypatch.setattr(runs, "train", stopping)
+    stops = 0
+    while True:
+        left[0] = int(rng.integers(1, 6))
+        try:
+            tune("stopped", trials=6, resume=True)
+            break
+        except KeyboardInterrupt:
+            stops += 1
+    assert stops >= 3
+    assert outcome(tmp_path / "stopped") == straight
+    assert epochs[0] == 6 * FIXED["epochs"], "no epoch is trained twice"
+
+
+def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(
+    made: tuple[Dataset, dict[str, Any]], tmp_path: Path
+) -> None:
+    """SIGKILL half-way through a file, before a rename, before a removal: anywhere."""
+    data, _ = made
+    data.save(tmp_path / "data")
+    line = ["tune", "mf", str(tmp_path / "data"), "--trials", "6", "--device", "cpu", "--set", "model.dim=4"]
+    line += ["--set", "train.epochs=2", "--set", "train.batch_size=64"]
+    rng, kills = stream(1, "test/tuning"), 0
+    with Trainings() as trainings:
+
+        def sitting(out: Path, **more: Any) -> int:
+            arguments = [*line, "--out", str(out), "--resume"]
+            return trainings.run(arguments=arguments, stderr=str(tmp_path / "stderr"), **more)
+
+        said = tmp_path / "stderr"
+        assert sitting(tmp_path / "straight", steps=tmp_path / "steps") == 0, said.read_text()
+        steps = len((tmp_path / "steps").read_text().splitlines())
+        while code := sitting(tmp_path / "killed", kill=int(rng.integers(steps // 9, steps // 3))):
+            assert code == -signal.SIGKILL, said.read_text()
+            kills += 1
+    assert kills >= 3
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "straight")
