@@ -1,13 +1,13 @@
-"""What the experiment scripts share: grids selected on validation, seeds, one look at test, recorded results.
+"""What the experiment scripts share: equal tuning budgets, seeds, one look at test, recorded results.
 
-Every run is resumable: a finished one is read back, an interrupted one goes on from its last epoch. The test
-split is evaluated once per selected configuration and seed, after training.
+Options are tuned on validation at the first seed, every model with the same number of trials. Then each row
+is trained once per seed, and the test split is evaluated once per training. Every training is resumable: a
+finished one is read back, an interrupted one goes on from its last epoch.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,261 +18,293 @@ import numpy as np
 import torch
 
 import graphrec as gr
+from experiments.rendering import details, table
 from graphrec.atomic import read_json, write_json
 from graphrec.environment import environment
 from graphrec.errors import CheckpointError
-from graphrec.evaluate import warm_cold
-from graphrec.model import Features
+from graphrec.evaluate import Beyond, warm_cold
+from graphrec.metrics import holm
+from graphrec.model import Features, ModelConfig
 from graphrec.models import model as model_class
-from graphrec.report import Comparisons, Report, compare_all
+from graphrec.report import Report, compare_all
+from graphrec.seeds import stream
 from graphrec.store import FeatureTable
+from graphrec.tuning import tune
 
 METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
+CUTS = (1, 5, 10, 20, 50)
+SELECT = "recall@20"
 RESULTS = Path(__file__).parent / "results"
+QUICK = {"epochs": 3, "trials": 2}
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One row of the table: a model and the grid its options are chosen from, by validation, at the first
-    seed.
+class Row:
+    """One row of a table: a model, its settings and what it gets to see.
+
+    Attributes:
+        label: its name in the table.
+        model: a registered name.
+        config: the model's options; those in its search space are replaced by what tuning finds.
+        train: options of training, likewise.
+        features: which modalities the model gets; None gives it all.
+        shuffled: hand the feature vectors out at random among the items: the control that tells what the
+            content itself is worth.
+        like: label of the row whose tuned options are taken over, with ``change`` on top.
+        change: model options that differ from that row's.
+        group: ``"main"``, or what the row is a check of.
     """
 
     label: str
     model: str
-    grid: Sequence[Mapping[str, Any]] = ({},)
-    train: Mapping[str, Any] = field(default_factory=dict)
-    features: Sequence[str] | None = None
-    """Which feature fields the model gets; None gives it all."""
+    config: ModelConfig
+    train: gr.TrainConfig
+    features: tuple[str, ...] | None = None
+    shuffled: bool = False
+    like: str | None = None
+    change: Mapping[str, Any] = field(default_factory=dict)
+    group: str = "main"
 
 
-def arguments(description: str, root: bool = True) -> argparse.ArgumentParser:
+@dataclass(frozen=True)
+class Experiment:
+    """A table of results.
+
+    Attributes:
+        name: also of the file under ``results/``.
+        command: the command that makes it.
+        data: evaluated with train items masked, as the published tables do.
+        features: feature tables by field.
+        rows: the models, rows that others are ``like`` first.
+        seeds: one training each.
+        baseline: label that the main rows are compared with.
+        trials: tuning budget of every model; 0 takes the settings as they stand.
+        pairs: further comparisons (row, other row).
+        published: label -> metric -> published value, shown beside.
+        tuned_as: another experiment whose tuned options are used here.
+    """
+
+    name: str
+    command: str
+    data: gr.Dataset
+    features: Features
+    rows: Sequence[Row]
+    seeds: Sequence[int]
+    baseline: str
+    trials: int = 0
+    pairs: Sequence[tuple[str, str]] = ()
+    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    tuned_as: Experiment | None = None
+
+    def row(self, label: str) -> Row:
+        """The row of a label."""
+        return next(r for r in self.rows if r.label == label)
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
     """The options every experiment has."""
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "--root", default=None, help="folder with the datasets (default: $GRAPHREC_DATA, else data)"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/experiments"), help="where runs are kept")
     parser.add_argument("--store", type=Path, default=Path("cache"), help="the feature store")
+    parser.add_argument("--seeds", type=int, nargs="+", help="seeds to run (default: the script's)")
+    parser.add_argument("--rows", nargs="+", help="train these rows only, and record nothing")
+    parser.add_argument("--threads", type=int, help="torch threads")
     parser.add_argument(
-        "--seeds", type=int, nargs="+", default=None, help="seeds to run (default: the script's)"
+        "--quick", action="store_true", help="3 epochs, 2 trials, 1 seed: does it run at all?"
     )
-    parser.add_argument(
-        "--models", nargs="+", default=None, help="labels to run; others are read back if finished"
-    )
-    parser.add_argument("--threads", type=int, default=None, help="torch threads")
-    parser.add_argument("--quick", action="store_true", help="a few epochs, one seed: does it run at all?")
     return parser
 
 
-def run(
-    name: str,
-    data: gr.Dataset,
-    features: Features,
-    candidates: Sequence[Candidate],
-    options: argparse.Namespace,
-    *,
-    seeds: Sequence[int],
-    baseline: str,
-    cold: bool = False,
-    published: Mapping[str, Mapping[str, float]] | None = None,
-) -> dict[str, Any]:
-    """Runs all candidates over all seeds, writes ``results/<name>.json`` and prints its table.
+def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] | None:
+    """Runs all rows over all seeds, writes ``results/<name>.json`` and prints its tables.
 
     Args:
-        name: of the experiment.
-        data: evaluated with train items masked, as the published tables do.
-        features: feature tables by field.
-        candidates: the rows.
+        experiment: what to run.
         options: parsed :func:`arguments`.
-        seeds: the script's seeds; ``--seeds`` overrides them.
-        baseline: label that the others are compared with.
-        cold: report warm and cold items too.
-        published: label -> metric -> published value, shown beside.
     """
     if options.threads:
         torch.set_num_threads(options.threads)
-    if options.quick:
-        name, seeds = f"{name}-quick", seeds[:1]
-    seeds = options.seeds or list(seeds)
-    folder = options.out / name
-    study = _Study(data, features, folder, options.quick, cold)
-    rows, reports = {}, {}
-    for candidate in candidates:
-        if (
-            options.models
-            and candidate.label not in options.models
-            and not _finished(folder, candidate, seeds)
-        ):
+    seeds = options.seeds or list(experiment.seeds)[: 1 if options.quick else None]
+    study = _Study(experiment, options.out, options.quick)
+    rows: dict[str, Any] = {}
+    reports: dict[str, Report] = {}
+    for row in experiment.rows:
+        if options.rows and row.label not in options.rows:
             continue
-        best, tried = study.choose(candidate, seeds[0])
-        runs, found = [], []
-        for seed in seeds:
-            facts, report = study.one(candidate, best, seed)
-            runs.append(facts)
-            found.append(report)
-        reports[candidate.label] = _mean(found)
-        rows[candidate.label] = {
-            "model": candidate.model,
-            "chosen": best,
-            "grid": tried,
-            "published": dict((published or {}).get(candidate.label, {})),
-            "runs": runs,
+        chosen, trials = study.chosen(row)
+        done = [study.one(row, chosen, seed) for seed in seeds]
+        reports[row.label] = _mean([report for _, report in done])
+        rows[row.label] = {
+            "model": row.model,
+            "group": row.group,
+            "like": row.like,
+            "features": row.features,
+            "shuffled": row.shuffled,
+            "places_new_items": study.places_new_items(row),
+            "options": chosen,
+            "trials": trials,
+            "published": dict(experiment.published.get(row.label, {})),
+            "intervals": {m: reports[row.label].interval(m) for m in METRICS},
+            "runs": [facts for facts, _ in done],
         }
-        print(f"{candidate.label}: {_row(rows[candidate.label])}", flush=True)
+        print(f"{row.label}: {[round(f['test'][SELECT], 4) for f, _ in done]} {chosen}", flush=True)
+    if options.rows:
+        return None
+    main = {row.label: reports[row.label] for row in experiment.rows if row.group == "main"}
     result = {
-        "experiment": name,
-        "command": f"python -m experiments.{name.replace('-', '_')}",
-        "dataset": data.summary(),
-        "split": dict(data.meta).get("split"),
+        "experiment": experiment.name,
+        "command": experiment.command + (" --quick" if options.quick else ""),
+        "dataset": experiment.data.summary(),
+        "split": dict(experiment.data.meta).get("split"),
         "features": {
             f: {"extractor": t.meta.get("extractor"), "sha256": t.sha256, "items": int(t.present.sum())}
-            for f, t in features.items()
+            for f, t in experiment.features.items()
         },
         "seeds": list(seeds),
+        "trials": (experiment.tuned_as or experiment).trials,
+        "tuned_on": experiment.tuned_as.name if experiment.tuned_as else experiment.name,
         "masked": "train",
         "environment": environment(),
         "order": list(rows),
         "rows": rows,
-        "comparisons": _comparisons(reports, baseline),
+        "baseline": experiment.baseline,
+        "comparisons": [vars(c) for c in compare_all(main, SELECT, baseline=experiment.baseline)],
+        "pairs": _pairs(reports, experiment.pairs),
     }  # fmt: skip
-    path = (options.out if options.quick else RESULTS) / f"{name.replace('-', '_')}.json"
+    path = (options.out / "quick" if options.quick else RESULTS) / f"{experiment.name}.json"
     write_json(path, result)
-    print(table(result))
-    print(f"\nwritten: {path}")
+    result = read_json(path)
+    print(f"{table(result)}\n\n{details(result)}\n\nwritten: {path}")
     return result
-
-
-def table(result: Mapping[str, Any]) -> str:
-    """The markdown table of a recorded result: mean ± standard deviation over seeds, published values in
-    brackets.
-    """
-    lines = [
-        "| model | R@10 | R@20 | N@10 | N@20 | best epoch |",
-        "|---|---|---|---|---|---|",
-    ]
-    rows = {label: result["rows"][label] for label in result["order"]}
-    for label, row in rows.items():
-        cells = []
-        for metric in METRICS:
-            values = [r["test"][metric] for r in row["runs"]]
-            known = row["published"].get(metric)
-            cells.append(_spread(values) + (f" [{known:.4f}]" if known else ""))
-        epochs = " / ".join(str(r["best_epoch"]) for r in row["runs"])
-        lines.append(f"| {label} | {' | '.join(cells)} | {epochs} |")
-    for group in ("warm", "cold", "cold/within"):
-        if any(f"items/{group}" in r["groups"] for row in rows.values() for r in row["runs"]):
-            lines += ["", f"Items: {group}", "", "| model | R@20 | N@20 |", "|---|---|---|"]
-            for label, row in rows.items():
-                values = [r["groups"][f"items/{group}"] for r in row["runs"]]
-                spread = [_spread([v[m] for v in values]) for m in ("recall@20", "ndcg@20")]
-                lines.append(f"| {label} | {' | '.join(spread)} |")
-    chosen = "; ".join(_chosen(label, row) for label, row in rows.items() if row["chosen"])
-    lines += ["", f"Options (best of n: on validation, first seed): {chosen}."]
-    lines += [
-        "",
-        "| recall@20, per-user means over seeds | difference | relative | 95 % interval | p (Holm) |",
-        "|---|---|---|---|---|",
-    ]
-    for c in result["comparisons"]:
-        low, high = c["interval"]
-        lines.append(
-            f"| {c['model']} vs {c['baseline']} | {c['difference']:+.4f} | {c['relative']:+.1%} "
-            f"| [{low:+.4f}, {high:+.4f}] | {c['p_holm']:.2g} |"
-        )
-    return "\n".join(lines)
 
 
 @dataclass(frozen=True)
 class _Study:
     """What the trainings of one experiment have in common."""
 
-    data: gr.Dataset
-    features: Features
-    folder: Path
+    experiment: Experiment
+    out: Path
     quick: bool
-    cold: bool
 
-    def choose(self, candidate: Candidate, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """The grid point with the best validation at one seed; all points with what they reached."""
-        grid = [dict(g) for g in (candidate.grid[:1] if self.quick else candidate.grid)]
-        if len(grid) == 1:
-            return grid[0], []
-        tried = [
-            {"options": g, "seed": seed, "valid": self.train(candidate, g, seed).best_value} for g in grid
-        ]
-        return max(tried, key=lambda t: t["valid"])["options"], tried
+    @property
+    def folder(self) -> Path:
+        """Where the runs are."""
+        return self.out / ("quick" if self.quick else "") / self.experiment.name
 
-    def about(self, candidate: Candidate) -> dict[str, Any]:
-        """What a run is recognised by: the dataset and the features the model gets."""
-        return {
-            "dataset": {"name": self.data.name, "fingerprint": self.data.fingerprint},
-            "features": {f: t.sha256 for f, t in self.given(candidate).items()},
-        }
+    def chosen(self, row: Row) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """The options of a row, ``train.`` before those of training, and the trials they come from."""
+        if row.like is not None:
+            chosen, _ = self.chosen(self.experiment.row(row.like))
+            return {**chosen, **row.change}, []
+        if self.experiment.tuned_as is not None:
+            study = _Study(self.experiment.tuned_as, self.out, self.quick)
+            return study.chosen(study.experiment.row(row.label))
+        cls = model_class(row.model)
+        fixed = _given(row.config)
+        if not self.experiment.trials:
+            return fixed, []
+        train = _given(self.limited(row.train))
+        tuned = tune(
+            row.model, self.experiment.data, self.given(row),
+            trials=QUICK["trials"] if self.quick else self.experiment.trials,
+            out=self.folder / "tuning" / _name(row.label), seed=self.experiment.seeds[0],
+            select=SELECT, resume=True,
+            model_options={k: v for k, v in fixed.items() if k not in cls.search_space},
+            train_options={k: v for k, v in train.items() if f"train.{k}" not in cls.search_space},
+        )  # fmt: skip
+        tried = [{"options": t.options, "value": t.value, "epochs": t.epochs} for t in tuned.trials]
+        return {**fixed, **tuned.best.options}, tried
 
-    def given(self, candidate: Candidate) -> dict[str, FeatureTable]:
-        """The feature tables of one candidate."""
-        fields = candidate.features or list(self.features)
-        return {f: self.features[f] for f in fields} if model_class(candidate.model).modalities else {}
+    def limited(self, train: gr.TrainConfig) -> gr.TrainConfig:
+        """The training options; a few epochs where it is to be quick."""
+        return train.replace(epochs=QUICK["epochs"]) if self.quick else train
 
-    def train(self, candidate: Candidate, options: Mapping[str, Any], seed: int) -> gr.Run:
-        """One training; goes on where an interrupted one stopped, and returns a finished one."""
-        chosen = model_class(candidate.model)
-        model = chosen.build(self.data, self.given(candidate) or None, chosen.Config(**options, seed=seed))
-        limits = {"epochs": 3} if self.quick else {}
-        config = gr.TrainConfig(**{**candidate.train, "seed": seed, **limits})
-        return gr.Trainer(config, out=_folder(self.folder, candidate, options, seed)).fit(
-            model,
-            validate=gr.RankingTask(self.data.valid, seen=self.data.train, k=20, metrics=("recall", "ndcg")),
-            select="recall@20",
-            resume=True,
-            about=self.about(candidate),
-        )
+    def given(self, row: Row) -> dict[str, FeatureTable]:
+        """The feature tables of one row."""
+        if not model_class(row.model).modalities:
+            return {}
+        tables = {f: self.experiment.features[f] for f in row.features or self.experiment.features}
+        return {f: _shuffled(t, f) for f, t in tables.items()} if row.shuffled else tables
 
-    def one(
-        self, candidate: Candidate, options: Mapping[str, Any], seed: int
-    ) -> tuple[dict[str, Any], Report]:
+    def places_new_items(self, row: Row) -> bool:
+        """Whether the model gives items without interactions an embedding from their content."""
+        return bool(read_json(self.path(row, None) / "facts.json")["places_new_items"])
+
+    def path(self, row: Row, seed: int | None) -> Path:
+        """Where a training is kept; without a seed, any of them."""
+        folder = self.folder / _name(row.label)
+        return folder / f"seed-{seed}" if seed is not None else next(folder.glob("seed-*"))
+
+    def one(self, row: Row, chosen: Mapping[str, Any], seed: int) -> tuple[dict[str, Any], Report]:
         """One training with its test report, read back if it is finished."""
-        out = _folder(self.folder, candidate, options, seed)
+        data, tables, out = self.experiment.data, self.given(row), self.path(row, seed)
+        recognised = {
+            "dataset": {"name": data.name, "fingerprint": data.fingerprint},
+            "features": {f: t.sha256 for f, t in tables.items()},
+            "options": dict(chosen),
+        }
         if (out / "facts.json").exists() and (out / "report.parquet").exists():
-            before, now = read_json(out / "run.json"), self.about(candidate)
-            if any(before.get(key) != value for key, value in now.items()):
+            facts = read_json(out / "facts.json")
+            if facts["recognised"] != recognised:
                 raise CheckpointError(
-                    f"{out}: was run on other data or features; remove it, or choose another --out"
+                    f"{out}: was run on other data, features or options; remove it, or choose another --out"
                 )
-            return read_json(out / "facts.json"), Report.from_parquet(out / "report.parquet")
+            return facts, Report.from_parquet(out / "report.parquet")
         began = time.perf_counter()
-        run = self.train(candidate, options, seed)
+        cls = model_class(row.model)
+        own = {k: v for k, v in chosen.items() if not k.startswith("train.")}
+        train = {k.removeprefix("train."): v for k, v in chosen.items() if k.startswith("train.")}
+        model = cls.build(data, tables or None, cls.Config(**{**own, "seed": seed}))
+        settings = self.limited(row.train).replace(**{**train, "seed": seed})
+        run = gr.Trainer(settings, out=out).fit(
+            model,
+            validate=gr.RankingTask(data.valid, seen=data.train, k=20, metrics=("recall", "ndcg")),
+            select=SELECT,
+            resume=True,
+            about=recognised,
+        )
+        cold = bool(len(data.cold_items) and warm_cold(data.train)["cold"][data.test.items].any())
         report = gr.evaluate(
-            run.model, self.data.test, seen=self.data.train, metrics=("recall", "ndcg"),
-            item_groups=warm_cold(self.data.train) if self.cold else None, within=self.cold,
-            name=candidate.label,
+            run.model, data.test, seen=data.train, metrics=("recall", "ndcg"), k=CUTS,
+            item_groups=warm_cold(data.train) if cold else None, within=cold, beyond=Beyond(data.train),
+            name=row.label,
         )  # fmt: skip
         report.to_parquet(out / "report.parquet")
         facts = {
             "seed": seed,
+            "recognised": recognised,
             "best_epoch": run.best_epoch,
             "epochs": len(run.history),
             "seconds": run.seconds,
             "wall": time.perf_counter() - began,
-            "valid": {"recall@20": run.best_value},
+            "places_new_items": getattr(run.model, "content_rule", None) is not None,
+            "valid": {SELECT: run.best_value},
             "test": report.mean(),
             "groups": {n: g.mean() for n, g in report.groups.items()},
         }
         write_json(out / "facts.json", facts)
-        return facts, report
+        return read_json(out / "facts.json"), report
 
 
-def _folder(folder: Path, candidate: Candidate, options: Mapping[str, Any], seed: int) -> Path:
-    point = "-".join(f"{k}={v}" for k, v in sorted(options.items())) or "default"
-    return folder / candidate.label.replace(" ", "_") / point / f"seed-{seed}"
+def _given(config: Any) -> dict[str, Any]:
+    """The options that were set, JSON-able."""
+    found: dict[str, Any] = config.model_dump(mode="json", exclude_unset=True)
+    return found
 
 
-def _finished(folder: Path, candidate: Candidate, seeds: Sequence[int]) -> bool:
-    return any(
-        all((_folder(folder, candidate, g, s) / "facts.json").exists() for s in seeds) for g in candidate.grid
-    )
+def _shuffled(table: FeatureTable, field: str) -> FeatureTable:
+    """The same vectors, handed out at random among the items; what is missing is missing elsewhere."""
+    order = stream(0, f"experiments/shuffled/{field}").permutation(len(table))
+    return FeatureTable(table.numpy(table.values.dtype)[order], table.present[order], {"field": field})
+
+
+def _name(label: str) -> str:
+    return "".join(c if c.isalnum() or c in "-." else "_" for c in label)
 
 
 def _mean(reports: Sequence[Report]) -> Report:
@@ -283,25 +315,9 @@ def _mean(reports: Sequence[Report]) -> Report:
     )
 
 
-def _comparisons(reports: Mapping[str, Report], baseline: str) -> list[dict[str, Any]]:
-    if baseline not in reports or len(reports) < 2:
-        return []
-    found: Comparisons = compare_all(reports, "recall@20", baseline=baseline)
-    return [json.loads(json.dumps(vars(c))) for c in found]
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{np.mean(values):.4f}" + (f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else "")
-
-
-def _chosen(label: str, row: Mapping[str, Any]) -> str:
-    """One model's options, and among how many points they were chosen."""
-    options = ", ".join(f"{k}={v}" for k, v in row["chosen"].items())
-    return f"{label} {options}" + (f" (best of {len(row['grid'])})" if row["grid"] else "")
-
-
-def _row(row: Mapping[str, Any]) -> str:
-    return (
-        ", ".join(f"{m} {_spread([r['test'][m] for r in row['runs']])}" for m in METRICS)
-        + f"  {row['chosen']}"
-    )
+def _pairs(reports: Mapping[str, Report], pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Each row against its other, corrected over all pairs."""
+    made = [vars(reports[a].compare(reports[b], SELECT)) for a, b in pairs]
+    for comparison, p in zip(made, holm([c["p"] for c in made]) if made else [], strict=True):
+        comparison["p_holm"] = float(p)
+    return made

@@ -1,78 +1,91 @@
-"""Writes the measured tables into the README from the recorded results.
+"""Writes the measured tables into the README and the docs, from the recorded results.
 
-python -m experiments.tables            # rewrites README.md between its markers
-python -m experiments.tables --check    # exit status 1 if README.md and the results disagree
+A page says ``<!-- table: main amazon_baby -->`` where a table belongs, and ``<!-- end -->`` behind it.
+
+python -m experiments.tables            # rewrites the pages
+python -m experiments.tables --check    # exit status 1 if a page and the results disagree
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments.harness import RESULTS, table
+from experiments import claims, cold_items
+from experiments.harness import RESULTS
+from experiments.rendering import about, details, table
 from graphrec.atomic import read_json, write_text
 
-README = Path(__file__).parent.parent / "README.md"
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
-ORDER = ("amazon_baby", "amazon_sports", "amazon_scientific", "movielens_small")
-TITLES = {
-    "amazon_baby": "Amazon Baby (published 8:1:1 split; published values in brackets)",
-    "amazon_sports": "Amazon Sports (published 8:1:1 split; published values in brackets)",
-    "amazon_scientific": "Amazon Scientific (leave-one-out; CLIP image and text vectors)",
-    "movielens_small": "MovieLens small (a tenth of the films cold; posters and texts)",
-}
+ROOT = Path(__file__).parent.parent
+PAGES = ("README.md", "docs/results.md", "docs/claims.md", "docs/models/freedom.md")
+BLOCK = re.compile(r"<!-- table: (.+?) -->\n(.*?)<!-- end -->", flags=re.DOTALL)
 
 
-def render() -> str:
-    """All recorded results as markdown, in a fixed order."""
-    parts = []
-    for name in ORDER:
-        path = RESULTS / f"{name}.json"
-        if path.exists():
-            parts.append(_section(name, read_json(path)))
-    return "\n\n".join(parts)
-
-
-def rewritten(readme: str) -> str:
-    """The README with the recorded results between its markers.
+def recorded(name: str) -> dict[str, Any]:
+    """A recorded result.
 
     Raises:
-        ValueError: the markers are not there, once each and in order.
+        ValueError: there is none.
     """
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"{README.name} has no {BEGIN} ... {END}; put them where the tables belong")
-    return f"{before}{BEGIN}\n{render()}\n{END}{after}"
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        known = sorted(p.stem for p in RESULTS.glob("*.json"))
+        raise ValueError(f"{path} is not recorded; there are {known}")
+    found: dict[str, Any] = read_json(path)
+    return found
 
 
-def _section(name: str, result: Mapping[str, Any]) -> str:
-    data, seeds = result["dataset"], result["seeds"]
-    spread = f"mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else "one seed"
-    about = (
-        f"{data['users']:,} users, {data['items']:,} items, {data['train']:,} / {data['valid']:,} / "
-        f"{data['test']:,} interactions; {spread}; train items masked; selected on validation recall@20. "
-        f"`{result['command']}`"
-    )
-    return f"### {TITLES[name]}\n\n{about}\n\n{table(result)}"
+TABLES: dict[str, Callable[..., str]] = {
+    "main": lambda name: f"{about(recorded(name))}\n\n{table(recorded(name))}",
+    "details": lambda name: details(recorded(name)),
+    "accuracy": lambda *names: claims.accuracy({n: recorded(n) for n in names}),
+    "parts": lambda *names: claims.checks({n: recorded(n) for n in names}, "parts"),
+    "modalities": lambda *names: claims.checks({n: recorded(n) for n in names}, "modalities"),
+    "shuffled": lambda *names: claims.checks({n: recorded(n) for n in names}, "shuffled"),
+    "time": lambda name: claims.time(recorded(name)),
+    "cold": lambda: cold_items.table(recorded("cold_items")),
+}
+"""Name in a marker -> table of the recorded results that follow it."""
+
+
+def rewritten(page: str) -> str:
+    """A page with the recorded results between its markers.
+
+    Raises:
+        ValueError: a marker names no table or no recorded result.
+    """
+
+    def block(found: re.Match[str]) -> str:
+        name, *arguments = found[1].split()
+        if name not in TABLES:
+            raise ValueError(f"<!-- table: {found[1]} -->: expected one of {sorted(TABLES)}")
+        return f"<!-- table: {found[1]} -->\n{TABLES[name](*arguments)}\n<!-- end -->"
+
+    return BLOCK.sub(block, page)
 
 
 def main() -> None:
-    """Rewrites or checks the README."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Rewrites or checks the pages."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--check", action="store_true", help="change nothing; fail where they disagree")
     options = parser.parse_args()
-    before = README.read_text(encoding="utf-8")
-    after = rewritten(before)
-    if options.check:
-        sys.exit(
-            0 if before == after else "README.md disagrees with experiments/results; run it without --check"
-        )
-    if before != after:
-        write_text(README, after)
+    stale = []
+    for name in PAGES:
+        path = ROOT / name
+        before = path.read_text(encoding="utf-8")
+        after = rewritten(before)
+        if before != after:
+            stale.append(name)
+            if not options.check:
+                write_text(path, after)
+    if options.check and stale:
+        sys.exit(f"{', '.join(stale)} and experiments/results disagree; run python -m experiments.tables")
 
 
 if __name__ == "__main__":

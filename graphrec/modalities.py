@@ -99,6 +99,16 @@ def filled(table: FeatureTable, how: Fill, train: Interactions | None) -> tuple[
     return values, np.ones_like(present)
 
 
+def means_of(tables: Mapping[str, FeatureTable], how: Fill) -> dict[str, np.ndarray]:
+    """What stands for a modality that a new item lacks, as nobody has it yet: the mean of all ``(d_m,)``, as
+    in :func:`filled`; empty with ``"zero"``.
+    """
+    if how == "zero":
+        return {}
+    with_any = {m: t.numpy(np.float32)[t.present] for m, t in tables.items() if t.present.any()}
+    return {m: values.mean(0, dtype=np.float64).astype(np.float32) for m, values in with_any.items()}
+
+
 def item_graph(
     table: FeatureTable,
     k: int,
@@ -144,8 +154,11 @@ def item_graph(
 
 
 class ColdItems(nn.Module):
-    """Gives items without train interactions the mean embedding of their content neighbours, as
-    :meth:`graphrec.Recommender.add_items` gives it to items that are new altogether.
+    """Gives items without train interactions an embedding from their content neighbours, as
+    :meth:`graphrec.Recommender.add_items` gives it to items that are new altogether: the direction of the
+    neighbours' weighted mean, the weighted mean of their lengths. The mean itself would be shorter than each
+    of them, and a cold item then score below warm ones for no reason of its own
+    (``python -m experiments.cold_items``).
 
     Args:
         train: which items have interactions.
@@ -170,4 +183,8 @@ class ColdItems(nn.Module):
         """Item embeddings ``(n_items, d)`` with those of cold items replaced."""
         if self.graph is None:
             return items
-        return torch.where(self.warm, items, self.graph.to(items.device) @ items)
+        graph = self.graph.to(items.device)
+        mean = graph @ items  # (n_items, d)
+        length = graph @ items.norm(dim=1, keepdim=True)  # (n_items, 1)
+        placed = torch.nn.functional.normalize(mean, dim=1) * length
+        return torch.where(self.warm, items, placed)

@@ -231,18 +231,32 @@ def check_gaps(model_class: type[Ranker], config: ModelConfig) -> None:
 
 
 def check_missing_content_is_not_read(model_class: type[Ranker], config: ModelConfig) -> None:
-    """Whatever stands in the row of an item that has no content, no score changes."""
+    """Whatever stands in the row of an item that has no content, no score changes, however it is filled."""
     if not model_class.modalities:
         return
     data, _ = communities(2, 20)
-    vectors = stream(0, "testing/missing").normal(size=(data.n_items, 6))
-    other = vectors.copy()
-    other[[1, 2, 3]] = 1e4
-    a, b = (
-        train(model_class, config, data, features_of(data, v, missing=(1, 2, 3)), 2) for v in (vectors, other)
-    )
+    vectors = stream(0, "testing/missing").normal(size=(data.n_items, 6)).astype(np.float32)
+    present = np.ones(data.n_items, dtype=bool)
+    present[[1, 2, 3]] = False
+    other = np.where(present[:, None], vectors, np.float32(1e4))
     users = np.arange(data.n_users)
-    assert torch.equal(a.score(users), b.score(users)), "values of missing rows influence the scores"
+
+    def tables(values: np.ndarray) -> dict[str, FeatureTable]:  # as they are: from_array would clear the rows
+        about = {"items": data.items.fingerprint}
+        return {m: FeatureTable(values.copy(), present, {"field": m, **about}) for m in ("image", "text")}
+
+    fills = ("zero", "mean", "neighbours") if "fill" in type(config).model_fields else (None,)
+    scored = []
+    for fill in fills:
+        filled = config if fill is None else config.replace(fill=fill)
+        a, b = (
+            train(model_class, filled, data, tables(values), 2).score(users) for values in (vectors, other)
+        )
+        assert torch.isfinite(a).all(), f"scores are not finite with missing content and fill={fill!r}"
+        assert torch.equal(a, b), f"values of missing rows influence the scores with fill={fill!r}"
+        scored.append(a)
+    if len(scored) > 1:
+        assert not torch.equal(scored[0], scored[1]), "Config.fill is an option without any effect"
 
 
 def check_features_stay_frozen(model_class: type[Model], config: ModelConfig) -> None:

@@ -49,7 +49,7 @@ def test_items_without_content_have_no_row_and_no_column(catalogue) -> None:
     assert not dense[:, [1, 2, 3]].any()
 
 
-def test_cold_items_get_the_mean_of_their_warm_neighbours(catalogue) -> None:
+def test_cold_items_point_where_their_warm_neighbours_do_and_are_as_long(catalogue) -> None:
     data, tables = catalogue
     config = FREEDOM.Config(dim=8, knn_k=3, image_weight=0.25)
     model = FREEDOM.build(data, tables, config)
@@ -58,13 +58,15 @@ def test_cold_items_get_the_mean_of_their_warm_neighbours(catalogue) -> None:
     warm = np.flatnonzero(data.train.item_degree > 0)
     assert torch.equal(items[warm], trained[warm])
     for item in (4, 9):
-        expected = torch.zeros(8)
+        expected, length = torch.zeros(8), 0.0
         for m, weight in (("image", 0.25), ("text", 0.75)):
             x = torch.nn.functional.normalize(torch.from_numpy(tables[m].numpy()), dim=1)
             similarity = x @ x[item]
             usable = np.array([i for i in warm if tables[m].present[i]])
             nearest = usable[np.argsort(-similarity.numpy()[usable], kind="stable")[:3]]
             expected += weight * trained[nearest].mean(0)
+            length += weight * float(trained[nearest].detach().norm(dim=1).mean())
+        expected *= length / expected.norm()
         assert torch.allclose(items[item], expected, atol=SCORE)
     as_trained = FREEDOM.build(data, tables, config.replace(cold_items="as_trained"))
     assert torch.equal(as_trained.embed()[1], trained)
@@ -160,3 +162,30 @@ def test_bfloat16_features_give_nearly_the_same_scores() -> None:
     assert 0 < difference < BFLOAT16
     with pytest.raises(ConfigError, match="train_features needs feature_dtype float32"):
         FREEDOM.Config(train_features=True, feature_dtype="bfloat16")
+
+
+def test_a_learned_item_graph_follows_the_projections_and_stays_out_of_the_way_when_frozen(catalogue) -> None:
+    data, tables = catalogue
+    config = FREEDOM.Config(dim=8, knn_k=3, image_weight=0.25)
+    frozen = FREEDOM.build(data, tables, config)
+    model = FREEDOM.build(data, tables, config.replace(freeze_item_graph=False))
+    for each in (frozen, model):
+        each.start_epoch(np.random.default_rng(0))
+    z = {m: model.projections[m](model.features[m].values).detach() for m in tables}
+    expected = torch.zeros(data.n_items, data.n_items)
+    for m, weight in (("image", 0.25), ("text", 0.75)):
+        unit, present = torch.nn.functional.normalize(z[m], dim=1), np.flatnonzero(tables[m].present)
+        similarity = (unit @ unit.T).detach().numpy()
+        for item in present:
+            nearest = present[np.argsort(-similarity[item, present], kind="stable")[:3]]
+            expected[item, nearest] += weight / 3
+    assert torch.allclose(model.item_graph.dense(), expected, atol=SCORE)
+    before = frozen.item_graph
+    with torch.no_grad():
+        for each in (frozen, model):
+            each.projections["text"].weight.mul_(torch.linspace(-3, 3, 8)[:, None])
+            each.embed()
+    assert frozen.item_graph is before
+    assert not torch.allclose(model.item_graph.dense(), expected, atol=SCORE), (
+        "scores follow the weights alone"
+    )

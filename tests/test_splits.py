@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from graphrec.data import ColdItems, Dataset, Interactions, LeaveOneOut, RandomSplit, TimeSplit
 from graphrec.data.splits import TEST, TRAIN, VALID, _by_user, as_split, k_core
 from graphrec.errors import ConfigError, DataError
+from graphrec.testing import communities
 
 RECIPES = [
     RandomSplit(),
@@ -177,3 +178,19 @@ def test_k_core_against_brute_force(pairs, user_core, item_core):
         left = kept
     users, items = (np.array(column) for column in zip(*pairs, strict=True))
     assert np.flatnonzero(k_core(users, items, user_core, item_core)).tolist() == left
+
+
+def test_a_dataset_is_divided_anew_with_all_its_interactions() -> None:
+    data, _ = communities(2, 20)
+    again = data.resplit({"name": "cold-items", "share": 0.2}, seed=3)
+    before, after = (
+        np.sort(np.concatenate([d.train.keys, d.valid.keys, d.test.keys])) for d in (data, again)
+    )
+    assert np.array_equal(before, after)
+    assert len(again.cold_items) == 8
+    assert again.meta["split"]["name"] == "cold-items"
+    assert again.meta["split"]["seed"] == 3
+    assert again.fingerprint == data.resplit({"name": "cold-items", "share": 0.2}, seed=3).fingerprint
+    assert again.fingerprint != data.resplit({"name": "cold-items", "share": 0.2}, seed=4).fingerprint
+    with pytest.raises(ConfigError, match="random"):
+        data.resplit("randon")

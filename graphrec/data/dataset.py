@@ -14,6 +14,7 @@ import polars as pl
 from graphrec.atomic import digest, read_array, read_json, sha256_file, write_array, write_json, writing
 from graphrec.data.content import Content
 from graphrec.data.interactions import Interactions
+from graphrec.data.splits import as_split
 from graphrec.data.vocabulary import Vocabulary
 from graphrec.errors import DataError, GraphrecError, nearest
 
@@ -229,6 +230,24 @@ class Dataset:
     ) -> Dataset:
         """A copy with other splits; ``meta`` says how they were made."""
         return self._replace(train=train, valid=valid, test=test, meta={**self.meta, **meta})
+
+    def resplit(self, split: Any, seed: int = 0) -> Dataset:
+        """A copy with all its interactions divided anew.
+
+        Args:
+            split: a split's object, name or description (see :mod:`graphrec.data.splits`).
+            seed: of the split.
+
+        Raises:
+            ConfigError: an unknown split.
+            DataError: it needs times and there are none, or it leaves train empty.
+        """
+        recipe, together = as_split(split), self.train + self.valid + self.test
+        label = recipe.assign(together, seed)
+        parts = [together.where(label == i, name) for i, name in enumerate(SPLITS)]
+        if not len(parts[0]):
+            raise DataError(f"{self.name}: {recipe.describe()} leaves train empty; hold out less")
+        return self.with_splits(*parts, split={**recipe.describe(), "seed": seed})
 
     def _replace(self, **changes: Any) -> Dataset:
         current = {f: getattr(self, f) for f in self.__dataclass_fields__}

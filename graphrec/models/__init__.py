@@ -9,16 +9,26 @@ from graphrec.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from graphrec.model import Model
+    from graphrec.models.bm3 import BM3 as BM3
     from graphrec.models.freedom import FREEDOM as FREEDOM
+    from graphrec.models.itemknn import ItemKNN as ItemKNN
+    from graphrec.models.itemknn_content import ItemKNNContent as ItemKNNContent
+    from graphrec.models.lattice import LATTICE as LATTICE
     from graphrec.models.lightgcn import LightGCN as LightGCN
     from graphrec.models.mf import MF as MF
     from graphrec.models.popularity import Popularity as Popularity
+    from graphrec.models.vbpr import VBPR as VBPR
 
 MODELS: dict[str, str] = {
     "popularity": "graphrec.models.popularity:Popularity",
+    "itemknn": "graphrec.models.itemknn:ItemKNN",
+    "itemknn-content": "graphrec.models.itemknn_content:ItemKNNContent",
     "mf": "graphrec.models.mf:MF",
     "lightgcn": "graphrec.models.lightgcn:LightGCN",
+    "vbpr": "graphrec.models.vbpr:VBPR",
     "freedom": "graphrec.models.freedom:FREEDOM",
+    "bm3": "graphrec.models.bm3:BM3",
+    "lattice": "graphrec.models.lattice:LATTICE",
 }
 """Model name -> ``module:Class``."""
 

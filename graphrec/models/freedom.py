@@ -60,6 +60,9 @@ class FREEDOM(Ranker):
         """Share of user-item edges pruned each epoch; 0 trains on the full graph."""
         reg_weight: float = Field(1e-3, ge=0)
         """Weight of the BPR loss on projected features."""
+        freeze_item_graph: bool = True
+        """False builds the item graph anew each epoch, from the features as they are projected by then: the
+        dynamic graph that the paper argues against."""
         train_features: bool = False
         """Train the features as well, as the authors' code does."""
         feature_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -78,6 +81,7 @@ class FREEDOM(Ranker):
 
     name = "freedom"
     modalities = True
+    places_new_items = True
     search_space: ClassVar[Space] = {
         "dropout": Choice(0.5, 0.8, 0.9),
         "reg_weight": Choice(0.0, 1e-4, 1e-3, 1e-2, 1e-1),
@@ -91,7 +95,7 @@ class FREEDOM(Ranker):
         self.n_users, self.n_items = train.n_users, train.n_items
         self.weights = modality_weights(features, config.image_weight)
 
-        self.item_graph = frozen_item_graph(features, self.weights, train, config)  # Eqs. 1-3
+        self.item_graph = mixed_item_graph(features, self.weights, train, config)  # Eqs. 1-3
         self.full_graph = bipartite(train)
         self.epoch_graph = self.full_graph
         self.edge_probability = degree_probability(train)  # Eq. 4
@@ -125,6 +129,8 @@ class FREEDOM(Ranker):
             n_kept = int(len(self.train_pairs) * (1 - self.config.dropout))
             kept = sample_edges(self.edge_probability, n_kept, rng)
             self.epoch_graph = bipartite(self.train_pairs.where(kept)).to(self.full_graph.device)
+        if not self.config.freeze_item_graph:
+            self.item_graph = self.learned_item_graph()
 
     def batches(self, plan: Plan) -> Iterator[Triplets]:
         """Every train interaction once, with one uniform negative."""
@@ -138,6 +144,18 @@ class FREEDOM(Ranker):
         x = torch.cat([self.user_embedding.weight, self.item_embedding.weight])  # (n_users + n_items, d)
         x = propagate(graph, x, self.config.n_ui_layers)
         return x[: self.n_users], x[self.n_users :] + h
+
+    @torch.no_grad()
+    def learned_item_graph(self) -> Graph:
+        """The item graph of the projected features; that of the raw ones is frozen instead (Sec. 3.1)."""
+        projected = {}
+        for m in self.weights:
+            features = cast(ItemFeatures, self.features[m])
+            vectors = self.projections[m](features.values.float()).cpu().numpy()  # (n_items, d)
+            projected[m] = FeatureTable(vectors, features.own.cpu().numpy())
+        return mixed_item_graph(
+            projected, self.weights, self.train_pairs, self.config.replace(graph_cache=None)
+        )
 
     def loss(self, batch: Triplets) -> dict[str, Tensor]:
         """``bpr`` on embeddings and ``bpr_<modality>`` on projected features (Eq. 9)."""
@@ -156,6 +174,8 @@ class FREEDOM(Ranker):
 
     def embed(self) -> tuple[Tensor, Tensor]:
         """Embeddings on the full graph (Eq. 10), cold items by their neighbours."""
+        if not self.config.freeze_item_graph:
+            self.item_graph = self.learned_item_graph()
         users, items = self.propagate(self.full_graph)
         return users, self.cold_items(items)
 
@@ -172,7 +192,7 @@ def modality_weights(features: Features, image_weight: float) -> dict[str, float
     return {"image": image_weight, "text": 1 - image_weight}
 
 
-def frozen_item_graph(
+def mixed_item_graph(
     tables: Mapping[str, FeatureTable],
     weights: Mapping[str, float],
     train: Interactions,

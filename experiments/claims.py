@@ -1,0 +1,67 @@
+"""The papers' claims as tables of the recorded results; what they say is written in docs/claims.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from experiments.rendering import spread
+
+R20 = "recall@20"
+
+
+def accuracy(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """FREEDOM against LATTICE, its direct ancestor, on every dataset, and the mean of what it gains."""
+    lines = ["| dataset | LATTICE | FREEDOM | relative |", "|---|---|---|---|"]
+    gains = []
+    for name, result in results.items():
+        old, new = (_values(result["rows"][label]) for label in ("LATTICE", "FREEDOM"))
+        gains.append(float(np.mean(new) / np.mean(old) - 1))
+        lines.append(f"| {name} | {spread(old)} | {spread(new)} | {gains[-1]:+.1%} |")
+    lines.append(f"| mean | | | {np.mean(gains):+.1%} |")
+    return "\n".join(lines)
+
+
+def checks(results: Mapping[str, Mapping[str, Any]], group: str) -> str:
+    """The rows of one group of checks beside the rows they are checks of, with the paired comparison."""
+    lines = [
+        "| dataset | model | R@20 | check | R@20 | the model against the check | 95 % interval | p (Holm) |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, result in results.items():
+        rows = result["rows"]
+        for pair in result["pairs"]:
+            model, check = pair["model"], pair["baseline"]
+            if rows[check]["group"] != group:
+                continue
+            low, high = pair["interval"]
+            lines.append(
+                f"| {name} | {model} | {spread(_values(rows[model]))} | {check} | "
+                f"{spread(_values(rows[check]))} | {pair['relative']:+.1%} | [{low:+.4f}, {high:+.4f}] | "
+                f"{pair['p_holm']:.2g} |"
+            )
+    return "\n".join(lines)
+
+
+def time(result: Mapping[str, Any]) -> str:
+    """Seconds an epoch, epochs to the best one, and seconds until training stopped, per model."""
+    lines = [
+        "| model | seconds an epoch | best epoch | epochs trained | seconds in all |",
+        "|---|---|---|---|---|",
+    ]
+    for label in result["order"]:
+        row = result["rows"][label]
+        if row["group"] != "main" or all(run["epochs"] <= 1 for run in row["runs"]):
+            continue
+        pace = [run["seconds"] / run["epochs"] for run in row["runs"]]
+        cells = [f"{np.mean(pace):.2f}"]
+        for key, digits in (("best_epoch", 0), ("epochs", 0), ("seconds", 0)):
+            cells.append(f"{np.mean([run[key] for run in row['runs']]):.{digits}f}")
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _values(row: Mapping[str, Any]) -> list[float]:
+    return [float(run["test"][R20]) for run in row["runs"]]

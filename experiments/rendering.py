@@ -1,0 +1,116 @@
+"""Recorded results as markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+HEADS = {"recall@10": "R@10", "recall@20": "R@20", "ndcg@10": "N@10", "ndcg@20": "N@20"}
+GROUPS = {"items/warm": "warm R@20", "items/cold": "cold R@20", "items/cold/within": "cold among cold R@20"}
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The main rows: mean ± standard deviation over seeds, best bold, second best in italics, published
+    values in brackets; with cold items, columns for warm and cold ones.
+    """
+    rows = {label: result["rows"][label] for label in result["order"]}
+    rows = {label: row for label, row in rows.items() if row["group"] == "main"}
+    columns = [[_values(row, "test", m) for row in rows.values()] for m in HEADS]
+    heads = list(HEADS.values())
+    if any("items/cold" in run["groups"] for row in rows.values() for run in row["runs"]):
+        heads = ["R@20", "N@20", *GROUPS.values(), "places new items"]
+        columns = [columns[1], columns[3]]
+        columns += [[_values(row, "groups", g, "recall@20") for row in rows.values()] for g in GROUPS]
+    cells = [_marked(column) for column in columns]
+    lines = [f"| model | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for number, (label, row) in enumerate(rows.items()):
+        own = [column[number] for column in cells]
+        if "places new items" in heads:
+            own.append("yes" if row["places_new_items"] else "no")
+        else:
+            known = [row["published"].get(m) for m in HEADS]
+            own = [c + (f" [{k:.4f}]" if k else "") for c, k in zip(own, known, strict=True)]
+        lines.append(f"| {label} | {' | '.join(own)} |")
+    return "\n".join(lines)
+
+
+def about(result: Mapping[str, Any]) -> str:
+    """A paragraph: what was run, on what, with which budget."""
+    data, seeds, trials = result["dataset"], result["seeds"], result["trials"]
+    spread = f"mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else "one seed"
+    minutes = sum(run["seconds"] for row in result["rows"].values() for run in row["runs"]) / 60
+    how = f"{trials} trials a model" if trials else "the papers' settings, nothing tuned"
+    if trials and result["tuned_on"] != result["experiment"]:
+        how += f", those of {result['tuned_on']}"
+    given = result["features"].items()
+    items = ", ".join(f"{f} of {v['items']:,} ({v['extractor']['name']})" for f, v in given)
+    return (
+        f"{data['users']:,} users, {data['items']:,} items ({items}), {data['train']:,} / {data['valid']:,} "
+        f"/ {data['test']:,} interactions; {how}, selected on validation recall@20; {spread}; train items "
+        f"masked; {minutes:.0f} minutes of training after tuning. `{result['command']}`"
+    )
+
+
+def details(result: Mapping[str, Any]) -> str:
+    """Comparisons with the baseline, the other pairs, the rows of checks, and every row's options."""
+    rows = {label: result["rows"][label] for label in result["order"]}
+    parts = [_comparisons(result["comparisons"])]
+    checks = {label: row for label, row in rows.items() if row["group"] != "main"}
+    if checks:
+        lines = ["| check | R@20 | N@20 |", "|---|---|---|"]
+        for label, row in checks.items():
+            values = [spread(_values(row, "test", m)) for m in ("recall@20", "ndcg@20")]
+            lines.append(f"| {label} | {' | '.join(values)} |")
+        parts.append("\n".join(lines))
+    if result["pairs"]:
+        parts.append(_comparisons(result["pairs"]))
+    lines = ["| model | options | best epoch | seconds an epoch |", "|---|---|---|---|"]
+    for label, row in rows.items():
+        options = ", ".join(f"{k} {v}" for k, v in row["options"].items()) or "defaults"
+        epochs = " / ".join(str(r["best_epoch"]) for r in row["runs"])
+        pace = float(np.mean([r["seconds"] / max(1, r["epochs"]) for r in row["runs"]]))
+        lines.append(f"| {label} | {options} | {epochs} | {pace:.2f} |")
+    return "\n\n".join([*parts, "\n".join(lines)])
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation over seeds; a single value without."""
+    return f"{np.mean(values):.4f}" + (f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else "")
+
+
+def _comparisons(found: Sequence[Mapping[str, Any]]) -> str:
+    lines = [
+        "| recall@20, per-user means over seeds | difference | relative | 95 % interval | p (Holm) |",
+        "|---|---|---|---|---|",
+    ]
+    for c in found:
+        low, high = c["interval"]
+        lines.append(
+            f"| {c['model']} vs {c['baseline']} | {c['difference']:+.4f} | {c['relative']:+.1%} "
+            f"| [{low:+.4f}, {high:+.4f}] | {c['p_holm']:.2g} |"
+        )
+    return "\n".join(lines)
+
+
+def _values(row: Mapping[str, Any], *keys: str) -> list[float]:
+    """One value a seed."""
+    found = []
+    for run in row["runs"]:
+        value: Any = run
+        for key in keys:
+            value = value[key]
+        found.append(float(value))
+    return found
+
+
+def _marked(column: Sequence[Sequence[float]]) -> list[str]:
+    """Cells of one column: best bold, second italic, by the mean as printed."""
+    means = [round(float(np.mean(values)), 4) for values in column]
+    cells = []
+    for values, mean in zip(column, means, strict=True):
+        better = len({m for m in means if m > mean})
+        text = spread(values)
+        cells.append(f"**{text}**" if better == 0 else f"*{text}*" if better == 1 else text)
+    return cells

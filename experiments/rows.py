@@ -1,0 +1,99 @@
+"""The rows of the tables: every model with its settings, and the checks on the multimodal ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import graphrec as gr
+from experiments.harness import Row
+from graphrec.model import ModelConfig
+from graphrec.models import model
+
+NAMES = {
+    "Popularity": "popularity",
+    "ItemKNN": "itemknn",
+    "ItemKNN (content)": "itemknn-content",
+    "MF-BPR": "mf",
+    "LightGCN": "lightgcn",
+    "VBPR": "vbpr",
+    "LATTICE": "lattice",
+    "BM3": "bm3",
+    "FREEDOM": "freedom",
+}
+"""Label -> registered name, in the order of the tables."""
+MULTIMODAL = ("ItemKNN (content)", "VBPR", "LATTICE", "BM3", "FREEDOM")
+SHUFFLED = "{}, shuffled"
+
+
+def defaults(train: gr.TrainConfig) -> list[Row]:
+    """Every model with its default options, to be tuned."""
+    return [Row(label, name, model(name).Config(), train) for label, name in NAMES.items()]
+
+
+def settled(train: gr.TrainConfig, **configs: ModelConfig) -> list[Row]:
+    """Every model with settled options, by registered name (``_`` for ``-``); others have their defaults."""
+    return [
+        Row(label, name, configs.get(name.replace("-", "_"), model(name).Config()), train)
+        for label, name in NAMES.items()
+    ]
+
+
+def shuffled(main: Sequence[Row]) -> list[Row]:
+    """Each multimodal row with the feature vectors handed out at random among the items."""
+    return [
+        Row(SHUFFLED.format(r.label), r.model, r.config, r.train, r.features, True, r.label, group="shuffled")
+        for r in main
+        if r.label in MULTIMODAL
+    ]
+
+
+def modalities(row: Row) -> list[Row]:
+    """A row with the image alone and with the text alone."""
+    return [
+        Row(
+            f"{row.label}, {m} only",
+            row.model,
+            row.config,
+            row.train,
+            (m,),
+            False,
+            row.label,
+            group="modalities",
+        )
+        for m in ("image", "text")
+    ]
+
+
+def switched_off(freedom: Row) -> list[Row]:
+    """FREEDOM without denoising, without freezing, and without either."""
+    denoised, frozen = {"dropout": 0.0}, {"freeze_item_graph": False}
+    return [
+        Row(
+            label,
+            "freedom",
+            freedom.config,
+            freedom.train,
+            freedom.features,
+            False,
+            freedom.label,
+            change,
+            "parts",
+        )
+        for label, change in {
+            "FREEDOM, no denoising": denoised,
+            "FREEDOM, item graph learned": frozen,
+            "FREEDOM, neither": denoised | frozen,
+        }.items()
+    ]
+
+
+def checks(main: Sequence[Row], both: bool = True) -> tuple[list[Row], list[tuple[str, str]]]:
+    """The checks on the multimodal rows, and what each of them is compared with.
+
+    Args:
+        main: the rows of the table.
+        both: whether there are images as well as texts.
+    """
+    freedom = next(r for r in main if r.model == "freedom")
+    found = [*shuffled(main), *(modalities(freedom) if both else ()), *switched_off(freedom)]
+    return found, [(str(row.like), row.label) for row in found]

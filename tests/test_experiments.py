@@ -1,0 +1,167 @@
+"""The experiment scripts: typed settings, equal budgets, recorded results from which the tables are made."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import graphrec as gr
+from experiments import claims, tables
+from experiments.harness import Experiment, arguments, run
+from experiments.rendering import about, details, table
+from experiments.rows import MULTIMODAL, NAMES, checks, defaults, settled
+from graphrec import checkpoint
+from graphrec.errors import CheckpointError
+from graphrec.models import MODELS, model
+from graphrec.testing import communities
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = ("amazon_baby", "amazon_scientific", "amazon_sports", "movielens_small", "xwines")
+TRAIN = gr.TrainConfig(batch_size=256, epochs=4, progress=False)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A small experiment with everything in it, run once."""
+    data, features = communities(2, 20)
+    data = data.resplit("random")
+    rows = [r for r in defaults(TRAIN) if r.label in ("Popularity", "LightGCN", "FREEDOM")]
+    extra, pairs = checks(rows)
+    out = tmp_path_factory.mktemp("experiments")
+    warm = Experiment("toy", "python -m toy", data, features, [*rows, *extra], range(2), "LightGCN", 2, pairs)
+    cold = Experiment(
+        "toy_cold", "python -m toy", data.resplit("cold-items"), features, rows, range(2), "LightGCN",
+        tuned_as=warm,
+    )  # fmt: skip
+    options = arguments("").parse_args(["--out", str(out), "--quick", "--seeds", "0", "1"])
+    return warm, cold, options, run(warm, options), run(cold, options)
+
+
+def test_all_models_are_in_the_tables() -> None:
+    assert set(NAMES.values()) == set(MODELS)
+    assert set(MULTIMODAL) == {label for label, name in NAMES.items() if model(name).modalities}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_has_typed_settings_and_says_what_it_does(script: str) -> None:
+    module = importlib.import_module(f"experiments.{script}")
+    assert f"python -m experiments.{script}" == module.COMMAND
+    assert module.COMMAND in module.__doc__
+    assert "--quick" in module.__doc__
+    assert [row.label for row in module.ROWS] == list(NAMES)
+    for row in module.ROWS:
+        assert type(row.config) is model(row.model).Config
+        assert isinstance(row.train, gr.TrainConfig)
+    result = subprocess.run(
+        [sys.executable, "-m", f"experiments.{script}", "--help"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert result.returncode == 0, result.stderr
+    assert "--quick" in result.stdout
+
+
+def test_every_model_gets_the_same_number_of_trials(done) -> None:
+    rows = done[3]["rows"]
+    assert len(rows["LightGCN"]["trials"]) == len(rows["FREEDOM"]["trials"]) == 2
+    best = max(t["value"] for t in rows["FREEDOM"]["trials"])
+    chosen = next(t["options"] for t in rows["FREEDOM"]["trials"] if t["value"] == best)
+    assert chosen.items() <= rows["FREEDOM"]["options"].items()
+    assert not rows["FREEDOM, shuffled"]["trials"]
+    assert rows["FREEDOM, shuffled"]["options"] == rows["FREEDOM"]["options"]
+    assert rows["FREEDOM, no denoising"]["options"] == {**rows["FREEDOM"]["options"], "dropout": 0.0}
+
+
+def test_every_trial_keeps_its_metrics_by_epoch(done) -> None:
+    _, _, options, result, _ = done
+    study = options.out / "quick" / "toy" / "tuning" / "FREEDOM"
+    for number, trial in enumerate(result["rows"]["FREEDOM"]["trials"]):
+        lines = (study / f"trial-{number:04d}" / "metrics.jsonl").read_text().splitlines()
+        values = [json.loads(line)["recall@20"] for line in lines]
+        assert len(values) == trial["epochs"] == 3
+        assert trial["value"] in values
+
+
+def test_what_is_recorded_is_what_evaluating_gives(done) -> None:
+    warm, _, options, result, _ = done
+    facts = result["rows"]["FREEDOM"]["runs"][1]
+    folder = options.out / "quick" / "toy" / "FREEDOM" / "seed-1"
+    options_ = result["rows"]["FREEDOM"]["options"]
+    own = {k: v for k, v in options_.items() if not k.startswith("train.")}
+    freedom = gr.models.FREEDOM.build(warm.data, warm.features, gr.models.FREEDOM.Config(**own, seed=1))
+    checkpoint.read(folder / "best", freedom)
+    report = gr.evaluate(freedom, warm.data.test, seen=warm.data.train, k=(10, 20))
+    assert facts["test"]["recall@20"] == report.mean()["recall@20"]
+    assert facts["best_epoch"] >= 1
+
+
+def test_a_finished_experiment_is_read_back(done) -> None:
+    warm, _, options, result, _ = done
+    before = {p: p.stat().st_mtime_ns for p in (options.out / "quick").rglob("facts.json")}
+    again = run(warm, options)
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert {k: v for k, v in again.items() if k != "environment"} == {
+        k: v for k, v in result.items() if k != "environment"
+    }
+
+
+def test_other_options_do_not_pass_for_a_finished_row(done) -> None:
+    warm, _, options, _, _ = done
+    rows = [
+        r for r in settled(TRAIN, lightgcn=gr.models.LightGCN.Config(n_layers=1)) if r.model == "lightgcn"
+    ]
+    other = Experiment("toy", "python -m toy", warm.data, warm.features, rows, range(2), "LightGCN")
+    with pytest.raises(CheckpointError, match="other data, features or options"):
+        run(other, options)
+
+
+def test_a_cold_split_takes_the_options_and_shows_warm_and_cold(done) -> None:
+    _, _, _, warm, cold = done
+    assert cold["tuned_on"] == "toy"
+    assert cold["rows"]["FREEDOM"]["options"] == warm["rows"]["FREEDOM"]["options"]
+    text = table(cold)
+    assert "cold among cold R@20" in text.splitlines()[0]
+    assert cold["rows"]["FREEDOM"]["places_new_items"]
+    assert not cold["rows"]["LightGCN"]["places_new_items"]
+    lines = {line.split("|")[1].strip(): line for line in text.splitlines()[2:]}
+    assert lines["FREEDOM"].endswith("| yes |")
+    assert lines["LightGCN"].endswith("| no |")
+    assert "those of toy" in about(cold)
+
+
+def test_tables_mark_the_best_and_count_the_seeds(done) -> None:
+    result = done[3]
+    means = {
+        label: np.mean([r["test"]["recall@20"] for r in row["runs"]])
+        for label, row in result["rows"].items()
+        if row["group"] == "main"
+    }
+    best = max(means, key=means.__getitem__)
+    line = next(line for line in table(result).splitlines() if line.startswith(f"| {best} |"))
+    assert f"**{means[best]:.4f} ± " in line
+    assert "2 trials a model" in about(result)
+    assert "over 2 seeds" in about(result)
+    assert "FREEDOM, shuffled" in details(result)
+
+
+def test_claims_compare_the_model_with_its_check(done) -> None:
+    text = claims.checks({"toy": done[3]}, "shuffled")
+    pair = next(p for p in done[3]["pairs"] if p["baseline"] == "FREEDOM, shuffled")
+    assert pair["model"] == "FREEDOM"
+    assert f"{pair['relative']:+.1%}" in text
+    assert len(text.splitlines()) == 3
+    assert len(claims.checks({"toy": done[3]}, "parts").splitlines()) == 5
+    assert len(claims.time(done[3]).splitlines()) == 4
+
+
+def test_pages_are_rewritten_between_markers_only() -> None:
+    page = "a\n<!-- table: nothing x -->\n<!-- end -->\nb"
+    with pytest.raises(ValueError, match="expected one of"):
+        tables.rewritten(page)
+    with pytest.raises(ValueError, match="is not recorded"):
+        tables.rewritten(page.replace("nothing x", "main no_such_result"))
+    assert tables.rewritten("no marker") == "no marker"
