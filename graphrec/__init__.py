@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import graphrec.interop as interop
     import graphrec.models as models
+    from graphrec.comparison import compare as compare
     from graphrec.data import Content as Content
     from graphrec.data import Dataset as Dataset
     from graphrec.data import Interactions as Interactions
@@ -68,6 +69,7 @@ NAMES: dict[str, str] = {
     "TrainingError": "graphrec.errors",
     "UnknownIdError": "graphrec.errors",
     "Vocabulary": "graphrec.data",
+    "compare": "graphrec.comparison",
     "evaluate": "graphrec.evaluate",
     "load_dataset": "graphrec.data.readers",
 }
@@ -80,7 +82,7 @@ __all__ = [
     "CheckpointError", "ConfigError", "Content", "DataError", "Dataset", "FeatureError", "FeatureStore",
     "FeatureTable", "Graph", "GraphError", "GraphrecError", "Interactions", "MissingDependencyError", "Model",
     "Ranker", "RankingTask", "Recommender", "Report", "Run", "TrainConfig", "Trainer", "TrainingError",
-    "UnknownIdError", "Vocabulary", "__version__", "evaluate", "interop", "load_dataset", "models",
+    "UnknownIdError", "Vocabulary", "__version__", "compare", "evaluate", "interop", "load_dataset", "models",
 ]  # fmt: skip
 
 

@@ -13,10 +13,10 @@ import numpy as np
 from graphrec.atomic import writing
 from graphrec.errors import ConfigError, DataError, nearest
 from graphrec.metrics import bootstrap_means, holm, permutation_p
+from graphrec.tables import Format, emphasise, escape, render
 
 FORMAT = 1
 Test = Literal["permutation", "t", "wilcoxon"]
-Format = Literal["markdown", "latex", "plain"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +126,7 @@ class Report:
         """
         if test not in get_args(Test):
             raise ConfigError(f"test {test!r} is not one of {get_args(Test)}.{nearest(test, get_args(Test))}")
-        _comparable(self, other)
+        comparable(self, other)
         a, b = self[metric], other[metric]
         difference = a - b
         interval = _percentiles(bootstrap_means(difference, 2000, seed), level)
@@ -204,8 +204,8 @@ class Report:
         for label, report in {"all": self, **self.groups}.items():
             for base in dict.fromkeys(n.partition("@")[0] for n in (*report.metrics, *report.scalars)):
                 cells = [_cell(report, f"{base}@{c}" if c else base, intervals) for c in cuts]
-                rows.append([_escape(c, form) for c in (label, f"{len(report):,}", base, *cells)])
-        return _render(["group", "users", "metric", *(f"@{c}" for c in cuts)], rows, form)
+                rows.append([escape(c, form) for c in (label, f"{len(report):,}", base, *cells)])
+        return render(["group", "users", "metric", *(f"@{c}" for c in cuts)], rows, form)
 
 
 @dataclass(frozen=True)
@@ -247,6 +247,10 @@ class Comparisons(tuple[Comparison, ...]):
 
     def table(self, form: Format = "plain") -> str:
         """One row a comparison, as ``"plain"``, ``"markdown"`` or ``"latex"``."""
+        return render(*self.cells(form), form)
+
+    def cells(self, form: Format = "plain") -> tuple[list[str], list[list[str]]]:
+        """Header and rows of :meth:`table`; the cells of the rows are escaped for the form."""
         header = ["model", "metric", "mean", "difference", "relative", "interval", "p", "p (Holm)"]
         rows = [
             (
@@ -256,7 +260,7 @@ class Comparisons(tuple[Comparison, ...]):
             )
             for c in self
         ]  # fmt: skip
-        return _render(header, [[_escape(cell, form) for cell in row] for row in rows], form)
+        return header, [[escape(cell, form) for cell in row] for row in rows]
 
     __str__ = table
 
@@ -311,19 +315,24 @@ def table(
             raise ConfigError(f"metric {name!r} is in no report.{nearest(name, known)}")
     rows: list[list[str]] = []
     for label, report in reports.items():
-        _comparable(first, report)
-        row = [_escape(label, form)]
+        comparable(first, report)
+        row = [escape(label, form)]
         for name in names:
-            text = _escape(_cell(report, name, intervals), form)
+            text = escape(_cell(report, name, intervals), form)
             if name in report.metrics:
                 better = {v[name] for v in means.values() if name in v and v[name] > means[label][name]}
-                text = _emphasise(text, len(better), form)
+                text = emphasise(text, len(better), form)
             row.append(text)
         rows.append(row)
-    return _render(["model", *names], rows, form)
+    return render(["model", *names], rows, form)
 
 
-def _comparable(a: Report, b: Report) -> None:
+def comparable(a: Report, b: Report) -> None:
+    """Refuses two reports whose numbers cannot be compared.
+
+    Raises:
+        DataError: users, held-out pairs, masking, candidates or group differ; names both models.
+    """
     if not np.array_equal(a.users, b.users):
         common = np.isin(a.users, b.users).sum()
         found = f"{a.name} covers {len(a):,} users and {b.name} {len(b):,}, of which {common:,} are common"
@@ -359,40 +368,3 @@ def _cell(report: Report, name: str, intervals: bool) -> str:
     if not intervals or name not in report.metrics:
         return f"{value:.4f}"
     return f"{value:.4f} [{', '.join(f'{bound:.4f}' for bound in report.interval(name))}]"
-
-
-def _emphasise(text: str, place: int, form: Format) -> str:
-    marks = (r"\textbf{%s}", r"\underline{%s}") if form == "latex" else ("**%s**", "*%s*")
-    return marks[place] % text if place < 2 and text != "-" else text
-
-
-_LATEX_WORDS = ("backslash", "asciitilde", "asciicircum", "less", "greater")
-_SPECIAL: dict[str, dict[str, str]] = {
-    "plain": {},
-    "markdown": {c: f"\\{c}" for c in "\\|*_`"},
-    "latex": {c: f"\\{c}" for c in "&%$#_{}"}
-    | dict(zip("\\~^<>", (f"\\text{w}{{}}" for w in _LATEX_WORDS), strict=True)),
-}
-
-
-def _escape(text: str, form: Format) -> str:
-    if form not in _SPECIAL:
-        raise ConfigError(f"table form {form!r} is not one of {list(_SPECIAL)}.{nearest(form, _SPECIAL)}")
-    return "".join(_SPECIAL[form].get(c, c) for c in text.replace("\n", " "))
-
-
-def _render(header: list[str], rows: list[list[str]], form: Format) -> str:
-    """Lays out cells that are escaped already; named columns are left-aligned, numbers right-aligned."""
-    header = [_escape(c, form) for c in header]
-    align = ["l" if c in ("group", "metric", "model") else "r" for c in header]
-    if form == "latex":
-        head, *body = (" & ".join(row) + r" \\" for row in [header, *rows])
-        start = r"\begin{tabular}{" + "".join(align) + "}"
-        return "\n".join([start, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"])
-    if form == "markdown":
-        rule = ["---" if a == "l" else "---:" for a in align]
-        return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    pads = [str.ljust if a == "l" else str.rjust for a in align]
-    lines = [[p(c, w) for p, c, w in zip(pads, row, widths, strict=True)] for row in [header, *rows]]
-    return "\n".join("  ".join(line).rstrip() for line in lines)

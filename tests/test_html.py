@@ -15,7 +15,7 @@ from PIL import Image
 
 from graphrec import html
 from graphrec.errors import ConfigError, DataError
-from graphrec.html.charts import ticks
+from graphrec.html.charts import LEFT, RIGHT, WIDE, WIDTH, ticks
 
 NASTY = "<script>alert('x')</script> & \"quoted\" <img src=http://evil.example/a.png onerror=1>"
 VOID = {"img", "meta", "br"}
@@ -166,6 +166,47 @@ def test_bar_heights_are_proportional_and_whiskers_span_the_interval() -> None:
         html.bar_chart(["g1", "g2"], {"a": [html.Bar(1)]}, title="t", y="y")
     with pytest.raises(DataError, match="from 0"):
         html.bar_chart(["g"], {"a": [html.Bar(-1)]}, title="t", y="y")
+
+
+def test_narrow_bars_have_no_number_above_them_but_on_hovering() -> None:
+    few, many = (
+        html.bar_chart(["g"], {f"m{i}": [html.Bar(0.125)] for i in range(n)}, title="t", y="y")
+        for n in (3, 20)
+    )
+    assert few.count('class="value">.125<') == 3
+    assert 'class="value"' not in many
+    assert "m19, g: 0.1250" in many
+
+
+def test_scatter_chart_places_points_and_levels() -> None:
+    near = {"a": [(10.0, 0.1), (20.0, 0.3)], "b": [(15.0, 0.2)], "c": []}
+    text = html.scatter_chart(near, title="t", x="seconds", y="r", levels={"c": 0.2, "d": 0.1})
+    svg = ElementTree.fromstring(re.search(r"<svg.*</svg>", text, re.S).group())  # type: ignore[union-attr]
+    dots = np.array(
+        [[float(c.attrib[k]) for k in ("cx", "cy")] for c in svg.iter("circle") if c.get("class") == "point"]
+    )
+    assert dots[2] == pytest.approx((dots[0] + dots[1]) / 2, abs=0.11)
+    assert dots[1, 1] < dots[0, 1]
+    levels = {e[0].text: float(e.attrib["y1"]) for e in svg.iter("line") if "stroke-dasharray" in e.attrib}
+    assert levels == {"c: 0.2": dots[2, 1], "d: 0.1": dots[0, 1]}
+    assert "logarithmic" not in text
+    assert Parsed(text).text.startswith("t a b c d ")
+    for bad in ({"a": [(1.0, float("nan"))]}, {"a": []}):
+        with pytest.raises(DataError, match="expected finite numbers"):
+            html.scatter_chart(bad, title="t", x="x", y="y")
+
+
+@given(st.lists(st.floats(1e-3, 1e6), min_size=2, max_size=6))
+def test_times_far_apart_stand_on_a_logarithmic_axis(times: list[float]) -> None:
+    text = html.scatter_chart({"a": [(t, 0.5) for t in times]}, title="t", x="seconds", y="r")
+    places = [float(x) for x in re.findall(r'cx="([-\d.]+)" cy="[-\d.]+" r="5"', text)]
+    assert ("logarithmic" in text) == (max(times) / min(times) >= WIDE)
+    assert all(LEFT - 0.1 <= x <= WIDTH - RIGHT + 0.1 for x in places)
+    order = np.argsort(times)
+    assert np.all(np.diff(np.array(places)[order]) >= 0)
+    if "logarithmic" in text:  # equal ratios are equal distances
+        slope = np.polyfit(np.log(times), places, 1)
+        assert np.allclose(np.polyval(slope, np.log(times)), places, atol=0.2)
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))

@@ -4,7 +4,7 @@ Whatever is not :class:`Html` is escaped, so titles and ids may hold anything. C
 light or dark preference; a content security policy in the page forbids scripts and loading from elsewhere.
 """
 
-from graphrec.html.charts import Bar, bar_chart, line_chart
+from graphrec.html.charts import Bar, bar_chart, line_chart, scatter_chart
 from graphrec.html.page import (
     Card,
     Cell,
@@ -38,6 +38,7 @@ __all__ = [
     "line_chart",
     "page",
     "paragraph",
+    "scatter_chart",
     "table",
     "thumbnail",
 ]

@@ -1,4 +1,4 @@
-"""Line and bar charts as inline SVG, coloured by the page's style sheet."""
+"""Line, bar and scatter charts as inline SVG, coloured by the page's style sheet."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ from graphrec.html.page import Html, element, join
 from graphrec.html.style import N_COLOURS
 
 WIDTH, HEIGHT = 540, 290
-LEFT, RIGHT, TOP, BOTTOM = 54, 12, 16, 46
+LEFT, RIGHT, TOP, BOTTOM = 64, 16, 16, 46
 BREAK = 18
 """Characters in a line of a bar group's label."""
+NARROW = 27
+"""Bars of less width have no number above them; hovering shows it."""
+WIDE = 20
+"""From this ratio of greatest to least on, a scatter chart's horizontal axis is logarithmic."""
 
 
 class Bar(NamedTuple):
@@ -83,20 +87,7 @@ def line_chart(
         if not line:
             continue
         if len(line) == 1:
-            level = _n(_height(line[0][1], up))
-            hover = element("title", f"{name}: {line[0][1]:.4g}")
-            rule = element(
-                "line",
-                hover,
-                x1=LEFT,
-                x2=WIDTH - RIGHT,
-                y1=level,
-                y2=level,
-                class_="line",
-                stroke_dasharray="6 5",
-                style=f"stroke:{colour}",
-            )
-            shapes.append(rule)
+            shapes.append(_level(name, line[0][1], up, number))
             continue
         path = " ".join(",".join(map(_n, place(*p))) for p in line)
         shapes.append(element("polyline", points=path, class_="line", style=f"stroke:{colour}"))
@@ -166,16 +157,11 @@ def bar_chart(
             value = (
                 f"{bar.value:.{digits}f}".removeprefix("0") if bar.value < 1 else f"{bar.value:.{digits}f}"
             )
-            drawn.append(
-                element(
-                    "text",
-                    value,
-                    x=_n(left + wide / 2),
-                    y=_n(highest - 5),
-                    text_anchor="middle",
-                    class_="value",
+            if wide >= NARROW:
+                at = _n(left + wide / 2)
+                drawn.append(
+                    element("text", value, x=at, y=_n(highest - 5), text_anchor="middle", class_="value")
                 )
-            )
             shapes.append(element("g", element("title", told), *drawn))
         lines = textwrap.wrap(group, BREAK) or [""]
         spans = (element("tspan", line, x=_n(middle), dy=15 if n else 0) for n, line in enumerate(lines))
@@ -185,6 +171,84 @@ def bar_chart(
         for i, group in enumerate(groups)
     )
     return _figure(title, f"{y}. {told}.", {n: i for i, n in enumerate(series)}, shapes)
+
+
+def scatter_chart(
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    title: str,
+    x: str,
+    y: str,
+    levels: Mapping[str, float] | None = None,
+) -> Html:
+    """Points over a common axis, logarithmic where the horizontal values are far apart.
+
+    Args:
+        series: name -> points (x, y); none leaves the name out but keeps its colour from being another's.
+        title: stands above the chart and names it to screen readers.
+        x: label of the horizontal axis.
+        y: label of the vertical axis.
+        levels: name -> height of a dashed line, for what has no place along the horizontal axis; a name that
+            is also in ``series`` has its colour.
+
+    Raises:
+        DataError: no points, or one that is not finite.
+    """
+    points, levels = [p for cloud in series.values() for p in cloud], dict(levels or {})
+    _finite(title, [v for p in points for v in p])
+    _finite(title, [*levels.values(), 0.0])
+    xs = [p[0] for p in points]
+    far = min(xs) > 0 and max(xs) / min(xs) >= WIDE
+    scale = math.log10 if far else float
+    across = _powers(min(xs), max(xs)) if far else ticks(min(xs), max(xs), 6)
+    start, end = scale(across[0]), scale(across[-1])
+    heights = [p[1] for p in points] + list(levels.values())
+    up = ticks(min(heights), max(heights))
+    shapes = [_rules(up)]
+    for value in across:
+        at = LEFT + (scale(value) - start) / (end - start) * (WIDTH - LEFT - RIGHT)
+        shapes.append(element("text", f"{value:g}", x=_n(at), y=HEIGHT - BOTTOM + 18, text_anchor="middle"))
+    shapes.append(_labels(f"{x}, logarithmic" if far else x, y))
+    names = {name: number for number, name in enumerate(dict.fromkeys([*series, *levels]))}
+    for name, level in levels.items():
+        shapes.append(_level(name, level, up, names[name]))
+    for name, cloud in series.items():
+        for px, py in cloud:
+            cx = _n(LEFT + (scale(px) - start) / (end - start) * (WIDTH - LEFT - RIGHT))
+            cy = _n(_height(py, up))
+            hover = element("title", f"{name}, {x} {px:.4g}: {py:.4g}")
+            dot = element("circle", cx=cx, cy=cy, r=5, class_="point", style=f"fill:{_colour(names[name])}")
+            shapes.append(element("g", hover, dot, element("circle", cx=cx, cy=cy, r=9, class_="touch")))
+    drawn = {n: i for n, i in names.items() if series.get(n) or n in levels}
+    told = [f"{n}: {p[0]:.4g}, {p[1]:.4g}" for n, cloud in series.items() for p in cloud[:1]]
+    told += [f"{n}: {level:.4g}" for n, level in levels.items()]
+    return _figure(title, f"{y} over {x}. {'; '.join(told)}.", drawn, shapes)
+
+
+def _powers(low: float, high: float) -> list[float]:
+    """Round numbers for a logarithmic axis: 1, 2 and 5 of each power of ten, or only 1 where that is many."""
+    first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
+    steps = (1.0,) if last - first > 3 else (1.0, 2.0, 5.0)
+    fine = [step * 10.0**power for power in range(first, last + 1) for step in steps]
+    begin = max((i for i, v in enumerate(fine) if v <= low * (1 + 1e-9)), default=0)
+    end = next((i for i, v in enumerate(fine) if v >= high * (1 - 1e-9)), len(fine) - 1)
+    return fine[begin : end + 1]
+
+
+def _level(name: str, value: float, up: Sequence[float], number: int) -> Html:
+    """A dashed line across the chart."""
+    at = _n(_height(value, up))
+    return element(
+        "line",
+        element("title", f"{name}: {value:.4g}"),
+        x1=LEFT,
+        x2=WIDTH - RIGHT,
+        y1=at,
+        y2=at,
+        class_="line",
+        stroke_dasharray="6 5",
+        style=f"stroke:{_colour(number)}",
+    )
 
 
 def _figure(title: str, told: str, names: Mapping[str, int], shapes: list[Html]) -> Html:

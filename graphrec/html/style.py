@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-N_COLOURS = 6
-"""Series colours there are, ``--c0`` to ``--c5``; further series start again."""
+N_COLOURS = 10
+"""Series colours there are, ``--c0`` to ``--c9``; further series start again."""
 
 CSS = """
 :root {
@@ -11,12 +11,14 @@ CSS = """
   --ground: #f7f6f3; --panel: #ffffff; --ink: #1d2026; --soft: #5a606b; --line: #dfdcd5; --wash: #f0eee9;
   --accent: #0f6b63; --accent-wash: #dff1ee; --new: #7a4a00; --new-wash: #fdeccb;
   --c0: #80868f; --c1: #2b6cd4; --c2: #cf5a1d; --c3: #2a8a57; --c4: #8a4fc2; --c5: #a8821a;
+  --c6: #b3325f; --c7: #12838f; --c8: #6f5a3c; --c9: #5b5fc7;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --ground: #121418; --panel: #1a1d23; --ink: #e9eaed; --soft: #a3a9b4; --line: #30353f; --wash: #22262e;
     --accent: #66cfc3; --accent-wash: #173a37; --new: #ffd58a; --new-wash: #43310f;
     --c0: #a0a6b0; --c1: #74a7f7; --c2: #f2915b; --c3: #62c491; --c4: #bd93ec; --c5: #d9b74e;
+    --c6: #f07fa5; --c7: #56c5d0; --c8: #c7ab82; --c9: #9ea2ff;
   }
 }
 * { box-sizing: border-box; }

@@ -1,0 +1,213 @@
+"""Comparing run directories: which form a row, what is evaluated when, refusals, the page of it all."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_html import Parsed
+
+import graphrec as gr
+from graphrec import runs
+from graphrec.atomic import read_json
+from graphrec.commit import write_sealed
+from graphrec.comparison import ModelComparison, opened
+from graphrec.data import Dataset
+from graphrec.errors import CheckpointError, ConfigError, DataError
+from graphrec.report import Report
+from graphrec.testing import communities
+
+NAMES = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
+OPTIONS = {"epochs": 2, "batch_size": 64, "learning_rate": 0.01, "device": "cpu", "progress": False}
+Shop = tuple[Dataset, Mapping[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def shop() -> Shop:
+    """Data with a validation split and cold items in test, and features."""
+    data, features = communities(2, 20)
+    test = data.test
+    cold = np.arange(data.n_items) < 4
+    train = data.train.where(~cold[data.train.items])
+    first = (np.arange(len(test)) % 2 == 0) & ~cold[test.items]
+    return data.with_splits(train, test.where(first), test.where(~first)), features
+
+
+@pytest.fixture(scope="module")
+def trained(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seeds of MF, of FREEDOM and of FREEDOM without pruning, one of Popularity; not to be written to."""
+    folder = tmp_path_factory.mktemp("comparison")
+    rows = [("mf", {}, s) for s in (0, 1)] + [
+        ("freedom", {"dropout": d}, s) for d in (0.8, 0.0) for s in (0, 1)
+    ]
+    for model, options, seed in [*rows, ("popularity", {}, 0)]:
+        name = "-".join(map(str, [model, *options.values(), seed]))
+        given = {} if model == "popularity" else {"dim": 8}
+        runs.train(
+            model, *shop, model_options={**given, **options}, train_options=OPTIONS, seed=seed,
+            out=folder / name,
+        )  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def own(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the runs that may be changed."""
+    return Path(shutil.copytree(trained, tmp_path / "runs"))
+
+
+@pytest.fixture(scope="module")
+def made(shop: Shop, trained: Path) -> ModelComparison:
+    return gr.compare(trained, features=shop[1])
+
+
+def rewrite(run: Path, **facts: Any) -> None:
+    """Changes what a run's record says."""
+    meta = read_json(run / "run.json")
+    del meta["seal"]
+    write_sealed(run / "run.json", {**meta, **facts})
+
+
+def test_runs_that_differ_in_the_seed_alone_form_a_row(made: ModelComparison) -> None:
+    assert {label: r.seeds for label, r in made.results.items()} == {
+        "freedom dropout=0.0": [0, 1], "freedom dropout=0.8": [0, 1], "mf": [0, 1], "popularity": [0],
+    }  # fmt: skip
+    assert {"items/warm", "items/cold", "items/cold/within"} <= set(made.results["mf"].report.groups)
+    assert {"recall@1", "recall@50", "ndcg@5"} <= set(made.results["mf"].report.metrics)
+    assert made.results["freedom dropout=0.0"].entries[0].history[-1]["epoch"] == 2
+
+
+def test_a_run_is_evaluated_as_evaluating_it_does(made: ModelComparison, shop: Shop, trained: Path) -> None:
+    data, features = shop
+    model = runs.open_run(trained / "freedom-0.8-1", features=features).model
+    expected = gr.evaluate(
+        model, data.test, seen=data.train + data.valid, k=(10, 20), metrics=("recall", "ndcg")
+    )
+    found = made.results["freedom dropout=0.8"].entries[1]
+    for name in NAMES:
+        assert np.array_equal(found.report[name], expected[name])
+    assert found.n_parameters == sum(p.numel() for p in model.parameters())
+
+
+def test_each_run_is_evaluated_once_and_again_when_anything_has_changed(shop: Shop, own: Path) -> None:
+    shutil.rmtree(own / "popularity-0" / "reports", ignore_errors=True)
+    said: list[str] = []
+    ask: Callable[..., Any] = lambda **more: gr.compare(  # noqa: E731
+        [own / "mf-0", own / "popularity-0"], features=shop[1], say=said.append, **more
+    )
+    first = ask()
+    said.clear()
+    again = ask(k=(5, 20), baseline="mf")  # other columns and tests rest on the same evaluation
+    assert not said
+    assert np.array_equal(first.results["mf"].report["recall@20"], again.results["mf"].report["recall@20"])
+    ask(masked="train")
+    assert len(said) == 2
+    said.clear()
+    # Other weights in the same place
+    shutil.rmtree(own / "mf-0" / "best")
+    shutil.copytree(own / "mf-1" / "best", own / "mf-0" / "best")
+    changed = ask()
+    assert said == [f"evaluating {own / 'mf-0'}"]
+    assert not np.array_equal(
+        first.results["mf"].report["recall@20"], changed.results["mf"].report["recall@20"]
+    )
+    said.clear()
+    for file in (own / "mf-0" / "reports").iterdir():
+        kept = Report.from_parquet(file)
+        forged = Report(
+            kept.users, {n: v + 1 for n, v in kept.metrics.items()}, kept.scalars, kept.groups, kept.meta
+        )
+        forged.to_parquet(file)
+    (file,) = (own / "popularity-0" / "reports").glob("test-train-valid-*")
+    file.write_bytes(b"damaged")
+    assert np.array_equal(ask().results["mf"].report["recall@20"], changed.results["mf"].report["recall@20"])
+    assert len(said) == 2
+
+
+def test_other_code_evaluates_anew(shop: Shop, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    gr.compare(own / "mf-0", features=shop[1])
+    monkeypatch.setattr(opened, "_code", lambda: "another version")
+    gr.compare(own / "mf-0", features=shop[1], say=said.append)
+    assert len(said) == 1
+
+
+def test_labels_of_ones_own_take_runs_out_of_their_rows(shop: Shop, trained: Path) -> None:
+    labels = {"pruned": [trained / "freedom-0.8-0", trained / "freedom-0.8-1"]}
+    found = gr.compare(trained, labels=labels, features=shop[1])
+    assert list(found.results) == ["pruned", "freedom", "mf", "popularity"]
+    with pytest.raises(CheckpointError, match="differ in dropout"):
+        gr.compare(labels={"x": [trained / "freedom-0.8-0", trained / "freedom-0.0-1"]}, features=shop[1])
+    with pytest.raises(DataError, match="two of the labels"):
+        gr.compare(labels={"x": [trained / "mf-0"], "y": [trained / "mf-0"]})
+    with pytest.raises(DataError, match="choose another label"):
+        gr.compare(trained / "mf-0", labels={"mf": [trained / "popularity-0"]})
+
+
+def test_runs_that_do_not_belong_together_are_refused(shop: Shop, own: Path) -> None:
+    shutil.copytree(own / "mf-0", own / "copied")
+    with pytest.raises(
+        DataError, match=r"mf: .*copied and .*mf-0 are the same training with the same seed, 0"
+    ):
+        gr.compare(own)
+    rewrite(own / "copied", dataset={"name": "elsewhere", "fingerprint": "f" * 64}, split={"name": "random"})
+    with pytest.raises(CheckpointError, match=r"copied was trained on elsewhere f+….*random.*on communities"):
+        gr.compare([own / "copied", own / "mf-0"])
+    with pytest.raises(CheckpointError, match=r"Did you mean 'mf-0'"):
+        gr.compare(own / "mf-00")
+    with pytest.raises(ConfigError, match=r"Did you mean 'mf'"):
+        gr.compare([own / "mf-0", own / "popularity-0"], baseline="fm")
+    with pytest.raises(ConfigError, match="Did you mean 'valid'"):
+        gr.compare(own / "mf-0", split="vali")
+    with pytest.raises(ConfigError, match="would hide"):
+        gr.compare(own / "mf-0", split="valid", masked="train+valid")
+    with pytest.raises(DataError, match="no runs to compare"):
+        gr.compare()
+
+
+def test_a_run_that_is_not_finished_is_refused_with_what_to_do(shop: Shop, tmp_path: Path) -> None:
+    def stop(record: dict[str, float]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runs.train("mf", *shop, train_options=OPTIONS, out=tmp_path / "r", on_epoch=stop)
+    with pytest.raises(CheckpointError, match=r"1 of at most 2 epochs are done; finish it .*--resume"):
+        gr.compare(tmp_path / "r")
+    shutil.rmtree(tmp_path / "r" / "last")
+    with pytest.raises(CheckpointError, match="holds no checkpoint yet"):
+        gr.compare(tmp_path / "r")
+
+
+def test_trials_of_a_study_are_not_among_the_runs_of_a_directory(shop: Shop, own: Path) -> None:
+    study = own / "study"
+    shutil.copytree(own / "mf-0", study / "trial-0000")
+    (study / "study.json").write_text("{}")
+    assert "mf" in gr.compare(own, features=shop[1]).results
+    with pytest.raises(DataError, match="same training with the same seed"):
+        gr.compare([own, study / "trial-0000"], features=shop[1])
+
+
+def test_the_page_holds_everything_and_loads_nothing(made: ModelComparison, tmp_path: Path) -> None:
+    text = made.to_html(tmp_path / "r.html", command="graphrec compare runs").read_text()
+    parsed = Parsed(text)
+    for label, result in made.results.items():
+        assert label in parsed.text
+        assert f"{result.mean('recall@20'):.4f}" in parsed.text
+    assert made.answer in parsed.text
+    for note in made.notes:
+        assert " ".join(note.split()) in parsed.text
+    assert not re.search(r"https?:|src=|@import|url\(", text)
+    assert "script" not in parsed.tags
+    assert {t.removeprefix("#") for t in parsed.values("a", "href")} == set(parsed.values("section", "id"))
+    assert parsed.values("section", "id") == [
+        "the-answer", "results", "who-is-better-and-how-sure-it-is", "metric-against-k",
+        "warm-and-cold-items", "training-curves", "accuracy-against-training-time", "what-is-recommended",
+        "how-to-read-this", "how-it-was-run",
+    ]  # fmt: skip
+    assert "graphrec compare runs" in parsed.text
+    assert "as trained: no content used" in parsed.text
