@@ -169,6 +169,7 @@ def evaluate(
         "n_outside": len(split) - len(relevant),
         "n_candidates": int(allowed.sum()),
         "n_items": model.n_items,
+        "cold_items": getattr(model, "cold_scores", "as trained"),
     }
     return Report(users, total.metrics, scalars, groups, meta)
 

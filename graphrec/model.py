@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from graphrec import sparse
 from graphrec.config import Config
 from graphrec.graph import Graph
 from graphrec.sampling import Plan
@@ -32,7 +33,8 @@ class ModelConfig(Config):
 
 
 class ContentRule(NamedTuple):
-    """How an item that was never interacted with gets its embedding: the mean of its content neighbours'.
+    """How an item that was never interacted with gets its embedding: the direction of its content
+    neighbours' weighted mean, the weighted mean of their lengths.
 
     Attributes:
         weights: modality -> weight; modalities the item lacks are left out and the others scaled up.
@@ -41,6 +43,39 @@ class ContentRule(NamedTuple):
 
     weights: dict[str, float]
     k: int
+
+
+class ContentProjection(NamedTuple):
+    """How an item that was never interacted with gets its embedding: ``sum_m x_m P_m`` of its features.
+
+    Attributes:
+        weights: modality -> ``P_m (d_m, d) float32``; modalities the item lacks add nothing.
+        fill: modality -> what stands for a missing ``x_m (d_m,) float32``; empty if nothing does.
+    """
+
+    weights: dict[str, np.ndarray]
+    fill: dict[str, np.ndarray]
+
+
+class ContentSimilarity(NamedTuple):
+    """How an item that was never interacted with gets its embedding, sparse over the items: ``w_m`` times
+    its cosine with each of its content neighbours, negative ones left out.
+
+    Attributes:
+        weights: modality -> weight; modalities the item lacks are left out and the others scaled up.
+        k: neighbours per modality.
+        normalise: divide by the sum over all neighbours.
+        fill: modality -> what stands for a missing vector ``(d_m,) float32``; empty if nothing does.
+    """
+
+    weights: dict[str, float]
+    k: int
+    normalise: bool
+    fill: dict[str, np.ndarray]
+
+
+Placement = ContentRule | ContentProjection | ContentSimilarity
+"""How new items get an embedding from their content."""
 
 
 class Model(nn.Module):
@@ -106,11 +141,25 @@ class Ranker(Model):
     n_items: int
     personalised: ClassVar[bool] = True
     """Whether different users may be offered different items."""
-    content_rule: ContentRule | None = None
+    places_new_items: ClassVar[bool] = False
+    """Whether items without interactions can be scored by their content; instances then have a
+    ``content_rule``."""
+    content_rule: Placement | None = None
     """How new items get an embedding from content; None if the model has no way to place them."""
 
-    def embed(self) -> tuple[Tensor, Tensor]:
-        """Final embeddings ``(n_users, d), (n_items, d)``."""
+    @property
+    def cold_scores(self) -> str:
+        """How items without train interactions are scored: ``"from content"``, or ``"as trained"``, which is
+        what initialisation and training made of them.
+        """
+        as_trained = getattr(self.config, "cold_items", None) == "as_trained"
+        return "from content" if self.places_new_items and not as_trained else "as trained"
+
+    def embed(self) -> tuple[Tensor, Tensor] | tuple[Graph, Graph]:
+        """Final embeddings ``(n_users, d), (n_items, d)``.
+
+        Sparse ones are two graphs whose rows are the vectors.
+        """
         raise TypeError(f"{type(self).__name__} does not define embed()")
 
     @torch.no_grad()
@@ -118,8 +167,13 @@ class Ranker(Model):
         """A function from users ``(B,)`` to scores of all items ``(B, n_items)``; embeds once."""
         training = self.training
         self.eval()
-        users, items = (table.detach() for table in self.embed())
+        users, items = self.embed()
         self.train(training)
+        if isinstance(users, Graph):
+            assert isinstance(items, Graph)
+            return sparse.scorer(users, items)
+        assert isinstance(items, Tensor)
+        users, items = users.detach(), items.detach()
 
         def score(batch: Tensor) -> Tensor:
             return users[batch.to(users.device)] @ items.T

@@ -1,17 +1,20 @@
-"""Embeddings for new items from their content: the mean of the nearest items a model was trained on."""
+"""Embeddings for new items from their content, by the rule of the model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from graphrec import sparse
 from graphrec.data import Dataset, Vocabulary
 from graphrec.errors import FeatureError, nearest
-from graphrec.model import ContentRule, Features
+from graphrec.model import ContentProjection, ContentRule, ContentSimilarity, Features, Placement
 from graphrec.neighbours import nearest_rows
+from graphrec.recommender.bundle import Bundle
+from graphrec.recommender.vectors import Vectors
 from graphrec.store import FeatureTable
 
 
@@ -27,7 +30,24 @@ class ContentVectors(NamedTuple):
     items: np.ndarray
 
 
-def trained_content(rule: ContentRule, data: Dataset, features: Features) -> dict[str, ContentVectors]:
+class Queries(NamedTuple):
+    """One modality of new items.
+
+    Attributes:
+        values: feature vectors ``(n, d_m) float32``.
+        present: which rows count ``(n,) bool``.
+    """
+
+    values: np.ndarray
+    present: np.ndarray
+
+
+def compares(rule: Placement) -> bool:
+    """Whether the rule compares new items with known ones, whose content it then needs."""
+    return not isinstance(rule, ContentProjection)
+
+
+def trained_content(rule: Placement, data: Dataset, features: Features) -> dict[str, ContentVectors]:
     """The content of the items with train interactions, by modality of the rule.
 
     Raises:
@@ -39,9 +59,9 @@ def trained_content(rule: ContentRule, data: Dataset, features: Features) -> dic
             f"the model was built with {sorted(rule.weights)} and {lacking} are missing here; give the same "
             "features"
         )
+    tables = {modality: features[modality].check(data) for modality in rule.weights}
     content = {}
-    for modality in rule.weights:
-        table = features[modality].check(data)
+    for modality, table in tables.items() if compares(rule) else ():
         items = np.flatnonzero(table.present & (data.train.item_degree > 0))
         content[modality] = ContentVectors(table.rows(items), items.astype(np.int32))
     return content
@@ -50,56 +70,116 @@ def trained_content(rule: ContentRule, data: Dataset, features: Features) -> dic
 def place(
     added: Vocabulary,
     features: Mapping[str, Any],
-    rule: ContentRule,
+    rule: Placement,
     content: Mapping[str, ContentVectors],
-    item_vectors: np.ndarray,
-) -> np.ndarray:
-    """Embeddings ``(n, d) float32`` of new items, as :func:`graphrec.knn.content_graph` gives cold ones.
+    item_vectors: Vectors,
+) -> Vectors:
+    """Embeddings ``(n, d) float32`` of new items, as the model gives them to items nobody has.
 
     Args:
         added: ids of the new items, for messages.
         features: modality -> vectors ``(n, d_m)``; see :meth:`graphrec.Recommender.add_items`.
-        rule: weights and number of neighbours.
+        rule: see :data:`graphrec.model.Placement`.
         content: what to compare with, by modality.
         item_vectors: embeddings of the known items ``(n_items, d) float32``.
 
     Raises:
         FeatureError: an unknown modality, a wrong shape, values not finite, or an item without content.
     """
-    for name in features:
-        if name not in content:
-            raise FeatureError(
-                f"features {name!r} are not among the model's, which are {sorted(content)}."
-                f"{nearest(name, content)}"
-            )
-    table = torch.from_numpy(item_vectors)
-    total = torch.zeros(len(added), table.shape[1])
-    weights = torch.zeros(len(added))
-    for modality, (values, rows) in content.items():
-        queries, present = _vectors(features.get(modality), added, values.shape[1], modality)
+    if isinstance(rule, ContentProjection):
+        widths = {modality: len(weight) for modality, weight in rule.weights.items()}
+        return _projected(rule, _queries(added, features, widths, list(widths)))
+    widths = {modality: vectors.values.shape[1] for modality, vectors in content.items()}
+    useful = [m for m, vectors in content.items() if rule.weights[m] > 0 and len(vectors.items)]
+    queries = _queries(added, features, widths, useful)
+    compared = {m: q for m, q in queries.items() if m in useful}
+    if isinstance(rule, ContentSimilarity):
+        return _similarities(rule, compared, content, item_vectors.shape[1])
+    return _means(rule, compared, content, torch.from_numpy(item_vectors))
+
+
+def _means(
+    rule: ContentRule,
+    queries: Mapping[str, Queries],
+    content: Mapping[str, ContentVectors],
+    table: torch.Tensor,
+) -> np.ndarray:
+    """As :class:`graphrec.modalities.ColdItems` places cold items: in the direction of the weighted mean of
+    their neighbours in ``table (n_items, d)``, at the weighted mean of their lengths.
+    """
+    n = len(next(iter(queries.values())).present)
+    total, length, weights = torch.zeros(n, table.shape[1]), torch.zeros(n, 1), torch.zeros(n, 1)
+    norms = table.norm(dim=1, keepdim=True)  # (n_items, 1)
+    for modality, (values, present) in queries.items():
         at, weight = torch.from_numpy(np.flatnonzero(present)), rule.weights[modality]
-        if len(at) and len(rows) and weight > 0:
-            found = nearest_rows(
-                torch.from_numpy(queries[present]), torch.from_numpy(np.array(values)), rule.k
-            )[1]
-            neighbours = torch.from_numpy(rows.astype(np.int64))[found]  # (q, k)
+        if len(at):
+            neighbours = torch.from_numpy(_neighbours(values[present], content[modality], rule.k)[1])
             total[at] += weight * torch.nn.functional.embedding_bag(neighbours, table, mode="mean")
+            length[at] += weight * norms[neighbours].mean(1)
             weights[at] += weight
-    lost = (weights == 0).nonzero()
-    if len(lost):
-        useful = sorted(m for m in content if rule.weights[m] > 0 and len(content[m].items))
-        raise FeatureError(
-            f"item {added[int(lost[0])]!r} has no content to place it by; expected a vector in at least one "
-            f"of {useful}: leave the item out"
-        )
-    placed: np.ndarray = (total / weights[:, None]).numpy()
+    placed: np.ndarray = (torch.nn.functional.normalize(total, dim=1) * length / weights).numpy()
     return placed
 
 
-def _vectors(given: Any, items: Vocabulary, dim: int, modality: str) -> tuple[np.ndarray, np.ndarray]:
-    """One modality of new items: ``(n, dim) float32``, and which have it ``(n,) bool``."""
+def _projected(rule: ContentProjection, queries: Mapping[str, Queries]) -> np.ndarray:
+    """As VBPR gives cold items their vector."""
+    parts = []
+    for modality, (values, present) in queries.items():
+        if modality in rule.fill:
+            values = np.where(present[:, None], values, rule.fill[modality])
+        parts.append(torch.from_numpy(values) @ torch.from_numpy(rule.weights[modality]))
+    placed: np.ndarray = torch.stack(parts).sum(0).numpy()
+    return placed
+
+
+def _similarities(
+    rule: ContentSimilarity, queries: Mapping[str, Queries], content: Mapping[str, ContentVectors], width: int
+) -> Vectors:
+    """As ItemKNN on content gives cold items their row."""
+    parts = []
+    for modality, (values, present) in queries.items():
+        if modality in rule.fill:
+            values = np.where(present[:, None], values, rule.fill[modality])
+            present = np.ones_like(present)
+        similarity, items = _neighbours(values[present], content[modality], rule.k)
+        shape = (len(present), width)
+        rows = sparse.of_neighbours(np.flatnonzero(present), items, similarity, shape)
+        parts.append((rule.weights[modality], rows, present))
+    return sparse.mixed(parts, rule.normalise)
+
+
+def _neighbours(values: np.ndarray, known: ContentVectors, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines with the ``k`` nearest known items of each query, and the items ``int64``, both ``(q, k)``."""
+    found, rows = nearest_rows(torch.from_numpy(values), torch.from_numpy(np.array(known.values)), k)
+    return found.numpy(), known.items.astype(np.int64)[rows.numpy()]
+
+
+def _queries(
+    added: Vocabulary, features: Mapping[str, Any], widths: Mapping[str, int], useful: Collection[str]
+) -> dict[str, Queries]:
+    """The content of new items by modality; each has some in one that is ``useful``."""
+    for name in features:
+        if name not in widths:
+            raise FeatureError(
+                f"features {name!r} are not among the model's, which are {sorted(widths)}."
+                f"{nearest(name, widths)}"
+            )
+    queries = {m: _vectors(features.get(m), added, width, m) for m, width in widths.items()}
+    lost = np.flatnonzero(
+        ~np.any([np.zeros(len(added), bool), *(queries[m].present for m in useful)], axis=0)
+    )
+    if len(lost):
+        raise FeatureError(
+            f"item {added[int(lost[0])]!r} has no content to place it by; expected a vector in at least one "
+            f"of {sorted(useful)}: leave the item out"
+        )
+    return queries
+
+
+def _vectors(given: Any, items: Vocabulary, dim: int, modality: str) -> Queries:
+    """One modality of new items; rows of those that have none are zero."""
     if given is None:
-        return np.zeros((len(items), dim), np.float32), np.zeros(len(items), dtype=bool)
+        return Queries(np.zeros((len(items), dim), np.float32), np.zeros(len(items), dtype=bool))
     try:
         if isinstance(given, FeatureTable):
             given = given.numpy()
@@ -123,4 +203,30 @@ def _vectors(given: Any, items: Vocabulary, dim: int, modality: str) -> tuple[np
             f"{modality!r} of item {items[int(bad[0])]!r} holds NaN or Inf; expected finite numbers, or a "
             "row of NaN where there is none"
         )
-    return array, ~missing
+    return Queries(np.where(missing[:, None], np.float32(0), array), ~missing)
+
+
+# -- keeping -------------------------------------------------------------------------------------------------
+
+
+def described(rule: Placement | None) -> tuple[dict[str, Any] | None, dict[str, np.ndarray]]:
+    """A rule as JSON-able facts, and the arrays it holds by part of a bundle."""
+    if rule is None or isinstance(rule, ContentRule):
+        return (None if rule is None else rule._asdict()), {}
+    arrays = {f"rule_fill_{m}": vector for m, vector in rule.fill.items()}
+    if isinstance(rule, ContentProjection):
+        arrays |= {f"rule_weight_{m}": weight for m, weight in rule.weights.items()}
+        return {"kind": "projection", "weights": list(rule.weights), "fill": list(rule.fill)}, arrays
+    return {"kind": "similarity", **rule._asdict(), "fill": list(rule.fill)}, arrays
+
+
+def restored(saved: Bundle, facts: dict[str, Any] | None) -> Placement | None:
+    """The rule that :func:`described` took apart."""
+    if facts is None:
+        return None
+    if "kind" not in facts:
+        return ContentRule(**facts)
+    fill = {m: saved.array(f"rule_fill_{m}") for m in facts["fill"]}
+    if facts["kind"] == "projection":
+        return ContentProjection({m: saved.array(f"rule_weight_{m}") for m in facts["weights"]}, fill)
+    return ContentSimilarity(facts["weights"], facts["k"], facts["normalise"], fill)

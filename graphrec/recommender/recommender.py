@@ -16,11 +16,19 @@ from torch import Tensor
 
 from graphrec.data import Dataset, Interactions, Vocabulary
 from graphrec.errors import ConfigError, DataError, FeatureError, TrainingError
-from graphrec.model import ContentRule, Features, Ranker
-from graphrec.recommender import bundle
+from graphrec.model import Features, Placement, Ranker
+from graphrec.recommender import bundle, vectors
 from graphrec.recommender.export import write_faiss, write_parquet
-from graphrec.recommender.placement import ContentVectors, place, trained_content
-from graphrec.recommender.retrieval import retrieve
+from graphrec.recommender.placement import (
+    ContentVectors,
+    compares,
+    described,
+    place,
+    restored,
+    trained_content,
+)
+from graphrec.recommender.retrieval import Keys, Rows, retrieve
+from graphrec.recommender.vectors import Vectors
 
 FORMAT = 1
 HEAD = "recommender.json"
@@ -34,8 +42,8 @@ class Recommender:
     Args:
         users: external user ids.
         items: external item ids.
-        user_vectors: ``(n_users, d) float32``.
-        item_vectors: ``(n_items, d) float32``; a score is the inner product.
+        user_vectors: ``(n_users, d) float32``, an array or a sparse matrix of rows.
+        item_vectors: ``(n_items, d) float32``, likewise; a score is the inner product.
         seen: pairs that are not recommended again; they also count an item's popularity.
         rule: how new items are placed, or None.
         content: by modality, the vectors that new items are compared with; empty if there are none.
@@ -46,10 +54,10 @@ class Recommender:
         self,
         users: Vocabulary,
         items: Vocabulary,
-        user_vectors: np.ndarray,
-        item_vectors: np.ndarray,
+        user_vectors: Vectors,
+        item_vectors: Vectors,
         seen: Interactions,
-        rule: ContentRule | None = None,
+        rule: Placement | None = None,
         content: Mapping[str, ContentVectors] | None = None,
         meta: Mapping[str, Any] | None = None,
     ) -> None:
@@ -57,10 +65,11 @@ class Recommender:
         self.content, self.meta = dict(content or {}), dict(meta or {})
         self._set_items(items, item_vectors, seen)
 
-    def _set_items(self, items: Vocabulary, vectors: np.ndarray, seen: Interactions) -> None:
-        self.items, self.item_vectors, self.seen = items, vectors, seen
+    def _set_items(self, items: Vocabulary, item_vectors: Vectors, seen: Interactions) -> None:
+        self.items, self.item_vectors, self.seen = items, item_vectors, seen
         self._item_ids = np.array(items.ids, dtype=object)  # (n_items,)
-        self._unit: Tensor | None = None  # (n_items, d), made when similar_items first needs it
+        self._keys: Keys | None = None  # (n_items, d), made when recommend first needs them
+        self._unit: tuple[Vectors, Keys] | None = None  # the same of length one, for similar_items
 
     def __repr__(self) -> str:
         n, d = self.item_vectors.shape
@@ -107,11 +116,10 @@ class Recommender:
         training = model.training
         model.eval()
         with torch.no_grad():
-            # Copies: the embeddings of some models are their parameters.
-            vectors = [np.array(v.detach().float().cpu().numpy()) for v in model.embed()]
+            tables = [vectors.taken(table) for table in model.embed()]
         model.train(training)
-        for vocabulary, table in zip((data.users, data.items), vectors, strict=True):
-            bad = np.flatnonzero(~np.isfinite(table).all(axis=1))
+        for vocabulary, table in zip((data.users, data.items), tables, strict=True):
+            bad = vectors.broken_rows(table)
             if len(bad):
                 raise TrainingError(
                     f"the embedding of {vocabulary.kind} {vocabulary[int(bad[0])]!r} is not finite, as are "
@@ -120,7 +128,7 @@ class Recommender:
         rule = model.content_rule
         content = trained_content(rule, data, features) if rule is not None and features else {}
         meta = {"model": model.name, "dataset": data.name, "fingerprint": data.fingerprint}
-        return cls(data.users, data.items, vectors[0], vectors[1], seen, rule, content, meta)
+        return cls(data.users, data.items, tables[0], tables[1], seen, rule, content, meta)
 
     # -- asking ----------------------------------------------------------------------------------------------
 
@@ -178,9 +186,11 @@ class Recommender:
                 scores[known[row[at >= 0]], at[at >= 0]] = -torch.inf
 
         # An unknown user's scores are replaced, so whose vector stands in for theirs does not matter.
-        queries = np.array(self.user_vectors[np.maximum(rows, 0)])  # (B, d)
+        queries = vectors.queries(self.user_vectors, np.maximum(rows, 0))  # (B, d)
+        if self._keys is None:
+            self._keys = vectors.keys(self.item_vectors)
         whole = len(candidates) == len(self.items)
-        keys = torch.from_numpy(self.item_vectors if whole else self.item_vectors[candidates])  # (c, d)
+        keys = self._keys if whole else self._keys[candidates]  # (c, d)
         return self._best(queries, keys, candidates, k, mask, single)
 
     def similar_items(self, items: Any, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
@@ -200,12 +210,14 @@ class Recommender:
         names, single = _several(items)
         rows = self.items.indices(names).astype(np.int64)  # (B,)
         if self._unit is None:
-            self._unit = torch.nn.functional.normalize(torch.from_numpy(self.item_vectors), dim=1)
+            unit = vectors.unit(self.item_vectors)
+            self._unit = unit, vectors.keys(unit)
 
         def mask(start: int, scores: Tensor) -> None:
             scores[np.arange(len(scores)), rows[start : start + len(scores)]] = -torch.inf
 
-        return self._best(self._unit.numpy()[rows], self._unit, np.arange(len(self.items)), k, mask, single)
+        queries = vectors.queries(self._unit[0], rows)
+        return self._best(queries, self._unit[1], np.arange(len(self.items)), k, mask, single)
 
     def _candidates(self, only: Iterable[Any] | None, exclude: Iterable[Any] | None) -> np.ndarray:
         """Indices of the items that may be recommended, ascending."""
@@ -218,8 +230,8 @@ class Recommender:
 
     def _best(
         self,
-        queries: np.ndarray,
-        keys: Tensor,
+        queries: Rows,
+        keys: Keys,
         candidates: np.ndarray,
         k: int,
         mask: Callable[[int, Tensor], None],
@@ -229,9 +241,9 @@ class Recommender:
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise ConfigError(f"k = {k!r}; expected a whole number of at least 1")
         width = min(k, len(candidates))
-        ids = np.full((len(queries), k), None, dtype=object)
-        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-        values, at = (v.numpy() for v in retrieve(torch.from_numpy(queries), keys, width, mask))
+        ids = np.full((queries.shape[0], k), None, dtype=object)
+        scores = np.full((queries.shape[0], k), -np.inf, dtype=np.float32)
+        values, at = (v.numpy() for v in retrieve(queries, keys, width, mask))
         ids[:, :width], scores[:, :width] = self._item_ids[candidates[at]], values
         ids[np.isneginf(scores)] = None
         return (ids[0], scores[0]) if single else (ids, scores)
@@ -241,8 +253,10 @@ class Recommender:
     def add_items(self, ids: Iterable[Any], features: Mapping[str, Any]) -> Self:
         """Adds items nobody has interacted with, placed by the model's content rule; changes this object.
 
-        In each modality a new item gets the mean embedding of its ``k`` nearest items among those with train
-        interactions; the modalities it has are weighted as in the model. :meth:`save` keeps added items.
+        A new item gets what the model gives an item without train interactions: most models the mean
+        direction and length of its ``k`` nearest items among those with some, in each modality it has and
+        weighted as in the model; VBPR the projection of its content; ItemKNN on content its similarities to
+        the nearest. :meth:`save` keeps added items.
 
         Args:
             ids: their external ids, none of them known.
@@ -264,7 +278,7 @@ class Recommender:
                 f"the model of this recommender ({self.meta.get('model', 'unknown')}) has no rule to place "
                 "new items by their content; use one that has, such as freedom"
             )
-        if not self.content:
+        if not self.content and compares(self.rule):
             raise FeatureError(
                 "this recommender was made without features, so new items cannot be compared with known "
                 "ones; make it with Recommender.of(model, data, features)"
@@ -275,11 +289,10 @@ class Recommender:
             twice = added[int(np.flatnonzero(known >= 0)[0])]
             raise DataError(f"item {twice!r} is known already; add only items that are new")
         placed = place(added, features, self.rule, self.content, self.item_vectors)
-        vectors = np.concatenate([self.item_vectors, placed])
-        seen = Interactions(
-            self.seen.users, self.seen.items, len(self.users), len(vectors), name=self.seen.name
-        )
-        self._set_items(Vocabulary([*self.items.ids, *added.ids]), vectors, seen)
+        grown = vectors.stacked(self.item_vectors, placed)
+        n_users, n_items = len(self.users), grown.shape[0]
+        seen = Interactions(self.seen.users, self.seen.items, n_users, n_items, name=self.seen.name)
+        self._set_items(Vocabulary([*self.items.ids, *added.ids]), grown, seen)
         return self
 
     # -- keeping ---------------------------------------------------------------------------------------------
@@ -294,21 +307,21 @@ class Recommender:
             CheckpointError: it cannot be written.
         """
         path = Path(path)
-        arrays = {
-            "user_vectors": self.user_vectors,
-            "item_vectors": self.item_vectors,
-            "seen": np.stack([self.seen.users, self.seen.items]),
-        }
-        for modality, vectors in self.content.items():
-            arrays |= {f"content_{modality}": vectors.values, f"content_{modality}_items": vectors.items}
-        rule = self.rule._asdict() if self.rule is not None else None
+        rule, arrays = described(self.rule)
+        arrays |= vectors.arrays("user_vectors", self.user_vectors)
+        arrays |= vectors.arrays("item_vectors", self.item_vectors)
+        arrays["seen"] = np.stack([self.seen.users, self.seen.items])
+        for modality, known in self.content.items():
+            arrays |= {f"content_{modality}": known.values, f"content_{modality}_items": known.items}
         head = {"rule": rule, "modalities": list(self.content), "meta": self.meta}
+        if not isinstance(self.item_vectors, np.ndarray):
+            head["sparse"] = self.item_vectors.shape[1]
         bundle.write(path / HEAD, FORMAT, head, arrays, {"users": self.users, "items": self.items})
         return path
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Reads what :meth:`save` wrote; user and content vectors are memory-mapped.
+        """Reads what :meth:`save` wrote; dense user vectors and content vectors are memory-mapped.
 
         Raises:
             CheckpointError: a file is missing, not the one that was written, or of another format.
@@ -321,9 +334,12 @@ class Recommender:
         }
         pairs = saved.array("seen")  # (2, E)
         seen = Interactions(pairs[0], pairs[1], len(users), len(items), name="seen")
-        rule = ContentRule(**saved.head["rule"]) if saved.head["rule"] is not None else None
-        vectors = saved.array("user_vectors", mmap=True), saved.array("item_vectors")
-        return cls(users, items, *vectors, seen, rule, content, saved.head["meta"])
+        rule, width = restored(saved, saved.head["rule"]), saved.head.get("sparse")
+        tables = (
+            vectors.read(saved, "user_vectors", width, mmap=True),
+            vectors.read(saved, "item_vectors", width),
+        )
+        return cls(users, items, *tables, seen, rule, content, saved.head["meta"])
 
     def export(
         self,
@@ -373,9 +389,17 @@ class Recommender:
             path: directory to create.
 
         Raises:
+            ConfigError: the vectors are sparse, which FAISS does not index.
             MissingDependencyError: faiss is not installed (extra ``ann``).
             CheckpointError: the directory cannot be written.
         """
+        if not isinstance(self.item_vectors, np.ndarray):
+            n, d = self.item_vectors.shape
+            raise ConfigError(
+                f"the item vectors of {self.meta.get('model', 'this model')} are sparse, and FAISS indexes "
+                f"dense ones, of which {n:,} x {d:,} would be {4 * n * d / 2**30:,.1f} GiB; write "
+                "recommendations instead (export), or use a model with dense embeddings, such as lightgcn"
+            )
         write_faiss(Path(path), self.items, self.item_vectors, self.meta)
         return Path(path)
 

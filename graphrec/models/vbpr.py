@@ -1,0 +1,151 @@
+"""VBPR: matrix factorisation with a second half that is projected from content.
+
+He and McAuley, "VBPR: Visual Bayesian Personalized Ranking from Implicit Feedback", AAAI 2016,
+https://arxiv.org/abs/1510.01784. An item's vector is an ID embedding beside a linear map of its features; a
+user has preferences over both parts.
+
+``Eq. n`` refers to the numbered equations in docs/models/vbpr.md.
+
+Differences from the paper, most of them those of the toolbox that produced the published Amazon tables:
+- the features of all modalities are projected, not those of the image alone;
+- no item biases and no visual bias; the regulariser is the norms of the batch's whole vectors over the batch
+  size, not squared norms with a weight for each kind of parameter;
+- the toolbox's projection has a bias, here it has none: it adds the same to all scores of a user, so it
+  changes neither a BPR difference nor a ranking, only what the regulariser counts;
+- items without a modality get nothing from it, or are filled (``fill``);
+- items without train interactions have a zero ID part: their ID embedding is what initialisation drew
+  (``cold_items="as_trained"`` leaves it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal, NamedTuple, Self, cast
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import embedding as rows
+
+from graphrec.data.dataset import Dataset
+from graphrec.data.interactions import Interactions
+from graphrec.losses import bpr, embedding_norms
+from graphrec.modalities import MultimodalConfig, means_of, tables_of
+from graphrec.model import ContentProjection, Features, Ranker
+from graphrec.nn import ItemFeatures, embedding, projection
+from graphrec.sampling import Plan, triplets
+from graphrec.search import Choice, Space
+from graphrec.store import FeatureTable
+
+BLOCK = 1024  # items projected at a time when all are: bounds the float32 copy of bfloat16 features
+
+
+class Batch(NamedTuple):
+    """Triplets over the distinct items of a batch, of which each is projected once."""
+
+    users: Tensor
+    """``(B,) int64``."""
+    items: Tensor
+    """The distinct items ``(D,) int64``, ascending."""
+    positives: Tensor
+    """Where in ``items`` the positive of each triplet is ``(B,) int64``."""
+    negatives: Tensor
+    """Where its negative is ``(B,) int64``."""
+
+
+class VBPR(Ranker):
+    """Item vectors of an ID part and a content part."""
+
+    class Config(MultimodalConfig):
+        """Options of VBPR."""
+
+        dim: int = Field(64, ge=1)
+        """Size of the ID part."""
+        content_dim: int | None = Field(None, ge=1)
+        """Size of the content part; None: as large as the ID part."""
+        reg_weight: float = Field(0.1, ge=0)
+        """Weight of the norms of the batch's vectors."""
+        feature_dtype: Literal["float32", "bfloat16"] = "float32"
+        """Precision in which features are kept, and projected while training; half of it halves their memory
+        and pays where the processor computes with bfloat16. Embeddings and scores stay float32."""
+        cold_items: Literal["content", "as_trained"] = "content"
+        """Vector of items without train interactions: their content part alone, or all that is there."""
+
+    name = "vbpr"
+    modalities = True
+    places_new_items = True
+    search_space: ClassVar[Space] = {
+        "reg_weight": Choice(1e-4, 1e-3, 1e-2, 1e-1, 1.0),
+        "train.learning_rate": Choice(1e-3, 2e-3, 5e-3),
+    }
+    config: Config
+    warm: Tensor
+
+    def __init__(self, train: Interactions, tables: Mapping[str, FeatureTable], config: Config) -> None:
+        super().__init__()
+        self.config, self.train_pairs = config, train
+        self.n_users, self.n_items = train.n_users, train.n_items
+        content_dim = config.content_dim or config.dim
+        self.user_embedding = embedding(self.n_users, config.dim + content_dim, self.stream("users"))
+        self.item_embedding = embedding(self.n_items, config.dim, self.stream("items"))  # (n_items, d)
+        dtype = getattr(torch, config.feature_dtype)
+        self.features = nn.ModuleDict(
+            {m: ItemFeatures(t, dtype=dtype, fill=config.fill, train=train) for m, t in tables.items()}
+        )
+        # One map of all features side by side; each modality is multiplied by its columns.
+        self.widths = {m: t.dim for m, t in tables.items()}
+        self.projection = projection(sum(self.widths.values()), content_dim, self.stream("content"))
+        self.fill = means_of(tables, config.fill)
+        warm = torch.from_numpy(train.item_degree > 0)
+        self.register_buffer("warm", warm[:, None], persistent=False)  # (n_items, 1)
+
+    @classmethod
+    def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
+        """See :meth:`graphrec.model.Model.build`; needs one feature table at least, of any name."""
+        return cls(data.train, tables_of("VBPR", data, features), config or cls.Config())
+
+    def batches(self, plan: Plan) -> Iterator[Batch]:
+        """Every train interaction once, with one uniform negative."""
+        for users, positives, negatives in triplets(self.train_pairs, plan):
+            both = torch.cat([positives, negatives]).numpy()
+            items, at = (torch.from_numpy(v) for v in np.unique(both, return_inverse=True))
+            yield Batch(users, items, at[: len(users)], at[len(users) :])
+
+    def weights(self) -> dict[str, Tensor]:
+        """The projection's columns by modality, each ``(content_dim, d_m)``."""
+        parts = self.projection.weight.split(list(self.widths.values()), dim=1)
+        return dict(zip(self.widths, parts, strict=True))
+
+    def content(self, items: Tensor) -> Tensor:
+        """Content part ``(B, content_dim)`` of items ``(B,)``: ``W [x_m; ...]`` (Eq. 1)."""
+        parts = [cast(ItemFeatures, self.features[m]).projected(w, items) for m, w in self.weights().items()]
+        return torch.stack(parts).sum(0)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """``bpr`` (Eqs. 2 and 3) and ``reg`` (Eq. 4)."""
+        vectors = torch.cat([self.item_embedding(batch.items), self.content(batch.items)], 1)  # (D, d + c)
+        u = self.user_embedding(batch.users)  # (B, d + c)
+        p, n = rows(batch.positives, vectors), rows(batch.negatives, vectors)  # (B, d + c)
+        return {
+            "bpr": bpr((u * (p - n)).sum(1)),
+            "reg": self.config.reg_weight * embedding_norms(u, p, n),
+        }
+
+    def embed(self) -> tuple[Tensor, Tensor]:
+        """User vectors, and item vectors with the ID part of cold items at zero ``(n, d + c)`` (Eq. 5)."""
+        parts = []
+        for m, weight in self.weights().items():
+            blocks = cast(ItemFeatures, self.features[m]).values.split(BLOCK)
+            parts.append(torch.cat([nn.functional.linear(x.float(), weight) for x in blocks]))
+        content, ids = torch.stack(parts).sum(0), self.item_embedding.weight  # (n_items, c), (n_items, d)
+        if self.config.cold_items == "content":
+            ids = ids * self.warm
+        return self.user_embedding.weight, torch.cat([ids, content], 1)
+
+    @property
+    def content_rule(self) -> ContentProjection:  # type: ignore[override]  # follows the weights
+        """``[0 ; W x]``, with the weights as they are now."""
+        d = self.config.dim
+        padded = {m: nn.functional.pad(w.detach().T, (d, 0)) for m, w in self.weights().items()}
+        return ContentProjection({m: w.cpu().numpy() for m, w in padded.items()}, self.fill)

@@ -1,0 +1,253 @@
+"""Both ItemKNNs against dense formulas, their options, gaps and cold items, and the commands."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tolerances import SCORE
+
+import graphrec as gr
+from graphrec import runs, sparse, testing
+from graphrec.errors import FeatureError
+from graphrec.evaluate import evaluate
+from graphrec.graph import Graph
+from graphrec.model import Ranker
+from graphrec.models import itemknn
+from graphrec.models.itemknn import ItemKNN
+from graphrec.models.itemknn_content import ItemKNNContent
+from graphrec.seeds import stream
+from graphrec.store import FeatureTable
+
+
+@pytest.fixture(scope="module")
+def data():
+    return testing.communities(2, 20)[0]
+
+
+@pytest.fixture(scope="module")
+def catalogue():
+    """Items 1 to 3 without a picture, 3 and 5 without a text, 4 to 9 without train interactions."""
+    full, _ = testing.communities(2, 20)
+    keep = ~np.isin(full.train.items, np.arange(4, 10))
+    pairs = np.stack([full.train.users[keep], full.train.items[keep]], 1)
+    data = testing.dataset(pairs, [], full.n_users, full.n_items, "cold")
+    tables = {}
+    for modality, width, missing in (("image", 6, [1, 2, 3]), ("text", 5, [3, 5])):
+        values = stream(0, f"tests/{modality}").normal(size=(data.n_items, width)).astype(np.float32)
+        present = ~np.isin(np.arange(data.n_items), missing)
+        tables[modality] = FeatureTable.from_array(values, data, modality, present=present)
+    return data, tables
+
+
+def dense(train) -> np.ndarray:
+    matrix = np.zeros((train.n_users, train.n_items))
+    matrix[train.users, train.items] = 1
+    return matrix
+
+
+def nearest_only(similarity: np.ndarray, k: int) -> np.ndarray:
+    """The ``k`` largest positive entries of each row, in plain Python; among equals the lowest column."""
+    kept = np.zeros_like(similarity)
+    for i, row in enumerate(similarity):
+        for j in sorted(range(len(row)), key=lambda j: (-row[j], j))[:k]:
+            kept[i, j] = max(row[j], 0)
+    return kept
+
+
+# -- on interactions -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("products", [2**22, 300, 1])
+@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize(("k", "shrink"), [(5, 0.0), (5, 3.0), (1, 10.0), (400, 10.0)])
+def test_scores_are_sums_of_shrunk_cosines(data, k, shrink, normalise, products, monkeypatch) -> None:
+    monkeypatch.setattr(itemknn, "PRODUCTS", products)
+    model = ItemKNN.build(data, None, ItemKNN.Config(k=k, shrink=shrink, normalise=normalise))
+    x = dense(data.train)
+    degree = x.sum(0)
+    cosine = (x.T @ x) / np.maximum(np.sqrt(np.outer(degree, degree)) + shrink, 1e-12)
+    np.fill_diagonal(cosine, 0)
+    # To the precision in which similarities are compared, so that equals are equals here too.
+    kept = nearest_only(cosine.astype(np.float32), k)
+    if normalise:
+        kept /= np.maximum(kept.sum(1, keepdims=True), 1e-12)
+    assert np.allclose(model.neighbours.dense(), kept, atol=SCORE)
+    assert np.allclose(model.score(np.arange(data.n_users)), x @ kept.T, atol=10 * SCORE)
+
+
+def test_items_never_taken_score_zero() -> None:
+    full, _ = testing.communities(2, 20)
+    keep = (full.train.users != 0) & ~np.isin(full.train.items, [0, 7, 39])
+    pairs = np.stack([full.train.users[keep], full.train.items[keep]], 1)
+    data = testing.dataset(pairs, [], full.n_users, full.n_items, "gaps")
+    scores = ItemKNN.build(data).score(np.arange(data.n_users))
+    assert not scores[:, [0, 7, 39]].any()
+    assert not scores[0].any()
+    assert scores[1:].any(1).all()
+
+
+def test_no_square_matrix_is_held() -> None:
+    """30,000 items would be 3.4 GiB of pairs; their graph is as large as its neighbours."""
+    n = 30_000
+    rng = stream(0, "tests/many")
+    keys = np.unique(rng.integers(0, 2_000, 40_000) * n + rng.integers(0, n, 40_000))
+    data = testing.dataset(np.stack([keys // n, keys % n], 1), [], 2_000, n, "many")
+    model = ItemKNN.build(data, None, ItemKNN.Config(k=5))
+    users, items = model.embed()
+    assert len(items) <= 5 * n
+    assert len(users) == len(data.train)
+    assert model.score([0, 1]).shape == (2, n)
+
+
+# -- on content ----------------------------------------------------------------------------------------------
+
+
+def expected_content(data, tables, k: int, weights: dict[str, float], normalise: bool) -> np.ndarray:
+    """Rows of similarities from dense cosines, without fill."""
+    warm = data.train.item_degree > 0
+    total, share = np.zeros((data.n_items, data.n_items)), np.zeros(data.n_items)
+    for m, weight in weights.items():
+        x, present = tables[m].numpy().astype(np.float64), tables[m].present
+        unit = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+        cosine = unit @ unit.T
+        np.fill_diagonal(cosine, 0)
+        cosine[:, ~(warm & present)] = 0
+        cosine[~present] = 0
+        total += weight * nearest_only(cosine, k)
+        share += weight * present
+    by = total.sum(1) if normalise else share
+    return total / np.where(by > 0, by, 1)[:, None]
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize(("k", "image_weight"), [(3, 0.5), (8, 0.2), (400, 0.5), (3, 0.0), (3, 1.0)])
+def test_scores_are_weighted_sums_of_cosines(catalogue, k, image_weight, normalise) -> None:
+    data, tables = catalogue
+    config = ItemKNNContent.Config(k=k, image_weight=image_weight, normalise=normalise)
+    model = ItemKNNContent.build(data, tables, config)
+    weights = {"image": image_weight, "text": 1 - image_weight}
+    expected = expected_content(data, tables, k, weights, normalise)
+    assert np.allclose(model.neighbours.dense(), expected, atol=SCORE)
+    scores = dense(data.train) @ expected.T
+    assert np.allclose(model.score(np.arange(data.n_users)), scores, atol=10 * SCORE)
+
+
+def test_cold_items_are_scored_and_are_nobodys_neighbour(catalogue) -> None:
+    data, tables = catalogue
+    model = ItemKNNContent.build(data, tables, ItemKNNContent.Config(k=3))
+    rows = model.neighbours.dense()
+    assert rows[4:10].any(1).all()
+    assert not rows[:, 4:10].any()
+    assert not rows[3].any()  # neither a picture nor a text
+
+
+@pytest.mark.parametrize("fill", ["mean", "neighbours"])
+def test_filled_items_look_for_neighbours_and_are_nobodys(catalogue, fill) -> None:
+    data, tables = catalogue
+    config = ItemKNNContent.Config(k=3, fill=fill, image_weight=1.0)
+    rows = ItemKNNContent.build(data, tables, config).neighbours.dense()
+    zero = ItemKNNContent.build(data, tables, config.replace(fill="zero")).neighbours.dense()
+    assert rows[1:4].any(1).all()
+    assert not zero[1:4].any()
+    assert not rows[:, 1:4].any()
+    others = [i for i in range(data.n_items) if i not in (1, 2, 3)]
+    assert torch.equal(rows[others], zero[others])
+
+
+def test_equal_items_are_ranked_by_index_and_counted_to_k(catalogue) -> None:
+    """Of more than ``k + 1`` equal items some do not find themselves among their nearest."""
+    data, _ = catalogue
+    table = FeatureTable.from_array(np.ones((data.n_items, 3), np.float32), data, "text")
+    rows = ItemKNNContent.build(data, {"text": table}, ItemKNNContent.Config(k=3)).neighbours.dense()
+    warm = np.flatnonzero(data.train.item_degree > 0)
+    for i in range(data.n_items):
+        assert np.flatnonzero(rows[i]).tolist() == [j for j in warm if j != i][:3]
+
+
+def test_weights_of_any_modalities(catalogue) -> None:
+    data, tables = catalogue
+
+    def weights(*names: str) -> dict[str, float]:
+        given = {m: tables["image" if m == "image" else "text"] for m in names}
+        model = ItemKNNContent.build(data, given, ItemKNNContent.Config(image_weight=0.2))
+        return model.content_rule.weights
+
+    assert weights("image") == {"image": 1.0}
+    assert weights("sound", "text") == {"sound": 0.5, "text": 0.5}
+    assert weights("image", "sound", "text") == {"image": 0.2, "sound": 0.4, "text": 0.4}
+    with pytest.raises(FeatureError, match="features build"):
+        ItemKNNContent.build(data)
+
+
+def test_without_content_or_train_items_that_have_it_scores_are_zero(catalogue) -> None:
+    data, _ = catalogue
+    vectors = stream(0, "tests/few").normal(size=(data.n_items, 4)).astype(np.float32)
+    only_cold = np.isin(np.arange(data.n_items), [4, 5])
+    table = FeatureTable.from_array(vectors, data, "text", present=only_cold)
+    model = ItemKNNContent.build(data, {"text": table})
+    assert not model.score(np.arange(data.n_users)).any()
+
+
+def test_neighbours_may_be_kept(catalogue, tmp_path) -> None:
+    data, tables = catalogue
+    config = ItemKNNContent.Config(k=3, graph_cache=tmp_path)
+    first, again = (ItemKNNContent.build(data, tables, config).neighbours for _ in range(2))
+    assert torch.equal(first.dense(), again.dense())
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+# -- as rankers ----------------------------------------------------------------------------------------------
+
+
+def test_sparse_scores_do_not_depend_on_the_batch(data) -> None:
+    score = ItemKNN.build(data).scorer()
+    together = score(torch.arange(data.n_users))
+    assert torch.equal(together, torch.cat([score(torch.tensor([u])) for u in range(data.n_users)]))
+    assert torch.equal(score(torch.tensor([3, 3, 1])), together[[3, 3, 1]])
+
+
+def test_evaluation_ranks_by_the_scores(data) -> None:
+    model = ItemKNN.build(data)
+    report = evaluate(model, data.test, seen=data.train, k=5, metrics=["recall"])
+    scores = model.score(np.arange(data.n_users)).numpy()
+    scores[data.train.users, data.train.items] = -np.inf
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :5]
+    hits = [len(set(order[u]) & set(data.test.of(u))) / len(data.test.of(u)) for u in report.users]
+    assert np.allclose(report.metrics["recall@5"], hits)
+    assert report.meta["cold_items"] == "as trained"
+
+
+def test_largest_keeps_the_lowest_of_equals() -> None:
+    rows = np.array([[1, 3, 3, 0, 2], [0, 0, 0, 0, 0], [5, 5, 5, 5, 5]], dtype=np.float32)
+    graph = Graph.from_edges(*np.nonzero(rows)[::-1], rows[np.nonzero(rows)], n_source=5, n_target=3)
+    kept = sparse.largest(sparse.rows_of(graph), 2).toarray()
+    assert kept.tolist() == [[0, 3, 3, 0, 0], [0, 0, 0, 0, 0], [5, 5, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("name", ["itemknn", "itemknn-content"])
+def test_from_training_to_exports(name: str, tmp_path, monkeypatch, graphrec: Any, refused: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    graphrec("data", "generate", "shop", "--items", 60, "--users", 80)
+    graphrec("features", "build", "shop/dataset")
+    trained = graphrec("train", name, "shop/dataset", "--out", "runs/knn", "--set", "model.k=20")
+    assert trained.code == 0, trained
+    opened = runs.open_run("runs/knn")
+    assert isinstance(opened.model, Ranker)
+    assert opened.model.config.k == 20
+    assert graphrec("evaluate", "runs/knn", "--cold").code == 0
+    users, items = opened.data.users, opened.data.items
+    answer = graphrec("recommend", "runs/knn", "--user", users[3], "-k", 4, "--format", "json")
+    scores = opened.model.score([3])[0]
+    known = opened.data.train + opened.data.valid + opened.data.test
+    scores[known.of(3).tolist()] = -torch.inf
+    best = scores.sort(descending=True, stable=True).indices[:4]
+    assert [row["item"] for row in json.loads(answer.out)] == items.take(best.numpy())
+    assert graphrec("similar", "runs/knn", "--item", items[1]).code == 0
+    assert graphrec("export", "runs/knn", "--out", "recs.parquet", "-k", 3).code == 0
+    assert "sparse" in refused("export", "runs/knn", "--faiss", "index")
+    rec = gr.Recommender.load("runs/knn/recommender")
+    assert rec.item_vectors.nnz == len(opened.model.neighbours)
