@@ -7,7 +7,7 @@ descriptions) of 3,416 of the 7,050 items through a sentence encoder, so their r
 the published ones and stand beside LightGCN instead.
 
     python -m experiments.amazon_baby                 # three seeds
-    python -m experiments.amazon_baby --quick         # three epochs, one seed
+    python -m experiments.amazon_baby --quick         # one epoch, one seed
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
     """Runs the experiments."""
     options = arguments(__doc__ or "").parse_args()
     data = gr.load_dataset("amazon-baby", root=options.root)
-    tables = text_features(data, options.store)
+    tables = text_features(data, options.store, options.quick)
     rows = [*ROWS, *CHECKS]
     warm = Experiment("amazon_baby", COMMAND, data, tables, rows, range(3), "LightGCN", 0, PAIRS, PUBLISHED)
     run(warm, options)

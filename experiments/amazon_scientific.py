@@ -5,7 +5,7 @@ trials a model, chosen on validation at the first seed; five seeds; then what th
 each part of FREEDOM is worth.
 
     python -m experiments.amazon_scientific           # five seeds
-    python -m experiments.amazon_scientific --quick   # three epochs, two trials, one seed
+    python -m experiments.amazon_scientific --quick   # one epoch, two trials, one seed
 """
 
 from __future__ import annotations

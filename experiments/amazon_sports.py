@@ -6,7 +6,7 @@ be had; here the multimodal models see brand and categories through a sentence e
 comparable with the published ones and stand beside LightGCN instead.
 
     python -m experiments.amazon_sports               # one seed
-    python -m experiments.amazon_sports --quick       # three epochs
+    python -m experiments.amazon_sports --quick       # one epoch
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> None:
     """Runs the experiments."""
     options = arguments(__doc__ or "").parse_args()
     data = gr.load_dataset("amazon-sports", root=options.root)
-    tables = text_features(data, options.store)
+    tables = text_features(data, options.store, options.quick)
     warm = Experiment("amazon_sports", COMMAND, data, tables, ROWS, (0,), "LightGCN", 0, published=PUBLISHED)
     run(warm, options)
     cold = data.resplit("cold-items")

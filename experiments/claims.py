@@ -53,7 +53,7 @@ def time(result: Mapping[str, Any]) -> str:
     ]
     for label in result["order"]:
         row = result["rows"][label]
-        if row["group"] != "main" or all(run["epochs"] <= 1 for run in row["runs"]):
+        if row["group"] != "main" or all(run["best_epoch"] == 0 for run in row["runs"]):
             continue
         pace = [run["seconds"] / run["epochs"] for run in row["runs"]]
         cells = [f"{np.mean(pace):.2f}"]

