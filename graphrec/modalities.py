@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
+from pydantic import model_validator
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
@@ -36,6 +37,22 @@ class MultimodalConfig(ModelConfig):
     fill: Fill = "zero"
     """What stands for the image or text an item lacks: nothing (it is masked), the mean of all items that
     have one, or the mean of those it shares train users with, weighted by how many."""
+
+
+class FeatureLossConfig(MultimodalConfig):
+    """Options of models whose loss holds projected features."""
+
+    train_features: bool = False
+    """Train the features as well, as the authors' code does."""
+    feature_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision in which features are kept and projected while training; half of it halves their memory and
+    pays where the processor computes with bfloat16. Graphs, embeddings and scores stay float32."""
+
+    @model_validator(mode="after")
+    def _trained_in_full(self) -> Self:
+        if self.train_features and self.feature_dtype != "float32":
+            raise ValueError("train_features needs feature_dtype float32: bfloat16 loses small updates")
+        return self
 
 
 def tables_of(owner: str, data: Dataset, features: Features | None) -> dict[str, FeatureTable]:

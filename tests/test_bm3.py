@@ -5,17 +5,17 @@ items.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from cold_catalogue import cold_catalogue
-from tolerances import BFLOAT16_BM3, PARITY, PROPAGATION, SCORE
+from reference import MODALITIES, assert_close, dataset, numbers
+from tolerances import BFLOAT16_BM3, PROPAGATION, SCORE
 from torch.nn.functional import cosine_similarity, linear
 
 from graphrec import testing
-from graphrec.data import Dataset, Interactions, Vocabulary
+from graphrec.data import Dataset
 from graphrec.errors import ConfigError, FeatureError
 from graphrec.models.bm3 import BM3, Pairs
 from graphrec.nn import ItemFeatures, row_dropout
@@ -24,9 +24,6 @@ from graphrec.sampling import Plan
 from graphrec.seeds import stream
 from graphrec.store import FeatureTable
 from graphrec.trainer import TrainConfig, Trainer
-
-TOY = Path(__file__).parent / "fixtures" / "freedom_bm3_toy.npz"
-MODALITIES = ("image", "text")
 
 
 def pairs(users, items, key: int = 1) -> Pairs:
@@ -44,16 +41,12 @@ def total(model: BM3, batch: Pairs) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def toy() -> dict[str, np.ndarray]:
-    with np.load(TOY, allow_pickle=False) as file:
-        return {key: file[key] for key in file.files}
+    return numbers()
 
 
 @pytest.fixture(scope="module")
 def data(toy) -> Dataset:
-    n_users, n_items = int(toy["n_users"]), int(toy["n_items"])
-    train = Interactions(*toy["train_edges"], n_users, n_items, name="train")
-    empty = Interactions([], [], n_users, n_items)
-    return Dataset("toy", Vocabulary(range(n_users), "user"), Vocabulary(range(n_items)), train, empty, empty)
+    return dataset(toy)
 
 
 def reference_model(toy, data: Dataset, train_features: bool = False) -> tuple[BM3, dict[str, torch.Tensor]]:
@@ -76,13 +69,6 @@ def reference_model(toy, data: Dataset, train_features: bool = False) -> tuple[B
         for name, parameter in ours.items():
             parameter.copy_(torch.from_numpy(toy[f"bm3.param.{name}"]))
     return model, ours
-
-
-def assert_close(found, expected, what: str) -> None:
-    found = np.asarray(found.detach() if isinstance(found, torch.Tensor) else found, dtype=np.float64)
-    worst = np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30)
-    assert found.shape == expected.shape, what
-    assert worst <= PARITY, f"{what}: differs from the reference by {worst:.2e} relative"
 
 
 def test_embeddings_and_scores_are_those_of_the_reference(toy, data) -> None:

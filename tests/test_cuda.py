@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.cuda,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
-NAMES = ["MF", "LightGCN", "FREEDOM"]
+NAMES = ["MF", "LightGCN", "VBPR", "LATTICE", "BM3", "FREEDOM"]
 
 
 def trained(name: str, device: Any) -> Run:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from cold_catalogue import without
 from tolerances import BFLOAT16, SCORE
 
 from graphrec import testing
@@ -20,10 +21,7 @@ from graphrec.trainer import TrainConfig, Trainer
 @pytest.fixture(scope="module")
 def catalogue():
     """Communities with items 1-3 without content and items 4-9 without train interactions."""
-    full, _ = testing.communities(2, 20)
-    keep = ~np.isin(full.train.items, np.arange(4, 10))
-    pairs = np.stack([full.train.users[keep], full.train.items[keep]], 1)
-    data = testing.dataset(pairs, [], full.n_users, full.n_items, "cold")
+    data = without(np.arange(4, 10))
     vectors = stream(0, "tests/freedom").normal(size=(data.n_items, 6))
     return data, testing.features_of(data, vectors, missing=(1, 2, 3))
 

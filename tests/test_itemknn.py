@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cold_catalogue import gaps
 from tolerances import SCORE
 
 import graphrec as gr
@@ -31,16 +32,7 @@ def data():
 @pytest.fixture(scope="module")
 def catalogue():
     """Items 1 to 3 without a picture, 3 and 5 without a text, 4 to 9 without train interactions."""
-    full, _ = testing.communities(2, 20)
-    keep = ~np.isin(full.train.items, np.arange(4, 10))
-    pairs = np.stack([full.train.users[keep], full.train.items[keep]], 1)
-    data = testing.dataset(pairs, [], full.n_users, full.n_items, "cold")
-    tables = {}
-    for modality, width, missing in (("image", 6, [1, 2, 3]), ("text", 5, [3, 5])):
-        values = stream(0, f"tests/{modality}").normal(size=(data.n_items, width)).astype(np.float32)
-        present = ~np.isin(np.arange(data.n_items), missing)
-        tables[modality] = FeatureTable.from_array(values, data, modality, present=present)
-    return data, tables
+    return gaps(6, 5, [1, 2, 3], [3, 5])
 
 
 def dense(train) -> np.ndarray:

@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tolerances import PARITY
+from reference import MODALITIES, assert_close, dataset, numbers
 
-from graphrec.data import Dataset, Interactions, Vocabulary
+from graphrec.data import Dataset, Interactions
 from graphrec.graph import bipartite, degree_probability
 from graphrec.models.freedom import FREEDOM
 from graphrec.sampling import Triplets
 from graphrec.store import FeatureTable
 
-TOY = Path(__file__).parent / "fixtures" / "freedom_bm3_toy.npz"
-MODALITIES = ("image", "text")
-
 
 @pytest.fixture(scope="module")
 def toy() -> dict[str, np.ndarray]:
-    with np.load(TOY, allow_pickle=False) as file:
-        return {key: file[key] for key in file.files}
+    return numbers()
 
 
 @pytest.fixture(scope="module")
 def data(toy) -> Dataset:
-    n_users, n_items = int(toy["n_users"]), int(toy["n_items"])
-    train = Interactions(*toy["train_edges"], n_users, n_items, name="train")
-    empty = Interactions([], [], n_users, n_items)
-    return Dataset("toy", Vocabulary(range(n_users), "user"), Vocabulary(range(n_items)), train, empty, empty)
+    return dataset(toy)
 
 
 def reference_model(toy, data: Dataset, **options) -> FREEDOM:
@@ -52,13 +44,6 @@ def reference_model(toy, data: Dataset, **options) -> FREEDOM:
             if options.get("train_features"):
                 model.features[m].values.copy_(given[f"{m}_embedding.weight"])
     return model
-
-
-def assert_close(found, expected, what: str) -> None:
-    found = np.asarray(found.detach() if isinstance(found, torch.Tensor) else found, dtype=np.float64)
-    worst = np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30)
-    assert found.shape == expected.shape, what
-    assert worst <= PARITY, f"{what}: differs from the reference by {worst:.2e} relative"
 
 
 def kept(toy, data: Dataset) -> Interactions:

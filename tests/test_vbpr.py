@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from cold_catalogue import gaps
 from tolerances import BFLOAT16, PARITY, SCORE
 
 from graphrec import testing
@@ -14,23 +15,13 @@ from graphrec.evaluate import evaluate
 from graphrec.models.vbpr import VBPR, Batch
 from graphrec.sampling import Plan, triplets
 from graphrec.seeds import stream
-from graphrec.store import FeatureTable
 from graphrec.trainer import TrainConfig, Trainer
 
 
 @pytest.fixture(scope="module")
 def catalogue():
     """Items 1 to 3 without a picture, 3 without a text either, 4 to 9 without train interactions."""
-    full, _ = testing.communities(2, 20)
-    keep = ~np.isin(full.train.items, np.arange(4, 10))
-    pairs = np.stack([full.train.users[keep], full.train.items[keep]], 1)
-    data = testing.dataset(pairs, [], full.n_users, full.n_items, "cold")
-    tables = {}
-    for modality, width, missing in (("image", 12, [1, 2, 3]), ("text", 7, [3])):
-        values = stream(0, f"tests/{modality}").normal(size=(data.n_items, width)).astype(np.float32)
-        present = ~np.isin(np.arange(data.n_items), missing)
-        tables[modality] = FeatureTable.from_array(values, data, modality, present=present)
-    return data, tables
+    return gaps(12, 7, [1, 2, 3], [3])
 
 
 def trained(data, tables, epochs: int = 3, **options) -> VBPR:

@@ -46,7 +46,7 @@ def compare(
     metric: Annotated[str, typer.Option(help="Decides which model is best; is tested.")] = "recall@20",
     k: Annotated[str, typer.Option(help="Cut-offs of the table.")] = "10,20",
     metrics: Annotated[str, typer.Option(help="Of the table, with or without a cut-off.")] = "recall,ndcg",
-    split: Annotated[str, typer.Option(help="test or valid.")] = "test",
+    split: settings.Split = "test",
     masked: Annotated[
         str | None,
         typer.Option(
@@ -62,10 +62,8 @@ def compare(
         Path | None, typer.Option(help="Write the report with its charts as one HTML file.")
     ] = None,
     parquet: Annotated[Path | None, typer.Option(help="Write the numbers as Parquet.")] = None,
-    root: Annotated[Path | None, typer.Option(help="Where the dataset is now, if it has moved.")] = None,
-    store: Annotated[
-        Path | None, typer.Option(help="Where the feature store is now, if it has moved.")
-    ] = None,
+    root: settings.MovedRoot = None,
+    store: settings.MovedStore = None,
 ) -> None:
     """Compare finished runs: several seeds a model, spread, intervals, paired tests, an HTML report.
 

@@ -25,7 +25,7 @@ def evaluate(
     run: settings.Run,
     k: Annotated[str, typer.Option(help="Cut-offs.")] = "10,20",
     metrics: Annotated[str, typer.Option(help="Names, with or without a cut-off.")] = "recall,ndcg",
-    split: Annotated[str, typer.Option(help="test or valid.")] = "test",
+    split: settings.Split = "test",
     masked: Annotated[
         str | None,
         typer.Option(
@@ -41,10 +41,8 @@ def evaluate(
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Write per-user values as Parquet.")] = None,
     form: Annotated[str, typer.Option("--format", help="table, markdown or latex.")] = "table",
-    root: Annotated[Path | None, typer.Option(help="Where the dataset is now, if it has moved.")] = None,
-    store: Annotated[
-        Path | None, typer.Option(help="Where the feature store is now, if it has moved.")
-    ] = None,
+    root: settings.MovedRoot = None,
+    store: settings.MovedStore = None,
 ) -> None:
     """Rank all items for every user of a held-out split; prints means with 95 % bootstrap intervals.
 

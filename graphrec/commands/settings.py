@@ -35,6 +35,33 @@ Run = Annotated[
     Path,
     typer.Argument(metavar="RUN", help="A run directory, as `graphrec train` writes it.", show_default=False),
 ]
+Model = Annotated[str | None, typer.Argument(metavar="MODEL", help="A name from `graphrec models`.")]
+TrainedOn = Annotated[
+    str | None, typer.Argument(metavar="DATASET", help="A name or a directory of a saved dataset.")
+]
+Image = Annotated[
+    str | None, typer.Option(help="Image features: extractor, key or none. Default: those built last.")
+]
+Text = Annotated[
+    str | None, typer.Option(help="Text features: extractor, key or none. Default: those built last.")
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps. Default: auto.")]
+Split = Annotated[str, typer.Option(help="test or valid.")]
+MovedRoot = Annotated[Path | None, typer.Option(help="Where the dataset is now, if it has moved.")]
+MovedStore = Annotated[Path | None, typer.Option(help="Where the feature store is now, if it has moved.")]
+
+
+def on_device(device: str | None, given: dict[str, dict[str, Any]]) -> None:
+    """Puts ``--device`` among the options of training.
+
+    Raises:
+        ConfigError: there is no such device, or ``--set`` names one too.
+    """
+    if device is None:
+        return
+    if "device" in given["train"]:
+        raise ConfigError("--device and --set train.device= say the same; give one of them")
+    given["train"]["device"] = choice(device, ["auto", "cpu", "cuda", "mps"], "--device")
 
 
 def read(

@@ -31,21 +31,12 @@ MODELS_EXAMPLES = ("graphrec models", "graphrec models freedom")
 
 
 def train(
-    model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="A name from `graphrec models`.")
-    ] = None,
-    dataset: Annotated[
-        str | None, typer.Argument(metavar="DATASET", help="A name or a directory of a saved dataset.")
-    ] = None,
+    model: settings.Model = None,
+    dataset: settings.TrainedOn = None,
     out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/<dataset>-<model>.")] = None,
     options: settings.Set = None,
-    image: Annotated[
-        str | None,
-        typer.Option(help="Image features: extractor, key or none. Default: those built last."),
-    ] = None,
-    text: Annotated[
-        str | None, typer.Option(help="Text features: extractor, key or none. Default: those built last.")
-    ] = None,
+    image: settings.Image = None,
+    text: settings.Text = None,
     root: settings.Root = None,
     store: Annotated[
         Path | None, typer.Option(help="Directory of the feature store. Default: cache.")
@@ -59,7 +50,7 @@ def train(
             help="Validation metric to select the epoch on; none: the last epoch. Default: recall@20."
         ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps. Default: auto.")] = None,
+    device: settings.Device = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     like: Annotated[
         Path | None,
@@ -80,11 +71,7 @@ def train(
         models(None)
         return
     given = settings.read(options, ["model", "train", "data"])
-    if device is not None:
-        if "device" in given["train"]:
-            raise ConfigError("--device and --set train.device= say the same; give one of them")
-        settings.choice(device, ["auto", "cpu", "cuda", "mps"], "--device")
-        given["train"]["device"] = device
+    settings.on_device(device, given)
     if like is not None:
         _refuse_beside_like(model, dataset, given["data"], image, text)
         _like(like, given, out, seed, select, root, store, resume)

@@ -27,12 +27,8 @@ EXAMPLES = (
 
 
 def tune(
-    model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="A name from `graphrec models`.")
-    ] = None,
-    dataset: Annotated[
-        str | None, typer.Argument(metavar="DATASET", help="A name or a directory of a saved dataset.")
-    ] = None,
+    model: settings.Model = None,
+    dataset: settings.TrainedOn = None,
     trials: Annotated[
         int, typer.Option(help="How many, in all sittings together; the first: defaults.")
     ] = 20,
@@ -40,13 +36,8 @@ def tune(
         Path | None, typer.Option(help="Study directory. Default: runs/tune-<dataset>-<model>.")
     ] = None,
     options: settings.Set = None,
-    image: Annotated[
-        str | None,
-        typer.Option(help="Image features: extractor, key or none. Default: those built last."),
-    ] = None,
-    text: Annotated[
-        str | None, typer.Option(help="Text features: extractor, key or none. Default: those built last.")
-    ] = None,
+    image: settings.Image = None,
+    text: settings.Text = None,
     root: settings.Root = None,
     store: settings.Store = CACHE,
     seed: Annotated[int, typer.Option(help="Of the suggestions, and of every training.")] = 0,
@@ -55,7 +46,7 @@ def tune(
     ] = "recall@20",
     sampler: Annotated[str, typer.Option(help="tpe or random.")] = "tpe",
     keep: Annotated[str, typer.Option(help="Whose checkpoints are kept: best or all.")] = "best",
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps. Default: auto.")] = None,
+    device: settings.Device = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the study in --out.")] = False,
     list_spaces: Annotated[bool, typer.Option("--list", help="List what is searched and stop.")] = False,
 ) -> None:
@@ -74,11 +65,7 @@ def tune(
     from graphrec.suggestions import SAMPLERS
 
     given = settings.read(options, ["model", "train", "data"])
-    if device is not None:
-        if "device" in given["train"]:
-            raise ConfigError("--device and --set train.device= say the same; give one of them")
-        settings.choice(device, ["auto", "cpu", "cuda", "mps"], "--device")
-        given["train"]["device"] = device
+    settings.on_device(device, given)
     # What can be wrong without reading any data is found before reading any.
     settings.choice(sampler, SAMPLERS, "--sampler")
     settings.choice(keep, tuning.KEEP, "--keep")

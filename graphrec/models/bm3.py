@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self, cast
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity as cosine
 from torch.nn.functional import embedding as rows
@@ -32,7 +32,7 @@ from torch.nn.functional import embedding as rows
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.graph import bipartite
-from graphrec.modalities import ColdItems, MultimodalConfig, tables_of
+from graphrec.modalities import ColdItems, FeatureLossConfig, tables_of
 from graphrec.model import ContentRule, Features, Ranker
 from graphrec.nn import ItemFeatures, embedding, propagate, row_dropout
 from graphrec.sampling import Plan
@@ -58,7 +58,7 @@ class Pairs(NamedTuple):
 class BM3(Ranker):
     """LightGCN that bootstraps its own targets, with features aligned to items."""
 
-    class Config(MultimodalConfig):
+    class Config(FeatureLossConfig):
         """Options of BM3; the defaults are the authors' for Amazon Baby."""
 
         dim: int = Field(64, ge=1)
@@ -71,21 +71,10 @@ class BM3(Ranker):
         """Weight of the losses on features."""
         reg_weight: float = Field(0.1, ge=0)
         """Weight of the norms of the embedding tables."""
-        train_features: bool = False
-        """Train the features as well, as the authors' code does."""
-        feature_dtype: Literal["float32", "bfloat16"] = "float32"
-        """Precision in which features are kept and projected while training; half of it halves their memory
-        and pays where the processor computes with bfloat16. Embeddings and scores stay float32."""
         knn_k: int = Field(10, ge=1)
         """Content neighbours per modality by which items without train interactions are placed."""
         cold_items: Literal["neighbours", "as_trained"] = "neighbours"
         """Embedding of items without train interactions."""
-
-        @model_validator(mode="after")
-        def _trained_in_full(self) -> Self:
-            if self.train_features and self.feature_dtype != "float32":
-                raise ValueError("train_features needs feature_dtype float32: bfloat16 loses small updates")
-            return self
 
     name = "bm3"
     modalities = True

@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import embedding as rows
 
@@ -32,7 +32,7 @@ from graphrec.data.interactions import Interactions
 from graphrec.errors import ConfigError
 from graphrec.graph import Graph, bipartite, degree_probability, mix, normalise, sample_edges
 from graphrec.losses import bpr
-from graphrec.modalities import ColdItems, MultimodalConfig, item_graph, tables_of
+from graphrec.modalities import ColdItems, FeatureLossConfig, item_graph, tables_of
 from graphrec.model import ContentRule, Features, Ranker
 from graphrec.nn import ItemFeatures, embedding, projection, propagate
 from graphrec.sampling import Plan, Triplets, triplets
@@ -43,7 +43,7 @@ from graphrec.store import FeatureTable
 class FREEDOM(Ranker):
     """LightGCN on a pruned user-item graph plus one convolution on a frozen content graph."""
 
-    class Config(MultimodalConfig):
+    class Config(FeatureLossConfig):
         """Options of FREEDOM; the defaults are the authors' for Amazon Baby."""
 
         dim: int = Field(64, ge=1)
@@ -63,21 +63,10 @@ class FREEDOM(Ranker):
         freeze_item_graph: bool = True
         """False builds the item graph anew each epoch, from the features as they are projected by then: the
         dynamic graph that the paper argues against."""
-        train_features: bool = False
-        """Train the features as well, as the authors' code does."""
-        feature_dtype: Literal["float32", "bfloat16"] = "float32"
-        """Precision in which features are kept and projected while training; half of it halves their memory
-        and pays where the processor computes with bfloat16. Graphs, embeddings and scores stay float32."""
         cold_items: Literal["neighbours", "as_trained"] = "neighbours"
         """Embedding of items without train interactions."""
         graph_cache: Path | None = None
         """Directory in which neighbours are kept between runs; None computes them each time."""
-
-        @model_validator(mode="after")
-        def _trained_in_full(self) -> Self:
-            if self.train_features and self.feature_dtype != "float32":
-                raise ValueError("train_features needs feature_dtype float32: bfloat16 loses small updates")
-            return self
 
     name = "freedom"
     modalities = True
