@@ -52,6 +52,14 @@ def row(data: gr.Dataset, table: FeatureTable, k: int = 10) -> dict[str, float]:
     }
 
 
+def table(found: Mapping[str, Mapping[str, float]]) -> str:
+    """The recorded numbers as markdown."""
+    lines = ["| features | edges | lift | shuffled |", "|---|---:|---:|---:|"]
+    for name, row in found.items():
+        lines.append(f"| {name} | {row['edges']:,} | {row['lift']:.2f} | {row['shuffled']:.2f} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Prints and records the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -61,16 +69,16 @@ def main() -> None:
     baby = gr.load_dataset("amazon-baby", root=options.root)
     scientific = gr.load_dataset("amazon-scientific", root=options.root)
     films = gr.load_dataset("movielens-small", root=options.root, split="cold-items")
+    wines = gr.load_dataset("xwines", root=options.root)
     cases: list[tuple[gr.Dataset, Mapping[str, FeatureTable]]] = [
         (baby, text_features(baby, options.store)),
         (scientific, ready_features(scientific, "amazon-scientific", options.root)),
         (films, extracted(films, options.store, image="hog-hsv", text=text_encoder())),
+        (wines, extracted(wines, options.store, image="hog-hsv", text=text_encoder())),
     ]
     found = {f"{d.name} {m}": row(d, t) for d, tables in cases for m, t in sorted(tables.items())}
     write_json(RESULTS, found)
-    print("| features | edges | lift | shuffled |\n|---|---:|---:|---:|")
-    for name, values in found.items():
-        print(f"| {name} | {values['edges']:,} | {values['lift']:.2f} | {values['shuffled']:.2f} |")
+    print(table(found))
 
 
 if __name__ == "__main__":

@@ -13,13 +13,13 @@ GROUPS = {"items/warm": "warm R@20", "items/cold": "cold R@20", "items/cold/with
 
 def table(result: Mapping[str, Any]) -> str:
     """The main rows: mean ± standard deviation over seeds, best bold, second best in italics, published
-    values in brackets; with cold items, columns for warm and cold ones.
+    values in brackets; of a cold-item split, columns for warm and cold items.
     """
     rows = {label: result["rows"][label] for label in result["order"]}
     rows = {label: row for label, row in rows.items() if row["group"] == "main"}
     columns = [[_values(row, "test", m) for row in rows.values()] for m in HEADS]
     heads = list(HEADS.values())
-    if any("items/cold" in run["groups"] for row in rows.values() for run in row["runs"]):
+    if (result["split"] or {}).get("name") == "cold-items":
         heads = ["R@20", "N@20", *GROUPS.values(), "places new items"]
         columns = [columns[1], columns[3]]
         columns += [[_values(row, "groups", g, "recall@20") for row in rows.values()] for g in GROUPS]

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments import claims, cold_items
+from experiments import claims, cold_items, neighbours
 from experiments.harness import RESULTS
 from experiments.rendering import about, details, table
 from graphrec.atomic import read_json, write_text
@@ -48,6 +48,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "shuffled": lambda *names: claims.checks({n: recorded(n) for n in names}, "shuffled"),
     "time": lambda name: claims.time(recorded(name)),
     "cold": lambda: cold_items.table(recorded("cold_items")),
+    "neighbours": lambda: neighbours.table(recorded("neighbours")),
 }
 """Name in a marker -> table of the recorded results that follow it."""
 
