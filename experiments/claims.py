@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.rendering import spread
+from experiments.rendering import spread, values_of
 
 R20 = "recall@20"
 
@@ -17,7 +17,7 @@ def accuracy(results: Mapping[str, Mapping[str, Any]]) -> str:
     lines = ["| dataset | LATTICE | FREEDOM | relative |", "|---|---|---|---|"]
     gains = []
     for name, result in results.items():
-        old, new = (_values(result["rows"][label]) for label in ("LATTICE", "FREEDOM"))
+        old, new = (values_of(result["rows"][label], "test", R20) for label in ("LATTICE", "FREEDOM"))
         gains.append(float(np.mean(new) / np.mean(old) - 1))
         lines.append(f"| {name} | {spread(old)} | {spread(new)} | {gains[-1]:+.1%} |")
     lines.append(f"| mean | | | {np.mean(gains):+.1%} |")
@@ -37,10 +37,10 @@ def checks(results: Mapping[str, Mapping[str, Any]], group: str) -> str:
             if rows[check]["group"] != group:
                 continue
             low, high = pair["interval"]
+            ours, theirs = (spread(values_of(rows[label], "test", R20)) for label in (model, check))
             lines.append(
-                f"| {name} | {model} | {spread(_values(rows[model]))} | {check} | "
-                f"{spread(_values(rows[check]))} | {pair['relative']:+.1%} | [{low:+.4f}, {high:+.4f}] | "
-                f"{pair['p_holm']:.2g} |"
+                f"| {name} | {model} | {ours} | {check} | {theirs} | {pair['relative']:+.1%} | "
+                f"[{low:+.4f}, {high:+.4f}] | {pair['p_holm']:.2g} |"
             )
     return "\n".join(lines)
 
@@ -57,11 +57,7 @@ def time(result: Mapping[str, Any]) -> str:
             continue
         pace = [run["seconds"] / run["epochs"] for run in row["runs"]]
         cells = [f"{np.mean(pace):.2f}"]
-        for key, digits in (("best_epoch", 0), ("epochs", 0), ("seconds", 0)):
-            cells.append(f"{np.mean([run[key] for run in row['runs']]):.{digits}f}")
+        for key in ("best_epoch", "epochs", "seconds"):
+            cells.append(f"{np.mean(values_of(row, key)):.0f}")
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _values(row: Mapping[str, Any]) -> list[float]:
-    return [float(run["test"][R20]) for run in row["runs"]]

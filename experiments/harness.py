@@ -295,10 +295,11 @@ class _Study:
             resume=True,
             about=recognised,
         )
-        cold = bool(len(data.cold_items) and warm_cold(data.train)["cold"][data.test.items].any())
+        groups = warm_cold(data.train)
+        cold = bool(groups["cold"][data.test.items].any())
         report = gr.evaluate(
             run.model, data.test, seen=data.train, metrics=("recall", "ndcg"), k=CUTS,
-            item_groups=warm_cold(data.train) if cold else None, within=cold,
+            item_groups=groups if cold else None, within=cold,
             beyond=Beyond(data.train), name=row.label,
         )  # fmt: skip
         report.to_parquet(out / "report.parquet")

@@ -17,12 +17,12 @@ def table(result: Mapping[str, Any]) -> str:
     """
     rows = {label: result["rows"][label] for label in result["order"]}
     rows = {label: row for label, row in rows.items() if row["group"] == "main"}
-    columns = [[_values(row, "test", m) for row in rows.values()] for m in HEADS]
+    columns = [[values_of(row, "test", m) for row in rows.values()] for m in HEADS]
     heads = list(HEADS.values())
     if (result["split"] or {}).get("name") == "cold-items":
         heads = ["R@20", "N@20", *GROUPS.values(), "places new items"]
         columns = [columns[1], columns[3]]
-        columns += [[_values(row, "groups", g, "recall@20") for row in rows.values()] for g in GROUPS]
+        columns += [[values_of(row, "groups", g, "recall@20") for row in rows.values()] for g in GROUPS]
     cells = [_marked(column) for column in columns]
     lines = [f"| model | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for number, (label, row) in enumerate(rows.items()):
@@ -61,7 +61,7 @@ def details(result: Mapping[str, Any]) -> str:
     if checks:
         lines = ["| check | R@20 | N@20 |", "|---|---|---|"]
         for label, row in checks.items():
-            values = [spread(_values(row, "test", m)) for m in ("recall@20", "ndcg@20")]
+            values = [spread(values_of(row, "test", m)) for m in ("recall@20", "ndcg@20")]
             lines.append(f"| {label} | {' | '.join(values)} |")
         parts.append("\n".join(lines))
     if result["pairs"]:
@@ -94,7 +94,7 @@ def _comparisons(found: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _values(row: Mapping[str, Any], *keys: str) -> list[float]:
+def values_of(row: Mapping[str, Any], *keys: str) -> list[float]:
     """One value a seed."""
     found = []
     for run in row["runs"]:

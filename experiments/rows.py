@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import graphrec as gr
 from experiments.harness import Row
@@ -41,7 +42,7 @@ def settled(train: gr.TrainConfig, **configs: ModelConfig) -> list[Row]:
 def shuffled(main: Sequence[Row]) -> list[Row]:
     """Each multimodal row with the feature vectors handed out at random among the items."""
     return [
-        Row(SHUFFLED.format(r.label), r.model, r.config, r.train, r.features, True, r.label, group="shuffled")
+        replace(r, label=SHUFFLED.format(r.label), shuffled=True, like=r.label, group="shuffled")
         for r in main
         if r.label in MULTIMODAL
     ]
@@ -50,16 +51,7 @@ def shuffled(main: Sequence[Row]) -> list[Row]:
 def modalities(row: Row) -> list[Row]:
     """A row with the image alone and with the text alone."""
     return [
-        Row(
-            f"{row.label}, {m} only",
-            row.model,
-            row.config,
-            row.train,
-            (m,),
-            False,
-            row.label,
-            group="modalities",
-        )
+        replace(row, label=f"{row.label}, {m} only", features=(m,), like=row.label, group="modalities")
         for m in ("image", "text")
     ]
 
@@ -67,23 +59,14 @@ def modalities(row: Row) -> list[Row]:
 def switched_off(freedom: Row) -> list[Row]:
     """FREEDOM without denoising, without freezing, and without either."""
     denoised, frozen = {"dropout": 0.0}, {"freeze_item_graph": False}
+    changes = {
+        "FREEDOM, no denoising": denoised,
+        "FREEDOM, item graph learned": frozen,
+        "FREEDOM, neither": denoised | frozen,
+    }
     return [
-        Row(
-            label,
-            "freedom",
-            freedom.config,
-            freedom.train,
-            freedom.features,
-            False,
-            freedom.label,
-            change,
-            "parts",
-        )
-        for label, change in {
-            "FREEDOM, no denoising": denoised,
-            "FREEDOM, item graph learned": frozen,
-            "FREEDOM, neither": denoised | frozen,
-        }.items()
+        replace(freedom, label=label, like=freedom.label, change=change, group="parts")
+        for label, change in changes.items()
     ]
 
 

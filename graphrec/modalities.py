@@ -90,7 +90,7 @@ def filled(table: FeatureTable, how: Fill, train: Interactions | None) -> tuple[
             ``train``.
     """
     present = np.array(table.present)
-    values = table.numpy(np.float32).copy()
+    values = table.numpy(np.float32)
     values[~present] = 0
     if how == "zero" or present.all():
         return values, present
@@ -98,7 +98,8 @@ def filled(table: FeatureTable, how: Fill, train: Interactions | None) -> tuple[
         field = table.meta.get("field", "features")
         raise FeatureError(f"{field!r}: no item has this feature, so none can be filled; use fill=zero")
     missing = np.flatnonzero(~present)
-    mean = values[present].mean(0, dtype=np.float64).astype(np.float32)
+    vectors = values[present]  # (n_present, d)
+    mean = _mean(vectors)
     if how == "mean":
         values[missing] = mean
         return values, np.ones_like(present)
@@ -107,7 +108,6 @@ def filled(table: FeatureTable, how: Fill, train: Interactions | None) -> tuple[
     ones = np.ones(len(train), dtype=np.float32)
     by_item = csr_matrix((ones, (train.items, train.users)), shape=(train.n_items, train.n_users))
     donors = by_item[np.flatnonzero(present)].T.tocsr()  # (n_users, n_present)
-    vectors = values[present]  # (n_present, d)
     for start in range(0, len(missing), BLOCK):
         some = missing[start : start + BLOCK]
         shared = by_item[some] @ donors  # (B, n_present), number of shared users
@@ -122,8 +122,13 @@ def means_of(tables: Mapping[str, FeatureTable], how: Fill) -> dict[str, np.ndar
     """
     if how == "zero":
         return {}
-    with_any = {m: t.numpy(np.float32)[t.present] for m, t in tables.items() if t.present.any()}
-    return {m: values.mean(0, dtype=np.float64).astype(np.float32) for m, values in with_any.items()}
+    return {m: _mean(t.numpy(np.float32)[t.present]) for m, t in tables.items() if t.present.any()}
+
+
+def _mean(vectors: np.ndarray) -> np.ndarray:
+    """The mean ``(d,) float32`` of vectors ``(n, d)``."""
+    mean: np.ndarray = vectors.mean(0, dtype=np.float64).astype(np.float32)
+    return mean
 
 
 def item_graph(

@@ -88,9 +88,8 @@ def suggest(
             if _key(found) not in known:
                 return found
     rng = stream(seed, "tune/random", number)
-    for (
-        attempt
-    ) in count():  # ends: there is a point left, and real numbers are drawn exactly after some tries
+    # This ends: there is a point left, and real numbers are drawn exactly after some tries.
+    for attempt in count():
         digits = DIGITS if attempt < TRIES else EXACT
         found = {name: _drawn(space[name], rng, digits) for name in sorted(space)}
         if _key(found) not in known:
