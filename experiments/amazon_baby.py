@@ -6,7 +6,7 @@ behind the other rows cannot be had; here the multimodal models see the titles (
 descriptions) of 3,416 of the 7,050 items through a sentence encoder, so their rows are not comparable with
 the published ones and stand beside LightGCN instead.
 
-    python -m experiments.amazon_baby                 # three seeds
+    python -m experiments.amazon_baby                 # three seeds; checks one
     python -m experiments.amazon_baby --quick         # one epoch, one seed
 """
 
@@ -40,7 +40,10 @@ def main() -> None:
     data = gr.load_dataset("amazon-baby", root=options.root)
     tables = text_features(data, options.store, options.quick)
     rows = [*ROWS, *CHECKS]
-    warm = Experiment("amazon_baby", COMMAND, data, tables, rows, range(3), "LightGCN", 0, PAIRS, PUBLISHED)
+    warm = Experiment(
+        "amazon_baby", COMMAND, data, tables, rows, range(3), "LightGCN",
+        pairs=PAIRS, published=PUBLISHED, checked=1,
+    )  # fmt: skip
     run(warm, options)
     cold = data.resplit("cold-items")
     run(Experiment("amazon_baby_cold", COMMAND, cold, tables, ROWS, range(3), "LightGCN"), options)

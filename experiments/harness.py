@@ -40,7 +40,6 @@ CUTS = (1, 5, 10, 20, 50)
 SELECT = "recall@20"
 RESULTS = Path(__file__).parent / "results"
 QUICK = {"epochs": 1, "trials": 2}
-CHECKED = 3  # seeds of a check
 
 
 @dataclass(frozen=True)
@@ -81,12 +80,13 @@ class Experiment:
         data: evaluated with train items masked, as the published tables do.
         features: feature tables by field.
         rows: the models, rows that others are ``like`` first.
-        seeds: one training each; rows of checks take the first :data:`CHECKED` of them.
+        seeds: one training each.
         baseline: label that the main rows are compared with.
         trials: tuning budget of every model; 0 takes the settings as they stand.
         pairs: further comparisons (row, other row).
         published: label -> metric -> published value, shown beside.
         tuned_as: another experiment whose tuned options are used here.
+        checked: rows of checks take this many of the seeds, the first.
     """
 
     name: str
@@ -100,6 +100,7 @@ class Experiment:
     pairs: Sequence[tuple[str, str]] = ()
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     tuned_as: Experiment | None = None
+    checked: int = 3
 
     def row(self, label: str) -> Row:
         """The row of a label."""
@@ -142,7 +143,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
         if options.rows and row.label not in options.rows:
             continue
         chosen, trials = study.chosen(row)
-        own_seeds = seeds if row.group == "main" else seeds[:CHECKED]
+        own_seeds = seeds if row.group == "main" else seeds[: experiment.checked]
         done = [study.one(row, chosen, seed) for seed in own_seeds]
         entries[row.label] = [study.entry(row, facts, report) for facts, report in done]
         own = compare_reports({row.label: entries[row.label]}, metric=SELECT).results[row.label]

@@ -141,6 +141,10 @@ class ItemFeatures(nn.Module):
         return self._project(weight, items, others)
 
     def _project(self, weight: Tensor, items: Tensor, others: Tensor | None) -> Tensor:
+        if len(items) > len(self.values) and not self.values.requires_grad:  # each item once is less
+            table = nn.functional.linear(self.values, weight.to(self.values.dtype)).float()  # (n_items, k)
+            x = nn.functional.embedding(items, table)
+            return x if others is None else x - nn.functional.embedding(others, table)
         if self.values.requires_grad or self.values.device.type != "cpu":
             x = self(items) if others is None else self(items) - self(others)
             return nn.functional.linear(x, weight.to(x.dtype)).float()

@@ -254,7 +254,7 @@ def test_only_items_of_the_batch_are_projected(catalogue) -> None:
 
 
 @pytest.mark.parametrize("trained", [False, True])
-@pytest.mark.parametrize("n", [0, 1, 300])
+@pytest.mark.parametrize("n", [0, 1, 30, 300])  # of 40 items
 def test_projected_rows_are_those_of_the_layer(catalogue, trained: bool, n: int) -> None:
     features = ItemFeatures(catalogue[1]["image"], trained)
     weight = torch.nn.Parameter(torch.from_numpy(stream(0, "tests/w").normal(size=(3, 6)).astype(np.float32)))

@@ -15,6 +15,7 @@ from graphrec.models.freedom import FREEDOM
 from graphrec.nn import ItemFeatures, projection
 from graphrec.sampling import Triplets
 from graphrec.seeds import stream, torch_stream
+from graphrec.store import FeatureTable
 from graphrec.trainer import TrainConfig, Trainer
 
 
@@ -106,10 +107,12 @@ def test_what_it_cannot_be_built_from_is_said(catalogue) -> None:
 
 
 @pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("n_items", [40, 2000])  # fewer and more than a batch has
 @pytest.mark.parametrize("n", [0, 1, 512, 1300])
-def test_projected_differences_are_those_of_two_projections(catalogue, trained, n) -> None:
-    features = ItemFeatures(catalogue[1]["image"], trained)
-    items, others = torch.from_numpy(stream(0, "tests/pairs").integers(0, 40, (2, n)))
+def test_projected_differences_are_those_of_two_projections(trained, n_items, n) -> None:
+    values = stream(0, "tests/features").normal(size=(n_items, 6)).astype(np.float32)
+    features = ItemFeatures(FeatureTable(values, np.full(n_items, True)), trained)
+    items, others = torch.from_numpy(stream(0, "tests/pairs").integers(0, n_items, (2, n)))
     layer = projection(6, 3, torch_stream(0, "tests/layer"))
     above = torch.from_numpy(stream(0, "tests/above").normal(size=(n, 3)).astype(np.float32))
     leaves = [layer.weight, *([features.values] if trained else [])]
