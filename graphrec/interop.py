@@ -114,6 +114,30 @@ def from_hetero_data(
     )
 
 
+def hetero_graphs(dataset: Dataset) -> dict[Relation, Graph]:
+    """A dataset as one :class:`~graphrec.graph.Graph` per edge type, in the notation of PyG.
+
+    Train interactions are ``("user", "rates", "item")``; further relations have their own names; every edge
+    type has its reverse ``rev_...``. Held-out pairs are in none of them. ``graphs[a, r, b] @ x`` takes
+    ``(n_a, d)`` to ``(n_b, d)``.
+
+    Args:
+        dataset: what to convert.
+
+    Raises:
+        DataError: a further relation has a name this form needs for itself.
+    """
+    sizes = {node_type: len(vocabulary) for node_type, vocabulary in _vocabularies(dataset).items()}
+    graphs = {}
+    for (source, relation, target), edges in _relations(dataset).items():
+        graph = Graph.from_edges(
+            edges[0], edges[1], n_source=sizes[source], n_target=sizes[target], repeated="sum"
+        )
+        graphs[source, relation, target] = graph
+        graphs[target, REVERSE + relation, source] = graph.t()
+    return graphs
+
+
 def to_edge_index(graph: Graph) -> tuple[EdgeIndex, Tensor]:
     """A graph as PyG's ``EdgeIndex (2, E) int64``, sorted by target, and its weights ``(E,) float32``."""
     return graph.edge_index, graph.weight

@@ -23,6 +23,7 @@ from graphrec.interop import (
     from_hetero_data,
     graph_from_dgl,
     graph_to_dgl,
+    hetero_graphs,
     to_dgl,
     to_edge_index,
     to_hetero_data,
@@ -292,3 +293,19 @@ def test_dgl_propagates_alike(dgl, problem) -> None:
         return (v + first + layer(first)) / 3
 
     assert_close(with_gradient(lightgcn, x, pull), expected)
+
+
+def test_a_dataset_as_one_graph_per_edge_type_holds_train_alone() -> None:
+    data = made()
+    graphs = hetero_graphs(data)
+    edges = to_hetero_data(data)
+    assert set(graphs) == set(edges.edge_types)
+    for (source, relation, target), graph in graphs.items():
+        sizes = len(data.vocabulary(target)), len(data.vocabulary(source))
+        expected = torch.zeros(sizes)
+        one, two = edges[source, relation, target].edge_index
+        expected[two, one] = 1
+        assert torch.equal(graph.dense(), expected), (source, relation, target)
+    rates = graphs["user", "rates", "item"].dense().T.numpy()
+    assert not rates[data.valid.users, data.valid.items].any()
+    assert not rates[data.test.users, data.test.items].any()

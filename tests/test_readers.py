@@ -10,7 +10,7 @@ import pytest
 from layouts import ALL_TRAIN, texts, write
 
 from graphrec.data import Dataset
-from graphrec.data.readers import FEATURES, READERS, load_dataset, load_features, reader_options
+from graphrec.data.readers import FEATURES, FORMATS, READERS, load_dataset, load_features, reader_options
 from graphrec.errors import ConfigError, DataError
 
 DATA = os.environ.get("GRAPHREC_DATA")
@@ -43,7 +43,7 @@ def test_wrong_names_and_options(tmp_path, name, options, words):
         load_dataset(name, tmp_path, **options)
 
 
-@pytest.mark.parametrize("name", sorted(set(READERS) - {"inter", "table"}))
+@pytest.mark.parametrize("name", sorted(set(READERS) - FORMATS))
 def test_a_missing_file_is_named_with_its_source(tmp_path, name):
     with pytest.raises(DataError, match=rf"{name}.*no such file; it should hold .* Source: https://"):
         load_dataset(name, tmp_path)

@@ -23,7 +23,7 @@ Root = Annotated[
     Path | None,
     typer.Option(
         help="Folder that holds the dataset folders, or the dataset's own. Default: $GRAPHREC_DATA, else "
-        "data; for the readers table and inter, the current folder."
+        "data; for the readers table, inter and scpr, the current folder."
     ),
 ]
 Store = Annotated[Path, typer.Option(help="Directory of the feature store.")]

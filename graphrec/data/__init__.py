@@ -1,5 +1,6 @@
 """Datasets: vocabularies, interactions, splits, content, readers."""
 
+from graphrec.data.attributes import with_attributes
 from graphrec.data.content import Content
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
@@ -17,4 +18,5 @@ __all__ = [
     "Split",
     "TimeSplit",
     "Vocabulary",
+    "with_attributes",
 ]

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from graphrec.errors import DataError
 
 Kind = Literal["text", "image"]
+TITLE = 80  # characters
 
 
 class Content(Sequence[str | None]):
@@ -67,3 +68,9 @@ class Content(Sequence[str | None]):
         if value is None:
             return None
         return self.root / value if self.root is not None else Path(value)
+
+
+def title(text: str) -> str:
+    """The beginning of an item's text: its first sentence, cut to a line."""
+    first = " ".join(text.split(". ")[0].split()).removesuffix(".")
+    return first if len(first) <= TITLE else first[: TITLE - 1].rstrip() + "…"

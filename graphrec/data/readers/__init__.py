@@ -27,8 +27,11 @@ READERS: dict[str, str] = {
     "amazon-scientific": "graphrec.data.readers.scientific:read",
     "amazon-sports": "graphrec.data.readers.amazon:read_sports",
     "gowalla": "graphrec.data.readers.gowalla:read",
+    "hetrec-lastfm": "graphrec.data.readers.hetrec:read",
     "inter": "graphrec.data.readers.inter:read",
+    "lastfm": "graphrec.data.readers.scpr:read_lastfm",
     "movielens-small": "graphrec.data.readers.movielens:read",
+    "scpr": "graphrec.data.readers.scpr:read",
     "table": "graphrec.data.readers.table:read",
     "xwines": "graphrec.data.readers.xwines:read",
 }
@@ -42,7 +45,7 @@ FEATURES: dict[str, str] = {
 }
 """Ready-made item vectors, for the datasets that come with them."""
 
-FORMATS = frozenset({"inter", "table"})
+FORMATS = frozenset({"inter", "scpr", "table"})
 """Readers of a layout rather than of one dataset; their root is the folder itself."""
 
 
@@ -69,8 +72,8 @@ def load_dataset(name: str | Path, /, root: str | Path | None = None, **options:
         name: a name in :data:`READERS`, or the path of a saved dataset.
         root: the folder that holds the dataset folders (``root/amazon-baby/...``) or the dataset's folder
             itself.
-            Default: ``$GRAPHREC_DATA`` if set, else ``data``; for the formats ``table`` and ``inter`` the
-            folder that their files are relative to, by default the current one.
+            Default: ``$GRAPHREC_DATA`` if set, else ``data``; for the formats ``table``, ``inter`` and
+            ``scpr`` the folder that their files are relative to, by default the current one.
         **options: of the reader; see its docstring.
 
     Returns:
@@ -169,8 +172,8 @@ def dataset_folder(name: str, root: str | Path | None = None) -> Path:
 
 def _holds_data(folder: Path) -> bool:
     """Whether a folder has data files itself, as opposed to being the parent of dataset folders."""
-    suffixes = {".inter", ".csv", ".npz"}
-    return folder.is_dir() and any(p.suffix in suffixes for p in folder.iterdir())
+    suffixes, folders = {".inter", ".csv", ".npz", ".dat"}, {"Graph_generate_data"}
+    return folder.is_dir() and any(p.suffix in suffixes or p.name in folders for p in folder.iterdir())
 
 
 def _saved(name: str | Path, root: str | Path | None) -> Path | None:

@@ -16,13 +16,24 @@ from typing import Any
 import polars as pl
 
 from graphrec.data import frames
+from graphrec.data.attributes import with_attributes
 from graphrec.data.dataset import Dataset
 from graphrec.data.readers.files import find, first_row, read_table, sentences
 from graphrec.data.readers.images import with_pictures
+from graphrec.errors import ConfigError, DataError, nearest
 
 SOURCE = "https://grouplens.org/datasets/movielens/latest/"
 LISTS = ("genres", "actors", "plot_keywords")
 TEXT = ("title", "genres", "director", "overview", "plot_keywords")
+ATTRIBUTES = ("genres", "director", "country", "language", "decade")
+"""What can become attributes; ``decade`` is made of the column ``year``, 1994 becomes ``1990s``."""
+SPELLINGS = {
+    "United States of America": "USA", "United Kingdom": "UK", "Deutsch": "German", "Français": "French",
+    "Italiano": "Italian", "Español": "Spanish", "Português": "Portuguese", "Český": "Czech",
+    "Magyar": "Hungarian", "日本語": "Japanese", "普通话": "Mandarin", "广州话 / 廣州話": "Cantonese",
+    "Pусский": "Russian", "العربية": "Arabic",
+}  # fmt: skip
+"""TMDB's names of countries and languages, as IMDb and OMDb have them; ``items.csv`` mixes the three."""
 
 
 def read(
@@ -33,6 +44,8 @@ def read(
     split: Any = "random",
     seed: int = 0,
     text: list[str] | tuple[str, ...] = TEXT,
+    attributes: bool | str | list[str] | tuple[str, ...] | None = None,
+    min_items: int = 2,
 ) -> Dataset:
     """MovieLens latest-small: ratings of at least 4, 5-core, split 8:1:1 at random by default.
 
@@ -43,8 +56,12 @@ def read(
         split: a split's name or description (see :mod:`graphrec.data.splits`).
         seed: of the split.
         text: columns of the item table that are joined into the text; lists are written with commas.
+        attributes: which of :data:`ATTRIBUTES` the films get, for conversations; true means all that the
+            item table has (``movies.csv`` has genres alone).
+        min_items: least films that have an attribute; rarer ones are left out.
 
     Raises:
+        ConfigError: an attribute that there is not.
         DataError: a file is missing or damaged, or a column does not exist.
     """
     ratings = find(folder, "ratings.csv", "userId, movieId, rating and timestamp", SOURCE)
@@ -52,11 +69,12 @@ def read(
     if not table.exists():
         table = find(folder, "movies.csv", "movieId, title and genres", SOURCE)
         text = [name for name in text if name in ("title", "genres")] if tuple(text) == TEXT else text
-    films = read_table(table)
-    films = films.with_columns(
+    plain = read_table(table)
+    columns = _columns(attributes, plain)
+    films = plain.with_columns(
         pl.col(name).replace("(no genres listed)", "").str.replace_all("|", ", ", literal=True)
         for name in LISTS
-        if name in films.columns
+        if name in plain.columns
     )
     films = films.with_columns(sentences(films, list(text), table).alias("composed text"))
     dataset = frames.build(
@@ -66,4 +84,46 @@ def read(
         source=str(ratings), first_row=first_row(ratings), items_source=str(table),
         items_first_row=first_row(table),
     )  # fmt: skip
+    if columns:
+        dataset = with_attributes(
+            dataset, _listed(plain, columns, table), "movieId", columns, min_items=min_items,
+            source=str(table), first_row=first_row(table),
+        )  # fmt: skip
     return with_pictures(dataset, folder / "posters")
+
+
+def _columns(attributes: bool | str | list[str] | tuple[str, ...] | None, films: pl.DataFrame) -> list[str]:
+    if isinstance(attributes, bool) or attributes is None:
+        there = {*films.columns, *(["decade"] if "year" in films.columns else [])}
+        return [name for name in ATTRIBUTES if name in there] if attributes else []
+    columns = [attributes] if isinstance(attributes, str) else list(attributes)
+    for name in columns:
+        if name not in ATTRIBUTES:
+            raise ConfigError(
+                f"attributes={name!r} is not one of {list(ATTRIBUTES)}; true means all of them."
+                f"{nearest(name, ATTRIBUTES)}"
+            )
+    return columns
+
+
+def _listed(films: pl.DataFrame, columns: list[str], path: Path) -> pl.DataFrame:
+    """The columns in one form; the sources of the item table disagree on separators and on names."""
+    made = []
+    for name in columns:
+        values = frames.column(films, "year" if name == "decade" else name, str(path))
+        if name == "decade":
+            bad = ~values.str.contains(r"^([0-9]{4})?$")
+            if bad.any():
+                row = int(bad.arg_max() or 0)
+                raise DataError(
+                    f"{path}, row {row + first_row(path)}: year {frames.short(values[row])}; expected four "
+                    "digits or nothing"
+                )
+            values = values.str.replace(r"^([0-9]{3})[0-9]$", "${1}0s")
+        elif name == "genres":
+            values = values.replace("(no genres listed)", "")
+        else:
+            parts = values.str.replace_all(",", "|", literal=True).str.split("|")
+            values = parts.list.eval(pl.element().str.strip_chars().replace(SPELLINGS))
+        made.append(values.alias(name))
+    return films.with_columns(made)

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from graphrec.data import frames
+from graphrec.data.attributes import with_attributes
 from graphrec.data.content import Content
 from graphrec.data.dataset import Dataset
 from graphrec.data.readers.files import first_row, read_table, sentences
@@ -36,6 +37,10 @@ def read(
     text: str | list[str] | tuple[str, ...] | None = None,
     image: str | None = None,
     images: str | Path | None = None,
+    attributes: str | list[str] | tuple[str, ...] | None = None,
+    separator: str = "|",
+    min_items: int = 2,
+    max_share: float | None = None,
     name: str | None = None,
 ) -> Dataset:
     """Reads interactions, and item content where it is named.
@@ -57,15 +62,23 @@ def read(
         text: its column, or columns, that are joined into the item's text.
         image: its column of picture paths, relative to the item file's folder.
         images: folder of pictures named ``<item id>.<ext>``, instead of ``image``.
+        attributes: its column, or columns, of attributes to converse about (see
+            :func:`~graphrec.data.attributes.with_attributes`).
+        separator: stands between several attributes in one text; lists need none.
+        min_items: least items that have an attribute; rarer ones are left out.
+        max_share: largest share of the items that have an attribute; commoner ones are left out.
         name: the dataset's name; default: the name of the interaction file.
 
     Raises:
-        ConfigError: ``text`` or ``image`` without ``items``, or both ``image`` and ``images``.
+        ConfigError: ``text``, ``image`` or ``attributes`` without ``items``, both ``image`` and ``images``,
+            or a limit on attributes that is out of range.
         DataError: a file is missing or damaged, a column does not exist, or a value is unusable; names file
         and row.
     """
-    if items is None and (text is not None or image is not None or item_id is not None):
-        raise ConfigError("text=, image= and item_id= name columns of the item table; name that with items=")
+    if items is None and any(given is not None for given in (text, image, item_id, attributes)):
+        raise ConfigError(
+            "text=, image=, item_id= and attributes= name columns of the item table; name that with items="
+        )
     if image is not None and images is not None:
         raise ConfigError("image= names a column of paths and images= a folder; give one of them")
     path = folder / interactions
@@ -90,6 +103,11 @@ def read(
         name=name or path.stem, source=str(path), first_row=first_row(path), items_source=str(item_path),
         items_first_row=first_row(item_path),
     )  # fmt: skip
+    if attributes is not None and item_frame is not None:
+        dataset = with_attributes(
+            dataset, item_frame, item_id or item, attributes, separator=separator, min_items=min_items,
+            max_share=max_share, source=str(item_path), first_row=first_row(item_path),
+        )  # fmt: skip
     if images is not None:
         files, _ = match_images(folder / images, dataset.items.ids)
         dataset = dataset.with_content(image=Content("image", files, folder / images))

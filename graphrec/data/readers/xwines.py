@@ -14,10 +14,11 @@ from typing import Any
 import polars as pl
 
 from graphrec.data import frames
+from graphrec.data.attributes import with_attributes
 from graphrec.data.dataset import Dataset
 from graphrec.data.readers.files import find, first_row, read_table
 from graphrec.data.readers.images import with_pictures
-from graphrec.errors import DataError
+from graphrec.errors import ConfigError, DataError, nearest
 
 SOURCE = "https://github.com/rogerioxavier/X-Wines"
 COLUMNS = {
@@ -31,6 +32,9 @@ COLUMNS = {
     "RegionName": "{}.",
     "WineryName": "Winery: {}.",
 }
+ATTRIBUTES = ("Type", "Grapes", "Body", "Acidity", "Country", "RegionName", "Harmonize")
+"""Columns that can become attributes; ``Harmonize`` is the food a wine goes with."""
+LISTS = ("Grapes", "Harmonize")
 
 
 def read(
@@ -40,6 +44,8 @@ def read(
     k_core: int | tuple[int, int] = 5,
     split: Any = "random",
     seed: int = 0,
+    attributes: bool | str | list[str] | tuple[str, ...] | None = None,
+    min_items: int = 2,
 ) -> Dataset:
     """X-Wines Slim: ratings of at least 4, 5-core, split 8:1:1 at random by default.
 
@@ -50,40 +56,73 @@ def read(
         k_core: least interactions per user and wine, or a pair of the two.
         split: a split's name or description (see :mod:`graphrec.data.splits`).
         seed: of the split.
+        attributes: columns among :data:`ATTRIBUTES` that become attributes, for conversations; true means
+            all of them.
+        min_items: least wines that have an attribute; rarer ones are left out.
 
     Raises:
+        ConfigError: a column that cannot become attributes.
         DataError: a file is missing or damaged.
     """
+    columns = _columns(attributes)
     ratings = find(folder, "XWines_Slim_150K_ratings.csv", "UserID, WineID, Rating and Date", SOURCE)
     table = find(folder, "XWines_Slim_1K_wines.csv", "one row a wine", SOURCE)
+    wines = read_table(table)
     dataset = frames.build(
         read_table(ratings), user="UserID", item="WineID", time="Date", rating="Rating",
-        min_rating=min_rating, k_core=k_core, split=split, items=_described(read_table(table), table),
+        min_rating=min_rating, k_core=k_core, split=split, items=_described(wines, table),
         item_id="WineID", content={"text": ("text", "composed text")}, root=None, seed=seed, name="xwines",
         source=str(ratings), first_row=first_row(ratings), items_source=str(table),
         items_first_row=first_row(table),
     )  # fmt: skip
+    if columns:
+        lists = {name: _parts(wines, name, table) for name in LISTS if name in columns}
+        dataset = with_attributes(
+            dataset, wines.with_columns(**lists), "WineID", columns, separator=None, min_items=min_items,
+            source=str(table), first_row=first_row(table),
+        )  # fmt: skip
     return with_pictures(dataset, folder / "images")
+
+
+def _columns(attributes: bool | str | list[str] | tuple[str, ...] | None) -> list[str]:
+    if isinstance(attributes, bool) or attributes is None:
+        return list(ATTRIBUTES) if attributes else []
+    columns = [attributes] if isinstance(attributes, str) else list(attributes)
+    for name in columns:
+        if name not in ATTRIBUTES:
+            raise ConfigError(
+                f"attributes={name!r} is not one of {list(ATTRIBUTES)}; true means all of them."
+                f"{nearest(name, ATTRIBUTES)}"
+            )
+    return columns
 
 
 def _described(wines: pl.DataFrame, path: Path) -> pl.DataFrame:
     parts = []
     for name, template in COLUMNS.items():
         values = frames.column(wines, name, str(path))
-        if name in ("Grapes", "Harmonize"):
-            values = pl.Series(name, [_listed(v, row, path) for row, v in enumerate(values, start=2)])
+        if name in LISTS:
+            values = _parts(wines, name, path).list.join(", ")
         before, after = template.split("{}")
         part = pl.when(values != "").then(pl.lit(before) + pl.lit(values) + pl.lit(after)).otherwise(None)
         parts.append(part.alias(name))
     return wines.with_columns(pl.concat_str(parts, separator=" ", ignore_nulls=True).alias("composed text"))
 
 
-def _listed(value: str, row: int, path: Path) -> str:
-    """``"['Beef', 'Lamb']"`` as ``"Beef, Lamb"``."""
+def _parts(wines: pl.DataFrame, name: str, path: Path) -> pl.Series:
+    """A column of lists written out, as lists of texts."""
+    written = frames.column(wines, name, str(path))
+    return pl.Series(
+        name, [_listed(v, row, path) for row, v in enumerate(written, start=2)], pl.List(pl.String)
+    )
+
+
+def _listed(value: str, row: int, path: Path) -> list[str]:
+    """``"['Beef', 'Lamb']"`` as the list it shows."""
     try:
         listed = ast.literal_eval(value) if value else []
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         listed = None
     if not (isinstance(listed, list) and all(isinstance(part, str) for part in listed)):
         raise DataError(f"{path}, row {row}: {frames.short(value)}; expected a list such as ['Beef', 'Lamb']")
-    return ", ".join(listed)
+    return listed

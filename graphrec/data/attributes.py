@@ -1,0 +1,230 @@
+"""Item attributes, for conversations: from columns of an item table to nodes and relations of a dataset.
+
+A dataset one can converse about has
+
+- ``nodes["attribute"]``: what a question is about, such as ``Country: France``;
+- ``relations["item", "has", "attribute"]``: ``(2, E) int32``;
+- where attributes come in kinds, ``nodes["group"]`` (such as ``Country``) and
+  ``relations["attribute", "in", "group"]``;
+- where it is known, ``relations["user", "likes", "attribute"]`` and ``relations["user", "knows", "user"]``.
+
+Relations are free of repeats and sorted by source, then target.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from graphrec.data import frames
+from graphrec.data.dataset import Dataset, Relation
+from graphrec.data.vocabulary import Vocabulary
+from graphrec.errors import ConfigError, DataError
+
+HAS: Relation = ("item", "has", "attribute")
+IN: Relation = ("attribute", "in", "group")
+LIKES: Relation = ("user", "likes", "attribute")
+KNOWS: Relation = ("user", "knows", "user")
+
+
+def with_attributes(
+    dataset: Dataset,
+    table: Any,
+    item_id: str,
+    columns: str | Sequence[str],
+    *,
+    separator: str | None = "|",
+    min_items: int = 2,
+    max_share: float | None = None,
+    source: str = "the item table",
+    first_row: int = 1,
+) -> Dataset:
+    """A copy of a dataset whose items have attributes, read off columns of an item table.
+
+    A value ``France`` of the column ``Country`` becomes the attribute ``Country: France`` in the group
+    ``Country``. Groups come in the order of ``columns``, their attributes in the order of their names. Spaces
+    around a value do not count, nor does a value that an item has twice. What is left out is counted in
+    ``meta["attributes"]``: rare and common values, rows of other items, items without a row and items without
+    any attribute, which all stay in the dataset.
+
+    Args:
+        dataset: what to add attributes to.
+        table: one row an item; Polars, pandas, Arrow, or a dict of columns.
+        item_id: its column of item ids.
+        columns: its columns of attributes: text, lists of texts, or booleans.
+        separator: stands between the values of a text such as ``rock|pop``; None takes texts as they are.
+        min_items: least items that have an attribute; one that a single item has tells that item only.
+        max_share: largest share of the items that have an attribute, such as 0.9; None is no limit.
+        source: what to call the table in messages, such as its file.
+        first_row: number of its first row, for messages.
+
+    Raises:
+        ConfigError: no column, one named twice, an option out of range, or a dataset that has attributes.
+        DataError: a column is missing (the known ones are named), holds numbers or dates, or has no value
+            that enough items share; an id is unusable or occurs twice.
+    """
+    names = [columns] if isinstance(columns, str) else list(columns)
+    _check_options(dataset, names, separator, min_items, max_share, source)
+    frame = frames.as_frame(table, source)
+    items = _item_indices(dataset, frame, item_id, source, first_row)
+    texts: list[str] = []
+    has: list[np.ndarray] = []
+    group_of: list[int] = []
+    rare = common = 0
+    for group, name in enumerate(names):
+        values = _values(frames.column(frame, name, source), separator, source)
+        pairs = _pairs(items, values)
+        counts = pairs.group_by("value").len("items").sort("value")
+        few = counts["items"] < min_items
+        many = ~few & (counts["items"] / dataset.n_items > (1.0 if max_share is None else max_share))
+        kept = counts.filter(~few & ~many)
+        if not kept.height:
+            raise _nothing_shared(name, counts, int(few.sum()), min_items, max_share, dataset, source)
+        rare, common = rare + int(few.sum()), common + int(many.sum())
+        index = pl.DataFrame({"value": kept["value"], "at": np.arange(kept.height) + len(texts)})
+        joined = pairs.join(index, on="value")
+        has.append(np.stack([joined["item"].to_numpy(), joined["at"].to_numpy()]))
+        texts += [f"{name}: {value}" for value in kept["value"]]
+        group_of += [group] * kept.height
+    edges = sorted_edges(np.concatenate(has, axis=1))
+    rows = int((items >= 0).sum())
+    return replace(
+        dataset,
+        nodes={
+            **dataset.nodes,
+            "attribute": Vocabulary(texts, "attribute"),
+            "group": Vocabulary(names, "group"),
+        },
+        relations={**dataset.relations, HAS: edges, IN: sorted_edges([range(len(texts)), group_of])},
+        meta={
+            **dataset.meta,
+            "attributes": {
+                "columns": names,
+                "separator": separator,
+                "min_items": min_items,
+                "max_share": max_share,
+                "kept": len(texts),
+                "of too few items": rare,
+                "of too many items": common,
+                "rows of other items": len(items) - rows,
+                "items without a row": dataset.n_items - rows,
+                "items without attributes": dataset.n_items - len(np.unique(edges[0])),
+            },
+        },
+    )
+
+
+def sorted_edges(pairs: Any) -> np.ndarray:
+    """Edges ``(2, E) int32`` sorted by source, then target, each once.
+
+    Args:
+        pairs: ``(2, n)`` of sources and targets, in any order.
+    """
+    array = np.asarray(pairs, dtype=np.int64).reshape(2, -1)
+    return np.ascontiguousarray(np.unique(array, axis=1).astype(np.int32))
+
+
+def _check_options(
+    dataset: Dataset,
+    names: list[str],
+    separator: str | None,
+    min_items: int,
+    max_share: float | None,
+    source: str,
+) -> None:
+    taken = sorted({"attribute", "group"} & set(dataset.nodes))
+    if taken:
+        raise ConfigError(
+            f"{dataset.name} has nodes of type {taken[0]!r} already; name all columns at once, or start from "
+            "the dataset without attributes"
+        )
+    if not names:
+        raise ConfigError(f"{source}: no column of attributes is named; name one or more")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"{source}: column {twice!r} is named twice; name each column once")
+    if separator == "":
+        raise ConfigError("separator=''; expected text such as '|', or None for one value a row")
+    if isinstance(min_items, bool) or min_items < 1:
+        raise ConfigError(f"min_items={min_items!r}; expected a number of items, from 1")
+    if max_share is not None and not (math.isfinite(max_share) and 0 < max_share <= 1):
+        raise ConfigError(f"max_share={max_share!r}; expected a share above 0 and up to 1, or None")
+
+
+def _item_indices(
+    dataset: Dataset, frame: pl.DataFrame, item_id: str, source: str, first_row: int
+) -> np.ndarray:
+    """Item index of each row ``(n,) int32``, -1 for an item that the dataset does not have."""
+    keys = frames.ids(frames.column(frame, item_id, source), "item", source, first_row)
+    if keys.n_unique() != len(keys):
+        second = int((~keys.is_first_distinct()).arg_max() or 0)
+        raise DataError(
+            f"{source}, row {second + first_row}: item {keys[second]!r} occurs a second time; expected one "
+            "row an item"
+        )
+    items = dataset.items.find(keys.to_list())
+    if not (items >= 0).any():
+        first = frames.short(keys[0]) if len(keys) else "none"
+        raise DataError(
+            f"{source}: none of its {len(keys):,} items, first {first}, is among the {dataset.n_items:,} "
+            f"items of {dataset.name}, first {frames.short(dataset.items[0])}; check that {item_id!r} is the "
+            "column of item ids"
+        )
+    return items
+
+
+def _values(series: pl.Series, separator: str | None, source: str) -> pl.Series:
+    """Texts, or lists of texts, not yet trimmed; null where a row has none."""
+    dtype = series.dtype
+    plain = dtype.inner if isinstance(dtype, (pl.List, pl.Array)) else dtype
+    if plain.is_numeric() or plain.is_temporal():
+        raise DataError(
+            f"{source}: column {series.name!r} has type {dtype}; expected text or lists of texts, because "
+            "numbers and dates make no question that is answered by yes or no. Bin them first (1994 to "
+            "'1990s', 12.5 to 'under 20'), or cast the column to text if each number is a name"
+        )
+    if not (plain in (pl.String, pl.Boolean, pl.Null) or isinstance(plain, (pl.Categorical, pl.Enum))):
+        raise DataError(
+            f"{source}: column {series.name!r} has type {dtype}; expected text, lists of texts or booleans"
+        )
+    if isinstance(dtype, (pl.List, pl.Array)):
+        return series.cast(pl.List(pl.String))
+    text = series.cast(pl.String)
+    return text if separator is None else text.str.split(separator)
+
+
+def _pairs(items: np.ndarray, values: pl.Series) -> pl.DataFrame:
+    """Distinct pairs of ``item`` and trimmed ``value``, of the dataset's items alone."""
+    rows = pl.DataFrame({"item": items, "value": values}).filter(pl.col("item") >= 0)
+    if isinstance(values.dtype, pl.List):
+        rows = rows.explode("value")
+    rows = rows.with_columns(pl.col("value").str.strip_chars())
+    return rows.filter(pl.col("value") != "").unique(maintain_order=True)
+
+
+def _nothing_shared(
+    name: str,
+    counts: pl.DataFrame,
+    few: int,
+    min_items: int,
+    max_share: float | None,
+    dataset: Dataset,
+    source: str,
+) -> DataError:
+    if not counts.height:
+        return DataError(
+            f"{source}: column {name!r} is empty for all {dataset.n_items:,} items of {dataset.name}; leave "
+            "the column out"
+        )
+    limit = "" if max_share is None else f", {counts.height - few:,} in more than a share of {max_share}"
+    first = frames.short(counts["value"][0])
+    return DataError(
+        f"{source}: column {name!r} has {counts.height:,} values, first {first}, of which {few:,} occur in "
+        f"fewer than {min_items:,} items{limit}, so none is left; bin them into fewer values, lower "
+        "min_items=, raise max_share=, or leave the column out"
+    )
