@@ -1,0 +1,165 @@
+"""What an agent knows when it takes every answer at its word, or nearly: a distribution over the items.
+
+``p(v | answers) ~ exp(s(v) / temperature) prod_i p(answer_i | v)``, with ``s`` as in
+:mod:`graphrec.conversation.candidates` at the opening. An honest user says yes to an attribute exactly when
+the item has it, so a no tells as much as a yes; SCPR and its successors use a no only to not ask again. With
+an ``error`` above 0 an answer that an item contradicts makes it less likely and does not rule it out.
+
+A question is worth the information its answer is expected to give, ``H(P(yes)) - H(error)``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from graphrec.conversation.candidates import Answer, Setting, best_first
+
+LEAST = 1e-6  # bits: below, there is nothing to learn from an answer
+
+
+class Posterior:
+    """A distribution over the items in one conversation; see :class:`Candidates` for the interface.
+
+    Args:
+        setting: what conversations share.
+        user: index of the user, or None for somebody unknown.
+        question: what the user opens with, if anything; taken as true.
+        answer: the attributes it names.
+
+    Attributes:
+        items: items that are possible ``(n,) int64``, ascending.
+        weights: their probabilities ``(n,) float64``.
+        n: how many of them contradict the fewest answers, mostly none: those that count as left.
+        asked: questions that are not asked again ``(n_questions,) bool``.
+        accepted: attributes in the order they were accepted.
+    """
+
+    def __init__(
+        self, setting: Setting, user: int | None, question: int | None = None, answer: Answer | None = None
+    ) -> None:
+        self.setting, vector = setting, setting.user(user)
+        self.asked = np.zeros(setting.n_questions, dtype=bool)
+        self.accepted: list[int] = []
+        self._values: np.ndarray | None = None
+        self._slate: np.ndarray | None = None
+        named = answer.accepted if answer is not None else np.empty(0, np.int64)
+        if len(named):
+            first = int(named[0])
+            self.items = setting.catalogue.items_with(first)
+            vectors, self.rows = setting.block(first)
+            scores = vectors @ vector + setting.affinity(first)[self.items]
+        else:
+            self.items, self.rows = np.arange(setting.catalogue.n_items), setting.catalogue.table
+            scores = setting.vectors.items @ vector
+        self.accepted += [int(a) for a in named]
+        self.against = np.zeros(len(self.items), dtype=np.int64)  # answers that each contradicts
+        self.log = scores.astype(np.float64) / setting.config.temperature  # up to a constant
+        if setting.prior is not None:
+            self.log += setting.prior[self.items]
+        self._weigh()
+        if question is not None and answer is not None:
+            self.asked[question] = True
+            if setting.enumerated:
+                self._believe(self._agrees(question, answer), 0.0)
+
+    def answered(self, question: int, answer: Answer) -> None:
+        """Takes in what the user said to a question."""
+        self.asked[question] = True
+        self._values = None
+        if not answer.known:
+            return
+        self.accepted += [int(a) for a in answer.accepted]
+        self._believe(self._agrees(question, answer), self.setting.config.error)
+
+    def _agrees(self, question: int, answer: Answer) -> np.ndarray:
+        """Whether each item would have led to this answer ``(n,) bool``."""
+        catalogue, n = self.setting.catalogue, len(answer.accepted)
+        agrees: np.ndarray
+        if self.setting.enumerated:
+            group = np.flatnonzero(catalogue.groups == question)
+            agrees = (catalogue.count(answer.accepted) == n) & (catalogue.count(group) == n)
+        else:
+            agrees = catalogue.count(np.array([question])) == min(n, 1)
+        found: np.ndarray = agrees[self.items]
+        return found
+
+    def _believe(self, agrees: np.ndarray, error: float) -> None:
+        """Weighs by the answer's likelihood; an answer that no item agrees with is passed over."""
+        if not agrees.any():
+            return
+        if error:
+            self.log += np.where(agrees, np.log1p(-error), np.log(error))
+            self.against += ~agrees
+        else:
+            self._keep(np.flatnonzero(agrees))
+        self._weigh()
+
+    def _keep(self, places: np.ndarray) -> None:
+        self.items, self.log, self.against = self.items[places], self.log[places], self.against[places]
+        self.rows = None if self.rows is None else self.rows[places]
+
+    def _weigh(self) -> None:
+        self.log -= self.log.max()
+        weights = np.exp(self.log)
+        self.n = int((self.against == self.against.min()).sum())
+        self.weights = weights / weights.sum()
+        self._values, self._slate = None, None
+
+    # -- questions -------------------------------------------------------------------------------------------
+
+    @property
+    def values(self) -> np.ndarray:
+        """What each question is worth, in bits ``(n_questions,) float64``; -1 where it may not be asked, or
+        nothing is to be learned.
+        """
+        if self._values is None:
+            setting = self.setting
+            if self.rows is not None:
+                share = self.weights.astype(np.float32) @ self.rows
+            else:
+                share = setting.catalogue.totals(self.items, self.weights)
+            share, error = np.clip(share.astype(np.float64), 0, 1), setting.config.error
+            share[share < LEAST], share[share > 1 - LEAST] = 0, 1
+            found = setting.entropy(share * (1 - error) + (1 - share) * error)
+            found -= setting.entropy(np.array([error]))[0]
+            if setting.enumerated:
+                groups = setting.catalogue.groups
+                grouped = groups >= 0
+                found = np.bincount(groups[grouped], found[grouped], minlength=setting.n_questions)
+            self._values = np.where((found > LEAST) & ~self.asked, found, -1.0)
+        return self._values
+
+    @property
+    def question(self) -> int | None:
+        """The question worth most, the lowest of equals; None when there is nothing to learn."""
+        best = int(self.values.argmax())
+        return best if self.values[best] >= 0 else None
+
+    # -- recommendations -------------------------------------------------------------------------------------
+
+    @property
+    def slate(self) -> np.ndarray:
+        """The ``k`` likeliest items, the lowest of equals first ``(<= k,) int64``."""
+        best: np.ndarray = self.items[self._best()]
+        return best
+
+    @property
+    def sure(self) -> float:
+        """Probability that the target is in the slate."""
+        return float(self.weights[self._best()].sum())
+
+    def _best(self) -> np.ndarray:
+        if self._slate is None:
+            self._slate = best_first(self.log, self.setting.config.k)
+        return self._slate
+
+    def refused(self) -> None:
+        """The slate was refused: its items are out. Of the last ones only ``n`` says so; they stay in the
+        slate, as there is nothing else to recommend.
+        """
+        gone = self._best()
+        if len(gone) < len(self.items):
+            self._keep(np.delete(np.arange(len(self.items)), gone))
+            self._weigh()
+        else:
+            self.n = 0

@@ -1,0 +1,187 @@
+"""The vectors that conversations are led with, and where they come from."""
+
+from __future__ import annotations
+
+import stat
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from graphrec import checkpoint
+from graphrec.atomic import read_array, write_array
+from graphrec.commit import read_sealed
+from graphrec.data import Dataset
+from graphrec.errors import CheckpointError, FeatureError
+
+SCORER = "fm"
+TABLES = ("user_embedding", "item_embedding", "attribute_embedding")
+"""Where a trained scorer has the three tables, in the order of :class:`DialogueVectors`."""
+EXPECTED = (
+    "expected a run directory of graphrec train fm, a folder of users.npy, items.npy and attributes.npy, or "
+    "an .npz with ui_emb and feature_emb"
+)
+
+
+class DialogueVectors(NamedTuple):
+    """One vector per user, item and attribute, all of one width; products of two say what goes together.
+
+    Attributes:
+        users: ``(n_users, d) float32``.
+        items: ``(n_items, d) float32``.
+        attributes: ``(n_attributes, d) float32``.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    attributes: np.ndarray
+
+
+def read_vectors(path: str | Path, data: Dataset) -> DialogueVectors:
+    """The vectors of a file or of a run, made sure to be of this dataset's size or of this dataset.
+
+    A folder holds ``users.npy``, ``items.npy`` and ``attributes.npy``. A file is an ``.npz`` in the form of
+    SCPR's authors: ``ui_emb (n_users + n_items + 1, d)``, users before items, and
+    ``feature_emb (n_attributes + 1, d)``. The last row of each is padding and not read. Neither says which
+    dataset it belongs to; only sizes are compared.
+
+    Args:
+        path: the folder, the file, or the directory of a run that trained the scorer ``fm``.
+        data: users, items and attributes that the vectors are of, in this order.
+
+    Raises:
+        FeatureError: no such file, or one that is damaged, has not these arrays, holds a value that is not
+            finite, or is of another size.
+        CheckpointError: the run is of another model or dataset, or damaged.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return _of_file(path, data)
+    return _of_folder(path, data) if (path / "users.npy").exists() else _of_run(path, data)
+
+
+def write_vectors(path: str | Path, vectors: DialogueVectors) -> Path:
+    """Writes a folder of three ``.npy`` files that :func:`read_vectors` reads.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    for name, array in vectors._asdict().items():
+        write_array(Path(path) / f"{name}.npy", array)
+    return Path(path)
+
+
+def _sizes(data: Dataset) -> tuple[int, int, int]:
+    nodes = data.nodes.get("attribute")
+    return data.n_users, data.n_items, 0 if nodes is None else len(nodes)
+
+
+def _of_file(path: Path, data: Dataset) -> DialogueVectors:
+    users, items, attributes = _sizes(data)
+    both, features = _arrays(path, ("ui_emb", "feature_emb"))
+    for name, found, rows, what in (
+        ("ui_emb", both, users + items + 1, f"{users:,} users + {items:,} items + 1"),
+        ("feature_emb", features, attributes + 1, f"{attributes:,} attributes + 1"),
+    ):
+        if len(found) != rows:
+            raise FeatureError(
+                f"{path}: {name} has {len(found):,} rows; expected {rows:,} for {data.name} ({what}; the "
+                "last row is padding): the vectors are of another dataset"
+            )
+    if both.shape[1] != features.shape[1]:
+        raise FeatureError(
+            f"{path}: ui_emb is {both.shape[1]} wide and feature_emb {features.shape[1]}; expected one width"
+        )
+    return DialogueVectors(both[:users], both[users:-1], features[:-1])
+
+
+def _of_folder(path: Path, data: Dataset) -> DialogueVectors:
+    found = {}
+    for name, size in zip(DialogueVectors._fields, _sizes(data), strict=True):
+        array = _checked(path, f"{name}.npy", read_array(path / f"{name}.npy", FeatureError), padded=False)
+        if len(array) != size:
+            raise FeatureError(
+                f"{path / name}.npy has {len(array):,} rows; expected {size:,}, one for each of the {name} "
+                f"of {data.name}: the vectors are of another dataset"
+            )
+        found[name] = array
+    widths = {name: array.shape[1] for name, array in found.items()}
+    if len(set(widths.values())) > 1:
+        raise FeatureError(f"{path}: the vectors are {widths} wide; expected one width")
+    return DialogueVectors(**found)
+
+
+def _arrays(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
+    """Arrays ``(n, d) float32`` of an archive, checked."""
+    if not path.exists():
+        raise FeatureError(f"{path}: no such file or directory; {EXPECTED}")
+    if stat.S_ISFIFO(path.stat().st_mode):  # reading one waits for a writer
+        raise FeatureError(f"{path}: a named pipe; {EXPECTED}")
+    try:
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise FeatureError(f"{path}: one .npy array; {EXPECTED}")
+        with archive:
+            if missing := [name for name in names if name not in archive]:
+                raise FeatureError(f"{path}: has no {' and no '.join(missing)}; it has {sorted(archive)}")
+            found = [archive[name] for name in names]
+    except FeatureError:
+        raise
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as cause:
+        raise FeatureError(f"{path}: not readable as .npz without pickles ({cause}); {EXPECTED}") from cause
+    return [_checked(path, name, array) for name, array in zip(names, found, strict=True)]
+
+
+def _checked(path: Path, name: str, array: np.ndarray, padded: bool = True) -> np.ndarray:
+    if array.ndim != 2 or not array.shape[1] or array.dtype.kind != "f":
+        raise FeatureError(f"{path}: {name} is {array.shape} {array.dtype}; expected (n, d) of floats")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+        values = np.ascontiguousarray(array, dtype=np.float32)
+    broken = np.flatnonzero(~np.isfinite(values[:-1] if padded else values).all(1))
+    if len(broken):
+        raise FeatureError(
+            f"{path}: {name} holds a value that is not finite in row {broken[0]} ({len(broken):,} such "
+            "rows); train the vectors again"
+        )
+    return values
+
+
+def _of_run(path: Path, data: Dataset) -> DialogueVectors:
+    if not (path / "run.json").exists():
+        raise CheckpointError(f"{path}: no run there (no run.json); {EXPECTED}")
+    facts = read_sealed(path / "run.json", checkpoint.REMEDY)
+    if facts.get("model") != SCORER:
+        raise CheckpointError(
+            f"{path}: is a run of {facts.get('model')!r}, which has no attribute vectors; expected one of "
+            f"graphrec train {SCORER}"
+        )
+    _refuse_another(path, facts, data)
+    dim = facts.get("model_config", {}).get("dim")
+    if not isinstance(dim, int) or dim < 1:
+        raise CheckpointError(f"{path / 'run.json'}: dim is {dim!r}; restore the file or train again")
+    weights = next((path / part for part in ("best", "last") if checkpoint.exists(path / part)), None)
+    if weights is None:
+        raise CheckpointError(f"{path}: holds no checkpoint yet; go on with the training (--resume)")
+    sizes = {name: n for name, n in zip(TABLES, _sizes(data), strict=True) if n}
+    tables = nn.ModuleDict(
+        {name: nn.Embedding(n, dim, _weight=torch.zeros(n, dim)) for name, n in sizes.items()}
+    )
+    checkpoint.read(weights, tables)
+    found = {name: value.numpy() for name, value in tables.state_dict().items()}
+    none = np.zeros((0, dim), dtype=np.float32)
+    return DialogueVectors(*(found.get(f"{name}.weight", none) for name in TABLES))
+
+
+def _refuse_another(path: Path, facts: dict[str, Any], data: Dataset) -> None:
+    trained = facts.get("dataset")
+    fingerprint = trained.get("fingerprint") if isinstance(trained, dict) else None
+    if fingerprint != data.fingerprint:
+        name = trained.get("name") if isinstance(trained, dict) else None
+        raise CheckpointError(
+            f"{path}: was trained on {name} {str(fingerprint)[:12]}…, this dataset is {data.name} "
+            f"{data.fingerprint[:12]}… (fingerprints): its users, items or attributes are others; train again"
+        )
