@@ -20,7 +20,7 @@ from graphrec.seeds import torch_stream
 if TYPE_CHECKING:
     from graphrec.data.dataset import Dataset
     from graphrec.store import FeatureTable
-    from graphrec.trainer import TrainConfig
+    from graphrec.trainer import Task, TrainConfig
 
 Features = Mapping[str, "FeatureTable"]
 
@@ -89,8 +89,14 @@ class Model(nn.Module):
     name: ClassVar[str] = ""
     modalities: ClassVar[bool] = False
     """Whether ``build`` needs features."""
+    converses: ClassVar[bool] = False
+    """Whether it learns from conversations, for which the items need attributes and ``Config`` a scorer."""
     search_space: ClassVar[Space] = {}
     """What ``graphrec tune`` searches; empty where there is nothing to choose."""
+    train_defaults: ClassVar[Mapping[str, Any]] = {}
+    """Options of training that differ for this model where the user sets none."""
+    select: ClassVar[str] = "recall@20"
+    """The validated metric to choose the epoch by where the user names none."""
 
     config: ModelConfig
 
@@ -125,6 +131,14 @@ class Model(nn.Module):
         return torch.optim.Adam(
             self.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
+
+    def task(self, data: Dataset) -> Task | None:
+        """What validates it where ``select`` is not a metric of ranking; None: nothing else does.
+
+        Args:
+            data: what the model was built from.
+        """
+        return None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)

@@ -10,31 +10,36 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from graphrec import checkpoint
 from graphrec.atomic import explained, read_json, write_json
 from graphrec.config import Config
 from graphrec.data import Dataset
+from graphrec.data.content import title
 from graphrec.environment import commit, environment
 from graphrec.errors import CheckpointError, ConfigError, DataError
 from graphrec.evaluate import RankingTask
 from graphrec.metrics import parse_metric
-from graphrec.model import Features, ModelConfig, Ranker
+from graphrec.model import Features, Model, ModelConfig, Ranker
 from graphrec.models import model as model_class
 from graphrec.recommender import Recommender
 from graphrec.recorded import COPY, Recorded, damaged, inputs_of, read_meta, read_record
 from graphrec.sources import NONE, Source, features_for, load
 from graphrec.store import FeatureTable
-from graphrec.trainer import Run, TrainConfig, Trainer
+from graphrec.trainer import Run, Task, TrainConfig, Trainer
+
+if TYPE_CHECKING:
+    from graphrec.conversation.agent import ConversationalRecommender
 
 __all__ = [
-    "NONE", "SELECT", "OpenedRun", "Recorded", "Source", "configure", "features_for", "inputs_of", "load",
-    "open_recommender", "open_run", "read_meta", "read_record", "refuse_another", "train",
+    "NONE", "SELECT", "OpenedRun", "Recorded", "Source", "agent_of", "configure", "features_for",
+    "inputs_of", "load", "open_agent", "open_recommender", "open_run", "read_meta", "read_record",
+    "refuse_another", "train",
 ]  # fmt: skip
 
-SELECT = "recall@20"
-TITLE = 80  # characters
+SELECT = Model.select
+TALKS = "conversation"
 C = TypeVar("C", bound=Config)
 
 
@@ -62,7 +67,8 @@ def configure(
     model_options: Mapping[str, Any] | None = None,
     train_options: Mapping[str, Any] | None = None,
     seed: int = 0,
-) -> tuple[type[Ranker], ModelConfig, TrainConfig]:
+    ranking: bool = False,
+) -> tuple[type[Model], ModelConfig, TrainConfig]:
     """Model class, model options and training options from names and values.
 
     Args:
@@ -70,19 +76,21 @@ def configure(
         model_options: of the model's ``Config``.
         train_options: of :class:`~graphrec.trainer.TrainConfig`.
         seed: of both, where they do not set their own.
+        ranking: refuse a model that does not rank items.
 
     Raises:
         ConfigError: an unknown name, an option that is unknown or out of range, or a model that ranks
-            nothing.
+            nothing and has to.
     """
     cls = model_class(model)
-    if not issubclass(cls, Ranker):
+    if ranking and not issubclass(cls, Ranker):
         raise ConfigError(
-            f"{cls.name} does not rank items, and these runs are validated by ranking; use a Trainer with a "
-            "task of its own"
+            f"{cls.name} does not rank items, and this compares by ranking; train it with: graphrec train "
+            f"{cls.name}"
         )
     config = _made(cls.Config, f"model.* options of {cls.name}", {"seed": seed, **(model_options or {})})
-    return cls, config, _made(TrainConfig, "train.* options", {"seed": seed, **(train_options or {})})
+    training = {"seed": seed, **cls.train_defaults, **(train_options or {})}
+    return cls, config, _made(TrainConfig, "train.* options", training)
 
 
 def train(
@@ -94,24 +102,27 @@ def train(
     train_options: Mapping[str, Any] | None = None,
     out: str | Path,
     seed: int = 0,
-    select: str = SELECT,
+    select: str | None = None,
     resume: bool = False,
     source: Source | None = None,
     store: str | Path | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> Run:
-    """Trains a registered model, validated by ranking, and keeps all that evaluating and serving it needs.
+    """Trains a registered model, validated as it says, and keeps all that evaluating and serving it needs.
 
     Args:
         model: a registered name.
-        data: trained on ``train``, validated on ``valid`` with ``train`` masked; ``test`` is not looked at,
-            except that the saved recommender does not offer users what they already have.
+        data: trained on ``train``, validated on ``valid``: by ranking it with ``train`` masked where
+            ``select`` is a metric of ranking, else by the model's :meth:`~graphrec.model.Model.task`.
+            ``test`` is not looked at, except that the saved recommender does not offer users what they
+            already have.
         features: tables by field, for models that need them (see :func:`features_for`).
         model_options: of the model's ``Config``.
         train_options: of :class:`~graphrec.trainer.TrainConfig`.
         out: the run directory.
         seed: of model and training, where their options do not set their own.
-        select: metric to select on, or ``"none"``: no validation, the last epoch counts.
+        select: metric to select on, or ``"none"``: no validation, the last epoch counts. Default: the
+            model's.
         resume: go on from the last checkpoint in ``out``.
         source: where ``data`` came from; None keeps a copy of the dataset in the run directory.
         store: directory of the feature store the tables came from, recorded for :func:`open_run`.
@@ -124,21 +135,23 @@ def train(
         TrainingError: training failed.
     """
     cls, model_config, train_config = configure(model, model_options, train_options, seed)
-    out = Path(out)
-    if select != NONE:
-        parse_metric(select)  # before anything that takes time
+    out, select = Path(out), select or cls.select
+    ranked = ranks(cls, select)  # before anything that takes time
     refuse_another(out, select, resume)
-    task = None
-    if select != NONE:
-        if not len(data.valid):
-            raise DataError(
-                f"{data.name}: the valid split is empty, so there is nothing to select {select} on; choose a "
-                f"split that holds some out (such as --set data.split=random), or do not validate: "
-                f"--select {NONE}"
-            )
-        task = RankingTask(data.valid, seen=data.train, metrics=("recall", "ndcg", select))
+    task: Task | None = None
+    if select != NONE and not len(data.valid):
+        raise DataError(
+            f"{data.name}: the valid split is empty, so there is nothing to select {select} on; choose a "
+            f"split that holds some out (such as --set data.split=random), or do not validate: "
+            f"--select {NONE}"
+        )
     given = dict(features or {}) if cls.modalities else {}
     made = cls.build(data, given or None, model_config)
+    if select != NONE:
+        ranking = (
+            RankingTask(data.valid, seen=data.train, metrics=("recall", "ndcg", select)) if ranked else None
+        )
+        task = ranking or made.task(data)
     about = {
         "dataset": {"name": data.name, "fingerprint": data.fingerprint},
         "features": {field: table.sha256 for field, table in given.items()},
@@ -162,8 +175,56 @@ def train(
             data.save(out / COPY)
         if titles:
             write_json(out / "titles.json", titles)
-    Recommender.of(run.model, data, given or None).save(out / "recommender")
+    if isinstance(run.model, Ranker):
+        Recommender.of(run.model, data, given or None).save(out / "recommender")
+    agent = agent_of(run.model, data)
+    if agent is not None:
+        agent.save(out / TALKS)
     return run
+
+
+def agent_of(model: Model, data: Dataset) -> ConversationalRecommender | None:
+    """Who leads conversations by a model, if it is for that.
+
+    Whatever a policy was trained on, to a person a no counts as well, and one wrong answer is forgiven; a
+    policy decides when to recommend, and where there are vectors alone a rule does.
+    """
+    if model.name not in ("scpr", "fm"):
+        return None
+    from graphrec.conversation.agent import ConversationalRecommender
+    from graphrec.conversation.candidates import Setting
+    from graphrec.conversation.catalogue import Catalogue
+    from graphrec.conversation.config import ConversationConfig
+    from graphrec.data.attributes import HAS
+    from graphrec.models.fm import FM
+    from graphrec.models.scpr import SCPR
+
+    talk = {"belief": "posterior", "error": 0.05}
+    if isinstance(model, SCPR):
+        rules = model.setting.config.replace(**talk)
+        setting = Setting(model.setting.catalogue, model.setting.vectors, rules)
+        return ConversationalRecommender.of(model.trained(), setting, data)
+    if isinstance(model, FM) and HAS in data.relations:
+        setting = Setting(Catalogue.of(data), model.vectors(), ConversationConfig(**talk))
+        return ConversationalRecommender.of("recommend-when-sure:30", setting, data)
+    return None
+
+
+def ranks(kind: type[Model], select: str) -> bool:
+    """Whether a model is validated by ranking when its epoch is selected on a metric.
+
+    Raises:
+        ConfigError: an unknown metric, where the model is validated by nothing but ranking.
+    """
+    if select == NONE or not issubclass(kind, Ranker):
+        return False
+    try:
+        parse_metric(select)
+    except ConfigError:
+        if kind.task is Model.task:
+            raise
+        return False
+    return True
 
 
 def refuse_another(out: Path, select: str, resume: bool) -> None:
@@ -251,6 +312,28 @@ def open_recommender(path: str | Path) -> tuple[Recommender, dict[str, str]]:
     return Recommender.load(folder), titles
 
 
+def open_agent(path: str | Path) -> ConversationalRecommender:
+    """Who leads conversations in a run, or one saved on its own.
+
+    Args:
+        path: a run directory, or a directory that :meth:`ConversationalRecommender.save` wrote.
+
+    Raises:
+        CheckpointError: there is neither, or it is damaged.
+    """
+    from graphrec.conversation.agent import ConversationalRecommender
+
+    path = Path(path)
+    folder = next((p for p in (path, path / TALKS) if (p / "conversation.json").exists()), None)
+    if folder is None:
+        meta = read_meta(path)
+        raise CheckpointError(
+            f"{path}: a run of {meta.get('model')!r}, which leads no conversations; train scpr, or fm on a "
+            "dataset with attributes, or finish the training (--resume)"
+        )
+    return ConversationalRecommender.load(folder)
+
+
 def _made(kind: type[C], owner: str, options: Mapping[str, Any]) -> C:
     try:
         return kind(**options)
@@ -269,10 +352,6 @@ def _sittings(out: Path) -> list[dict[str, Any]]:
 
 
 def _titles(data: Dataset) -> dict[str, str]:
-    """The beginning of each item's text: its first sentence, cut to a line."""
-    titles = {}
-    for item, text in zip(data.items.ids, data.content.get("text", ()), strict=False):
-        if text is not None:
-            first = " ".join(text.split(". ")[0].split()).removesuffix(".")
-            titles[item] = first if len(first) <= TITLE else first[: TITLE - 1].rstrip() + "…"
-    return titles
+    """The beginning of each item's text."""
+    texts = zip(data.items.ids, data.content.get("text", ()), strict=False)
+    return {item: title(text) for item, text in texts if text is not None}

@@ -11,7 +11,9 @@ held to the checks of training alone.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import numpy as np
 import torch
 
 from graphrec import checkpoint
+from graphrec.conversation.vectors import DialogueVectors, write_vectors
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.data.vocabulary import Vocabulary
@@ -88,6 +91,45 @@ def communities(n_groups: int = 4, size: int = 30, seed: int = 0) -> tuple[Datas
     return data, features_of(data, centres[group] + 0.5 * rng.normal(size=(n, 8)))
 
 
+def conversations(folder: Path) -> tuple[Dataset, Path]:
+    """30 items with some of 8 attributes, 10 users with pairs to train and to validate on.
+
+    Args:
+        folder: random vectors are written there.
+
+    Returns:
+        the dataset and where the vectors are.
+    """
+    rng = stream(0, "testing/conversations")
+    has = rng.random((30, 8)) < 0.3
+    has[np.arange(30), np.arange(30) % 8] = True
+    pairs = rng.permutation(300)[:120]
+    data = dataset(np.stack([pairs // 30, pairs % 30], 1)[:60], [], 10, 30, "conversations")
+    held = Interactions(pairs[60:] // 30, pairs[60:] % 30, 10, 30, name="valid")
+    attributes = Vocabulary([f"a{i}" for i in range(8)], "attribute")
+    edges = np.stack(np.nonzero(has)).astype(np.int32)
+    data = replace(
+        data, valid=held, nodes={"attribute": attributes}, relations={("item", "has", "attribute"): edges}
+    )
+    sizes = (10, 30, 8)
+    vectors = DialogueVectors(*(rng.normal(size=(n, 4)).astype(np.float32) for n in sizes))
+    path = write_vectors(folder / "vectors", vectors)
+    return data, path
+
+
+@contextmanager
+def material(
+    model_class: type[Model], config: ModelConfig
+) -> Iterator[tuple[Dataset, dict[str, FeatureTable], ModelConfig]]:
+    """What a model can be trained on: a dataset, features, and its options with what they must name."""
+    if not model_class.converses:
+        yield *communities(2, 20), config
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        data, scorer = conversations(Path(folder))
+        yield data, {}, config.replace(scorer=scorer)
+
+
 def train(
     model_class: type[Model],
     config: ModelConfig,
@@ -147,42 +189,42 @@ def check_beats_popularity(model_class: type[Ranker], config: ModelConfig) -> No
 
 def check_repeats_bit_for_bit(model_class: type[Model], config: ModelConfig) -> None:
     """Two trainings with one seed agree in every bit, another seed's differs."""
-    data, features = communities(2, 20)
-    first, second = (train(model_class, config, data, features, 3).state_dict() for _ in range(2))
-    for name in first:
-        assert torch.equal(first[name], second[name]), f"{name} differs between two equal trainings"
-    other = train(model_class, config, data, features, 3, seed=1)
-    if any(p.requires_grad for p in other.parameters()):
-        differs = any(not torch.equal(first[k], v) for k, v in other.state_dict().items())
-        assert differs, "another seed gives the very same weights, so the seed is not used"
+    with material(model_class, config) as (data, features, config):
+        first, second = (train(model_class, config, data, features, 3).state_dict() for _ in range(2))
+        for name in first:
+            assert torch.equal(first[name], second[name]), f"{name} differs between two equal trainings"
+        other = train(model_class, config, data, features, 3, seed=1)
+        if any(p.requires_grad for p in other.parameters()):
+            differs = any(not torch.equal(first[k], v) for k, v in other.state_dict().items())
+            assert differs, "another seed gives the very same weights, so the seed is not used"
 
 
 def check_resume_equals_a_straight_run(model_class: type[Model], config: ModelConfig) -> None:
     """Two epochs, then a new process's worth of resuming, equals four epochs in one go, bit for bit."""
-    data, features = communities(2, 20)
-    straight = train(model_class, config, data, features, 4).state_dict()
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
-        train(model_class, config, data, features, 2, out=out)
-        resumed = train(model_class, config, data, features, 4, out=out, resume=True).state_dict()
-    for name in straight:
-        assert torch.equal(straight[name], resumed[name]), f"{name} differs after resuming"
+    with material(model_class, config) as (data, features, config):
+        straight = train(model_class, config, data, features, 4).state_dict()
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "run"
+            train(model_class, config, data, features, 2, out=out)
+            resumed = train(model_class, config, data, features, 4, out=out, resume=True).state_dict()
+        for name in straight:
+            assert torch.equal(straight[name], resumed[name]), f"{name} differs after resuming"
 
 
 def check_saves_and_loads(model_class: type[Model], config: ModelConfig) -> None:
     """A checkpoint loaded into a freshly built model gives equal weights and scores."""
-    data, features = communities(2, 20)
-    given = features if model_class.modalities else None
-    model = train(model_class, config, data, features, 2)
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint.write(folder, 1, model)
-        fresh = model_class.build(data, given, type(config)(**{**config.model_dump(), "seed": 123}))
-        checkpoint.read(folder, fresh)
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, fresh.state_dict()[name]), f"{name} is not restored"
-    if isinstance(model, Ranker) and isinstance(fresh, Ranker):
-        users = np.arange(data.n_users)
-        assert torch.equal(model.score(users), fresh.score(users)), "scores differ after loading"
+    with material(model_class, config) as (data, features, config):
+        given = features if model_class.modalities else None
+        model = train(model_class, config, data, features, 2)
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint.write(folder, 1, model)
+            fresh = model_class.build(data, given, type(config)(**{**config.model_dump(), "seed": 123}))
+            checkpoint.read(folder, fresh)
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, fresh.state_dict()[name]), f"{name} is not restored"
+        if isinstance(model, Ranker) and isinstance(fresh, Ranker):
+            users = np.arange(data.n_users)
+            assert torch.equal(model.score(users), fresh.score(users)), "scores differ after loading"
 
 
 def check_batch_equals_single(model_class: type[Ranker], config: ModelConfig) -> None:
@@ -198,22 +240,22 @@ def check_batch_equals_single(model_class: type[Ranker], config: ModelConfig) ->
 
 def check_every_parameter_learns(model_class: type[Model], config: ModelConfig) -> None:
     """Every trainable parameter receives a gradient that is finite and not all zero."""
-    data, features = communities(2, 20)
-    model = model_class.build(data, features if model_class.modalities else None, config)
-    parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    if not parameters:
-        return
-    model.start_epoch(stream(0, "start_epoch", 1))
-    batch = next(iter(model.batches(Plan(1, 256, 0))))
-    losses = model.loss(batch)
-    for name, value in losses.items():
-        assert value.dim() == 0, f"loss term {name!r} has shape {tuple(value.shape)}; expected a scalar"
-        assert torch.isfinite(value), f"loss term {name!r} is {value.item()}"
-    torch.stack(list(losses.values())).sum().backward()
-    for name, parameter in parameters.items():
-        assert parameter.grad is not None, f"{name} gets no gradient"
-        assert torch.isfinite(parameter.grad).all(), f"the gradient of {name} is not finite"
-        assert parameter.grad.abs().sum() > 0, f"the gradient of {name} is zero"
+    with material(model_class, config) as (data, features, config):
+        model = model_class.build(data, features if model_class.modalities else None, config)
+        parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        if not parameters:
+            return
+        model.start_epoch(stream(0, "start_epoch", 1))
+        batch = next(iter(model.batches(Plan(1, 256, 0))))
+        losses = model.loss(batch)
+        for name, value in losses.items():
+            assert value.dim() == 0, f"loss term {name!r} has shape {tuple(value.shape)}; expected a scalar"
+            assert torch.isfinite(value), f"loss term {name!r} is {value.item()}"
+        torch.stack(list(losses.values())).sum().backward()
+        for name, parameter in parameters.items():
+            assert parameter.grad is not None, f"{name} gets no gradient"
+            assert torch.isfinite(parameter.grad).all(), f"the gradient of {name} is not finite"
+            assert parameter.grad.abs().sum() > 0, f"the gradient of {name} is zero"
 
 
 def check_gaps(model_class: type[Ranker], config: ModelConfig) -> None:
@@ -263,19 +305,19 @@ def check_features_stay_frozen(model_class: type[Model], config: ModelConfig) ->
     """Training changes neither the tables nor the model's copy of them."""
     if not model_class.modalities:
         return
-    data, features = communities(2, 20)
-    before = {m: (t.compute_sha256(), t.numpy().copy()) for m, t in features.items()}
-    model = train(model_class, config, data, features, 2)
-    for modality, (sha256, values) in before.items():
-        assert features[modality].compute_sha256() == sha256, f"the {modality} table's hash changed"
-        assert np.array_equal(features[modality].numpy(), values), (
-            f"the {modality} features changed while training"
-        )
-    for name, buffer in model.named_buffers():
-        for values in (v for _, v in before.values()):
-            if buffer.shape == values.shape and buffer.dtype == torch.float32:
-                kept = any(np.array_equal(buffer.numpy(), v) for _, v in before.values())
-                assert kept, f"the model's copy of features in {name} changed while training"
+    with material(model_class, config) as (data, features, config):
+        before = {m: (t.compute_sha256(), t.numpy().copy()) for m, t in features.items()}
+        model = train(model_class, config, data, features, 2)
+        for modality, (sha256, values) in before.items():
+            assert features[modality].compute_sha256() == sha256, f"the {modality} table's hash changed"
+            assert np.array_equal(features[modality].numpy(), values), (
+                f"the {modality} features changed while training"
+            )
+        for name, buffer in model.named_buffers():
+            for values in (v for _, v in before.values()):
+                if buffer.shape == values.shape and buffer.dtype == torch.float32:
+                    kept = any(np.array_equal(buffer.numpy(), v) for _, v in before.values())
+                    assert kept, f"the model's copy of features in {name} changed while training"
 
 
 def check_config_is_strict(model_class: type[Model], config: ModelConfig) -> None:

@@ -178,8 +178,12 @@ class Trainer:
     ) -> None:
         config = self.config
         wrapped, stepper = accelerator.prepare(model, optimizer)
+        if accelerator.scaler is None:
+            # Accelerate's wrapper looks twice a step for a package that is not there; only a gradient scaler
+            # needs it.
+            stepper = optimizer
         for group in optimizer.param_groups:
-            group["initial_lr"] = config.learning_rate
+            group["initial_lr"] = config.learning_rate * group.get("lr_scale", 1.0)
         bar = ProgressBar(config.progress, config.epochs, start)
         with bar as progress, TensorBoard(config.tensorboard, self.out) as board:
             for epoch in range(start + 1, config.epochs + 1):

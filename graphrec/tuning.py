@@ -98,7 +98,7 @@ def tune(
         MissingDependencyError: ``"tpe"`` without optuna.
     """
     _expect(trials, sampler, keep, select)
-    cls, model_config, train_config = configure(model, model_options, train_options, seed)
+    cls, model_config, train_config = configure(model, model_options, train_options, seed, ranking=True)
     searched = search_space(model, space, model_options, train_options)
     if not len(data.valid):
         raise DataError(
@@ -186,7 +186,7 @@ def search_space(
     Raises:
         ConfigError: a key that is no option (the nearest is named), or values that the option does not take.
     """
-    cls, _, _ = configure(model, model_options, train_options)
+    cls, _, _ = configure(model, model_options, train_options, ranking=True)
     own = cls.search_space if space is None else space
     known = [*cls.Config.model_fields, *(TRAIN + name for name in TrainConfig.model_fields)]
     known = [name for name in known if name.removeprefix(TRAIN) != "seed"]  # no seed is better than another

@@ -22,12 +22,14 @@ from graphrec.data import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.errors import CheckpointError, ConfigError, DataError, MissingDependencyError, TrainingError
 from graphrec.evaluate import RankingTask
+from graphrec.model import Ranker
 from graphrec.models import MODELS
 from graphrec.models import model as model_class
 from graphrec.search import Choice, Integers, Space
 from graphrec.seeds import stream
 from graphrec.testing import communities
 
+RANKERS = [name for name in MODELS if issubclass(model_class(name), Ranker)]
 SMALL: Space = {"dim": Integers(2, 4), "train.learning_rate": Choice(0.01, 0.02, 0.05)}
 FIXED = {"epochs": 2, "batch_size": 64, "device": "cpu", "progress": False}
 
@@ -220,7 +222,7 @@ def test_what_stands_in_the_way_of_all_trials_is_raised(
         ({"sampler": "tpee"}, "'tpe'"),
         ({"keep": "bset"}, "'best'"),
         ({"select": "none"}, "recall"),
-        ({"model": "fm"}, "'mf'"),
+        ({"model": "mff"}, "'mf'"),
         ({"model_options": {"dmi": 2}}, "'dim'"),
     ],
 )
@@ -232,7 +234,7 @@ def test_mistakes_are_answered_before_any_work(
     assert not (tmp_path / "study").exists()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", RANKERS)
 def test_every_models_own_space_can_be_searched(name: str) -> None:
     assert tuning.search_space(name) == dict(model_class(name).search_space)
 

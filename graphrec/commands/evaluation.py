@@ -12,6 +12,7 @@ from graphrec.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from graphrec.report import Report
+    from graphrec.runs import OpenedRun
 
 EXAMPLES = (
     "graphrec evaluate runs/shop",
@@ -47,7 +48,8 @@ def evaluate(
     """Rank all items for every user of a held-out split; prints means with 95 % bootstrap intervals.
 
     The dataset and the features are checked against what the run recorded. Where items without a train
-    interaction are held out, warm and cold items have rows of their own.
+    interaction are held out, warm and cold items have rows of their own. A policy of conversations is
+    evaluated by those with simulated users, beside rules chosen on validation; --split alone applies to it.
     """
     settings.choice(split, ["test", "valid"], "--split")
     settings.choice(form, ["table", "markdown", "latex"], "--format")
@@ -60,10 +62,14 @@ def evaluate(
     from graphrec.atomic import explained
     from graphrec.evaluate import Beyond, warm_cold
     from graphrec.metrics import metric_names
+    from graphrec.model import Ranker
     from graphrec.runs import open_run
 
     names = metric_names([name.strip() for name in metrics.split(",")], cuts)
     opened = open_run(run, root=root, store=store)
+    if not isinstance(opened.model, Ranker):
+        _conversations(opened, split)
+        return
     data = opened.data
     held_out = data.test if split == "test" else data.valid
     seen = {"train": data.train, "train+valid": data.train + data.valid, "none": None}[masked]
@@ -90,6 +96,29 @@ def evaluate(
         _print(report)
     if out is not None:
         output.note(f"written: {out}")
+
+
+def _conversations(opened: OpenedRun, split: str) -> None:
+    """A policy and the rules it has to be compared with, in the same conversations."""
+    import numpy as np
+
+    from graphrec.conversation.play import play
+    from graphrec.conversation.rates import HEADER, baselines, line
+
+    model, data = opened.model, opened.data
+    pairs = data.test if split == "test" else model.held
+    told = np.diff(model.setting.catalogue.of_item) > 0
+    pairs = pairs.where(told[pairs.items])
+    output.say(
+        f"{opened.meta['model']} on {split} of {data.name}: conversations about {len(pairs):,} pairs; rules "
+        f"chosen on {min(len(model.held), model.config.validated or len(model.held)):,} held validation pairs"
+    )
+    policies = {opened.meta["model"]: (model, model.setting), **baselines(model.task(data))}
+    rows = []
+    for name, (policy, setting) in policies.items():
+        found = play(policy, setting, model.simulator("test"), pairs.users, pairs.items)
+        rows.append([name, *line(found)])
+    output.table(HEADER, rows, left=["policy"])
 
 
 def _print(report: Report) -> None:

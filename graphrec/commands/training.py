@@ -17,6 +17,7 @@ from graphrec.errors import ConfigError
 
 if TYPE_CHECKING:
     from graphrec.data import Dataset
+    from graphrec.model import Model
     from graphrec.trainer import Run
 
 CACHE = Path("cache")
@@ -47,7 +48,7 @@ def train(
     select: Annotated[
         str | None,
         typer.Option(
-            help="Validation metric to select the epoch on; none: the last epoch. Default: recall@20."
+            help="Validation metric to select the epoch on; none: the last epoch. Default: the model's."
         ),
     ] = None,
     device: settings.Device = None,
@@ -79,13 +80,12 @@ def train(
     if model is None or dataset is None:
         raise ConfigError("name a MODEL and a DATASET, such as: graphrec train lightgcn movielens-small")
     from graphrec import runs
-    from graphrec.metrics import parse_metric
 
-    seed, select, store = seed or 0, select or runs.SELECT, store or CACHE
+    seed, store = seed or 0, store or CACHE
     # What can be wrong without reading any data is found before reading any.
     made, _, _ = runs.configure(model, given["model"], given["train"], seed)
-    if select != runs.NONE:
-        parse_metric(select)
+    select = select or made.select
+    runs.ranks(made, select)
     if out is not None:
         runs.refuse_another(out, select, resume)
     data, source = read(dataset, root, given["data"])
@@ -101,7 +101,7 @@ def train(
         on_epoch=trained.append,
     )  # fmt: skip
     _told(out, run, made.name, select, resume and not trained)
-    _next(out, data)
+    _next(out, data, made)
 
 
 def _refuse_beside_like(
@@ -159,8 +159,11 @@ def _told(out: Path, run: Run, model: str, select: str, nothing_new: bool) -> No
         output.table(["validation", "value"], [(n, f"{best[n]:.4f}") for n in names])
 
 
-def _next(out: Path, data: Dataset) -> None:
+def _next(out: Path, data: Dataset, made: type[Model]) -> None:
     place = shlex.quote(str(out))
+    if made.converses:
+        output.following(f"graphrec evaluate {place}", f"graphrec converse {place}")
+        return
     output.following(
         f"graphrec evaluate {place}",
         f"graphrec recommend {place} --user {shlex.quote(data.users[0])}",

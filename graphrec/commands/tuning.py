@@ -72,7 +72,7 @@ def tune(
     if trials < 1:
         raise ConfigError(f"--trials {trials}; expected a whole number from 1")
     searched = tuning.search_space(model, None, given["model"], given["train"])
-    made, _, _ = runs.configure(model, given["model"], given["train"], seed)
+    made, _, _ = runs.configure(model, given["model"], given["train"], seed, ranking=True)
     parse_metric(select)
     if out is not None:
         tuning.refuse_another(out, resume)

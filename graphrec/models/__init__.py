@@ -10,6 +10,7 @@ from graphrec.errors import ConfigError, nearest
 if TYPE_CHECKING:
     from graphrec.model import Model
     from graphrec.models.bm3 import BM3 as BM3
+    from graphrec.models.fm import FM as FM
     from graphrec.models.freedom import FREEDOM as FREEDOM
     from graphrec.models.itemknn import ItemKNN as ItemKNN
     from graphrec.models.itemknn_content import ItemKNNContent as ItemKNNContent
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from graphrec.models.lightgcn import LightGCN as LightGCN
     from graphrec.models.mf import MF as MF
     from graphrec.models.popularity import Popularity as Popularity
+    from graphrec.models.scpr import SCPR as SCPR
     from graphrec.models.vbpr import VBPR as VBPR
 
 MODELS: dict[str, str] = {
@@ -29,6 +31,8 @@ MODELS: dict[str, str] = {
     "freedom": "graphrec.models.freedom:FREEDOM",
     "bm3": "graphrec.models.bm3:BM3",
     "lattice": "graphrec.models.lattice:LATTICE",
+    "fm": "graphrec.models.fm:FM",
+    "scpr": "graphrec.models.scpr:SCPR",
 }
 """Model name -> ``module:Class``."""
 

@@ -1,0 +1,28 @@
+"""Datasets whose items have attributes, and one with something to learn in them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from graphrec import testing
+from graphrec.data import Dataset, Vocabulary
+from graphrec.seeds import stream
+
+HAS = ("item", "has", "attribute")
+
+
+def with_attributes(data: Dataset, table: np.ndarray) -> Dataset:
+    """A dataset with the attributes of a table of zeros and ones ``(n_items, n_attributes)``."""
+    names = Vocabulary([f"a{i}" for i in range(table.shape[1])], "attribute")
+    pairs = np.stack(np.nonzero(table)).astype(np.int32)
+    return data._replace(nodes={"attribute": names}, relations={HAS: pairs})
+
+
+def planted(seed: int = 0) -> Dataset:
+    """Users like the items of one of eight communities, whose attributes tell one of four themes instead."""
+    rng, n = stream(seed, "tests/planted"), 160
+    community, theme = np.arange(n) % 8, np.arange(n) // 8 % 4
+    table = (rng.random((n, 24)) < 0.6) & (np.arange(24) // 6 == theme[:, None])
+    pairs = np.array([(u, i) for u in range(n) for i in range(n) if community[i] == u % 8])
+    pairs = pairs[rng.random(len(pairs)) < 0.7]
+    return with_attributes(testing.dataset(pairs, [], n, n, "planted"), table).resplit("random")

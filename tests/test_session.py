@@ -1,0 +1,240 @@
+"""Conversations with people: what is asked, why, taken back, written down, replayed; agents on disk."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from conversations import catalogue, setting, table_of
+
+from graphrec.conversation.agent import ConversationalRecommender
+from graphrec.conversation.session import Session
+from graphrec.conversation.states import Trained, width
+from graphrec.data import Interactions, Vocabulary
+from graphrec.errors import CheckpointError, ConfigError, DataError, UnknownIdError
+from graphrec.seeds import stream
+
+USERS = Vocabulary([f"u{i}" for i in range(7)], "user")
+ITEMS = Vocabulary([f"i{i:03d}" for i in range(300)])
+
+
+def network(shared) -> Trained:
+    rng, s = stream(0, "tests/network"), width(shared, ("history", "length"))
+    shapes = {"first": (8, s), "first_bias": (8,), "second": (2, 8), "second_bias": (2,)}
+    return Trained(
+        ("history", "length"), {k: rng.normal(size=v).astype(np.float32) for k, v in shapes.items()}
+    )
+
+
+def agent(policy: str | None = "ask-then-recommend:5", **rules) -> ConversationalRecommender:
+    shared = setting(catalogue(300, 12, 0.25), **rules)
+    history = Interactions(np.array([0, 0, 1]), np.array([3, 8, 5]), 7, 300)
+    titles = {"i003": "The Third", "i008": "The Eighth"}
+    decides = network(shared) if policy is None else None
+    if decides is None:
+        from graphrec.conversation.rules import rule
+
+        decides = rule(policy)
+    return ConversationalRecommender(
+        shared, decides, USERS, ITEMS, history, titles, {"i003": "pictures/3.jpg"}, policy
+    )
+
+
+KINDS = {
+    "rule": {},
+    "network": {"policy": None},
+    "posterior": {"policy": "recommend-when-sure:60", "belief": "posterior", "error": 0.05},
+    "enumerated": {"questions": "enumerated"},
+}
+
+
+@pytest.fixture(params=KINDS)
+def anybody(request) -> ConversationalRecommender:
+    return agent(**KINDS[request.param])
+
+
+def play(session: Session, target: int, turns: int = 60) -> None:
+    """Answers honestly until the target is found."""
+    table, shelf = table_of(session.agent.setting.catalogue), session.agent.setting.catalogue
+    for _ in range(turns):
+        turn = session.next()
+        if turn.kind == "recommendation":
+            ids = [item.id for item in turn.items]
+            session.answer(ITEMS[target] if ITEMS[target] in ids else None)
+        elif turn.values:
+            has = [shelf.names[a] for a in np.flatnonzero(table[target])]
+            session.answer([v for v in turn.values if v in has])
+        else:
+            session.answer("yes" if table[target, shelf.names.index(turn.question)] else "no")
+        if session.found is not None:
+            return
+
+
+def test_an_honest_person_finds_what_it_looks_for(anybody) -> None:
+    for target in (3, 77, 250):
+        session = anybody.start()
+        play(session, target)
+        assert session.found == ITEMS[target]
+        assert session.done
+        with pytest.raises(DataError, match="over"):
+            session.answer("yes")
+
+
+def test_the_next_turn_stays_until_it_is_answered(anybody) -> None:
+    session = anybody.start("u0")
+    assert session.next() is session.next()
+    assert session.next().number == 1
+    assert session.next().remaining == 300
+
+
+def test_taking_back_leads_to_where_one_was(anybody) -> None:
+    session, turns = anybody.start("u0"), []
+    assert not session.undo()
+    for _ in range(4):
+        turns.append(session.next())
+        empty = [] if turns[-1].values else "no"
+        session.answer(None if turns[-1].kind == "recommendation" else empty)
+    for turn in reversed(turns):
+        assert session.undo()
+        assert session.next() == turn
+    assert not session.events
+    play(session, 77)
+    assert session.found == "i077"
+    session.undo()
+    assert session.found is None
+
+
+def test_a_session_is_json_and_goes_on_elsewhere(anybody, tmp_path) -> None:
+    session = anybody.start("u1", likes=[anybody.setting.catalogue.names[2]])
+    for _ in range(3):
+        turn = session.next()
+        empty = [] if turn.values else "unknown"
+        session.answer(None if turn.kind == "recommendation" else empty)
+    anybody.save(tmp_path / "agent")
+    loaded = ConversationalRecommender.load(tmp_path / "agent")
+    assert loaded.fingerprint == anybody.fingerprint
+    other = loaded.resume(json.loads(json.dumps(session.state())))
+    assert other.next() == session.next()
+    assert other.state() == session.state()
+    gone = {id_ for event in session.events for id_ in event.get("shown", ())}
+    target = next(int(i) for i in anybody.setting.catalogue.items_with(2) if ITEMS[i] not in gone)
+    for one in (session, other):
+        play(one, target)
+    assert other.state() == session.state()
+
+
+def test_every_turn_has_a_path_that_the_graph_has() -> None:
+    made = agent()
+    shelf, table = made.setting.catalogue, table_of(made.setting.catalogue)
+    titles = [made.title(i) for i in range(300)]
+    session = made.start("u0")
+    first = session.next()
+    assert first.path[:2] in {("you", "The Third"), ("you", "The Eighth")} or first.why.startswith("it tells")
+    assert "which has it" in first.why or first.why.startswith("it tells")
+    for _ in range(12):
+        turn = session.next()
+        if turn.kind == "end" or session.found:
+            break
+        walks = [turn.path] if turn.kind == "question" else [item.path for item in turn.items]
+        for walk in walks:
+            ends = [w for w in walk if w != "you"]
+            for one, two in pairwise(ends):
+                pair = [(one, two), (two, one)]
+                joined = [table[titles.index(i), shelf.names.index(a)] for i, a in pair
+                          if i in titles and a in shelf.names]  # fmt: skip
+                assert all(joined)
+            assert walk[-1] in (turn.question, *(item.title for item in turn.items))
+        session.answer("yes" if turn.kind == "question" and turn.number % 2 else None if turn.items else "no")
+
+
+def test_somebody_unknown_begins_without_a_history_and_is_told_why() -> None:
+    session = agent().start()
+    assert session.next().why == "it tells the 300 items apart best"
+    assert session.history.tolist() == []
+    liked = agent().start(likes=["group 2: 5"])
+    assert liked.next().remaining == len(liked.agent.setting.catalogue.items_with(5))
+    assert liked.next().why.startswith("you asked for group 2: 5")
+
+
+def test_after_the_last_question_it_goes_on_recommending_until_nothing_is_left() -> None:
+    session, shown = agent(turns=4).start(), []
+    while not session.done:
+        turn = session.next()
+        shown += [item.id for item in turn.items]
+        session.answer("unknown" if turn.kind == "question" else None)
+    assert len(shown) == len(set(shown)) == 300
+    assert session.next().kind == "end"
+    assert session.found is None
+
+
+def test_answers_that_a_question_does_not_have_are_refused() -> None:
+    session = agent().start()
+    for wrong in ("maybe", None, ["yes"], 3):
+        with pytest.raises(ConfigError, match="expected yes, no or unknown"):
+            session.answer(wrong)
+    several = agent(questions="enumerated").start()
+    with pytest.raises(ConfigError, match="expected a list"):
+        several.answer("yes")
+    with pytest.raises(ConfigError, match="not one of the 4 values"):
+        several.answer(["group 9: 1"])
+    shown = agent("abs-greedy").start()
+    with pytest.raises(ConfigError, match="was not recommended"):
+        shown.answer("i999")
+    assert not session.events + several.events + shown.events
+
+
+def test_who_and_what_is_not_known_is_said() -> None:
+    made = agent()
+    with pytest.raises(UnknownIdError, match="u9"):
+        made.start("u9")
+    with pytest.raises(ConfigError, match="Did you mean 'group 2: 5'"):
+        made.start(likes=["grup 2: 5"])
+    for broken in ({}, {"format": 9}, None, [], {**made.start().state(), "agent": "x"}):
+        with pytest.raises(DataError):
+            made.resume(broken)
+    state = made.start().state()
+    for event in (
+        {"asked": "nothing", "answer": "yes"},
+        {"shown": []},
+        3,
+        {"asked": made.start().next().question},
+    ):
+        with pytest.raises(DataError, match="event 1"):
+            made.resume({**state, "events": [event]})
+
+
+def test_sessions_in_many_threads_are_those_in_one(anybody) -> None:
+    def talk(target: int) -> dict:
+        session = anybody.start(likes=())
+        play(session, target)
+        return session.state()
+
+    alone = [talk(t) for t in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(talk, range(40))) == alone
+
+
+def test_damaged_agents_are_refused(tmp_path) -> None:
+    agent(None).save(tmp_path / "agent")
+    for file in sorted((tmp_path / "agent").iterdir()):
+        kept = file.read_bytes()
+        for damage in (kept[:-3], kept[:50] + b"x" + kept[51:], b""):
+            file.write_bytes(damage)
+            with pytest.raises(CheckpointError):
+                ConversationalRecommender.load(tmp_path / "agent")
+        file.unlink()
+        with pytest.raises(CheckpointError):
+            ConversationalRecommender.load(tmp_path / "agent")
+        file.write_bytes(kept)
+    assert ConversationalRecommender.load(tmp_path / "agent").fingerprint == agent(None).fingerprint
+
+
+def test_another_rule_can_be_given_and_odd_policies_are_not_saved(tmp_path) -> None:
+    made = agent(None).changed("abs-greedy", "posterior", 0.1)
+    assert made.start().next().kind == "recommendation"
+    assert made.setting.config.error == 0.1
+    with pytest.raises(ConfigError, match="cannot be saved"):
+        ConversationalRecommender(made.setting, object(), USERS, ITEMS, made.history).save(tmp_path / "odd")
