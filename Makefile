@@ -20,7 +20,7 @@ demo: setup  ## generate a catalogue, extract features, train, evaluate, write r
 	$(BIN)/graphrec demo --out runs/demo
 
 test: setup  ## run the tests (with real data where GRAPHREC_DATA points to it)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: setup  ## ruff: lint and format
 	$(BIN)/ruff check .

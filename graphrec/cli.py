@@ -18,6 +18,7 @@ import typer
 
 from graphrec.commands import (
     comparing,
+    conversing,
     data,
     evaluation,
     features,
@@ -47,6 +48,7 @@ app.command(epilog=epilog(*tuning.EXAMPLES))(tuning.tune)
 app.command(epilog=epilog(*evaluation.EXAMPLES))(evaluation.evaluate)
 app.command(epilog=epilog(*comparing.EXAMPLES))(comparing.compare)
 app.command(epilog=epilog(*serving.RECOMMEND_EXAMPLES))(serving.recommend)
+app.command(epilog=epilog(*conversing.EXAMPLES))(conversing.converse)
 app.command(epilog=epilog(*serving.SIMILAR_EXAMPLES))(serving.similar)
 app.command(epilog=epilog(*serving.EXPORT_EXAMPLES))(serving.export)
 

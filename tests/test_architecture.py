@@ -54,7 +54,9 @@ LAYERS: dict[str, set[str]] = {
         "modalities",
         "nn",
         "model",
+        "conversation",
     },
+    "conversation": {*BASE, "commit", "data", "sampling", "checkpoint", "metrics"},
     "checkpoint": {*BASE, "commit"},
     "progress": BASE,
     "environment": set(),
@@ -65,7 +67,7 @@ LAYERS: dict[str, set[str]] = {
     "report": {*BASE, "metrics", "tables"},
     "evaluate": {*BASE, "data", "metrics", "report", "topk", "store"},
     "recommender": {*BASE, "commit", "data", "store", "graph", "sparse", "neighbours", "model", "topk"},
-    "testing": {*BASE, "data", "store", "sampling", "model", "checkpoint", "trainer"},
+    "testing": {*BASE, "conversation", "data", "store", "sampling", "model", "checkpoint", "trainer"},
     "html": BASE,
 }
 # They may import everything.
@@ -80,6 +82,7 @@ COMPOSITION = {
     "comparison",
     "doctor",
     "demo",
+    "web",
     "__init__",
 }
 
@@ -172,7 +175,7 @@ def test_environment_yml_is_in_step_with_pyproject() -> None:
     extras = project["optional-dependencies"]
     wanted = [
         *project["dependencies"],
-        *(d for e in ("features", "ann", "dgl", "track", "tune", "dev") for d in extras[e]),
+        *(d for e in ("features", "ann", "dgl", "track", "tune", "serve", "dev") for d in extras[e]),
     ]
     wanted = [d for d in wanted if not d.startswith("graphrec")]
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
