@@ -15,13 +15,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments import claims, cold_items, neighbours
+from experiments import claims, cold_items, neighbours, talks
 from experiments.harness import RESULTS
 from experiments.rendering import about, details, table
 from graphrec.atomic import read_json, write_text
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/results.md", "docs/claims.md", "docs/models/freedom.md")
+PAGES = (
+    "README.md", "docs/results.md", "docs/claims.md", "docs/conversations.md", "docs/models/freedom.md",
+)  # fmt: skip
 BLOCK = re.compile(r"<!-- table: (.+?) -->\n(.*?)<!-- end -->", flags=re.DOTALL)
 
 
@@ -47,6 +49,8 @@ TABLES: dict[str, Callable[..., str]] = {
     "modalities": lambda *names: claims.checks({n: recorded(n) for n in names}, "modalities"),
     "shuffled": lambda *names: claims.checks({n: recorded(n) for n in names}, "shuffled"),
     "time": lambda name: claims.time(recorded(name)),
+    "talks": lambda name: f"{talks.about(recorded(name))}\n\n{talks.table(recorded(name))}",
+    "noise": lambda name: talks.noise(recorded(name)),
     "cold": lambda: cold_items.table(recorded("cold_items")),
     "neighbours": lambda: neighbours.table(recorded("neighbours")),
 }

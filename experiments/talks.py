@@ -1,0 +1,298 @@
+"""What the experiments on conversations share: policies in the same conversations, seeds, recorded results.
+
+Rules have their numbers chosen on validation conversations. A learned policy is trained once per seed on
+conversations about validation pairs, its epoch chosen on a fifth of them that is kept back; then every policy
+talks about every test pair, once. Trainings are resumable: a finished one is read back.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import graphrec as gr
+from experiments.harness import RESULTS
+from graphrec import runs
+from graphrec.atomic import read_json, write_json, write_text
+from graphrec.conversation.candidates import Setting
+from graphrec.conversation.catalogue import Catalogue
+from graphrec.conversation.config import ConversationConfig
+from graphrec.conversation.outcomes import Outcomes
+from graphrec.conversation.play import DialogueTask, play
+from graphrec.conversation.rates import baselines, interval, with_posterior
+from graphrec.conversation.rules import Policy
+from graphrec.conversation.simulator import Simulator
+from graphrec.conversation.vectors import read_vectors
+from graphrec.environment import environment
+from graphrec.models.scpr import SCPR
+
+IMAGES = Path(__file__).parent.parent / "docs" / "images"
+WRONG = (0.0, 0.05, 0.1, 0.2, 0.3)
+"""Shares of wrong answers that policies are tried with."""
+RECKONED = 0.1  # the share that the cautious posterior expects
+NOISY = 2000  # conversations for each share
+QUICK = {"epochs": 1, "episodes": 100, "pairs": 200}
+FM = {"reg_weight": 2e-3, "attribute_learning_rate": 5e-3}  # the authors' rates need hundreds of epochs
+CAUTIOUS = "{}, expecting errors"
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A policy to train: its name in the table, options of SCPR and of training."""
+
+    label: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Talks:
+    """A table of conversations.
+
+    Attributes:
+        name: also of the file under ``results/``.
+        command: the command that makes it.
+        data: a dataset with attributes.
+        scorer: vectors of users, items and attributes: a file or a run.
+        vectors: what to call them in the table.
+        learned: policies to train.
+        seeds: one training each.
+        published: label -> metric -> published value, shown beside.
+        rules: of the conversations, where they are not SCPR's.
+    """
+
+    name: str
+    command: str
+    data: gr.Dataset
+    scorer: Path
+    vectors: str
+    learned: Sequence[Learned]
+    seeds: Sequence[int]
+    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    rules: Mapping[str, Any] = field(default_factory=dict)
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """The options every experiment on conversations has."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--root", default=None, help="folder with the datasets (default: $GRAPHREC_DATA, else data)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/experiments"), help="where runs are kept")
+    parser.add_argument("--threads", type=int, help="torch threads")
+    parser.add_argument(
+        "--quick", action="store_true", help="1 epoch, 1 seed, few pairs: does it run at all?"
+    )
+    return parser
+
+
+def scorer(data: gr.Dataset, out: Path, quick: bool) -> Path:
+    """An FM trained on a dataset, read back if it is there."""
+    path = out / ("quick" if quick else "") / f"{data.name}-fm"
+    options = {"learning_rate": 0.1, "epochs": QUICK["epochs"] if quick else 30, "checkpoint_every": 5}
+    runs.train("fm", data, model_options=FM, train_options=options, out=path, resume=True)
+    return path
+
+
+def run(talks: Talks, options: argparse.Namespace) -> dict[str, Any]:
+    """Trains, talks, writes ``results/<name>.json``.
+
+    Args:
+        talks: what to run.
+        options: parsed :func:`arguments`.
+    """
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    seeds = list(talks.seeds)[: 1 if options.quick else None]
+    folder = options.out / ("quick" if options.quick else "") / talks.name
+    setting = Setting(
+        Catalogue.of(talks.data), read_vectors(talks.scorer, talks.data), ConversationConfig(**talks.rules)
+    )
+    told = np.diff(setting.catalogue.of_item) > 0
+    test = talks.data.test.where(told[talks.data.test.items])
+    if options.quick:
+        test = test.where(np.arange(len(test)) % (len(test) // QUICK["pairs"]) == 0)
+    held = SCPR.build(talks.data, None, SCPR.Config(scorer=talks.scorer)).held
+    judge = Simulator(setting.catalogue, setting.enumerated, seed=1)
+    task = DialogueTask(setting, held, judge, QUICK["pairs"] if options.quick else None)
+
+    policies: dict[str, list[tuple[Policy, Setting]]] = {k: [v] for k, v in baselines(task).items()}
+    trained: dict[str, list[dict[str, Any]]] = {}
+    for learned in talks.learned:
+        done = [_trained(talks, learned, seed, folder, options.quick) for seed in seeds]
+        policies[learned.label] = [(model, model.setting) for model, _ in done]
+        trained[learned.label] = [facts for _, facts in done]
+    simulator = Simulator(setting.catalogue, setting.enumerated, seed=2)
+    rows = {}
+    for label, several in policies.items():
+        found = [play(policy, own, simulator, test.users, test.items) for policy, own in several]
+        rows[label] = {
+            "published": dict(talks.published.get(label.partition(":")[0], {})),
+            "runs": [_facts(outcomes) for outcomes in found],
+            "training": trained.get(label, []),
+        }
+        print(f"{label}: {[round(r['mean']['sr@15'], 4) for r in rows[label]['runs']]}", flush=True)
+    result = {
+        "experiment": talks.name,
+        "command": talks.command + (" --quick" if options.quick else ""),
+        "dataset": talks.data.summary(),
+        "attributes": setting.catalogue.n_attributes,
+        "vectors": talks.vectors,
+        "rules": dict(talks.rules),
+        "pairs": len(test),
+        "held": len(held),
+        "seeds": seeds,
+        "order": list(rows),
+        "rows": rows,
+        "noise": [{"policy": k, "sr@15": v} for k, v in _noise(policies, simulator, test).items()],
+        "environment": environment(),
+    }
+    path = (options.out / "quick" if options.quick else RESULTS) / f"{talks.name}.json"
+    write_json(path, result)
+    result = read_json(path)
+    picture = (path.parent if options.quick else IMAGES) / f"{talks.name}.svg"
+    write_text(picture, plot(result))
+    print(f"{table(result)}\n\n{noise(result)}\n\nwritten: {path}, {picture}")
+    return result
+
+
+def _trained(
+    talks: Talks, learned: Learned, seed: int, folder: Path, quick: bool
+) -> tuple[Any, dict[str, Any]]:
+    """A policy of one seed with what its training took."""
+    name = "".join(c if c.isalnum() or c in "-." else "_" for c in learned.label)
+    model_options = {"scorer": str(talks.scorer), **talks.rules, **learned.options}
+    train_options = {"checkpoint_every": 5, **learned.train}
+    if quick:
+        model_options["episodes"], train_options["epochs"] = QUICK["episodes"], QUICK["epochs"]
+    run = runs.train(
+        "scpr", talks.data, model_options=model_options, train_options=train_options,
+        out=folder / name / f"seed-{seed}", seed=seed, resume=True,
+    )  # fmt: skip
+    facts = {
+        "seed": seed,
+        "best_epoch": run.best_epoch,
+        "epochs": len(run.history),
+        "seconds": run.seconds,
+        "valid": run.best_value,
+    }
+    return run.model, facts
+
+
+def _facts(outcomes: Outcomes) -> dict[str, Any]:
+    return {"mean": outcomes.mean(), "interval": interval(outcomes.found > 0)}
+
+
+def _noise(
+    policies: Mapping[str, Sequence[tuple[Policy, Setting]]], simulator: Simulator, test: gr.Interactions
+) -> dict[str, list[float]]:
+    """Success by turn 15 of some policies at each share of wrong answers, in the same conversations."""
+    shown = {label: several[0] for label, several in policies.items() if label.partition(":")[0] not in
+             ("random", "abs-greedy", "max-entropy", "recommend-when-few")}  # fmt: skip
+    for label, (policy, own) in list(shown.items()):
+        if own.config.belief == "posterior" and not own.config.error:
+            shown[CAUTIOUS.format(label)] = policy, with_posterior(own, RECKONED)
+    users, targets = test.users[:: -(-len(test) // NOISY)], test.items[:: -(-len(test) // NOISY)]
+    return {
+        label: [
+            float((play(policy, own, replace(simulator, wrong=wrong), users, targets).found > 0).mean())
+            for wrong in WRONG
+        ]
+        for label, (policy, own) in shown.items()
+    }
+
+
+# -- tables --------------------------------------------------------------------------------------------------
+
+
+def about(result: Mapping[str, Any]) -> str:
+    """A paragraph: what was run, on what."""
+    data, seeds = result["dataset"], result["seeds"]
+    rules = "".join(f"; {key} {value}" for key, value in result["rules"].items())
+    return (
+        f"{data['users']:,} users, {data['items']:,} items, {result['attributes']:,} attributes{rules}; "
+        f"vectors: "
+        f"{result['vectors']}; conversations about {result['pairs']:,} test pairs; rules and epochs chosen "
+        f"on {result['held']:,} validation pairs; learned policies: mean ± standard deviation over "
+        f"{len(seeds)} seeds. `{result['command']}`"
+    )
+
+
+COLUMNS = {
+    "SR@5": "sr@5", "SR@10": "sr@10", "SR@15": "sr@15", "AT": "at", "AT, opening counted": "at/opening",
+    "hDCG": "hdcg", "hDCG, opening counted": "hdcg/opening",
+}  # fmt: skip
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """All policies; the 95 % interval of SR@15 is over conversations (first seed); published in brackets."""
+    lines = [f"| policy | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for label in result["order"]:
+        row, cells = result["rows"][label], []
+        for metric in COLUMNS.values():
+            values = [run["mean"][metric] for run in row["runs"]]
+            digits = 2 if metric.startswith("at") else 3
+            cell = f"{np.mean(values):.{digits}f}"
+            if len(values) > 1:
+                cell += f" ± {np.std(values, ddof=1):.{digits}f}"
+            if metric == "sr@15":
+                low, high = row["runs"][0]["interval"]
+                cell += f" ({low:.3f} to {high:.3f})"
+            known = row["published"].get(metric)
+            cells.append(cell + (f" [{known:.{digits}f}]" if known else ""))
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def noise(result: Mapping[str, Any]) -> str:
+    """SR@15 at each share of wrong answers."""
+    heads = [f"{wrong:.0%} wrong" for wrong in WRONG]
+    lines = [f"| policy | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for row in result["noise"]:
+        lines.append(f"| {row['policy']} | {' | '.join(f'{v:.3f}' for v in row['sr@15'])} |")
+    return "\n".join(lines)
+
+
+COLOURS = ("#4269d0", "#efb118", "#ff725c", "#3ca951", "#a463f2", "#6cc5b0", "#9c6b4e", "#97bbf5")
+WIDTH, HEIGHT, LEFT, TOP = 420, 260, 50, 30
+
+
+def plot(result: Mapping[str, Any]) -> str:
+    """SR@15 over the share of wrong answers, one line a policy, as SVG."""
+    rows = result["noise"]
+
+    def place(wrong: float, rate: float) -> str:
+        return f"{LEFT + WIDTH * wrong / WRONG[-1]:.1f},{TOP + HEIGHT * (1 - rate):.1f}"
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH + 400} {HEIGHT + 80}" role="img" '
+        'aria-label="Success within 15 turns against the share of wrong answers" '
+        'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>',
+        f'<text x="{LEFT}" y="{TOP - 12}" font-weight="bold">success within 15 turns, '
+        f"{result['dataset']['name']}</text>",
+        f'<text x="{LEFT + WIDTH / 2}" y="{TOP + HEIGHT + 38}" text-anchor="middle">answers that are '
+        "wrong</text>",
+    ]
+    for tenth in range(0, 11, 2):
+        y = TOP + HEIGHT * (1 - tenth / 10)
+        parts.append(f'<line x1="{LEFT}" x2="{LEFT + WIDTH}" y1="{y}" y2="{y}" stroke="#ddd"/>')
+        parts.append(f'<text x="{LEFT - 8}" y="{y + 4}" text-anchor="end">{tenth / 10:.1f}</text>')
+    for wrong in WRONG:
+        x = LEFT + WIDTH * wrong / WRONG[-1]
+        parts.append(f'<text x="{x}" y="{TOP + HEIGHT + 18}" text-anchor="middle">{wrong:.0%}</text>')
+    for number, row in enumerate(rows):
+        colour, values = COLOURS[number % len(COLOURS)], zip(WRONG, row["sr@15"], strict=True)
+        points = " ".join(place(wrong, rate) for wrong, rate in values)
+        y = TOP + 20 + 22 * number
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts.append(f'<rect x="{LEFT + WIDTH + 20}" y="{y - 8}" width="14" height="4" fill="{colour}"/>')
+        parts.append(f'<text x="{LEFT + WIDTH + 40}" y="{y}">{row["policy"]}</text>')
+    return "\n".join([*parts, "</svg>", ""])
