@@ -107,8 +107,13 @@ class Experiment:
         return next(r for r in self.rows if r.label == label)
 
 
-def arguments(description: str) -> argparse.ArgumentParser:
-    """The options every experiment has."""
+def options_of_all(description: str, quick: str) -> argparse.ArgumentParser:
+    """The options every experiment has.
+
+    Args:
+        description: of the script.
+        quick: what ``--quick`` leaves.
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -116,13 +121,17 @@ def arguments(description: str) -> argparse.ArgumentParser:
         "--root", default=None, help="folder with the datasets (default: $GRAPHREC_DATA, else data)"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/experiments"), help="where runs are kept")
+    parser.add_argument("--threads", type=int, help="torch threads")
+    parser.add_argument("--quick", action="store_true", help=f"{quick}: does it run at all?")
+    return parser
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """The options every experiment on rankings has."""
+    parser = options_of_all(description, "1 epoch, 2 trials, 1 seed, some users")
     parser.add_argument("--store", type=Path, default=Path("cache"), help="the feature store")
     parser.add_argument("--seeds", type=int, nargs="+", help="seeds to run (default: the script's)")
     parser.add_argument("--rows", nargs="+", help="train these rows only, and record nothing")
-    parser.add_argument("--threads", type=int, help="torch threads")
-    parser.add_argument(
-        "--quick", action="store_true", help="1 epoch, 2 trials, 1 seed, some users: does it run at all?"
-    )
     return parser
 
 

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 import graphrec as gr
-from experiments.harness import RESULTS
+from experiments.harness import RESULTS, options_of_all
 from graphrec import runs
 from graphrec.atomic import read_json, write_json, write_text
-from graphrec.conversation.candidates import Setting
+from graphrec.conversation.belief import Setting
 from graphrec.conversation.catalogue import Catalogue
 from graphrec.conversation.config import ConversationConfig
 from graphrec.conversation.outcomes import Outcomes
@@ -80,18 +80,7 @@ class Talks:
 
 def arguments(description: str) -> argparse.ArgumentParser:
     """The options every experiment on conversations has."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--root", default=None, help="folder with the datasets (default: $GRAPHREC_DATA, else data)"
-    )
-    parser.add_argument("--out", type=Path, default=Path("runs/experiments"), help="where runs are kept")
-    parser.add_argument("--threads", type=int, help="torch threads")
-    parser.add_argument(
-        "--quick", action="store_true", help="1 epoch, 1 seed, few pairs: does it run at all?"
-    )
-    return parser
+    return options_of_all(description, "1 epoch, 1 seed, few pairs")
 
 
 def scorer(data: gr.Dataset, out: Path, quick: bool) -> Path:

@@ -192,7 +192,7 @@ def agent_of(model: Model, data: Dataset) -> ConversationalRecommender | None:
     if model.name not in ("scpr", "fm"):
         return None
     from graphrec.conversation.agent import ConversationalRecommender
-    from graphrec.conversation.candidates import Setting
+    from graphrec.conversation.belief import Setting
     from graphrec.conversation.catalogue import Catalogue
     from graphrec.conversation.config import ConversationConfig
     from graphrec.data.attributes import HAS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphrec.conversation.candidates import Setting
+from graphrec.conversation.belief import Setting
 from graphrec.conversation.catalogue import Catalogue
 from graphrec.conversation.config import ConversationConfig
 from graphrec.conversation.vectors import DialogueVectors

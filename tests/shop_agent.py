@@ -8,7 +8,7 @@ import numpy as np
 from conversations import vectors
 
 from graphrec.conversation.agent import ConversationalRecommender
-from graphrec.conversation.candidates import Setting
+from graphrec.conversation.belief import Setting
 from graphrec.conversation.catalogue import Catalogue
 from graphrec.conversation.config import ConversationConfig
 from graphrec.conversation.rules import rule

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import graphrec.conversation.catalogue as shelves
-from graphrec.conversation.candidates import Answer, Candidates, Setting
+from graphrec.conversation.belief import Answer, Setting
+from graphrec.conversation.candidates import Candidates
 from graphrec.conversation.catalogue import Catalogue
 from graphrec.conversation.config import ConversationConfig
 from graphrec.conversation.dialogue import ASK, CODES, RECOMMEND, REWARDS, Action, Dialogue

@@ -8,7 +8,7 @@ from conversations import catalogue, setting, table_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graphrec.conversation.candidates import Answer, Setting
+from graphrec.conversation.belief import Answer, Setting
 from graphrec.conversation.play import play
 from graphrec.conversation.posterior import Posterior
 from graphrec.conversation.rules import AskThenRecommend, RecommendWhenSure

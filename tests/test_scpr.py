@@ -7,7 +7,7 @@ import pytest
 import torch
 from conversations import catalogue, vectors
 
-from graphrec.conversation.candidates import Answer
+from graphrec.conversation.belief import Answer
 from graphrec.conversation.dialogue import REWARDS, Dialogue
 from graphrec.conversation.replay import Transitions
 from graphrec.data import Dataset, Interactions, Vocabulary

@@ -21,7 +21,7 @@ import torch
 
 from experiments.bench import measure
 from experiments.bench.fm_epoch import generated
-from graphrec.conversation.candidates import Setting
+from graphrec.conversation.belief import Setting
 from graphrec.conversation.catalogue import Catalogue
 from graphrec.conversation.config import ConversationConfig
 from graphrec.conversation.play import play

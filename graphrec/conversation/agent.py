@@ -11,7 +11,7 @@ import numpy as np
 
 from graphrec.atomic import digest, read_array, write_array
 from graphrec.commit import Committed, Write, commit
-from graphrec.conversation.candidates import Setting
+from graphrec.conversation.belief import Setting
 from graphrec.conversation.catalogue import Catalogue
 from graphrec.conversation.config import ConversationConfig
 from graphrec.conversation.rules import Policy, Rule, rule

@@ -10,7 +10,8 @@ from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from graphrec.conversation.candidates import Answer, Candidates, Setting
+from graphrec.conversation.belief import Answer, Belief, Setting
+from graphrec.conversation.candidates import Candidates
 from graphrec.conversation.posterior import Posterior
 
 REWARDS = {
@@ -43,10 +44,6 @@ class Person(Protocol):
     def place(self, slate: np.ndarray) -> int:
         """Where what it looks for stands among recommendations, from 1; 0 if it does not."""
         ...
-
-
-Belief = Candidates | Posterior
-"""What an agent knows."""
 
 
 class Action(NamedTuple):

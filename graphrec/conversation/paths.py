@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from graphrec.conversation.belief import Belief
 from graphrec.conversation.catalogue import Catalogue
-from graphrec.conversation.dialogue import Belief
 
 
 class Path(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from graphrec.conversation.candidates import Setting
+from graphrec.conversation.belief import Setting
 from graphrec.conversation.dialogue import Dialogue
 from graphrec.conversation.outcomes import Outcomes
 from graphrec.conversation.rules import Policy

@@ -12,55 +12,35 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphrec.conversation.candidates import Answer, Setting, best_first
+from graphrec.conversation.belief import Answer, Belief, best_first
 
 LEAST = 1e-6  # bits: below, there is nothing to learn from an answer
 
 
-class Posterior:
-    """A distribution over the items in one conversation; see :class:`Candidates` for the interface.
+class Posterior(Belief):
+    """A distribution over the items; see :class:`Belief`.
 
-    Args:
-        setting: what conversations share.
-        user: index of the user, or None for somebody unknown.
-        question: what the user opens with, if anything; taken as true.
-        answer: the attributes it names.
-
-    Attributes:
-        items: items that are possible ``(n,) int64``, ascending.
-        weights: their probabilities ``(n,) float64``.
-        n: how many of them contradict the fewest answers, mostly none: those that count as left.
-        asked: questions that are not asked again ``(n_questions,) bool``.
-        accepted: attributes in the order they were accepted.
+    ``weights`` are probabilities, ``scores`` those of the opening alone. Items that contradict the fewest
+    answers count as left, mostly those that contradict none.
     """
 
-    def __init__(
-        self, setting: Setting, user: int | None, question: int | None = None, answer: Answer | None = None
-    ) -> None:
-        self.setting, vector = setting, setting.user(user)
-        self.asked = np.zeros(setting.n_questions, dtype=bool)
-        self.accepted: list[int] = []
-        self._values: np.ndarray | None = None
-        self._slate: np.ndarray | None = None
-        named = answer.accepted if answer is not None else np.empty(0, np.int64)
-        if len(named):
-            first = int(named[0])
-            self.items = setting.catalogue.items_with(first)
-            vectors, self.rows = setting.block(first)
-            scores = vectors @ vector + setting.affinity(first)[self.items]
-        else:
-            self.items, self.rows = np.arange(setting.catalogue.n_items), setting.catalogue.table
-            scores = setting.vectors.items @ vector
-        self.accepted += [int(a) for a in named]
+    log: np.ndarray
+    against: np.ndarray
+    _slate: np.ndarray | None
+
+    def begin(self, question: int | None, named: Answer) -> None:
+        """See :class:`Belief`; the opening is taken as true."""
+        setting = self.setting
+        self.accepted = [int(a) for a in named.accepted]
         self.against = np.zeros(len(self.items), dtype=np.int64)  # answers that each contradicts
-        self.log = scores.astype(np.float64) / setting.config.temperature  # up to a constant
+        self.log = self.scores.astype(np.float64) / setting.config.temperature  # up to a constant
         if setting.prior is not None:
             self.log += setting.prior[self.items]
         self._weigh()
-        if question is not None and answer is not None:
+        if question is not None:
             self.asked[question] = True
             if setting.enumerated:
-                self._believe(self._agrees(question, answer), 0.0)
+                self._believe(self._agrees(question, named), 0.0)
 
     def answered(self, question: int, answer: Answer) -> None:
         """Takes in what the user said to a question."""
@@ -114,11 +94,7 @@ class Posterior:
         """
         if self._values is None:
             setting = self.setting
-            if self.rows is not None:
-                share = self.weights.astype(np.float32) @ self.rows
-            else:
-                share = setting.catalogue.totals(self.items, self.weights)
-            share, error = np.clip(share.astype(np.float64), 0, 1), setting.config.error
+            share, error = np.clip(self.share(), 0, 1), setting.config.error
             share[share < LEAST], share[share > 1 - LEAST] = 0, 1
             found = setting.entropy(share * (1 - error) + (1 - share) * error)
             found -= setting.entropy(np.array([error]))[0]
@@ -128,12 +104,6 @@ class Posterior:
                 found = np.bincount(groups[grouped], found[grouped], minlength=setting.n_questions)
             self._values = np.where((found > LEAST) & ~self.asked, found, -1.0)
         return self._values
-
-    @property
-    def question(self) -> int | None:
-        """The question worth most, the lowest of equals; None when there is nothing to learn."""
-        best = int(self.values.argmax())
-        return best if self.values[best] >= 0 else None
 
     # -- recommendations -------------------------------------------------------------------------------------
 

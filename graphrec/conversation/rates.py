@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from graphrec.conversation.candidates import Setting
+from graphrec.conversation.belief import Setting
 from graphrec.conversation.outcomes import Outcomes
 from graphrec.conversation.play import DialogueTask
 from graphrec.conversation.rules import Policy, rule

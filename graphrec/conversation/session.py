@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from graphrec.conversation.candidates import Answer
+from graphrec.conversation.belief import Answer
 from graphrec.conversation.dialogue import RECOMMEND, Action, Dialogue
 from graphrec.conversation.paths import Path, to_item, to_question
 from graphrec.errors import ConfigError, DataError, nearest

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphrec.conversation.candidates import Answer
+from graphrec.conversation.belief import Answer
 from graphrec.conversation.catalogue import Catalogue
 from graphrec.errors import ConfigError, DataError
 from graphrec.seeds import stream

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from graphrec.conversation.candidates import Setting
+from graphrec.conversation.belief import Setting
 from graphrec.conversation.dialogue import ASK, RECOMMEND, Action, Dialogue
 
 BITS = 20  # of the number of candidates

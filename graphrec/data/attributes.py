@@ -24,7 +24,7 @@ import polars as pl
 from graphrec.data import frames
 from graphrec.data.dataset import Dataset, Relation
 from graphrec.data.vocabulary import Vocabulary
-from graphrec.errors import ConfigError, DataError
+from graphrec.errors import ConfigError, DataError, nearest
 
 HAS: Relation = ("item", "has", "attribute")
 IN: Relation = ("attribute", "in", "group")
@@ -117,6 +117,26 @@ def with_attributes(
             },
         },
     )
+
+
+def chosen_columns(
+    attributes: bool | str | list[str] | tuple[str, ...] | None, known: Sequence[str]
+) -> list[str]:
+    """The columns that a reader's option ``attributes`` names: all known ones for True.
+
+    Raises:
+        ConfigError: a column that is not known; names the nearest.
+    """
+    if isinstance(attributes, bool) or attributes is None:
+        return list(known) if attributes else []
+    columns = [attributes] if isinstance(attributes, str) else list(attributes)
+    for name in columns:
+        if name not in known:
+            raise ConfigError(
+                f"attributes={name!r} is not one of {list(known)}; true means all of them."
+                f"{nearest(name, known)}"
+            )
+    return columns
 
 
 def sorted_edges(pairs: Any) -> np.ndarray:

@@ -24,7 +24,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from graphrec.conversation.candidates import Setting
+from graphrec.conversation.belief import Setting
 from graphrec.conversation.catalogue import Catalogue
 from graphrec.conversation.config import ConversationConfig
 from graphrec.conversation.dialogue import Action, Dialogue

@@ -16,11 +16,11 @@ from typing import Any
 import polars as pl
 
 from graphrec.data import frames
-from graphrec.data.attributes import with_attributes
+from graphrec.data.attributes import chosen_columns, with_attributes
 from graphrec.data.dataset import Dataset
 from graphrec.data.readers.files import find, first_row, read_table, sentences
 from graphrec.data.readers.images import with_pictures
-from graphrec.errors import ConfigError, DataError, nearest
+from graphrec.errors import DataError
 
 SOURCE = "https://grouplens.org/datasets/movielens/latest/"
 LISTS = ("genres", "actors", "plot_keywords")
@@ -93,17 +93,10 @@ def read(
 
 
 def _columns(attributes: bool | str | list[str] | tuple[str, ...] | None, films: pl.DataFrame) -> list[str]:
-    if isinstance(attributes, bool) or attributes is None:
-        there = {*films.columns, *(["decade"] if "year" in films.columns else [])}
-        return [name for name in ATTRIBUTES if name in there] if attributes else []
-    columns = [attributes] if isinstance(attributes, str) else list(attributes)
-    for name in columns:
-        if name not in ATTRIBUTES:
-            raise ConfigError(
-                f"attributes={name!r} is not one of {list(ATTRIBUTES)}; true means all of them."
-                f"{nearest(name, ATTRIBUTES)}"
-            )
-    return columns
+    if attributes is not True:
+        return chosen_columns(attributes, ATTRIBUTES)
+    there = {*films.columns, *(["decade"] if "year" in films.columns else [])}
+    return [name for name in ATTRIBUTES if name in there]
 
 
 def _listed(films: pl.DataFrame, columns: list[str], path: Path) -> pl.DataFrame:

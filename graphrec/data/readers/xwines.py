@@ -14,11 +14,11 @@ from typing import Any
 import polars as pl
 
 from graphrec.data import frames
-from graphrec.data.attributes import with_attributes
+from graphrec.data.attributes import chosen_columns, with_attributes
 from graphrec.data.dataset import Dataset
 from graphrec.data.readers.files import find, first_row, read_table
 from graphrec.data.readers.images import with_pictures
-from graphrec.errors import ConfigError, DataError, nearest
+from graphrec.errors import DataError
 
 SOURCE = "https://github.com/rogerioxavier/X-Wines"
 COLUMNS = {
@@ -64,7 +64,7 @@ def read(
         ConfigError: a column that cannot become attributes.
         DataError: a file is missing or damaged.
     """
-    columns = _columns(attributes)
+    columns = chosen_columns(attributes, ATTRIBUTES)
     ratings = find(folder, "XWines_Slim_150K_ratings.csv", "UserID, WineID, Rating and Date", SOURCE)
     table = find(folder, "XWines_Slim_1K_wines.csv", "one row a wine", SOURCE)
     wines = read_table(table)
@@ -82,19 +82,6 @@ def read(
             source=str(table), first_row=first_row(table),
         )  # fmt: skip
     return with_pictures(dataset, folder / "images")
-
-
-def _columns(attributes: bool | str | list[str] | tuple[str, ...] | None) -> list[str]:
-    if isinstance(attributes, bool) or attributes is None:
-        return list(ATTRIBUTES) if attributes else []
-    columns = [attributes] if isinstance(attributes, str) else list(attributes)
-    for name in columns:
-        if name not in ATTRIBUTES:
-            raise ConfigError(
-                f"attributes={name!r} is not one of {list(ATTRIBUTES)}; true means all of them."
-                f"{nearest(name, ATTRIBUTES)}"
-            )
-    return columns
 
 
 def _described(wines: pl.DataFrame, path: Path) -> pl.DataFrame:
