@@ -298,7 +298,12 @@ def open_recommender(path: str | Path) -> tuple[Recommender, dict[str, str]]:
     path = Path(path)
     folder = next((p for p in (path, path / "recommender") if (p / "recommender.json").exists()), None)
     if folder is None:
-        read_meta(path)
+        trained = read_meta(path).get("model")
+        if (path / TALKS).is_dir():
+            raise CheckpointError(
+                f"{path}: a run of {trained!r}, which recommends in conversations alone; run: "
+                f"graphrec converse {path}"
+            )
         raise CheckpointError(f"{path}: holds no recommender yet; finish the training (--resume)")
     # A run's own recommender/ may be named directly, too.
     file = (path if folder != path else path.absolute().parent) / "titles.json"

@@ -161,14 +161,12 @@ def _told(out: Path, run: Run, model: str, select: str, nothing_new: bool) -> No
 
 def _next(out: Path, data: Dataset, made: type[Model]) -> None:
     place = shlex.quote(str(out))
-    if made.converses:
-        output.following(f"graphrec evaluate {place}", f"graphrec converse {place}")
-        return
-    output.following(
-        f"graphrec evaluate {place}",
+    talk = [f"graphrec converse {place}"] if (out / "conversation").is_dir() else []
+    serve = [
         f"graphrec recommend {place} --user {shlex.quote(data.users[0])}",
         f"graphrec similar {place} --item {shlex.quote(data.items[0])}",
-    )
+    ]
+    output.following(f"graphrec evaluate {place}", *([] if made.converses else serve), *talk)
 
 
 def models(

@@ -23,7 +23,7 @@ from graphrec.data import Dataset
 from graphrec.errors import CheckpointError, ConfigError, DataError, MissingDependencyError, nearest
 from graphrec.evaluate import Beyond, evaluate, warm_cold
 from graphrec.metrics import metric_names, parse_metric
-from graphrec.model import Features
+from graphrec.model import Features, Ranker
 from graphrec.models import model as model_class
 from graphrec.recorded import Recorded, read_meta, read_record
 from graphrec.report import Report
@@ -178,6 +178,11 @@ class _Opened:
     def measured(self, run: _Run) -> Report:
         """Evaluates the run, and keeps the report where its directory can be written."""
         opened = open_run(run.path, data=self.data, features=self.features, root=self.root, store=self.store)
+        if not isinstance(opened.model, Ranker):
+            raise ConfigError(
+                f"{run.path}: {run.facts.model} does not rank items, and rankings are what is compared; "
+                f"graphrec evaluate {run.path} shows it beside the rules it has to beat"
+            )
         self.data = data = opened.data
         held_out = data.test if self.split == "test" else data.valid
         seen = {"train": data.train, "train+valid": data.train + data.valid, "none": None}[self.masked]

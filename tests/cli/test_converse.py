@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from graphrec import cli, testing
+from graphrec.commit import write_sealed
 
 TRAIN = ["--set", "train.epochs=1", "--set", "train.device=cpu", "--set", "train.progress=false"]
 
@@ -122,6 +123,20 @@ def test_mistakes_are_one_line_and_say_what_to_do(trained, refused, tmp_path) ->
     assert "led by agent" in refused("converse", fm, "--replay", tmp_path / "x.json")
     assert "graphrec train fm" in refused("train", "scpr", trained / "data", "--out", tmp_path / "run")
     assert "does not rank items" in refused("tune", "scpr", trained / "data", "--out", tmp_path / "study")
+
+
+def test_what_ranks_nothing_says_what_it_is_for(trained, refused, tmp_path) -> None:
+    for command in (("recommend", "--user", "u1"), ("similar", "--item", "i1")):
+        assert "graphrec converse" in refused(command[0], trained / "scpr", *command[1:])
+    for seed in (0, 1):
+        shutil.copytree(trained / "scpr", tmp_path / f"scpr-{seed}")
+    record = tmp_path / "scpr-1" / "run.json"
+    facts = json.loads(record.read_text())
+    del facts["seal"]
+    facts["seed"] = facts["train_config"]["seed"] = facts["model_config"]["seed"] = 1
+    write_sealed(record, facts)
+    message = refused("compare", tmp_path / "scpr-0", tmp_path / "scpr-1", "--split", "valid")
+    assert "does not rank items" in message
 
 
 def test_damaged_runs_are_refused(trained, refused, tmp_path) -> None:
