@@ -105,8 +105,7 @@ def run(talks: Talks, options: argparse.Namespace) -> dict[str, Any]:
     setting = Setting(
         Catalogue.of(talks.data), read_vectors(talks.scorer, talks.data), ConversationConfig(**talks.rules)
     )
-    told = np.diff(setting.catalogue.of_item) > 0
-    test = talks.data.test.where(told[talks.data.test.items])
+    test = talks.data.test.where(setting.catalogue.described[talks.data.test.items])
     if options.quick:
         test = test.where(np.arange(len(test)) % (len(test) // QUICK["pairs"]) == 0)
     held = SCPR.build(talks.data, None, SCPR.Config(scorer=talks.scorer)).held

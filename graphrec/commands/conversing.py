@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ EXAMPLES = (
     "graphrec converse runs/lastfm-scpr --policy recommend-when-sure:30 --belief posterior --error 0.05",
 )
 BACK, QUIT = ("b", "back"), ("q", "quit")
+NONE = ("n", "no", "none")
 ANSWERS = {"y": "yes", "yes": "yes", "n": "no", "no": "no", "?": "unknown", "unknown": "unknown"}
 
 
@@ -140,7 +140,7 @@ def _meant(turn: Turn, line: str) -> str | list[str] | None:
     """
     word = line.lower()
     if turn.kind == "recommendation":
-        if word in ("n", "no", "none"):
+        if word in NONE:
             return None
         return turn.items[_numbers(line, len(turn.items), 1)[0]].id
     if ANSWERS.get(word) == "unknown":
@@ -149,7 +149,7 @@ def _meant(turn: Turn, line: str) -> str | list[str] | None:
         if word not in ANSWERS:
             raise ConfigError(f"{line!r} is not an answer; expected y, n or ?")
         return ANSWERS[word]
-    if word in ("n", "no", "none"):
+    if word in NONE:
         return []
     return [turn.values[i] for i in _numbers(line, len(turn.values), None)]
 
@@ -201,4 +201,4 @@ def _saved(path: Path) -> dict[str, Any]:
 def _save(path: Path, session: Session) -> None:
     from graphrec.atomic import write_json
 
-    write_json(path, json.loads(json.dumps(session.state())))
+    write_json(path, session.state())

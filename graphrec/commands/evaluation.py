@@ -100,15 +100,12 @@ def evaluate(
 
 def _conversations(opened: OpenedRun, split: str) -> None:
     """A policy and the rules it has to be compared with, in the same conversations."""
-    import numpy as np
-
     from graphrec.conversation.play import play
     from graphrec.conversation.rates import HEADER, baselines, line
 
     model, data = opened.model, opened.data
     pairs = data.test if split == "test" else model.held
-    told = np.diff(model.setting.catalogue.of_item) > 0
-    pairs = pairs.where(told[pairs.items])
+    pairs = pairs.where(model.setting.catalogue.described[pairs.items])
     output.say(
         f"{opened.meta['model']} on {split} of {data.name}: conversations about {len(pairs):,} pairs; rules "
         f"chosen on {min(len(model.held), model.config.validated or len(model.held)):,} held validation pairs"

@@ -189,6 +189,16 @@ class Belief:
         """How much of the weight is in the slate."""
         raise TypeError(f"{type(self).__name__} does not define sure")
 
+    def by_question(self, values: np.ndarray) -> np.ndarray:
+        """What attributes have ``(n_attributes,)``, summed over each group where groups are asked about
+        ``(n_questions,)``.
+        """
+        if not self.setting.enumerated:
+            return values
+        groups = self.setting.catalogue.groups
+        grouped = groups >= 0
+        return np.bincount(groups[grouped], values[grouped], minlength=self.setting.n_questions)
+
     def share(self) -> np.ndarray:
         """Weight of the items that have each attribute ``(n_attributes,) float64``."""
         if self.rows is None:

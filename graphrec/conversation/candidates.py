@@ -70,13 +70,8 @@ class Candidates(Belief):
         if self._values is None:
             share = self.share() / max(float(self.weights.sum(dtype=np.float64)), 1e-300)
             occurs, found = share > 0, self.setting.entropy(np.minimum(share, 1.0))
-            if self.setting.enumerated:
-                groups = self.setting.catalogue.groups
-                grouped = groups >= 0
-                n = self.setting.n_questions
-                found = np.bincount(groups[grouped], found[grouped], minlength=n)
-                occurs = np.bincount(groups[grouped], occurs[grouped], minlength=n) > 0
-            self._values = np.where(occurs & ~self.asked, found, -1.0)
+            may_be_asked = (self.by_question(occurs) > 0) & ~self.asked
+            self._values = np.where(may_be_asked, self.by_question(found), -1.0)
         return self._values
 
     # -- recommendations -------------------------------------------------------------------------------------

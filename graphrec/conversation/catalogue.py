@@ -82,6 +82,12 @@ class Catalogue:
         """Number of groups."""
         return len(self.group_names)
 
+    @property
+    def described(self) -> np.ndarray:
+        """Items that have an attribute ``(n_items,) bool``; about the others no conversation can begin."""
+        found: np.ndarray = np.diff(self.of_item) > 0
+        return found
+
     def attributes_of(self, item: int) -> np.ndarray:
         """An item's attributes, ascending ``(n,) int64``."""
         return self.attributes[self.of_item[item] : self.of_item[item + 1]]

@@ -98,10 +98,7 @@ class Posterior(Belief):
             share[share < LEAST], share[share > 1 - LEAST] = 0, 1
             found = setting.entropy(share * (1 - error) + (1 - share) * error)
             found -= setting.entropy(np.array([error]))[0]
-            if setting.enumerated:
-                groups = setting.catalogue.groups
-                grouped = groups >= 0
-                found = np.bincount(groups[grouped], found[grouped], minlength=setting.n_questions)
+            found = self.by_question(found)
             self._values = np.where((found > LEAST) & ~self.asked, found, -1.0)
         return self._values
 

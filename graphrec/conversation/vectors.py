@@ -9,10 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import nn
 
-from graphrec import checkpoint
 from graphrec.atomic import read_array, write_array
 from graphrec.commit import read_sealed
 from graphrec.data import Dataset
@@ -151,6 +148,12 @@ def _checked(path: Path, name: str, array: np.ndarray, padded: bool = True) -> n
 
 
 def _of_run(path: Path, data: Dataset) -> DialogueVectors:
+    # Whoever leads conversations by vectors that are at hand needs no torch.
+    import torch
+    from torch import nn
+
+    from graphrec import checkpoint
+
     if not (path / "run.json").exists():
         raise CheckpointError(f"{path}: no run there (no run.json); {EXPECTED}")
     facts = read_sealed(path / "run.json", checkpoint.REMEDY)

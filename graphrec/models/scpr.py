@@ -104,8 +104,7 @@ class SCPR(Model):
             )
         rules = ConversationConfig(**{k: getattr(config, k) for k in ConversationConfig.model_fields})
         setting = Setting(Catalogue.of(data), read_vectors(config.scorer, data), rules)
-        told = np.diff(setting.catalogue.of_item) > 0  # about the others nothing can be said
-        pairs = data.valid.where(told[data.valid.items])
+        pairs = data.valid.where(setting.catalogue.described[data.valid.items])
         if not len(pairs):
             raise DataError(f"{data.name}: no validation pair has an item with attributes; nothing to learn")
         order = stream(config.seed, "scpr/held").permutation(len(pairs))
