@@ -80,7 +80,10 @@ class Talks:
 
 def arguments(description: str) -> argparse.ArgumentParser:
     """The options every experiment on conversations has."""
-    return options_of_all(description, "1 epoch, 1 seed, few pairs")
+    parser = options_of_all(description, "1 epoch, 1 seed, few pairs")
+    parser.add_argument("--rows", nargs="+", help="train these policies only, and record nothing")
+    parser.add_argument("--seeds", type=int, nargs="+", help="with --rows: seeds to train (default: the script's)")
+    return parser
 
 
 def scorer(data: gr.Dataset, out: Path, quick: bool) -> Path:
@@ -92,7 +95,7 @@ def scorer(data: gr.Dataset, out: Path, quick: bool) -> Path:
 
 
 def run(talks: Talks, options: argparse.Namespace) -> dict[str, Any]:
-    """Trains, talks, writes ``results/<name>.json``.
+    """Trains, talks, writes ``results/<name>.json``; with ``--rows`` it only trains, and returns nothing.
 
     Args:
         talks: what to run.
@@ -102,6 +105,12 @@ def run(talks: Talks, options: argparse.Namespace) -> dict[str, Any]:
         torch.set_num_threads(options.threads)
     seeds = list(talks.seeds)[: 1 if options.quick else None]
     folder = options.out / ("quick" if options.quick else "") / talks.name
+    if options.rows:
+        for learned in talks.learned:
+            for seed in options.seeds or seeds if learned.label in options.rows else ():
+                _, facts = _trained(talks, learned, seed, folder, options.quick)
+                print(f"{learned.label}: {facts}", flush=True)
+        return {}
     setting = Setting(
         Catalogue.of(talks.data), read_vectors(talks.scorer, talks.data), ConversationConfig(**talks.rules)
     )

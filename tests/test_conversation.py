@@ -92,6 +92,25 @@ def test_nothing_is_asked_twice_and_an_agent_has_fourteen_actions(rules) -> None
     assert len(asked) == 40
 
 
+@pytest.mark.parametrize("rules", ANY_RULES, ids=IDS)
+def test_what_was_refused_is_not_recommended_again_whatever_is_said_later(rules) -> None:
+    again = 0
+    for target in range(12):
+        dialogue, shown = conversation(target, k=2, **rules), set()
+        dialogue.person.place = lambda slate: 0
+        while not dialogue.done and dialogue.knows.n:
+            if dialogue.turn % 2:
+                slate = set(dialogue.knows.slate.tolist())
+                assert not slate & shown
+                again += bool(shown)
+                shown |= slate
+                dialogue.step(RECOMMEND)
+                assert dialogue.knows.n == (dialogue.knows.weights > 0).sum() or not dialogue.knows.n
+            else:
+                dialogue.step(ASK)
+    assert again > 12
+
+
 def walk(dialogue: Dialogue, table: np.ndarray) -> set[int]:
     """Attributes at the end of a walk from the one accepted last, over candidates, without those asked."""
     knows = dialogue.knows
