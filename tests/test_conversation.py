@@ -182,6 +182,22 @@ def test_a_group_is_worth_the_sum_over_its_attributes_that_occur() -> None:
         assert knows.values[group] == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize("belief", ["candidates", "posterior"])
+def test_who_opens_with_a_group_names_all_that_fits(belief) -> None:
+    shared = setting(questions="enumerated", belief=belief)
+    table, several = table_of(shared.catalogue), 0
+    for person in Simulator(shared.catalogue, enumerated=True).talks(np.arange(60), 15):
+        named = person.truth(person.opening)
+        knows = Dialogue(shared, 0, person).knows
+        assert knows.accepted == named.tolist()
+        fits = table[:, named].all(1)
+        if belief == "posterior":  # and nothing else of the group
+            fits &= table[:, shared.catalogue.groups == person.opening].sum(1) == len(named)
+        assert np.flatnonzero(fits).tolist() == knows.items.tolist()
+        several += len(named) > 1
+    assert several
+
+
 def test_equals_are_decided_by_the_lowest_number() -> None:
     shelf = Catalogue(np.array([[0, 1, 2, 3, 0, 1, 2, 3], [0, 0, 0, 0, 1, 1, 2, 2]]), 4, ["a", "b", "c"])
     of = vectors(shelf)
