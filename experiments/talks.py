@@ -82,7 +82,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
     """The options every experiment on conversations has."""
     parser = options_of_all(description, "1 epoch, 1 seed, few pairs")
     parser.add_argument("--rows", nargs="+", help="train these policies only, and record nothing")
-    parser.add_argument("--seeds", type=int, nargs="+", help="with --rows: seeds to train (default: the script's)")
+    parser.add_argument("--seeds", type=int, nargs="+", help="with --rows: seeds to train")
     return parser
 
 

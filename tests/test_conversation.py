@@ -363,6 +363,28 @@ def test_rules_by_name() -> None:
             rule(wrong)
 
 
+def test_rules_with_a_number_recommend_from_there_on() -> None:
+    def seen(name: str) -> list[tuple[int, int, bool]]:
+        policy, looked = rule(name), []
+        dialogue = conversation(target=7, k=1)
+        dialogue.person.place = lambda slate: 0
+        for _ in range(14):
+            action = policy.act([dialogue], np.array([0.5]))[0]
+            if dialogue.knows.question is not None:
+                looked.append((dialogue.turn, dialogue.knows.n, action is RECOMMEND))
+            dialogue.step(action)
+        return looked
+
+    assert all(r == (t > 3) for t, _, r in seen("ask-then-recommend:3"))
+    border = seen("ask-then-recommend:14")[4][1]  # at exactly so many candidates it recommends, too
+    few = seen(f"recommend-when-few:{border}")
+    assert all(r == (n <= border) for _, n, r in few)
+    assert {r for _, _, r in few} == {True, False}
+    late = seen("recommend-when-few-or-late:1")
+    assert all(r == (t > 9 or n <= 1) for t, n, r in late)
+    assert {r for _, _, r in late} == {True, False}
+
+
 def test_recommending_first_or_asking_first_is_what_it_says() -> None:
     shared = setting(catalogue(900, 12, 0.2))
     users, targets = np.zeros(900, int), np.arange(900)

@@ -18,6 +18,7 @@ FIXED = ("random", "abs-greedy", "max-entropy")
 CHOSEN = {
     "ask-then-recommend": (2, 4, 6, 8, 10),
     "recommend-when-few": (25, 50, 100, 200, 400),
+    "recommend-when-few-or-late": (25, 50, 100, 200, 400),
 }
 """Rules whose number is chosen on validation, and the numbers tried."""
 SURE = {"recommend-when-sure": (10, 20, 30, 50)}

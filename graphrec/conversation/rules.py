@@ -78,6 +78,17 @@ class RecommendWhenFew(Rule):
 
 
 @dataclass(frozen=True)
+class RecommendWhenFewOrLate(RecommendWhenFew):
+    """Recommends once at most ``n`` candidates are left, and in the last turns whatever is left."""
+
+    last: int = 5
+
+    def recommends(self, dialogue: Dialogue, chance: float) -> bool:
+        """See :class:`Rule`."""
+        return dialogue.actions_left <= self.last or super().recommends(dialogue, chance)
+
+
+@dataclass(frozen=True)
 class RecommendWhenSure(Rule):
     """Recommends once the slate holds the target with probability ``n`` per cent, and in the last turns that
     are left for the candidates; meant for the belief ``posterior``.
@@ -105,6 +116,7 @@ RULES: dict[str, type[Rule]] = {
     "max-entropy": MaxEntropy,
     "ask-then-recommend": AskThenRecommend,
     "recommend-when-few": RecommendWhenFew,
+    "recommend-when-few-or-late": RecommendWhenFewOrLate,
     "recommend-when-sure": RecommendWhenSure,
     "random": Random,
 }

@@ -98,7 +98,8 @@ def test_evaluating_a_policy_shows_the_rules_beside_it(trained, graphrec) -> Non
     assert lines[1].split()[:2] == ["policy", "SR@5"]
     shown = [line.split("  ")[0] for line in lines[2:]]
     assert shown[0] == "scpr"
-    for rule in ("random", "abs-greedy", "max-entropy", "ask-then-recommend", "recommend-when-few"):
+    for rule in ("random", "abs-greedy", "max-entropy", "ask-then-recommend", "recommend-when-few",
+                 "recommend-when-few-or-late"):  # fmt: skip
         assert any(name.startswith(rule) for name in shown)
 
 
