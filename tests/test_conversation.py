@@ -306,6 +306,18 @@ def test_answers_are_what_the_target_has_and_wrong_as_often_as_asked_for() -> No
         assert unknown == pytest.approx(unsure, abs=0.03)
 
 
+def test_openings_are_true_however_many_answers_are_wrong_and_chance_is_drawn_anew_in_every_epoch() -> None:
+    shelf = catalogue()
+    simulator, shared = Simulator(shelf, wrong=1.0), setting(shelf)
+    for talk in simulator.talks(np.arange(20), 15):
+        assert talk.target in Dialogue(shared, 0, talk).knows.items
+    half = Simulator(shelf, wrong=0.5)
+    said = [
+        [len(t.answer(4, 3).accepted) for t in half.talks(np.arange(40), 15, epoch)] for epoch in (0, 0, 1)
+    ]
+    assert said[0] == said[1] != said[2]
+
+
 def test_a_conversation_does_not_depend_on_those_beside_it() -> None:
     shared, targets = setting(), np.arange(60)
     simulator = Simulator(shared.catalogue, wrong=0.1)

@@ -107,6 +107,7 @@ def test_answers_that_nothing_agrees_with_leave_something_to_recommend() -> None
         knows.refused()
     assert len(knows.items)
     assert len(knows.slate)
+    assert knows.n == 0, "and it is said that they were all refused"
 
 
 def test_a_prior_moves_it() -> None:
