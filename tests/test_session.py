@@ -159,6 +159,20 @@ def test_somebody_unknown_begins_without_a_history_and_is_told_why() -> None:
     assert liked.next().why.startswith("you asked for group 2: 5")
 
 
+@pytest.mark.parametrize("error", [None, 0.0, 0.05])
+def test_it_is_said_when_no_item_meets_all_that_was_said(error) -> None:
+    rules = {} if error is None else {"belief": "posterior", "error": error}
+    made = agent(**rules)
+    table, names = table_of(made.setting.catalogue), made.setting.catalogue.names
+    three = next(list(np.flatnonzero(row)[:3]) for row in table if row.sum() >= 3)
+    assert made.start(likes=[names[a] for a in three]).next().unmet == 0
+    misses = (~table).sum(1)
+    assert misses.min() > 0
+    turn = made.start(likes=list(names)).next()
+    assert turn.unmet == misses.min() if error else turn.unmet > 0
+    assert turn.remaining == (misses == misses.min()).sum() if error else turn.remaining > 0
+
+
 def test_after_the_last_question_it_goes_on_recommending_until_nothing_is_left() -> None:
     session, shown = agent(turns=4).start(), []
     while not session.done:

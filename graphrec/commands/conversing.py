@@ -116,6 +116,8 @@ def _show(turn: Turn) -> None:
     if turn.kind == "end":
         output.say(f"{turn.number}. nothing is left to recommend")
         return
+    if turn.unmet:
+        output.say(f"   (nothing meets all you said; these items miss {turn.unmet} of your answers)")
     if turn.kind == "question":
         output.say(f"{turn.number}. {turn.remaining:,} left. {output.printable(str(turn.question))}?")
         output.say(f"   ({output.printable(turn.why)})")

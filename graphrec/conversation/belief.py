@@ -131,6 +131,7 @@ class Belief:
         n: how many count as left.
         asked: questions that are not asked again ``(n_questions,) bool``.
         accepted: attributes in the order they were accepted.
+        passed: answers that were passed over, as no item goes with them and with those before.
     """
 
     weights: np.ndarray
@@ -142,6 +143,7 @@ class Belief:
         self.setting, vector = setting, setting.user(user)
         self.asked = np.zeros(setting.n_questions, dtype=bool)
         self.accepted: list[int] = []
+        self.passed = 0
         self._values: np.ndarray | None = None
         named = answer.accepted if answer is not None else np.empty(0, np.int64)
         self.rows: np.ndarray | None
@@ -188,6 +190,11 @@ class Belief:
     def sure(self) -> float:
         """How much of the weight is in the slate."""
         raise TypeError(f"{type(self).__name__} does not define sure")
+
+    @property
+    def unmet(self) -> int:
+        """How many answers the items that are left do not meet."""
+        return self.passed
 
     def by_question(self, values: np.ndarray) -> np.ndarray:
         """What attributes have ``(n_attributes,)``, summed over each group where groups are asked about

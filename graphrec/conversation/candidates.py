@@ -42,6 +42,7 @@ class Candidates(Belief):
         member[setting.catalogue.items_with(attribute)] = True
         keep = np.flatnonzero(member[self.items] & (self.weights > 0))
         if not len(keep):
+            self.passed += 1
             return
         self.accepted.append(attribute)
         self.items = self.items[keep]

@@ -66,6 +66,7 @@ class Posterior(Belief):
     def _believe(self, agrees: np.ndarray, error: float) -> None:
         """Weighs by the answer's likelihood; an answer that no item agrees with is passed over."""
         if not agrees.any():
+            self.passed += 1
             return
         if error:
             self.log += np.where(agrees, np.log1p(-error), np.log(error))
@@ -84,6 +85,11 @@ class Posterior(Belief):
         self.n = int((self.against == self.against.min()).sum())
         self.weights = weights / weights.sum()
         self._values, self._slate = None, None
+
+    @property
+    def unmet(self) -> int:
+        """See :class:`Belief`."""
+        return self.passed + int(self.against.min())
 
     # -- questions -------------------------------------------------------------------------------------------
 

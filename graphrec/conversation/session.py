@@ -52,6 +52,7 @@ class Turn:
         number: from 1.
         kind: ``"question"``, ``"recommendation"`` or ``"end"``, when nothing is left to recommend.
         remaining: how many items are still possible.
+        unmet: how many of the answers these items do not meet; above 0 where no item meets all.
         question: name of the attribute or group that is asked about.
         values: what may be answered: the group's attributes that are still possible; empty for yes or no.
         path: names along the walk that led to the question.
@@ -67,6 +68,7 @@ class Turn:
     path: tuple[str, ...] = ()
     why: str = ""
     items: tuple[Recommended, ...] = field(default_factory=tuple)
+    unmet: int = 0
 
 
 class Session:
@@ -171,7 +173,7 @@ class Session:
             return self._question(number, question)
         items = tuple(self._recommended(int(i)) for i in knows.slate) if knows.n else ()
         kind: Literal["recommendation", "end"] = "recommendation" if items else "end"
-        return Turn(number, kind, knows.n, items=items)
+        return Turn(number, kind, knows.n, items=items, unmet=knows.unmet)
 
     def _action(self, number: int) -> Action:
         """The policy's; when its turns are used up or there is nothing to ask, to recommend."""
@@ -210,7 +212,7 @@ class Session:
         name = catalogue.group_names[question] if setting.enumerated else catalogue.names[question]
         return Turn(
             number, "question", knows.n, name, tuple(catalogue.names[int(v)] for v in values),
-            self._names(path), self._why(path, knows.n),
+            self._names(path), self._why(path, knows.n), unmet=knows.unmet,
         )  # fmt: skip
 
     def _recommended(self, item: int) -> Recommended:

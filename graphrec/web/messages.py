@@ -96,6 +96,7 @@ class Reply(BaseModel):
     kind: Literal["question", "recommendation", "end", "found"]
     number: int
     remaining: int
+    unmet: int
     question: str | None
     values: list[str]
     path: list[str]
@@ -127,6 +128,7 @@ def reply(session: Session) -> Reply:
         kind=turn.kind if found is None else "found",
         number=turn.number,
         remaining=turn.remaining,
+        unmet=turn.unmet,
         question=turn.question,
         values=list(turn.values),
         path=_names(turn),

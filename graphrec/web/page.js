@@ -208,7 +208,8 @@ function showTalk(turn) {
   }[turn.kind];
   const left = `${count(turn.remaining)} of ${count(turn.total)} items left`;
   const going = turn.kind === "question" || turn.kind === "recommendation";
-  say("count", going ? `Turn ${turn.number} · ${left}` : "");
+  const unmet = turn.unmet ? ` · none meets all you said, these miss ${count(turn.unmet)} of your answers` : "";
+  say("count", going ? `Turn ${turn.number} · ${left}${unmet}` : "");
   say("ask", ask);
   $("heading").textContent = heading;
   say("why", why(turn));
@@ -225,7 +226,7 @@ function showTalk(turn) {
   showTrail(turn.state);
   $("back-text").textContent = turn.state.events.length ? "Take back" : "Back to the start";
   document.title = `${turn.kind === "found" ? turn.found.title : heading} · graphrec`;
-  $("status").textContent = [going ? left : "", ask, heading, turn.found ? turn.found.title : ""]
+  $("status").textContent = [going ? left + unmet : "", ask, heading, turn.found ? turn.found.title : ""]
     .filter(Boolean)
     .join(". ");
   $("talk").focus({ preventScroll: true });

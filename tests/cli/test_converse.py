@@ -85,6 +85,17 @@ def test_a_saved_conversation_goes_on(trained, graphrec, says, tmp_path) -> None
     assert again.out.splitlines()[2].startswith("3. ")
 
 
+def test_it_says_when_nothing_meets_all_that_was_said(trained, graphrec, says) -> None:
+    says("q")
+    everything = [part for a in range(8) for part in ("--like", f"a{a}")]
+    assert (
+        "nothing meets all you said; these items miss"
+        in graphrec("converse", trained / "fm", *everything).out
+    )
+    says("q")
+    assert "nothing meets" not in graphrec("converse", trained / "fm", "--like", "a3").out
+
+
 def test_another_belief_can_be_chosen(trained, graphrec, says) -> None:
     says("q")
     answer = graphrec("converse", trained / "scpr", "--belief", "posterior", "--error", "0.1")
