@@ -392,6 +392,10 @@ def test_rules_with_a_number_recommend_from_there_on() -> None:
     few = seen(f"recommend-when-few:{border}")
     assert all(r == (n <= border) for _, n, r in few)
     assert {r for _, _, r in few} == {True, False}
+    dialogue = conversation()
+    for n, luck, recommends in ((100, 0.09, True), (100, 0.11, False), (9, 0.99, True)):
+        dialogue.knows.n = n
+        assert (rule("max-entropy").act([dialogue], np.array([luck]))[0] is RECOMMEND) == recommends
     late = seen("recommend-when-few-or-late:1")
     assert all(r == (t > 9 or n <= 1) for t, n, r in late)
     assert {r for _, _, r in late} == {True, False}

@@ -10,6 +10,7 @@ from conversations import catalogue, vectors
 from graphrec.conversation.belief import Answer
 from graphrec.conversation.dialogue import REWARDS, Dialogue
 from graphrec.conversation.replay import Transitions
+from graphrec.conversation.simulator import Simulator
 from graphrec.data import Dataset, Interactions, Vocabulary
 from graphrec.data.attributes import HAS, IN
 from graphrec.errors import ConfigError, DataError
@@ -148,6 +149,40 @@ def test_no_test_pair_and_no_held_pair_is_talked_about(data, scorer, monkeypatch
         assert not other.contains(users, targets).any()
     assert len(model.held) == round(0.2 * len(data.valid))
     assert data.valid.contains(model.held.users, model.held.items).all()
+
+
+def test_every_user_and_every_pair_of_a_user_comes_up_equally_often(data, scorer, monkeypatch) -> None:
+    seen: list[int] = []
+
+    def note(self, targets, turns, epoch) -> None:
+        seen.extend(targets)
+        raise InterruptedError  # they need not be played
+
+    monkeypatch.setattr(Simulator, "talks", note)
+    model = small(data, scorer, episodes=4000)
+    with pytest.raises(InterruptedError):
+        list(model.batches(Plan(1, 32, 0)))
+    expected, pairs = np.zeros(60), model.pairs
+    known = np.flatnonzero(pairs.user_degree)
+    for user in known:
+        items = pairs.items[pairs.indptr[user] : pairs.indptr[user + 1]]
+        expected[items] += 4000 / len(known) / len(items)
+    assert len(seen) == 4000
+    assert np.abs(np.bincount(seen, minlength=60) - expected).max() < 5 * np.sqrt(expected.max())
+
+
+def test_the_target_network_is_copied_every_so_many_conversations(data, scorer) -> None:
+    model, copies = small(data, scorer, parallel=1), []
+    before, bias = model.target.first.bias[0].item(), model.network.first.bias
+    for _ in model.batches(Plan(1, 32, 0)):
+        with torch.no_grad():
+            bias += 1
+        now = model.target.first.bias[0].item()
+        if now != before:
+            copies.append(int(model.finished))
+        before = now
+    assert len(copies) >= 4
+    assert not set(copies) - {5, 10, 15, 20, 25, 30}
 
 
 def test_random_actions_become_fewer(data, scorer) -> None:
