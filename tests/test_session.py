@@ -174,14 +174,27 @@ def test_it_is_said_when_no_item_meets_all_that_was_said(error) -> None:
 
 
 def test_after_the_last_question_it_goes_on_recommending_until_nothing_is_left() -> None:
-    session, shown = agent(turns=4).start(), []
+    session, shown, asked = agent("ask-then-recommend:9", turns=4).start(), [], 0
     while not session.done:
         turn = session.next()
         shown += [item.id for item in turn.items]
+        asked += turn.kind == "question"
         session.answer("unknown" if turn.kind == "question" else None)
     assert len(shown) == len(set(shown)) == 300
+    assert asked == 3
     assert session.next().kind == "end"
     assert session.found is None
+
+
+def test_not_knowing_rules_nothing_out() -> None:
+    session = agent(belief="posterior").start()
+    first = session.next()
+    session.answer("unknown")
+    assert session.next().remaining == first.remaining
+    assert session.next().question != first.question
+    session.undo()
+    session.answer("no")
+    assert session.next().remaining < first.remaining
 
 
 def test_answers_that_a_question_does_not_have_are_refused() -> None:
