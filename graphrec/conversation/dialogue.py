@@ -95,7 +95,7 @@ class Dialogue:
     @property
     def actions_left(self) -> int:
         """How many actions the agent has, this one included."""
-        return self.setting.config.turns - self.turn
+        return max(self.setting.config.turns - self.turn, 0)
 
     def step(self, action: Action) -> float:
         """Does an action, lets the person react, and returns the reward."""
