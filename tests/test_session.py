@@ -11,6 +11,7 @@ import pytest
 from conversations import catalogue, setting, table_of
 
 from graphrec.conversation.agent import ConversationalRecommender
+from graphrec.conversation.belief import Setting
 from graphrec.conversation.session import Session
 from graphrec.conversation.states import Trained, width
 from graphrec.data import Interactions, Vocabulary
@@ -242,6 +243,26 @@ def test_sessions_in_many_threads_are_those_in_one(anybody) -> None:
     alone = [talk(t) for t in range(40)]
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(talk, range(40))) == alone
+
+
+def test_agents_that_would_lead_otherwise_have_another_fingerprint() -> None:
+    made = agent(None)
+    shared, policy = made.setting, made.policy
+
+    def other(setting=shared, policy=policy) -> str:
+        return ConversationalRecommender(setting, policy, USERS, ITEMS, made.history).fingerprint
+
+    moved = {k: v + 1 for k, v in policy.weights.items()}
+    prior = np.arange(300.0)
+    found = [
+        other(),
+        other(policy=Trained(("length", "history"), policy.weights)),
+        other(policy=Trained(policy.parts, moved)),
+        other(Setting(shared.catalogue, shared.vectors, shared.config, prior)),
+        other(Setting(shared.catalogue, shared.vectors, shared.config.replace(turns=9))),
+    ]
+    assert len(set(found)) == 5
+    assert found[0] == made.fingerprint
 
 
 def test_damaged_agents_are_refused(tmp_path) -> None:

@@ -154,11 +154,15 @@ class ConversationalRecommender:
     @cached_property
     def fingerprint(self) -> str:
         """Hex sha256 of all that decides how conversations go."""
-        weights = self.policy.weights if isinstance(self.policy, Trained) else {}
+        trained = self.policy if isinstance(self.policy, Trained) else Trained((), {})
+        weights = trained.weights
         parts = [p for k in sorted(weights) for p in (k, weights[k])]
+        if self.setting.prior is not None:
+            parts += ["prior", self.setting.prior]
         of, catalogue = self.setting.vectors, self.setting.catalogue
         return digest(
-            "conversation", self.setting.config.model_dump(mode="json"), self.name or "trained", *parts,
+            "conversation", self.setting.config.model_dump(mode="json"),
+            self.name or ["trained", *trained.parts], *parts,
             of.users, of.items, of.attributes, catalogue.attributes, catalogue.of_item,
             list(catalogue.names), list(catalogue.group_names), self.items.fingerprint,
         )  # fmt: skip
