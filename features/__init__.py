@@ -14,6 +14,7 @@ import numpy as np
 from graphrec.errors import ConfigError, nearest
 
 EXTRACTORS: dict[str, str] = {
+    "code-segments": "features.code:CodeSegments",
     "hog-hsv": "features.offline:HogHsv",
     "open_clip": "features.image:OpenClip",
     "sentence-transformers": "features.text:SentenceEncoder",

@@ -17,6 +17,7 @@ import numpy as np
 
 from graphrec import metrics as m
 from graphrec.atomic import digest
+from graphrec.candidates import Among
 from graphrec.data import Interactions
 from graphrec.errors import ConfigError, DataError
 from graphrec.report import Report
@@ -73,6 +74,7 @@ def evaluate(
     k: int | Sequence[int] = (10, 20),
     metrics: Iterable[str] = METRICS,
     candidates: Any = None,
+    among: Among | None = None,
     item_groups: Mapping[str, np.ndarray] | None = None,
     user_groups: Mapping[str, np.ndarray] | None = None,
     within: bool = False,
@@ -91,6 +93,7 @@ def evaluate(
         metrics: names (see :data:`graphrec.metrics.ACCURACY`), with or without a cut-off of their own.
         candidates: indices of the items that may be recommended; default: all. Held-out pairs with
             other items are left out and counted in ``meta["n_outside"]``.
+        among: candidates that differ between users, of those in ``candidates``.
         item_groups: name -> ``(n_items,) bool``. Reported as ``groups["items/<name>"]``: only the group's
             items are relevant, users with none are left out, and lists are still drawn from all items.
         user_groups: name -> ``(n_users,) bool``, reported as ``groups["users/<name>"]``.
@@ -113,6 +116,9 @@ def evaluate(
         np.ones(model.n_items, dtype=bool) if columns is None else np.isin(np.arange(model.n_items), columns)
     )
     relevant = split if columns is None else split.where(allowed[split.items])
+    if among is not None:
+        among.check(model.n_users, model.n_items)
+        relevant = relevant.where(among.contains(relevant.users, relevant.items))
     if not len(relevant):
         raise DataError(
             f"{split.name}: no held-out pair to look for"
@@ -131,7 +137,7 @@ def evaluate(
     users = np.flatnonzero(relevant.user_degree)
     views: dict[str, np.ndarray | None] = {"": columns}
     views |= {f"items/{n}/within": np.flatnonzero(g & allowed) for n, g in items.items() if within}
-    lists = _rank(model, users, cuts[-1], seen, views, batch_size, progress)
+    lists = _rank(model, users, cuts[-1], seen, views, batch_size, progress, among)
 
     def measure(part: Interactions, view: str, label: str, **meta: Any) -> Report:
         rows = part.user_degree[users] > 0
@@ -143,6 +149,7 @@ def evaluate(
     data = digest(
         "evaluation", split.n_users, split.n_items, split.keys,
         "nothing" if seen is None else seen.keys, "all" if columns is None else columns,
+        *(() if among is None else (among.group, among.of.keys, among.inside)),
     )  # fmt: skip
     model_name = name or type(model).__name__
     total = measure(relevant, "", "")
@@ -151,8 +158,8 @@ def evaluate(
         part = relevant.where(mask[relevant.items])
         for key, view in ((f"items/{group}", ""), (f"items/{group}/within", f"items/{group}/within")):
             if view in lists:
-                among = "the group's items only" if view else "all items"
-                groups[key] = measure(part, view, key, ranked_among=among, n_group=int(mask.sum()))
+                whole = "the group's items only" if view else "all items"
+                groups[key] = measure(part, view, key, ranked_among=whole, n_group=int(mask.sum()))
     for group, mask in people.items():
         groups[f"users/{group}"] = total.where(
             mask[users], group=f"users/{group}", n_group=int(mask.sum()), ranked_among="all items"
@@ -183,6 +190,7 @@ class RankingTask:
         k: cut-offs.
         metrics: names with or without a cut-off.
         candidates: indices of the items that may be recommended; default: all.
+        among: candidates that differ between users.
         batch_size: users held at once.
 
     Attributes:
@@ -204,6 +212,7 @@ class RankingTask:
         k: int | Sequence[int] = (10, 20),
         metrics: Iterable[str] = ("recall", "ndcg"),
         candidates: Any = None,
+        among: Among | None = None,
         batch_size: int = TILE,
     ) -> None:
         self.metrics = m.metric_names(metrics, k)
@@ -213,13 +222,13 @@ class RankingTask:
                 "split='random' or 'leave-one-out'), or train without validation"
             )
         self.split, self.seen, self.k = split, seen, k
-        self.candidates, self.batch_size = candidates, batch_size
+        self.candidates, self.among, self.batch_size = candidates, among, batch_size
 
     def __call__(self, model: HasScorer) -> dict[str, float]:
         """Metric name -> mean over the users with held-out items."""
         return evaluate(
             model, self.split, seen=self.seen, k=self.k, metrics=self.metrics, candidates=self.candidates,
-            batch_size=self.batch_size, progress=False,
+            among=self.among, batch_size=self.batch_size, progress=False,
         ).mean()  # fmt: skip
 
 
@@ -267,6 +276,7 @@ def _rank(
     views: Mapping[str, np.ndarray | None],
     batch_size: int,
     progress: bool,
+    among: Among | None = None,
 ) -> dict[str, np.ndarray]:
     """Lists ``(n, k) int32`` per view, a view being the ascending candidates, or None for all items."""
     import torch
@@ -298,6 +308,8 @@ def _rank(
                 part.view(-1).index_fill_(
                     0, torch.from_numpy(row * n_items + item).to(part.device), -torch.inf
                 )
+            if among is not None:
+                part.masked_fill_(torch.from_numpy(~among.rows(some)).to(part.device), -torch.inf)
             for view, columns in views.items():
                 if columns is None:
                     found = m.top_k(part, k, some)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from tolerances import METRIC
 
+from graphrec.candidates import Among
 from graphrec.data import Interactions
 from graphrec.errors import ConfigError, DataError
 from graphrec.evaluate import TILE, Beyond, RankingTask, activity_groups, evaluate, warm_cold
@@ -270,3 +271,44 @@ def test_mistakes_are_named():
     narrow.n_items = 30
     with pytest.raises(DataError, match=r"\(256, 29\)"):
         evaluate(narrow, test, seen=train)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_candidates_that_differ_between_users(inside):
+    rng = np.random.default_rng(3)
+    scores = rng.normal(size=(30, 40)).astype(np.float32)
+    group, member = rng.integers(0, 5, 40), rng.random((30, 5)) < 0.4
+    pairs = np.argwhere(rng.random((30, 40)) < 0.2)
+    half = rng.random(len(pairs)) < 0.5
+    train, test = (Interactions(*pairs[m].T, 30, 40) for m in (half, ~half))
+    among = Among(group, Interactions(*np.argwhere(member).T, 30, 5), inside)
+    report = evaluate(Dense(scores), test, seen=train, k=5, metrics=("ndcg", "recall"), among=among)
+    found, users = [], []
+    for user in range(30):
+        free = (member[user, group] == inside) & ~np.isin(np.arange(40), train.of(user))
+        wanted = set(test.of(user)[(member[user, group] == inside)[test.of(user)]].tolist())
+        if not wanted:
+            continue
+        items = np.flatnonzero(free)
+        top = items[np.argsort(-scores[user, items])][:5]
+        gain = sum(1 / np.log2(i + 2) for i, item in enumerate(top) if item in wanted)
+        ideal = sum(1 / np.log2(i + 2) for i in range(min(5, len(wanted))))
+        found.append([gain / ideal, len(wanted & set(top.tolist())) / len(wanted)])
+        users.append(user)
+    assert report.users.tolist() == users
+    assert np.allclose(report.metrics["ndcg@5"], np.array(found)[:, 0])
+    assert np.allclose(report.metrics["recall@5"], np.array(found)[:, 1])
+    task = RankingTask(test, seen=train, k=5, metrics=("ndcg",), among=among)
+    assert task(Dense(scores))["ndcg@5"] == pytest.approx(np.mean(np.array(found)[:, 0]))
+    assert report.meta["data"] != evaluate(Dense(scores), test, seen=train, k=5).meta["data"]
+
+
+def test_candidates_by_group_are_checked():
+    of = Interactions([0], [1], 3, 2)
+    with pytest.raises(DataError, match="0 <= group < 2"):
+        Among(np.array([0, 2]), of)
+    with pytest.raises(DataError, match="expected int"):
+        Among(np.array([0.5]), of)
+    split = Interactions([0], [0], 4, 2)
+    with pytest.raises(DataError, match="expected those of its dataset"):
+        evaluate(Dense(np.zeros((4, 2), np.float32)), split, seen=None, among=Among(np.array([0, 1]), of))

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphrec.data import ColdItems, Dataset, Interactions, LeaveOneOut, RandomSplit, TimeSplit
+from graphrec.data import (
+    Chronological,
+    ColdItems,
+    Dataset,
+    Interactions,
+    LeaveOneOut,
+    RandomSplit,
+    TimeCut,
+    TimeSplit,
+)
 from graphrec.data.splits import TEST, TRAIN, VALID, _by_user, as_split, k_core
 from graphrec.errors import ConfigError, DataError
 from graphrec.testing import communities
@@ -17,6 +26,9 @@ RECIPES = [
     RandomSplit(0.3, 0.2),
     LeaveOneOut(),
     TimeSplit(0.2, 0.2),
+    Chronological(),
+    Chronological(0.3, 0.3, least=1),
+    TimeCut(8, 12),
     ColdItems(0.3),
     ColdItems(0.2, LeaveOneOut()),
     ColdItems(0.2, TimeSplit()),
@@ -194,3 +206,28 @@ def test_a_dataset_is_divided_anew_with_all_its_interactions() -> None:
     assert again.fingerprint != data.resplit({"name": "cold-items", "share": 0.2}, seed=4).fingerprint
     with pytest.raises(ConfigError, match="random"):
         data.resplit("randon")
+
+
+def test_each_user_has_its_own_newest_share_held_out():
+    users = [0] * 10 + [1] * 4 + [2] * 2
+    items = [*range(10), *range(4), 0, 1]
+    times = [*range(100, 110), 7, 5, 6, 4, 1, 2]
+    made = Interactions(users, items, 3, 10, times)
+    label = Chronological(valid=0.25, test=0.25).assign(made, 0)
+    assert label[:10].tolist() == [TRAIN] * 4 + [VALID] * 3 + [TEST] * 3
+    assert label[10:14].tolist() == [TEST, TRAIN, VALID, TRAIN]
+    assert label[14:].tolist() == [TRAIN, TRAIN], "too few to hold any out"
+    assert Chronological(0.0, 0.5, least=2).assign(made, 0)[14:].tolist() == [TRAIN, TEST]
+
+
+def test_a_cut_is_one_time_for_all():
+    made = Interactions([0, 0, 1, 1], [0, 1, 0, 1], 2, 2, [9, 10, 19, 20])
+    assert TimeCut(10, 20).assign(made, 0).tolist() == [TRAIN, VALID, VALID, TEST]
+    assert TimeCut(10, 10).assign(made, 0).tolist() == [TRAIN, TEST, TEST, TEST]
+    for wrong in ((20, 10), (1.5, 3), (True, 3)):
+        with pytest.raises(ConfigError, match="expected whole seconds"):
+            TimeCut(*wrong)
+    with pytest.raises(ConfigError, match="needs valid and test"):
+        as_split("cut")
+    with pytest.raises(ConfigError, match="least=0"):
+        Chronological(least=0)

@@ -103,6 +103,40 @@ def convert(
 
 
 @app.command(
+    "git",
+    epilog=epilog(
+        "graphrec data git . --out saved/history",
+        "graphrec data git clones/flask clones/click --out saved/web --set split=chronological",
+        "graphrec data git . --out saved/cut --set split=time",
+    ),
+)
+def git(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Local clones.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Directory to write; a dataset in it is replaced.")],
+    options: settings.Set = None,
+) -> None:
+    """Turn local git clones into a dataset: who worked on which file, when, in which directory.
+
+    Names and addresses are hashed as they are read and not kept; set GRAPHREC_SALT to make the hashes your
+    own. Options are those of the reader git.
+    """
+    from graphrec.atomic import explained
+    from graphrec.runs import Source
+
+    given = settings.read(options, ["data"], bare="data")["data"]
+    given["repositories"] = [str(path.absolute()) for path in paths]
+    data = Source.of("git", Path.cwd(), settings.reader_options("git", given)).read()
+    with explained(out, DataError):
+        data.save(out)
+    output.say(f"{out}: {data!r}")
+    for name, facts in data.meta["repositories"].items():
+        output.say(f"{name}: {_flat(facts)}")
+    output.following(
+        f"graphrec data show {shlex.quote(str(out))}", f"graphrec train lightgcn {shlex.quote(str(out))}"
+    )
+
+
+@app.command(
     "generate", epilog=epilog("graphrec data generate data/shop", "graphrec data generate s --items 100")
 )
 def generate(

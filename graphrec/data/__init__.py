@@ -4,11 +4,21 @@ from graphrec.data.attributes import with_attributes
 from graphrec.data.content import Content
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
-from graphrec.data.splits import SPLITS, ColdItems, LeaveOneOut, RandomSplit, Split, TimeSplit
+from graphrec.data.splits import (
+    SPLITS,
+    Chronological,
+    ColdItems,
+    LeaveOneOut,
+    RandomSplit,
+    Split,
+    TimeCut,
+    TimeSplit,
+)
 from graphrec.data.vocabulary import Vocabulary
 
 __all__ = [
     "SPLITS",
+    "Chronological",
     "ColdItems",
     "Content",
     "Dataset",
@@ -16,6 +26,7 @@ __all__ = [
     "LeaveOneOut",
     "RandomSplit",
     "Split",
+    "TimeCut",
     "TimeSplit",
     "Vocabulary",
     "with_attributes",

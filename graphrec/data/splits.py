@@ -7,7 +7,7 @@ is recorded in the dataset's ``meta["split"]``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from numbers import Real
 from typing import Any, ClassVar, Protocol
 
@@ -83,6 +83,59 @@ class LeaveOneOut(_Named):
 
 
 @dataclass(frozen=True)
+class Chronological(_Named):
+    """The newest share of each user's interactions for test, those before for validation; ties by item id.
+
+    Shares are rounded as in :class:`RandomSplit`. Users with fewer than ``least`` interactions stay in train.
+    """
+
+    name: ClassVar[str] = "chronological"
+    valid: float = 0.1
+    test: float = 0.2
+    least: int = 3
+
+    def __post_init__(self) -> None:
+        _shares(self.valid, self.test)
+        if isinstance(self.least, bool) or not isinstance(self.least, int) or self.least < 1:
+            raise ConfigError(f"split 'chronological', least={self.least!r}; expected a whole number from 1")
+
+    def assign(self, pairs: Interactions, seed: int) -> np.ndarray:
+        """See :class:`Split`."""
+        times = _times(pairs, self.name)
+        order = _by_user(pairs, times.astype(np.uint64) - times.min(initial=0).astype(np.uint64))
+        label = _tail(pairs, order, self.valid, self.test)
+        label[pairs.user_degree[pairs.users] < self.least] = TRAIN
+        return label
+
+
+@dataclass(frozen=True)
+class TimeCut(_Named):
+    """Interactions from one time on for validation and from another on for test, for all users.
+
+    Attributes:
+        valid: seconds since the epoch; what came before is train.
+        test: not before ``valid``.
+    """
+
+    name: ClassVar[str] = "cut"
+    valid: int
+    test: int
+
+    def __post_init__(self) -> None:
+        whole = all(isinstance(t, int) and not isinstance(t, bool) for t in (self.valid, self.test))
+        if not whole or self.valid > self.test:
+            raise ConfigError(
+                f"split 'cut', valid={self.valid!r}, test={self.test!r}; expected whole seconds, valid "
+                "not after test"
+            )
+
+    def assign(self, pairs: Interactions, seed: int) -> np.ndarray:
+        """See :class:`Split`."""
+        times = _times(pairs, self.name)
+        return np.where(times >= self.test, TEST, np.where(times >= self.valid, VALID, TRAIN)).astype(np.int8)
+
+
+@dataclass(frozen=True)
 class TimeSplit(_Named):
     """One global cut: the newest share for test, the one before for validation. Equal times stay together."""
 
@@ -114,7 +167,7 @@ class ColdItems(_Named):
 
     name: ClassVar[str] = "cold-items"
     share: float = 0.1
-    then: RandomSplit | LeaveOneOut | TimeSplit = field(default_factory=RandomSplit)
+    then: RandomSplit | LeaveOneOut | Chronological | TimeCut | TimeSplit = field(default_factory=RandomSplit)
 
     def __post_init__(self) -> None:
         if not (_is_share(self.share) and 0 < self.share < 1):
@@ -139,8 +192,9 @@ class ColdItems(_Named):
         return label
 
 
-SPLITS: dict[str, type[RandomSplit] | type[LeaveOneOut] | type[TimeSplit] | type[ColdItems]] = {
-    c.name: c for c in (RandomSplit, LeaveOneOut, TimeSplit, ColdItems)
+Recipe = RandomSplit | LeaveOneOut | Chronological | TimeCut | TimeSplit | ColdItems
+SPLITS: dict[str, type[Recipe]] = {
+    c.name: c for c in (RandomSplit, LeaveOneOut, Chronological, TimeCut, TimeSplit, ColdItems)
 }
 
 
@@ -167,6 +221,9 @@ def as_split(split: Any) -> Split:
                     f"split {name!r} has no option {option!r}; it has {known or 'none'}."
                     f"{nearest(option, known)}"
                 )
+        needed = [f.name for f in fields(SPLITS[name]) if f.default is f.default_factory is MISSING]
+        if missing := [option for option in needed if option not in options]:
+            raise ConfigError(f"split {name!r} needs {' and '.join(missing)}; it has {known}")
         if "then" in options:
             then = options["then"]
             if (then.get("name") if isinstance(then, Mapping) else then) == ColdItems.name:

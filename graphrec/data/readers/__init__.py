@@ -26,11 +26,13 @@ READERS: dict[str, str] = {
     "amazon-baby": "graphrec.data.readers.amazon:read_baby",
     "amazon-scientific": "graphrec.data.readers.scientific:read",
     "amazon-sports": "graphrec.data.readers.amazon:read_sports",
+    "git": "graphrec.data.readers.git:read",
     "gowalla": "graphrec.data.readers.gowalla:read",
     "hetrec-lastfm": "graphrec.data.readers.hetrec:read",
     "inter": "graphrec.data.readers.inter:read",
     "lastfm": "graphrec.data.readers.scpr:read_lastfm",
     "movielens-small": "graphrec.data.readers.movielens:read",
+    "oss-contrib": "graphrec.data.readers.contributions:read",
     "scpr": "graphrec.data.readers.scpr:read",
     "table": "graphrec.data.readers.table:read",
     "xwines": "graphrec.data.readers.xwines:read",
@@ -45,7 +47,7 @@ FEATURES: dict[str, str] = {
 }
 """Ready-made item vectors, for the datasets that come with them."""
 
-FORMATS = frozenset({"inter", "scpr", "table"})
+FORMATS = frozenset({"git", "inter", "scpr", "table"})
 """Readers of a layout rather than of one dataset; their root is the folder itself."""
 
 

@@ -1,0 +1,140 @@
+"""Repositories as models see them, and contributions that were mined beforehand."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from histories import START, History
+
+from graphrec.data import Dataset
+from graphrec.data.git import read_histories
+from graphrec.data.readers import load_dataset
+from graphrec.data.repositories import OF, Repositories, path_words
+from graphrec.errors import DataError
+from graphrec.seeds import stream
+
+ADA, BOB = ("Ada Lovelace", "ada@engine.test"), ("Bob Babbage", "bob@engine.test")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Dataset:
+    """Two repositories of one owner and one of another."""
+    made = []
+    for number, name in enumerate(("one", "two", "three")):
+        history = History(tmp_path / name)
+        for i in range(4):
+            files = {f"fileReader/io_utils/f{i}.py": "1", f"top{i}.md": "1"}
+            history.commit(files, who=(ADA, BOB)[i % 2], time=START + number * 1000 + i)
+        made.append(history.write())
+    names = ["org/one", "org/two", "else/three"]
+    return read_histories(made, names=names, split={"name": "chronological", "valid": 0.1, "test": 0.1})
+
+
+def test_files_directories_and_repositories_are_one_tree(data) -> None:
+    place = Repositories.of(data)
+    n, n_directories = data.n_items, len(data.nodes["directory"])
+    assert n_directories == 6
+    edges = set(map(tuple, place.edges.T.tolist()))
+    assert {(b, a) for a, b in edges} == edges
+    assert len(edges) == 2 * (n + n_directories), "everything but a repository stands in one other"
+    for item in range(n):
+        above = [b for a, b in edges if a == item]
+        assert len(above) == 1
+        top = str(data.items[item]).endswith(".md")
+        assert (
+            above[0] == n + n_directories + place.repository[item]
+            if top
+            else n <= above[0] < n + n_directories
+        )
+    assert [data.nodes["repository"].ids[r] for r in place.repository[:1]] == ["else/three"]
+
+
+def test_directories_are_described_by_their_words_and_repositories_by_what_is_known(data) -> None:
+    place = Repositories.of(data)
+    assert place.n_words == 4  # file, reader, io, utils
+    assert np.diff(place.offsets).tolist() == [2] * 6
+    lengths = np.add.reduceat(place.weights**2, place.offsets[:-1])
+    assert np.allclose(lengths, 1)
+    owned, begun, languages = place.about[:, 0], place.about[:, 1], place.about[:, 2:]
+    assert owned.tolist() == [1, 1, 0], "an owner of one repository tells nothing"
+    assert (np.diff(begun) > 0).all()
+    assert begun.mean() == pytest.approx(0, abs=1e-6)
+    assert (languages == 1).all()
+    assert set(place.behaviours) == {"authored", "documented"}
+
+
+def test_negatives_of_the_same_repository(data) -> None:
+    place, train = Repositories.of(data), data.train
+    users, items = train.users.repeat(20), train.items.repeat(20)
+    found = place.local_negatives(train, users, items, stream(0, "tests/local"))
+    assert (found >= 0).mean() > 0.9
+    some = found >= 0
+    assert np.array_equal(place.repository[found[some]], place.repository[items[some]])
+    assert not train.contains(users[some], found[some]).any()
+    assert train.item_degree[found[some]].min() > 0
+    touched = place.touched(train)
+    assert touched.contains(train.users, place.repository[train.items]).all()
+    assert len(touched) == len(
+        {(u, place.repository[i]) for u, i in zip(train.users, train.items, strict=True)}
+    )
+
+
+def test_what_has_no_repositories_is_said(data) -> None:
+    with pytest.raises(DataError, match="graphrec data git"):
+        Repositories.of(replace(data, relations={}))
+    partial = {**data.relations, OF: data.relations[OF][:, 1:]}
+    with pytest.raises(DataError, match="one repository for each"):
+        Repositories.of(replace(data, relations=partial))
+
+
+def test_words_of_paths() -> None:
+    assert path_words("src/HTTPServer_v2/readFile.py") == "src HTTP Server v 2 read File py"
+    assert path_words("__/--") == "__/--"
+
+
+# -- contributions mined beforehand --------------------------------------------------------------------------
+
+
+def mined(folder: Path, text: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "FS_contrib.tsv.gz").write_bytes(gzip.compress(text.encode()))
+    return folder
+
+
+def test_mined_contributions_are_read(tmp_path) -> None:
+    rows = [f"{u}\torg/{r}\tsrc/f{i}.py\t{100 + i}\t1" for u in range(4) for r in "ab" for i in range(u + 1)]
+    rows += ["0\torg/a\ttests/test_x.py\t5\t2", "0\torg/a\tREADME.md\t6\t1"]
+    folder = mined(tmp_path / "oss-contrib", "\n".join(["user\trepo\tpath\tfirst_ts\tn_commits", *rows]))
+    data = load_dataset("oss-contrib", root=tmp_path, min_files=3)
+    assert data.n_users == 4
+    assert data.nodes["repository"].ids == ("org/a", "org/b")
+    assert data.nodes["directory"].ids == ("org/a/src/", "org/a/tests/", "org/b/src/")
+    assert data.content["path"][data.items.index("org/a/tests/test_x.py")] == "tests test x py"
+    place = Repositories.of(data)
+    assert set(place.behaviours) == {"contributed", "tested", "documented"}
+    zero = data.users.index("0")
+    assert place.behaviours["tested"].of(zero).tolist() == [0]
+    assert load_dataset("oss-contrib", root=tmp_path, min_files=5).n_users == 2
+    (folder / "FS_contrib.tsv.gz").write_bytes(b"no gzip")
+    with pytest.raises(DataError, match=r"FS_contrib.tsv.gz: not a gzipped table"):
+        load_dataset("oss-contrib", root=tmp_path)
+    mined(folder, "a\tb\n1\t2\n")
+    with pytest.raises(DataError, match="expected"):
+        load_dataset("oss-contrib", root=tmp_path)
+    with pytest.raises(DataError, match=r"DB_contrib.tsv.gz"):
+        load_dataset("oss-contrib", root=tmp_path, topic="DB")
+
+
+def test_the_real_contributions_have_the_counts_of_their_page() -> None:
+    root = os.environ.get("GRAPHREC_DATA")
+    if root is None or not (Path(root) / "oss-contrib").is_dir():
+        pytest.skip("GRAPHREC_DATA does not hold oss-contrib")
+    data = load_dataset("oss-contrib", root=root, split={"name": "chronological", "valid": 0, "test": 0.2})
+    assert (data.n_users, data.n_items) == (3150, 6404)
+    assert (len(data.train), len(data.test)) == (33_437, 8_940)
+    assert len(data.nodes["repository"]) == 16
