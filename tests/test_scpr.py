@@ -83,23 +83,28 @@ def test_every_part_of_the_state_can_be_alone(data, scorer, part: str) -> None:
     Trainer(TRAIN.replace(epochs=1)).fit(model)
 
 
-def test_the_loss_is_the_huber_loss_of_the_temporal_difference(data, scorer) -> None:
-    model = small(data, scorer, gamma=0.9)
+@pytest.mark.parametrize("double", [False, True])
+def test_the_loss_is_the_huber_loss_of_the_temporal_difference(data, scorer, double) -> None:
+    model = small(data, scorer, gamma=0.9, double=double)
     rng = stream(0, "tests/transitions")
     states, after = (torch.from_numpy(rng.normal(size=(8, 35)).astype(np.float32)) for _ in range(2))
     actions, goes_on = torch.arange(8) % 2, torch.tensor([1.0, 0] * 4)
     rewards = torch.linspace(-3, 3, 8)
     with torch.no_grad():
         for parameter in model.target.parameters():
-            parameter += 0.1
+            parameter.copy_(torch.from_numpy(rng.normal(size=tuple(parameter.shape))))
     found = model.loss(Transitions(states, actions, rewards, after, goes_on))["td"]
-    total = 0.0
+    total, differ = 0.0, 0
     for i in range(8):
+        values = model.target(after[i])
+        best = int((model.network if double else model.target)(after[i]).argmax())
+        differ += best != int(values.argmax())
         q = model.network(states[i])[i % 2].item()
-        y = rewards[i].item() + 0.9 * goes_on[i].item() * model.target(after[i]).max().item()
+        y = rewards[i].item() + 0.9 * goes_on[i].item() * values[best].item()
         d = abs(q - y)
         total += 0.5 * d * d if d < 1 else d - 0.5
     assert found.item() == pytest.approx(total / 8, rel=1e-5)
+    assert bool(differ) == double
     found.backward()
     assert all(p.grad is None for p in model.target.parameters())
     (1e6 * model.loss(Transitions(states, actions, rewards * 9, after, goes_on))["td"]).backward()

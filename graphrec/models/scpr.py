@@ -54,6 +54,8 @@ class SCPR(Model):
         """What the network sees, see :func:`graphrec.conversation.states.state`."""
         hidden: int = Field(512, ge=1)
         """Width of the network."""
+        double: bool = False
+        """The network chooses what the target network values (https://arxiv.org/abs/1509.06461)."""
         gamma: float = Field(0.999, ge=0, le=1)
         """Discount of what comes later (Eq. 3)."""
         memory: int = Field(50_000, ge=1)
@@ -108,8 +110,7 @@ class SCPR(Model):
         if not len(pairs):
             raise DataError(f"{data.name}: no validation pair has an item with attributes; nothing to learn")
         order = stream(config.seed, "scpr/held").permutation(len(pairs))
-        held = np.zeros(len(pairs), dtype=bool)
-        held[order[: round(len(pairs) * config.held)]] = True
+        held = np.isin(np.arange(len(pairs)), order[: round(len(pairs) * config.held)])
         return cls(setting, pairs.where(~held), pairs.where(held), config)
 
     def task(self, data: Dataset | None = None) -> DialogueTask:
@@ -165,8 +166,7 @@ class SCPR(Model):
                     self.finished += 1
                     if self.finished % config.target_every == 0:
                         self.target.load_state_dict(self.network.state_dict())
-                    following = next(waiting, None)
-                    if following is None:
+                    if (following := next(waiting, None)) is None:
                         del going[place], states[place]
                     else:
                         going[place] = Dialogue(self.setting, *following)
@@ -179,8 +179,7 @@ class SCPR(Model):
     def explore(self, states: Sequence[np.ndarray], rng: np.random.Generator) -> list[int]:
         """An action in each conversation: mostly the best, some at random, fewer and fewer."""
         first, last, span = self.config.explore
-        decided = int(self.decided) + np.arange(len(states))
-        share = last + (first - last) * np.exp(-decided / span)
+        share = last + (first - last) * np.exp(-(int(self.decided) + np.arange(len(states))) / span)
         self.decided += len(states)
         with torch.no_grad():
             best = self.network(torch.from_numpy(np.stack(states)).to(self.decided.device)).argmax(1)
@@ -192,7 +191,9 @@ class SCPR(Model):
         """``td``: Huber loss of ``Q(s, a)`` against ``r + gamma max_a' Q'(s', a')`` (Eqs. 3 and 4)."""
         q = self.network(batch.states).gather(1, batch.actions[:, None])[:, 0]  # (B,)
         with torch.no_grad():
-            later = self.target(batch.after).max(1).values * batch.goes_on  # (B,)
+            values = self.target(batch.after)  # (B, 2)
+            chosen = (self.network(batch.after) if self.config.double else values).argmax(1, keepdim=True)
+            later = values.gather(1, chosen)[:, 0] * batch.goes_on  # (B,)
         return {"td": nn.functional.smooth_l1_loss(q, batch.rewards + self.config.gamma * later)}
 
     def optimizer(self, config: Any) -> torch.optim.Optimizer:
