@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -130,11 +129,10 @@ def test_mined_contributions_are_read(tmp_path) -> None:
         load_dataset("oss-contrib", root=tmp_path, topic="DB")
 
 
-def test_the_real_contributions_have_the_counts_of_their_page() -> None:
-    root = os.environ.get("GRAPHREC_DATA")
-    if root is None or not (Path(root) / "oss-contrib").is_dir():
-        pytest.skip("GRAPHREC_DATA does not hold oss-contrib")
-    data = load_dataset("oss-contrib", root=root, split={"name": "chronological", "valid": 0, "test": 0.2})
+def test_the_real_contributions_have_the_counts_of_their_page(real_data) -> None:
+    data = load_dataset(
+        "oss-contrib", root=real_data, split={"name": "chronological", "valid": 0, "test": 0.2}
+    )
     assert (data.n_users, data.n_items) == (3150, 6404)
     assert (len(data.train), len(data.test)) == (33_437, 8_940)
     assert len(data.nodes["repository"]) == 16

@@ -14,7 +14,7 @@ Relations are free of repeats and sorted by source, then target.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -147,6 +147,11 @@ def sorted_edges(pairs: Any) -> np.ndarray:
     """
     array = np.asarray(pairs, dtype=np.int64).reshape(2, -1)
     return np.ascontiguousarray(np.unique(array, axis=1).astype(np.int32))
+
+
+def edges_of(pairs: Iterable[tuple[int, int]]) -> np.ndarray:
+    """:func:`sorted_edges` of (source, target) pairs, of which there may be none."""
+    return sorted_edges(np.array(list(pairs), dtype=np.int64).reshape(-1, 2).T)
 
 
 def _check_options(

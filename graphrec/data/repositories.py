@@ -13,7 +13,7 @@ from typing import Self
 
 import numpy as np
 
-from graphrec.data.attributes import sorted_edges
+from graphrec.data.attributes import edges_of
 from graphrec.data.dataset import Dataset, Relation
 from graphrec.data.interactions import Interactions
 from graphrec.data.vocabulary import Vocabulary
@@ -69,12 +69,11 @@ class Repositories:
                 "clones: graphrec data git"
             )
         items, found = data.relations[OF]
-        repository = np.zeros(data.n_items, dtype=np.int64)
         if not np.array_equal(items, np.arange(data.n_items)):
             raise DataError(
                 f"{data.name}: {OF} does not name one repository for each of {data.n_items:,} files"
             )
-        repository[items] = found
+        repository = found.astype(np.int64)
         n = len(data.nodes["repository"])
         done = {
             key[1]: Interactions(edges[0], edges[1], data.n_users, n, name=key[1])
@@ -149,7 +148,7 @@ def tree_of(
         "repository": Vocabulary(names, "repository"),
         "directory": Vocabulary(list(directories), "directory"),
     }
-    return nodes, {k: sorted_edges(np.array(v, dtype=np.int64).reshape(-1, 2).T) for k, v in edges.items()}
+    return nodes, {key: edges_of(pairs) for key, pairs in edges.items()}
 
 
 def _edges(data: Dataset) -> np.ndarray:

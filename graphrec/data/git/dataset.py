@@ -18,12 +18,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
-from graphrec.data.attributes import sorted_edges
+from graphrec.data.attributes import edges_of
 from graphrec.data.content import Content
 from graphrec.data.dataset import Dataset, Relation
 from graphrec.data.frames import as_frame, column, ids
@@ -37,6 +37,7 @@ from graphrec.data.vocabulary import Vocabulary
 from graphrec.errors import ConfigError, DataError
 
 ADDRESS: Relation = ("address", "of", "user")
+NEVER = np.iinfo(np.int64).max  # a time after all others
 
 
 def read_histories(
@@ -96,15 +97,17 @@ def read_histories(
     placed = _places(data, mined)
     parts = [(at, [printable(part) for part in mined[at].files[i].split(b"/")]) for at, i in placed]
     nodes, relations = tree_of(parts, called)
-    nodes["address"], relations[ADDRESS] = _addresses(data, names_of, addresses)
-    relations |= _behaviours(data, mined, person, names_of)
+    user = {str(id_): i for i, id_ in enumerate(data.users.ids)}
+    until = _first_held(data, "users", data.n_users)
+    nodes["address"], relations[ADDRESS] = _addresses(user, names_of, addresses)
+    relations |= _behaviours(user, until, mined, [names_of[who] for who in person])
     others = {}
     for did, table in (tables or {}).items():
-        edges, others[did] = _table(data, nodes, relations[ADDRESS], as_frame(table, did), did, people)
+        edges, others[did] = _table(until, nodes, relations[ADDRESS], as_frame(table, did), did, people)
         relations["user", did, "repository"] = edges
     fields = {"path": Content("text", [path_words(printable(mined[at].files[i])) for at, i in placed])}
     if code:
-        fields["code"] = Content("text", _code(data, repositories, mined, config, cut, code_bytes))
+        fields["code"] = Content("text", _code(data, repositories, mined, placed, config, cut, code_bytes))
     meta = {
         **data.meta,
         "repositories": counts,
@@ -161,7 +164,7 @@ def _contributions(mined: Sequence[Mined], person: list[int], people: list[str])
         for key, time in history.first.items():
             pair = person[key >> 32], key & 0xFFFFFFFF
             first[pair] = min(first.get(pair, time), time)
-        titles = [f"{history.name}/{printable(path)}" for path in history.files]
+        titles = _titles(history)
         for (who, file), time in first.items():
             columns["user"].append(people[who])
             columns["item"].append(titles[file])
@@ -169,57 +172,58 @@ def _contributions(mined: Sequence[Mined], person: list[int], people: list[str])
     return columns
 
 
+def _titles(history: Mined) -> list[str]:
+    """Item ids of the files of a history."""
+    return [f"{history.name}/{printable(path)}" for path in history.files]
+
+
 def _places(data: Dataset, mined: Sequence[Mined]) -> list[tuple[int, int]]:
     """Repository and file of each item."""
-    place = {
-        f"{history.name}/{printable(path)}": (at, i)
-        for at, history in enumerate(mined)
-        for i, path in enumerate(history.files)
-    }
+    place = {title: (at, i) for at, history in enumerate(mined) for i, title in enumerate(_titles(history))}
     return [place[str(item)] for item in data.items.ids]
 
 
 def _addresses(
-    data: Dataset, people: list[str], addresses: Mapping[str, int]
+    user: Mapping[str, int], people: list[str], addresses: Mapping[str, int]
 ) -> tuple[Vocabulary, np.ndarray]:
-    user = {str(id_): i for i, id_ in enumerate(data.users.ids)}
+    """Hashes of the addresses of users, and whose they are."""
     known = sorted((hash_, user[people[who]]) for hash_, who in addresses.items() if people[who] in user)
-    edges = np.array([[i, who] for i, (_, who) in enumerate(known)], dtype=np.int64).reshape(-1, 2).T
-    return Vocabulary([hash_ for hash_, _ in known], "address"), sorted_edges(edges)
+    vocabulary = Vocabulary([hash_ for hash_, _ in known], "address")
+    return vocabulary, edges_of((i, who) for i, (_, who) in enumerate(known))
 
 
 def _behaviours(
-    data: Dataset, mined: Sequence[Mined], person: list[int], people: list[str]
+    user: Mapping[str, int], until: np.ndarray, mined: Sequence[Mined], names_of: list[str]
 ) -> dict[Relation, np.ndarray]:
-    """Who did what in which repository, before anything of theirs that is held out."""
-    user = {str(id_): i for i, id_ in enumerate(data.users.ids)}
-    until, found = _known_until(data), {}
-    for behaviour in BEHAVIOURS:
-        edges = {
-            (who, at)
-            for at, history in enumerate(mined)
-            for (did, number), time in history.behaviours.items()
-            if did == behaviour
-            and (who := user.get(people[person[number]])) is not None
-            and time < until[who]
-        }
-        array = np.array(sorted(edges), dtype=np.int64).reshape(-1, 2).T
-        found["user", behaviour, "repository"] = sorted_edges(array)
-    return found
+    """Who did what in which repository, before anything of theirs that is held out.
+
+    Args:
+        user: index of each user by id.
+        until: time of each user's first contribution that is held out ``(n_users,)``.
+        mined: the histories.
+        names_of: id of each number that :meth:`People.of` gave.
+    """
+    done: dict[str, list[tuple[int, int]]] = {behaviour: [] for behaviour in BEHAVIOURS}
+    for at, history in enumerate(mined):
+        for (did, number), time in history.behaviours.items():
+            who = user.get(names_of[number])
+            if who is not None and time < until[who]:
+                done[did].append((who, at))
+    return {("user", did, "repository"): edges_of(pairs) for did, pairs in done.items()}
 
 
-def _known_until(data: Dataset) -> np.ndarray:
-    """Time of each user's first contribution that is held out ``(n_users,) int64``."""
-    until = np.full(data.n_users, np.iinfo(np.int64).max)
+def _first_held(data: Dataset, of: Literal["users", "items"], n: int) -> np.ndarray:
+    """Time of the first contribution of each user, or to each item, that is held out ``(n,) int64``."""
+    first = np.full(n, NEVER)
     for split in (data.valid, data.test):
         assert split.times is not None
-        np.minimum.at(until, split.users, split.times)
-    return until
+        np.minimum.at(first, getattr(split, of), split.times)
+    return first
 
 
 def _table(
-    data: Dataset, nodes: Mapping[str, Vocabulary], addresses: np.ndarray, frame: pl.DataFrame, did: str,
-    people: People,
+    until: np.ndarray, nodes: Mapping[str, Vocabulary], addresses: np.ndarray, frame: pl.DataFrame,
+    did: str, people: People,
 ) -> tuple[np.ndarray, int]:  # fmt: skip
     """Edges of a table of users and repositories, and how many of its rows are of others or too late."""
     users = ids(column(frame, "user", did), "user", did).to_list()
@@ -229,7 +233,7 @@ def _table(
     )
     of = {str(nodes["address"][int(a)]): int(user) for a, user in addresses.T}
     at = {str(name): i for i, name in enumerate(nodes["repository"].ids)}
-    until, edges = _known_until(data), []
+    edges = []
     for row, (who, where) in enumerate(zip(users, repositories, strict=True)):
         user = of.get(people.lookup(who))
         time = None if times is None else times[row]
@@ -237,25 +241,20 @@ def _table(
             raise DataError(f"{did}, row {row + 1}: time {frame['time'][row]!r}; expected whole seconds")
         if user is not None and where in at and (time is None or time < until[user]):
             edges.append((user, at[where]))
-    found = sorted_edges(np.array(edges, dtype=np.int64).reshape(-1, 2).T)
-    return found, len(users) - len(edges)
+    return edges_of(edges), len(users) - len(edges)
 
 
 def _code(
-    data: Dataset, repositories: Sequence[Repository], mined: Sequence[Mined], config: MiningConfig,
-    cut: int | None, limit: int,
+    data: Dataset, repositories: Sequence[Repository], mined: Sequence[Mined],
+    placed: Sequence[tuple[int, int]], config: MiningConfig, cut: int | None, limit: int,
 ) -> list[str | None]:  # fmt: skip
     """Contents of the items."""
-    places = _places(data, mined)
-    item = {place: i for i, place in enumerate(places)}
+    item = {place: i for i, place in enumerate(placed)}
     limits: list[dict[int, int]] = [{} for _ in mined]
     if cut is None:
-        held = np.full(data.n_items, np.iinfo(np.int64).max)
-        for split in (data.valid, data.test):
-            assert split.times is not None
-            np.minimum.at(held, split.items, split.times)
-        for i in np.flatnonzero(held < np.iinfo(np.int64).max).tolist():
-            at, file = places[i]
+        held = _first_held(data, "items", data.n_items)
+        for i in np.flatnonzero(held < NEVER).tolist():
+            at, file = placed[i]
             limits[at][file] = int(held[i])
     found: list[str | None] = [None] * data.n_items
     for at, (repository, history) in enumerate(zip(repositories, mined, strict=True)):

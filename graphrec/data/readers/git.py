@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from graphrec.data.dataset import Dataset
 from graphrec.data.git import MiningConfig, read_histories
+from graphrec.data.git.contents import LIMIT
 from graphrec.data.readers.files import read_table
 from graphrec.errors import DataError
 
@@ -38,7 +39,7 @@ def read(
     split: Any = "chronological",
     k_core: int | tuple[int, int] = 0,
     code: bool = True,
-    code_bytes: int = 65_536,
+    code_bytes: int = LIMIT,
     seed: int = 0,
 ) -> Dataset:
     """Your own git clones (https://git-scm.com): people, files, directories, repositories.
