@@ -65,6 +65,7 @@ class Talks:
         seeds: one training each.
         published: label -> metric -> published value, shown beside.
         rules: of the conversations, where they are not SCPR's.
+        picture: draw success against the share of wrong answers.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Talks:
     seeds: Sequence[int]
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     rules: Mapping[str, Any] = field(default_factory=dict)
+    picture: bool = False
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
@@ -107,7 +109,9 @@ def run(talks: Talks, options: argparse.Namespace) -> dict[str, Any]:
     folder = options.out / ("quick" if options.quick else "") / talks.name
     if options.rows:
         for learned in talks.learned:
-            for seed in options.seeds or seeds if learned.label in options.rows else ():
+            for seed in seeds if learned.label in options.rows else ():
+                if options.seeds and seed not in options.seeds:
+                    continue
                 _, facts = _trained(talks, learned, seed, folder, options.quick)
                 print(f"{learned.label}: {facts}", flush=True)
         return {}
@@ -155,9 +159,11 @@ def run(talks: Talks, options: argparse.Namespace) -> dict[str, Any]:
     path = (options.out / "quick" if options.quick else RESULTS) / f"{talks.name}.json"
     write_json(path, result)
     result = read_json(path)
-    picture = (path.parent if options.quick else IMAGES) / f"{talks.name}.svg"
-    write_text(picture, plot(result))
-    print(f"{table(result)}\n\n{noise(result)}\n\nwritten: {path}, {picture}")
+    written = [path]
+    if talks.picture:
+        written.append((path.parent if options.quick else IMAGES) / f"{talks.name}.svg")
+        write_text(written[-1], plot(result))
+    print(f"{table(result)}\n\n{noise(result)}\n\nwritten: {', '.join(map(str, written))}")
     return result
 
 
@@ -213,13 +219,14 @@ def _noise(
 def about(result: Mapping[str, Any]) -> str:
     """A paragraph: what was run, on what."""
     data, seeds = result["dataset"], result["seeds"]
+    spread = f"mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else "one seed"
     rules = "".join(f"; {key} {value}" for key, value in result["rules"].items())
     return (
         f"{data['users']:,} users, {data['items']:,} items, {result['attributes']:,} attributes{rules}; "
         f"vectors: "
         f"{result['vectors']}; conversations about {result['pairs']:,} test pairs; rules and epochs chosen "
-        f"on {result['held']:,} validation pairs; learned policies: mean ± standard deviation over "
-        f"{len(seeds)} seeds. `{result['command']}`"
+        f"on {result['held']:,} validation pairs; learned policies: {spread}. "
+        f"`{result['command']}`"
     )
 
 
