@@ -55,7 +55,11 @@ def _largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     columns = (blocks.unsqueeze(2) + offsets).flatten(1)
     inside = scores.gather(1, columns.clamp(max=n - 1)).masked_fill_(columns >= n, -torch.inf)
     found = inside.topk(k, dim=1)
-    return found.values, columns.gather(1, found.indices)
+    values, columns = found.values, columns.gather(1, found.indices)
+    short = (columns >= n).any(1).nonzero().squeeze(1)
+    if len(short):  # fewer than k values above -inf there, and places beyond the row came in
+        values[short], columns[short] = scores[short].topk(k, dim=1)
+    return values, columns
 
 
 def _lowest_columns(scores: Tensor, least: Tensor, k: int) -> Tensor:

@@ -12,6 +12,7 @@ from tolerances import METRIC
 
 from graphrec import metrics
 from graphrec.errors import ConfigError, DataError
+from graphrec.topk import topk
 
 
 def brute(name: str, ranked: list[int], relevant: set[int], k: int) -> float:
@@ -140,6 +141,23 @@ def test_top_k_reads_blocks_as_the_whole_row():
     order = np.argsort(-scores.numpy(), axis=1, kind="stable")
     for k in (1, 5, 60, 187, 300):
         assert np.array_equal(metrics.top_k(scores, k).numpy(), order[:, :k])
+
+
+@pytest.mark.parametrize("n", [200, 203, 341])  # blocks of different lengths
+@pytest.mark.parametrize("left", [0, 1, 3, 10, 11])
+def test_top_k_of_rows_that_are_all_but_masked_stays_within_them(left, n):
+    k = 10
+    scores = torch.full((3, n), -torch.inf)
+    scores[1] = torch.arange(n, 0, -1)
+    scores[2, n - left :] = 1.0
+    scores[0, n - left :] = torch.arange(left) + 1.0
+    values, columns = topk(scores, k)
+    assert columns.max() < n
+    assert all(len(set(row.tolist())) == k for row in columns)
+    assert torch.equal(scores.gather(1, columns), values)
+    kept = min(left, k)
+    assert columns[0, :kept].tolist() == list(range(n - 1, n - 1 - kept, -1))
+    assert columns[2, :kept].tolist() == list(range(n - left, n - left + kept))
 
 
 def test_top_k_names_the_user_with_nan():
