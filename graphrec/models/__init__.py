@@ -10,6 +10,7 @@ from graphrec.errors import ConfigError, nearest
 if TYPE_CHECKING:
     from graphrec.model import Model
     from graphrec.models.bm3 import BM3 as BM3
+    from graphrec.models.coder import CODER as CODER
     from graphrec.models.fm import FM as FM
     from graphrec.models.freedom import FREEDOM as FREEDOM
     from graphrec.models.itemknn import ItemKNN as ItemKNN
@@ -30,6 +31,7 @@ MODELS: dict[str, str] = {
     "vbpr": "graphrec.models.vbpr:VBPR",
     "freedom": "graphrec.models.freedom:FREEDOM",
     "bm3": "graphrec.models.bm3:BM3",
+    "coder": "graphrec.models.coder:CODER",
     "lattice": "graphrec.models.lattice:LATTICE",
     "fm": "graphrec.models.fm:FM",
     "scpr": "graphrec.models.scpr:SCPR",
