@@ -89,6 +89,10 @@ class Model(nn.Module):
     name: ClassVar[str] = ""
     modalities: ClassVar[bool] = False
     """Whether ``build`` needs features."""
+    fields: ClassVar[tuple[str, ...]] = ("image", "text")
+    """Of which fields; it takes those that the dataset has."""
+    extractor: ClassVar[str | None] = None
+    """The one extractor whose features it takes, of the first of ``fields`` that has any; None: of any."""
     converses: ClassVar[bool] = False
     """Whether it learns from conversations, for which the items need attributes and ``Config`` a scorer."""
     search_space: ClassVar[Space] = {}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
+from graphrec.data.repositories import repository_of
 from graphrec.errors import TrainingError
 from graphrec.seeds import stream
 
@@ -36,11 +38,37 @@ class Triplets(NamedTuple):
     negatives: Tensor
 
 
-def triplets(train: Interactions, plan: Plan) -> Iterator[Triplets]:
+class Local(NamedTuple):
+    """Negatives from where the positive is, such as files of the same repository: harder ones.
+
+    Attributes:
+        group: that of each item ``(n_items,) int64``.
+        share: of the negatives that come from the positive's group, where that has any.
+    """
+
+    group: np.ndarray
+    share: float
+
+    @classmethod
+    def of(cls, data: Dataset, share: float) -> Self | None:
+        """Of the repositories of a dataset; None for a share of 0.
+
+        Raises:
+            DataError: the dataset has none.
+        """
+        return cls(repository_of(data), share) if share else None
+
+
+def triplets(train: Interactions, plan: Plan, local: Local | None = None) -> Iterator[Triplets]:
     """One epoch of triplets: every interaction once, shuffled, with one uniform negative each.
 
     Negatives come from the items that occur in train and that the user has not. Interactions of users who
     have all of those items have no negative and are left out.
+
+    Args:
+        train: known interactions.
+        plan: epoch, batch size and seed.
+        local: which negatives to draw from the positive's group instead; default: none.
 
     Raises:
         TrainingError: no interaction has a possible negative.
@@ -48,6 +76,10 @@ def triplets(train: Interactions, plan: Plan) -> Iterator[Triplets]:
     order = plan.rng("shuffle").permutation(len(train))
     users, positives = train.users[order].astype(np.int64), train.items[order].astype(np.int64)
     negatives = uniform_negatives(train, users, plan.rng("negatives"))
+    if local is not None:
+        rng = plan.rng("negatives/local")
+        near = local_negatives(train, users, positives, local.group, rng)
+        negatives = np.where((near >= 0) & (rng.random(len(near)) < local.share), near, negatives)
     possible = negatives >= 0
     if not possible.any():
         raise TrainingError("every user has every train item, so there are no negatives to learn from")
@@ -86,3 +118,35 @@ def uniform_negatives(train: Interactions, users: np.ndarray, rng: np.random.Gen
         free = np.setdiff1d(pool, train.of(int(user)), assume_unique=True)
         negatives[rows] = free[rng.integers(0, len(free), len(rows))] if len(free) else -1
     return negatives
+
+
+def local_negatives(
+    train: Interactions, users: np.ndarray, items: np.ndarray, group: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """For each user and item another item of the item's group, uniform over those that occur in train and
+    that the user has not; -1 where 16 rounds of chance found none.
+
+    Args:
+        train: known interactions.
+        users: ``(n,)``.
+        items: ``(n,)``, each of which occurs in train.
+        group: that of each item ``(n_items,) int64``.
+        rng: source of randomness.
+
+    Returns:
+        ``(n,) int64``.
+    """
+    pool = np.flatnonzero(train.item_degree)
+    by_group = pool[np.argsort(group[pool], kind="stable")]
+    count = np.bincount(group[pool], minlength=int(group.max(initial=0)) + 1)
+    first, found = np.cumsum(count) - count, np.full(len(users), -1, dtype=np.int64)
+    open_rows = np.arange(len(users))
+    for _ in range(16):
+        where = group[items[open_rows]]
+        drawn = by_group[first[where] + (rng.random(len(open_rows)) * count[where]).astype(np.int64)]
+        free = ~train.contains(users[open_rows], drawn)
+        found[open_rows[free]] = drawn[free]
+        open_rows = open_rows[~free]
+        if not len(open_rows):
+            break
+    return found

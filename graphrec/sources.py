@@ -130,12 +130,43 @@ def features_for(
     store = store if isinstance(store, FeatureStore) else FeatureStore(store)
     asked = {"image": image, "text": text}
     stored = {str(row["field"]) for row in store.status(data)}
+    if model.extractor is not None:
+        return _of_one_extractor(model, data, store, stored, asked, source)
     wanted = [f for f in FIELDS if asked[f] != NONE and (f in data.content or f in stored or asked[f])]
     missing = [f for f in wanted if f not in stored]
     if missing or not wanted:
         raise FeatureError(_how_to_get(model.name, data.name, store, wanted, missing, source))
     choose = dict.fromkeys((stored | set(data.content)) - set(wanted))
     return store.of(data, **choose, **{f: asked[f] for f in wanted if asked[f] is not None})
+
+
+def _of_one_extractor(
+    model: type[Model], data: Dataset, store: FeatureStore, stored: set[str], asked: Mapping[str, str | None],
+    source: Source | None,
+) -> dict[str, FeatureTable]:  # fmt: skip
+    """The table of the first of a model's fields that its extractor was run on."""
+    if any(asked.values()):
+        raise ConfigError(
+            f"{model.name} takes features of {' or '.join(model.fields)}, by {model.extractor}; leave out "
+            "--image and --text"
+        )
+    assert model.extractor is not None
+    made = {str(row["field"]) for row in store.status(data) if row["extractor"] == model.extractor}
+    field = next((f for f in model.fields if f in made), None)
+    if field is None:
+        there = [f for f in model.fields if f in data.content]
+        arguments = f"{source.arguments() if source is not None else 'DATASET'} --store {store.root}"
+        raise FeatureError(
+            f"{model.name} needs features of {' or '.join(model.fields)}, by {model.extractor}, and "
+            + (
+                f"{store.root} has none for the items of {data.name}; run: graphrec features build "
+                f"{arguments} --field {there[0]} --extractor {model.extractor}"
+                if there
+                else f"{data.name} has neither; make a dataset of clones: graphrec data git"
+            )
+        )
+    chosen: dict[str, str | None] = dict.fromkeys(stored | set(data.content))
+    return store.of(data, **{**chosen, field: model.extractor})
 
 
 def _how_to_get(

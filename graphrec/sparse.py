@@ -8,6 +8,7 @@ scipy.sparse is imported when first used: most of what imports this never needs 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,6 +61,41 @@ def largest(matrix: csr_matrix, k: int) -> csr_matrix:
     kept = order[np.arange(len(order)) - matrix.indptr[row] < k]
     indptr = np.concatenate([[0], np.cumsum(np.bincount(row[kept], minlength=matrix.shape[0]))])
     return csr_matrix((matrix.data[kept], matrix.indices[kept], indptr), shape=matrix.shape)
+
+
+PRODUCTS = 2**22  # products that are summed at a time: bounds the memory beyond the result
+
+
+def products(
+    rows: csr_matrix, similarity: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray], k: int
+) -> csr_matrix:
+    """The ``k`` nearest columns of each column by what their inner product makes them, itself left out.
+
+    Computed in blocks of about :data:`PRODUCTS` products, so neither a matrix of all pairs of columns nor one
+    of all pairs with something in common is held.
+
+    Args:
+        rows: ``(m, n)``.
+        similarity: of pairs of columns and their inner products, three ``(p,)``; zero ones are left out.
+        k: how many.
+
+    Returns:
+        ``(n, n)``.
+    """
+    from scipy.sparse import vstack
+
+    columns = rows.T.tocsr()
+    work = np.cumsum(columns.astype(bool) @ np.diff(rows.indptr))
+    starts = np.unique([0, *np.searchsorted(work, np.arange(PRODUCTS, work[-1], PRODUCTS))])
+    parts = []
+    for start, end in pairwise([*starts, columns.shape[0]]):
+        shared = columns[start:end] @ rows
+        at = np.repeat(np.arange(start, end), np.diff(shared.indptr))
+        shared.data = similarity(at, shared.indices, shared.data)
+        shared.data[shared.indices == at] = 0
+        shared.eliminate_zeros()
+        parts.append(largest(shared, k))
+    return vstack(parts, format="csr")
 
 
 def of_neighbours(

@@ -24,6 +24,7 @@ from graphrec import checkpoint
 from graphrec.conversation.vectors import DialogueVectors, write_vectors
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
+from graphrec.data.repositories import tree_of
 from graphrec.data.vocabulary import Vocabulary
 from graphrec.errors import ConfigError
 from graphrec.model import Features, Model, ModelConfig, Ranker
@@ -36,7 +37,9 @@ SCORE_TOLERANCE = 1e-6  # float32: one row of a product may be summed in another
 
 
 def dataset(train: Any, test: Any, n_users: int, n_items: int, name: str) -> Dataset:
-    """A dataset of plain ids from ``(E, 2)`` index pairs, without a validation split."""
+    """A dataset of plain ids from ``(E, 2)`` index pairs, without a validation split; items stand in turn in
+    two directories of two repositories.
+    """
     users = Vocabulary([f"u{i}" for i in range(n_users)], "user")
     items = Vocabulary([f"i{i}" for i in range(n_items)], "item")
 
@@ -44,18 +47,33 @@ def dataset(train: Any, test: Any, n_users: int, n_items: int, name: str) -> Dat
         pairs = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
         return Interactions(pairs[:, 0], pairs[:, 1], n_users, n_items, name=split)
 
-    return Dataset(name, users, items, part(train, "train"), part([], "valid"), part(test, "test"))
+    known = part(train, "train")
+    places = [(i % 2, [f"part{i // 2 % 2}", "file.py"]) for i in range(n_items)]
+    nodes, relations = tree_of(places, ["a", "b"])
+    done = np.unique(np.stack([known.users, known.items % 2]), axis=1)
+    return Dataset(
+        name, users, items, known, part([], "valid"), part(test, "test"), nodes=nodes,
+        relations={**relations, ("user", "authored", "repository"): done.astype(np.int32)},
+    )  # fmt: skip
 
 
 def features_of(data: Dataset, vectors: np.ndarray, missing: tuple[int, ...] = ()) -> dict[str, FeatureTable]:
-    """An ``image`` and a ``text`` table from vectors ``(n_items, d)``, without the items in ``missing``."""
+    """An ``image``, a ``text`` and a ``code`` table from vectors ``(n_items, d)``, without the items in
+    ``missing``; of code, eight segments.
+    """
     present = np.ones(data.n_items, dtype=bool)
     present[list(missing)] = False
     values = vectors.astype(np.float32)
     return {
         "image": FeatureTable.from_array(values, data, "image", present=present),
         "text": FeatureTable.from_array(values[:, ::-1].copy(), data, "text", present=present),
+        "code": FeatureTable.from_array(np.tile(values, 8), data, "code", present=present),
     }
+
+
+def chosen(model_class: type[Model], features: Features) -> dict[str, FeatureTable] | None:
+    """Those that a model takes; None where it takes none."""
+    return {f: t for f, t in features.items() if f in model_class.fields} if model_class.modalities else None
 
 
 def checkerboard(n: int = 20) -> tuple[Dataset, dict[str, FeatureTable]]:
@@ -141,7 +159,7 @@ def train(
     resume: bool = False,
 ) -> Any:
     """A model trained for some epochs at test settings: batches of 64, learning rate 0.01, no validation."""
-    model = model_class.build(data, features if model_class.modalities else None, config)
+    model = model_class.build(data, chosen(model_class, features), config)
     options = TrainConfig(
         epochs=epochs,
         batch_size=64,
@@ -214,7 +232,7 @@ def check_resume_equals_a_straight_run(model_class: type[Model], config: ModelCo
 def check_saves_and_loads(model_class: type[Model], config: ModelConfig) -> None:
     """A checkpoint loaded into a freshly built model gives equal weights and scores."""
     with material(model_class, config) as (data, features, config):
-        given = features if model_class.modalities else None
+        given = chosen(model_class, features)
         model = train(model_class, config, data, features, 2)
         with tempfile.TemporaryDirectory() as folder:
             checkpoint.write(folder, 1, model)
@@ -241,7 +259,7 @@ def check_batch_equals_single(model_class: type[Ranker], config: ModelConfig) ->
 def check_every_parameter_learns(model_class: type[Model], config: ModelConfig) -> None:
     """Every trainable parameter receives a gradient that is finite and not all zero."""
     with material(model_class, config) as (data, features, config):
-        model = model_class.build(data, features if model_class.modalities else None, config)
+        model = model_class.build(data, chosen(model_class, features), config)
         parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         if not parameters:
             return
@@ -285,7 +303,8 @@ def check_missing_content_is_not_read(model_class: type[Ranker], config: ModelCo
 
     def tables(values: np.ndarray) -> dict[str, FeatureTable]:  # as they are: from_array would clear the rows
         about = {"items": data.items.fingerprint}
-        return {m: FeatureTable(values.copy(), present, {"field": m, **about}) for m in ("image", "text")}
+        made = {m: FeatureTable(values.copy(), present, {"field": m, **about}) for m in ("image", "text")}
+        return {**made, "code": FeatureTable(np.tile(values, 8), present, {"field": "code", **about})}
 
     fills = ("zero", "mean", "neighbours") if "fill" in type(config).model_fields else (None,)
     scored = []

@@ -17,7 +17,6 @@ from graphrec.errors import FeatureError
 from graphrec.evaluate import evaluate
 from graphrec.graph import Graph
 from graphrec.model import Ranker
-from graphrec.models import itemknn
 from graphrec.models.itemknn import ItemKNN
 from graphrec.models.itemknn_content import ItemKNNContent
 from graphrec.seeds import stream
@@ -57,7 +56,7 @@ def nearest_only(similarity: np.ndarray, k: int) -> np.ndarray:
 @pytest.mark.parametrize("normalise", [False, True])
 @pytest.mark.parametrize(("k", "shrink"), [(5, 0.0), (5, 3.0), (1, 10.0), (400, 10.0)])
 def test_scores_are_sums_of_shrunk_cosines(data, k, shrink, normalise, products, monkeypatch) -> None:
-    monkeypatch.setattr(itemknn, "PRODUCTS", products)
+    monkeypatch.setattr(sparse, "PRODUCTS", products)
     model = ItemKNN.build(data, None, ItemKNN.Config(k=k, shrink=shrink, normalise=normalise))
     x = dense(data.train)
     degree = x.sum(0)

@@ -15,6 +15,7 @@ from graphrec.data.git import read_histories
 from graphrec.data.readers import load_dataset
 from graphrec.data.repositories import OF, Repositories, path_words
 from graphrec.errors import DataError
+from graphrec.sampling import local_negatives
 from graphrec.seeds import stream
 
 ADA, BOB = ("Ada Lovelace", "ada@engine.test"), ("Bob Babbage", "bob@engine.test")
@@ -70,7 +71,7 @@ def test_directories_are_described_by_their_words_and_repositories_by_what_is_kn
 def test_negatives_of_the_same_repository(data) -> None:
     place, train = Repositories.of(data), data.train
     users, items = train.users.repeat(20), train.items.repeat(20)
-    found = place.local_negatives(train, users, items, stream(0, "tests/local"))
+    found = local_negatives(train, users, items, place.repository, stream(0, "tests/local"))
     assert (found >= 0).mean() > 0.9
     some = found >= 0
     assert np.array_equal(place.repository[found[some]], place.repository[items[some]])

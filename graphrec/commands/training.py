@@ -191,7 +191,7 @@ def models(
         made = find(name)
         first = (inspect.getdoc(inspect.getmodule(made)) or "").splitlines()[0].rstrip(".")
         new_items = "from content" if getattr(made, "places_new_items", False) else ""
-        rows.append((name, "image, text" if made.modalities else "", new_items, first))
+        rows.append((name, ", ".join(made.fields) if made.modalities else "", new_items, first))
     output.table(["model", "features", "new items", "what"], rows)
     output.say()
     _options("train", TrainConfig.options())

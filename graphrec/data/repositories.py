@@ -26,7 +26,6 @@ TREE: tuple[Relation, ...] = (
 )  # fmt: skip
 LANGUAGES = 5
 """Commonest extensions of a repository that describe it."""
-TRIES = 16
 NAME = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_A-Za-z]+")
 
 
@@ -63,17 +62,7 @@ class Repositories:
         Raises:
             DataError: it has none, or a file is in none or in two.
         """
-        if OF not in data.relations:
-            raise DataError(
-                f"{data.name}: has no repositories (no relation {OF}); make a dataset of "
-                "clones: graphrec data git"
-            )
-        items, found = data.relations[OF]
-        if not np.array_equal(items, np.arange(data.n_items)):
-            raise DataError(
-                f"{data.name}: {OF} does not name one repository for each of {data.n_items:,} files"
-            )
-        repository = found.astype(np.int64)
+        repository = repository_of(data)
         n = len(data.nodes["repository"])
         done = {
             key[1]: Interactions(edges[0], edges[1], data.n_users, n, name=key[1])
@@ -89,26 +78,23 @@ class Repositories:
         keys = np.unique(train.users.astype(np.int64) * n + self.repository[train.items])
         return Interactions(keys // n, keys % n, train.n_users, n, name=f"repositories of {train.name}")
 
-    def local_negatives(
-        self, train: Interactions, users: np.ndarray, items: np.ndarray, rng: np.random.Generator
-    ) -> np.ndarray:
-        """For each user and item another file of the item's repository, uniform over those that occur in
-        train and that the user has not; -1 where chance found none ``(n,) int64``.
-        """
-        occurring = np.flatnonzero(train.item_degree)
-        by_repository = occurring[np.argsort(self.repository[occurring], kind="stable")]
-        count = np.bincount(self.repository[occurring], minlength=len(self.about))
-        first, found = np.cumsum(count) - count, np.full(len(users), -1, dtype=np.int64)
-        some = np.arange(len(users))
-        for _ in range(TRIES):
-            where = self.repository[items[some]]
-            drawn = by_repository[first[where] + (rng.random(len(some)) * count[where]).astype(np.int64)]
-            free = ~train.contains(users[some], drawn)
-            found[some[free]] = drawn[free]
-            some = some[~free]
-            if not len(some):
-                break
-        return found
+
+def repository_of(data: Dataset) -> np.ndarray:
+    """The repository of each file ``(n_items,) int64``.
+
+    Raises:
+        DataError: the dataset has none, or a file is in none or in two.
+    """
+    if OF not in data.relations:
+        raise DataError(
+            f"{data.name}: has no repositories (no relation {OF}); make a dataset of clones: graphrec data "
+            "git"
+        )
+    items, repositories = data.relations[OF]
+    if not np.array_equal(items, np.arange(data.n_items)):
+        raise DataError(f"{data.name}: {OF} does not name one repository for each of {data.n_items:,} files")
+    found: np.ndarray = repositories.astype(np.int64)
+    return found
 
 
 def path_words(path: str) -> str:

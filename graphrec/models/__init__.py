@@ -10,7 +10,9 @@ from graphrec.errors import ConfigError, nearest
 if TYPE_CHECKING:
     from graphrec.model import Model
     from graphrec.models.bm3 import BM3 as BM3
+    from graphrec.models.cochange import CoChange as CoChange
     from graphrec.models.coder import CODER as CODER
+    from graphrec.models.directory import Directory as Directory
     from graphrec.models.fm import FM as FM
     from graphrec.models.freedom import FREEDOM as FREEDOM
     from graphrec.models.itemknn import ItemKNN as ItemKNN
@@ -31,8 +33,10 @@ MODELS: dict[str, str] = {
     "vbpr": "graphrec.models.vbpr:VBPR",
     "freedom": "graphrec.models.freedom:FREEDOM",
     "bm3": "graphrec.models.bm3:BM3",
-    "coder": "graphrec.models.coder:CODER",
     "lattice": "graphrec.models.lattice:LATTICE",
+    "directory": "graphrec.models.directory:Directory",
+    "cochange": "graphrec.models.cochange:CoChange",
+    "coder": "graphrec.models.coder:CODER",
     "fm": "graphrec.models.fm:FM",
     "scpr": "graphrec.models.scpr:SCPR",
 }

@@ -11,8 +11,9 @@ what the paper leaves open is an option, with the choice of the specification as
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from typing import Any, ClassVar, NamedTuple, Self, cast
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -25,11 +26,12 @@ from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.data.repositories import Repositories
 from graphrec.errors import ConfigError
-from graphrec.graph import bipartite
+from graphrec.graph import Graph, bipartite
 from graphrec.losses import bpr
 from graphrec.model import Features, ModelConfig, Ranker
+from graphrec.models.cochange import Beside, CoChange
 from graphrec.nn import embedding, projection, propagate
-from graphrec.sampling import Plan, triplets, uniform_negatives
+from graphrec.sampling import Local, Plan, triplets, uniform_negatives
 from graphrec.search import Choice, Space
 
 
@@ -44,6 +46,8 @@ class Batch(NamedTuple):
         doers: users ``(P,) int64``.
         done: repositories it was done in ``(P,) int64``.
         others: repositories it was not done in ``(P,) int64``.
+        beside: how much more the positives than the negatives were worked on beside what a person works on
+            ``(B,) float32``; empty without ``cochange``.
     """
 
     users: Tensor
@@ -53,6 +57,25 @@ class Batch(NamedTuple):
     doers: Tensor
     done: Tensor
     others: Tensor
+    beside: Tensor
+
+
+class Propagated(NamedTuple):
+    """What all graphs come to.
+
+    Attributes:
+        users: ``(n_users, d)``.
+        items: files ``(n_items, d)``.
+        done: by behaviour, users ``(n_users, d)`` and repositories ``(n_repositories, d)``.
+        first: users and files before propagation ``(n_users + n_items, d)``.
+        later: likewise after ``contrast_layer`` layers.
+    """
+
+    users: Tensor
+    items: Tensor
+    done: list[tuple[Tensor, Tensor]]
+    first: Tensor
+    later: Tensor
 
 
 class CODER(Ranker):
@@ -81,6 +104,8 @@ class CODER(Ranker):
         """Weight of the contrast between layers (lambda 2)."""
         contrast_layer: int = Field(2, ge=1)
         """Layer that is contrasted with the first, an even one to meet its own kind (eta)."""
+        contrast_among: Literal["all", "batch"] = "all"
+        """The nodes among which one is to be told; all takes time and memory in proportion to them."""
         temperature: float = Field(0.1, gt=0)
         """Of the contrast."""
         reg_weight: float = Field(1e-4, ge=0)
@@ -89,12 +114,15 @@ class CODER(Ranker):
         """Share of the negatives that come from the positive's repository."""
         semantics: bool = True
         """What files say; off: an embedding of their own instead."""
-        own_embeddings: bool = False
-        """Files have an embedding of their own beside what they say."""
         tree: bool = True
         """The tree of directories."""
         projects: bool = True
         """What people did in repositories."""
+        fusion: Literal["mlp", "sum"] = "mlp"
+        """How files and projects are put together: by a network each for people and files, or by adding."""
+        cochange: float = Field(0.0, ge=0)
+        """Weight, to begin with, of co-change (:mod:`graphrec.models.cochange`) beside what is learned;
+        0 is the paper's model."""
         refresh_every: int = Field(1, ge=1)
         """Steps between looking at contents and tree anew; in between files are taken as they were."""
 
@@ -108,6 +136,8 @@ class CODER(Ranker):
 
     name = "coder"
     modalities = True
+    fields = ("code", "path")
+    extractor = "code-segments"
     search_space: ClassVar[Space] = {
         "project_weight": Choice(1e-2, 1e-1, 1.0),
         "reg_weight": Choice(1e-5, 1e-4, 1e-3),
@@ -131,13 +161,14 @@ class CODER(Ranker):
     ) -> None:
         super().__init__()
         d = config.dim
+        self.local = Local(place.repository, config.local_negatives) if config.local_negatives else None
         self.config, self.train_pairs, self.place = config, train, place
         self.n_users, self.n_items = train.n_users, train.n_items
         self.graph = bipartite(train)
         self.user_embedding = embedding(self.n_users, d, self.stream("users"))
-        if config.own_embeddings or not config.semantics:
+        if not config.semantics:
             self.item_embedding = embedding(self.n_items, d, self.stream("items"))
-        if config.semantics:
+        else:
             assert code is not None
             parts = torch.from_numpy(code.reshape(self.n_items, config.segments, -1))  # (V, N_C, d')
             self.register_buffer("code", parts, persistent=False)
@@ -161,10 +192,13 @@ class CODER(Ranker):
         self.behaviours = list(place.behaviours) if config.projects else []
         for name in self.behaviours:
             setattr(self, f"graph_{name}", bipartite(place.behaviours[name]))
-        width = 2 * d if self.behaviours else d
-        self.fuse_users, self.fuse_items = (
-            mlp(width, d, self.stream(f"fuse/{w}")) for w in ("users", "items")
-        )
+        if config.fusion == "mlp":
+            width = 2 * d if self.behaviours else d
+            self.fuse_users = mlp(width, d, self.stream("fuse/users"))
+            self.fuse_items = mlp(width, d, self.stream("fuse/items"))
+        if config.cochange:
+            self.beside = Beside(train, CoChange.Config())
+            self.log_weight = nn.Parameter(torch.tensor(math.log(config.cochange)))
         self._files: tuple[Tensor, Tensor] | None = None
         self._steps = 0
 
@@ -174,9 +208,7 @@ class CODER(Ranker):
         and, unless ``semantics=False``, one feature table of the extractor ``code-segments``.
         """
         config = config or cls.Config()
-        code = None
-        if config.semantics:
-            code = segments_of(data, features, config.segments)
+        code = segments_of(data, features, config.segments) if config.semantics else None
         return cls(data.train, code, Repositories.of(data), config)
 
     # -- files, by what they say and where they stand --------------------------------------------------------
@@ -194,13 +226,12 @@ class CODER(Ranker):
 
     def files(self) -> tuple[Tensor, Tensor]:
         """Files ``(n_items, d)`` and repositories ``(n_repositories, d)`` before anybody works on them."""
-        config, parts = self.config, []
+        config = self.config
         if config.semantics:
             people = self.user_embedding(self.queries) * self.known[:, None, None]  # (V, N_Q, d)
-            parts.append(self.attention(self.project(self.code), people, self.says))
-        if config.own_embeddings or not config.semantics:
-            parts.append(self.item_embedding.weight)
-        files = torch.stack(parts).sum(0)
+            files = self.attention(self.project(self.code), people, self.says)
+        else:
+            files = self.item_embedding.weight
         if not (config.tree or config.projects):
             return files, files[:0]
         repositories = self.about_repositories(self.about)
@@ -223,77 +254,73 @@ class CODER(Ranker):
 
     # -- people, files and projects --------------------------------------------------------------------------
 
-    def propagate(self) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]], Tensor, Tensor]:
-        """Final people and files, both by behaviour in repositories, and layers 0 and eta of the former."""
-        files, repositories = self._refreshed()
-        x = torch.cat([self.user_embedding.weight, files])  # (n_users + n_items, d)
-        layers = [x]
-        for _ in range(self.config.n_layers):
+    def propagate(self) -> Propagated:
+        """People, files and repositories after all graphs."""
+        config, (files, repositories) = self.config, self._refreshed()
+        sizes, layers = [self.n_users, self.n_items], [torch.cat([self.user_embedding.weight, files])]
+        for _ in range(config.n_layers):
             layers.append(self.graph @ layers[-1])  # Eq. 6
-        both = torch.stack(layers).mean(0)
-        users, items = both[: self.n_users], both[self.n_users :]
+        users, items = torch.stack(layers).mean(0).split(sizes)
         z = torch.cat([self.user_embedding.weight, repositories])
-        macro = [
-            cast(
-                tuple[Tensor, Tensor],
-                propagate(graph, z, self.config.n_layers).split([self.n_users, len(repositories)]),
-            )
-            for graph in (getattr(self, f"graph_{name}") for name in self.behaviours)
-        ]  # Eq. 7
-        if macro:
-            z_users, z_items = (torch.stack([m[side] for m in macro]).mean(0) for side in (0, 1))
-            users = torch.cat([users, z_users], 1)
-            items = torch.cat([items, rows(self.repository, z_items)], 1)
-        eta = min(self.config.contrast_layer, self.config.n_layers)
-        return self.fuse_users(users), self.fuse_items(items), macro, layers[0], layers[eta]  # Eq. 8
+        done = []
+        for graph in (getattr(self, f"graph_{name}") for name in self.behaviours):
+            x = propagate(graph, z, config.n_layers)  # Eq. 7
+            done.append((x[: self.n_users], x[self.n_users :]))
+        if done:
+            of_users, of_repositories = (torch.stack(side).mean(0) for side in zip(*done, strict=True))
+            of_items = rows(self.repository, of_repositories)
+            if config.fusion == "sum":
+                users, items = users + of_users, items + of_items
+            else:
+                users, items = torch.cat([users, of_users], 1), torch.cat([items, of_items], 1)
+        if config.fusion == "mlp":
+            users, items = self.fuse_users(users), self.fuse_items(items)  # Eq. 8
+        return Propagated(users, items, done, layers[0], layers[min(config.contrast_layer, config.n_layers)])
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """``bpr`` on files, ``projects``, ``contrast`` between layers, and ``reg`` (Eqs. 9-12)."""
-        users, items, macro, first, later = self.propagate()
-        u = rows(batch.users, users)
-        difference = rows(batch.positives, items) - rows(batch.negatives, items)
-        terms = {"bpr": bpr((u * difference).sum(1))}
-        if macro and self.config.project_weight:
-            by_behaviour = [
-                bpr(
-                    (rows(batch.doers, z) * (rows(batch.done, r) - rows(batch.others, r))).sum(1),
-                    batch.did == t,
-                )
-                for t, (z, r) in enumerate(macro)
-            ]
-            terms["projects"] = self.config.project_weight * torch.stack(by_behaviour).sum()
-        if self.config.contrast_weight:
-            at = self.n_users
-            terms["contrast"] = self.config.contrast_weight * (
-                contrast(later[:at], first[:at], batch.users, self.config.temperature)
-                + contrast(later[at:], first[at:], batch.positives, self.config.temperature)
-            )
-        if self.config.reg_weight:
-            norms = torch.stack([p.square().sum() for p in self.parameters()])
-            terms["reg"] = self.config.reg_weight * norms.sum()
+        config, found, sizes = self.config, self.propagate(), [self.n_users, self.n_items]
+        difference = rows(batch.positives, found.items) - rows(batch.negatives, found.items)
+        better = (rows(batch.users, found.users) * difference).sum(1)
+        if config.cochange:
+            better = better + self.log_weight.exp() * batch.beside  # Eq. 13
+        terms = {"bpr": bpr(better)}
+        if found.done and config.project_weight:
+            losses = []
+            for t, (z, r) in enumerate(found.done):
+                difference = rows(batch.done, r) - rows(batch.others, r)
+                losses.append(bpr((rows(batch.doers, z) * difference).sum(1), batch.did == t))
+            terms["projects"] = config.project_weight * torch.stack(losses).sum()
+        if config.contrast_weight:
+            sides = zip(found.later.split(sizes), found.first.split(sizes), (batch.users, batch.positives),
+                        strict=True)  # fmt: skip
+            losses = [contrast(*side, config.temperature, config.contrast_among == "all") for side in sides]
+            terms["contrast"] = config.contrast_weight * torch.stack(losses).sum()
+        if config.reg_weight:
+            norms = [p.square().sum() for name, p in self.named_parameters() if name != "log_weight"]
+            terms["reg"] = config.reg_weight * torch.stack(norms).sum()
         return terms
 
-    def embed(self) -> tuple[Tensor, Tensor]:
-        """Final embeddings ``(n_users, d), (n_items, d)``."""
+    def embed(self) -> tuple[Tensor, Tensor] | tuple[Graph, Graph]:
+        """Final embeddings ``(n_users, d), (n_items, d)``; with co-change those and, over the items, what a
+        person worked on and what each item was worked on with.
+        """
         users, items, *_ = self.propagate()
-        return users, items
+        if not self.config.cochange:
+            return users, items
+        return self.beside.joined(users, items, float(self.log_weight.exp()))  # Eq. 13
 
     # -- batches ---------------------------------------------------------------------------------------------
 
     def batches(self, plan: Plan) -> Iterator[Batch]:
-        """Every train interaction once, with one negative, and the same share of what was done in
-        repositories.
-        """
-        whole = list(triplets(self.train_pairs, plan))
+        """Every train interaction once, with one negative, and as large a share of what was done."""
+        whole = list(triplets(self.train_pairs, plan, self.local))
         deeds = self._deeds(plan)
         edges = np.linspace(0, len(deeds[0]), len(whole) + 1).round().astype(int)
-        rng = plan.rng("negatives/local")
-        for (users, positives, negatives), low, high in zip(whole, edges, edges[1:], strict=False):
-            if self.config.local_negatives:
-                local = self.place.local_negatives(self.train_pairs, users.numpy(), positives.numpy(), rng)
-                use = (local >= 0) & (rng.random(len(local)) < self.config.local_negatives)
-                negatives = torch.where(torch.from_numpy(use), torch.from_numpy(local), negatives)
-            yield Batch(users, positives, negatives, *(torch.from_numpy(a[low:high]) for a in deeds))
+        for triplet, low, high in zip(whole, edges, edges[1:], strict=False):
+            beside = self.beside.differences(triplet) if self.config.cochange else torch.empty(0)
+            did, doers, done, others = (torch.from_numpy(a[low:high]) for a in deeds)
+            yield Batch(*triplet, did, doers, done, others, beside)
 
     def _deeds(self, plan: Plan) -> list[np.ndarray]:
         """All that was done in repositories, shuffled, each with one where it was not done."""
@@ -303,9 +330,8 @@ class CODER(Ranker):
             users = pairs.users.astype(np.int64)
             others = uniform_negatives(pairs, users, plan.rng(f"negatives/{name}"))
             kept = others >= 0
-            found.append(
-                (np.full(kept.sum(), t), users[kept], pairs.items[kept].astype(np.int64), others[kept])
-            )
+            done = pairs.items[kept].astype(np.int64)
+            found.append((np.full(kept.sum(), t), users[kept], done, others[kept]))
         columns = [np.concatenate([np.empty(0, np.int64), *part]) for part in zip(*found, strict=True)]
         columns = columns or [np.empty(0, np.int64)] * 4
         order = plan.rng("shuffle/repositories").permutation(len(columns[0]))
@@ -356,12 +382,15 @@ class Tree(nn.Module):
         return x + nn.functional.elu(self.attention(x, edges))
 
 
-def contrast(later: Tensor, first: Tensor, index: Tensor, temperature: float) -> Tensor:
-    """``-sum log softmax`` of a node's own first layer among those of all (Eq. 11), over distinct nodes."""
+def contrast(later: Tensor, first: Tensor, index: Tensor, temperature: float, among_all: bool) -> Tensor:
+    """``-sum log softmax`` of a node's own first layer among those of all, or of the batch's (Eq. 11), over
+    distinct nodes.
+    """
     index = index.unique()
-    later, first = nn.functional.normalize(later), nn.functional.normalize(first)
-    logits = rows(index, later) @ first.T / temperature  # (B, n)
-    return nn.functional.cross_entropy(logits, index, reduction="sum")
+    own = nn.functional.normalize(rows(index, later)) / temperature  # (B, d)
+    its = nn.functional.normalize(rows(index, first))
+    others = nn.functional.normalize(first) if among_all else its
+    return (torch.logsumexp(own @ others.T, 1) - (own * its).sum(1)).sum()
 
 
 def mlp(width: int, d: int, generator: torch.Generator) -> nn.Sequential:

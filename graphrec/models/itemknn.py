@@ -14,22 +14,19 @@ what to divide by is chosen along with ``k``.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from pydantic import Field
-from scipy.sparse import csr_matrix, vstack
+from scipy.sparse import csr_matrix
 
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.graph import Graph
 from graphrec.model import Features, ModelConfig, Ranker
 from graphrec.search import Choice, Integers, Space
-from graphrec.sparse import graph_of, largest, shares
-
-PRODUCTS = 2**22  # users shared by two items that are counted at a time: bounds the memory beyond the result
+from graphrec.sparse import graph_of, products, shares
 
 
 class ItemKNN(Ranker):
@@ -72,24 +69,15 @@ class ItemKNN(Ranker):
 
 
 def neighbours(train: Interactions, config: ItemKNN.Config) -> Graph:
-    """The ``k`` most similar items of each, itself left out (Eqs. 2 to 4).
-
-    Rows are computed in blocks of about :data:`PRODUCTS` products, so neither a matrix of all pairs of items
-    nor one of all pairs that share a user is held.
-    """
+    """The ``k`` most similar items of each, itself left out (Eqs. 2 to 4)."""
     ones = np.ones(len(train), dtype=np.float32)
     by_user = csr_matrix((ones, train.items, train.indptr), shape=(train.n_users, train.n_items))
-    by_item = by_user.T.tocsr()  # (n_items, n_users)
     length = np.sqrt(train.item_degree)  # norms of the columns (n_items,)
-    products = np.cumsum(by_item @ train.user_degree)
-    starts = np.unique([0, *np.searchsorted(products, np.arange(PRODUCTS, products[-1], PRODUCTS))])
-    parts = []
-    for start, end in pairwise([*starts, train.n_items]):
-        shared = by_item[start:end] @ by_user  # (b, n_items), users that two items share (Eq. 2)
-        row = np.repeat(np.arange(start, end), np.diff(shared.indptr))
-        shared.data /= length[row] * length[shared.indices] + config.shrink  # Eq. 3
-        shared.data[shared.indices == row] = 0  # an item is not its own neighbour
-        shared.eliminate_zeros()
-        parts.append(largest(shared, config.k))
-    similarity = vstack(parts, format="csr")
+
+    def cosine(row: np.ndarray, column: np.ndarray, shared: np.ndarray) -> np.ndarray:
+        """From the users that two items share (Eq. 2)."""
+        shared /= length[row] * length[column] + config.shrink  # Eq. 3
+        return shared
+
+    similarity = products(by_user, cosine, config.k)
     return graph_of(shares(similarity) if config.normalise else similarity)  # Eq. 4

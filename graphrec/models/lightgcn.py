@@ -25,7 +25,7 @@ from graphrec.graph import bipartite
 from graphrec.losses import bpr, embedding_norms
 from graphrec.model import Features, ModelConfig, Ranker
 from graphrec.nn import embedding, propagate
-from graphrec.sampling import Plan, Triplets, triplets
+from graphrec.sampling import Local, Plan, Triplets, triplets
 from graphrec.search import Choice, Integers, Space
 
 
@@ -41,6 +41,8 @@ class LightGCN(Ranker):
         """Propagation layers; 0 is matrix factorisation."""
         reg_weight: float = Field(1e-3, ge=0)
         """Weight of the norms of the batch's ID embeddings."""
+        local_negatives: float = Field(0.0, ge=0, le=1)
+        """Share of negatives from the positive's repository; for datasets of ``graphrec data git``."""
 
     name = "lightgcn"
     search_space: ClassVar[Space] = {
@@ -49,6 +51,7 @@ class LightGCN(Ranker):
         "train.learning_rate": Choice(1e-3, 2e-3, 5e-3),
     }
     config: Config
+    local: Local | None = None
 
     def __init__(self, train: Interactions, config: Config) -> None:
         super().__init__()
@@ -61,11 +64,13 @@ class LightGCN(Ranker):
     @classmethod
     def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
         """See :meth:`graphrec.model.Model.build`; features are not used."""
-        return cls(data.train, config or cls.Config())
+        model = cls(data.train, config or cls.Config())
+        model.local = Local.of(data, model.config.local_negatives)
+        return model
 
     def batches(self, plan: Plan) -> Iterator[Triplets]:
-        """Every train interaction once, with one uniform negative."""
-        return triplets(self.train_pairs, plan)
+        """Every train interaction once, with one negative."""
+        return triplets(self.train_pairs, plan, self.local)
 
     def loss(self, batch: Triplets) -> dict[str, Tensor]:
         """``bpr`` on propagated embeddings and ``reg`` on the ID embeddings (Eq. 15)."""

@@ -21,7 +21,7 @@ from graphrec.data.interactions import Interactions
 from graphrec.losses import bpr, embedding_norms
 from graphrec.model import Features, ModelConfig, Ranker
 from graphrec.nn import embedding
-from graphrec.sampling import Plan, Triplets, triplets
+from graphrec.sampling import Local, Plan, Triplets, triplets
 from graphrec.search import Choice, Space
 
 
@@ -35,6 +35,8 @@ class MF(Ranker):
         """Embedding size."""
         reg_weight: float = Field(0.1, ge=0)
         """Weight of the embedding norms."""
+        local_negatives: float = Field(0.0, ge=0, le=1)
+        """Share of negatives from the positive's repository; for datasets of ``graphrec data git``."""
 
     name = "mf"
     search_space: ClassVar[Space] = {
@@ -42,6 +44,7 @@ class MF(Ranker):
         "train.learning_rate": Choice(1e-3, 2e-3, 5e-3),
     }
     config: Config
+    local: Local | None = None
 
     def __init__(self, train: Interactions, config: Config) -> None:
         super().__init__()
@@ -53,11 +56,13 @@ class MF(Ranker):
     @classmethod
     def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
         """See :meth:`graphrec.model.Model.build`; features are not used."""
-        return cls(data.train, config or cls.Config())
+        model = cls(data.train, config or cls.Config())
+        model.local = Local.of(data, model.config.local_negatives)
+        return model
 
     def batches(self, plan: Plan) -> Iterator[Triplets]:
-        """Every train interaction once, with one uniform negative."""
-        return triplets(self.train_pairs, plan)
+        """Every train interaction once, with one negative."""
+        return triplets(self.train_pairs, plan, self.local)
 
     def loss(self, batch: Triplets) -> dict[str, Tensor]:
         """``bpr`` and ``reg``."""

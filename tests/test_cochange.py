@@ -1,0 +1,150 @@
+"""Co-change and same directory against plain Python; co-change as a term of another model."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from math import exp, floor, log1p, sqrt
+
+import numpy as np
+import pytest
+from tolerances import SCORE
+
+from graphrec import testing
+from graphrec.data.dataset import Dataset
+from graphrec.data.interactions import Interactions
+from graphrec.data.repositories import tree_of
+from graphrec.errors import DataError
+from graphrec.models.cochange import DAY, Beside, CoChange, profiles
+from graphrec.models.directory import Directory
+from graphrec.sampling import Triplets
+from graphrec.seeds import stream
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Communities, with times over half a year."""
+    full, _ = testing.communities(2, 15)
+    times = stream(0, "tests/times").integers(0, 180 * int(DAY), len(full.train))
+    train = Interactions(full.train.users, full.train.items, full.n_users, full.n_items, times)
+    return replace(full, train=train)
+
+
+def together(train: Interactions, config: CoChange.Config) -> dict[tuple[int, int], float]:
+    """Eq. 2, one pair of a basket at a time."""
+    baskets = defaultdict(list)
+    for user, item, time in zip(train.users, train.items, train.times, strict=True):
+        for shift in (0, 0.5):
+            baskets[user, shift, floor(time / DAY / config.together + shift)].append(item)
+        baskets[user, "ever"].append(item)
+    found: dict[tuple[int, int], float] = defaultdict(float)
+    for key, items in baskets.items():
+        for i in items:
+            for j in items:
+                if i != j:
+                    found[i, j] += (config.ever if key[1] == "ever" else 0.5) / sqrt(len(items))
+    return found
+
+
+def scored(train: Interactions, config: CoChange.Config) -> np.ndarray:
+    """Eqs. 3 to 5."""
+    degree, c = train.item_degree, together(train, config)
+    s = np.zeros((train.n_items, train.n_items))
+    for (i, j), value in c.items():
+        s[i, j] = value / sqrt(degree[i] + config.shrink) / (degree[j] + config.shrink) ** 0.25
+    for j in range(train.n_items):
+        kept = sorted(range(train.n_items), key=lambda i: (-np.float32(s[i, j]), i))[: config.k]
+        s[[i for i in range(train.n_items) if i not in kept], j] = 0
+    p = np.zeros((train.n_users, train.n_items))
+    for user in range(train.n_users):
+        mine = train.users == user
+        if mine.any():
+            for item, time in zip(train.items[mine], train.times[mine], strict=True):
+                p[user, item] = exp((time - train.times[mine].max()) / DAY / config.recent) + config.old
+            p[user] /= p[user].sum()
+    return p @ s
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"k": 3}, {"together": 5.0, "ever": 1.0}, {"recent": 3.0, "old": 0.5}, {"shrink": 0.0}],
+)
+def test_scores_are_those_of_the_equations(data, options) -> None:
+    config = CoChange.Config(**options)
+    model = CoChange.build(data, None, config)
+    assert np.allclose(model.score(np.arange(data.n_users)), scored(data.train, config), atol=SCORE)
+
+
+def test_without_times_everything_was_at_once(data) -> None:
+    def at(times) -> Dataset:
+        train = data.train
+        return replace(data, train=Interactions(train.users, train.items, data.n_users, data.n_items, times))
+
+    timeless, once = at(None), at(np.full(len(data.train), 9))
+    a, b = (CoChange.build(d, None, CoChange.Config()).score(np.arange(5)) for d in (timeless, once))
+    assert np.allclose(a, b, atol=SCORE)
+    assert not np.allclose(a, CoChange.build(data, None, CoChange.Config()).score(np.arange(5)), atol=SCORE)
+
+
+def test_what_a_person_did_lately_counts_more(data) -> None:
+    taken = profiles(data.train, CoChange.Config())
+    assert np.allclose(taken.sum(1)[data.train.user_degree > 0], 1, atol=SCORE)
+    for user in range(5):
+        mine = data.train.users == user
+        order = np.argsort(data.train.times[mine])
+        assert (np.diff(taken[user].toarray()[0][data.train.items[mine]][order]) >= 0).all()
+
+
+def test_beside_another_model_nothing_a_person_did_speaks_for_itself(data) -> None:
+    """Each train pair counts as if the person had not taken the item up, but for how many took it up."""
+    config = CoChange.Config()
+    beside, train = Beside(data.train, config), data.train
+    found = beside.left_out()
+    degree = train.item_degree
+    for at in range(0, len(train), 17):
+        user, item = train.users[at], train.items[at]
+        rest = (np.arange(len(train)) != at) & (train.users != user)
+        c = together(train.where(rest), config)
+        p = profiles(train, config)[user].toarray()[0]
+        p[item] = 0
+        expected = sum(
+            p[i] / p.sum() * c[i, item] / sqrt(degree[i] + 1) / (degree[item] + 1) ** 0.25
+            for i in np.flatnonzero(p)
+        )
+        assert found[at] == pytest.approx(expected, abs=1e-5)
+
+
+def test_differences_are_of_pairs(data) -> None:
+    import torch
+
+    beside, train = Beside(data.train, CoChange.Config()), data.train
+    scores = CoChange.build(data, None, CoChange.Config()).score(np.arange(data.n_users)).numpy()
+    at = np.arange(0, len(train), 11)
+    negatives = (train.items[at] + 7) % data.n_items
+    triplet = Triplets(
+        *(torch.from_numpy(a.astype(np.int64)) for a in (train.users[at], train.items[at], negatives))
+    )
+    expected = beside.left_out()[at] - scores[train.users[at], negatives]
+    assert np.allclose(beside.differences(triplet), expected, atol=SCORE)
+
+
+def test_same_directory_by_hand() -> None:
+    """The first person has f0 and f2, the other f3."""
+    paths = ("x/a/f0", "x/a/f1", "x/a/b/f2", "x/c/f3", "x/f4", "y/a/f5")
+    places = [("xy".index(path[0]), path.split("/")[1:]) for path in paths]
+    nodes, relations = tree_of(places, ["x", "y"])
+    plain = testing.dataset([(0, 0), (0, 2), (1, 3)], [], 2, 6, "places")
+    model = Directory.build(
+        replace(plain, nodes=nodes, relations=relations), None, Directory.Config(above=0.1, popular=0.001)
+    )
+    worked = 0.001 * log1p(1)
+    expected = [
+        [1 + 0.1 + worked, 1 + 0.1, 0.5 + 0.1 + 0.01 + worked, 0.1 + worked, 1, 0],
+        [0.1 + worked, 0.1, 0.01 + worked, 1 + 0.1 + worked, 1, 0],
+    ]
+    assert np.allclose(model.score([0, 1]), expected, atol=SCORE)
+
+
+def test_same_directory_needs_directories(data) -> None:
+    with pytest.raises(DataError, match="graphrec data git"):
+        Directory.build(replace(data, relations={}))

@@ -1,0 +1,319 @@
+"""CODER: attention and tree by hand, the two propagations against dense matrices, switches, co-change."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tolerances import PARITY, SCORE
+from torch.nn.functional import elu, leaky_relu, normalize
+
+from graphrec import testing
+from graphrec.data.repositories import Repositories, tree_of
+from graphrec.errors import ConfigError, DataError
+from graphrec.models.cochange import CoChange
+from graphrec.models.coder import CODER, CoAttention, Tree, contrast
+from graphrec.models.lightgcn import LightGCN
+from graphrec.sampling import Plan
+from graphrec.seeds import stream, torch_stream
+from graphrec.store import FeatureTable
+
+
+@pytest.fixture(scope="module")
+def material():
+    """Communities whose files have four segments of five values; some lack the last ones, item 3 all."""
+    data, _ = testing.communities(2, 15)
+    values = stream(0, "tests/code").normal(size=(data.n_items, 4, 5)).astype(np.float32)
+    values[1, 2:] = values[2, 1:] = values[3] = 0
+    present = np.arange(data.n_items) != 3
+    table = FeatureTable.from_array(values.reshape(data.n_items, -1), data, "code", present=present)
+    return data, {"code": table}
+
+
+def built(material, **options) -> CODER:
+    data, tables = material
+    model = CODER.build(data, tables, CODER.Config(segments=4, dim=8, heads=2, **options))
+    model.start_epoch(stream(0, "tests/start"))
+    return model
+
+
+# -- files ---------------------------------------------------------------------------------------------------
+
+
+def test_attention_is_that_of_the_equations() -> None:
+    rng = torch_stream(0, "tests/attention")
+    layer = CoAttention(6, 5, rng)
+    code, people = torch.randn(7, 4, 6, generator=rng), torch.randn(7, 3, 6, generator=rng)
+    says = torch.ones(7, 4, dtype=torch.bool)
+    says[1, 2:] = says[2] = False
+    weights = layer.weights(code, people, says)
+    for v in range(7):
+        c, q = code[v], people[v]
+        affinity = torch.tanh(c @ layer.between.weight.T @ q.T)
+        hidden = torch.tanh(c @ layer.of_code.weight.T + (affinity @ q) @ layer.of_people.weight.T)
+        worth = (hidden @ layer.worth.weight.T)[:, 0]
+        n = int(says[v].sum())
+        expected = torch.cat([worth[:n].softmax(0), torch.zeros(4 - n)])
+        assert torch.allclose(weights[v], expected, atol=PARITY)
+        assert torch.allclose(layer(code, people, says)[v], expected @ c, atol=PARITY)
+    assert torch.allclose(weights.sum(1), says.any(1).float(), atol=PARITY)
+
+
+def test_attention_ignores_padding_and_nobody_changes_nothing() -> None:
+    rng = torch_stream(1, "tests/attention")
+    layer = CoAttention(6, 5, rng)
+    code, says = torch.randn(2, 4, 6, generator=rng), torch.tensor([[True, True, False, False]] * 2)
+    other = code.clone()
+    other[:, 2:] = 1e3
+    nobody = torch.zeros(2, 3, 6)
+    assert torch.equal(layer.weights(code, nobody, says), layer.weights(other, nobody, says))
+    alone = torch.tanh(layer.of_code(code))
+    expected = layer.worth(alone)[:, :2, 0].softmax(1)
+    assert torch.allclose(layer.weights(code, nobody, says)[:, :2], expected, atol=PARITY)
+    somebody = torch.randn(2, 3, 6, generator=rng)
+    assert not torch.allclose(layer.weights(code, somebody, says), layer.weights(code, nobody, says))
+
+
+def test_a_tree_of_one_file_is_attended_to_by_hand() -> None:
+    """A file, its repository and PyG's loops: two nodes that see each other and themselves."""
+    rng = torch_stream(0, "tests/tree")
+    layer = Tree(4, 2, rng)
+    x, edges = torch.randn(2, 4, generator=rng), torch.tensor([[0, 1], [1, 0]])
+    gat = layer.attention
+    h = (x @ gat.lin.weight.T).view(2, 2, 2)  # node, head, value
+    to = (h * gat.att_dst).sum(-1)
+    come = (h * gat.att_src).sum(-1)
+    expected = []
+    for node in range(2):
+        share = leaky_relu(come + to[node], 0.2).softmax(0)  # over both nodes, a column a head
+        expected.append((share[:, :, None] * h).sum(0).reshape(-1))
+    found = layer(x, edges)
+    assert torch.allclose(found, x + elu(torch.stack(expected)), atol=PARITY)
+
+
+def test_a_repository_of_one_file_trains_and_scores() -> None:
+    data = testing.dataset([(0, 0), (1, 0)], [], 2, 2, "two")
+    nodes, relations = tree_of([(0, ["only.py"]), (1, ["a", "b.py"])], ["x", "y"])
+    data = replace(data, nodes=nodes, relations=relations)
+    model = CODER.build(data, None, CODER.Config(semantics=False))
+    assert torch.isfinite(model.score([0, 1])).all()
+
+
+def test_people_are_drawn_from_those_who_worked_on_the_file(material) -> None:
+    data, _ = material
+    model = built(material)
+    first = model.queries.clone()
+    for item in range(data.n_items):
+        who = set(data.train.users[data.train.items == item].tolist())
+        drawn = set(first[item].tolist())
+        assert drawn <= who if who else not model.known[item]
+    model.start_epoch(stream(0, "tests/again"))
+    assert not torch.equal(first, model.queries), "drawn anew every epoch"
+
+
+def test_a_file_without_contents_is_nowhere_before_the_tree(material) -> None:
+    files, _ = built(material, tree=False).files()
+    assert not files[3].any()
+    assert files[[0, 1, 2]].any(1).all()
+
+
+# -- people and projects -------------------------------------------------------------------------------------
+
+
+def dense(graph) -> torch.Tensor:
+    return graph.dense().double()
+
+
+def test_propagation_is_that_of_the_equations(material) -> None:
+    data, _ = material
+    model = built(material, n_layers=3).double()
+    files, repositories = model.files()
+    found = model.propagate()
+    place = Repositories.of(data)
+    n = data.n_users
+
+    def walk(pairs, n_right, right):
+        a = torch.zeros(n + n_right, n + n_right, dtype=torch.float64)
+        a[pairs.users.astype(np.int64), n + pairs.items.astype(np.int64)] = 1
+        a += a.T.clone()
+        scale = torch.where(a.sum(1) > 0, a.sum(1), 1.0) ** -0.5
+        a = scale[:, None] * a * scale
+        x = torch.cat([model.user_embedding.weight, right])
+        layers = [x]
+        for _ in range(3):
+            layers.append(a @ layers[-1])
+        return layers
+
+    micro = walk(data.train, data.n_items, files)
+    macro = walk(place.behaviours["authored"], 2, repositories)
+    both, done = torch.stack(micro).mean(0), torch.stack(macro).mean(0)
+    users = model.fuse_users(torch.cat([both[:n], done[:n]], 1))
+    items = model.fuse_items(torch.cat([both[n:], done[n:][place.repository]], 1))
+    assert torch.allclose(found.users, users, atol=PARITY)
+    assert torch.allclose(found.items, items, atol=PARITY)
+    assert torch.allclose(found.done[0][0], done[:n], atol=PARITY)
+    assert torch.allclose(found.later, micro[2], atol=PARITY)
+    summed = built(material, n_layers=3, fusion="sum").double().propagate()
+    assert torch.allclose(summed.users, both[:n] + done[:n], atol=PARITY)
+    assert torch.allclose(summed.items, both[n:] + done[n:][place.repository], atol=PARITY)
+
+
+def test_with_everything_switched_off_it_is_lightgcn(material) -> None:
+    data, _ = material
+    config = CODER.Config(dim=8, heads=2, semantics=False, tree=False, projects=False, fusion="sum",
+                          n_layers=2, contrast_weight=0)  # fmt: skip
+    model = CODER.build(data, None, config)
+    other = LightGCN.build(data, None, LightGCN.Config(dim=8, n_layers=2))
+    with torch.no_grad():
+        other.user_embedding.weight.copy_(model.user_embedding.weight)
+        other.item_embedding.weight.copy_(model.item_embedding.weight)
+    assert torch.allclose(model.score(range(data.n_users)), other.score(range(data.n_users)), atol=SCORE)
+    assert set(model.state_dict()) == {"user_embedding.weight", "item_embedding.weight"}
+
+
+def test_losses_are_those_of_the_equations(material) -> None:
+    data, _ = material
+    model = built(material, project_weight=0.5, contrast_weight=0.1, reg_weight=0.01, temperature=0.2)
+    batch = next(iter(model.batches(Plan(1, 10_000, 0))))
+    found, losses = model.propagate(), model.loss(batch)
+    u, v = found.users, found.items
+    difference = (u[batch.users] * (v[batch.positives] - v[batch.negatives])).sum(1)
+    assert torch.allclose(losses["bpr"], torch.log1p(torch.exp(-difference)).mean(), atol=PARITY)
+    z, r = found.done[0]
+    difference = (z[batch.doers] * (r[batch.done] - r[batch.others])).sum(1)
+    assert torch.allclose(losses["projects"], 0.5 * torch.log1p(torch.exp(-difference)).mean(), atol=PARITY)
+    n = data.n_users
+    total = 0.0
+    for part, index in ((slice(0, n), batch.users), (slice(n, None), batch.positives)):
+        cosine = normalize(found.later[part]) @ normalize(found.first[part]).T / 0.2
+        total += sum(float(-cosine[i].detach().log_softmax(0)[i]) for i in index.unique())
+    assert float(losses["contrast"]) == pytest.approx(0.1 * total, rel=1e-4)
+    squares = sum(float(p.double().square().sum()) for p in model.parameters())
+    assert float(losses["reg"]) == pytest.approx(0.01 * squares, rel=1e-5)
+
+
+def test_a_contrast_among_the_batch_is_that_among_all_where_the_batch_is_all() -> None:
+    rng = torch_stream(0, "tests/contrast")
+    later, first = torch.randn(6, 3, generator=rng), torch.randn(6, 3, generator=rng)
+    index = torch.tensor([5, 0, 1, 2, 3, 4, 4])
+    assert torch.allclose(contrast(later, first, index, 0.5, False), contrast(later, first, index, 0.5, True))
+    few = torch.tensor([4, 1])
+    alone = contrast(later[few.sort()[0]], first[few.sort()[0]], torch.arange(2), 0.5, True)
+    assert torch.allclose(contrast(later, first, few, 0.5, False), alone)
+
+
+def test_negatives_of_projects_are_where_it_was_not_done(material) -> None:
+    data, _ = material
+    model = built(material)
+    done = Repositories.of(data).behaviours["authored"]
+    batches = list(model.batches(Plan(1, 64, 0)))
+    doers, others = (torch.cat([getattr(b, name) for b in batches]).numpy() for name in ("doers", "others"))
+    assert len(batches) > 1
+    assert not done.contains(doers, others).any()
+    assert all(len(b.users) <= 64 for b in batches)
+
+
+@pytest.mark.parametrize(
+    ("off", "gone"),
+    [
+        ({"semantics": False}, "project."), ({"tree": False}, "layers."), ({"projects": False}, "graph_"),
+        ({"fusion": "sum"}, "fuse_"), ({"semantics": False}, "attention."),
+    ],
+)  # fmt: skip
+def test_each_part_can_be_switched_off(material, off, gone) -> None:
+    model = built(material, **off)
+    assert not any(name.startswith(gone) for name in {**dict(model.named_parameters()), **vars(model)})
+    losses = model.loss(next(iter(model.batches(Plan(1, 64, 0)))))
+    assert ("projects" in losses) == off.get("projects", True)
+    torch.stack(list(losses.values())).sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_a_shuffled_tree_changes_files_and_a_renumbered_one_does_not(material) -> None:
+    """Files are told apart by where they stand: with another place another vector."""
+    data, _ = material
+    model = built(material)
+    before, _ = model.files()
+    order = torch.from_numpy(stream(0, "tests/tree").permutation(data.n_items))
+    edges = model.tree_edges.clone()
+    files = edges < data.n_items
+    edges[files] = order[edges[files]]
+    shuffled = built(material)
+    shuffled.tree_edges = edges
+    assert not torch.allclose(shuffled.files()[0], before, atol=1e-3)
+    again = built(material)
+    again.tree_edges = model.tree_edges[:, torch.randperm(model.tree_edges.shape[1])]
+    assert torch.allclose(again.files()[0], before, atol=1e-5)
+
+
+def test_shuffled_trees_hurt() -> None:
+    """Who works where the directories say, with no file that two people share: only the tree can tell."""
+    rng, n = stream(0, "tests/places"), 120
+    place = np.arange(n) % 6  # six directories of twenty files
+    pairs = [(u, i) for u in range(60) for i in rng.choice(np.flatnonzero(place == u % 6), 5, replace=False)]
+    train = [p for k, p in enumerate(pairs) if k % 5]
+    data = testing.dataset(train, [p for k, p in enumerate(pairs) if not k % 5], 60, n, "places")
+    ndcg = []
+    for shuffled in (False, True):
+        at = rng.permutation(place) if shuffled else place
+        nodes, relations = tree_of([(0, [f"d{at[i]}", f"f{i}.py"]) for i in range(n)], ["only"])
+        placed = replace(data, nodes=nodes, relations=relations)
+        config = CODER.Config(semantics=False, contrast_weight=0, reg_weight=0)
+        model = testing.train(CODER, config, placed, {}, 25)
+        ranks = testing._unseen_ranks(model, placed)
+        ndcg.append((1 / np.log2(1 + ranks) * (ranks <= 10)).mean())
+    assert ndcg[0] > 1.15 * ndcg[1], ndcg
+
+
+def test_between_refreshes_files_are_as_they_were(material) -> None:
+    model = built(material, refresh_every=3)
+    batch = next(iter(model.batches(Plan(1, 64, 0))))
+    learned = []
+    for _ in range(4):
+        model.zero_grad()
+        torch.stack(list(model.loss(batch).values())).sum().backward()
+        gradient = model.names.weight.grad
+        learned.append(
+            gradient is not None and bool((gradient - 2e-4 * model.names.weight).abs().sum() > 1e-3)
+        )
+    assert learned == [True, False, False, True]
+    model.eval()
+    assert model.files()[0].requires_grad
+
+
+# -- co-change, and what is wrong ----------------------------------------------------------------------------
+
+
+def test_with_cochange_scores_are_the_sum_of_both(material) -> None:
+    data, _ = material
+    plain, beside = built(material), built(material, cochange=7.0)
+    users = np.arange(data.n_users)
+    other = CoChange.build(data, None, CoChange.Config())
+    expected = plain.score(users) + 7.0 * other.score(users)
+    assert torch.allclose(beside.score(users), expected, atol=10 * SCORE)
+
+
+def test_the_weight_of_cochange_is_learned_and_not_pulled_to_one(material) -> None:
+    model = built(material, cochange=7.0)
+    losses = model.loss(next(iter(model.batches(Plan(1, 64, 0)))))
+    (gradient,) = torch.autograd.grad(losses["bpr"], model.log_weight, retain_graph=True)
+    assert gradient.abs() > 0
+    assert torch.autograd.grad(losses["reg"], model.log_weight, allow_unused=True)[0] is None
+
+
+def test_what_does_not_fit_is_said(material) -> None:
+    data, tables = material
+    with pytest.raises(ConfigError, match="--field code --extractor code-segments"):
+        CODER.build(data, {}, CODER.Config())
+    with pytest.raises(ConfigError, match="20 values are not those of 3 segments"):
+        CODER.build(data, tables, CODER.Config(segments=3))
+    with pytest.raises(DataError, match="graphrec data git"):
+        CODER.build(replace(data, relations={}), tables, CODER.Config(segments=4))
+    with pytest.raises(ConfigError, match="heads"):
+        CODER.Config(dim=30, heads=4)
+    with pytest.raises(ConfigError, match="contrast_layer"):
+        CODER.Config(n_layers=1)
