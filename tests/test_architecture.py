@@ -36,6 +36,7 @@ LAYERS: dict[str, set[str]] = {
     "losses": {*BASE, "data"},
     "sampling": {*BASE, "data"},
     "search": {"errors"},
+    "cochange": {*BASE, "data", "graph", "sampling", "sparse"},
     "suggestions": {*BASE, "search"},
     "study": {*BASE, "commit"},
     "model": {*BASE, "data", "store", "graph", "sparse", "sampling", "search", "trainer"},  # trainer: a type
@@ -56,6 +57,7 @@ LAYERS: dict[str, set[str]] = {
         "nn",
         "model",
         "conversation",
+        "cochange",
     },
     "conversation": {*BASE, "commit", "data", "sampling", "checkpoint", "metrics"},
     "checkpoint": {*BASE, "commit"},
@@ -117,6 +119,11 @@ def test_graphrec_imports_downwards_only(path: Path) -> None:
     assert not any(m.split(".")[0] == "features" for m in imports(path)), "graphrec never imports features"
 
 
+LONGER = {
+    "coder.py": 420
+}  # of two stages, each as large as another model, and with helpers that only it uses
+
+
 @pytest.mark.parametrize("path", sorted(ROOT.glob("graphrec/models/*.py")), ids=relative)
 def test_models_do_not_import_one_another(path: Path) -> None:
     if path.name != "__init__.py":
@@ -124,7 +131,8 @@ def test_models_do_not_import_one_another(path: Path) -> None:
             f"graphrec.models.{path.stem}"
         }
         assert not imports(path) & others
-        assert len(path.read_text().splitlines()) <= 220, "a model file is read beside its paper"
+        longest = LONGER.get(path.name, 220)
+        assert len(path.read_text().splitlines()) <= longest, "a model file is read beside its paper"
         assert (
             re.search(r"https?://", ast.get_docstring(ast.parse(path.read_text())) or "")
             or path.stem == "popularity"

@@ -11,11 +11,12 @@ import pytest
 from tolerances import SCORE
 
 from graphrec import testing
+from graphrec.cochange import DAY, Beside, profiles
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.data.repositories import tree_of
 from graphrec.errors import DataError
-from graphrec.models.cochange import DAY, Beside, CoChange, profiles
+from graphrec.models.cochange import CoChange
 from graphrec.models.directory import Directory
 from graphrec.sampling import Triplets
 from graphrec.seeds import stream

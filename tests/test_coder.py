@@ -189,9 +189,9 @@ def test_losses_are_those_of_the_equations(material) -> None:
     for part, index in ((slice(0, n), batch.users), (slice(n, None), batch.positives)):
         cosine = normalize(found.later[part]) @ normalize(found.first[part]).T / 0.2
         total += sum(float(-cosine[i].detach().log_softmax(0)[i]) for i in index.unique())
-    assert float(losses["contrast"]) == pytest.approx(0.1 * total, rel=1e-4)
-    squares = sum(float(p.double().square().sum()) for p in model.parameters())
-    assert float(losses["reg"]) == pytest.approx(0.01 * squares, rel=1e-5)
+    assert losses["contrast"].item() == pytest.approx(0.1 * total, rel=1e-4)
+    squares = sum(p.detach().double().square().sum().item() for p in model.parameters())
+    assert losses["reg"].item() == pytest.approx(0.01 * squares, rel=1e-5)
 
 
 def test_a_contrast_among_the_batch_is_that_among_all_where_the_batch_is_all() -> None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding as rows
 from torch_geometric.nn import GATConv
 
+from graphrec.cochange import Beside, CoChangeConfig
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.data.repositories import Repositories
@@ -29,7 +30,6 @@ from graphrec.errors import ConfigError
 from graphrec.graph import Graph, bipartite
 from graphrec.losses import bpr
 from graphrec.model import Features, ModelConfig, Ranker
-from graphrec.models.cochange import Beside, CoChange
 from graphrec.nn import embedding, projection, propagate
 from graphrec.sampling import Local, Plan, triplets, uniform_negatives
 from graphrec.search import Choice, Space
@@ -46,8 +46,7 @@ class Batch(NamedTuple):
         doers: users ``(P,) int64``.
         done: repositories it was done in ``(P,) int64``.
         others: repositories it was not done in ``(P,) int64``.
-        beside: how much more the positives than the negatives were worked on beside what a person works on
-            ``(B,) float32``; empty without ``cochange``.
+        beside: co-change of positives less that of negatives ``(B,) float32``; empty without ``cochange``.
     """
 
     users: Tensor
@@ -121,8 +120,7 @@ class CODER(Ranker):
         fusion: Literal["mlp", "sum"] = "mlp"
         """How files and projects are put together: by a network each for people and files, or by adding."""
         cochange: float = Field(0.0, ge=0)
-        """Weight, to begin with, of co-change (:mod:`graphrec.models.cochange`) beside what is learned;
-        0 is the paper's model."""
+        """Weight, to begin with, of co-change beside what is learned; 0 is the paper's model."""
         refresh_every: int = Field(1, ge=1)
         """Steps between looking at contents and tree anew; in between files are taken as they were."""
 
@@ -197,16 +195,14 @@ class CODER(Ranker):
             self.fuse_users = mlp(width, d, self.stream("fuse/users"))
             self.fuse_items = mlp(width, d, self.stream("fuse/items"))
         if config.cochange:
-            self.beside = Beside(train, CoChange.Config())
+            self.beside = Beside(train, CoChangeConfig())
             self.log_weight = nn.Parameter(torch.tensor(math.log(config.cochange)))
         self._files: tuple[Tensor, Tensor] | None = None
         self._steps = 0
 
     @classmethod
     def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
-        """See :meth:`graphrec.model.Model.build`; needs repositories and directories (``graphrec data git``)
-        and, unless ``semantics=False``, one feature table of the extractor ``code-segments``.
-        """
+        """See :meth:`graphrec.model.Model.build`; needs repositories, and features of ``code-segments``."""
         config = config or cls.Config()
         code = segments_of(data, features, config.segments) if config.semantics else None
         return cls(data.train, code, Repositories.of(data), config)
