@@ -1,0 +1,266 @@
+"""Who will work on which file: CODER beside heuristics and graphs, on git histories.
+
+FS and DB of oss-contrib (histories of 16 and 4 repositories; there are no contents, so the words of the paths
+stand in), and whole clones with contents. Each person's contributions in the order of time: the first seven
+tenths to train on, a tenth to choose the epoch on, the last two to test on. Candidates are files that the
+person has not worked on yet, of the repositories the person has worked in (intra-project) or of all others
+(cross-project). Nothing is tuned: settings are below.
+
+    python -m experiments.contributions                                # FS and DB, three seeds
+    python -m experiments.contributions --clones ../flask ../requests  # the clones alone
+    python -m experiments.contributions --quick                        # one epoch, one seed
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import graphrec as gr
+from experiments.harness import QUICK, RESULTS, options_of_all
+from experiments.rendering import spread
+from features import extractor
+from features.extract import extract
+from graphrec.atomic import read_json, write_json
+from graphrec.candidates import Among
+from graphrec.comparison import Entry, compare_reports
+from graphrec.data.repositories import Repositories
+from graphrec.environment import environment
+from graphrec.evaluate import RankingTask
+from graphrec.models import model as model_class
+from graphrec.report import Report
+from graphrec.store import FeatureStore, FeatureTable
+
+COMMAND = "python -m experiments.contributions"
+SELECT = "ndcg@10"
+METRICS = ("ndcg", "hit", "mrr")
+BASELINES = ("LightGCN", "LightGCN, local negatives", "Co-change")
+COLD = 2  # train contributions at most of those who are new
+GRAPH = gr.TrainConfig(batch_size=1024, epochs=300, patience=60, checkpoint_every=20, learning_rate=1e-3)
+DEEP = GRAPH.replace(epochs=40, patience=8, checkpoint_every=5, learning_rate=3e-3)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model: label, registered name, options, those of training; whether it is CODER short of a part."""
+
+    label: str
+    model: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    train: gr.TrainConfig = GRAPH
+    part: bool = False
+
+
+LOCAL = {"local_negatives": 1.0}
+ROWS = (
+    Row("Popularity", "popularity"),
+    Row("Same directory", "directory"),
+    Row("ItemKNN", "itemknn"),
+    Row("Co-change", "cochange"),
+    Row("MF-BPR", "mf"),
+    Row("LightGCN", "lightgcn"),
+    Row("LightGCN, local negatives", "lightgcn", LOCAL),
+    Row("CODER", "coder", {}, DEEP),
+    Row("CODER, local negatives", "coder", LOCAL, DEEP),
+    Row("CODER, co-change", "coder", {**LOCAL, "cochange": 100.0}, DEEP),
+    Row("without tree", "coder", {**LOCAL, "tree": False}, DEEP, part=True),
+    Row("without projects", "coder", {**LOCAL, "projects": False}, DEEP, part=True),
+    Row("without contents", "coder", {**LOCAL, "semantics": False}, DEEP, part=True),
+    Row("without contrast", "coder", {**LOCAL, "contrast_weight": 0.0}, DEEP, part=True),
+    Row("fusion by adding", "coder", {**LOCAL, "fusion": "sum"}, DEEP, part=True),
+)
+
+
+def main() -> None:
+    """Runs the experiments."""
+    parser = options_of_all(__doc__ or "", "1 epoch, 1 seed")
+    parser.add_argument("--store", type=Path, default=Path("cache"), help="the feature store")
+    parser.add_argument("--clones", nargs="+", type=Path, help="local clones to read instead of FS and DB")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds to run")
+    parser.add_argument("--rows", nargs="+", help="train these rows only, and record nothing")
+    parser.add_argument("--topics", nargs="+", default=["FS", "DB"], help="which of FS and DB")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    split = {"name": "chronological", "valid": 0.1, "test": 0.2}
+    if options.clones:
+        paths = [str(path.absolute()) for path in options.clones]
+        data = gr.load_dataset("git", root=".", repositories=paths, split=split)
+        names = " ".join(f"../{name.rpartition('/')[2]}" for name in data.meta["repositories"])
+        run("clones", f"{COMMAND} --clones {names}", data, "code", options)
+        return
+    for topic in options.topics:
+        data = gr.load_dataset("oss-contrib", root=options.root, topic=topic, split=split)
+        run(f"contributions_{topic.lower()}", COMMAND, data, "path", options)
+
+
+def run(name: str, command: str, data: gr.Dataset, text: str, options: argparse.Namespace) -> None:
+    """Trains all rows, writes ``results/<name>.json`` and prints the tables.
+
+    Args:
+        name: of the result.
+        command: the command that makes it.
+        data: contributions.
+        text: the field that tells what files say.
+        options: parsed arguments.
+    """
+    study = Study(name, data, text, options)
+    seeds = options.seeds[: 1 if options.quick else None]
+    rows: dict[str, Any] = {}
+    entries: dict[str, list[Entry]] = {}
+    for row in ROWS:
+        if options.rows and row.label not in options.rows:
+            continue
+        done = [study.one(row, seed) for seed in seeds]
+        entries[row.label] = [Entry(report, facts["seed"]) for facts, report in done]
+        rows[row.label] = {"model": row.model, "part": row.part, "options": dict(row.options),
+                           "runs": [facts for facts, _ in done]}  # fmt: skip
+        print(f"{row.label}: {[round(facts['intra'][SELECT], 4) for facts, _ in done]}", flush=True)
+    if options.rows:
+        return
+    ours = {label: entries[label] for label in entries if label.startswith("CODER")}
+    compared = []
+    for baseline in BASELINES:
+        found = compare_reports(
+            {baseline: entries[baseline], **ours},
+            baseline=baseline,
+            metric=SELECT,
+            k=(5, 10),
+            metrics=METRICS,
+        )
+        compared += [vars(c) for c in found.comparisons]
+    result = {
+        "experiment": name,
+        "command": command + (" --quick" if options.quick else ""),
+        "dataset": data.summary(),
+        "repositories": data.meta.get("repositories", {}),
+        "text": text,
+        "seeds": seeds,
+        "cold": int((data.train.user_degree[np.unique(data.test.users)] <= COLD).sum()),
+        "environment": environment(),
+        "order": list(rows),
+        "rows": rows,
+        "contributions": compared,
+    }
+    path = (options.out / "quick" if options.quick else RESULTS) / f"{name}.json"
+    write_json(path, result)
+    result = read_json(path)
+    print(
+        f"{about(result)}\n\n{table(result)}\n\n{parts(result)}\n\n{compared_with(result)}\n\nwritten: {path}"
+    )
+
+
+class Study:
+    """What the trainings on one dataset have in common."""
+
+    def __init__(self, name: str, data: gr.Dataset, text: str, options: argparse.Namespace) -> None:
+        self.data, self.options, self.text = data, options, text
+        self.folder = options.out / ("quick" if options.quick else "") / name
+        self.place = Repositories.of(data)
+        self.own = self.place.touched(data.train)
+        self._table: FeatureTable | None = None
+
+    def table(self) -> FeatureTable:
+        """What files say."""
+        if self._table is None:
+            made = extractor("code-segments", min_texts=1)
+            self._table = extract(self.data, self.text, made, FeatureStore(self.options.store))
+        return self._table
+
+    def one(self, row: Row, seed: int) -> tuple[dict[str, Any], Report]:
+        """One training with its reports, read back if it is finished."""
+        name = "".join(c if c.isalnum() else "_" for c in row.label)
+        out = self.folder / name / f"seed-{seed}"
+        if (out / "facts.json").exists():
+            return read_json(out / "facts.json"), Report.from_parquet(out / "report.parquet")
+        data, cls = self.data, model_class(row.model)
+        config = cls.Config(**{**row.options, "seed": seed})
+        reads = cls.modalities and getattr(config, "semantics", True)
+        model = cls.build(data, {self.text: self.table()} if reads else None, config)
+        train = row.train.replace(seed=seed, **({"epochs": QUICK["epochs"]} if self.options.quick else {}))
+        among = Among(self.place.repository, self.own)
+        task = RankingTask(data.valid, seen=data.train, k=(10,), metrics=("ndcg",), among=among)
+        done = gr.Trainer(train, out=out).fit(model, task, SELECT, resume=True)
+        both = data.train + data.valid
+        new = {"new": data.train.user_degree <= COLD}
+        intra = gr.evaluate(done.model, data.test, seen=both, k=(3, 5, 10, 20), metrics=METRICS, among=among,
+                            user_groups=new, name=row.label)  # fmt: skip
+        outside = Among(self.place.repository, self.own, inside=False)
+        facts = {
+            "seed": seed, "best_epoch": done.best_epoch, "epochs": len(done.history), "seconds": done.seconds,
+            "parameters": sum(p.numel() for p in done.model.parameters()),
+            "valid": done.best_value, "intra": intra.mean(), "new": intra.groups["users/new"].mean(),
+        }  # fmt: skip
+        if outside.contains(data.test.users, data.test.items).any():
+            cross = gr.evaluate(done.model, data.test, seen=both, k=(5, 20, 100), metrics=METRICS,
+                                among=outside, name=row.label)  # fmt: skip
+            facts |= {"cross": cross.mean(), "crossing": len(cross)}
+        intra.to_parquet(out / "report.parquet")
+        write_json(out / "facts.json", facts)
+        return read_json(out / "facts.json"), intra
+
+
+# -- tables --------------------------------------------------------------------------------------------------
+
+
+def about(result: Mapping[str, Any]) -> str:
+    """A paragraph: what was run, on what."""
+    data = result["dataset"]
+    text = "contents" if result["text"] == "code" else "words of the paths (there are no contents)"
+    return (
+        f"{data['users']:,} people, {data['items']:,} files, {data['train']:,} / {data['valid']:,} / "
+        f"{data['test']:,} contributions; text: {text}; {result['cold']:,} people of the test have at most "
+        f"{COLD} train contributions; mean ± standard deviation over {len(result['seeds'])} seeds. "
+        f"`{result['command']}`"
+    )
+
+
+def _cells(row: Mapping[str, Any], view: str, metrics: Sequence[str]) -> list[str]:
+    return [spread([run[view][m] for run in row["runs"]]) if view in row["runs"][0] else "" for m in metrics]
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The models: intra-project, for those who are new, and cross-project."""
+    views = {"intra": ("ndcg@5", "ndcg@10", "hit@10", "mrr@10", "ndcg@20"), "new": ("ndcg@3", "ndcg@5"),
+             "cross": ("ndcg@20", "hit@100")}  # fmt: skip
+    heads = ["N@5", "N@10", "Hit@10", "MRR@10", "N@20", "new: N@3", "new: N@5", "cross: N@20",
+             "cross: Hit@100"]  # fmt: skip
+    lines = [f"| model | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for label in result["order"]:
+        row = result["rows"][label]
+        if not row["part"]:
+            cells = [cell for view, metrics in views.items() for cell in _cells(row, view, metrics)]
+            lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def parts(result: Mapping[str, Any]) -> str:
+    """CODER short of its parts."""
+    lines = ["| CODER, local negatives | N@10 | Hit@10 |", "|---|---|---|"]
+    for label in result["order"]:
+        row = result["rows"][label]
+        if row["part"] or label == "CODER, local negatives":
+            cells = _cells(row, "intra", ("ndcg@10", "hit@10"))
+            lines.append(f"| {label if row['part'] else 'whole'} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def compared_with(result: Mapping[str, Any]) -> str:
+    """Paired comparisons on NDCG@10."""
+    lines = ["| NDCG@10, per-person means over seeds | difference | relative | 95 % interval | p (Holm) |",
+             "|---|---|---|---|---|"]  # fmt: skip
+    for c in result["contributions"]:
+        low, high = c["interval"]
+        lines.append(f"| {c['model']} vs {c['baseline']} | {c['difference']:+.4f} | {c['relative']:+.1%} "
+                     f"| [{low:+.4f}, {high:+.4f}] | {c['p_holm']:.2g} |")  # fmt: skip
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
