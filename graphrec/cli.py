@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from graphrec.commands import (
+    code,
     comparing,
     conversing,
     data,
@@ -42,6 +43,7 @@ app = group(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(features.app, name="features")
+app.add_typer(code.app, name="code")
 app.command(epilog=epilog(*training.TRAIN_EXAMPLES))(training.train)
 app.command(epilog=epilog(*training.MODELS_EXAMPLES))(training.models)
 app.command(epilog=epilog(*tuning.EXAMPLES))(tuning.tune)

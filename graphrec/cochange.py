@@ -100,7 +100,8 @@ def neighbours(train: Interactions, config: CoChangeConfig) -> csr_matrix:
     was, may_be = scale(train, config)
 
     def similarity(row: np.ndarray, column: np.ndarray, shared: np.ndarray) -> np.ndarray:
-        return shared * (may_be[row] * was[column]).astype(np.float32)
+        found: np.ndarray = shared * (may_be[row] * was[column]).astype(np.float32)
+        return found
 
     return products(inside, similarity, config.k)
 

@@ -76,6 +76,7 @@ LAYERS: dict[str, set[str]] = {
 # They may import everything.
 COMPOSITION = {
     "cli",
+    "code",
     "commands",
     "runs",
     "recorded",

@@ -1,7 +1,8 @@
 """From clones to a dataset: people, the files they worked on, directories, repositories.
 
 - users are people, under hashed ids (see :mod:`graphrec.data.git.people`);
-- items are files, ``repository/path``; an interaction's time is that of the first commit;
+- items are files, ``repository/path``; an interaction's time is that of the first commit (or the last:
+  ``when``);
 - ``nodes["repository"]``, ``nodes["directory"]`` (``repository/path/``) and ``nodes["address"]`` (hashes of
   addresses, logins and names, to find people again);
 - ``relations["item", "of", "repository"]``; the tree: ``["item", "in", "directory"]``,
@@ -87,7 +88,7 @@ def read_histories(
         mined.append(mine(repository, title, people, config, cut))
     person, names_of, addresses = people.number()
     counts = {m.name: {**m.counts, "head": m.head, "tree": m.tree, "files": len(m.files)} for m in mined}
-    columns = _contributions(mined, person, names_of)
+    columns = _contributions(mined, person, names_of, config)
     if not len(columns["time"]):
         raise DataError(
             f"{', '.join(called)}: no contribution is left ({counts}); check revision, cut and extensions"
@@ -156,16 +157,18 @@ def _name(repository: Repository) -> str:
     return folder.parent.name if folder.name in (".git", "repo") and folder.parent.name else folder.name
 
 
-def _contributions(mined: Sequence[Mined], person: list[int], people: list[str]) -> dict[str, list[Any]]:
-    """Columns of one row a person and a file, with the time of the first."""
+def _contributions(
+    mined: Sequence[Mined], person: list[int], people: list[str], config: MiningConfig
+) -> dict[str, list[Any]]:
+    """Columns of one row a person and a file, with the time of the contribution."""
     columns: dict[str, list[Any]] = {"user": [], "item": [], "time": []}
     for history in mined:
-        first: dict[tuple[int, int], int] = {}
-        for key, time in history.first.items():
+        times: dict[tuple[int, int], int] = {}
+        for key, time in history.times.items():
             pair = person[key >> 32], key & 0xFFFFFFFF
-            first[pair] = min(first.get(pair, time), time)
+            times[pair] = config.which(times.get(pair, time), time)
         titles = _titles(history)
-        for (who, file), time in first.items():
+        for (who, file), time in times.items():
             columns["user"].append(people[who])
             columns["item"].append(titles[file])
             columns["time"].append(time)

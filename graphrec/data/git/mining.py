@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -38,6 +39,13 @@ class MiningConfig(Config):
     """Whoever a Co-authored-by trailer names contributed to the files of the commit, too."""
     clock: Literal["author", "commit"] = "author"
     """Whose time; never later than the commit's."""
+    when: Literal["first", "last"] = "first"
+    """Which of a person's contributions to a file says when."""
+
+    @property
+    def which(self) -> Callable[[int, int], int]:
+        """Chooses between the times of two contributions."""
+        return min if self.when == "first" else max
 
 
 @dataclass
@@ -49,8 +57,8 @@ class Mined:
         head: the commit whose history was read, in hex; None where nothing was committed.
         tree: the commit whose files these are; None where the cut is before the first.
         files: their paths, sorted.
-        first: time of the first contribution by ``person << 32 | file``, a person as :meth:`People.of` has
-            it, in seconds.
+        times: of the contribution by ``person << 32 | file``, a person as :meth:`People.of` has it, in
+            seconds.
         behaviours: time of the first by behaviour and person.
         counts: how much was read, and what was left out.
     """
@@ -59,7 +67,7 @@ class Mined:
     head: str | None = None
     tree: str | None = None
     files: list[bytes] = field(default_factory=list)
-    first: dict[int, int] = field(default_factory=dict)
+    times: dict[int, int] = field(default_factory=dict)
     behaviours: dict[tuple[str, int], int] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -71,8 +79,8 @@ class Earlier:
     the renaming comes up.
     """
 
-    def __init__(self, files: dict[bytes, int]) -> None:
-        self.now = dict(files)
+    def __init__(self, files: dict[bytes, int], which: Callable[[int, int], int] = min) -> None:
+        self.now, self._which = dict(files), which
         self._waiting: dict[bytes, dict[int, int]] = {}
 
     def touched(self, path: bytes, people: list[int], time: int) -> int | None:
@@ -81,7 +89,7 @@ class Earlier:
         if found is None:
             waiting = self._waiting.setdefault(path, {})
             for person in people:
-                waiting[person] = min(waiting.get(person, time), time)
+                waiting[person] = self._which(waiting.get(person, time), time)
         return found
 
     def before(self, change: Change) -> dict[int, int]:
@@ -153,7 +161,7 @@ def mine(
     mined.counts["files that do not count"] = len(paths) - len(mined.files)
     reading = _Reading(mined, people, config)
     number = {path: i for i, path in enumerate(mined.files)}
-    earlier = Earlier(number)
+    earlier = Earlier(number, config.which)
     for commit in repository.commits((mined.tree,), merges=config.merges):
         who = reading.people_of(commit)
         time = reading.time(commit)
@@ -213,12 +221,11 @@ class _Reading:
         """Somebody touched a file."""
         if file is None:
             return
-        first = self.mined.first
+        times = self.mined.times
         for person in who:
             key = person << 32 | file
-            known = first.get(key)
-            if known is None or time < known:
-                first[key] = time
+            known = times.get(key)
+            times[key] = time if known is None else self.config.which(known, time)
 
     def _person(self, person: Person) -> int | None:
         if not self.config.bots and is_bot(person):

@@ -99,6 +99,10 @@ class People:
         kind, value = self._address(raw) if b"@" in raw else (b"login", raw.lower())
         return self.hash(kind, value).hex()
 
+    def hashes(self, person: Person, repository: str) -> list[str]:
+        """Those that :meth:`number` has of a name and an address."""
+        return [key.hex() for key in self._keys(person, repository)]
+
     def _keys(self, person: Person, repository: str) -> list[bytes]:
         name, keys = b" ".join(person.name.split()), []
         email = person.email.strip()

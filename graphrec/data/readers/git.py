@@ -33,6 +33,7 @@ def read(
     all_files: bool = False,
     co_authors: bool = False,
     clock: Literal["author", "commit"] = "author",
+    when: Literal["first", "last"] = "first",
     starred: str | None = None,
     watched: str | None = None,
     forked: str | None = None,
@@ -56,6 +57,7 @@ def read(
         all_files: count files of any name.
         co_authors: count who is named in Co-authored-by trailers.
         clock: whose time, ``author`` or ``commit``.
+        when: which of a person's contributions to a file gives the time, the ``first`` or the ``last``.
         starred: CSV of who starred which repository: ``user`` (login or address), ``repository``, perhaps
             ``time`` (seconds).
         watched: likewise, of who watches.
@@ -71,7 +73,7 @@ def read(
         options["extensions"] = None
     config = MiningConfig(
         revision=revision, merges=merges, max_files=max_files, bots=bots, vendored=vendored,
-        co_authors=co_authors, clock=clock, **options,
+        co_authors=co_authors, clock=clock, when=when, **options,
     )  # fmt: skip
     tables = {"starred": starred, "watched": watched, "forked": forked}
     return read_histories(
