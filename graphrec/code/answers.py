@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from graphrec.code.project import Project
 from graphrec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 DAY = 86_400
 HALF = 180.0  # days
@@ -88,8 +92,7 @@ def reviewers(
     score = np.asarray(direct + around).reshape(-1) / len(changed)
     for who in exclude:
         score[project.person(who)] = 0
-    together = project.near[changed].sum(0)
-    beside = np.asarray(together).reshape(-1) > 0
+    beside = np.asarray(near.sum(0)).reshape(-1) > 0
     beside[changed] = False
     best = _best(score, k)
     return [_colleague(project, u, score[u], changed, beside) for u in best]
@@ -115,7 +118,7 @@ def experts(project: Project, path: str = "", k: int = 5) -> list[Colleague]:
     return [_colleague(project, u, score[u], files, none) for u in _best(score, k)]
 
 
-def knowledge(project: Project):  # type: ignore[no-untyped-def]
+def knowledge(project: Project) -> csr_matrix:
     """What each person knows of each file they worked on, as a sparse ``(n_users, n_items)`` matrix; 1 for
     who worked on it when anybody last did anything.
     """
@@ -191,10 +194,10 @@ def _folder(path: str) -> str:
 
 def _ago(seconds: int) -> str:
     days = round(seconds / DAY)
-    if days < 2:
-        return "days ago" if days else "with the newest commit"
+    if not days:
+        return "with the newest commit"
     if days < 60:
-        return f"{days} days before the newest commit"
+        return f"{days} {'days' if days > 1 else 'day'} before the newest commit"
     if days < 700:
         return f"{round(days / 30.4)} months before the newest commit"
     return f"{round(days / 365.25)} years before the newest commit"

@@ -187,7 +187,7 @@ class Project:
             return np.arange(len(known))
         found = [i for i, item in enumerate(known) if item == asked or item.startswith(f"{asked}/")]
         if not found and nearby and "/" in asked:
-            return self.files(asked.rpartition("/")[0])
+            return self.files(asked.rpartition("/")[0], nearby=True)
         if not found:
             folders = (self.path_of(d).rstrip("/") for d in self.data.nodes["directory"].ids)
             places = {*known, *folders}

@@ -1,0 +1,182 @@
+"""Files next, reviewers and experts, on repositories made here; the cache; what is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+from histories import ADA, BOB, DAY, START, History
+
+from graphrec.code import answers, project
+from graphrec.code.project import DONE, Project
+from graphrec.data.git import MiningConfig
+from graphrec.errors import ConfigError, DataError
+
+EVE = ("Eve Moore", "eve@engine.test")
+NEW = ("Nia New", "nia@engine.test")
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """Ada and Bob work on the parser together, Eve on the docs alone; Nia began on the parser yesterday."""
+    history = History(tmp_path_factory.mktemp("clones") / "machine")
+    day = START
+    for i in range(4):
+        for person in (ADA, BOB):
+            day += DAY
+            history.commit({"src/parse/lexer.py": f"{i}{person}", "src/parse/tree.py": f"{i}{person}"},
+                           who=person, time=day)  # fmt: skip
+    history.commit({"src/parse/errors.py": "x"}, who=BOB, time=day + DAY)
+    history.commit({"src/parse/errors.py": "y"}, who=ADA, time=day + 2 * DAY)
+    history.commit({"docs/index.md": "a", "docs/use.md": "b"}, who=EVE, time=day + 3 * DAY)
+    history.commit({"src/main.py": "m"}, who=EVE, time=day - 700 * DAY)
+    history.commit({"src/parse/lexer.py": "n"}, who=NEW, time=day + 4 * DAY)
+    return history.write()
+
+
+@pytest.fixture(scope="module")
+def opened(clone, tmp_path_factory) -> Project:
+    return Project.open(clone, cache=tmp_path_factory.mktemp("cache"))
+
+
+def test_files_next_are_what_goes_with_yours(opened) -> None:
+    found = answers.suggest(opened, "nia@engine.test", 3)
+    assert [f.file for f in found[:2]] == ["src/parse/tree.py", "src/parse/errors.py"]
+    assert found[0].score > found[1].score > 0
+    assert found[0].why == (
+        "worked on together with src/parse/lexer.py (2 did both); 1 of your files is in src/parse; "
+        "2 people worked on it"
+    )
+    assert all(f.file != "src/parse/lexer.py" for f in found), "that one she has worked on"
+
+
+def test_files_next_can_be_asked_for_under_a_path(opened) -> None:
+    found = answers.suggest(opened, "nia@engine.test", 10, under="docs")
+    assert {f.file for f in found} == {"docs/index.md", "docs/use.md"}
+    assert answers.suggest(opened, "Nia New", 1) == answers.suggest(opened, "nia@engine.test", 1)
+
+
+def test_reviewers_are_who_knows_the_files_or_what_goes_with_them(opened) -> None:
+    found = answers.reviewers(opened, ["src/parse/errors.py"], exclude=["ada@engine.test"])
+    assert [c.name for c in found] == ["Bob Babbage", "Nia New"]
+    assert found[0].why.startswith("worked on it, last 3 days before the newest commit; works on ")
+    assert found[1].why == "works on src/parse/lexer.py, which is worked on with it"
+    assert [c.name for c in answers.reviewers(opened, ["docs/use.md"])] == ["Eve Moore"]
+
+
+def test_of_a_new_file_the_folder_is_taken(opened) -> None:
+    assert [c.name for c in answers.reviewers(opened, ["docs/new/page.md"], k=1)] == ["Eve Moore"]
+
+
+def test_experts_are_who_worked_there_lately(opened) -> None:
+    found = answers.experts(opened, "src/parse")
+    assert [c.name for c in found] == ["Bob Babbage", "Ada Lovelace", "Nia New"]
+    assert [c.why for c in found] == [
+        "worked on 3 of 3 files, last 3 days before the newest commit",
+        "worked on 3 of 3 files, last 2 days before the newest commit",
+        "worked on 1 of 3 files, last with the newest commit",
+    ]
+    (eve,) = answers.experts(opened, "src/main.py")
+    assert eve.score < 0.1, "that was two years ago"
+    assert eve.why == "worked on it, last 2 years before the newest commit"
+    assert len(answers.experts(opened)) == 4
+    assert answers.experts(opened, "docs/")[0].score == pytest.approx(2 * 0.5 ** (1 / answers.HALF))
+
+
+def test_who_and_what_is_not_there_is_said_with_the_nearest(opened) -> None:
+    with pytest.raises(DataError, match=r"no contribution by 'bob babage'.* Did you mean 'Bob Babbage'"):
+        answers.suggest(opened, "bob babage")
+    with pytest.raises(DataError, match=r"Did you mean 'src/parse/lexer\.py'"):
+        opened.files("src/parse/lexr.py")
+    with pytest.raises(DataError, match="no file or folder"):
+        answers.reviewers(opened, ["nowhere"])
+    for call in (
+        lambda: answers.suggest(opened, "Eve Moore", 0),
+        lambda: answers.experts(opened, "", 0),
+        lambda: answers.reviewers(opened, []),
+    ):
+        with pytest.raises(ConfigError, match="expected at least"):
+            call()
+
+
+def test_nobody_is_stored(opened, tmp_path) -> None:
+    """No name or address is in any file of the cache."""
+    for person in (ADA, BOB, EVE, NEW):
+        assert opened.names
+        for word in (person[0], person[1], person[0].split()[1]):
+            (shelf,) = {p.parent for p in opened_files(opened)}
+            hit = subprocess.run(["grep", "-rli", word, str(shelf.parent)], capture_output=True, check=False)
+            assert hit.returncode == 1, hit.stdout
+
+
+def opened_files(opened: Project) -> list:
+    from graphrec.atomic import digest
+
+    known = digest(str(opened.path.absolute()))[:16]
+    return [p for p in opened.path.parent.parent.rglob(DONE) if known in str(p)]
+
+
+def test_a_history_is_read_once_until_something_is_committed(tmp_path) -> None:
+    history = History(tmp_path / "small")
+    for i in range(3):
+        history.commit({f"f{i}.py": "x", "all.py": str(i)}, who=(ADA, BOB)[i % 2])
+    history.commit({"all.py": "alone"})
+    clone, cache = history.write(), tmp_path / "cache"
+    first = Project.open(clone, cache=cache)
+    again = Project.open(clone, cache=cache)
+    assert (first.reused, again.reused) == (False, True)
+    assert answers.suggest(first, ADA[1]) == answers.suggest(again, ADA[1])
+    other = Project.open(clone, cache=cache, config=MiningConfig(max_files=1))
+    assert not other.reused
+    assert len(other.data.train) < len(first.data.train)
+    done = next(cache.rglob(DONE))
+    done.write_text(done.read_text().replace(first.revision, "0" * 40))
+    assert [Project.open(clone, cache=cache).reused, Project.open(clone, cache=cache).reused][1]
+    assert not list(cache.rglob(".*")), "nothing half-made is left"
+
+
+def test_old_histories_go(tmp_path, monkeypatch) -> None:
+    history = History(tmp_path / "small")
+    history.commit({"a.py": "x", "b.py": "y"})
+    history.commit({"a.py": "z"}, who=BOB)
+    clone, cache = history.write(), tmp_path / "cache"
+    for n in range(1, 6):
+        Project.open(clone, cache=cache, config=MiningConfig(max_files=n + 5))
+    assert len(list(cache.rglob(DONE))) == project.KEPT
+
+
+def test_a_model_that_reads_files_can_rank_them(clone, tmp_path) -> None:
+    from features import extractor
+    from features.extract import extract
+    from graphrec.store import FeatureStore
+
+    def features(data, folder):
+        made = extractor("code-segments", min_texts=1, size=8)
+        return {"code": extract(data, "code", made, FeatureStore(folder))}
+
+    options = {"epochs": 2, "progress": False}
+    opened = Project.open(clone, model="coder", cache=tmp_path, features=features, train_options=options)
+    assert opened.recommender.meta["model"] == "coder"
+    assert len(answers.suggest(opened, "nia@engine.test", 3)) == 3
+
+
+def test_the_commands(clone, tmp_path, graphrec, refused, monkeypatch) -> None:
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    where = ("--repo", clone, "--cache", tmp_path / "cache")
+    answer = graphrec("code", "suggest", "--user", "nia@engine.test", "-k", "2", *where)
+    assert answer.code == 0
+    assert "src/parse/tree.py" in answer.out
+    assert "4 people, 6 files, 10 contributions" in answer.err
+    assert "(from the cache)" not in answer.err
+    answer = graphrec("code", "reviewers", "src/parse/errors.py", "--not", "Ada Lovelace", "--json", *where)
+    assert "(from the cache)" in answer.err
+    assert [c["name"] for c in json.loads(answer.out)] == ["Bob Babbage", "Nia New"]
+    assert "Eve Moore" in graphrec("code", "experts", "docs", *where).out
+    assert "Did you mean" in refused("code", "experts", "dcos", *where)
+    assert "user.email" in refused("code", "suggest", *where)
+    assert "nobody" in refused("code", "reviewers", "docs/use.md", "--not", "nobody", *where)
+    assert "no such folder" in refused("code", "experts", "--repo", tmp_path / "on")
+    assert "Did you mean 'coder'" in refused("code", "suggest", "--user", "x", "--model", "codr", *where)
+    empty = History(tmp_path / "empty").write()
+    assert "nothing was committed" in refused("code", "experts", "--repo", empty)
