@@ -30,7 +30,6 @@ from features.extract import extract
 from graphrec.atomic import read_json, write_json
 from graphrec.candidates import Among
 from graphrec.comparison import Entry, compare_reports
-from graphrec.data.repositories import Repositories
 from graphrec.environment import environment
 from graphrec.evaluate import RankingTask
 from graphrec.models import model as model_class
@@ -162,8 +161,6 @@ class Study:
     def __init__(self, name: str, data: gr.Dataset, text: str, options: argparse.Namespace) -> None:
         self.data, self.options, self.text = data, options, text
         self.folder = options.out / ("quick" if options.quick else "") / name
-        self.place = Repositories.of(data)
-        self.own = self.place.touched(data.train)
         self._table: FeatureTable | None = None
 
     def table(self) -> FeatureTable:
@@ -184,14 +181,14 @@ class Study:
         reads = cls.modalities and getattr(config, "semantics", True)
         model = cls.build(data, {self.text: self.table()} if reads else None, config)
         train = row.train.replace(seed=seed, **({"epochs": QUICK["epochs"]} if self.options.quick else {}))
-        among = Among(self.place.repository, self.own)
+        among = Among.projects(data)
         task = RankingTask(data.valid, seen=data.train, k=(10,), metrics=("ndcg",), among=among)
         done = gr.Trainer(train, out=out).fit(model, task, SELECT, resume=True)
         both = data.train + data.valid
         new = {"new": data.train.user_degree <= COLD}
         intra = gr.evaluate(done.model, data.test, seen=both, k=(3, 5, 10, 20), metrics=METRICS, among=among,
                             user_groups=new, name=row.label)  # fmt: skip
-        outside = Among(self.place.repository, self.own, inside=False)
+        outside = Among.projects(data, inside=False)
         facts = {
             "seed": seed, "best_epoch": done.best_epoch, "epochs": len(done.history), "seconds": done.seconds,
             "parameters": sum(p.numel() for p in done.model.parameters()),
@@ -212,12 +209,13 @@ class Study:
 def about(result: Mapping[str, Any]) -> str:
     """A paragraph: what was run, on what."""
     data = result["dataset"]
+    seeds = result["seeds"]
+    over = f"mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else "one seed"
     text = "contents" if result["text"] == "code" else "words of the paths (there are no contents)"
     return (
         f"{data['users']:,} people, {data['items']:,} files, {data['train']:,} / {data['valid']:,} / "
         f"{data['test']:,} contributions; text: {text}; {result['cold']:,} people of the test have at most "
-        f"{COLD} train contributions; mean ± standard deviation over {len(result['seeds'])} seeds. "
-        f"`{result['command']}`"
+        f"{COLD} train contributions; {over}. `{result['command']}`"
     )
 
 

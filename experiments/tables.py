@@ -15,14 +15,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments import claims, cold_items, neighbours, talks
+from experiments import claims, cold_items, contributions, neighbours, talks
 from experiments.harness import RESULTS
 from experiments.rendering import about, details, table
 from graphrec.atomic import read_json, write_text
 
 ROOT = Path(__file__).parent.parent
 PAGES = (
-    "README.md", "docs/results.md", "docs/claims.md", "docs/conversations.md", "docs/models/freedom.md",
+    "README.md", "docs/results.md", "docs/claims.md", "docs/conversations.md", "docs/histories.md",
+    "docs/models/freedom.md",
 )  # fmt: skip
 BLOCK = re.compile(r"<!-- table: (.+?) -->\n(.*?)<!-- end -->", flags=re.DOTALL)
 
@@ -51,6 +52,11 @@ TABLES: dict[str, Callable[..., str]] = {
     "time": lambda name: claims.time(recorded(name)),
     "talks": lambda name: f"{talks.about(recorded(name))}\n\n{talks.table(recorded(name))}",
     "noise": lambda name: talks.noise(recorded(name)),
+    "contributions": lambda name: (
+        f"{contributions.about(recorded(name))}\n\n{contributions.table(recorded(name))}"
+    ),
+    "coder-parts": lambda name: contributions.parts(recorded(name)),
+    "compared": lambda name: contributions.compared_with(recorded(name)),
     "cold": lambda: cold_items.table(recorded("cold_items")),
     "neighbours": lambda: neighbours.table(recorded("neighbours")),
 }

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
-from graphrec.data import Interactions
+from graphrec.data import Dataset, Interactions
+from graphrec.data.repositories import repository_of
 from graphrec.errors import DataError
 
 
@@ -34,6 +36,22 @@ class Among:
                 f"among: groups {group.min()}..{group.max()}; expected 0 <= group < {self.of.n_items}, as "
                 "``of`` counts them"
             )
+
+    @classmethod
+    def projects(cls, data: Dataset, inside: bool = True) -> Self:
+        """Files of the repositories that a person worked in, by train; or of all others.
+
+        Args:
+            data: of git histories.
+            inside: False takes the others.
+
+        Raises:
+            DataError: the dataset has no repositories.
+        """
+        repository, n = repository_of(data), len(data.nodes["repository"])
+        keys = np.unique(data.train.users.astype(np.int64) * n + repository[data.train.items])
+        own = Interactions(keys // n, keys % n, data.n_users, n, name=f"repositories of {data.train.name}")
+        return cls(repository, own, inside)
 
     def contains(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """Whether each item may be recommended to the user beside it ``(n,) bool``."""

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from histories import START, History
 
+from graphrec.candidates import Among
 from graphrec.data import Dataset
 from graphrec.data.git import read_histories
 from graphrec.data.readers import load_dataset
@@ -77,7 +78,7 @@ def test_negatives_of_the_same_repository(data) -> None:
     assert np.array_equal(place.repository[found[some]], place.repository[items[some]])
     assert not train.contains(users[some], found[some]).any()
     assert train.item_degree[found[some]].min() > 0
-    touched = place.touched(train)
+    touched = Among.projects(data).of
     assert touched.contains(train.users, place.repository[train.items]).all()
     assert len(touched) == len(
         {(u, place.repository[i]) for u, i in zip(train.users, train.items, strict=True)}

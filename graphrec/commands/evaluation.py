@@ -18,7 +18,9 @@ EXAMPLES = (
     "graphrec evaluate runs/shop",
     "graphrec evaluate runs/shop --k 5,10,50 --metrics recall,ndcg,map --masked train --out report.parquet",
     "graphrec evaluate runs/shop --cold --beyond --format markdown",
+    "graphrec evaluate runs/history --projects own --k 5,10,20 --metrics ndcg,hit,mrr",
 )
+NEW = 2  # train contributions at most of a person who is new
 MASKED = ("train", "train+valid", "none")
 
 
@@ -37,6 +39,13 @@ def evaluate(
     cold: Annotated[
         bool, typer.Option("--cold", help="Also rank warm and cold items each among themselves.")
     ] = False,
+    projects: Annotated[
+        str | None,
+        typer.Option(
+            help="For git histories: rank the files of the repositories that a person worked in (own), or of "
+            "all others (others). Default: all files."
+        ),
+    ] = None,
     beyond: Annotated[
         bool, typer.Option("--beyond", help="Add coverage, Gini, novelty, popularity and diversity.")
     ] = False,
@@ -53,6 +62,8 @@ def evaluate(
     """
     settings.choice(split, ["test", "valid"], "--split")
     settings.choice(form, ["table", "markdown", "latex"], "--format")
+    if projects is not None:
+        settings.choice(projects, ["own", "others"], "--projects")
     masked = masked or ("train+valid" if split == "test" else "train")
     settings.choice(masked, MASKED, "--masked")
     if split == "valid" and masked == "train+valid":
@@ -60,6 +71,7 @@ def evaluate(
     cuts = settings.numbers(k, "--k")
     from graphrec import evaluate as measure  # type: ignore[attr-defined, unused-ignore]
     from graphrec.atomic import explained
+    from graphrec.candidates import Among
     from graphrec.evaluate import Beyond, warm_cold
     from graphrec.metrics import metric_names
     from graphrec.model import Ranker
@@ -75,8 +87,11 @@ def evaluate(
     seen = {"train": data.train, "train+valid": data.train + data.valid, "none": None}[masked]
     groups = warm_cold(data.train)
     show_groups = cold or bool(groups["cold"][held_out.items].any())
+    among, new = None, None
+    if projects is not None:
+        among, new = Among.projects(data, projects == "own"), {"new": data.train.user_degree <= NEW}
     report: Report = measure(
-        opened.model, held_out, seen=seen, k=cuts, metrics=names,
+        opened.model, held_out, seen=seen, k=cuts, metrics=names, among=among, user_groups=new,
         item_groups=groups if show_groups else None, within=cold,
         beyond=Beyond(data.train, opened.features) if beyond else None, name=opened.meta["model"],
     )  # fmt: skip

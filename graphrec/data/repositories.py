@@ -72,12 +72,6 @@ class Repositories:
         words, weights, offsets, n_words = _words(data)
         return cls(repository, _edges(data), words, weights, offsets, n_words, _about(data, repository), done)
 
-    def touched(self, train: Interactions) -> Interactions:
-        """Users and the repositories they contributed to."""
-        n = len(self.about)
-        keys = np.unique(train.users.astype(np.int64) * n + self.repository[train.items])
-        return Interactions(keys // n, keys % n, train.n_users, n, name=f"repositories of {train.name}")
-
 
 def repository_of(data: Dataset) -> np.ndarray:
     """The repository of each file ``(n_items,) int64``.

@@ -39,3 +39,20 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, refused) -> None:
     (made / "HEAD").write_text("broken")
     assert "git" in refused("data", "git", made, "--out", out)
     assert not out.exists()
+
+
+def test_files_are_ranked_within_the_projects_of_a_person(tmp_path, graphrec, refused) -> None:
+    one, two = clone(tmp_path / "one"), clone(tmp_path / "two")
+    made = ("data", "git", one, two, "--out", tmp_path / "saved", "--set", "code=false")
+    assert graphrec(*made).code == 0
+    trained = graphrec("train", "cochange", tmp_path / "saved", "--out", tmp_path / "run", "--select", "none")
+    assert trained.code == 0
+    shown = {
+        which: graphrec("evaluate", tmp_path / "run", "--k", "3", *which)
+        for which in ((), ("--projects", "own"), ("--projects", "others"))
+    }
+    assert all(answer.code == 0 for k, answer in shown.items() if k[-1:] != ("others",))
+    assert "users/new" in shown["--projects", "own"].out
+    assert "users/new" not in shown[()].out
+    assert "no held-out pair" in shown["--projects", "others"].err, "both work in both repositories"
+    assert "--projects" in refused("evaluate", tmp_path / "run", "--projects", "mine")
