@@ -58,22 +58,26 @@ def dataset(train: Any, test: Any, n_users: int, n_items: int, name: str) -> Dat
 
 
 def features_of(data: Dataset, vectors: np.ndarray, missing: tuple[int, ...] = ()) -> dict[str, FeatureTable]:
-    """An ``image``, a ``text`` and a ``code`` table from vectors ``(n_items, d)``, without the items in
-    ``missing``; of code, eight segments.
-    """
+    """An ``image`` and a ``text`` table from vectors ``(n_items, d)``, without the items in ``missing``."""
     present = np.ones(data.n_items, dtype=bool)
     present[list(missing)] = False
     values = vectors.astype(np.float32)
     return {
         "image": FeatureTable.from_array(values, data, "image", present=present),
         "text": FeatureTable.from_array(values[:, ::-1].copy(), data, "text", present=present),
-        "code": FeatureTable.from_array(np.tile(values, 8), data, "code", present=present),
     }
 
 
 def chosen(model_class: type[Model], features: Features) -> dict[str, FeatureTable] | None:
-    """Those that a model takes; None where it takes none."""
-    return {f: t for f, t in features.items() if f in model_class.fields} if model_class.modalities else None
+    """What a model takes: none, all tables, or, where it has one field of its own, ``image`` eight times over
+    as its segments.
+    """
+    if not model_class.modalities:
+        return None
+    if model_class.extractor is None or not features:
+        return dict(features)
+    field, image = model_class.fields[0], features["image"]
+    return {field: FeatureTable(np.tile(image.numpy(), 8), image.present, {**image.meta, "field": field})}
 
 
 def checkerboard(n: int = 20) -> tuple[Dataset, dict[str, FeatureTable]]:
@@ -303,8 +307,7 @@ def check_missing_content_is_not_read(model_class: type[Ranker], config: ModelCo
 
     def tables(values: np.ndarray) -> dict[str, FeatureTable]:  # as they are: from_array would clear the rows
         about = {"items": data.items.fingerprint}
-        made = {m: FeatureTable(values.copy(), present, {"field": m, **about}) for m in ("image", "text")}
-        return {**made, "code": FeatureTable(np.tile(values, 8), present, {"field": "code", **about})}
+        return {m: FeatureTable(values.copy(), present, {"field": m, **about}) for m in ("image", "text")}
 
     fills = ("zero", "mean", "neighbours") if "fill" in type(config).model_fields else (None,)
     scored = []
