@@ -11,7 +11,7 @@ import pytest
 from tolerances import SCORE
 
 from graphrec import testing
-from graphrec.cochange import DAY, Beside, profiles
+from graphrec.cochange import DAY, Beside, CoChangeConfig, profiles
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.data.repositories import tree_of
@@ -76,6 +76,14 @@ def test_scores_are_those_of_the_equations(data, options) -> None:
     assert np.allclose(model.score(np.arange(data.n_users)), scored(data.train, config), atol=SCORE)
 
 
+def test_times_before_1970_are_times(data) -> None:
+    """Of baskets it matters only which are one."""
+    train = data.train
+    early = Interactions(train.users, train.items, data.n_users, data.n_items, train.times - 90 * int(DAY))
+    found = CoChange.build(replace(data, train=early), None, CoChange.Config()).score(np.arange(data.n_users))
+    assert np.allclose(found, scored(early, CoChange.Config()), atol=SCORE)
+
+
 def test_without_times_everything_was_at_once(data) -> None:
     def at(times) -> Dataset:
         train = data.train
@@ -113,6 +121,12 @@ def test_beside_another_model_nothing_a_person_did_speaks_for_itself(data) -> No
             for i in np.flatnonzero(p)
         )
         assert found[at] == pytest.approx(expected, abs=1e-5)
+
+
+def test_what_is_left_out_is_not_below_nothing_where_few_neighbours_are_kept(data) -> None:
+    found = Beside(data.train, CoChangeConfig(k=1)).left_out()
+    assert found.min() == 0
+    assert found.max() > 0
 
 
 def test_differences_are_of_pairs(data) -> None:

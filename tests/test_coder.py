@@ -113,6 +113,28 @@ def test_people_are_drawn_from_those_who_worked_on_the_file(material) -> None:
     assert not torch.equal(first, model.queries), "drawn anew every epoch"
 
 
+def test_of_a_file_that_nobody_worked_on_nobody_is_asked(material) -> None:
+    data, tables = material
+    rest = data.train.where(data.train.items != 5)
+    model = built((data.with_splits(rest, data.valid, data.test), tables), tree=False)
+    before, _ = model.files()
+    with torch.no_grad():
+        model.user_embedding.weight.mul_(-3)
+    after, _ = model.files()
+    assert torch.equal(before[5], after[5])
+    assert not torch.allclose(before[6], after[6], atol=1e-4)
+
+
+def test_what_stands_in_a_row_without_contents_is_not_read(material) -> None:
+    data, tables = material
+    table = tables["code"]
+    values = table.numpy().copy()
+    values[3] = 7
+    other = FeatureTable(values, table.present, table.meta)
+    for a, b in zip(built(material).files(), built((data, {"code": other})).files(), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_a_file_without_contents_is_nowhere_before_the_tree(material) -> None:
     files, _ = built(material, tree=False).files()
     assert not files[3].any()
@@ -204,6 +226,23 @@ def test_a_contrast_among_the_batch_is_that_among_all_where_the_batch_is_all() -
     assert torch.allclose(contrast(later, first, few, 0.5, False), alone)
 
 
+def test_each_behaviour_has_its_own_loss(material) -> None:
+    data, tables = material
+    tested = np.array([[0, 1, 2], [0, 0, 1]], dtype=np.int32)
+    data = replace(data, relations={**data.relations, ("user", "tested", "repository"): tested})
+    model = built((data, tables), project_weight=1.0)
+    assert model.behaviours == ["authored", "tested"]
+    batch = next(iter(model.batches(Plan(1, 10_000, 0))))
+    found, total = model.propagate(), 0.0
+    for t, (z, r) in enumerate(found.done):
+        mine = batch.did == t
+        doers, done, others = (part[mine] for part in (batch.doers, batch.done, batch.others))
+        difference = (z[doers] * (r[done] - r[others])).sum(1)
+        total += torch.log1p(torch.exp(-difference)).mean()
+    assert sorted(batch.doers[batch.did == 1].tolist()) == [0, 1, 2]
+    assert torch.allclose(model.loss(batch)["projects"], total, atol=PARITY)
+
+
 def test_negatives_of_projects_are_where_it_was_not_done(material) -> None:
     data, _ = material
     model = built(material)
@@ -212,6 +251,11 @@ def test_negatives_of_projects_are_where_it_was_not_done(material) -> None:
     doers, others = (torch.cat([getattr(b, name) for b in batches]).numpy() for name in ("doers", "others"))
     assert len(batches) > 1
     assert not done.contains(doers, others).any()
+    some = np.isin(done.users, np.flatnonzero(done.user_degree < 2))  # the others have worked everywhere
+    assert sorted(doers.tolist()) == sorted(done.users[some].tolist()), "all that was done, once"
+    again = [b.doers for b in model.batches(Plan(2, 64, 0))]
+    assert sorted(torch.cat(again).tolist()) == sorted(doers.tolist())
+    assert torch.cat(again).tolist() != doers.tolist(), "in another order every epoch"
     assert all(len(b.users) <= 64 for b in batches)
 
 
@@ -281,8 +325,15 @@ def test_between_refreshes_files_are_as_they_were(material) -> None:
             gradient is not None and bool((gradient - 2e-4 * model.names.weight).abs().sum() > 1e-3)
         )
     assert learned == [True, False, False, True]
-    model.eval()
-    assert model.files()[0].requires_grad
+    model.start_epoch(stream(0, "tests/next"))
+    model.zero_grad()
+    model.loss(batch)["bpr"].backward()
+    assert model.names.weight.grad.abs().sum() > 0, "every epoch begins with a look at the files"
+    users = np.arange(5)
+    with torch.no_grad():
+        scores = model.score(users)
+        model.names.weight.mul_(-1)
+    assert not torch.allclose(model.score(users), scores, atol=1e-6), "scores are of what files are now"
 
 
 # -- co-change, and what is wrong ----------------------------------------------------------------------------

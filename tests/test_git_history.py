@@ -40,6 +40,23 @@ def test_people_files_and_times(history) -> None:
     assert data.content["path"].values == ("src a py", "src b py")
 
 
+def test_the_time_can_be_that_of_the_last_contribution(history) -> None:
+    """Also where two addresses are one person's, and where work waits for a renaming on another branch."""
+    history.commit({"a.py": "1"}, time=START)
+    history.commit({"a.py": "2"}, who=(ADA[0], "ada@home.test"), time=START + 50)
+    history.commit({"a.py": "3"}, time=START + 20)
+    history.commit({"a.py": "4"}, branch="side", who=BOB, time=START + 60)
+    history.commit({"a.py": "5"}, branch="side", who=BOB, time=START + 70)
+    history.commit(rename={"a.py": "b.py"}, time=START + 30)
+    history.commit({"b.py": "6"}, merge=("side",), time=START + 80)
+    clone = history.write()
+    for when, ada, bob in (("first", START, START + 60), ("last", START + 50, START + 70)):
+        data = read(clone, config=MiningConfig(when=when))
+        times = dict(zip(data.train.users.tolist(), data.train.times.tolist(), strict=True))
+        assert times[data.users.index(who(data, BOB[1]))] == bob
+        assert times[data.users.index(who(data, ADA[1]))] == ada
+
+
 def test_what_was_done_under_another_name_counts(history) -> None:
     history.commit({"old.py": "x" * 50, "stays.py": "y"})
     history.commit({"old.py": "z" * 50}, who=BOB)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from histories import START, History
 
 from graphrec.candidates import Among
@@ -16,8 +17,9 @@ from graphrec.data.git import read_histories
 from graphrec.data.readers import load_dataset
 from graphrec.data.repositories import OF, Repositories, path_words
 from graphrec.errors import DataError
-from graphrec.sampling import local_negatives
+from graphrec.sampling import Local, Plan, local_negatives, triplets
 from graphrec.seeds import stream
+from graphrec.testing import communities
 
 ADA, BOB = ("Ada Lovelace", "ada@engine.test"), ("Bob Babbage", "bob@engine.test")
 
@@ -83,6 +85,19 @@ def test_negatives_of_the_same_repository(data) -> None:
     assert len(touched) == len(
         {(u, place.repository[i]) for u, i in zip(train.users, train.items, strict=True)}
     )
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_share_of_the_negatives_is_local(share) -> None:
+    data, _ = communities(4, 60)
+    group = np.arange(data.n_items) % 20
+    local = Local(group, share) if share else None
+    batches = list(triplets(data.train, Plan(1, 256, 0), local))
+    positives, negatives = (torch.cat([getattr(b, n) for b in batches]) for n in ("positives", "negatives"))
+    same = (group[positives] == group[negatives]).mean()
+    assert same == pytest.approx(share + (1 - share) / 20, abs=0.04)
+    users = torch.cat([b.users for b in batches]).numpy()
+    assert not data.train.contains(users, negatives.numpy()).any()
 
 
 def test_what_has_no_repositories_is_said(data) -> None:

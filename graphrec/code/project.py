@@ -22,13 +22,13 @@ from graphrec.data.git import MiningConfig, read_histories
 from graphrec.data.git.dataset import ADDRESS, printable
 from graphrec.data.git.log import Person, Repository
 from graphrec.data.git.people import People
+from graphrec.data.readers.git import SALT
 from graphrec.errors import DataError, nearest
 from graphrec.recommender import Recommender
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-SALT = "GRAPHREC_SALT"
 DONE = "project.json"
 ALL = {"name": "chronological", "valid": 0.0, "test": 0.0}
 """Nothing is held out: what is asked about is what comes next."""
