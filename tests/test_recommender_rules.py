@@ -65,7 +65,7 @@ def test_models_say_whether_they_place_new_items(cold, name: str) -> None:
     data, tables = cold
     kind = model_class(name)
     assert issubclass(kind, Ranker)
-    model = kind.build(data, tables if kind.modalities else None)
+    model = kind.build(data, testing.chosen(kind, tables))
     assert kind.places_new_items == (model.content_rule is not None)
     assert model.cold_scores == ("from content" if kind.places_new_items else "as trained")
     rec = Recommender.of(model, data, tables)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 
+import numpy as np
 import pytest
 from histories import ADA, BOB, DAY, START, History
 
@@ -63,6 +64,20 @@ def test_reviewers_are_who_knows_the_files_or_what_goes_with_them(opened) -> Non
     assert found[0].why.startswith("worked on it, last 3 days before the newest commit; works on ")
     assert found[1].why == "works on src/parse/lexer.py, which is worked on with it"
     assert [c.name for c in answers.reviewers(opened, ["docs/use.md"])] == ["Eve Moore"]
+
+
+def test_a_score_is_what_is_known_of_the_files_and_of_what_goes_with_them(opened) -> None:
+    """Of each file 1 for itself and 1 for all that it is worked on with; the mean over files."""
+    train, near = opened.data.train, opened.near.toarray()
+    known = np.zeros((train.n_users, train.n_items))
+    known[train.users, train.items] = 0.5 ** ((train.times.max() - train.times) / DAY / 180)
+    paths = ["src/parse/errors.py", "docs/use.md"]
+    files = [int(opened.files(path)[0]) for path in paths]
+    expected = sum(known[:, f] + known @ near[f] / near[f].sum() for f in files) / 2
+    found = answers.reviewers(opened, paths, k=9)
+    assert [c.score for c in found] == pytest.approx(sorted(expected[expected > 0], reverse=True), abs=1e-6)
+    bob = next(c for c in found if c.name == "Bob Babbage")
+    assert "errors.py" not in bob.why, "what is changed itself does not go with it"
 
 
 def test_of_a_new_file_the_folder_is_taken(opened) -> None:
