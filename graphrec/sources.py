@@ -160,7 +160,7 @@ def _of_one_extractor(
             f"{model.name} needs features of {' or '.join(model.fields)}, by {model.extractor}, and "
             + (
                 f"{store.root} has none for the items of {data.name}; run: graphrec features build "
-                f"{arguments} --field {there[0]} --extractor {model.extractor}"
+                f"{arguments} --text {model.extractor}"
                 if there
                 else f"{data.name} has neither; make a dataset of clones: graphrec data git"
             )

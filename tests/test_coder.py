@@ -358,7 +358,7 @@ def test_the_weight_of_cochange_is_learned_and_not_pulled_to_one(material) -> No
 
 def test_what_does_not_fit_is_said(material) -> None:
     data, tables = material
-    with pytest.raises(ConfigError, match="--field code --extractor code-segments"):
+    with pytest.raises(ConfigError, match="--text code-segments"):
         CODER.build(data, {}, CODER.Config())
     with pytest.raises(ConfigError, match="20 values are not those of 3 segments"):
         CODER.build(data, tables, CODER.Config(segments=3))

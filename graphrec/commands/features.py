@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shlex
 from importlib import import_module
 from pathlib import Path
@@ -82,12 +83,15 @@ def build(
         used = EXTRACTORS.get(name or DEFAULTS[kind])
         if given[kind] and used is not None:
             known = settings.arguments_of(_class(used))
+            inner = given[kind].get("of", _default_of(_class(used))) if "of" in known else None
+            if inner in EXTRACTORS:  # takes the options of the extractor that it hands its parts to
+                known += settings.arguments_of(_class(EXTRACTORS[inner]))
             settings.known_only(given[kind], known, f"extractor {name or DEFAULTS[kind]!r}")
     data, source = read(dataset, root, given["data"])
     made, incomplete = 0, False
-    for field in dict.fromkeys(
-        [*data.content, *(k for k, name in chosen.items() if name not in (None, "none"))]
-    ):
+    kinds = {content.kind for content in data.content.values()}
+    asked = (k for k, name in chosen.items() if name not in (None, "none") and k not in kinds)
+    for field in (*data.content, *asked):
         kind = data.field(field).kind
         if chosen[kind] == "none":
             continue
@@ -277,6 +281,10 @@ def collect(
         output.say(f"{'would remove' if dry_run else 'removed'} {path}")
     if not removed:
         output.say(f"{store}: nothing to remove")
+
+
+def _default_of(extractor: Any) -> Any:
+    return inspect.signature(extractor).parameters["of"].default
 
 
 def _class(target: str) -> Any:

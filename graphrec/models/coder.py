@@ -408,7 +408,7 @@ def segments_of(data: Dataset, features: Features | None, segments: int) -> np.n
         given = sorted(features or {})
         raise ConfigError(
             f"CODER needs one feature table, of the extractor code-segments, and got {given or 'none'}; run: "
-            "graphrec features build DATASET --field code --extractor code-segments"
+            "graphrec features build DATASET --text code-segments"
         )
     (table,) = features.values()
     values = table.check(data).numpy(np.float32)

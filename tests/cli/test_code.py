@@ -92,6 +92,11 @@ def test_experts_are_who_worked_there_lately(opened) -> None:
         "worked on 3 of 3 files, last 2 days before the newest commit",
         "worked on 1 of 3 files, last with the newest commit",
     ]
+    found = answers.experts(opened, "src/parse/lexer.py")
+    assert [(c.name, c.why) for c in found[1:]] == [
+        ("Bob Babbage", "worked on it, last 4 days before the newest commit"),
+        ("Ada Lovelace", "worked on it, last 5 days before the newest commit"),
+    ]
     (eve,) = answers.experts(opened, "src/main.py")
     assert eve.score < 0.1, "that was two years ago"
     assert eve.why == "worked on it, last 2 years before the newest commit"
@@ -151,6 +156,21 @@ def test_a_history_is_read_once_until_something_is_committed(tmp_path) -> None:
     assert not list(cache.rglob(".*")), "nothing half-made is left"
 
 
+def test_a_salt_makes_another_history_and_names_are_the_newest(tmp_path, monkeypatch) -> None:
+    history = History(tmp_path / "small")
+    history.commit({"a.py": "x"}, who=("Ada Byron", ADA[1]))
+    history.commit({"a.py": "y", "b.py": "y"}, who=ADA)
+    history.commit({"b.py": "z"}, who=BOB)
+    clone, cache = history.write(), tmp_path / "cache"
+    first = Project.open(clone, cache=cache)
+    monkeypatch.setenv("GRAPHREC_SALT", "sea")
+    other = Project.open(clone, cache=cache)
+    assert not other.reused
+    assert set(first.data.users.ids).isdisjoint(other.data.users.ids)
+    assert sorted(other.names.values()) == ["Ada Lovelace", "Bob Babbage"]
+    assert other.person("Ada Lovelace") == other.person(ADA[1])
+
+
 def test_old_histories_go(tmp_path, monkeypatch) -> None:
     history = History(tmp_path / "small")
     history.commit({"a.py": "x", "b.py": "y"})
@@ -158,7 +178,11 @@ def test_old_histories_go(tmp_path, monkeypatch) -> None:
     clone, cache = history.write(), tmp_path / "cache"
     for n in range(1, 6):
         Project.open(clone, cache=cache, config=MiningConfig(max_files=n + 5))
+        Project.open(clone, cache=cache, config=MiningConfig(max_files=6))  # asked for again and again
     assert len(list(cache.rglob(DONE))) == project.KEPT
+    assert Project.open(clone, cache=cache, config=MiningConfig(max_files=6)).reused
+    assert Project.open(clone, cache=cache, config=MiningConfig(max_files=10)).reused
+    assert not Project.open(clone, cache=cache, config=MiningConfig(max_files=7)).reused
 
 
 def test_a_model_that_reads_files_can_rank_them(clone, tmp_path) -> None:

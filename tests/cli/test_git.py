@@ -56,3 +56,23 @@ def test_files_are_ranked_within_the_projects_of_a_person(tmp_path, graphrec, re
     assert "users/new" not in shown[()].out
     assert "no held-out pair" in shown["--projects", "others"].err, "both work in both repositories"
     assert "--projects" in refused("evaluate", tmp_path / "run", "--projects", "mine")
+
+
+def test_coder_takes_the_features_of_its_extractor(tmp_path, graphrec, refused) -> None:
+    saved, store = tmp_path / "saved", ("--store", tmp_path / "cache")
+    assert graphrec("data", "git", clone(tmp_path / "one"), "--out", saved).code == 0
+    train = ("train", "coder", saved, "--out", tmp_path / "run", "--select", "none", *store)
+    options = ("--set", "train.epochs=1", "--set", "model.contrast_weight=0", "--set", "model.segments=2")
+    build = ("features", "build", saved, *store, "--set", "text.min_texts=1", "--set", "text.size=4")
+    assert graphrec(*build).code == 0, "features of another extractor"
+    message = refused(*train, *options)
+    assert f"graphrec features build {saved} --store {tmp_path / 'cache'} --text code-segments" in message
+    built = graphrec(*build, "--text", "code-segments", "--set", "text.segments=2")
+    assert built.code == 0, built.err
+    assert "code-segments" in refused(*train, *options, "--text", "tfidf-svd")
+    answer = graphrec(*train, *options)
+    assert answer.code == 0, answer.err
+    assert "code: FeatureTable" in answer.err
+    assert "path: FeatureTable" not in answer.err, "contents are there"
+    assert graphrec("evaluate", tmp_path / "run").code == 0
+    assert "code, path" in graphrec("models").out
