@@ -92,8 +92,8 @@ def reviewers(
     score = np.asarray(direct + around).reshape(-1) / len(changed)
     for who in exclude:
         score[project.person(who)] = 0
-    beside = np.asarray(near.sum(0)).reshape(-1) > 0
-    beside[changed] = False
+    beside = np.asarray(near.sum(0)).reshape(-1)
+    beside[changed] = 0
     best = _best(score, k)
     return [_colleague(project, u, score[u], changed, beside) for u in best]
 
@@ -114,7 +114,7 @@ def experts(project: Project, path: str = "", k: int = 5) -> list[Colleague]:
         raise ConfigError(f"k={k}; expected at least 1")
     files = project.files(path)
     score = np.asarray(knowledge(project)[:, files].sum(1)).reshape(-1)
-    none = np.zeros(project.data.n_items, dtype=bool)
+    none = np.zeros(project.data.n_items)
     return [_colleague(project, u, score[u], files, none) for u in _best(score, k)]
 
 
@@ -159,6 +159,7 @@ def _why_file(project: Project, user: int, item: int) -> str:
 
 
 def _colleague(project: Project, user: int, score: float, files: np.ndarray, beside: np.ndarray) -> Colleague:
+    """A person with what they did to ``files``, and to those that go with them by ``beside (n_items,)``."""
     train, parts = project.data.train, []
     assert train.times is not None
     mine = train.of(user)
@@ -169,7 +170,7 @@ def _colleague(project: Project, user: int, score: float, files: np.ndarray, bes
         n = int(inside.sum())
         of = f"{n} of {len(files)} files" if len(files) > 1 else "it"
         parts.append(f"worked on {of}, last {_ago(project.now - last)}")
-    around = [int(i) for i in mine if beside[i]]
+    around = sorted((int(i) for i in mine if beside[i]), key=lambda i: -beside[i])
     if around:
         named = ", ".join(_file(project, i) for i in around[:NAMED])
         more = f" and {len(around) - NAMED} more" if len(around) > NAMED else ""

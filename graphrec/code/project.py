@@ -23,7 +23,7 @@ from graphrec.data.git.dataset import ADDRESS, printable
 from graphrec.data.git.log import Person, Repository
 from graphrec.data.git.people import People
 from graphrec.data.readers.git import SALT
-from graphrec.errors import DataError, nearest
+from graphrec.errors import DataError, GraphrecError, nearest
 from graphrec.recommender import Recommender
 
 if TYPE_CHECKING:
@@ -97,8 +97,8 @@ class Project:
         }  # fmt: skip
         shelf = Path(cache or default_cache()) / digest(about["path"])[:16]
         folder = shelf / digest(sorted(about.items(), key=str))[:16]
-        reused = (folder / DONE).is_file() and read_json(folder / DONE) == about
-        if not reused:
+        kept = _kept(folder, about)
+        if kept is None:
             shelf.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".", dir=shelf) as fresh:  # whole, or not there
                 data = read_histories([path], config=config, split=ALL, code=made.modalities, salt=salt)
@@ -110,8 +110,8 @@ class Project:
                 os.replace(Path(fresh) / "run", folder)
             _forget(shelf, folder)
         os.utime(folder)
-        found = Dataset.load(folder / "dataset")
-        return cls(Path(path), revision, found, Recommender.load(folder / "recommender"), reused)
+        found = kept or (Dataset.load(folder / "dataset"), Recommender.load(folder / "recommender"))
+        return cls(Path(path), revision, *found, reused=kept is not None)
 
     @property
     def name(self) -> str:
@@ -208,6 +208,16 @@ def default_cache() -> Path:
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("graphrec", appauthor=False)) / "code"
+
+
+def _kept(folder: Path, about: Mapping[str, Any]) -> tuple[Dataset, Recommender] | None:
+    """What the cache has; None where that is nothing, of something else, or damaged, and is made anew."""
+    try:
+        if read_json(folder / DONE) != about:
+            return None
+        return Dataset.load(folder / "dataset"), Recommender.load(folder / "recommender")
+    except (GraphrecError, OSError):
+        return None
 
 
 def _forget(shelf: Path, newest: Path) -> None:

@@ -147,13 +147,20 @@ def test_a_history_is_read_once_until_something_is_committed(tmp_path) -> None:
     again = Project.open(clone, cache=cache)
     assert (first.reused, again.reused) == (False, True)
     assert answers.suggest(first, ADA[1]) == answers.suggest(again, ADA[1])
+    done = next(cache.rglob(DONE))
+    done.write_text(done.read_text().replace(first.revision, "0" * 40))
+    assert [Project.open(clone, cache=cache).reused for _ in range(2)] == [False, True]
+    for file in ("dataset/dataset.json", "recommender/recommender.json", DONE):
+        (broken,) = cache.rglob(f"*/{file}") if "/" in file else cache.rglob(file)
+        broken.write_text("{")
+        made = Project.open(clone, cache=cache)
+        assert not made.reused, "what is damaged is made anew"
+        assert answers.suggest(made, ADA[1]) == answers.suggest(first, ADA[1])
+        assert Project.open(clone, cache=cache).reused
+    assert not list(cache.rglob(".*")), "nothing half-made is left"
     other = Project.open(clone, cache=cache, config=MiningConfig(max_files=1))
     assert not other.reused
     assert len(other.data.train) < len(first.data.train)
-    done = next(cache.rglob(DONE))
-    done.write_text(done.read_text().replace(first.revision, "0" * 40))
-    assert [Project.open(clone, cache=cache).reused, Project.open(clone, cache=cache).reused][1]
-    assert not list(cache.rglob(".*")), "nothing half-made is left"
 
 
 def test_a_salt_makes_another_history_and_names_are_the_newest(tmp_path, monkeypatch) -> None:
