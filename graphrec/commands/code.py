@@ -87,6 +87,9 @@ def suggest(
     if as_json:
         output.as_json([asdict(one) for one in found])
         return
+    if not found:
+        output.say(f"{user} has worked on every file there")
+        return
     output.table(
         ["file", "score", "why"], [(f.file, f"{f.score:.3f}", f.why) for f in found], left=["file", "why"]
     )

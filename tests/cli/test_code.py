@@ -219,6 +219,8 @@ def test_the_commands(clone, tmp_path, graphrec, refused, monkeypatch) -> None:
     assert "(from the cache)" in answer.err
     assert [c["name"] for c in json.loads(answer.out)] == ["Bob Babbage", "Nia New"]
     assert "Eve Moore" in graphrec("code", "experts", "docs", *where).out
+    alone = graphrec("code", "suggest", "--user", "Eve Moore", "--under", "docs", *where)
+    assert alone.out == "Eve Moore has worked on every file there\n"
     assert "Did you mean" in refused("code", "experts", "dcos", *where)
     assert "user.email" in refused("code", "suggest", *where)
     assert "nobody" in refused("code", "reviewers", "docs/use.md", "--not", "nobody", *where)
