@@ -80,6 +80,22 @@ def test_a_score_is_what_is_known_of_the_files_and_of_what_goes_with_them(opened
     assert "errors.py" not in bob.why, "what is changed itself does not go with it"
 
 
+def test_reasons_name_what_goes_with_a_change_most_and_not_the_change_itself(opened) -> None:
+    changed = ["src/parse/lexer.py", "src/parse/tree.py"]
+    assert "works on src/parse/errors.py, which is" in answers.reviewers(opened, changed)[0].why
+    eve = answers.reviewers(opened, ["docs/index.md"])[0].why
+    near = opened.near[opened.files("docs/index.md")].toarray()[0]
+    use, main = (near[opened.files(path)[0]] for path in ("docs/use.md", "src/main.py"))
+    assert use > main > 0
+    assert eve.endswith("works on docs/use.md, src/main.py, which are worked on with it")
+    other = answers.reviewers(opened, ["docs/use.md"])[0].why
+    assert other.endswith("works on docs/index.md, src/main.py, which are worked on with it")
+    bob = next(c for c in answers.reviewers(opened, ["src/parse/errors.py"]) if c.name == "Bob Babbage")
+    near = opened.near[opened.files("src/parse/errors.py")].toarray()[0]
+    both = sorted(changed, key=lambda path: -near[opened.files(path)[0]])
+    assert f"works on {both[0]}, {both[1]}, which are" in bob.why
+
+
 def test_of_a_new_file_the_folder_is_taken(opened) -> None:
     assert [c.name for c in answers.reviewers(opened, ["docs/new/page.md"], k=1)] == ["Eve Moore"]
 
@@ -185,7 +201,8 @@ def test_old_histories_go(tmp_path, monkeypatch) -> None:
     clone, cache = history.write(), tmp_path / "cache"
     for n in range(1, 6):
         Project.open(clone, cache=cache, config=MiningConfig(max_files=n + 5))
-        Project.open(clone, cache=cache, config=MiningConfig(max_files=6))  # asked for again and again
+        again = Project.open(clone, cache=cache, config=MiningConfig(max_files=6))
+        assert again.reused, "what is asked for again and again stays"
     assert len(list(cache.rglob(DONE))) == project.KEPT
     assert Project.open(clone, cache=cache, config=MiningConfig(max_files=6)).reused
     assert Project.open(clone, cache=cache, config=MiningConfig(max_files=10)).reused
