@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 import graphrec as gr
-from experiments.harness import QUICK, RESULTS, options_of_all
+from experiments.harness import QUICK, RESULTS, folder_of, options_of_all
 from experiments.rendering import spread
 from features import extractor
 from features.extract import extract
@@ -172,8 +172,7 @@ class Study:
 
     def one(self, row: Row, seed: int) -> tuple[dict[str, Any], Report]:
         """One training with its reports, read back if it is finished."""
-        name = "".join(c if c.isalnum() else "_" for c in row.label)
-        out = self.folder / name / f"seed-{seed}"
+        out = self.folder / folder_of(row.label) / f"seed-{seed}"
         if (out / "facts.json").exists():
             return read_json(out / "facts.json"), Report.from_parquet(out / "report.parquet")
         data, cls = self.data, model_class(row.model)

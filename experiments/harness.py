@@ -240,7 +240,7 @@ class _Study:
         tuned = tune(
             row.model, self.data, self.given(row),
             trials=QUICK["trials"] if self.quick else self.experiment.trials,
-            out=self.folder / "tuning" / _name(row.label), seed=self.experiment.seeds[0],
+            out=self.folder / "tuning" / folder_of(row.label), seed=self.experiment.seeds[0],
             select=SELECT, resume=True,
             model_options={k: v for k, v in fixed.items() if k not in cls.search_space},
             train_options={k: v for k, v in train.items() if f"train.{k}" not in cls.search_space},
@@ -261,7 +261,7 @@ class _Study:
 
     def path(self, row: Row, seed: int) -> Path:
         """Where a training is kept."""
-        return self.folder / _name(row.label) / f"seed-{seed}"
+        return self.folder / folder_of(row.label) / f"seed-{seed}"
 
     def entry(self, row: Row, facts: Mapping[str, Any], report: Report) -> Entry:
         """A training as the report page takes it."""
@@ -342,7 +342,8 @@ def _shuffled(table: FeatureTable, field: str) -> FeatureTable:
     return FeatureTable(table.numpy(table.values.dtype)[order], table.present[order], {"field": field})
 
 
-def _name(label: str) -> str:
+def folder_of(label: str) -> str:
+    """What the folder of a row's runs is called."""
     return "".join(c if c.isalnum() or c in "-." else "_" for c in label)
 
 

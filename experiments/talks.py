@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 import graphrec as gr
-from experiments.harness import RESULTS, options_of_all
+from experiments.harness import RESULTS, folder_of, options_of_all
 from graphrec import runs
 from graphrec.atomic import read_json, write_json, write_text
 from graphrec.conversation.belief import Setting
@@ -171,14 +171,13 @@ def _trained(
     talks: Talks, learned: Learned, seed: int, folder: Path, quick: bool
 ) -> tuple[Any, dict[str, Any]]:
     """A policy of one seed with what its training took."""
-    name = "".join(c if c.isalnum() or c in "-." else "_" for c in learned.label)
     model_options = {"scorer": str(talks.scorer), **talks.rules, **learned.options}
     train_options = {"checkpoint_every": 5, **learned.train}
     if quick:
         model_options["episodes"], train_options["epochs"] = QUICK["episodes"], QUICK["epochs"]
     run = runs.train(
         "scpr", talks.data, model_options=model_options, train_options=train_options,
-        out=folder / name / f"seed-{seed}", seed=seed, resume=True,
+        out=folder / folder_of(learned.label) / f"seed-{seed}", seed=seed, resume=True,
     )  # fmt: skip
     facts = {
         "seed": seed,

@@ -140,6 +140,12 @@ def features_for(
     return store.of(data, **choose, **{f: asked[f] for f in wanted if asked[f] is not None})
 
 
+def _arguments(source: Source | None, store: FeatureStore) -> str:
+    """What follows ``graphrec features`` and its command."""
+    dataset = source.arguments() if source is not None else "DATASET"
+    return f"{dataset} --store {shlex.quote(str(store.root))}"
+
+
 def _of_one_extractor(
     model: type[Model], data: Dataset, store: FeatureStore, stored: set[str], asked: Mapping[str, str | None],
     source: Source | None,
@@ -155,12 +161,11 @@ def _of_one_extractor(
     field = next((f for f in model.fields if f in made), None)
     if field is None:
         there = [f for f in model.fields if f in data.content]
-        arguments = f"{source.arguments() if source is not None else 'DATASET'} --store {store.root}"
         raise FeatureError(
             f"{model.name} needs features of {' or '.join(model.fields)}, by {model.extractor}, and "
             + (
                 f"{store.root} has none for the items of {data.name}; run: graphrec features build "
-                f"{arguments} --text {model.extractor}"
+                f"{_arguments(source, store)} --text {model.extractor}"
                 if there
                 else f"{data.name} has neither; make a dataset of clones: graphrec data git"
             )
@@ -173,8 +178,7 @@ def _how_to_get(
     model: str, data: str, store: FeatureStore, wanted: list[str], missing: list[str], source: Source | None
 ) -> str:
     """The message for features that are not there, with the command that makes them."""
-    arguments = source.arguments() if source is not None else "DATASET"
-    arguments = f"{arguments} --store {shlex.quote(str(store.root))}"
+    arguments = _arguments(source, store)
     run = f"graphrec features build {arguments}"
     if source is not None and source.dataset in FEATURES:
         run = f"graphrec features import {arguments} (the vectors it comes with) or {run}"

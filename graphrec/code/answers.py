@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from graphrec.cochange import DAY
 from graphrec.code.project import Project
 from graphrec.errors import ConfigError
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-DAY = 86_400
 HALF = 180.0  # days
 NAMED = 2  # files that a reason names
 

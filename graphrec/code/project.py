@@ -22,7 +22,7 @@ from graphrec.data.git import MiningConfig, read_histories
 from graphrec.data.git.dataset import ADDRESS, printable
 from graphrec.data.git.log import Person, Repository
 from graphrec.data.git.people import People
-from graphrec.data.readers.git import SALT
+from graphrec.data.readers.git import salt
 from graphrec.errors import DataError, GraphrecError, nearest
 from graphrec.recommender import Recommender
 
@@ -88,20 +88,20 @@ class Project:
         if revision is None:
             raise DataError(f"{path}: nothing was committed there yet")
         made, _, _ = configure(model, model_options, train_options, 0)
-        salt = os.environ.get(SALT, "")
+        key = salt()
         about = {
             "path": str(repository.path.absolute()), "revision": revision, "model": made.name,
             "model_options": dict(model_options or {}), "train_options": dict(train_options or {}),
-            "mining": config.model_dump(mode="json"), "salt": blake2b(salt.encode()).hexdigest(),
+            "mining": config.model_dump(mode="json"), "salt": blake2b(key.encode()).hexdigest(),
             "version": version("graphrec"),
         }  # fmt: skip
         shelf = Path(cache or default_cache()) / digest(about["path"])[:16]
-        folder = shelf / digest(sorted(about.items(), key=str))[:16]
+        folder = shelf / digest(about)[:16]
         kept = _kept(folder, about)
         if kept is None:
             shelf.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".", dir=shelf) as fresh:  # whole, or not there
-                data = read_histories([path], config=config, split=ALL, code=made.modalities, salt=salt)
+                data = read_histories([path], config=config, split=ALL, code=made.modalities, salt=key)
                 tables = features(data, Path(fresh) / "features") if made.modalities and features else None
                 train(made.name, data, tables, model_options=model_options, train_options=train_options,
                       out=Path(fresh) / "run", select=NONE)  # fmt: skip
@@ -141,7 +141,7 @@ class Project:
             "log", "--use-mailmap", "--no-merges", "--encoding=UTF-8", "--format=%aN%x00%aE",
             "--end-of-options", self.revision, "--",
         )  # fmt: skip
-        people, found = People(os.environ.get(SALT, "")), dict[int, str]()
+        people, found = People(salt()), dict[int, str]()
         for line in dict.fromkeys(reversed(log.split(b"\n"))):  # the name that was used last stays
             name, _, email = line.partition(b"\0")
             for hash_ in people.hashes(Person(name, email), self.name):
@@ -156,7 +156,7 @@ class Project:
         Raises:
             DataError: nobody of that name contributed; names the nearest.
         """
-        user = self._users.get(People(os.environ.get(SALT, "")).lookup(who))
+        user = self._users.get(People(salt()).lookup(who))
         if user is None:
             same = [u for u, name in self.names.items() if name.casefold() == who.strip().casefold()]
             user = same[0] if len(same) == 1 else None

@@ -80,8 +80,13 @@ def read(
         [folder / name for name in repositories] if repositories else clones(folder),
         config=config, split=split, k_core=k_core, code=code, code_bytes=code_bytes, seed=seed,
         tables={did: read_table(folder / path) for did, path in tables.items() if path is not None},
-        salt=os.environ.get(SALT, ""), name=folder.name or "git",
+        salt=salt(), name=folder.name or "git",
     )  # fmt: skip
+
+
+def salt() -> str:
+    """Key of the hashes of names and addresses, from the environment; empty where none is set."""
+    return os.environ.get(SALT, "")
 
 
 def clones(folder: Path) -> list[Path]:
