@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,6 +63,25 @@ def profiles(train: Interactions, config: CoChangeConfig) -> csr_matrix:
     )
 
 
+def spans(train: Interactions, span: float, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """What each person took up within the same span of time, on a grid.
+
+    Args:
+        train: known interactions.
+        span: days; ``math.inf`` for all that a person took up.
+        shift: of the grid, as a part of the span.
+
+    Returns:
+        person of each span in which something was taken up ``(n_spans,)``, by person and time, and the span
+        of each interaction ``(E,)``, both int64.
+    """
+    slot = np.floor(days(train) / span + shift).astype(np.int64)
+    slot -= slot.min(initial=0)
+    n = int(slot.max(initial=0)) + 1
+    keys, index = np.unique(train.users.astype(np.int64) * n + slot, return_inverse=True)
+    return keys // n, index.reshape(-1)
+
+
 def baskets(train: Interactions, config: CoChangeConfig) -> tuple[np.ndarray, np.ndarray]:
     """What was taken up together (Eq. 1).
 
@@ -69,16 +89,14 @@ def baskets(train: Interactions, config: CoChangeConfig) -> tuple[np.ndarray, np
         basket of each interaction on three grids of time, two that are half a span apart and one for ever
         ``(3, E) int64``, and what it counts to be in each basket (Eq. 2) ``(n_baskets,)``.
     """
-    span, users = days(train) / config.together, train.users.astype(np.int64)
     start, found, counts = 0, [], []
-    for shift, worth in ((0.0, 0.5), (0.5, 0.5), (None, config.ever)):
-        slot = np.zeros(len(train), np.int64) if shift is None else np.floor(span + shift).astype(np.int64)
-        slot -= slot.min(initial=0)
-        n = int(slot.max(initial=0)) + 1
-        keys, basket, size = np.unique(users * n + slot, return_inverse=True, return_counts=True)
-        found.append(basket.reshape(-1) + start)
-        counts.append(worth / np.sqrt(size))
-        start += len(keys)
+    for span, shift, worth in (
+        (config.together, 0.0, 0.5), (config.together, 0.5, 0.5), (math.inf, 0.0, config.ever),
+    ):  # fmt: skip
+        owner, basket = spans(train, span, shift)
+        found.append(basket + start)
+        counts.append(worth / np.sqrt(np.bincount(basket, minlength=len(owner))))
+        start += len(owner)
     return np.stack(found), np.concatenate(counts)
 
 
@@ -138,7 +156,7 @@ class Beside:
     def differences(self, triplets: Triplets) -> Tensor:
         """How much more Eq. 5 gives the positives than the negatives ``(B,) float32``."""
         users, positives, negatives = (part.numpy() for part in triplets)
-        at = np.searchsorted(self._train.keys, users * self._train.n_items + positives)
+        at = self._train.at(users, positives)
         return torch.from_numpy(self._left_out[at] - self._of(users, negatives))
 
     def joined(self, users: Tensor, items: Tensor, weight: float) -> tuple[Graph, Graph]:

@@ -173,12 +173,12 @@ def test_propagation_is_that_of_the_equations(material) -> None:
     both, done = torch.stack(micro).mean(0), torch.stack(macro).mean(0)
     users = model.fuse_users(torch.cat([both[:n], done[:n]], 1))
     items = model.fuse_items(torch.cat([both[n:], done[n:][place.repository]], 1))
-    assert torch.allclose(found.users, users, atol=PARITY)
+    assert torch.allclose(found.doing, users, atol=PARITY)
     assert torch.allclose(found.items, items, atol=PARITY)
     assert torch.allclose(found.done[0][0], done[:n], atol=PARITY)
     assert torch.allclose(found.later, micro[2], atol=PARITY)
     summed = built(material, n_layers=3, fusion="sum").double().propagate()
-    assert torch.allclose(summed.users, both[:n] + done[:n], atol=PARITY)
+    assert torch.allclose(summed.doing, both[:n] + done[:n], atol=PARITY)
     assert torch.allclose(summed.items, both[n:] + done[n:][place.repository], atol=PARITY)
 
 
@@ -200,7 +200,7 @@ def test_losses_are_those_of_the_equations(material) -> None:
     model = built(material, project_weight=0.5, contrast_weight=0.1, reg_weight=0.01, temperature=0.2)
     batch = next(iter(model.batches(Plan(1, 10_000, 0))))
     found, losses = model.propagate(), model.loss(batch)
-    u, v = found.users, found.items
+    u, v = found.doing, found.items
     difference = (u[batch.users] * (v[batch.positives] - v[batch.negatives])).sum(1)
     assert torch.allclose(losses["bpr"], torch.log1p(torch.exp(-difference)).mean(), atol=PARITY)
     z, r = found.done[0]

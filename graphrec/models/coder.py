@@ -33,13 +33,14 @@ from graphrec.model import Features, ModelConfig, Ranker
 from graphrec.nn import embedding, projection, propagate
 from graphrec.sampling import Local, Plan, triplets, uniform_negatives
 from graphrec.search import Choice, Space
+from graphrec.sessions import Sessions
 
 
 class Batch(NamedTuple):
     """Contributions, and what was done in repositories.
 
     Attributes:
-        users: ``(B,) int64``.
+        users: or sessions ``(B,) int64``.
         positives: files ``(B,) int64``.
         negatives: likewise.
         did: which behaviour ``(P,) int64``.
@@ -63,14 +64,14 @@ class Propagated(NamedTuple):
     """What all graphs come to.
 
     Attributes:
-        users: ``(n_users, d)``.
+        doing: people, or their sessions ``(n_users or n_sessions, d)``.
         items: files ``(n_items, d)``.
         done: by behaviour, users ``(n_users, d)`` and repositories ``(n_repositories, d)``.
-        first: users and files before propagation ``(n_users + n_items, d)``.
+        first: people, or sessions, and files before propagation ``(n_users or n_sessions + n_items, d)``.
         later: likewise after ``contrast_layer`` layers.
     """
 
-    users: Tensor
+    doing: Tensor
     items: Tensor
     done: list[tuple[Tensor, Tensor]]
     first: Tensor
@@ -119,6 +120,10 @@ class CODER(Ranker):
         """What people did in repositories."""
         fusion: Literal["mlp", "sum"] = "mlp"
         """How files and projects are put together: by a network each for people and files, or by adding."""
+        session: float = Field(0.0, ge=0)
+        """Days of a session; people are then nodes for each of theirs; 0 is the paper's model."""
+        identity: bool = False
+        """Files have an embedding of their own beside what they say."""
         cochange: float = Field(0.0, ge=0)
         """Weight, to begin with, of co-change beside what is learned; 0 is the paper's model."""
         refresh_every: int = Field(1, ge=1)
@@ -147,6 +152,7 @@ class CODER(Ranker):
     says: Tensor
     queries: Tensor
     known: Tensor
+    person: Tensor
     about: Tensor
     repository: Tensor
     tree_edges: Tensor
@@ -162,11 +168,16 @@ class CODER(Ranker):
         self.local = Local(place.repository, config.local_negatives) if config.local_negatives else None
         self.config, self.train_pairs, self.place = config, train, place
         self.n_users, self.n_items = train.n_users, train.n_items
-        self.graph = bipartite(train)
-        self.user_embedding = embedding(self.n_users, d, self.stream("users"))
-        if not config.semantics:
+        self.sessions = Sessions.cut(train, config.session) if config.session else None
+        self.doing = train if self.sessions is None else self.sessions.pairs
+        self.graph = bipartite(self.doing)
+        self.user_embedding = embedding(self.doing.n_users, d, self.stream("users"))
+        if self.sessions is not None:
+            self.share = self.sessions.share
+            self.register_buffer("person", torch.from_numpy(self.sessions.person), persistent=False)
+        if config.identity or not config.semantics:
             self.item_embedding = embedding(self.n_items, d, self.stream("items"))
-        else:
+        if config.semantics:
             assert code is not None
             parts = torch.from_numpy(code.reshape(self.n_items, config.segments, -1))  # (V, N_C, d')
             self.register_buffer("code", parts, persistent=False)
@@ -213,12 +224,12 @@ class CODER(Ranker):
         """Draws anew who is asked about each file."""
         self._files, self._steps = None, 0
         if self.config.semantics:
-            by_item = np.argsort(self.train_pairs.items, kind="stable")
-            degree = self.train_pairs.item_degree
+            by_item = np.argsort(self.doing.items, kind="stable")
+            degree = self.doing.item_degree
             first = np.cumsum(degree) - degree
             drawn = (rng.random((self.n_items, self.config.queries)) * degree[:, None]).astype(np.int64)
             at = np.minimum(first[:, None] + drawn, len(by_item) - 1)
-            self.queries.copy_(torch.from_numpy(self.train_pairs.users[by_item[at]].astype(np.int64)))
+            self.queries.copy_(torch.from_numpy(self.doing.users[by_item[at]].astype(np.int64)))
 
     def files(self) -> tuple[Tensor, Tensor]:
         """Files ``(n_items, d)`` and repositories ``(n_repositories, d)`` before anybody works on them."""
@@ -226,6 +237,8 @@ class CODER(Ranker):
         if config.semantics:
             people = self.user_embedding(self.queries) * self.known[:, None, None]  # (V, N_Q, d)
             files = self.attention(self.project(self.code), people, self.says)
+            if config.identity:
+                files = files + self.item_embedding.weight
         else:
             files = self.item_embedding.weight
         if not (config.tree or config.projects):
@@ -253,11 +266,12 @@ class CODER(Ranker):
     def propagate(self) -> Propagated:
         """People, files and repositories after all graphs."""
         config, (files, repositories) = self.config, self._refreshed()
-        sizes, layers = [self.n_users, self.n_items], [torch.cat([self.user_embedding.weight, files])]
+        doing = self.user_embedding.weight
+        sizes, layers = [len(doing), self.n_items], [torch.cat([doing, files])]
         for _ in range(config.n_layers):
             layers.append(self.graph @ layers[-1])  # Eq. 6
-        users, items = torch.stack(layers).mean(0).split(sizes)
-        z = torch.cat([self.user_embedding.weight, repositories])
+        z = torch.cat([self._people(doing), repositories])
+        doing, items = torch.stack(layers).mean(0).split(sizes)
         done = []
         for graph in (getattr(self, f"graph_{name}") for name in self.behaviours):
             x = propagate(graph, z, config.n_layers)  # Eq. 7
@@ -265,19 +279,25 @@ class CODER(Ranker):
         if done:
             of_users, of_repositories = (torch.stack(side).mean(0) for side in zip(*done, strict=True))
             of_items = rows(self.repository, of_repositories)
+            if self.sessions is not None:
+                of_users = rows(self.person, of_users)
             if config.fusion == "sum":
-                users, items = users + of_users, items + of_items
+                doing, items = doing + of_users, items + of_items
             else:
-                users, items = torch.cat([users, of_users], 1), torch.cat([items, of_items], 1)
+                doing, items = torch.cat([doing, of_users], 1), torch.cat([items, of_items], 1)
         if config.fusion == "mlp":
-            users, items = self.fuse_users(users), self.fuse_items(items)  # Eq. 8
-        return Propagated(users, items, done, layers[0], layers[min(config.contrast_layer, config.n_layers)])
+            doing, items = self.fuse_users(doing), self.fuse_items(items)  # Eq. 8
+        return Propagated(doing, items, done, layers[0], layers[min(config.contrast_layer, config.n_layers)])
+
+    def _people(self, doing: Tensor) -> Tensor:
+        """People ``(n_users, d)`` from their sessions (Eq. 14); without sessions they are what is given."""
+        return doing if self.sessions is None else self.share @ doing
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """``bpr`` on files, ``projects``, ``contrast`` between layers, and ``reg`` (Eqs. 9-12)."""
-        config, found, sizes = self.config, self.propagate(), [self.n_users, self.n_items]
+        config, found, sizes = self.config, self.propagate(), [self.doing.n_users, self.n_items]
         difference = rows(batch.positives, found.items) - rows(batch.negatives, found.items)
-        better = (rows(batch.users, found.users) * difference).sum(1)
+        better = (rows(batch.users, found.doing) * difference).sum(1)
         if config.cochange:
             better = better + self.log_weight.exp() * batch.beside  # Eq. 13
         terms = {"bpr": bpr(better)}
@@ -301,7 +321,8 @@ class CODER(Ranker):
         """Final embeddings ``(n_users, d), (n_items, d)``; with co-change those and, over the items, what a
         person worked on and what each item was worked on with.
         """
-        users, items, *_ = self.propagate()
+        doing, items, *_ = self.propagate()
+        users = self._people(doing)
         if not self.config.cochange:
             return users, items
         return self.beside.joined(users, items, float(self.log_weight.exp()))  # Eq. 13
@@ -316,6 +337,9 @@ class CODER(Ranker):
         for triplet, low, high in zip(whole, edges, edges[1:], strict=False):
             beside = self.beside.differences(triplet) if self.config.cochange else torch.empty(0)
             did, doers, done, others = (torch.from_numpy(a[low:high]) for a in deeds)
+            if self.sessions is not None:
+                of = self.sessions.of[self.train_pairs.at(triplet.users, triplet.positives)]
+                triplet = triplet._replace(users=torch.from_numpy(of))
             yield Batch(*triplet, did, doers, done, others, beside)
 
     def _deeds(self, plan: Plan) -> list[np.ndarray]:
