@@ -45,7 +45,9 @@ class Sessions:
         from scipy.sparse import csr_matrix
 
         person, of = spans(train, span)
-        person = np.concatenate([person, np.flatnonzero(train.user_degree == 0)])  # who did nothing has one too
+        person = np.concatenate(
+            [person, np.flatnonzero(train.user_degree == 0)]
+        )  # who did nothing has one too
         order = np.argsort(person, kind="stable")
         place = np.empty(len(order), dtype=np.int64)
         place[order] = np.arange(len(order))

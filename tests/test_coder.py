@@ -226,6 +226,23 @@ def test_a_contrast_among_the_batch_is_that_among_all_where_the_batch_is_all() -
     assert torch.allclose(contrast(later, first, few, 0.5, False), alone)
 
 
+@pytest.mark.parametrize("among_all", [True, False])
+def test_a_contrast_and_its_gradient_are_those_of_the_whole_matrix(monkeypatch, among_all) -> None:
+    monkeypatch.setattr("graphrec.models.coder.PRODUCTS", 100)  # several parts of rows
+    rng = torch_stream(0, "tests/contrast")
+    later, first = (torch.randn(50, 3, generator=rng, dtype=torch.float64) for _ in range(2))
+    index = torch.arange(40).flip(0)
+    tables = [(a.clone().requires_grad_(), b.clone().requires_grad_()) for a, b in ((later, first),) * 2]
+    found = contrast(*tables[0], index, 0.1, among_all)
+    cosine = normalize(tables[1][0])[:40] @ normalize(tables[1][1])[: 50 if among_all else 40].T / 0.1
+    expected = -cosine.log_softmax(1).diagonal().sum()
+    assert torch.allclose(found, expected)
+    (3 * found).backward()
+    (3 * expected).backward()
+    for a, b in zip(*tables, strict=True):
+        assert torch.allclose(a.grad, b.grad)
+
+
 def test_each_behaviour_has_its_own_loss(material) -> None:
     data, tables = material
     tested = np.array([[0, 1, 2], [0, 0, 1]], dtype=np.int32)

@@ -35,6 +35,8 @@ from graphrec.sampling import Local, Plan, triplets, uniform_negatives
 from graphrec.search import Choice, Space
 from graphrec.sessions import Sessions
 
+PRODUCTS = 2**18  # of the contrast at a time
+
 
 class Batch(NamedTuple):
     """Contributions, and what was done in repositories.
@@ -410,7 +412,33 @@ def contrast(later: Tensor, first: Tensor, index: Tensor, temperature: float, am
     own = nn.functional.normalize(rows(index, later)) / temperature  # (B, d)
     its = nn.functional.normalize(rows(index, first))
     others = nn.functional.normalize(first) if among_all else its
-    return (torch.logsumexp(own @ others.T, 1) - (own * its).sum(1)).sum()
+    among: Tensor = _SumLogSumExp.apply(own, others, 1 / temperature)
+    return among - (own * its).sum()
+
+
+class _SumLogSumExp(torch.autograd.Function):
+    """``sum_b log sum_n exp(x_b y_n)`` of rows ``(B, d), (N, d)`` whose products stay below ``most``. The
+    ``(B, N)`` products are taken some rows at a time, which stay in the cache and never exist all at once;
+    the gradients are found on the way.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, most: float) -> Tensor:
+        total, by_x, by_y = x.new_zeros(()), torch.empty_like(x), torch.zeros_like(y)
+        for part in torch.arange(len(x), device=x.device).split(max(16, PRODUCTS // len(y))):
+            share = (x[part] @ y.T).sub_(most).exp_()
+            sums = share.sum(1, keepdim=True)
+            total += sums.log().sum() + most * len(part)
+            share /= sums
+            by_x[part] = share @ y
+            by_y.addmm_(share.T, x[part])
+        ctx.save_for_backward(by_x, by_y)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        by_x, by_y = ctx.saved_tensors
+        return gradients[0] * by_x, gradients[0] * by_y, None
 
 
 def mlp(width: int, d: int, generator: torch.Generator) -> nn.Sequential:
