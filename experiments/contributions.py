@@ -14,6 +14,7 @@ person has not worked on yet, of the repositories the person has worked in (intr
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,7 +89,13 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path("cache"), help="the feature store")
     parser.add_argument("--clones", nargs="+", type=Path, help="local clones to read instead of FS and DB")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds to run")
-    parser.add_argument("--rows", nargs="+", help="train these rows only, and record nothing")
+    labels = [row.label for row in ROWS]
+    parser.add_argument(
+        "--rows", nargs="+", choices=labels, metavar="ROW", help="train these rows only, and record nothing"
+    )
+    parser.add_argument(
+        "--without", nargs="+", choices=labels, metavar="ROW", default=[], help="leave these rows out"
+    )
     parser.add_argument("--topics", nargs="+", default=["FS", "DB"], help="which of FS and DB")
     options = parser.parse_args()
     if options.threads:
@@ -102,7 +109,7 @@ def main() -> None:
         return
     for topic in options.topics:
         data = gr.load_dataset("oss-contrib", root=options.root, topic=topic, split=split)
-        run(f"contributions_{topic.lower()}", COMMAND, data, "path", options)
+        run(f"contributions_{topic.lower()}", f"{COMMAND} --topics {topic}", data, "path", options)
 
 
 def run(name: str, command: str, data: gr.Dataset, text: str, options: argparse.Namespace) -> None:
@@ -120,7 +127,7 @@ def run(name: str, command: str, data: gr.Dataset, text: str, options: argparse.
     rows: dict[str, Any] = {}
     entries: dict[str, list[Entry]] = {}
     for row in ROWS:
-        if options.rows and row.label not in options.rows:
+        if (options.rows and row.label not in options.rows) or row.label in options.without:
             continue
         done = [study.one(row, seed) for seed in seeds]
         entries[row.label] = [Entry(report, facts["seed"]) for facts, report in done]
@@ -142,7 +149,9 @@ def run(name: str, command: str, data: gr.Dataset, text: str, options: argparse.
         compared += [vars(c) for c in found.comparisons]
     result = {
         "experiment": name,
-        "command": command + (" --quick" if options.quick else ""),
+        "command": command
+        + (f" --without {shlex.join(options.without)}" if options.without else "")
+        + (" --quick" if options.quick else ""),
         "dataset": data.summary(),
         "repositories": data.meta.get("repositories", {}),
         "text": text,
