@@ -13,8 +13,9 @@ from torch import Tensor
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.data.repositories import repository_of
-from graphrec.errors import TrainingError
+from graphrec.errors import FeatureError, TrainingError
 from graphrec.seeds import stream
+from graphrec.store import FeatureTable
 
 
 @dataclass(frozen=True)
@@ -150,3 +151,73 @@ def local_negatives(
         if not len(open_rows):
             break
     return found
+
+
+def triplets_of_users(train: Interactions, plan: Plan) -> Iterator[Triplets]:
+    """One epoch of triplets in which every user counts alike: as many batches as the interactions would fill
+    and one more, each of distinct users (of repeated ones if there are fewer than a batch holds), with one of
+    a user's items and one uniform negative.
+
+    Args:
+        train: known interactions.
+        plan: epoch, batch size and seed.
+
+    Raises:
+        TrainingError: no user has a possible negative.
+    """
+    active = np.flatnonzero(train.user_degree)
+    n_batches, size, rng = len(train) // plan.batch_size + 1, plan.batch_size, plan.rng("users")
+    if size <= len(active):
+        users = np.concatenate([rng.permutation(active)[:size] for _ in range(n_batches)])
+    else:
+        users = active[rng.integers(0, len(active), n_batches * size)]
+    degree = train.user_degree[users]
+    at = train.indptr[users] + (plan.rng("positives").random(len(users)) * degree).astype(np.int64)
+    positives, negatives = train.items[at], uniform_negatives(train, users, plan.rng("negatives"))
+    possible = negatives >= 0
+    if not possible.any():
+        raise TrainingError("every user has every train item, so there are no negatives to learn from")
+    for start in range(0, len(users), size):
+        part = np.arange(start, start + size)[possible[start : start + size]]
+        if len(part):
+            arrays = (a[part].astype(np.int64) for a in (users, positives, negatives))
+            yield Triplets(*(torch.from_numpy(a) for a in arrays))
+
+
+class Preferences(NamedTuple):
+    """For some users an item they would like and one they would not, such as a language model says.
+
+    Attributes:
+        positives: item of each user, -1 where nothing was said ``(n_users,) int64``.
+        negatives: likewise.
+    """
+
+    positives: np.ndarray
+    negatives: np.ndarray
+
+    @classmethod
+    def of(cls, table: FeatureTable) -> Self:
+        """Those of a table of users ``(n_users, 2) int32``: the item they would like, the one they would not.
+
+        Raises:
+            FeatureError: it is no such table.
+        """
+        if table.of != "user" or table.dim != 2 or table.values.dtype != np.int32:
+            raise FeatureError(f"{table!r} holds no preferences; expected two items of each user, int32")
+        pairs = np.where(table.present[:, None], table.numpy(np.int64), -1)
+        return cls(pairs[:, 0], pairs[:, 1])
+
+    def added(self, batch: Triplets, share: float, rng: np.random.Generator) -> Triplets:
+        """A batch and after it the preferences of a share of its users, of those who have one.
+
+        Args:
+            batch: triplets.
+            share: of the batch's rows, each drawn once.
+            rng: source of randomness.
+        """
+        drawn = batch.users.numpy()[
+            rng.choice(len(batch.users), int(share * len(batch.users)), replace=False)
+        ]
+        users = drawn[(self.positives[drawn] >= 0) & (self.negatives[drawn] >= 0)]
+        more = users, self.positives[users], self.negatives[users]
+        return Triplets(*(torch.cat([a, torch.from_numpy(b)]) for a, b in zip(batch, more, strict=True)))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from graphrec.models.itemknn_content import ItemKNNContent as ItemKNNContent
     from graphrec.models.lattice import LATTICE as LATTICE
     from graphrec.models.lightgcn import LightGCN as LightGCN
+    from graphrec.models.llmrec import LLMRec as LLMRec
     from graphrec.models.mf import MF as MF
     from graphrec.models.popularity import Popularity as Popularity
     from graphrec.models.scpr import SCPR as SCPR
@@ -34,6 +35,7 @@ MODELS: dict[str, str] = {
     "freedom": "graphrec.models.freedom:FREEDOM",
     "bm3": "graphrec.models.bm3:BM3",
     "lattice": "graphrec.models.lattice:LATTICE",
+    "llmrec": "graphrec.models.llmrec:LLMRec",
     "directory": "graphrec.models.directory:Directory",
     "cochange": "graphrec.models.cochange:CoChange",
     "coder": "graphrec.models.coder:CODER",

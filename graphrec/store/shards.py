@@ -25,7 +25,7 @@ from graphrec.store.rows import ShardedRows, Stamp, stamp
 FORMAT = 1
 MANIFEST = "manifest.json"
 LOCK = ".lock"
-DTYPES = ("float16", "float32")
+DTYPES = ("float16", "float32", "int32")
 SETTLED = 2.0  # seconds after which a further change to a file is sure to change its time stamp
 
 

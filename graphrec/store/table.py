@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from graphrec.atomic import read_array
-from graphrec.data import Dataset
+from graphrec.data import Dataset, Vocabulary
 from graphrec.errors import FeatureError
 from graphrec.store.rows import ShardedRows
 from graphrec.store.shards import DTYPES, values_sha256
@@ -65,6 +65,11 @@ class FeatureTable:
         return (int(self.values.shape[0]), int(self.values.shape[1]))
 
     @property
+    def of(self) -> str:
+        """What the rows are: ``"item"`` or ``"user"``."""
+        return str(self.meta.get("of", "item"))
+
+    @property
     def dim(self) -> int:
         """Columns."""
         return self.shape[1]
@@ -97,16 +102,17 @@ class FeatureTable:
         Raises:
             FeatureError: it was made for other items, or for another number of them.
         """
-        field = self.meta.get("field", "features")
+        field, of = self.meta.get("field", "features"), self.of
+        vocabulary = dataset.vocabulary(of)
         made_for = self.meta.get("items")
-        if made_for is not None and made_for != dataset.items.fingerprint:
+        if made_for is not None and made_for != vocabulary.fingerprint:
             raise FeatureError(
-                f"{field!r} was extracted for items {made_for[:8]}…, {dataset.name} has items "
-                f"{dataset.items.fingerprint[:8]}…; {BUILD} for this dataset"
+                f"{field!r} was extracted for {of}s {made_for[:8]}…, {dataset.name} has {of}s "
+                f"{vocabulary.fingerprint[:8]}…; {BUILD} for this dataset"
             )
-        if len(self) != dataset.n_items:
+        if len(self) != len(vocabulary):
             raise FeatureError(
-                f"{field!r} has {len(self):,} rows, {dataset.name} has {dataset.n_items:,} items; "
+                f"{field!r} has {len(self):,} rows, {dataset.name} has {len(vocabulary):,} {of}s; "
                 f"{BUILD} for this dataset"
             )
         return self
@@ -120,6 +126,7 @@ class FeatureTable:
         present: Any = None,
         ids: Sequence[Any] | None = None,
         name: str = "array",
+        of: str = "item",
     ) -> FeatureTable:
         """Brings ready-made vectors. Rows of zeros count as missing (how many: ``meta["zero_rows"]``).
 
@@ -132,6 +139,7 @@ class FeatureTable:
                 without a row are missing, and rows of unknown items are left out and counted in
                 ``meta["unknown_ids"]``. Without ids, row ``i`` is item ``i``.
             name: where they come from, for messages and ``meta``.
+            of: what the rows are: ``"item"``, or ``"user"`` for profiles and the like.
 
         Raises:
             FeatureError: wrong shape or type, values that are not finite, an id twice, or hardly any id
@@ -141,21 +149,21 @@ class FeatureTable:
         mask = np.ones(len(array), dtype=bool) if present is None else np.asarray(present)
         if mask.shape != (len(array),) or mask.dtype != bool:
             raise FeatureError(f"{name}: present is {mask.shape} {mask.dtype}; expected ({len(array)},) bool")
-        unknown = 0
+        unknown, vocabulary = 0, dataset.vocabulary(of)
         if ids is None:
-            if len(array) != dataset.n_items:
+            if len(array) != len(vocabulary):
                 raise FeatureError(
-                    f"{name}: {len(array):,} rows, {dataset.name} has {dataset.n_items:,} items; "
-                    "give ids=, the external item id of each row, to align them"
+                    f"{name}: {len(array):,} rows, {dataset.name} has {len(vocabulary):,} {of}s; "
+                    f"give ids=, the external {of} id of each row, to align them"
                 )
             at, rows = np.arange(len(array)), np.arange(len(array))
         else:
-            at, rows = _aligned(list(ids), dataset, len(array), name)
+            at, rows = _aligned(list(ids), vocabulary, dataset.name, len(array), name)
             unknown = len(array) - len(rows)
         native = array.dtype.newbyteorder("=")
         dtype = native if str(native) in DTYPES else np.dtype(np.float32)
-        made = np.zeros((dataset.n_items, array.shape[1]), dtype=dtype)
-        has = np.zeros(dataset.n_items, dtype=bool)
+        made = np.zeros((len(vocabulary), array.shape[1]), dtype=dtype)
+        has = np.zeros(len(vocabulary), dtype=bool)
         at, rows = at[mask[rows]], rows[mask[rows]]
         with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused below
             made[at] = array[rows]
@@ -163,7 +171,7 @@ class FeatureTable:
         if not finite.all():
             first = int(np.flatnonzero(~finite)[0])
             raise FeatureError(
-                f"{name}: row {rows[first]} (item {dataset.items[int(at[first])]!r}) holds NaN or Inf, as do "
+                f"{name}: row {rows[first]} ({of} {vocabulary[int(at[first])]!r}) holds NaN or Inf, as do "
                 f"{int((~finite).sum()):,} rows in all; repair them, or leave them out with present="
             )
         has[at] = made[at].any(axis=1)
@@ -171,9 +179,10 @@ class FeatureTable:
             "field": field,
             "kind": dataset.content[field].kind if field in dataset.content else field,
             "extractor": {"name": "imported", "source": name},
-            "items": dataset.items.fingerprint,
+            "items": vocabulary.fingerprint,
             "unknown_ids": unknown,
             "zero_rows": len(at) - int(has.sum()),
+            **({} if of == "item" else {"of": of}),
         }
         made.setflags(write=False)
         return cls(made, has, meta)
@@ -207,19 +216,22 @@ def _as_array(values: Any, name: str) -> np.ndarray:
     return array
 
 
-def _aligned(ids: list[Any], dataset: Dataset, n_rows: int, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Item index and row of every row whose id is known."""
+def _aligned(
+    ids: list[Any], vocabulary: Vocabulary, dataset: str, n_rows: int, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Index and row of every row whose id is known."""
+    of = vocabulary.kind
     if len(ids) != n_rows:
         raise FeatureError(f"{name}: {len(ids):,} ids for {n_rows:,} rows; expected one id a row")
     if len(set(map(str, ids))) != len(ids):
         seen: set[str] = set()
         twice = next(i for i in map(str, ids) if i in seen or seen.add(i))  # type: ignore[func-returns-value]
-        raise FeatureError(f"{name}: item id {twice!r} stands at more than one row; expected each id once")
-    found = dataset.items.find(ids)
+        raise FeatureError(f"{name}: {of} id {twice!r} stands at more than one row; expected each id once")
+    found = vocabulary.find(ids)
     rows = np.flatnonzero(found >= 0)
-    if len(rows) < max(1, 0.01 * min(len(ids), dataset.n_items)):
+    if len(rows) < max(1, 0.01 * min(len(ids), len(vocabulary))):
         raise FeatureError(
-            f"{name}: {len(rows):,} of {len(ids):,} ids are among the {dataset.n_items:,} items of "
-            f"{dataset.name}, such as {ids[:3]} against {list(dataset.items.ids[:3])}; give external item ids"
+            f"{name}: {len(rows):,} of {len(ids):,} ids are among the {len(vocabulary):,} {of}s of "
+            f"{dataset}, such as {ids[:3]} against {list(vocabulary.ids[:3])}; give external {of} ids"
         )
     return found[rows].astype(np.int64), rows

@@ -1,0 +1,398 @@
+"""LLMRec: what a language model says of users and items, smoothed over the graph beside LightGCN.
+
+Wei et al., "LLMRec: Large Language Models with Graph Augmentation for Recommendation", WSDM 2024,
+https://arxiv.org/abs/2311.00423. Profiles of users, attributes of items, image and text each have a channel
+that is propagated twice over the user-item graph; the language model's preferences are further triplets; what
+is easy already is pruned from the loss. No language model is called here: all it said is features.
+
+``Eq. n`` refers to the numbered equations in docs/models/llmrec.md.
+
+Channels are propagated once, not every step. With features X, who has them p, and a projection W, b,
+
+    R (X Wᵀ + p bᵀ) = (R X) Wᵀ + (R p) bᵀ
+
+so R X and C R X are constants, only the rows of a batch need projecting, and the sum of squares over all rows
+is tr(V G Vᵀ) with V = [W, b] and G the Gram matrix of [R X, R p]. ``mask`` and ``dropout`` change what is
+projected in every step and take the long way; both ways are held to each other in the tests.
+
+Differences from the authors' code (``reference_compat`` brings the first four back):
+- the regulariser is half the squared norms; the code divides by them;
+- what is masked is masked for one step; the code overwrites the features, more of them every step;
+- restoration trains its decoder and the profiles' projection; the code steps neither;
+- LeakyReLU of slope .01; the code's has slope 1;
+- rows of users without interactions and of items without features are zero; negatives are items that somebody
+  has in train; gradients are clipped if training says so, after they are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import embedding as rows
+from torch.nn.functional import leaky_relu, logsigmoid, normalize
+
+from graphrec.data.dataset import Dataset
+from graphrec.data.interactions import Interactions
+from graphrec.errors import FeatureError
+from graphrec.graph import Graph
+from graphrec.modalities import tables_of
+from graphrec.model import Features, ModelConfig, Ranker
+from graphrec.nn import ItemFeatures, embedding, row_dropout
+from graphrec.sampling import Plan, Preferences, triplets_of_users
+from graphrec.search import Choice, Space
+from graphrec.seeds import derive
+from graphrec.store import FeatureTable
+
+if TYPE_CHECKING:
+    from graphrec.trainer import TrainConfig
+
+PROFILE, ATTRIBUTE, PREFERENCES = "profile", "attribute_", "preferences"
+Sides = dict[str, tuple[Tensor, Tensor]]
+"""Channels by name: users, items."""
+
+
+class Batch(NamedTuple):
+    """Triplets, those of the language model last.
+
+    Attributes:
+        users: ``(B,) int64``.
+        positives: items ``(B,) int64``.
+        negatives: likewise.
+        n: how many were sampled ``() int64``; the rest are preferences.
+        masked_users: whose profile is masked ``(M,) int64``.
+        masked_items: whose attributes are masked ``(M',) int64``.
+        key: of this step's dropout masks ``() int64``.
+    """
+
+    users: Tensor
+    positives: Tensor
+    negatives: Tensor
+    n: Tensor
+    masked_users: Tensor
+    masked_items: Tensor
+    key: Tensor
+
+
+class LLMRec(Ranker):
+    """LightGCN and channels of side information; trained on the hardest triplets."""
+
+    class Config(ModelConfig):
+        """Options of LLMRec; the defaults are the authors' for Netflix."""
+
+        dim: int = Field(64, ge=1)
+        """Embedding size."""
+        n_layers: int = Field(2, ge=1)
+        """Layers of the ID embeddings, the last one through a softmax."""
+        content_weight: float = Field(0.02, ge=0)
+        """What image and text add to embeddings (omega m)."""
+        profile_weight: float = Field(2.8, ge=0)
+        """What profiles add (omega u)."""
+        attribute_weight: float = Field(0.005, ge=0)
+        """What each attribute adds (omega i)."""
+        augmented: float = Field(0.1, ge=0, le=1)
+        """Preferences added to a batch, as a share of it (omega 3)."""
+        prune: float = Field(0.71, ge=0, lt=1)
+        """Share of a batch's triplets that is left out of each BPR loss (omega 4)."""
+        prune_keep: Literal["hard", "easy"] = "hard"
+        """Which are kept: those of the largest loss, as in the authors' code, or of the smallest."""
+        attribute_loss: float = Field(0.012, ge=0)
+        """Weight of BPR between profiles and each attribute (omega a)."""
+        content_loss: float = Field(1e-4, ge=0)
+        """Weight of BPR within image and text."""
+        feature_reg: float = Field(1e-5, ge=0)
+        """Weight of the squared channels of image and text, over items."""
+        reg_weight: float = Field(1e-5, ge=0)
+        """Weight of half the squared embeddings of the batch."""
+        dropout: float = Field(0.0, ge=0, lt=1)
+        """Of projected features."""
+        mask: float = Field(0.0, ge=0, lt=1)
+        """Share of profiles and of items' attributes that is masked each step."""
+        restore_weight: float = Field(0.0, ge=0)
+        """Weight of restoring what is masked."""
+        restore_loss: Literal["sce", "mse"] = "sce"
+        """Of restoring: (1 - cosine) to a power, or squared difference of vectors of length 1."""
+        restore_power: float = Field(2.0, gt=0)
+        """The power."""
+        restore_learning_rate: float = Field(2e-4, gt=0)
+        """Learning rate of the decoders."""
+        reference_compat: bool = False
+        """Does what the authors' code does instead of what was meant."""
+
+    name = "llmrec"
+    modalities = True
+    train_defaults: ClassVar[dict[str, Any]] = {"learning_rate": 1e-4, "weight_decay": 0.01}
+    search_space: ClassVar[Space] = {
+        "profile_weight": Choice(0.0, 0.1, 0.4, 1.0, 2.8),
+        "prune": Choice(0.0, 0.4, 0.71),
+        "augmented": Choice(0.0, 0.1, 0.4),
+        "train.learning_rate": Choice(1e-4, 3e-4, 1e-3, 3e-3),
+    }
+    config: Config
+
+    def __init__(self, train: Interactions, features: Features, config: Config) -> None:
+        super().__init__()
+        self.config, self.train_pairs = config, train
+        self.n_users, self.n_items = train.n_users, train.n_items
+        tables = {f: table for f, table in features.items() if f != PREFERENCES}
+        self.preferences = Preferences.of(features[PREFERENCES]) if PREFERENCES in features else None
+        self.attributes = sorted(f for f in tables if f.startswith(ATTRIBUTE))
+        self.content = sorted(set(tables) - {PROFILE, *self.attributes})
+        self.to_users, self.to_items = halves(train)
+        self.user_embedding = embedding(self.n_users, config.dim, self.stream("users"))  # (n_users, d)
+        self.item_embedding = embedding(self.n_items, config.dim, self.stream("items"))  # (n_items, d)
+        self.whole = bool(config.mask or config.dropout)
+        self.channels, self.projections = nn.ModuleDict(), nn.ModuleDict()
+        self.decoders = nn.ModuleDict()
+        for f, table in tables.items():
+            self.channels[f] = Channel(table, self.to_users, self.to_items, f == PROFILE, self.whole)
+            if self.shared(f) not in self.projections:
+                self.projections[self.shared(f)] = linear(table.dim, config.dim, self.stream(self.shared(f)))
+                if config.mask and config.restore_weight and f not in self.content:
+                    decoder = linear(config.dim, table.dim, self.stream(f"decoder/{self.shared(f)}"))
+                    self.decoders[self.shared(f)] = decoder
+
+    @classmethod
+    def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
+        """See :meth:`graphrec.model.Model.build`; takes image and text, ``profile`` (of users),
+        ``attribute_...`` (all of one width) and ``preferences``, whichever are there.
+        """
+        tables = tables_of("LLMRec", data, features)
+        widths = {f: table.dim for f, table in tables.items() if f.startswith(ATTRIBUTE)}
+        if len(set(widths.values())) > 1:
+            raise FeatureError(
+                f"attributes share one projection and are of widths {widths}; build them alike"
+            )
+        return cls(data.train, tables, config or cls.Config())
+
+    def shared(self, f: str) -> str:
+        """Whose projection a channel has; attributes have one together."""
+        return "attributes" if f in self.attributes else f
+
+    def weight(self, f: str) -> Tensor:
+        """Projection and bias of a channel, side by side ``(d, d_f + 1)``."""
+        layer = self.projections[self.shared(f)]
+        return torch.cat([layer.weight, layer.bias[:, None]], 1)
+
+    # -- embeddings ------------------------------------------------------------------------------------------
+
+    def ids(self) -> tuple[Tensor, Tensor]:
+        """ID embeddings after propagation ``(n_users, d), (n_items, d)`` (Eqs. 5, 6)."""
+        users, items = [self.user_embedding.weight], [self.item_embedding.weight]
+        for layer in range(1, self.config.n_layers + 1):
+            last = layer == self.config.n_layers
+            u = self.to_users @ items[-1]
+            users.append(u.softmax(1) if last else u)
+            i = self.to_items @ users[-1]
+            items.append(i.softmax(1) if last else i)
+        return torch.stack(users).mean(0), torch.stack(items).mean(0)
+
+    def sides(self, batch: Batch, whole: Sides | None) -> Sides:
+        """Channels of the batch's users ``(B, d)`` and items, positives first ``(2B, d)`` (Eqs. 1-4)."""
+        index = torch.cat([batch.positives, batch.negatives])
+        if whole is not None:
+            return {f: (rows(batch.users, users), rows(index, items)) for f, (users, items) in whole.items()}
+        return {
+            f: (
+                channel.users.projected(self.weight(f), batch.users),
+                channel.items.projected(self.weight(f), index),
+            )
+            for f, channel in self.channels.items()
+        }
+
+    def all_sides(self, batch: Batch | None) -> Sides:
+        """Channels of all users and all items; of a batch with what it masks and drops out."""
+        if batch is None and not (self.whole and self.config.reference_compat):
+            return {
+                f: (channel.users.values @ self.weight(f).T, channel.items.values @ self.weight(f).T)
+                for f, channel in self.channels.items()
+            }
+        return {f: self.projected_first(f, batch) for f in self.channels}
+
+    def projected_first(self, f: str, batch: Batch | None) -> tuple[Tensor, Tensor]:
+        """A channel the long way, in which what is projected may be masked and dropped out."""
+        channel, weight, masked = self.channels[f], self.weight(f), self.masked(f, batch)
+        if self.config.reference_compat:
+            with torch.no_grad():
+                channel.damaged[masked] = channel.damaged.mean(0)
+            x = channel.damaged @ weight.T
+        else:
+            x = channel.own @ weight.T  # (n_users or n_items, d)
+            x = x.index_copy(0, masked, (channel.mean @ weight.T).expand(len(masked), -1))
+        if batch is not None and self.config.dropout:
+            everything = torch.arange(len(x), device=x.device)
+            x = row_dropout(x, everything, self.config.dropout, batch.key + derive(0, f))
+            x = x / (1 - self.config.dropout)
+        return smoothed(x, self.to_users, self.to_items, f == PROFILE)
+
+    def masked(self, f: str, batch: Batch | None) -> Tensor:
+        """Rows of a channel that are masked in this step ``(M,)``."""
+        if batch is None or f in self.content:
+            return torch.empty(0, dtype=torch.int64, device=self.user_embedding.weight.device)
+        return batch.masked_users if f == PROFILE else batch.masked_items
+
+    def fused(self, ids: tuple[Tensor, Tensor], sides: Sides) -> list[Tensor]:
+        """ID embeddings with all channels at length 1 and by weight (Eq. 7)."""
+        config = self.config
+        weights = {PROFILE: config.profile_weight} | dict.fromkeys(self.attributes, config.attribute_weight)
+        both = list(ids)
+        for f, side in sides.items():
+            weight = weights.get(f, config.content_weight)
+            both = [x + weight * normalize(y) for x, y in zip(both, side, strict=True)]
+        return both
+
+    def embed(self) -> tuple[Tensor, Tensor]:
+        """Final embeddings ``(n_users, d), (n_items, d)``."""
+        users, items = self.fused(self.ids(), self.all_sides(None))
+        return users, items
+
+    # -- loss ------------------------------------------------------------------------------------------------
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """``bpr`` on embeddings, ``bpr_<field>`` on channels of content, ``bpr_attributes`` between profiles
+        and attributes, ``features``, ``reg`` and ``restore`` (Eqs. 8-12).
+        """
+        config, n = self.config, len(batch.users)
+        whole = self.all_sides(batch) if self.whole else None
+        sides, (users, items) = self.sides(batch, whole), self.ids()
+        index = torch.cat([batch.positives, batch.negatives])
+        u, i = self.fused((rows(batch.users, users), rows(index, items)), sides)  # (B, d), (2B, d)
+        terms = {"bpr": self.pruned((u * (i[:n] - i[n:])).sum(1))}
+        if config.content_loss:
+            for f in self.content:
+                x, y = sides[f]
+                terms[f"bpr_{f}"] = config.content_loss * self.pruned((x * (y[:n] - y[n:])).sum(1))
+        if config.attribute_loss and PROFILE in sides and self.attributes:
+            x = sides[PROFILE][0]
+            losses = [self.pruned((x * (y[:n] - y[n:])).sum(1)) for _, y in map(sides.get, self.attributes)]
+            terms["bpr_attributes"] = config.attribute_loss * torch.stack(losses).sum()
+        if config.feature_reg and self.content:
+            squares = [self.channels[f].squares(self.weight(f)) for f in self.content]
+            terms["features"] = config.feature_reg * torch.stack(squares).sum() / 2 / self.n_items
+        if config.reg_weight:
+            norms = torch.stack([2 * part.square().sum() for part in (u, i[:n], i[n:])])
+            halves = 1 / (norms + 1e-8) if config.reference_compat else norms / 4
+            terms["reg"] = config.reg_weight * halves.sum() / batch.n
+        if self.decoders:
+            assert whole is not None
+            terms["restore"] = config.restore_weight * self.restored(batch, whole)
+        return terms
+
+    def pruned(self, difference: Tensor) -> Tensor:
+        """BPR over the triplets that are kept (Eq. 8)."""
+        log = logsigmoid(difference + 1e-8)
+        kept = max(1, int((1 - self.config.prune) * len(log)))
+        return -log.topk(kept, largest=self.config.prune_keep == "easy", sorted=False).values.mean()
+
+    def restored(self, batch: Batch, whole: Sides) -> Tensor:
+        """How far what is decoded is from what was masked, over profiles and each attribute (Eq. 12)."""
+        losses = []
+        for f in [f for f in whole if f not in self.content]:
+            index = self.masked(f, batch)
+            x = rows(index, whole[f][0 if f == PROFILE else 1])  # (M, d)
+            if self.config.reference_compat and f == PROFILE:
+                x = x.detach()
+            slope = 1.0 if self.config.reference_compat else 0.01
+            decoded = normalize(leaky_relu(self.decoders[self.shared(f)](x), slope))  # (M, d_f)
+            target = normalize(rows(index, self.channels[f].own)[:, :-1])
+            if self.config.restore_loss == "mse":
+                losses.append((decoded - target).square().mean())
+            else:
+                losses.append((1 - (decoded * target).sum(1)).pow(self.config.restore_power).mean())
+        return torch.stack(losses).sum()
+
+    def optimizer(self, config: TrainConfig) -> torch.optim.Optimizer:
+        """AdamW; decoders have a learning rate of their own, and in the authors' code none."""
+        decoders = list(self.decoders.parameters())
+        rest = [p for name, p in self.named_parameters() if not name.startswith("decoders.")]
+        groups: list[dict[str, Any]] = [{"params": rest}]
+        if decoders:
+            rate = 0.0 if self.config.reference_compat else self.config.restore_learning_rate
+            groups.append({"params": decoders, "lr": rate})
+        return torch.optim.AdamW(groups, config.learning_rate, weight_decay=config.weight_decay, fused=True)
+
+    # -- batches ---------------------------------------------------------------------------------------------
+
+    def batches(self, plan: Plan) -> Iterator[Batch]:
+        """As many batches of distinct users as the interactions would fill, an item and a negative each,
+        and preferences of some of them.
+        """
+        rng = {purpose: plan.rng(purpose) for purpose in ("preferences", "mask", "dropout")}
+        for batch in triplets_of_users(self.train_pairs, plan):
+            n = len(batch.users)
+            if self.preferences is not None:
+                batch = self.preferences.added(batch, self.config.augmented, rng["preferences"])
+            masked = [
+                rng["mask"].choice(size, int(self.config.mask * size), replace=False)
+                for size in (self.n_users, self.n_items)
+            ]
+            key = rng["dropout"].integers(2**63, dtype=np.int64)
+            arrays = np.asarray(n), *masked, np.asarray(key)
+            yield Batch(*batch, *(torch.from_numpy(a) for a in arrays))
+
+
+class Channel(nn.Module):
+    """One table of side information: what it sums to around each user and each item.
+
+    Args:
+        table: features of items, or of users.
+        to_users: items to users.
+        to_items: users to items.
+        of_users: whose features they are.
+        kept: also keep the features themselves, for the long way.
+    """
+
+    own: Tensor
+    mean: Tensor
+    damaged: Tensor
+    gram: Tensor
+
+    def __init__(
+        self, table: FeatureTable, to_users: Graph, to_items: Graph, of_users: bool, kept: bool
+    ) -> None:
+        super().__init__()
+        present = torch.from_numpy(np.array(table.present))[:, None]
+        own = torch.cat([torch.from_numpy(table.numpy()) * present, present.float()], 1)  # (n, d_f + 1)
+        users, items = smoothed(own, to_users, to_items, of_users)
+        self.users, self.items = (ItemFeatures(FeatureTable(side.numpy())) for side in (users, items))
+        self.register_buffer("gram", users.T @ users + items.T @ items, persistent=False)
+        if kept:
+            self.register_buffer("own", own, persistent=False)
+            self.register_buffer("mean", own[present[:, 0]].mean(0), persistent=False)
+            self.register_buffer("damaged", own.clone())
+
+    def squares(self, weight: Tensor) -> Tensor:
+        """The sum of squares of the channel, over all users and items."""
+        return (weight @ self.gram * weight).sum()
+
+
+def smoothed(x: Tensor, to_users: Graph, to_items: Graph, of_users: bool) -> tuple[Tensor, Tensor]:
+    """Around users and around items, two steps away from where it comes from (Eqs. 1-4)."""
+    if of_users:
+        items = to_items @ x
+        return to_users @ items, items
+    users = to_users @ x
+    return users, to_items @ users
+
+
+def halves(train: Interactions) -> tuple[Graph, Graph]:
+    """``R = D_u^-1/2 A`` from items to users, and ``C = D_i^-1/2 Aᵀ`` back: only targets are normalised."""
+    to_users = (train.user_degree + 1e-8) ** -0.5
+    to_items = (train.item_degree + 1e-8) ** -0.5
+    n_users, n_items = train.n_users, train.n_items
+    return (
+        Graph.from_edges(train.items, train.users, to_users[train.users], n_source=n_items, n_target=n_users),
+        Graph.from_edges(train.users, train.items, to_items[train.items], n_source=n_users, n_target=n_items),
+    )
+
+
+def linear(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
+    """A linear map, its weight Xavier-uniform and its bias as torch has it, from their own generator."""
+    layer = nn.Linear(n_in, n_out)
+    nn.init.xavier_uniform_(layer.weight, generator=generator)
+    nn.init.uniform_(layer.bias, -(n_in**-0.5), n_in**-0.5, generator=generator)
+    return layer
