@@ -14,7 +14,7 @@ from typing import Literal, Self
 
 import numpy as np
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
@@ -23,7 +23,7 @@ from graphrec.data.interactions import Interactions
 from graphrec.errors import FeatureError
 from graphrec.graph import Graph
 from graphrec.knn import content_graph, knn
-from graphrec.model import ContentRule, Features, ModelConfig
+from graphrec.model import ATTRIBUTE, ContentRule, Features, ModelConfig
 from graphrec.neighbours import nearest_rows
 from graphrec.store import FeatureTable
 
@@ -37,9 +37,18 @@ class MultimodalConfig(ModelConfig):
     fill: Fill = "zero"
     """What stands for the image or text an item lacks: nothing (it is masked), the mean of all items that
     have one, or the mean of those it shares train users with, weighted by how many."""
+    attributes: bool = False
+    """Attributes that a language model wrote (``graphrec llm``) are modalities beside image and text."""
 
 
-class FeatureLossConfig(MultimodalConfig):
+class AugmentedConfig(MultimodalConfig):
+    """Options of multimodal models that learn from triplets or pairs."""
+
+    augmented: float = Field(0.0, ge=0, le=1)
+    """Preferences of a language model added to a batch, as a share of it (``graphrec llm``)."""
+
+
+class FeatureLossConfig(AugmentedConfig):
     """Options of models whose loss holds projected features."""
 
     train_features: bool = False
@@ -55,22 +64,30 @@ class FeatureLossConfig(MultimodalConfig):
         return self
 
 
-def tables_of(owner: str, data: Dataset, features: Features | None) -> dict[str, FeatureTable]:
-    """The feature tables a model gets, by modality in alphabetical order, checked against the dataset.
+def tables_of(
+    owner: str, data: Dataset, features: Features | None, attributes: bool = False
+) -> dict[str, FeatureTable]:
+    """The feature tables of items a model gets, by modality in alphabetical order, checked against the
+    dataset.
 
     Args:
         owner: the model's name, for messages.
         data: the dataset the model is built for.
-        features: tables by modality.
+        features: tables by field; those of users are left out.
+        attributes: take written attributes too.
 
     Raises:
         FeatureError: there are none, or one is for other items.
     """
-    if not features:
+    items = {
+        field: table for field, table in (features or {}).items()
+        if table.of == "item" and (attributes or not field.startswith(ATTRIBUTE))
+    }  # fmt: skip
+    if not items:
         raise FeatureError(
             f"{owner} needs image or text features and got none; run: graphrec features build DATASET"
         )
-    return {modality: features[modality].check(data) for modality in sorted(features)}
+    return {modality: items[modality].check(data) for modality in sorted(items)}
 
 
 def filled(table: FeatureTable, how: Fill, train: Interactions | None) -> tuple[np.ndarray, np.ndarray]:

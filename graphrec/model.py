@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from graphrec import sparse
 from graphrec.config import Config
 from graphrec.graph import Graph
-from graphrec.sampling import Plan
+from graphrec.sampling import PREFERENCES, Plan, Preferences
 from graphrec.search import Space
 from graphrec.seeds import torch_stream
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from graphrec.trainer import Task, TrainConfig
 
 Features = Mapping[str, "FeatureTable"]
+ATTRIBUTE = "attribute_"
+"""How the fields begin that hold an attribute of items each."""
 
 
 class ModelConfig(Config):
@@ -115,6 +117,15 @@ class Model(nn.Module):
         """
         raise TypeError(f"{cls.__name__} does not define build()")
 
+    @classmethod
+    def reads(cls, config: ModelConfig) -> tuple[str, ...]:
+        """Fields it takes beside image and text, as the options ask for; ``*`` stands for anything."""
+        asked = {
+            PREFERENCES: getattr(config, "augmented", 0),
+            f"{ATTRIBUTE}*": getattr(config, "attributes", 0),
+        }
+        return tuple(field for field, wanted in asked.items() if wanted)
+
     def batches(self, plan: Plan) -> Iterator[Any]:
         """Yields one epoch's batches, each a NamedTuple of tensors; all randomness comes from ``plan``."""
         return iter(())
@@ -162,6 +173,8 @@ class Ranker(Model):
     places_new_items: ClassVar[bool] = False
     """Whether items without interactions can be scored by their content; instances then have a
     ``content_rule``."""
+    preferences: Preferences | None = None
+    """What users are said to like and not to, where ``Config.augmented`` adds it to batches."""
     content_rule: Placement | None = None
     """How new items get an embedding from content; None if the model has no way to place them."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -16,6 +16,8 @@ from graphrec.data.repositories import repository_of
 from graphrec.errors import FeatureError, TrainingError
 from graphrec.seeds import stream
 from graphrec.store import FeatureTable
+
+PREFERENCES = "preferences"
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,9 @@ class Local(NamedTuple):
         return cls(repository_of(data), share) if share else None
 
 
-def triplets(train: Interactions, plan: Plan, local: Local | None = None) -> Iterator[Triplets]:
+def triplets(
+    train: Interactions, plan: Plan, local: Local | None = None, preferences: Preferences | None = None
+) -> Iterator[Triplets]:
     """One epoch of triplets: every interaction once, shuffled, with one uniform negative each.
 
     Negatives come from the items that occur in train and that the user has not. Interactions of users who
@@ -70,6 +74,7 @@ def triplets(train: Interactions, plan: Plan, local: Local | None = None) -> Ite
         train: known interactions.
         plan: epoch, batch size and seed.
         local: which negatives to draw from the positive's group instead; default: none.
+        preferences: what some of a batch's users are said to like and not to, added to it; default: nothing.
 
     Raises:
         TrainingError: no interaction has a possible negative.
@@ -87,8 +92,10 @@ def triplets(train: Interactions, plan: Plan, local: Local | None = None) -> Ite
     if not possible.all():
         users, positives, negatives = users[possible], positives[possible], negatives[possible]
     tensors = [torch.from_numpy(a) for a in (users, positives, negatives)]
+    rng = plan.rng("preferences")
     for start in range(0, len(users), plan.batch_size):
-        yield Triplets(*(t[start : start + plan.batch_size] for t in tensors))
+        batch = Triplets(*(t[start : start + plan.batch_size] for t in tensors))
+        yield batch if preferences is None else preferences.added(batch, rng)
 
 
 def uniform_negatives(train: Interactions, users: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -187,37 +194,54 @@ def triplets_of_users(train: Interactions, plan: Plan) -> Iterator[Triplets]:
 class Preferences(NamedTuple):
     """For some users an item they would like and one they would not, such as a language model says.
 
+    From Wei et al., "LLMRec: Large Language Models with Graph Augmentation for Recommendation", WSDM 2024,
+    https://arxiv.org/abs/2311.00423, Sec. 3.2: triplets beside those of a batch, never edges of the graph.
+
     Attributes:
         positives: item of each user, -1 where nothing was said ``(n_users,) int64``.
         negatives: likewise.
+        share: how many are added to a batch, as a share of it, where users drawn from it have one.
     """
 
     positives: np.ndarray
     negatives: np.ndarray
+    share: float
 
     @classmethod
-    def of(cls, table: FeatureTable) -> Self:
-        """Those of a table of users ``(n_users, 2) int32``: the item they would like, the one they would not.
+    def of(cls, data: Dataset, features: Mapping[str, FeatureTable] | None, share: float) -> Self | None:
+        """Those of the table ``preferences`` of users ``(n_users, 2) int32``: the item they would like, the
+        one they would not. None for a share of 0.
+
+        Args:
+            data: whose users they are.
+            features: tables by field.
+            share: of a batch.
 
         Raises:
-            FeatureError: it is no such table.
+            FeatureError: there is no such table.
         """
+        if not share:
+            return None
+        if not features or PREFERENCES not in features:
+            raise FeatureError(
+                f"there are no {PREFERENCES!r} to add to batches (augmented={share:g}); run: graphrec llm "
+                "preferences DATASET, or set augmented=0"
+            )
+        table = features[PREFERENCES].check(data)
         if table.of != "user" or table.dim != 2 or table.values.dtype != np.int32:
             raise FeatureError(f"{table!r} holds no preferences; expected two items of each user, int32")
         pairs = np.where(table.present[:, None], table.numpy(np.int64), -1)
-        return cls(pairs[:, 0], pairs[:, 1])
+        return cls(pairs[:, 0], pairs[:, 1], share)
 
-    def added(self, batch: Triplets, share: float, rng: np.random.Generator) -> Triplets:
+    def added(self, batch: Triplets, rng: np.random.Generator) -> Triplets:
         """A batch and after it the preferences of a share of its users, of those who have one.
 
         Args:
             batch: triplets.
-            share: of the batch's rows, each drawn once.
             rng: source of randomness.
         """
-        drawn = batch.users.numpy()[
-            rng.choice(len(batch.users), int(share * len(batch.users)), replace=False)
-        ]
+        rows = rng.choice(len(batch.users), int(self.share * len(batch.users)), replace=False)
+        drawn = batch.users.numpy()[rows]
         users = drawn[(self.positives[drawn] >= 0) & (self.negatives[drawn] >= 0)]
         more = users, self.positives[users], self.negatives[users]
         return Triplets(*(torch.cat([a, torch.from_numpy(b)]) for a, b in zip(batch, more, strict=True)))

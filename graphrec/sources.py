@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Self
 
 from graphrec.data import Dataset
 from graphrec.data.readers import FEATURES, READERS, dataset_folder, load_dataset
 from graphrec.errors import ConfigError, DataError, FeatureError, nearest
-from graphrec.model import Model
+from graphrec.model import Model, ModelConfig
 from graphrec.models import model as model_class
 from graphrec.store import FeatureStore, FeatureTable
 
@@ -108,8 +109,10 @@ def features_for(
     image: str | None = None,
     text: str | None = None,
     source: Source | None = None,
+    config: ModelConfig | None = None,
 ) -> dict[str, FeatureTable]:
-    """The image and text features a model is built with; none for a model that needs none.
+    """The features a model is built with: image, text, and what else it takes with its options; none for a
+    model that needs none.
 
     Args:
         model: a model class or registered name.
@@ -119,25 +122,41 @@ def features_for(
             leaves the field out.
         text: likewise.
         source: where the dataset came from, so that messages can name the exact command.
+        config: the model's options; default: its defaults.
 
     Raises:
         FeatureError: a field has no table, or all fields are left out; names the command that builds one.
     """
     if isinstance(model, str):
         model = model_class(model)
-    if not model.modalities:
+    patterns = model.reads(config or model.Config())
+    if not model.modalities and not patterns:
         return {}
     store = store if isinstance(store, FeatureStore) else FeatureStore(store)
     asked = {"image": image, "text": text}
     stored = {str(row["field"]) for row in store.status(data)}
     if model.extractor is not None:
         return _of_one_extractor(model, data, store, stored, asked, source)
+    further = sorted(f for f in stored if any(fnmatchcase(f, pattern) for pattern in patterns))
     wanted = [f for f in FIELDS if asked[f] != NONE and (f in data.content or f in stored or asked[f])]
+    wanted = wanted if model.modalities else []
     missing = [f for f in wanted if f not in stored]
-    if missing or not wanted:
+    if missing or not (wanted or further):
+        if patterns and not model.modalities:
+            raise FeatureError(_how_to_have_it_said(model.name, store, patterns, source))
         raise FeatureError(_how_to_get(model.name, data.name, store, wanted, missing, source))
-    choose = dict.fromkeys((stored | set(data.content)) - set(wanted))
+    choose = dict.fromkeys((stored | set(data.content)) - {*wanted, *further})
     return store.of(data, **choose, **{f: asked[f] for f in wanted if asked[f] is not None})
+
+
+def _how_to_have_it_said(
+    model: str, store: FeatureStore, patterns: Sequence[str], source: Source | None
+) -> str:
+    """The message for what a language model has not been asked yet."""
+    return (
+        f"{model} needs {' and '.join(patterns)} with these options, and {store.root} has none; run: "
+        f"graphrec llm {patterns[0]} {_arguments(source, store)}"
+    )
 
 
 def _arguments(source: Source | None, store: FeatureStore) -> str:

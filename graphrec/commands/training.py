@@ -83,13 +83,13 @@ def train(
 
     seed, store = seed or 0, store or CACHE
     # What can be wrong without reading any data is found before reading any.
-    made, _, _ = runs.configure(model, given["model"], given["train"], seed)
+    made, config, _ = runs.configure(model, given["model"], given["train"], seed)
     select = select or made.select
     runs.ranks(made, select)
     if out is not None:
         runs.refuse_another(out, select, resume)
     data, source = read(dataset, root, given["data"])
-    features = runs.features_for(made, data, store, image, text, source)
+    features = runs.features_for(made, data, store, image, text, source, config)
     out = out or Path("runs") / f"{data.name}-{made.name}"
     output.note(repr(data))
     for field, table in features.items():

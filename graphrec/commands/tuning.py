@@ -72,12 +72,12 @@ def tune(
     if trials < 1:
         raise ConfigError(f"--trials {trials}; expected a whole number from 1")
     searched = tuning.search_space(model, None, given["model"], given["train"])
-    made, _, _ = runs.configure(model, given["model"], given["train"], seed, ranking=True)
+    made, config, _ = runs.configure(model, given["model"], given["train"], seed, ranking=True)
     parse_metric(select)
     if out is not None:
         tuning.refuse_another(out, resume)
     data, source = read(dataset, root, given["data"])
-    features = runs.features_for(made, data, store, image, text, source)
+    features = runs.features_for(made, data, store, image, text, source, config)
     out = out or Path("runs") / f"tune-{data.name}-{made.name}"
     output.note(repr(data))
     for field, table in features.items():

@@ -231,6 +231,19 @@ class Dataset:
         """A copy with other splits; ``meta`` says how they were made."""
         return self._replace(train=train, valid=valid, test=test, meta={**self.meta, **meta})
 
+    def transposed(self, **content: Content) -> Dataset:
+        """The same from the other side: its items are the users, its users the items. What describes users
+        is extracted from it.
+
+        Args:
+            **content: of the users, by field.
+        """
+        train, valid, test = (
+            Interactions(part.items, part.users, self.n_items, self.n_users, part.times, part.name)
+            for part in (self.train, self.valid, self.test)
+        )
+        return Dataset(self.name, self.items, self.users, train, valid, test, content, meta=self.meta)
+
     def resplit(self, split: Any, seed: int = 0) -> Dataset:
         """A copy with all its interactions divided anew.
 

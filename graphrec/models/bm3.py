@@ -35,7 +35,7 @@ from graphrec.graph import bipartite
 from graphrec.modalities import ColdItems, FeatureLossConfig, tables_of
 from graphrec.model import ContentRule, Features, Ranker
 from graphrec.nn import ItemFeatures, embedding, propagate, row_dropout
-from graphrec.sampling import Plan
+from graphrec.sampling import Plan, Preferences, Triplets
 from graphrec.search import Choice, Integers, Space
 from graphrec.seeds import derive
 
@@ -113,11 +113,14 @@ class BM3(Ranker):
     @classmethod
     def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
         """See :meth:`graphrec.model.Model.build`; needs one feature table at least, of any modality."""
-        return cls(data.train, tables_of("BM3", data, features), config or cls.Config())
+        config = config or cls.Config()
+        model = cls(data.train, tables_of("BM3", data, features, config.attributes), config)
+        model.preferences = Preferences.of(data, features, config.augmented)
+        return model
 
     def batches(self, plan: Plan) -> Iterator[Pairs]:
-        """Every train interaction once, without negatives."""
-        order = plan.rng("shuffle").permutation(len(self.train_pairs))
+        """Every train interaction once, without negatives, and what preferences say is liked."""
+        order, rng = plan.rng("shuffle").permutation(len(self.train_pairs)), plan.rng("preferences")
         users = self.train_pairs.users[order].astype(np.int64)
         items = self.train_pairs.items[order].astype(np.int64)
         starts = range(0, len(order), plan.batch_size)
@@ -125,8 +128,12 @@ class BM3(Ranker):
         for start, key in zip(starts, keys, strict=True):
             at = slice(start, start + plan.batch_size)
             # Here and not in the loss: a GPU would have to be waited for to learn how many there are.
-            distinct, position, counts = np.unique(items[at], return_inverse=True, return_counts=True)
-            arrays = users[at], distinct, position, counts.astype(np.float32), np.asarray(key)
+            who, what = users[at], items[at]
+            if self.preferences is not None:
+                pairs = Triplets(*(torch.from_numpy(a) for a in (who, what, what)))
+                who, what, _ = (a.numpy() for a in self.preferences.added(pairs, rng))
+            distinct, position, counts = np.unique(what, return_inverse=True, return_counts=True)
+            arrays = who, distinct, position, counts.astype(np.float32), np.asarray(key)
             yield Pairs(*(torch.from_numpy(a) for a in arrays))
 
     def propagate(self) -> tuple[Tensor, Tensor]:

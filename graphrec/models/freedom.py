@@ -33,9 +33,9 @@ from graphrec.errors import ConfigError
 from graphrec.graph import Graph, bipartite, degree_probability, mix, normalise, sample_edges
 from graphrec.losses import bpr
 from graphrec.modalities import ColdItems, FeatureLossConfig, item_graph, tables_of
-from graphrec.model import ContentRule, Features, Ranker
+from graphrec.model import ATTRIBUTE, ContentRule, Features, Ranker
 from graphrec.nn import ItemFeatures, embedding, projection, propagate
-from graphrec.sampling import Plan, Triplets, triplets
+from graphrec.sampling import Plan, Preferences, Triplets, triplets
 from graphrec.search import Choice, Space
 from graphrec.store import FeatureTable
 
@@ -55,7 +55,8 @@ class FREEDOM(Ranker):
         knn_k: int = Field(10, ge=1)
         """Neighbours per item and modality, the item itself included."""
         image_weight: float = Field(0.1, ge=0, le=1)
-        """Weight of the image graph; the text graph has the rest. Of no effect with a single modality."""
+        """Weight of the image graph; the text graph and those of attributes have the rest in equal parts. Of
+        no effect with a single modality."""
         dropout: float = Field(0.8, ge=0, lt=1)
         """Share of user-item edges pruned each epoch; 0 trains on the full graph."""
         reg_weight: float = Field(1e-3, ge=0)
@@ -110,7 +111,10 @@ class FREEDOM(Ranker):
         """See :meth:`graphrec.model.Model.build`; needs one feature table at least, any of ``image`` and
         ``text``.
         """
-        return cls(data.train, tables_of("FREEDOM", data, features), config or cls.Config())
+        config = config or cls.Config()
+        model = cls(data.train, tables_of("FREEDOM", data, features, config.attributes), config)
+        model.preferences = Preferences.of(data, features, config.augmented)
+        return model
 
     def start_epoch(self, rng: np.random.Generator) -> None:
         """Prunes the user-item graph: keeps a share of edges, with degrees recomputed on them (Eq. 5)."""
@@ -123,7 +127,7 @@ class FREEDOM(Ranker):
 
     def batches(self, plan: Plan) -> Iterator[Triplets]:
         """Every train interaction once, with one uniform negative."""
-        return triplets(self.train_pairs, plan)
+        return triplets(self.train_pairs, plan, preferences=self.preferences)
 
     def propagate(self, graph: Graph) -> tuple[Tensor, Tensor]:
         """User and item embeddings over one user-item graph ``(n_users, d), (n_items, d)`` (Eqs. 6-8)."""
@@ -171,14 +175,17 @@ class FREEDOM(Ranker):
 
 def modality_weights(features: Features, image_weight: float) -> dict[str, float]:
     """Weight per modality at hand; a single one has all of it."""
-    unknown = sorted(set(features) - {"image", "text"})
+    unknown = sorted(f for f in set(features) - {"image", "text"} if not f.startswith(ATTRIBUTE))
     if unknown:
         raise ConfigError(
             f"FREEDOM knows the modalities 'image' and 'text', not {unknown}; rename the features"
         )
     if len(features) == 1:
         return dict.fromkeys(features, 1.0)
-    return {"image": image_weight, "text": 1 - image_weight}
+    if "image" not in features:
+        return dict.fromkeys(sorted(features), 1 / len(features))
+    rest = (1 - image_weight) / (len(features) - 1)
+    return {f: image_weight if f == "image" else rest for f in sorted(features)}
 
 
 def mixed_item_graph(

@@ -77,7 +77,8 @@ class ItemKNNContent(Ranker):
     @classmethod
     def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
         """See :meth:`graphrec.model.Model.build`; needs one feature table at least, of any name."""
-        return cls(data.train, tables_of("ItemKNN on content", data, features), config or cls.Config())
+        config = config or cls.Config()
+        return cls(data.train, tables_of("ItemKNN on content", data, features, config.attributes), config)
 
     def embed(self) -> tuple[Graph, Graph]:
         """Users are their train rows, items their rows of similarities (Eq. 1); both over the items."""

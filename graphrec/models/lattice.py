@@ -37,11 +37,11 @@ from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.graph import Graph, bipartite, edge_products, mix, normalise, union
 from graphrec.losses import bpr
-from graphrec.modalities import ColdItems, MultimodalConfig, item_graph, tables_of
+from graphrec.modalities import AugmentedConfig, ColdItems, item_graph, tables_of
 from graphrec.model import ContentRule, Features, Ranker
 from graphrec.neighbours import all_neighbours, nearest_rows, unit_length
 from graphrec.nn import ItemFeatures, embedding, propagate
-from graphrec.sampling import Plan, Triplets, triplets
+from graphrec.sampling import Plan, Preferences, Triplets, triplets
 from graphrec.search import Choice, Integers, Space
 from graphrec.store import FeatureTable
 
@@ -49,7 +49,7 @@ from graphrec.store import FeatureTable
 class LATTICE(Ranker):
     """LightGCN plus a convolution on an item graph that is learned along with it."""
 
-    class Config(MultimodalConfig):
+    class Config(AugmentedConfig):
         """Options of LATTICE; the defaults are the authors'."""
 
         dim: int = Field(64, ge=1)
@@ -113,7 +113,10 @@ class LATTICE(Ranker):
     @classmethod
     def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
         """See :meth:`graphrec.model.Model.build`; needs one feature table at least, of any modality."""
-        return cls(data.train, tables_of("LATTICE", data, features), config or cls.Config())
+        config = config or cls.Config()
+        model = cls(data.train, tables_of("LATTICE", data, features, config.attributes), config)
+        model.preferences = Preferences.of(data, features, config.augmented)
+        return model
 
     def start_epoch(self, rng: np.random.Generator) -> None:
         """Drops the item graph, so that the epoch's first batch builds it anew."""
@@ -121,7 +124,7 @@ class LATTICE(Ranker):
 
     def batches(self, plan: Plan) -> Iterator[Triplets]:
         """Every train interaction once, with one uniform negative."""
-        return triplets(self.train_pairs, plan)
+        return triplets(self.train_pairs, plan, preferences=self.preferences)
 
     def latent_graph(self) -> Graph:
         """The item graph of the weights as they are now, its own weights differentiable (Eqs. 3-6)."""

@@ -25,7 +25,7 @@ from graphrec.graph import bipartite
 from graphrec.losses import bpr, embedding_norms
 from graphrec.model import Features, ModelConfig, Ranker
 from graphrec.nn import embedding, propagate
-from graphrec.sampling import Local, Plan, Triplets, triplets
+from graphrec.sampling import Local, Plan, Preferences, Triplets, triplets
 from graphrec.search import Choice, Integers, Space
 
 
@@ -43,6 +43,8 @@ class LightGCN(Ranker):
         """Weight of the norms of the batch's ID embeddings."""
         local_negatives: float = Field(0.0, ge=0, le=1)
         """Share of negatives from the positive's repository; for datasets of ``graphrec data git``."""
+        augmented: float = Field(0.0, ge=0, le=1)
+        """Preferences of a language model added to a batch, as a share of it (``graphrec llm``)."""
 
     name = "lightgcn"
     search_space: ClassVar[Space] = {
@@ -63,14 +65,15 @@ class LightGCN(Ranker):
 
     @classmethod
     def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
-        """See :meth:`graphrec.model.Model.build`; features are not used."""
+        """See :meth:`graphrec.model.Model.build`; of features only preferences are used."""
         model = cls(data.train, config or cls.Config())
+        model.preferences = Preferences.of(data, features, model.config.augmented)
         model.local = Local.of(data, model.config.local_negatives)
         return model
 
     def batches(self, plan: Plan) -> Iterator[Triplets]:
-        """Every train interaction once, with one negative."""
-        return triplets(self.train_pairs, plan, self.local)
+        """Every train interaction once, with one negative, and preferences."""
+        return triplets(self.train_pairs, plan, self.local, self.preferences)
 
     def loss(self, batch: Triplets) -> dict[str, Tensor]:
         """``bpr`` on propagated embeddings and ``reg`` on the ID embeddings (Eq. 15)."""

@@ -26,8 +26,8 @@ Differences from the authors' code (``reference_compat`` brings the first four b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal, NamedTuple, Self, cast
 
 import numpy as np
 import torch
@@ -40,18 +40,14 @@ from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.errors import FeatureError
 from graphrec.graph import Graph
-from graphrec.modalities import tables_of
-from graphrec.model import Features, ModelConfig, Ranker
+from graphrec.model import ATTRIBUTE, Features, ModelConfig, Ranker
 from graphrec.nn import ItemFeatures, embedding, row_dropout
-from graphrec.sampling import Plan, Preferences, triplets_of_users
+from graphrec.sampling import PREFERENCES, Plan, Preferences, triplets_of_users
 from graphrec.search import Choice, Space
 from graphrec.seeds import derive
 from graphrec.store import FeatureTable
 
-if TYPE_CHECKING:
-    from graphrec.trainer import TrainConfig
-
-PROFILE, ATTRIBUTE, PREFERENCES = "profile", "attribute_", "preferences"
+PROFILE = "profile"
 Sides = dict[str, tuple[Tensor, Tensor]]
 """Channels by name: users, items."""
 
@@ -139,7 +135,6 @@ class LLMRec(Ranker):
         self.config, self.train_pairs = config, train
         self.n_users, self.n_items = train.n_users, train.n_items
         tables = {f: table for f, table in features.items() if f != PREFERENCES}
-        self.preferences = Preferences.of(features[PREFERENCES]) if PREFERENCES in features else None
         self.attributes = sorted(f for f in tables if f.startswith(ATTRIBUTE))
         self.content = sorted(set(tables) - {PROFILE, *self.attributes})
         self.to_users, self.to_items = halves(train)
@@ -161,13 +156,27 @@ class LLMRec(Ranker):
         """See :meth:`graphrec.model.Model.build`; takes image and text, ``profile`` (of users),
         ``attribute_...`` (all of one width) and ``preferences``, whichever are there.
         """
-        tables = tables_of("LLMRec", data, features)
+        tables = {field: table.check(data) for field, table in sorted((features or {}).items())}
+        if not set(tables) - {PREFERENCES}:
+            raise FeatureError(
+                "LLMRec needs image, text, profiles or attributes and got none; run: graphrec features build "
+                "DATASET, or graphrec llm profiles DATASET"
+            )
         widths = {f: table.dim for f, table in tables.items() if f.startswith(ATTRIBUTE)}
         if len(set(widths.values())) > 1:
             raise FeatureError(
                 f"attributes share one projection and are of widths {widths}; build them alike"
             )
-        return cls(data.train, tables, config or cls.Config())
+        model = cls(data.train, tables, config or cls.Config())
+        # Nobody has to have been asked: without preferences there are none.
+        if PREFERENCES in tables:
+            model.preferences = Preferences.of(data, tables, model.config.augmented)
+        return model
+
+    @classmethod
+    def reads(cls, config: ModelConfig) -> tuple[str, ...]:
+        """Whatever was said."""
+        return PROFILE, f"{ATTRIBUTE}*", PREFERENCES
 
     def shared(self, f: str) -> str:
         """Whose projection a channel has; attributes have one together."""
@@ -175,8 +184,13 @@ class LLMRec(Ranker):
 
     def weight(self, f: str) -> Tensor:
         """Projection and bias of a channel, side by side ``(d, d_f + 1)``."""
-        layer = self.projections[self.shared(f)]
+        layer = cast(nn.Linear, self.projections[self.shared(f)])
         return torch.cat([layer.weight, layer.bias[:, None]], 1)
+
+    @property
+    def named(self) -> Mapping[str, Channel]:
+        """Channels by name."""
+        return cast(Mapping[str, Channel], self.channels)
 
     # -- embeddings ------------------------------------------------------------------------------------------
 
@@ -201,7 +215,7 @@ class LLMRec(Ranker):
                 channel.users.projected(self.weight(f), batch.users),
                 channel.items.projected(self.weight(f), index),
             )
-            for f, channel in self.channels.items()
+            for f, channel in self.named.items()
         }
 
     def all_sides(self, batch: Batch | None) -> Sides:
@@ -209,13 +223,13 @@ class LLMRec(Ranker):
         if batch is None and not (self.whole and self.config.reference_compat):
             return {
                 f: (channel.users.values @ self.weight(f).T, channel.items.values @ self.weight(f).T)
-                for f, channel in self.channels.items()
+                for f, channel in self.named.items()
             }
         return {f: self.projected_first(f, batch) for f in self.channels}
 
     def projected_first(self, f: str, batch: Batch | None) -> tuple[Tensor, Tensor]:
         """A channel the long way, in which what is projected may be masked and dropped out."""
-        channel, weight, masked = self.channels[f], self.weight(f), self.masked(f, batch)
+        channel, weight, masked = self.named[f], self.weight(f), self.masked(f, batch)
         if self.config.reference_compat:
             with torch.no_grad():
                 channel.damaged[masked] = channel.damaged.mean(0)
@@ -268,10 +282,12 @@ class LLMRec(Ranker):
                 terms[f"bpr_{f}"] = config.content_loss * self.pruned((x * (y[:n] - y[n:])).sum(1))
         if config.attribute_loss and PROFILE in sides and self.attributes:
             x = sides[PROFILE][0]
-            losses = [self.pruned((x * (y[:n] - y[n:])).sum(1)) for _, y in map(sides.get, self.attributes)]
+            losses = [
+                self.pruned((x * (y[:n] - y[n:])).sum(1)) for y in (sides[f][1] for f in self.attributes)
+            ]
             terms["bpr_attributes"] = config.attribute_loss * torch.stack(losses).sum()
         if config.feature_reg and self.content:
-            squares = [self.channels[f].squares(self.weight(f)) for f in self.content]
+            squares = [self.named[f].squares(self.weight(f)) for f in self.content]
             terms["features"] = config.feature_reg * torch.stack(squares).sum() / 2 / self.n_items
         if config.reg_weight:
             norms = torch.stack([2 * part.square().sum() for part in (u, i[:n], i[n:])])
@@ -298,14 +314,14 @@ class LLMRec(Ranker):
                 x = x.detach()
             slope = 1.0 if self.config.reference_compat else 0.01
             decoded = normalize(leaky_relu(self.decoders[self.shared(f)](x), slope))  # (M, d_f)
-            target = normalize(rows(index, self.channels[f].own)[:, :-1])
+            target = normalize(rows(index, self.named[f].own)[:, :-1])
             if self.config.restore_loss == "mse":
                 losses.append((decoded - target).square().mean())
             else:
                 losses.append((1 - (decoded * target).sum(1)).pow(self.config.restore_power).mean())
         return torch.stack(losses).sum()
 
-    def optimizer(self, config: TrainConfig) -> torch.optim.Optimizer:
+    def optimizer(self, config: Any) -> torch.optim.Optimizer:
         """AdamW; decoders have a learning rate of their own, and in the authors' code none."""
         decoders = list(self.decoders.parameters())
         rest = [p for name, p in self.named_parameters() if not name.startswith("decoders.")]
@@ -325,7 +341,7 @@ class LLMRec(Ranker):
         for batch in triplets_of_users(self.train_pairs, plan):
             n = len(batch.users)
             if self.preferences is not None:
-                batch = self.preferences.added(batch, self.config.augmented, rng["preferences"])
+                batch = self.preferences.added(batch, rng["preferences"])
             masked = [
                 rng["mask"].choice(size, int(self.config.mask * size), replace=False)
                 for size in (self.n_users, self.n_items)

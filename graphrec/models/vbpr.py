@@ -31,10 +31,10 @@ from torch.nn.functional import embedding as rows
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.losses import bpr, embedding_norms
-from graphrec.modalities import MultimodalConfig, means_of, tables_of
+from graphrec.modalities import AugmentedConfig, means_of, tables_of
 from graphrec.model import ContentProjection, Features, Ranker
 from graphrec.nn import ItemFeatures, embedding, projection
-from graphrec.sampling import Plan, triplets
+from graphrec.sampling import Plan, Preferences, triplets
 from graphrec.search import Choice, Space
 from graphrec.store import FeatureTable
 
@@ -57,7 +57,7 @@ class Batch(NamedTuple):
 class VBPR(Ranker):
     """Item vectors of an ID part and a content part."""
 
-    class Config(MultimodalConfig):
+    class Config(AugmentedConfig):
         """Options of VBPR."""
 
         dim: int = Field(64, ge=1)
@@ -103,11 +103,14 @@ class VBPR(Ranker):
     @classmethod
     def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
         """See :meth:`graphrec.model.Model.build`; needs one feature table at least, of any name."""
-        return cls(data.train, tables_of("VBPR", data, features), config or cls.Config())
+        config = config or cls.Config()
+        model = cls(data.train, tables_of("VBPR", data, features, config.attributes), config)
+        model.preferences = Preferences.of(data, features, config.augmented)
+        return model
 
     def batches(self, plan: Plan) -> Iterator[Batch]:
         """Every train interaction once, with one uniform negative."""
-        for users, positives, negatives in triplets(self.train_pairs, plan):
+        for users, positives, negatives in triplets(self.train_pairs, plan, preferences=self.preferences):
             both = torch.cat([positives, negatives]).numpy()
             items, at = (torch.from_numpy(v) for v in np.unique(both, return_inverse=True))
             yield Batch(users, items, at[: len(users)], at[len(users) :])

@@ -44,6 +44,11 @@ class StoredTable:
         """The extractor's name."""
         return str(self.manifest["extractor"]["name"])
 
+    @property
+    def of(self) -> str:
+        """What its rows are: ``"item"`` or ``"user"``."""
+        return str(self.manifest.get("of", "item"))
+
     def open(self, verify: bool = True) -> FeatureTable:
         """The table itself; with ``verify``, its files are hashed at the first opening in a process.
 
@@ -110,11 +115,17 @@ class FeatureStore:
                 found.append(StoredTable(path.parent, manifest, built))
         return sorted(found, key=lambda t: (-t.built, t.folder.name))
 
+    def made_for(self, dataset: Dataset) -> list[StoredTable]:
+        """All complete tables of the dataset's items or users, the last built first."""
+        made = {"item": dataset.items.fingerprint, "user": dataset.users.fingerprint}
+        return [t for t in self.tables() if made.get(t.of) == t.manifest["items"]]
+
     def of(self, dataset: Dataset, **choose: str | None) -> dict[str, FeatureTable]:
-        """One table for every content field of the dataset, and for every field imported for its items.
+        """One table for every content field of the dataset, and for every other field that there are tables
+        of its items or users for.
 
         Args:
-            dataset: whose items the tables must be for.
+            dataset: whose items or users the tables must be for.
             **choose: field -> extractor name or beginning of the key; default: the table that was built last.
                 None leaves the field out.
 
@@ -122,7 +133,7 @@ class FeatureStore:
             FeatureError: a field has no table, none that was chosen, only one made from other content, or a
                 damaged one.
         """
-        stored = self.tables(items=dataset.items.fingerprint)
+        stored = self.made_for(dataset)
         fields = {t.manifest["field"] for t in stored} | set(dataset.content) | set(choose)
         return {f: self._one(dataset, f, stored, choose.get(f)) for f in sorted(fields)
                 if choose.get(f, "") is not None}  # fmt: skip
@@ -166,14 +177,15 @@ class FeatureStore:
         table.check(dataset)
         source = str(table.meta.get("extractor", {}).get("source", "array"))
         describe = {"name": "imported", "source": source, "values_sha256": table.compute_sha256()}
-        key = shards.table_key(describe, dataset.items.fingerprint, field)
+        rows = dataset if table.of == "item" else dataset.transposed()
+        key = shards.table_key(describe, rows.items.fingerprint, field)
         folder = self.folder(field, key)
         with locked(folder), explained(folder, FeatureError):
             sweep(folder, locked=True)
             entry = shards.finished_shard(folder, 0, 0, len(table))
             if entry is None:
                 entry = shards.write_shard(folder, 0, 0, np.asarray(table.values[:]), table.present)
-            head = manifest_head(dataset, field, str(table.meta.get("kind", field)), key, describe, None)
+            head = manifest_head(rows, field, str(table.meta.get("kind", field)), key, describe, None)
             notes: dict[str, Any] = {
                 k: table.meta[k] for k in ("unknown_ids", "zero_rows") if k in table.meta
             }
@@ -253,7 +265,7 @@ class FeatureStore:
                 "fresh": is_fresh(t.manifest, dataset.content.get(t.manifest["field"])),
                 "built": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(t.built / 1e9)),
             }
-            for t in self.tables(items=dataset.items.fingerprint)
+            for t in self.made_for(dataset)
         ]
 
 
@@ -311,8 +323,10 @@ def is_fresh(manifest: Mapping[str, Any], content: Content | None) -> bool:
 def manifest_head(
     dataset: Dataset, field: str, kind: str, key: str, describe: Mapping[str, Any], content: str | None
 ) -> dict[str, Any]:
-    """The part of a manifest that says what the table is."""
+    """The part of a manifest that says what the table is; the dataset's items are its rows."""
+    of = dataset.items.kind
     return {
+        **({} if of == "item" else {"of": of}),
         "key": key,
         "field": field,
         "kind": kind,
