@@ -1,0 +1,165 @@
+"""Any OpenAI-compatible endpoint, through the ``openai`` package: vLLM, Ollama, llama.cpp, gateways."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from features.llm.responses import Messages, Reply
+from graphrec.errors import ConfigError, FeatureError, requires
+
+KEY = "OPENAI_API_KEY"
+
+
+class Chat:
+    """Asks one model. The key is read from the environment and kept nowhere else.
+
+    Requests that time out, are refused for a while (429) or fail on the server's side (5xx) are sent again by
+    the client, after what Retry-After says or a growing, jittered pause; other refusals are final.
+
+    Args:
+        model: its name on the server.
+        base_url: of the server, such as ``http://localhost:11434/v1``; default: ``OPENAI_BASE_URL`` or
+            OpenAI's.
+        key_variable: environment variable that holds the key; servers of one's own often need none.
+        temperature: of the reply.
+        top_p: likewise; a small one keeps to what is listed (LLMRec, Sec. 4).
+        max_tokens: longest reply.
+        timeout: seconds for one request.
+        retries: how often a request is sent again.
+        structured: ask for the form of the reply (``response_format``), until the server refuses to.
+
+    Attributes:
+        refused: how often each status was answered, of 400 and above.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        base_url: str | None = None,
+        *,
+        key_variable: str = KEY,
+        temperature: float = 0.6,
+        top_p: float = 0.1,
+        max_tokens: int = 1000,
+        timeout: float = 60.0,
+        retries: int = 6,
+        structured: bool = True,
+    ) -> None:
+        if not (
+            0 <= temperature <= 2 and 0 < top_p <= 1 and max_tokens >= 1 and timeout > 0 and retries >= 0
+        ):
+            raise ConfigError(
+                f"temperature {temperature}, top_p {top_p}, max_tokens {max_tokens}, timeout {timeout}, "
+                f"retries {retries}; expected 0 to 2, above 0 to 1, at least 1, above 0, at least 0"
+            )
+        self.model, self.structured = model, structured
+        self.parameters = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
+        self.refused: Counter[int] = Counter()
+        self._lock = threading.Lock()
+        self._client = _client(base_url, key_variable, timeout, retries, self._count)
+        self._key_variable = key_variable
+
+    def ask(self, messages: Messages, schema: Mapping[str, Any] | None = None) -> Reply:
+        """One reply.
+
+        Args:
+            messages: of the chat so far.
+            schema: JSON schema that the reply has, where the server can be held to one.
+
+        Raises:
+            FeatureError: the endpoint is out of reach, refuses, or answers what is no chat completion.
+        """
+        import openai
+
+        held = schema is not None and self.structured
+        extra: dict[str, Any] = {}
+        if held:
+            form = {"name": "answer", "strict": True, "schema": dict(schema or {})}
+            extra["response_format"] = {"type": "json_schema", "json_schema": form}
+        try:
+            made = self._client.chat.completions.create(
+                model=self.model, messages=[dict(m) for m in messages], **self.parameters, **extra
+            )
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as cause:
+            if held:  # servers that do not know response_format say so in many ways
+                self.structured = False
+                return self.ask(messages)
+            raise self._explained(cause) from cause
+        except openai.OpenAIError as cause:
+            raise self._explained(cause) from cause
+        except ValueError as cause:  # JSON that is none
+            raise FeatureError(f"{self._where()}: answered what is no JSON ({_first(cause)})") from cause
+        choices = getattr(made, "choices", None)
+        if not choices or getattr(choices[0], "message", None) is None:
+            raise FeatureError(
+                f"{self._where()}: answered what is no chat completion; is it the right address?"
+            )
+        usage = getattr(made, "usage", None)
+        return Reply(
+            str(choices[0].message.content or ""),
+            str(choices[0].finish_reason or ""),
+            str(made.model or self.model),
+            int(getattr(usage, "prompt_tokens", 0) or 0),
+            int(getattr(usage, "completion_tokens", 0) or 0),
+        )
+
+    def _count(self, response: Any) -> None:
+        if response.status_code >= 400:
+            with self._lock:
+                self.refused[int(response.status_code)] += 1
+
+    def _where(self) -> str:
+        return f"{self._client.base_url}, model {self.model!r}"
+
+    def _explained(self, cause: Exception) -> FeatureError:
+        return explained(cause, self._where(), self._key_variable)
+
+
+def explained(cause: Exception, where: str, key_variable: str) -> FeatureError:
+    """An error of the client as one that says what to do; the key is in none of them."""
+    import openai
+
+    if isinstance(cause, openai.APITimeoutError):
+        return FeatureError(
+            f"{where}: no answer in time, several times; allow more (--timeout) or ask less at once"
+        )
+    if isinstance(cause, openai.APIConnectionError):
+        return FeatureError(f"{where}: cannot be reached ({_first(cause)}); check --base-url and the server")
+    status = getattr(cause, "status_code", None)
+    if status in (401, 403):
+        return FeatureError(f"{where}: refuses the key ({status}); set {key_variable} to one that may")
+    if status == 404:
+        return FeatureError(f"{where}: not there (404); check --model and --base-url (it often ends in /v1)")
+    if status == 429:
+        return FeatureError(f"{where}: still too many requests (429); lower --concurrency, or go on later")
+    return FeatureError(f"{where}: {_first(cause)}")
+
+
+def embeddings(client: Any, model: str, texts: Sequence[str]) -> list[list[float]]:
+    """Vectors of texts, in their order."""
+    made = client.embeddings.create(model=model, input=list(texts), encoding_format="float")
+    return [list(one.embedding) for one in sorted(made.data, key=lambda one: one.index)]
+
+
+def _client(base_url: str | None, key_variable: str, timeout: float, retries: int, count: Any) -> Any:
+    try:
+        import openai
+    except ImportError as cause:
+        raise requires("openai", "llm") from cause
+    hooks = {"response": [count]}
+    return openai.OpenAI(
+        base_url=base_url,
+        api_key=os.environ.get(key_variable) or "none",
+        timeout=timeout,
+        max_retries=retries,
+        http_client=openai.DefaultHttpxClient(event_hooks=hooks, timeout=timeout),
+    )
+
+
+def _first(cause: Exception) -> str:
+    """The first line of what an error says, not all of what a server may have put into it."""
+    return (str(cause).splitlines() or [type(cause).__name__])[0][:200]
