@@ -23,6 +23,7 @@ from graphrec.commands import (
     data,
     evaluation,
     features,
+    llm,
     output,
     serving,
     settings,
@@ -43,6 +44,7 @@ app = group(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(features.app, name="features")
+app.add_typer(llm.app, name="llm")
 app.add_typer(code.app, name="code")
 app.command(epilog=epilog(*training.TRAIN_EXAMPLES))(training.train)
 app.command(epilog=epilog(*training.MODELS_EXAMPLES))(training.models)

@@ -6,7 +6,7 @@ split's alone; candidates hold nothing of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -131,6 +131,30 @@ def profile_questions(
         for user, history in enumerate(histories(data, length))
         if len(history)
     ]
+
+
+def accuracy(
+    said: Mapping[str, Sequence[str | None]], real: Mapping[str, Sequence[str | None]]
+) -> dict[str, tuple[int, int, float]]:
+    """How good attributes are, against real ones: by attribute how many items have a real value, for how many
+    of those something was said, and the share of the latter in which a real value is among those said.
+
+    Args:
+        said: a text of each item, by attribute; several values stand between commas.
+        real: likewise; attributes that only one of both has are left out.
+    """
+    found = {}
+    for name in [name for name in said if name in real]:
+        pairs = [(_set(a), _set(b)) for a, b in zip(said[name], real[name], strict=True) if b is not None]
+        answered = [(a, b) for a, b in pairs if a]
+        right = sum(bool(a & b) for a, b in answered)
+        found[name] = len(pairs), len(answered), right / len(answered) if answered else 0.0
+    return found
+
+
+def _set(text: str | None) -> set[str]:
+    """Values between commas, without regard to case."""
+    return {part.strip().casefold() for part in (text or "").split(",") if part.strip()}
 
 
 def _numbers(n: int) -> dict[str, Any]:

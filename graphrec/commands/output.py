@@ -74,6 +74,11 @@ def printable(text: str) -> str:
     return re.sub("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", lambda found: ascii(found[0])[1:-1], text)
 
 
+def printable_lines(text: str) -> str:
+    """The text with its line breaks, and all else that a terminal would obey as escapes."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def _text(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return printable(" ".join(str(value).split()))
