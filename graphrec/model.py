@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -120,11 +121,14 @@ class Model(nn.Module):
     @classmethod
     def reads(cls, config: ModelConfig) -> tuple[str, ...]:
         """Fields it takes beside image and text, as the options ask for; ``*`` stands for anything."""
-        asked = {
-            PREFERENCES: getattr(config, "augmented", 0),
-            f"{ATTRIBUTE}*": getattr(config, "attributes", 0),
-        }
-        return tuple(field for field, wanted in asked.items() if wanted)
+        asked = {"augmented": PREFERENCES, "attributes": f"{ATTRIBUTE}*"}
+        return tuple(field for option, field in asked.items() if getattr(config, option, False))
+
+    @classmethod
+    def inputs(cls, features: Features | None, config: ModelConfig) -> dict[str, FeatureTable]:
+        """Those of some tables that it is built with: all, or where it needs none, what options ask for."""
+        patterns = ("*",) if cls.modalities else cls.reads(config)
+        return {f: t for f, t in (features or {}).items() if any(fnmatchcase(f, p) for p in patterns)}
 
     def batches(self, plan: Plan) -> Iterator[Any]:
         """Yields one epoch's batches, each a NamedTuple of tensors; all randomness comes from ``plan``."""

@@ -145,7 +145,7 @@ def train(
             f"split that holds some out (such as --set data.split=random), or do not validate: "
             f"--select {NONE}"
         )
-    given = dict(features or {}) if cls.modalities else {}
+    given = cls.inputs(features, model_config)
     made = cls.build(data, given or None, model_config)
     if select != NONE:
         ranking = (

@@ -113,7 +113,7 @@ def tune(
     defaults = {key: flat[key] for key in searched}
     # With fewer combinations than trials all of them are tried; the defaults may be one more.
     planned = int(min(trials, suggestions.points(searched) + (not suggestions.inside(searched, defaults))))
-    given = dict(features or {}) if cls.modalities else {}
+    given = cls.inputs(features, model_config)
     facts = {
         "model": cls.name,
         "dataset": {"name": data.name, "fingerprint": data.fingerprint},

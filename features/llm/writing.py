@@ -60,7 +60,7 @@ class Jointly:
 def write_attributes(
     data: Dataset, values: Mapping[str, Sequence[str | None]], extractor: Extractor, store: FeatureStore
 ) -> dict[str, FeatureTable]:
-    """One table for each attribute, ``attribute_<name>``, of items.
+    """One table for each attribute, ``attribute_<name>``, of items; none for one of which nothing is known.
 
     Args:
         data: whose items they are of.
@@ -69,11 +69,15 @@ def write_attributes(
         store: where they go.
 
     Raises:
-        FeatureError: an attribute of which no item has any, or what extraction raises.
+        FeatureError: what extraction raises.
     """
     corpus = [text for texts in values.values() for text in texts if text is not None]
     jointly = Jointly(extractor, corpus)
-    contents = {f"{ATTRIBUTE}{name}": Content("text", list(texts)) for name, texts in values.items()}
+    contents = {
+        f"{ATTRIBUTE}{name}": Content("text", list(texts))
+        for name, texts in values.items()
+        if any(text is not None for text in texts)
+    }
     described = data.with_content(**contents)
     return {field: extract(described, field, jointly, store) for field in contents}
 

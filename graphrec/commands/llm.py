@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -96,7 +95,7 @@ class _Job:
             progress = shown if sys.stderr.isatty() else None
             values, counts = ask(questions, self.chat, known, prices=self.prices, replay=self.replay,
                                  concurrency=self.concurrency, progress=progress)  # fmt: skip
-        found = asdict(counts)
+        found = dict(vars(counts))
         for name in ("outcomes", "reasons", "statuses"):
             found[name] = (
                 ", ".join(f"{what}: {n:,}" for what, n in sorted(found[name].items(), key=str)) or "none"
@@ -215,8 +214,12 @@ def attributes(
             output.table(
                 ["attribute", "known", "answered", "right"], [[n, *row] for n, row in scores.items()]
             )
-    for field, table in write_attributes(job.data, said, job.tool, FeatureStore(store)).items():
-        output.say(f"{field}: {table!r}")
+    made = write_attributes(job.data, said, job.tool, FeatureStore(store))
+    for name in wanted:
+        table = made.get(f"attribute_{name}")
+        output.say(
+            f"attribute_{name}: {table!r}" if table is not None else f"{name}: nothing is known of any item"
+        )
     job.done(store, "llmrec")
 
 

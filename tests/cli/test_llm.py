@@ -1,0 +1,159 @@
+"""``graphrec llm``: asked of a server on loopback, or of the catalogue, into the store, and trained on."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("openai", reason="the extra llm is not installed")
+
+from chat_server import Answer, serving
+
+from graphrec.data import Dataset
+from graphrec.data.attributes import with_attributes
+from graphrec.models.lightgcn import LightGCN
+from graphrec.sampling import Plan
+from graphrec.store import FeatureStore
+
+SMALL = ("--set", "train.epochs=2", "--set", "train.device=cpu", "--set", "model.dim=8")
+COLOURS = ("red", "green", "blue")
+
+
+@pytest.fixture
+def shop(copy):
+    """The generated shop with attributes, beside the plain one."""
+    data = Dataset.load("shop/dataset")
+    colours = [COLOURS[i % 3] for i in range(data.n_items)]
+    sizes = ["small" if i % 2 else "large" for i in range(data.n_items)]
+    table = {"id": list(data.items.ids), "colour": colours, "size": sizes}
+    with_attributes(data, table, "id", ["colour", "size"]).save("described")
+    return data
+
+
+def said(request: dict, number: int) -> Answer:
+    """A model that answers everything, every fifth time badly at first."""
+    task, data = (m["content"] for m in request["messages"][:2])
+    if number % 5 == 3 and len(request["messages"]) == 2:
+        return Answer("Certainly! <html>I would say</html>")
+    if "Name the candidate" in task:
+        n = len(re.findall(r"^\[\d+\]", data, flags=re.MULTILINE))
+        return Answer(json.dumps({"favourite": n, "least": 1}))
+    if "reference work" in task:
+        return Answer(json.dumps({"colour": "red", "size": None}))
+    return Answer(json.dumps({"age": "30", "likes": ["war", "history"], "country": "France"}))
+
+
+def test_the_catalogue_fills_everything_and_asks_nobody(shop, graphrec) -> None:
+    for job in ("profiles", "attributes", "preferences"):
+        answer = graphrec("llm", job, "described")
+        assert answer.code == 0, answer.err
+    tables = FeatureStore("cache").of(shop)
+    assert {"profile", "attribute_colour", "attribute_size", "preferences"} < set(tables)
+    assert tables["profile"].of == tables["preferences"].of == "user"
+    assert len(tables["profile"]) == shop.n_users
+    assert tables["attribute_colour"].dim == tables["attribute_size"].dim, "one space"
+    same = tables["attribute_colour"].numpy()
+    assert np.allclose(same[0], same[3], atol=1e-6)
+    assert same[0] @ same[1] < 0.5
+    pairs = tables["preferences"].numpy(np.int64)
+    users = np.arange(shop.n_users)[:, None]
+    assert not shop.train.contains(users, pairs).any()
+    assert (pairs[:, 0] != pairs[:, 1]).all()
+    trained = graphrec("train", "llmrec", "shop/dataset", "--out", "runs/llmrec", *SMALL)
+    assert trained.code == 0, trained.err
+    assert "attribute_colour" in trained.err
+    record = json.loads(Path("runs/llmrec/run.json").read_text())
+    assert set(record["features"]) >= {"profile", "preferences", "attribute_size"}
+    assert graphrec("evaluate", "runs/llmrec").code == 0
+
+
+def test_a_server_is_asked_once_and_what_it_said_becomes_features(shop, graphrec) -> None:
+    with serving(said) as server:
+        to = ("--model", "tiny", "--base-url", server.url, "--noun", "dress")
+        shown = graphrec("llm", "preferences", "described", *to)
+        assert shown.code == 0, shown.err
+        assert re.search(r"outcomes +asked again: \d+, at once: \d+", shown.out)
+        assert "markup" in shown.out
+        asked = len(server.requests)
+        assert asked > shop.n_users * 0.9
+        again = graphrec("llm", "preferences", "described", *to)
+        assert len(server.requests) == asked, "everything is known"
+        assert again.code == 0
+        profiles = graphrec("llm", "profiles", "described", *to, "--set", "text.size=8")
+        assert profiles.code == 0, profiles.err
+        attributes = graphrec("llm", "attributes", "described", *to)
+        assert attributes.code == 0, attributes.err
+        assert re.search(r"colour +60 +60 +0\.3333", attributes.out), attributes.out
+        text = json.dumps(server.requests)
+    assert "dress" in text
+    for one in (*shop.users.ids, *shop.items.ids):
+        assert f'"{one}"' not in text, "no id leaves"
+    tables = FeatureStore("cache").of(shop)
+    pool = tables["preferences"].numpy(np.int64)
+    assert not shop.train.contains(np.arange(shop.n_users)[:, None], pool).any()
+    assert tables["attribute_colour"].present.all()
+    offline = graphrec("llm", "profiles", "described", *to, "--replay")
+    assert offline.code == 0
+
+
+def test_a_dry_run_shows_and_asks_nothing(shop, graphrec) -> None:
+    with serving(said) as server:
+        to = ("--model", "tiny", "--base-url", server.url, "--price-in", "1", "--price-out", "2")
+        shown = graphrec("llm", "profiles", "described", *to, "--dry-run")
+        assert not server.requests
+    assert shown.code == 0
+    assert "History:" in shown.out
+    assert re.search(r"cost at most +0\.\d+", shown.out)
+    assert "profile" not in {row["field"] for row in FeatureStore("cache").status(shop)}
+
+
+def test_preferences_are_added_to_the_batches_of_other_models(shop, graphrec, refused) -> None:
+    told = refused("train", "lightgcn", "shop/dataset", "--out", "a", "--set", "model.augmented=0.5")
+    assert "graphrec llm preferences" in told
+    assert graphrec("llm", "preferences", "shop/dataset").code == 0
+    for model in ("lightgcn", "freedom", "bm3", "vbpr", "lattice"):
+        out = graphrec(
+            "train", model, "shop/dataset", "--out", f"runs/{model}+", "--set", "model.augmented=0.5", *SMALL
+        )
+        assert out.code == 0, out.err
+        plain = json.loads(Path(f"runs/{model}+/run.json").read_text())
+        assert "preferences" in plain["features"]
+    tables = FeatureStore("cache").of(shop)
+    model = LightGCN.build(shop, tables, LightGCN.Config(augmented=0.5))
+    batch = next(model.batches(Plan(1, 64, 0)))
+    assert len(batch.users) == 96
+    assert len(next(LightGCN.build(shop, tables, LightGCN.Config()).batches(Plan(1, 64, 0))).users) == 64
+
+
+def test_written_attributes_are_modalities_of_other_models(shop, graphrec) -> None:
+    assert graphrec("llm", "attributes", "described").code == 0
+    for model in ("freedom", "bm3"):
+        for more, expected in (("true", True), ("false", False)):
+            out = graphrec("train", model, "shop/dataset", "--out", f"runs/{model}-{more}", *SMALL,
+                           "--set", f"model.attributes={more}")  # fmt: skip
+            assert out.code == 0, out.err
+            record = json.loads(Path(f"runs/{model}-{more}/run.json").read_text())
+            assert ("attribute_colour" in record["features"]) == expected
+
+
+def test_mistakes_are_one_line(shop, refused) -> None:
+    assert "'profiles'" in refused("llm", "profils", "described")
+    assert "data.attributes=true" in refused("llm", "attributes", "shop/dataset")
+    assert "'colour'" in refused("llm", "attributes", "described", "--names", "color")
+    assert "--names" in refused("llm", "attributes", "shop/dataset", "--model", "x")
+    assert "'temperature'" in refused(
+        "llm", "profiles", "described", "--model", "x", "--set", "chat.temprature=1"
+    )
+    assert "asks nobody" in refused("llm", "profiles", "described", "--base-url", "http://localhost:1/v1")
+    assert "at least 2" in refused("llm", "preferences", "described", "--top", "1")
+    assert "needs prices" in refused("llm", "profiles", "described", "--model", "x", "--budget", "1")
+    assert "'tfidf-svd'" in refused("llm", "profiles", "described", "--text", "tfidf")
+    assert "choose an extractor for text" in refused("llm", "profiles", "described", "--text", "hog-hsv")
+    gone = refused("llm", "profiles", "described", "--model", "x", "--base-url", "http://127.0.0.1:9/v1",
+                   "--set", "chat.retries=0")  # fmt: skip
+    assert "cannot be reached" in gone
+    assert "no run there" in refused("llm", "preferences", "described", "--candidates", "runs/nothing")
