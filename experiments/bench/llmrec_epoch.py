@@ -1,0 +1,118 @@
+"""An epoch of LLMRec at the size of the paper's Netflix data, channels propagated once against every step.
+
+    python -m experiments.bench.llmrec_epoch
+    python -m experiments.bench.llmrec_epoch --steps 5
+
+13,187 users, 17,366 items, 68,933 interactions; image of 512 values, text of 768, five attributes and a
+profile of 1,536, all random. The floor is what the rows of a batch need: multiplying them, forward and
+backward, at the speed of a product of their size on this machine. The long way projects all rows and
+propagates them in every step, as the authors' code does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+import torch
+
+from experiments.bench import measure
+from graphrec.data.interactions import Interactions
+from graphrec.models.llmrec import LLMRec
+from graphrec.sampling import Plan, Preferences
+from graphrec.seeds import stream
+from graphrec.store import FeatureTable
+from graphrec.trainer import TrainConfig
+
+USERS, ITEMS, PAIRS, BATCH = 13_187, 17_366, 68_933, 1_024
+WIDTHS = {"image": 512, "text": 768, **{f"attribute_{k}": 1_536 for k in range(5)}, "profile": 1_536}
+
+
+def generated() -> tuple[Interactions, dict[str, FeatureTable]]:
+    """Interactions with a long tail, and random features."""
+    rng = stream(0, "bench/llmrec")
+    draws = 3 * PAIRS
+    users, items = rng.integers(0, USERS, draws), (rng.pareto(1.0, draws) * 200).astype(np.int64) % ITEMS
+    keys = np.sort(rng.permutation(np.unique(users * ITEMS + items))[:PAIRS])
+    tables = {}
+    for name, width in WIDTHS.items():
+        n = USERS if name == "profile" else ITEMS
+        values = rng.random((n, width), dtype=np.float32)
+        values.setflags(write=False)
+        tables[name] = FeatureTable(values, None, {"of": "user"} if name == "profile" else None)
+    return Interactions(keys // ITEMS, keys % ITEMS, USERS, ITEMS), tables
+
+
+def step_seconds(model: LLMRec, steps: int) -> float:
+    """Median time of a step after the first."""
+    optimizer = model.optimizer(TrainConfig(learning_rate=1e-4, weight_decay=0.01))
+    times = []
+    for number, batch in enumerate(model.batches(Plan(1, BATCH, 0))):
+        began = time.perf_counter()
+        loss = torch.stack(list(model.loss(batch).values())).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        times.append(time.perf_counter() - began)
+        if number == steps:
+            break
+    return float(np.median(times[1:]))
+
+
+def floor() -> float:
+    """Seconds of the products alone: rows of users and both items into 64 values, and back into weights."""
+    rows = 3 * int(1.1 * BATCH)
+    total = 0.0
+    for width in WIDTHS.values():
+        x, w, g = torch.rand(rows, width), torch.rand(64, width), torch.rand(rows, 64)
+
+        def work(x: torch.Tensor = x, w: torch.Tensor = w, g: torch.Tensor = g) -> None:
+            x @ w.T
+            g.T @ x
+
+        total += measure.milliseconds(work, 10) / 1e3
+    return total
+
+
+def main() -> None:
+    """Prints times, their ratios, and memory."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=20, help="steps that are timed")
+    options = parser.parse_args()
+    print(measure.machine())
+    train, tables = generated()
+    per_epoch = len(train) // BATCH + 1
+    shape = f"{USERS:,} users, {ITEMS:,} items, {len(train):,} interactions, {per_epoch} steps an epoch"
+    print(shape)
+    with measure.spent() as built:
+        model = LLMRec(train, tables, LLMRec.Config())
+    said = stream(0, "bench/preferences").integers(0, ITEMS, (2, USERS))
+    model.preferences = Preferences(said[0], said[1], model.config.augmented)
+    # The tables are random numbers in memory here, and mapped files in use.
+    held = sum(table.numpy().nbytes for table in tables.values())
+    del tables
+    with measure.spent() as trained:
+        short = step_seconds(model, options.steps)
+    least = floor()
+    print(
+        f"propagated once: {built.seconds:.1f} s to build; {1e3 * short:.0f} ms a step, "
+        f"{short * per_epoch:.1f} s an epoch; floor {1e3 * least:.0f} ms, ratio {short / least:.1f}"
+    )
+    print(
+        f"peak {trained.peak / measure.GIB:.2f} GiB while training, "
+        f"{(built.peak - held) / measure.GIB:.2f} GiB while building beside the features themselves"
+    )
+    del model
+    train, tables = generated()
+    long = step_seconds(LLMRec(train, tables, LLMRec.Config(mask=1e-6)), max(2, options.steps // 5))
+    print(
+        f"propagated in every step: {1e3 * long:.0f} ms a step, {long * per_epoch:.1f} s an epoch, "
+        f"ratio {long / short:.1f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
