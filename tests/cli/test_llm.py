@@ -157,3 +157,39 @@ def test_mistakes_are_one_line(shop, refused) -> None:
                    "--set", "chat.retries=0")  # fmt: skip
     assert "cannot be reached" in gone
     assert "no run there" in refused("llm", "preferences", "described", "--candidates", "runs/nothing")
+
+
+@pytest.fixture(scope="module")
+def babbler():
+    """A causal language model of random weights over bytes, which answers whatever it is asked."""
+    transformers = pytest.importorskip("transformers", reason="the extra features is not installed")
+    import torch
+
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=128, n_positions=256, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0
+    )
+    model = transformers.GPT2LMHeadModel(config).eval()
+
+    def answer(request: dict, _: int) -> Answer:
+        text = "\n".join(m["content"] for m in request["messages"])
+        tokens = torch.tensor([[min(byte, 127) for byte in text.encode()[-100:]]])
+        with torch.inference_mode():
+            made = model.generate(
+                tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=6, do_sample=False
+            )
+        return Answer("".join(chr(t) for t in made[0, tokens.shape[1] :].tolist()))
+
+    return answer
+
+
+def test_a_local_model_that_babbles_is_asked_counted_and_replaced(shop, graphrec, babbler) -> None:
+    with serving(babbler) as server:
+        to = ("--model", "random-gpt2", "--base-url", server.url, "--concurrency", "2")
+        shown = graphrec("llm", "preferences", "described", *to, "--top", "3")
+        assert shown.code == 0, shown.err
+    assert re.search(r"outcomes +.*given up: \d+", shown.out)
+    pairs = FeatureStore("cache").of(shop)["preferences"].numpy(np.int64)
+    assert not shop.train.contains(np.arange(shop.n_users)[:, None], pairs).any()
+    trained = graphrec("train", "llmrec", "shop/dataset", "--out", "runs/babble", *SMALL)
+    assert trained.code == 0, trained.err
