@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 TILE = 256
 """Users scored in one call of the scorer; the last tile is filled up by repeating its last user."""
 
-METRICS = tuple(m.ACCURACY)
+METRICS = tuple(name for name in m.ACCURACY if name != "ndcg_retrieved")
+"""What is computed where nothing is named: all accuracy metrics but one that is for comparison alone."""
 
 
 class HasScorer(Protocol):

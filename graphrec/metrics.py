@@ -78,6 +78,19 @@ def ndcg(hits: np.ndarray, n_relevant: np.ndarray, k: int) -> np.ndarray:
     return np.asarray(gain / np.cumsum(discount)[np.minimum(n_relevant, k) - 1])
 
 
+def ndcg_retrieved(hits: np.ndarray, n_relevant: np.ndarray, k: int) -> np.ndarray:
+    """NDCG against the best order of what was found among all ``K``, not of what there is to find; 0 where
+    nothing was found. It is larger than NDCG for whoever has relevant items that were not found.
+
+    That is how some code computes NDCG, such as LLMRec's and MMSSL's with lists of 50 (``K`` is the largest
+    cut-off asked for); for comparison with numbers printed by it, https://github.com/HKUDS/LLMRec.
+    """
+    discount = 1 / np.log2(np.arange(2, k + 2))
+    gain = (_top(hits, n_relevant, k) * discount).sum(1)
+    found = np.minimum(hits.sum(1), k)
+    return np.asarray(np.where(found > 0, gain / np.cumsum(discount)[np.maximum(found, 1) - 1], 0.0))
+
+
 def average_precision(hits: np.ndarray, n_relevant: np.ndarray, k: int) -> np.ndarray:
     """Precision at each hit, summed, over ``min(k, n_relevant)``: ``"map"``, 1 for a perfect list."""
     return np.asarray(_precision_at_hits(hits, n_relevant, k) / np.minimum(n_relevant, k))
@@ -102,6 +115,7 @@ def hit(hits: np.ndarray, n_relevant: np.ndarray, k: int) -> np.ndarray:
 ACCURACY: dict[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {
     "recall": recall,
     "ndcg": ndcg,
+    "ndcg_retrieved": ndcg_retrieved,
     "precision": precision,
     "map": average_precision,
     "map_all": average_precision_all,

@@ -31,6 +31,10 @@ def brute(name: str, ranked: list[int], relevant: set[int], k: int) -> float:
         case "ndcg":
             ideal = sum(1 / math.log2(r + 1) for r in range(1, min(k, len(relevant)) + 1))
             return sum(1 / math.log2(r + 1) for r in found) / ideal
+        case "ndcg_retrieved":
+            everywhere = sum(item in relevant for item in ranked)
+            ideal = sum(1 / math.log2(r + 1) for r in range(1, min(k, everywhere) + 1))
+            return sum(1 / math.log2(r + 1) for r in found) / ideal if everywhere else 0.0
     total = sum(len([f for f in found if f <= rank]) / rank for rank in found)
     return total / (min(k, len(relevant)) if name == "map" else len(relevant))
 
