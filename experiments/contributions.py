@@ -192,8 +192,8 @@ class Study:
             return read_json(out / "facts.json"), Report.from_parquet(out / "report.parquet")
         data, cls = self.data, model_class(row.model)
         config = cls.Config(**{**row.options, "seed": seed})
-        reads = cls.modalities and getattr(config, "semantics", True)
-        model = cls.build(data, {self.text: self.table()} if reads else None, config)
+        features = {self.text: self.table()} if cls.needs_features(config) else None
+        model = cls.build(data, features, config)
         train = row.train.replace(seed=seed, **({"epochs": QUICK["epochs"]} if self.options.quick else {}))
         among = Among.projects(data)
         task = RankingTask(data.valid, seen=data.train, k=(10,), metrics=("ndcg",), among=among)

@@ -10,6 +10,7 @@ import io
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -134,6 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     given = [argument for argument in given if argument != "--debug"]
+    # PyG's on being imported; nobody who runs a command can do anything about it.
+    warnings.filterwarnings("ignore", r".*torch\.jit", FutureWarning)
     sys.exit(_run(given, debug))
 
 

@@ -125,9 +125,14 @@ class Model(nn.Module):
         return tuple(field for option, field in asked.items() if getattr(config, option, False))
 
     @classmethod
+    def needs_features(cls, config: ModelConfig) -> bool:
+        """Whether it cannot be built without features of content with these options."""
+        return cls.modalities
+
+    @classmethod
     def inputs(cls, features: Features | None, config: ModelConfig) -> dict[str, FeatureTable]:
         """Those of some tables that it is built with: all, or where it needs none, what options ask for."""
-        patterns = ("*",) if cls.modalities else cls.reads(config)
+        patterns = ("*",) if cls.needs_features(config) else cls.reads(config)
         return {f: t for f, t in (features or {}).items() if any(fnmatchcase(f, p) for p in patterns)}
 
     def batches(self, plan: Plan) -> Iterator[Any]:

@@ -129,8 +129,9 @@ def features_for(
     """
     if isinstance(model, str):
         model = model_class(model)
-    patterns = model.reads(config or model.Config())
-    if not model.modalities and not patterns:
+    config = config or model.Config()
+    patterns, needs = model.reads(config), model.needs_features(config)
+    if not needs and not patterns:
         return {}
     store = store if isinstance(store, FeatureStore) else FeatureStore(store)
     asked = {"image": image, "text": text}
@@ -139,10 +140,10 @@ def features_for(
         return _of_one_extractor(model, data, store, stored, asked, source)
     further = sorted(f for f in stored if any(fnmatchcase(f, pattern) for pattern in patterns))
     wanted = [f for f in FIELDS if asked[f] != NONE and (f in data.content or f in stored or asked[f])]
-    wanted = wanted if model.modalities else []
+    wanted = wanted if needs else []
     missing = [f for f in wanted if f not in stored]
     if missing or not (wanted or further):
-        if patterns and not model.modalities:
+        if patterns and not needs:
             raise FeatureError(_how_to_have_it_said(model.name, store, patterns, source))
         raise FeatureError(_how_to_get(model.name, data.name, store, wanted, missing, source))
     choose = dict.fromkeys((stored | set(data.content)) - {*wanted, *further})

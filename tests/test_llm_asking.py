@@ -127,6 +127,23 @@ def test_a_damaged_line_is_never_a_reply(tmp_path) -> None:
             assert known.get("key 1") is None
 
 
+def test_a_full_disk_leaves_no_half_line(tmp_path, monkeypatch) -> None:
+    path = tmp_path / FILE
+    data, write = filled(path, 2), os.write
+    known = Responses(path)
+    monkeypatch.setattr(os, "write", lambda out, line: write(out, line[:20]))
+    with pytest.raises(FeatureError, match="No space left"):
+        known.put("key 2", Reply("x", "stop", "m", 1, 1))
+    monkeypatch.undo()
+    assert path.read_bytes() == data
+    assert known.get("key 2") is None
+    known.put("key 3", Reply("x", "stop", "m", 1, 1))
+    known.close()
+    again = Responses(path)
+    again.close()
+    assert (len(again), again.damaged) == (3, [])
+
+
 def test_one_process_at_a_time(tmp_path) -> None:
     with (
         responses(tmp_path),

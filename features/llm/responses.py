@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -89,9 +90,10 @@ class Responses:
         body = {"key": key, **asdict(reply)}
         line = json.dumps({**body, "digest": digest("reply", body)}, ensure_ascii=True).encode() + b"\n"
         with self._lock, explained(self.path, FeatureError):
-            written = os.write(self._out, line)
-            if written < len(line):  # a full disk: what there is of the line is dropped at the next opening
-                raise OSError(28, "no space left on the device")
+            before = os.fstat(self._out).st_size
+            if os.write(self._out, line) < len(line):
+                os.ftruncate(self._out, before)  # or the next line would be added to half a line
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._out)
             self._replies[key] = reply
 

@@ -220,6 +220,11 @@ class CODER(Ranker):
         code = segments_of(data, features, config.segments) if config.semantics else None
         return cls(data.train, code, Repositories.of(data), config)
 
+    @classmethod
+    def needs_features(cls, config: ModelConfig) -> bool:
+        """Unless contents are switched off."""
+        return bool(getattr(config, "semantics", True))
+
     # -- files, by what they say and where they stand --------------------------------------------------------
 
     def start_epoch(self, rng: np.random.Generator) -> None:

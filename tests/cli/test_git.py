@@ -76,3 +76,14 @@ def test_coder_takes_the_features_of_its_extractor(tmp_path, graphrec, refused) 
     assert "path: FeatureTable" not in answer.err, "contents are there"
     assert graphrec("evaluate", tmp_path / "run").code == 0
     assert "code, path" in graphrec("models").out
+
+
+def test_without_contents_no_features_are_asked_for(tmp_path, graphrec, refused) -> None:
+    one, two = clone(tmp_path / "one"), clone(tmp_path / "two")
+    assert graphrec("data", "git", one, two, "--out", tmp_path / "saved").code == 0
+    train = ("train", "coder", tmp_path / "saved", "--out", tmp_path / "run", "--select", "none")
+    small = ("--set", "train.epochs=1", "--set", "model.dim=8")
+    assert "--text code-segments" in refused(*train, *small)
+    answer = graphrec(*train, *small, "--set", "model.semantics=false", "--set", "model.session=7")
+    assert answer.code == 0, answer.err
+    assert "Warning" not in answer.err
