@@ -210,13 +210,13 @@ class LLMRec(Ranker):
         index = torch.cat([batch.positives, batch.negatives])
         if whole is not None:
             return {f: (rows(batch.users, users), rows(index, items)) for f, (users, items) in whole.items()}
-        return {
-            f: (
-                channel.users.projected(self.weight(f), batch.users),
-                channel.items.projected(self.weight(f), index),
-            )
-            for f, channel in self.named.items()
-        }
+        (who, u), (what, i) = (x.unique(return_inverse=True) for x in (batch.users, index))  # each once
+        found = {}
+        for f, channel in self.named.items():
+            weight = self.weight(f)
+            users, items = channel.users.projected(weight, who), channel.items.projected(weight, what)
+            found[f] = rows(u, users), rows(i, items)
+        return found
 
     def all_sides(self, batch: Batch | None) -> Sides:
         """Channels of all users and all items; of a batch with what it masks and drops out."""
