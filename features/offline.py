@@ -113,7 +113,7 @@ class TfidfSvd:
         )
         # The last bits of a threaded product depend on the number of threads. Equal texts have no variance
         # to divide by, which concerns a number that is not used here; and a single term is its own axis.
-        with threadpool_limits(1), np.errstate(invalid="ignore"):
+        with threadpool_limits(1), np.errstate(invalid="ignore", divide="ignore"):
             axes = svd.fit(terms).components_.T if terms.shape[1] > 1 else np.ones((1, 1))  # (n_terms, dim)
         largest = axes[np.abs(axes).argmax(axis=0), np.arange(dim)]
         self._axes = axes * np.where(largest < 0, -1.0, 1.0)

@@ -50,7 +50,8 @@ def test_all_models_are_in_the_tables() -> None:
         "coder",
         "cochange",
         "directory",
-    }  # where there are conversations, or histories
+        "llmrec",
+    }  # where there are conversations, or histories, or a language model was asked
     assert set(NAMES.values()) == set(MODELS) - elsewhere
     assert set(MULTIMODAL) == {label for label, name in NAMES.items() if model(name).modalities}
 

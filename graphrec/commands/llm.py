@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 from graphrec.commands import output, settings
@@ -18,6 +17,8 @@ from graphrec.commands.help import epilog, group
 from graphrec.errors import ConfigError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from features.llm.asking import Question
     from features.llm.client import Chat
     from graphrec.data import Dataset
@@ -271,6 +272,7 @@ def _candidates(data: Dataset, run: Path | None, top: int, root: Path | None) ->
     """The best items of a model for each user, none of train, ``(n_users, top)``, -1 where there are fewer;
     and the model's name.
     """
+    import numpy as np
     import torch
 
     from graphrec import runs
