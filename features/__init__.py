@@ -17,6 +17,7 @@ EXTRACTORS: dict[str, str] = {
     "code-segments": "features.code:CodeSegments",
     "hog-hsv": "features.offline:HogHsv",
     "open_clip": "features.image:OpenClip",
+    "openai": "features.llm.embeddings:EndpointEncoder",
     "sentence-transformers": "features.text:SentenceEncoder",
     "tfidf-svd": "features.offline:TfidfSvd",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from features.llm.responses import Messages, Reply
@@ -60,7 +60,7 @@ class Chat:
         self.parameters = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
         self.refused: Counter[int] = Counter()
         self._lock = threading.Lock()
-        self._client = _client(base_url, key_variable, timeout, retries, self._count)
+        self._client = client(base_url, key_variable, timeout, retries, self._count)
         self._key_variable = key_variable
 
     def ask(self, messages: Messages, schema: Mapping[str, Any] | None = None) -> Reply:
@@ -139,13 +139,14 @@ def explained(cause: Exception, where: str, key_variable: str) -> FeatureError:
     return FeatureError(f"{where}: {_first(cause)}")
 
 
-def embeddings(client: Any, model: str, texts: Sequence[str]) -> list[list[float]]:
-    """Vectors of texts, in their order."""
-    made = client.embeddings.create(model=model, input=list(texts), encoding_format="float")
-    return [list(one.embedding) for one in sorted(made.data, key=lambda one: one.index)]
+def client(
+    base_url: str | None, key_variable: str, timeout: float, retries: int, count: Callable[[Any], None]
+) -> Any:
+    """The package's client of a server; ``count`` sees every response.
 
-
-def _client(base_url: str | None, key_variable: str, timeout: float, retries: int, count: Any) -> Any:
+    Raises:
+        MissingDependencyError: the extra ``llm`` is not installed.
+    """
     try:
         import openai
     except ImportError as cause:
