@@ -233,6 +233,17 @@ class RankingTask:
         ).mean()  # fmt: skip
 
 
+def ranked(model: HasScorer, k: int, seen: Interactions | None = None) -> np.ndarray:
+    """The ``k`` best items of every user ``(n_users, k) int32``, best first, -1 where there are fewer.
+
+    Args:
+        model: what scores.
+        k: length of the lists.
+        seen: interactions that are left out.
+    """
+    return _rank(model, np.arange(model.n_users), k, seen, {"all": None}, 2 * TILE, False)["all"]
+
+
 def warm_cold(train: Interactions) -> dict[str, np.ndarray]:
     """Item groups ``{"warm": (n_items,) bool, "cold": ...}``: with and without a train interaction."""
     return {"warm": train.item_degree > 0, "cold": train.item_degree == 0}

@@ -23,9 +23,9 @@ from graphrec.data.interactions import Interactions
 from graphrec.errors import FeatureError
 from graphrec.graph import Graph
 from graphrec.knn import content_graph, knn
-from graphrec.model import ATTRIBUTE, ContentRule, Features, ModelConfig
+from graphrec.model import ContentRule, Features, ModelConfig
 from graphrec.neighbours import nearest_rows
-from graphrec.store import FeatureTable
+from graphrec.store import ATTRIBUTE, FeatureTable
 
 Fill = Literal["zero", "mean", "neighbours"]
 BLOCK = 1024  # missing items that are filled at a time

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from graphrec import sparse
 from graphrec.config import Config
 from graphrec.graph import Graph
-from graphrec.sampling import PREFERENCES, Plan, Preferences
+from graphrec.sampling import Plan, Preferences
 from graphrec.search import Space
 from graphrec.seeds import torch_stream
+from graphrec.store import ATTRIBUTE, PREFERENCES
 
 if TYPE_CHECKING:
     from graphrec.data.dataset import Dataset
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from graphrec.trainer import Task, TrainConfig
 
 Features = Mapping[str, "FeatureTable"]
-ATTRIBUTE = "attribute_"
-"""How the fields begin that hold an attribute of items each."""
 
 
 class ModelConfig(Config):

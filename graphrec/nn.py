@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,16 @@ def projection(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
     """A linear map without bias, Xavier-uniform from its own generator."""
     layer = nn.Linear(n_in, n_out, bias=False)
     nn.init.xavier_uniform_(layer.weight, generator=generator)
+    return layer
+
+
+def linear(
+    n_in: int, n_out: int, generator: torch.Generator, weight: Any = nn.init.xavier_uniform_
+) -> nn.Linear:
+    """A linear map with a bias as torch has it, from their own generator; ``weight`` initialises the rest."""
+    layer = nn.Linear(n_in, n_out)
+    weight(layer.weight, generator=generator)
+    nn.init.uniform_(layer.bias, -1 / math.sqrt(n_in), 1 / math.sqrt(n_in), generator=generator)
     return layer
 
 

@@ -15,9 +15,7 @@ from graphrec.data.interactions import Interactions
 from graphrec.data.repositories import repository_of
 from graphrec.errors import FeatureError, TrainingError
 from graphrec.seeds import stream
-from graphrec.store import FeatureTable
-
-PREFERENCES = "preferences"
+from graphrec.store import PREFERENCES, FeatureTable
 
 
 @dataclass(frozen=True)
@@ -86,9 +84,7 @@ def triplets(
         rng = plan.rng("negatives/local")
         near = local_negatives(train, users, positives, local.group, rng)
         negatives = np.where((near >= 0) & (rng.random(len(near)) < local.share), near, negatives)
-    possible = negatives >= 0
-    if not possible.any():
-        raise TrainingError("every user has every train item, so there are no negatives to learn from")
+    possible = _possible(negatives)
     if not possible.all():
         users, positives, negatives = users[possible], positives[possible], negatives[possible]
     tensors = [torch.from_numpy(a) for a in (users, positives, negatives)]
@@ -181,14 +177,20 @@ def triplets_of_users(train: Interactions, plan: Plan) -> Iterator[Triplets]:
     degree = train.user_degree[users]
     at = train.indptr[users] + (plan.rng("positives").random(len(users)) * degree).astype(np.int64)
     positives, negatives = train.items[at], uniform_negatives(train, users, plan.rng("negatives"))
-    possible = negatives >= 0
-    if not possible.any():
-        raise TrainingError("every user has every train item, so there are no negatives to learn from")
+    possible = _possible(negatives)
     for start in range(0, len(users), size):
         part = np.arange(start, start + size)[possible[start : start + size]]
         if len(part):
             arrays = (a[part].astype(np.int64) for a in (users, positives, negatives))
             yield Triplets(*(torch.from_numpy(a) for a in arrays))
+
+
+def _possible(negatives: np.ndarray) -> np.ndarray:
+    """Which rows have a negative ``(n,) bool``; at least one has."""
+    possible: np.ndarray = negatives >= 0
+    if not possible.any():
+        raise TrainingError("every user has every train item, so there are no negatives to learn from")
+    return possible
 
 
 class Preferences(NamedTuple):
@@ -233,6 +235,12 @@ class Preferences(NamedTuple):
         pairs = np.where(table.present[:, None], table.numpy(np.int64), -1)
         return cls(pairs[:, 0], pairs[:, 1], share)
 
+    def drawn(self, users: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A share of a batch's users ``(B,)``, each row once, and of them those who have a preference."""
+        some = users[rng.choice(len(users), int(self.share * len(users)), replace=False)]
+        found: np.ndarray = some[(self.positives[some] >= 0) & (self.negatives[some] >= 0)]
+        return found
+
     def added(self, batch: Triplets, rng: np.random.Generator) -> Triplets:
         """A batch and after it the preferences of a share of its users, of those who have one.
 
@@ -240,8 +248,6 @@ class Preferences(NamedTuple):
             batch: triplets.
             rng: source of randomness.
         """
-        rows = rng.choice(len(batch.users), int(self.share * len(batch.users)), replace=False)
-        drawn = batch.users.numpy()[rows]
-        users = drawn[(self.positives[drawn] >= 0) & (self.negatives[drawn] >= 0)]
+        users = self.drawn(batch.users.numpy(), rng)
         more = users, self.positives[users], self.negatives[users]
         return Triplets(*(torch.cat([a, torch.from_numpy(b)]) for a, b in zip(batch, more, strict=True)))

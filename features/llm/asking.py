@@ -41,7 +41,7 @@ class Question:
     @property
     def tokens(self) -> int:
         """About how many tokens it has."""
-        return sum(len(m["content"]) for m in self.messages) // CHARACTERS + 8 * len(self.messages)
+        return _tokens(self.messages) + 8 * len(self.messages)
 
 
 @dataclass
@@ -148,7 +148,7 @@ def ask(
             return reply
         if replay or stop.is_set():
             return None
-        tokens = sum(len(m["content"]) for m in messages) // CHARACTERS
+        tokens = _tokens(messages)
         most = prices.of(tokens, int(chat.parameters["max_tokens"]))
         with lock:
             if prices.budget is not None and counts.cost + reserved[0] + most > prices.budget:
@@ -204,6 +204,11 @@ def ask(
             raise
     counts.statuses, counts.seconds = dict(chat.refused), time.monotonic() - begun
     return values, counts
+
+
+def _tokens(messages: Sequence[prompts.Message]) -> int:
+    """About how many tokens the texts of messages have."""
+    return sum(len(m["content"]) for m in messages) // CHARACTERS
 
 
 def shown(counts: Counts) -> None:

@@ -1,14 +1,11 @@
-"""The same three jobs without any model: attributes as the item table has them, profiles by counting the
-train history. What a language model adds is measured against this.
+"""The same without any model: attributes as the item table has them, profiles by counting the train history.
+What a language model adds is measured against this.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
-
-import numpy as np
 
 from graphrec.data import Dataset
 from graphrec.data.attributes import HAS, IN
@@ -55,11 +52,6 @@ def profiles(data: Dataset) -> list[str | None]:
                 parts.append(f"{name}: {', '.join(text for text, _ in common)}")
         found.append("; ".join(parts) or None)
     return found
-
-
-def preferences(candidates: np.ndarray) -> Sequence[tuple[int, int]]:
-    """First and last candidate of each row, as places ``(n,)``."""
-    return [(0, int((row >= 0).sum()) - 1) for row in candidates]
 
 
 _HOW = "name attributes when reading it, such as --set data.attributes=true"

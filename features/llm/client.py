@@ -125,7 +125,7 @@ def explained(cause: Exception, where: str, key_variable: str) -> FeatureError:
 
     if isinstance(cause, openai.APITimeoutError):
         return FeatureError(
-            f"{where}: no answer in time, several times; allow more (--timeout) or ask less at once"
+            f"{where}: no answer in time, several times; allow more (the option timeout) or ask less at once"
         )
     if isinstance(cause, openai.APIConnectionError):
         return FeatureError(f"{where}: cannot be reached ({_first(cause)}); check --base-url and the server")

@@ -7,6 +7,7 @@ split's alone; candidates hold nothing of it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from features.llm.asking import Question
 from graphrec.data import Dataset
 from graphrec.data.content import title
 from graphrec.errors import FeatureError
-from graphrec.store import FeatureTable
+from graphrec.store import PREFERENCES, FeatureTable
 
 HISTORY = 50  # items of a person that are told, the last ones
 
@@ -69,7 +70,9 @@ def preference_questions(
         pool = candidates[user][candidates[user] >= 0]
         if len(history) and len(pool) > 1:
             messages = prompts.preferences([titles[i] for i in history], [titles[i] for i in pool], kind)
-            questions.append(Question(user, messages, _numbers(len(pool)), _pair(len(pool))))
+            questions.append(
+                Question(user, messages, _numbers(len(pool)), partial(replies.pair, n=len(pool)))
+            )
     return questions
 
 
@@ -78,7 +81,7 @@ def preferences(
     candidates: np.ndarray,
     questions: Sequence[Question],
     values: Sequence[Any],
-    about: dict[str, Any],
+    source: str,
 ) -> FeatureTable:
     """What was said as a table of users ``(n_users, 2) int32``; where it was given up, the first and the last
     candidate.
@@ -88,7 +91,7 @@ def preferences(
         candidates: as they were asked about.
         questions: as they were asked.
         values: their answers.
-        about: where it comes from, for ``meta``.
+        source: where it comes from, for ``meta``.
     """
     pairs, present = np.zeros((data.n_users, 2), np.int32), np.zeros(data.n_users, dtype=bool)
     fallback = 0
@@ -99,8 +102,8 @@ def preferences(
         pairs[question.row], present[question.row] = (pool[best], pool[worst]), True
     known = data.train.contains(np.arange(data.n_users)[:, None], pairs).any(1)
     assert not (known & present).any()
-    meta = {"field": "preferences", "kind": "relation", "of": "user", "items": data.users.fingerprint,
-            "extractor": {"name": "llm", "source": about["source"]}, "fallback": fallback}  # fmt: skip
+    meta = {"field": PREFERENCES, "kind": "relation", "of": "user", "items": data.users.fingerprint,
+            "extractor": {"name": "llm", "source": source}, "fallback": fallback}  # fmt: skip
     return FeatureTable(pairs, present, meta)
 
 
@@ -110,12 +113,8 @@ def attribute_questions(titles: Sequence[str], names: Sequence[str], kind: str) 
         "type": "object", "properties": {name: {"type": ["string", "null"]} for name in names},
         "required": list(names), "additionalProperties": False,
     }  # fmt: skip
-    return [
-        Question(
-            i, prompts.attributes(text, names, kind), schema, lambda reply: replies.attributes(reply, names)
-        )
-        for i, text in enumerate(titles)
-    ]
+    read = partial(replies.attributes, names=names)
+    return [Question(i, prompts.attributes(text, names, kind), schema, read) for i, text in enumerate(titles)]
 
 
 def profile_questions(
@@ -161,7 +160,3 @@ def _numbers(n: int) -> dict[str, Any]:
     number = {"type": "integer", "minimum": 1, "maximum": n}
     return {"type": "object", "properties": {"favourite": number, "least": number},
             "required": ["favourite", "least"], "additionalProperties": False}  # fmt: skip
-
-
-def _pair(n: int) -> Any:
-    return lambda reply: replies.pair(reply, n)

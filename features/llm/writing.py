@@ -12,9 +12,7 @@ from features.extract import extract
 from graphrec.atomic import digest
 from graphrec.data import Content, Dataset
 from graphrec.errors import ConfigError
-from graphrec.store import FeatureStore, FeatureTable
-
-ATTRIBUTE, PROFILE = "attribute_", "profile"
+from graphrec.store import ATTRIBUTE, PROFILE, FeatureStore, FeatureTable
 
 
 class Jointly:

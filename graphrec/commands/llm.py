@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,12 +55,12 @@ class _Job:
         cache: Path, dry_run: bool, replay: bool, prices: tuple[float, float, float | None], concurrency: int,
         text: str | None,
     ) -> None:  # fmt: skip
-        from features import EXTRACTORS
+        from features import EXTRACTORS, extractor
         from features.llm.asking import Prices
         from features.llm.client import Chat
 
         given = settings.read(options, ["chat", "data", "text"], bare="data")
-        self.name, self.cache, self.dry_run, self.replay = name, cache, dry_run, replay
+        self.cache, self.dry_run, self.replay = cache, dry_run, replay
         if name == CATALOGUE and (url or given["chat"] or replay):
             raise ConfigError(
                 f"{CATALOGUE} asks nobody; name a --model, or leave out --base-url, --replay and chat.*"
@@ -70,8 +70,6 @@ class _Job:
         self.chat: Chat | None = None if name == CATALOGUE else Chat(name, url, **given["chat"])
         self.tool: Any = None
         if text is not None:
-            from features import extractor
-
             settings.choice(text, EXTRACTORS, "--text")
             self.tool = extractor(text, **given["text"])
         self.data, self.source = read(dataset, root, given["data"])
@@ -138,7 +136,7 @@ def preferences(
     Options: data.KEY (or KEY), chat.KEY (temperature, top_p, max_tokens, timeout, retries, key_variable).
     """
     from features.llm import jobs
-    from graphrec.store import FeatureStore
+    from graphrec.store import PREFERENCES, FeatureStore
 
     if top < 2:
         raise ConfigError(f"--top {top}; expected at least 2")
@@ -150,8 +148,8 @@ def preferences(
     values = [None] * len(questions) if job.chat is None else job.asked(questions)
     if values is None:
         return
-    table = jobs.preferences(job.data, pool, questions, values, {"source": f"llm/{model}/{base}"})
-    FeatureStore(store).save(job.data, "preferences", table)
+    table = jobs.preferences(job.data, pool, questions, values, f"llm/{model}/{base}")
+    FeatureStore(store).save(job.data, PREFERENCES, table)
     output.say(
         f"preferences: {int(table.present.sum()):,} of {job.data.n_users:,} users, of {base}'s best {top}; "
         f"{table.meta['fallback']:,} are its first and last"
@@ -191,7 +189,7 @@ def attributes(
     from features.llm import catalogue, jobs
     from features.llm.writing import write_attributes
     from graphrec.data.attributes import HAS
-    from graphrec.store import FeatureStore
+    from graphrec.store import ATTRIBUTE, FeatureStore
 
     job = _Job(dataset, root, options, model, base_url, cache, dry_run, replay,
                (price_in, price_out, budget), concurrency, text)  # fmt: skip
@@ -217,10 +215,11 @@ def attributes(
             )
     made = write_attributes(job.data, said, job.tool, FeatureStore(store))
     for name in wanted:
-        table = made.get(f"attribute_{name}")
-        output.say(
-            f"attribute_{name}: {table!r}" if table is not None else f"{name}: nothing is known of any item"
+        table = made.get(f"{ATTRIBUTE}{name}")
+        told = (
+            f"{ATTRIBUTE}{name}: {table!r}" if table is not None else f"{name}: nothing is known of any item"
         )
+        output.say(told)
     job.done(store, "llmrec")
 
 
@@ -272,23 +271,12 @@ def _candidates(data: Dataset, run: Path | None, top: int, root: Path | None) ->
     """The best items of a model for each user, none of train, ``(n_users, top)``, -1 where there are fewer;
     and the model's name.
     """
-    import numpy as np
-    import torch
-
     from graphrec import runs
+    from graphrec.evaluate import ranked
     from graphrec.model import Ranker
     from graphrec.models.itemknn import ItemKNN
-    from graphrec.topk import topk
 
     model: Any = ItemKNN.build(data) if run is None else runs.open_run(run, data=data, root=root).model
     if not isinstance(model, Ranker):
         raise ConfigError(f"{run}: {model.name} ranks no items; name a run of a model that does")
-    score: Callable[[torch.Tensor], torch.Tensor] = model.scorer()
-    found = np.full((data.n_users, top), -1, dtype=np.int64)
-    for users in torch.arange(data.n_users).split(512):
-        scores = score(users).float().clone()
-        row, items = data.train.rows(users.numpy())
-        scores[torch.from_numpy(row), torch.from_numpy(items.astype(np.int64))] = -torch.inf
-        values, columns = topk(scores, min(top, data.n_items))
-        found[users.numpy(), : columns.shape[1]] = torch.where(values > -torch.inf, columns, -1).numpy()
-    return found, model.name
+    return ranked(model, top, data.train), model.name

@@ -143,14 +143,17 @@ class Interactions:
         offset = np.arange(len(row)) - np.repeat(ends - counts, counts)
         return row, self.items[self.indptr[users][row] + offset] if len(row) else self.items[:0]
 
+    def _key(self, users: Any, items: Any) -> np.ndarray:
+        """What ``keys`` holds for pairs, of the broadcast shape."""
+        return np.asarray(users, dtype=np.int64) * self.n_items + np.asarray(items, dtype=np.int64)
+
     def at(self, users: Any, items: Any) -> np.ndarray:
         """Where pairs stand that are known to be present ``(n,) int64``; vectorised binary search."""
-        wanted = np.asarray(users, dtype=np.int64) * self.n_items + np.asarray(items, dtype=np.int64)
-        return np.searchsorted(self.keys, wanted)
+        return np.searchsorted(self.keys, self._key(users, items))
 
     def contains(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """Whether each pair is present, as ``bool`` of the broadcast shape; vectorised binary search."""
-        wanted = np.asarray(users, dtype=np.int64) * self.n_items + np.asarray(items, dtype=np.int64)
+        wanted = self._key(users, items)
         if not len(self.keys):
             return np.zeros(wanted.shape, dtype=bool)
         at = np.searchsorted(self.keys, wanted)

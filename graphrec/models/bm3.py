@@ -18,7 +18,6 @@ Differences from the authors' code:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal, NamedTuple, Self, cast
 
@@ -34,8 +33,8 @@ from graphrec.data.interactions import Interactions
 from graphrec.graph import bipartite
 from graphrec.modalities import ColdItems, FeatureLossConfig, tables_of
 from graphrec.model import ContentRule, Features, Ranker
-from graphrec.nn import ItemFeatures, embedding, propagate, row_dropout
-from graphrec.sampling import Plan, Preferences, Triplets
+from graphrec.nn import ItemFeatures, embedding, linear, propagate, row_dropout
+from graphrec.sampling import Plan, Preferences
 from graphrec.search import Choice, Integers, Space
 from graphrec.seeds import derive
 
@@ -103,9 +102,12 @@ class BM3(Ranker):
             }
         )
         self.projections = nn.ModuleDict(
-            {m: linear(table.shape[1], config.dim, self.stream(m)) for m, table in features.items()}
+            {
+                m: linear(table.shape[1], config.dim, self.stream(m), nn.init.xavier_normal_)
+                for m, table in features.items()
+            }
         )
-        self.predictor = linear(config.dim, config.dim, self.stream("predictor"))
+        self.predictor = linear(config.dim, config.dim, self.stream("predictor"), nn.init.xavier_normal_)
         self.content_rule = ContentRule(dict.fromkeys(features, 1 / len(features)), config.knn_k)
         placed = config.cold_items == "neighbours"
         self.cold_items = ColdItems(train, features, self.content_rule, placed)
@@ -130,8 +132,8 @@ class BM3(Ranker):
             # Here and not in the loss: a GPU would have to be waited for to learn how many there are.
             who, what = users[at], items[at]
             if self.preferences is not None:
-                pairs = Triplets(*(torch.from_numpy(a) for a in (who, what, what)))
-                who, what, _ = (a.numpy() for a in self.preferences.added(pairs, rng))
+                more = self.preferences.drawn(who, rng)
+                who, what = np.append(who, more), np.append(what, self.preferences.positives[more])
             distinct, position, counts = np.unique(what, return_inverse=True, return_counts=True)
             arrays = who, distinct, position, counts.astype(np.float32), np.asarray(key)
             yield Pairs(*(torch.from_numpy(a) for a in arrays))
@@ -175,11 +177,3 @@ class BM3(Ranker):
         """Embeddings after the predictor (Eq. 10), cold items by their neighbours."""
         users, items = self.propagate()
         return self.predictor(users), self.cold_items(self.predictor(items))
-
-
-def linear(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
-    """A linear map, its weight Xavier-normal and its bias as torch has it, from their own generator."""
-    layer = nn.Linear(n_in, n_out)
-    nn.init.xavier_normal_(layer.weight, generator=generator)
-    nn.init.uniform_(layer.bias, -1 / math.sqrt(n_in), 1 / math.sqrt(n_in), generator=generator)
-    return layer

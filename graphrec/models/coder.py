@@ -430,10 +430,11 @@ class _SumLogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, most: float) -> Tensor:
         total, by_x, by_y = x.new_zeros(()), torch.empty_like(x), torch.zeros_like(y)
-        for part in torch.arange(len(x), device=x.device).split(max(16, PRODUCTS // len(y))):
+        step = max(16, PRODUCTS // len(y))
+        for part in (slice(start, start + step) for start in range(0, len(x), step)):
             share = (x[part] @ y.T).sub_(most).exp_()
             sums = share.sum(1, keepdim=True)
-            total += sums.log().sum() + most * len(part)
+            total += sums.log().sum() + most * len(sums)
             share /= sums
             by_x[part] = share @ y
             by_y.addmm_(share.T, x[part])

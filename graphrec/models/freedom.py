@@ -33,11 +33,11 @@ from graphrec.errors import ConfigError
 from graphrec.graph import Graph, bipartite, degree_probability, mix, normalise, sample_edges
 from graphrec.losses import bpr
 from graphrec.modalities import ColdItems, FeatureLossConfig, item_graph, tables_of
-from graphrec.model import ATTRIBUTE, ContentRule, Features, Ranker
+from graphrec.model import ContentRule, Features, Ranker
 from graphrec.nn import ItemFeatures, embedding, projection, propagate
 from graphrec.sampling import Plan, Preferences, Triplets, triplets
 from graphrec.search import Choice, Space
-from graphrec.store import FeatureTable
+from graphrec.store import ATTRIBUTE, FeatureTable
 
 
 class FREEDOM(Ranker):

@@ -40,14 +40,13 @@ from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.errors import FeatureError
 from graphrec.graph import Graph
-from graphrec.model import ATTRIBUTE, Features, ModelConfig, Ranker
-from graphrec.nn import ItemFeatures, embedding, row_dropout
-from graphrec.sampling import PREFERENCES, Plan, Preferences, triplets_of_users
+from graphrec.model import Features, ModelConfig, Ranker
+from graphrec.nn import ItemFeatures, embedding, linear, row_dropout
+from graphrec.sampling import Plan, Preferences, triplets_of_users
 from graphrec.search import Choice, Space
 from graphrec.seeds import derive
-from graphrec.store import FeatureTable
+from graphrec.store import ATTRIBUTE, PREFERENCES, PROFILE, FeatureTable
 
-PROFILE = "profile"
 Sides = dict[str, tuple[Tensor, Tensor]]
 """Channels by name: users, items."""
 
@@ -144,7 +143,8 @@ class LLMRec(Ranker):
         self.channels, self.projections = nn.ModuleDict(), nn.ModuleDict()
         self.decoders = nn.ModuleDict()
         for f, table in tables.items():
-            self.channels[f] = Channel(table, self.to_users, self.to_items, f == PROFILE, self.whole)
+            kept = (self.whole, config.reference_compat)
+            self.channels[f] = Channel(table, self.to_users, self.to_items, f == PROFILE, *kept)
             if self.shared(f) not in self.projections:
                 self.projections[self.shared(f)] = linear(table.dim, config.dim, self.stream(self.shared(f)))
                 if config.mask and config.restore_weight and f not in self.content:
@@ -205,17 +205,20 @@ class LLMRec(Ranker):
             items.append(i.softmax(1) if last else i)
         return torch.stack(users).mean(0), torch.stack(items).mean(0)
 
-    def sides(self, batch: Batch, whole: Sides | None) -> Sides:
-        """Channels of the batch's users ``(B, d)`` and items, positives first ``(2B, d)`` (Eqs. 1-4)."""
-        index = torch.cat([batch.positives, batch.negatives])
+    def sides(self, users: Tensor, items: Tensor, whole: Sides | None) -> Sides:
+        """Channels of some users ``(B, d)`` and some items (Eqs. 1-4), out of ``whole`` if given."""
         if whole is not None:
-            return {f: (rows(batch.users, users), rows(index, items)) for f, (users, items) in whole.items()}
-        (who, u), (what, i) = (x.unique(return_inverse=True) for x in (batch.users, index))  # each once
+            return {
+                f: (rows(users, of_users), rows(items, of_items)) for f, (of_users, of_items) in whole.items()
+            }
+        (who, u), (what, i) = (x.unique(return_inverse=True) for x in (users, items))  # each once
         found = {}
         for f, channel in self.named.items():
             weight = self.weight(f)
-            users, items = channel.users.projected(weight, who), channel.items.projected(weight, what)
-            found[f] = rows(u, users), rows(i, items)
+            found[f] = (
+                rows(u, channel.users.projected(weight, who)),
+                rows(i, channel.items.projected(weight, what)),
+            )
         return found
 
     def all_sides(self, batch: Batch | None) -> Sides:
@@ -272,8 +275,8 @@ class LLMRec(Ranker):
         """
         config, n = self.config, len(batch.users)
         whole = self.all_sides(batch) if self.whole else None
-        sides, (users, items) = self.sides(batch, whole), self.ids()
         index = torch.cat([batch.positives, batch.negatives])
+        sides, (users, items) = self.sides(batch.users, index, whole), self.ids()
         u, i = self.fused((rows(batch.users, users), rows(index, items)), sides)  # (B, d), (2B, d)
         terms = {"bpr": self.pruned((u * (i[:n] - i[n:])).sum(1))}
         if config.content_loss:
@@ -290,9 +293,9 @@ class LLMRec(Ranker):
             squares = [self.named[f].squares(self.weight(f)) for f in self.content]
             terms["features"] = config.feature_reg * torch.stack(squares).sum() / 2 / self.n_items
         if config.reg_weight:
-            norms = torch.stack([2 * part.square().sum() for part in (u, i[:n], i[n:])])
-            halves = 1 / (norms + 1e-8) if config.reference_compat else norms / 4
-            terms["reg"] = config.reg_weight * halves.sum() / batch.n
+            norms = torch.stack([part.square().sum() for part in (u, i[:n], i[n:])])
+            penalties = 1 / (2 * norms + 1e-8) if config.reference_compat else norms / 2
+            terms["reg"] = config.reg_weight * penalties.sum() / batch.n
         if self.decoders:
             assert whole is not None
             terms["restore"] = config.restore_weight * self.restored(batch, whole)
@@ -360,6 +363,7 @@ class Channel(nn.Module):
         to_items: users to items.
         of_users: whose features they are.
         kept: also keep the features themselves, for the long way.
+        damaged: and a copy that masking may overwrite, a part of the state.
     """
 
     own: Tensor
@@ -368,7 +372,7 @@ class Channel(nn.Module):
     gram: Tensor
 
     def __init__(
-        self, table: FeatureTable, to_users: Graph, to_items: Graph, of_users: bool, kept: bool
+        self, table: FeatureTable, to_users: Graph, to_items: Graph, of_users: bool, kept: bool, damaged: bool
     ) -> None:
         super().__init__()
         present = torch.from_numpy(np.array(table.present))[:, None]
@@ -379,7 +383,8 @@ class Channel(nn.Module):
         if kept:
             self.register_buffer("own", own, persistent=False)
             self.register_buffer("mean", own[present[:, 0]].mean(0), persistent=False)
-            self.register_buffer("damaged", own.clone())
+            if damaged:
+                self.register_buffer("damaged", own.clone())
 
     def squares(self, weight: Tensor) -> Tensor:
         """The sum of squares of the channel, over all users and items."""
@@ -404,11 +409,3 @@ def halves(train: Interactions) -> tuple[Graph, Graph]:
         Graph.from_edges(train.items, train.users, to_users[train.users], n_source=n_items, n_target=n_users),
         Graph.from_edges(train.users, train.items, to_items[train.items], n_source=n_users, n_target=n_items),
     )
-
-
-def linear(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
-    """A linear map, its weight Xavier-uniform and its bias as torch has it, from their own generator."""
-    layer = nn.Linear(n_in, n_out)
-    nn.init.xavier_uniform_(layer.weight, generator=generator)
-    nn.init.uniform_(layer.bias, -(n_in**-0.5), n_in**-0.5, generator=generator)
-    return layer

@@ -16,6 +16,8 @@ from graphrec.store.rows import ShardedRows
 from graphrec.store.shards import DTYPES, values_sha256
 
 BUILD = "run: graphrec features build"
+PROFILE, PREFERENCES, ATTRIBUTE = "profile", "preferences", "attribute_"
+"""Fields of what a language model says: of users two, of items one for each attribute, which begins so."""
 
 
 class FeatureTable:
