@@ -12,10 +12,12 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import graphrec as gr
@@ -24,7 +26,7 @@ from graphrec.atomic import read_json, write_json
 from graphrec.comparison import Entry, compare_reports
 from graphrec.environment import environment
 from graphrec.errors import CheckpointError
-from graphrec.evaluate import Beyond, warm_cold
+from graphrec.evaluate import Beyond, activity_groups, warm_cold
 from graphrec.metrics import holm
 from graphrec.model import Features, ModelConfig
 from graphrec.models import model as model_class
@@ -52,8 +54,8 @@ class Row:
         config: the model's options; those in its search space are replaced by what tuning finds.
         train: options of training, likewise.
         features: which modalities the model gets; None gives it all.
-        shuffled: hand the feature vectors out at random among the items: the control that tells what the
-            content itself is worth.
+        control: by field what its model gets instead of the vectors, ``"shuffled"`` (the same, handed out at
+            random) or ``"noise"`` (random ones): the controls that tell what the content itself is worth.
         like: label of the row whose tuned options are taken over, with ``change`` on top.
         change: model options that differ from that row's.
         group: ``"main"``, or what the row is a check of.
@@ -64,7 +66,7 @@ class Row:
     config: ModelConfig
     train: gr.TrainConfig
     features: tuple[str, ...] | None = None
-    shuffled: bool = False
+    control: Mapping[str, str] = field(default_factory=dict)
     like: str | None = None
     change: Mapping[str, Any] = field(default_factory=dict)
     group: str = "main"
@@ -85,7 +87,8 @@ class Experiment:
         trials: tuning budget of every model; 0 takes the settings as they stand.
         pairs: further comparisons (row, other row).
         published: label -> metric -> published value, shown beside.
-        tuned_as: another experiment whose tuned options are used here.
+        tuned_as: another experiment whose tuned options are used here, for the rows it has.
+        shares: another experiment on the same data, whose trainings are used for the rows it has.
         checked: rows of checks take this many of the seeds, the first.
     """
 
@@ -100,11 +103,16 @@ class Experiment:
     pairs: Sequence[tuple[str, str]] = ()
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     tuned_as: Experiment | None = None
+    shares: Experiment | None = None
     checked: int = 3
 
     def row(self, label: str) -> Row:
         """The row of a label."""
         return next(r for r in self.rows if r.label == label)
+
+    def has(self, label: str) -> bool:
+        """Whether it has a row of that label."""
+        return any(r.label == label for r in self.rows)
 
 
 def options_of_all(description: str, quick: str) -> argparse.ArgumentParser:
@@ -161,19 +169,21 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
             "group": row.group,
             "like": row.like,
             "features": row.features,
-            "shuffled": row.shuffled,
+            "control": dict(row.control),
             "places_new_items": done[0][0]["places_new_items"],
             "options": chosen,
             "trials": trials,
             "published": dict(experiment.published.get(row.label, {})),
             "intervals": {m: own.interval(m) for m in METRICS},
             "runs": [facts for facts, _ in done],
+            "activity": _by_activity(study.data, [report for _, report in done]),
         }
         print(f"{row.label}: {[round(f['test'][SELECT], 4) for f, _ in done]} {chosen}", flush=True)
     if options.rows:
         return None
     main = {row.label: entries[row.label] for row in experiment.rows if row.group == "main"}
     compared = compare_reports(main, baseline=experiment.baseline, metric=SELECT)
+    tuned = experiment if experiment.trials else experiment.tuned_as or experiment
     result = {
         "experiment": experiment.name,
         "command": experiment.command + (" --quick" if options.quick else ""),
@@ -184,8 +194,8 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
             for f, t in experiment.features.items()
         },
         "seeds": list(seeds),
-        "trials": (experiment.tuned_as or experiment).trials,
-        "tuned_on": experiment.tuned_as.name if experiment.tuned_as else experiment.name,
+        "trials": tuned.trials,
+        "tuned_on": tuned.name,
         "masked": "train",
         "environment": environment(),
         "order": list(rows),
@@ -229,16 +239,16 @@ class _Study:
         if row.like is not None:
             chosen, _ = self.chosen(self.experiment.row(row.like))
             return {**chosen, **row.change}, []
-        if self.experiment.tuned_as is not None:
-            study = _Study(self.experiment.tuned_as, self.out, self.quick)
-            return study.chosen(study.experiment.row(row.label))
+        first = self.experiment.tuned_as
+        if first is not None and first.has(row.label):
+            return _Study(first, self.out, self.quick).chosen(first.row(row.label))
         cls = model_class(row.model)
         fixed = _given(row.config)
         if not self.experiment.trials:
             return fixed, []
         train = _given(self.limited(row.train))
         tuned = tune(
-            row.model, self.data, self.given(row),
+            row.model, self.data, self.given(row, row.config),
             trials=QUICK["trials"] if self.quick else self.experiment.trials,
             out=self.folder / "tuning" / folder_of(row.label), seed=self.experiment.seeds[0],
             select=SELECT, resume=True,
@@ -252,16 +262,20 @@ class _Study:
         """The training options; a few epochs where it is to be quick."""
         return train.replace(epochs=QUICK["epochs"]) if self.quick else train
 
-    def given(self, row: Row) -> dict[str, FeatureTable]:
-        """The feature tables of one row."""
-        if not model_class(row.model).modalities:
-            return {}
-        tables = {f: self.experiment.features[f] for f in row.features or self.experiment.features}
-        return {f: _shuffled(t, f) for f, t in tables.items()} if row.shuffled else tables
+    def given(self, row: Row, config: ModelConfig) -> dict[str, FeatureTable]:
+        """The feature tables of one row: content where the model needs it, and what its options ask for."""
+        cls = model_class(row.model)
+        read = (*(cls.fields if cls.needs_features(config) else ()), *cls.reads(config))
+        known = self.experiment.features
+        fields = [f for f in row.features or known if any(fnmatchcase(f, pattern) for pattern in read)]
+        return {f: CONTROLS[row.control[f]](known[f], f) if f in row.control else known[f] for f in fields}
 
     def path(self, row: Row, seed: int) -> Path:
         """Where a training is kept."""
-        return self.folder / folder_of(row.label) / f"seed-{seed}"
+        other, study = self.experiment.shares, self
+        if other is not None and row in other.rows:
+            study = _Study(other, self.out, self.quick)
+        return study.folder / folder_of(row.label) / f"seed-{seed}"
 
     def entry(self, row: Row, facts: Mapping[str, Any], report: Report) -> Entry:
         """A training as the report page takes it."""
@@ -278,7 +292,10 @@ class _Study:
 
     def one(self, row: Row, chosen: Mapping[str, Any], seed: int) -> tuple[dict[str, Any], Report]:
         """One training with its test report, read back if it is finished."""
-        data, tables, out = self.data, self.given(row), self.path(row, seed)
+        cls = model_class(row.model)
+        own = {k: v for k, v in chosen.items() if not k.startswith("train.")}
+        data, out = self.data, self.path(row, seed)
+        tables = self.given(row, cls.Config(**own))
         recognised = {
             "dataset": {"name": data.name, "fingerprint": data.fingerprint},
             "features": {f: t.sha256 for f, t in tables.items()},
@@ -292,8 +309,6 @@ class _Study:
                 )
             return facts, Report.from_parquet(out / "report.parquet")
         began = time.perf_counter()
-        cls = model_class(row.model)
-        own = {k: v for k, v in chosen.items() if not k.startswith("train.")}
         train = {k.removeprefix("train."): v for k, v in chosen.items() if k.startswith("train.")}
         cached = {"graph_cache": self.out / "graphs"} if "graph_cache" in cls.Config.model_fields else {}
         model = cls.build(data, tables or None, cls.Config(**{**own, **cached, "seed": seed}))
@@ -339,7 +354,33 @@ def _given(config: Any) -> dict[str, Any]:
 def _shuffled(table: FeatureTable, field: str) -> FeatureTable:
     """The same vectors, handed out at random among the items; what is missing is missing elsewhere."""
     order = stream(0, f"experiments/shuffled/{field}").permutation(len(table))
-    return FeatureTable(table.numpy(table.values.dtype)[order], table.present[order], {"field": field})
+    return FeatureTable(table.numpy(table.values.dtype)[order], table.present[order], _about(table, field))
+
+
+def _noise(table: FeatureTable, field: str) -> FeatureTable:
+    """Normal random numbers of the same shape and length for whoever has a vector."""
+    values = stream(0, f"experiments/noise/{field}").normal(size=table.shape).astype(np.float32)
+    length = np.linalg.norm(table.numpy(np.float32), axis=1, keepdims=True)
+    values *= length / np.linalg.norm(values, axis=1, keepdims=True)
+    return FeatureTable(values, table.present, _about(table, field))
+
+
+def _about(table: FeatureTable, field: str) -> dict[str, Any]:
+    """What is true of a table whatever its values."""
+    return {"field": field} | ({} if table.of == "item" else {"of": table.of, "items": table.meta["items"]})
+
+
+CONTROLS = {"shuffled": _shuffled, "noise": _noise}
+
+
+def _by_activity(data: gr.Dataset, reports: Sequence[Report]) -> dict[str, Any]:
+    """Users in three groups by their train interactions: how many are tested, and their mean in each seed."""
+    groups = activity_groups(data.train, (1 / 3, 2 / 3))
+    return {
+        name: {"users": int(mask[reports[0].users].sum()),
+               SELECT: [r.where(mask[r.users]).mean()[SELECT] for r in reports]}
+        for name, mask in groups.items()
+    }  # fmt: skip
 
 
 def folder_of(label: str) -> str:

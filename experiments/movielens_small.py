@@ -3,7 +3,7 @@
 Ratings of at least 4, 5-core; split 8:1:1 at random per user, and with a tenth of the films kept out of
 train. Posters through HOG+HSV (no pretrained weights needed), texts through a sentence encoder where one is
 installed. Eight trials a model, chosen on validation at the first seed; five seeds; then what the content,
-each modality and each part of FREEDOM is worth.
+each modality and each part of FREEDOM is worth, and what is said of films and people.
 
     python -m experiments.movielens_small             # five seeds
     python -m experiments.movielens_small --quick     # one epoch, two trials, one seed
@@ -12,6 +12,7 @@ each modality and each part of FREEDOM is worth.
 from __future__ import annotations
 
 import graphrec as gr
+from experiments import said
 from experiments.content import extracted, text_encoder
 from experiments.harness import Experiment, arguments, run
 from experiments.rows import checks, defaults
@@ -20,6 +21,7 @@ COMMAND = "python -m experiments.movielens_small"
 TRAIN = gr.TrainConfig(batch_size=1024, epochs=400, patience=30, checkpoint_every=20)
 ROWS = defaults(TRAIN)
 CHECKS, PAIRS = checks(ROWS)
+COLD = {"split": "cold-items"}
 
 
 def main() -> None:
@@ -30,12 +32,15 @@ def main() -> None:
     warm = Experiment(
         "movielens_small", COMMAND, data, tables, [*ROWS, *CHECKS], range(5), "LightGCN", 8, PAIRS
     )
-    run(warm, options)
-    cold = gr.load_dataset("movielens-small", root=options.root, split="cold-items")
-    run(
-        Experiment("movielens_small_cold", COMMAND, cold, tables, ROWS, range(5), "LightGCN", tuned_as=warm),
-        options,
+    data, *rich = [
+        gr.load_dataset("movielens-small", root=options.root, **more)
+        for more in (COLD, {"attributes": True}, {"attributes": True, **COLD})
+    ]
+    cold = Experiment(
+        "movielens_small_cold", COMMAND, data, tables, ROWS, range(5), "LightGCN", tuned_as=warm
     )
+    for experiment in (warm, cold, *said.experiments(warm, cold, rich, options.store)):
+        run(experiment, options)
 
 
 if __name__ == "__main__":

@@ -41,8 +41,9 @@ def settled(train: gr.TrainConfig, **configs: ModelConfig) -> list[Row]:
 
 def shuffled(main: Sequence[Row]) -> list[Row]:
     """Each multimodal row with the feature vectors handed out at random among the items."""
+    everything = dict.fromkeys(("image", "text"), "shuffled")
     return [
-        replace(r, label=SHUFFLED.format(r.label), shuffled=True, like=r.label, group="shuffled")
+        replace(r, label=SHUFFLED.format(r.label), control=everything, like=r.label, group="shuffled")
         for r in main
         if r.label in MULTIMODAL
     ]

@@ -3,7 +3,7 @@
 Ratings of at least 4, 5-core; split 8:1:1 at random per user, and with a tenth of the wines kept out of
 train. Photos through HOG+HSV, texts through a sentence encoder where one is installed. Eight trials a model,
 chosen on validation at the first seed; five seeds; then what the content, each modality and each part of
-FREEDOM is worth.
+FREEDOM is worth, and what is said of wines and people.
 
     python -m experiments.xwines             # five seeds
     python -m experiments.xwines --quick     # one epoch, two trials, one seed
@@ -12,6 +12,7 @@ FREEDOM is worth.
 from __future__ import annotations
 
 import graphrec as gr
+from experiments import said
 from experiments.content import extracted, text_encoder
 from experiments.harness import Experiment, arguments, run
 from experiments.rows import checks, defaults
@@ -20,6 +21,7 @@ COMMAND = "python -m experiments.xwines"
 TRAIN = gr.TrainConfig(batch_size=2048, epochs=400, patience=30, checkpoint_every=20)
 ROWS = defaults(TRAIN)
 CHECKS, PAIRS = checks(ROWS)
+COLD = {"split": "cold-items"}
 
 
 def main() -> None:
@@ -28,9 +30,13 @@ def main() -> None:
     data = gr.load_dataset("xwines", root=options.root)
     tables = extracted(data, options.store, image="hog-hsv", text=text_encoder(options.quick))
     warm = Experiment("xwines", COMMAND, data, tables, [*ROWS, *CHECKS], range(5), "LightGCN", 8, PAIRS)
-    run(warm, options)
-    cold = gr.load_dataset("xwines", root=options.root, split="cold-items")
-    run(Experiment("xwines_cold", COMMAND, cold, tables, ROWS, range(5), "LightGCN", tuned_as=warm), options)
+    data, *rich = [
+        gr.load_dataset("xwines", root=options.root, **more)
+        for more in (COLD, {"attributes": True}, {"attributes": True, **COLD})
+    ]
+    cold = Experiment("xwines_cold", COMMAND, data, tables, ROWS, range(5), "LightGCN", tuned_as=warm)
+    for experiment in (warm, cold, *said.experiments(warm, cold, rich, options.store)):
+        run(experiment, options)
 
 
 if __name__ == "__main__":

@@ -212,3 +212,19 @@ def _gathered(values: Tensor, items: Tensor, others: Tensor | None, memory: Tens
         torch.index_select(values, 0, others[start : start + BLOCK], out=subtracted)
         part -= subtracted
     return difference
+
+
+def distinct_rows(x: Tensor, most: int) -> tuple[Tensor, Tensor] | None:
+    """The distinct rows of ``(n, d)`` in the order in which they come ``(K, d)``, and which of them each row
+    is ``(n,) int64``; None if there are more than ``most``.
+    """
+    seen: dict[bytes, int] = {}
+    which = np.empty(len(x), np.int64)
+    first: list[int] = []
+    for n, row in enumerate(x.numpy()):
+        which[n] = seen.setdefault(row.tobytes(), len(seen))
+        if len(seen) > len(first):
+            first.append(n)
+            if len(first) > most:
+                return None
+    return x[first], torch.from_numpy(which)

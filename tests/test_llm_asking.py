@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ pytest.importorskip("openai", reason="the extra llm is not installed")
 from chat_server import Answer, serving
 
 from features.llm import replies
-from features.llm.asking import Prices, Question, ask, estimate
+from features.llm.asking import Counts, Prices, Question, ask, estimate, shown
 from features.llm.client import Chat
 from features.llm.responses import FILE, Reply, Responses, key_of, responses
 from graphrec.errors import ConfigError, FeatureError
@@ -316,11 +317,33 @@ def test_the_form_is_asked_for_until_the_server_refuses_to(tmp_path) -> None:
         chat = quick(server.url)
         values, _ = ask([question(row) for row in range(5)], chat, known, concurrency=1)
     assert values == [(row % 5, row % 5 + 5) for row in range(5)]
-    assert not chat.structured
-    assert ["response_format" in r for r in server.requests] == [True, *[False] * 5]
+    assert not chat.forms
+    assert ["response_format" in r for r in server.requests] == [True, True, *[False] * 5]
     with serving(right) as server, responses(tmp_path / "b") as known:
         ask([question(1)], quick(server.url), known)
     assert server.requests[0]["response_format"]["json_schema"]["schema"] == {"type": "object"}
+
+
+@pytest.mark.parametrize("status", [400, 422, 500])
+def test_a_server_of_the_other_form_is_asked_in_that(tmp_path, status) -> None:
+    """llama-cpp-python's knows ``json_object`` with a schema, and answers ``json_schema`` with a 500."""
+
+    def other(request: dict, n: int) -> Answer:
+        form = request["response_format"]["type"]
+        return right(request, n) if form == "json_object" else Answer(status=status, text="response_format")
+
+    with serving(other) as server, responses(tmp_path) as known:
+        chat = quick(server.url, retries=0)
+        values, _ = ask([question(row) for row in range(5)], chat, known, concurrency=2)
+    assert values == [(row % 5, row % 5 + 5) for row in range(5)]
+    assert chat.forms == ("json_object",)
+    assert server.requests[-1]["response_format"] == {"type": "json_object", "schema": {"type": "object"}}
+
+
+def test_progress_says_how_fast_and_how_long_still(capsys) -> None:
+    counts = Counts(100, Counter({"at once": 15, "asked again": 5}), fetched=25, cost=0.5, seconds=10.0)
+    shown(counts)
+    assert capsys.readouterr().err == "\r20 of 100 questions, 25 asked, 2.0 a second, 1 min left, cost 0.5000"
 
 
 def test_a_failure_ends_everything_and_what_was_answered_is_kept(tmp_path) -> None:

@@ -17,6 +17,7 @@ from graphrec import testing
 from graphrec.data.interactions import Interactions
 from graphrec.errors import FeatureError
 from graphrec.models.llmrec import Batch, LLMRec
+from graphrec.nn import distinct_rows
 from graphrec.sampling import Plan, triplets_of_users
 from graphrec.seeds import stream
 from graphrec.store import FeatureTable
@@ -116,6 +117,8 @@ def material():
         values = rng.normal(size=(data.n_items, 5)).astype(np.float32) + 1
         there = np.arange(data.n_items) % 5 != k
         tables[f"attribute_{name}"] = FeatureTable.from_array(values, data, name, present=there)
+    values = values[np.arange(data.n_items) % 2]
+    tables["attribute_country"] = FeatureTable.from_array(values, data, "country", present=there)
     pairs = rng.permuted(np.tile(np.arange(data.n_items), (data.n_users, 1)), axis=1)[:, :2].astype(np.int32)
     said = np.arange(data.n_users) % 3 != 0
     tables["preferences"] = FeatureTable(pairs, said, {"of": "user", "items": data.users.fingerprint})
@@ -179,6 +182,18 @@ def test_a_channel_is_what_the_equations_say(material) -> None:
         assert model.channels[f].squares(model.weight(f)).item() == pytest.approx(squares.item(), rel=1e-5)
     assert not whole["image"][1][5].any(), "an item nobody has is nothing to any channel"
     assert not whole["profile"][0][3].any(), "and a user who has nothing"
+
+
+def test_of_few_distinct_rows_only_those_are_projected(material) -> None:
+    channels = built(material).channels
+    assert channels["attribute_country"].distinct.shape == (3, 6), "two countries and none"
+    assert channels["attribute_country"].users.values.shape[1] == 3
+    assert channels["attribute_director"].distinct is None
+    x = torch.tensor([[5.0, 6], [1, 2], [5, 6], [1, 2]])
+    found, which = distinct_rows(x, 2)
+    assert torch.equal(found, x[:2])
+    assert which.tolist() == [0, 1, 0, 1]
+    assert distinct_rows(x, 1) is None
 
 
 def test_the_regulariser_is_half_the_squares_over_what_was_sampled(material) -> None:
@@ -319,7 +334,8 @@ def test_restoring_is_as_far_as_the_equation_says(material, kind) -> None:
     batch = first_batch(model)
     whole, total = model.all_sides(batch), 0.0
     for f, index, side in (("profile", batch.masked_users, 0), ("attribute_director", batch.masked_items, 1),
-                           ("attribute_year", batch.masked_items, 1)):  # fmt: skip
+                           ("attribute_year", batch.masked_items, 1),
+                           ("attribute_country", batch.masked_items, 1)):  # fmt: skip
         decoder = model.decoders[model.shared(f)]
         decoded = normalize(torch.nn.functional.leaky_relu(decoder(whole[f][side][index]), 0.01))
         target = normalize(torch.from_numpy(tables[f].numpy() * np.array(tables[f].present)[:, None])[index])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from graphrec.data import Content, Dataset, Interactions
 from graphrec.errors import FeatureError
-from graphrec.store import FeatureStore, FeatureTable, shards
+from graphrec.store import TRAIN, FeatureStore, FeatureTable, shards
 from graphrec.store.directory import completed, content_digest, locked, manifest_head
 from graphrec.store.rows import OPEN_SHARDS, ShardedRows
 
@@ -213,6 +213,26 @@ def test_another_split_finds_the_features_and_other_items_do_not(tmp_path: Path)
     with pytest.raises(FeatureError, match="for no items at all"):
         store.of(SHOP.with_content(text=texts))
     assert list(store.of(SHOP.with_content(text=texts), text=None)) == ["image"]
+
+
+def test_what_tells_of_a_train_split_is_served_for_that_one_alone(tmp_path: Path) -> None:
+    """What was counted in one train split may be held out in another."""
+    store = FeatureStore(tmp_path)
+    again = SHOP.with_splits(Interactions(np.arange(6), np.arange(1, 7), 7, 7), SHOP.valid, SHOP.test)
+    for data, value in ((SHOP, 1), (again, 2)):
+        meta = {"field": "profile", "of": "user", "items": data.users.fingerprint,
+                "extractor": {"name": "counted", TRAIN: data.train.fingerprint}}  # fmt: skip
+        table = FeatureTable(np.full((7, 2), value, np.float32), None, meta)
+        other = again if data is SHOP else SHOP
+        with pytest.raises(FeatureError, match="'profile' tells of another train split"):
+            table.check(other)
+        store.save(data, "profile", table)
+    assert len(store.tables()) == 2
+    assert store.of(SHOP)["profile"].numpy()[0, 0] == 1
+    assert store.of(again)["profile"].numpy()[0, 0] == 2
+    third = SHOP.with_splits(Interactions(np.arange(5), np.arange(1, 6), 7, 7), SHOP.valid, SHOP.test)
+    assert store.of(third) == {}
+    assert store.gc() == [], "one does not supersede the other"
 
 
 def test_the_last_built_wins_and_others_can_be_chosen(tmp_path: Path) -> None:

@@ -197,6 +197,7 @@ def ask(
                 counts.outcomes[outcome] += 1
                 counts.reasons.update(reasons)
                 if progress is not None:
+                    counts.seconds = time.monotonic() - begun
                     progress(counts)
         except BaseException:
             stop.set()
@@ -212,10 +213,13 @@ def _tokens(messages: Sequence[prompts.Message]) -> int:
 
 
 def shown(counts: Counts) -> None:
-    """Progress on standard error: how many, how fast, what it cost."""
+    """Progress on standard error: how many, how fast, how long still, what it cost."""
     done = sum(counts.outcomes.values())
+    pace = done / max(counts.seconds, 1e-9)
+    left = (counts.questions - done) / pace
     sys.stderr.write(
-        f"\r{done:,} of {counts.questions:,} questions, {counts.fetched:,} asked, cost {counts.cost:.4f}"
+        f"\r{done:,} of {counts.questions:,} questions, {counts.fetched:,} asked, {pace:.1f} a second, "
+        f"{left / 60:.0f} min left, cost {counts.cost:.4f}"
     )
     if done == counts.questions:
         sys.stderr.write("\n")

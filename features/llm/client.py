@@ -6,12 +6,16 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from features.llm.responses import Messages, Reply
 from graphrec.errors import ConfigError, FeatureError, requires
 
+if TYPE_CHECKING:
+    import openai
+
 KEY = "OPENAI_API_KEY"
+FORMS = ("json_schema", "json_object")  # of response_format: OpenAI's, and llama.cpp's with the schema inside
 
 
 class Chat:
@@ -33,6 +37,7 @@ class Chat:
         structured: ask for the form of the reply (``response_format``), until the server refuses to.
 
     Attributes:
+        forms: ways to ask for it that the server has not refused, the next one first.
         refused: how often each status was answered, of 400 and above.
     """
 
@@ -56,7 +61,7 @@ class Chat:
                 f"temperature {temperature}, top_p {top_p}, max_tokens {max_tokens}, timeout {timeout}, "
                 f"retries {retries}; expected 0 to 2, above 0 to 1, at least 1, above 0, at least 0"
             )
-        self.model, self.structured = model, structured
+        self.model, self.forms = model, tuple(FORMS if structured else ())
         self.parameters = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
         self.refused: Counter[int] = Counter()
         self._lock = threading.Lock()
@@ -75,19 +80,21 @@ class Chat:
         """
         import openai
 
-        held = schema is not None and self.structured
+        form = self.forms[0] if schema is not None and self.forms else None
         extra: dict[str, Any] = {}
-        if held:
-            form = {"name": "answer", "strict": True, "schema": dict(schema or {})}
-            extra["response_format"] = {"type": "json_schema", "json_schema": form}
+        if form == "json_schema":
+            named = {"name": "answer", "strict": True, "schema": dict(schema or {})}
+            extra["response_format"] = {"type": form, "json_schema": named}
+        elif form is not None:
+            extra["response_format"] = {"type": form, "schema": dict(schema or {})}
         try:
             made = self._client.chat.completions.create(
                 model=self.model, messages=[dict(m) for m in messages], **self.parameters, **extra
             )
-        except (openai.BadRequestError, openai.UnprocessableEntityError) as cause:
-            if held:  # servers that do not know response_format say so in many ways
-                self.structured = False
-                return self.ask(messages)
+        except openai.APIStatusError as cause:
+            if form is not None and _unknown_form(cause):
+                self.forms = FORMS[FORMS.index(form) + 1 :]  # the same, whoever else is refused meanwhile
+                return self.ask(messages, schema)
             raise self._explained(cause) from cause
         except openai.OpenAIError as cause:
             raise self._explained(cause) from cause
@@ -117,6 +124,11 @@ class Chat:
 
     def _explained(self, cause: Exception) -> FeatureError:
         return explained(cause, self._where(), self._key_variable)
+
+
+def _unknown_form(cause: openai.APIStatusError) -> bool:
+    """Servers that cannot hold a reply to a form say so in many ways, llama-cpp-python's with a 500."""
+    return cause.status_code in (400, 422) or (cause.status_code >= 500 and "response_format" in str(cause))
 
 
 def explained(cause: Exception, where: str, key_variable: str) -> FeatureError:

@@ -17,7 +17,7 @@ from features.llm.asking import Question
 from graphrec.data import Dataset
 from graphrec.data.content import title
 from graphrec.errors import FeatureError
-from graphrec.store import PREFERENCES, FeatureTable
+from graphrec.store import PREFERENCES, TRAIN, FeatureTable
 
 HISTORY = 50  # items of a person that are told, the last ones
 
@@ -103,7 +103,8 @@ def preferences(
     known = data.train.contains(np.arange(data.n_users)[:, None], pairs).any(1)
     assert not (known & present).any()
     meta = {"field": PREFERENCES, "kind": "relation", "of": "user", "items": data.users.fingerprint,
-            "extractor": {"name": "llm", "source": source}, "fallback": fallback}  # fmt: skip
+            "extractor": {"name": "llm", "source": source, TRAIN: data.train.fingerprint},
+            "fallback": fallback}  # fmt: skip
     return FeatureTable(pairs, present, meta)
 
 

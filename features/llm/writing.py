@@ -12,7 +12,7 @@ from features.extract import extract
 from graphrec.atomic import digest
 from graphrec.data import Content, Dataset
 from graphrec.errors import ConfigError
-from graphrec.store import ATTRIBUTE, PROFILE, FeatureStore, FeatureTable
+from graphrec.store import ATTRIBUTE, PROFILE, TRAIN, FeatureStore, FeatureTable
 
 
 class Jointly:
@@ -21,14 +21,15 @@ class Jointly:
     Args:
         of: the extractor; one that fits nothing is used as it is.
         corpus: all texts.
+        facts: what more there is to say of it.
     """
 
     kind: Literal["image", "text"] = "text"
 
-    def __init__(self, of: Extractor, corpus: Sequence[str]) -> None:
+    def __init__(self, of: Extractor, corpus: Sequence[str], facts: Mapping[str, Any] | None = None) -> None:
         if of.kind != "text":
             raise ConfigError(f"{of.name!r} reads pictures; choose an extractor of texts")
-        self.of, self._corpus, self._fitted = of, list(corpus), False
+        self.of, self.facts, self._corpus, self._fitted = of, dict(facts or {}), list(corpus), False
         self.name = of.name
         self.batch_size: int | None = getattr(of, "batch_size", None)
         self.empty_reason = getattr(of, "empty_reason", "the extractor returned a vector of zeros")
@@ -43,7 +44,7 @@ class Jointly:
     def describe(self) -> dict[str, Any]:
         """The extractor, and what it was fitted on."""
         fitted = {"fitted_on": digest("corpus", self._corpus)} if hasattr(self.of, "fit") else {}
-        return {**self.of.describe(), **fitted}
+        return {**self.of.describe(), **fitted, **self.facts}
 
     def encode(self, batch: list[Any]) -> np.ndarray:
         """Vectors ``(B, dim)``."""
@@ -83,13 +84,15 @@ def write_attributes(
 def write_profiles(
     data: Dataset, texts: Sequence[str | None], extractor: Extractor, store: FeatureStore
 ) -> FeatureTable:
-    """The table ``profile`` of users.
+    """The table ``profile`` of users, which belongs to this train split alone.
 
     Args:
-        data: whose users they are of.
+        data: whose users they are of, and whose train split they tell of.
         texts: one of each user, None where there is none.
         extractor: of texts.
         store: where it goes.
     """
     people = data.transposed(**{PROFILE: Content("text", list(texts))})
-    return extract(people, PROFILE, extractor, store)
+    corpus = [text for text in texts if text is not None]
+    table = extract(people, PROFILE, Jointly(extractor, corpus, {TRAIN: data.train.fingerprint}), store)
+    return table.check(data)

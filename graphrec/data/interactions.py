@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from graphrec.atomic import digest
 from graphrec.errors import DataError
 
 
@@ -129,6 +130,11 @@ class Interactions:
     def indptr(self) -> np.ndarray:
         """CSR offsets ``(n_users + 1,) int64``: user ``u`` has ``items[indptr[u]:indptr[u + 1]]``."""
         return _frozen(np.concatenate([[0], np.cumsum(self.user_degree)]).astype(np.int64))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex sha256 over who has what, without times."""
+        return digest("interactions", self.n_users, self.n_items, self.keys)
 
     def of(self, user: int) -> np.ndarray:
         """Items of one user, ascending."""

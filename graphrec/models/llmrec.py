@@ -12,8 +12,9 @@ Channels are propagated once, not every step. With features X, who has them p, a
     R (X Wᵀ + p bᵀ) = (R X) Wᵀ + (R p) bᵀ
 
 so R X and C R X are constants, only the rows of a batch need projecting, and the sum of squares over all rows
-is tr(V G Vᵀ) with V = [W, b] and G the Gram matrix of [R X, R p]. ``mask`` and ``dropout`` change what is
-projected in every step and take the long way; both ways are held to each other in the tests.
+is tr(V G Vᵀ) with V = [W, b] and G the Gram matrix of [R X, R p]. With few distinct rows E, as of countries,
+X = S E and R X Wᵀ = (R S)(E Wᵀ) is shorter still. ``mask`` and ``dropout`` change what is projected in every
+step and take the long way; both ways are held to each other in the tests.
 
 Differences from the authors' code (``reference_compat`` brings the first four back):
 - the regulariser is half the squared norms; the code divides by them;
@@ -41,7 +42,7 @@ from graphrec.data.interactions import Interactions
 from graphrec.errors import FeatureError
 from graphrec.graph import Graph
 from graphrec.model import Features, ModelConfig, Ranker
-from graphrec.nn import ItemFeatures, embedding, linear, row_dropout
+from graphrec.nn import ItemFeatures, distinct_rows, embedding, linear, row_dropout
 from graphrec.sampling import Plan, Preferences, triplets_of_users
 from graphrec.search import Choice, Space
 from graphrec.seeds import derive
@@ -203,7 +204,7 @@ class LLMRec(Ranker):
             users.append(u.softmax(1) if last else u)
             i = self.to_items @ users[-1]
             items.append(i.softmax(1) if last else i)
-        return torch.stack(users).mean(0), torch.stack(items).mean(0)
+        return sum(users[1:], users[0]) / len(users), sum(items[1:], items[0]) / len(items)
 
     def sides(self, users: Tensor, items: Tensor, whole: Sides | None) -> Sides:
         """Channels of some users ``(B, d)`` and some items (Eqs. 1-4), out of ``whole`` if given."""
@@ -214,7 +215,7 @@ class LLMRec(Ranker):
         (who, u), (what, i) = (x.unique(return_inverse=True) for x in (users, items))  # each once
         found = {}
         for f, channel in self.named.items():
-            weight = self.weight(f)
+            weight = channel.through(self.weight(f))
             found[f] = (
                 rows(u, channel.users.projected(weight, who)),
                 rows(i, channel.items.projected(weight, what)),
@@ -224,8 +225,9 @@ class LLMRec(Ranker):
     def all_sides(self, batch: Batch | None) -> Sides:
         """Channels of all users and all items; of a batch with what it masks and drops out."""
         if batch is None and not (self.whole and self.config.reference_compat):
+            weights = {f: channel.through(self.weight(f)).T for f, channel in self.named.items()}
             return {
-                f: (channel.users.values @ self.weight(f).T, channel.items.values @ self.weight(f).T)
+                f: (channel.users.values @ weights[f], channel.items.values @ weights[f])
                 for f, channel in self.named.items()
             }
         return {f: self.projected_first(f, batch) for f in self.channels}
@@ -285,9 +287,8 @@ class LLMRec(Ranker):
                 terms[f"bpr_{f}"] = config.content_loss * self.pruned((x * (y[:n] - y[n:])).sum(1))
         if config.attribute_loss and PROFILE in sides and self.attributes:
             x = sides[PROFILE][0]
-            losses = [
-                self.pruned((x * (y[:n] - y[n:])).sum(1)) for y in (sides[f][1] for f in self.attributes)
-            ]
+            found = (sides[f][1] for f in self.attributes)
+            losses = [self.pruned((x * (y[:n] - y[n:])).sum(1)) for y in found]
             terms["bpr_attributes"] = config.attribute_loss * torch.stack(losses).sum()
         if config.feature_reg and self.content:
             squares = [self.named[f].squares(self.weight(f)) for f in self.content]
@@ -370,6 +371,7 @@ class Channel(nn.Module):
     mean: Tensor
     damaged: Tensor
     gram: Tensor
+    distinct: Tensor | None
 
     def __init__(
         self, table: FeatureTable, to_users: Graph, to_items: Graph, of_users: bool, kept: bool, damaged: bool
@@ -377,7 +379,10 @@ class Channel(nn.Module):
         super().__init__()
         present = torch.from_numpy(np.array(table.present))[:, None]
         own = torch.cat([torch.from_numpy(table.numpy()) * present, present.float()], 1)  # (n, d_f + 1)
-        users, items = smoothed(own, to_users, to_items, of_users)
+        few = distinct_rows(own, own.shape[1] // 2)
+        self.register_buffer("distinct", few[0] if few else None, persistent=False)  # (K, d_f + 1)
+        kept_as = nn.functional.one_hot(few[1]).float() if few else own
+        users, items = smoothed(kept_as, to_users, to_items, of_users)
         self.users, self.items = (ItemFeatures(FeatureTable(side.numpy())) for side in (users, items))
         self.register_buffer("gram", users.T @ users + items.T @ items, persistent=False)
         if kept:
@@ -386,8 +391,13 @@ class Channel(nn.Module):
             if damaged:
                 self.register_buffer("damaged", own.clone())
 
+    def through(self, weight: Tensor) -> Tensor:
+        """A projection ``(d, d_f + 1)`` as one of what is kept: the features, or which of a few they are."""
+        return weight if self.distinct is None else weight @ self.distinct.T
+
     def squares(self, weight: Tensor) -> Tensor:
         """The sum of squares of the channel, over all users and items."""
+        weight = self.through(weight)
         return (weight @ self.gram * weight).sum()
 
 
@@ -402,8 +412,7 @@ def smoothed(x: Tensor, to_users: Graph, to_items: Graph, of_users: bool) -> tup
 
 def halves(train: Interactions) -> tuple[Graph, Graph]:
     """``R = D_u^-1/2 A`` from items to users, and ``C = D_i^-1/2 Aᵀ`` back: only targets are normalised."""
-    to_users = (train.user_degree + 1e-8) ** -0.5
-    to_items = (train.item_degree + 1e-8) ** -0.5
+    to_users, to_items = ((degree + 1e-8) ** -0.5 for degree in (train.user_degree, train.item_degree))
     n_users, n_items = train.n_users, train.n_items
     return (
         Graph.from_edges(train.items, train.users, to_users[train.users], n_source=n_items, n_target=n_users),

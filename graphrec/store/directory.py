@@ -19,7 +19,7 @@ from graphrec.atomic import digest, explained, sweep
 from graphrec.data import Content, Dataset
 from graphrec.errors import FeatureError, nearest
 from graphrec.store import shards
-from graphrec.store.table import BUILD, FeatureTable
+from graphrec.store.table import BUILD, TRAIN, FeatureTable, tells_of
 
 MAX_REASONS = 50
 VOLATILE = ("versions", "values_sha256")  # parts of describe() in which a newer table replaces an older one
@@ -67,7 +67,7 @@ class FeatureStore:
     """A directory of feature tables, ``root/<field>/<key>/``; docs/features.md describes the files.
 
     A table belongs to the item ids (in order) and the field, not to the splits: another split of the same
-    catalogue finds the features of the first.
+    catalogue finds the features of the first, unless they tell of its train interactions.
 
     Args:
         root: the directory; it need not exist yet.
@@ -116,9 +116,14 @@ class FeatureStore:
         return sorted(found, key=lambda t: (-t.built, t.folder.name))
 
     def made_for(self, dataset: Dataset) -> list[StoredTable]:
-        """All complete tables of the dataset's items or users, the last built first."""
+        """All complete tables of the dataset's items or users, the last built first; without those that tell
+        of another train split.
+        """
         made = {"item": dataset.items.fingerprint, "user": dataset.users.fingerprint}
-        return [t for t in self.tables() if made.get(t.of) == t.manifest["items"]]
+        return [
+            t for t in self.tables()
+            if made.get(t.of) == t.manifest["items"] and tells_of(t.manifest, dataset)
+        ]  # fmt: skip
 
     def of(self, dataset: Dataset, **choose: str | None) -> dict[str, FeatureTable]:
         """One table for every content field of the dataset, and for every other field that there are tables
@@ -176,7 +181,8 @@ class FeatureStore:
         """
         table.check(dataset)
         source = str(table.meta.get("extractor", {}).get("source", "array"))
-        describe = {"name": "imported", "source": source, "values_sha256": table.compute_sha256()}
+        train = {k: v for k, v in table.meta.get("extractor", {}).items() if k == TRAIN}
+        describe = {"name": "imported", "source": source, "values_sha256": table.compute_sha256(), **train}
         rows = dataset if table.of == "item" else dataset.transposed()
         key = shards.table_key(describe, rows.items.fingerprint, field)
         folder = self.folder(field, key)

@@ -20,6 +20,16 @@ PROFILE, PREFERENCES, ATTRIBUTE = "profile", "preferences", "attribute_"
 """Fields of what a language model says: of users two, of items one for each attribute, which begins so."""
 
 
+TRAIN = "train"
+"""In what a table's extractor says of itself: the fingerprint of the train split that it tells of."""
+
+
+def tells_of(meta: Mapping[str, Any], dataset: Dataset) -> bool:
+    """Whether a table tells of no interactions, or of this dataset's train split alone."""
+    made_of = dict(meta.get("extractor") or {}).get(TRAIN)
+    return made_of is None or made_of == dataset.train.fingerprint
+
+
 class FeatureTable:
     """One vector per item, read-only, with a mask of the items that have one.
 
@@ -99,10 +109,11 @@ class FeatureTable:
         return picked if np.ndim(indices) else picked.copy()  # an array of indices has copied already
 
     def check(self, dataset: Dataset) -> FeatureTable:
-        """Returns the table itself if it was made for the items of this dataset.
+        """Returns the table itself if it was made for the items of this dataset, and if it tells of
+        interactions, for this train split: what tells of another one may tell of what is held out.
 
         Raises:
-            FeatureError: it was made for other items, or for another number of them.
+            FeatureError: it was made for other items, for another number of them, or for another train split.
         """
         field, of = self.meta.get("field", "features"), self.of
         vocabulary = dataset.vocabulary(of)
@@ -116,6 +127,11 @@ class FeatureTable:
             raise FeatureError(
                 f"{field!r} has {len(self):,} rows, {dataset.name} has {len(vocabulary):,} {of}s; "
                 f"{BUILD} for this dataset"
+            )
+        if not tells_of(self.meta, dataset):
+            raise FeatureError(
+                f"{field!r} tells of another train split than {dataset.name} has here, and so perhaps of "
+                "what is held out; make it of this one (graphrec llm with the same split)"
             )
         return self
 

@@ -129,6 +129,22 @@ def test_preferences_are_added_to_the_batches_of_other_models(shop, graphrec, re
     assert len(next(LightGCN.build(shop, tables, LightGCN.Config()).batches(Plan(1, 64, 0))).users) == 64
 
 
+def test_what_was_said_of_one_train_split_is_no_feature_of_another(shop, graphrec, refused) -> None:
+    for job in ("profiles", "attributes", "preferences"):
+        assert graphrec("llm", job, "described").code == 0
+    shop.resplit("random", seed=5).save("other")
+    told = refused("train", "lightgcn", "other", "--out", "a", "--set", "model.augmented=0.5")
+    assert "graphrec llm preferences" in told
+    assert graphrec("train", "llmrec", "other", "--out", "b", *SMALL).code == 0
+    used = set(json.loads(Path("b/run.json").read_text())["features"])
+    assert "attribute_colour" in used, "attributes tell of items"
+    assert not used & {"profile", "preferences"}
+    Dataset.load("described").resplit("random", seed=5).save("other")
+    assert graphrec("llm", "profiles", "other").code == 0
+    assert graphrec("train", "llmrec", "other", "--out", "c", *SMALL).code == 0
+    assert "profile" in json.loads(Path("c/run.json").read_text())["features"]
+
+
 def test_written_attributes_are_modalities_of_other_models(shop, graphrec) -> None:
     assert graphrec("llm", "attributes", "described").code == 0
     for model in ("freedom", "bm3"):
@@ -152,7 +168,7 @@ def test_mistakes_are_one_line(shop, refused) -> None:
     assert "at least 2" in refused("llm", "preferences", "described", "--top", "1")
     assert "needs prices" in refused("llm", "profiles", "described", "--model", "x", "--budget", "1")
     assert "'tfidf-svd'" in refused("llm", "profiles", "described", "--text", "tfidf")
-    assert "choose an extractor for text" in refused("llm", "profiles", "described", "--text", "hog-hsv")
+    assert "choose an extractor of texts" in refused("llm", "profiles", "described", "--text", "hog-hsv")
     gone = refused("llm", "profiles", "described", "--model", "x", "--base-url", "http://127.0.0.1:9/v1",
                    "--set", "chat.retries=0")  # fmt: skip
     assert "cannot be reached" in gone

@@ -1,0 +1,121 @@
+"""What a language model would be measured against: LLMRec and models with its augmentation, fed by the
+catalogue, which asks nobody, and by controls that say nothing.
+
+Attributes are the dataset's own, profiles are counted in train, preferences are the first and the last of
+ItemKNN's best ten. Both controls keep everything but the profiles: *noise* are random vectors, *shuffled* are
+other people's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import graphrec as gr
+from experiments.harness import Experiment, Row
+from features import extractor
+from features.llm import catalogue, jobs
+from features.llm.writing import write_attributes, write_profiles
+from graphrec.evaluate import ranked
+from graphrec.models.itemknn import ItemKNN
+from graphrec.models.llmrec import LLMRec
+from graphrec.store import ATTRIBUTE, PREFERENCES, PROFILE, FeatureStore, FeatureTable
+
+BASES = ("LightGCN", "VBPR", "BM3", "FREEDOM")
+PREFERRED, DESCRIBED = {"augmented": 0.1}, {"attributes": True}  # the share is that of LLMRec
+NAMES = {"augmented": "preferences", "attributes": "attributes"}
+CANDIDATES = 10
+
+
+def said(data: gr.Dataset, store: Path) -> dict[str, FeatureTable]:
+    """What the catalogue says of a dataset that was read with its attributes: tables by field."""
+    kept = FeatureStore(store)
+    tables = dict(write_attributes(data, catalogue.attributes(data), extractor("tfidf-svd"), kept))
+    tables[PROFILE] = write_profiles(data, catalogue.profiles(data), extractor("tfidf-svd"), kept)
+    pool = ranked(ItemKNN.build(data), CANDIDATES, data.train)
+    questions = jobs.preference_questions(data, jobs.titles_of(data), pool, "item")
+    answers = [None] * len(questions)
+    tables[PREFERENCES] = jobs.preferences(data, pool, questions, answers, "llm/catalogue/itemknn")
+    return tables
+
+
+def rows_of(main: Sequence[Row], train: gr.TrainConfig, fields: Sequence[str]) -> list[Row]:
+    """The rows: models without any of it, LLMRec, its controls and parts, and models with it.
+
+    Args:
+        main: of the dataset's table.
+        train: options of training.
+        fields: all there are.
+    """
+    written = [f for f in fields if f.startswith(ATTRIBUTE)]
+    content = [f for f in fields if f not in (PROFILE, PREFERENCES, *written)]
+
+    def given(*parts: str) -> tuple[str, ...]:
+        return (*content, *parts)
+
+    whole = Row("LLMRec", "llmrec", LLMRec.Config(), train)
+    part = replace(whole, like="LLMRec", group="said")
+    return [
+        *bases_of(main),
+        whole,
+        replace(part, label="LLMRec, noise profiles", control={PROFILE: "noise"}),
+        replace(part, label="LLMRec, shuffled profiles", control={PROFILE: "shuffled"}),
+        replace(part, label="LLMRec without profiles", features=given(PREFERENCES, *written)),
+        replace(part, label="LLMRec without attributes", features=given(PREFERENCES, PROFILE)),
+        replace(part, label="LLMRec without preferences", change={"augmented": 0.0}),
+        replace(part, label="LLMRec without pruning", change={"prune": 0.0}),
+        replace(part, label="LLMRec, attributes only", features=given(*written)),
+        replace(part, label="LLMRec, nothing said", features=given()),
+        *augmented(main),
+    ]
+
+
+def bases_of(main: Sequence[Row]) -> list[Row]:
+    """The models that LLMRec is compared with."""
+    return [row for row in main if row.label in BASES]
+
+
+def augmented(main: Sequence[Row]) -> list[Row]:
+    """Models with what was said: preferences in their batches and, where they take content, attributes."""
+    found = []
+    for row in bases_of(main):
+        parts: list[dict[str, Any]] = [{**PREFERRED, **(DESCRIBED if row.model != "lightgcn" else {})}]
+        if row.model == "freedom":
+            parts += [PREFERRED, DESCRIBED]
+        for options in parts:
+            label = f"{row.label} + {' and '.join(NAMES[option] for option in options)}"
+            found.append(replace(row, label=label, like=row.label, change=options, group="said"))
+    return found
+
+
+def pairs_of(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """What is compared: LLMRec with each control and part, models that have it with those that have not."""
+    ours = [("LLMRec", row.label) for row in rows if row.model == "llmrec" and row.group != "main"]
+    return ours + [(row.label, str(row.like)) for row in rows if row.model != "llmrec" and row.like]
+
+
+def experiments(
+    warm: Experiment, cold: Experiment, rich: Sequence[gr.Dataset], store: Path
+) -> list[Experiment]:
+    """The table with what was said, and a shorter one with cold items.
+
+    Args:
+        warm: the dataset's table, of which options and trainings are taken over.
+        cold: likewise with cold items.
+        rich: the datasets of both, read with attributes.
+        store: of features.
+    """
+    tables = [{**warm.features, **said(data, store)} for data in rich]
+    rows = rows_of(warm.rows, warm.rows[0].train, list(tables[0]))
+    first = Experiment(
+        f"{warm.name}_said", warm.command, warm.data, tables[0], rows, range(3), warm.baseline,
+        warm.trials, pairs_of(rows), tuned_as=warm, shares=warm,
+    )  # fmt: skip
+    rows = [row for row in rows if row.label == "LLMRec" or row.model in ("lightgcn", "freedom")]
+    second = Experiment(
+        f"{cold.name}_said", warm.command, cold.data, tables[1], rows, range(3), warm.baseline,
+        0, pairs_of(rows), tuned_as=first, shares=cold,
+    )  # fmt: skip
+    return [first, second]
