@@ -190,7 +190,8 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
         "dataset": study.data.summary(),
         "split": dict(experiment.data.meta).get("split"),
         "features": {
-            f: {"extractor": t.meta.get("extractor"), "sha256": t.sha256, "items": int(t.present.sum())}
+            f: {"extractor": t.meta.get("extractor"), "sha256": t.sha256, "items": int(t.present.sum()),
+                **({} if t.of == "item" else {"of": t.of})}
             for f, t in experiment.features.items()
         },
         "seeds": list(seeds),

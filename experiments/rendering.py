@@ -44,12 +44,14 @@ def about(result: Mapping[str, Any]) -> str:
     how = f"{trials} trials a model" if trials else "the papers' settings, nothing tuned"
     if trials and result["tuned_on"] != result["experiment"]:
         how += f", those of {result['tuned_on']}"
-    given = result["features"].items()
-    items = ", ".join(f"{f} of {v['items']:,} ({v['extractor']['name']})" for f, v in given)
+    given = {"item": [], "user": []}
+    for field, table in result["features"].items():
+        given[table.get("of", "item")].append(f"{field} of {table['items']:,} ({table['extractor']['name']})")
+    users, items = (f" ({', '.join(given[of])})" if given[of] else "" for of in ("user", "item"))
     return (
-        f"{data['users']:,} users, {data['items']:,} items ({items}), {data['train']:,} / {data['valid']:,} "
-        f"/ {data['test']:,} interactions; {how}, selected on validation recall@20; {spread}; train items "
-        f"masked; {minutes:.0f} minutes of training after tuning. `{result['command']}`"
+        f"{data['users']:,} users{users}, {data['items']:,} items{items}, {data['train']:,} / "
+        f"{data['valid']:,} / {data['test']:,} interactions; {how}, selected on validation recall@20; "
+        f"{spread}; train items masked; {minutes:.0f} minutes of training after tuning. `{result['command']}`"
     )
 
 

@@ -8,13 +8,16 @@ other people's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import graphrec as gr
-from experiments.harness import Experiment, Row
+from experiments.harness import SELECT, Experiment, Row
+from experiments.rendering import GROUPS, spread, values_of
 from features import extractor
 from features.llm import catalogue, jobs
 from features.llm.writing import write_attributes, write_profiles
@@ -66,6 +69,7 @@ def rows_of(main: Sequence[Row], train: gr.TrainConfig, fields: Sequence[str]) -
         replace(part, label="LLMRec without attributes", features=given(PREFERENCES, PROFILE)),
         replace(part, label="LLMRec without preferences", change={"augmented": 0.0}),
         replace(part, label="LLMRec without pruning", change={"prune": 0.0}),
+        replace(part, label="LLMRec, pruned by 0.71", change={"prune": 0.71}),
         replace(part, label="LLMRec, attributes only", features=given(*written)),
         replace(part, label="LLMRec, nothing said", features=given()),
         *augmented(main),
@@ -119,3 +123,57 @@ def experiments(
         0, pairs_of(rows), tuned_as=first, shares=cold,
     )  # fmt: skip
     return [first, second]
+
+
+# -- tables --------------------------------------------------------------------------------------------------
+
+HEADS = ("difference", "95 % interval", "p (Holm)")
+
+
+def parts(result: Mapping[str, Any]) -> str:
+    """LLMRec beside its controls and itself short of a part; differences are LLMRec against the row."""
+    labels = [label for label in result["order"] if result["rows"][label]["model"] == "llmrec"]
+    found = {pair["baseline"]: pair for pair in result["pairs"]}
+    return _table(result, labels, found)
+
+
+def added(result: Mapping[str, Any]) -> str:
+    """Models without and with what was said; differences are the row against the model without."""
+    labels = [label for label in result["order"] if result["rows"][label]["model"] != "llmrec"]
+    found = {pair["model"]: pair for pair in result["pairs"]}
+    return _table(result, sorted(labels, key=lambda label: _family(result, label)), found)
+
+
+def cold(result: Mapping[str, Any]) -> str:
+    """The same where a tenth of the items are cold."""
+    lines = ["| model | R@20 | warm R@20 | cold R@20 | cold among cold R@20 |", "|---|---|---|---|---|"]
+    for label in sorted(result["order"], key=lambda label: _family(result, label)):
+        row = result["rows"][label]
+        cells = [spread(values_of(row, "test", SELECT))]
+        cells += [spread(values_of(row, "groups", group, SELECT)) for group in GROUPS]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _family(result: Mapping[str, Any], label: str) -> int:
+    """Where the model that a row is of stands."""
+    return int(result["order"].index(result["rows"][label]["like"] or label))
+
+
+def _table(result: Mapping[str, Any], labels: Sequence[str], pairs: Mapping[str, Mapping[str, Any]]) -> str:
+    """Rows with their means for all users and by activity, and a comparison where there is one."""
+    groups = {name: group["users"] for name, group in result["rows"][labels[0]]["activity"].items()}
+    heads = ["R@20", "N@20", *(f"{name} train items ({n:,} users)" for name, n in groups.items()), *HEADS]
+    lines = [f"| model | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for label in labels:
+        row = result["rows"][label]
+        cells = [spread(values_of(row, "test", metric)) for metric in (SELECT, "ndcg@20")]
+        cells += [f"{np.mean(group[SELECT]):.4f}" for group in row["activity"].values()]
+        pair = pairs.get(label)
+        if pair is None:
+            cells += [""] * len(HEADS)
+        else:
+            low, high = pair["interval"]
+            cells += [f"{pair['relative']:+.1%}", f"[{low:+.4f}, {high:+.4f}]", f"{pair['p_holm']:.2g}"]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)

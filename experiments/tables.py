@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments import claims, cold_items, contributions, neighbours, talks
+from experiments import claims, cold_items, contributions, neighbours, said, talks
 from experiments.harness import RESULTS
 from experiments.rendering import about, details, table
 from graphrec.atomic import read_json, write_text
@@ -23,7 +23,7 @@ from graphrec.atomic import read_json, write_text
 ROOT = Path(__file__).parent.parent
 PAGES = (
     "README.md", "docs/results.md", "docs/claims.md", "docs/conversations.md", "docs/histories.md",
-    "docs/models/freedom.md",
+    "docs/models/freedom.md", "docs/models/llmrec.md",
 )  # fmt: skip
 BLOCK = re.compile(r"<!-- table: (.+?) -->\n(.*?)<!-- end -->", flags=re.DOTALL)
 
@@ -57,6 +57,9 @@ TABLES: dict[str, Callable[..., str]] = {
     ),
     "coder-parts": lambda name: contributions.parts(recorded(name)),
     "compared": lambda name: contributions.compared_with(recorded(name)),
+    "said-parts": lambda name: said.parts(recorded(name)),
+    "said-added": lambda name: said.added(recorded(name)),
+    "said-cold": lambda name: said.cold(recorded(name)),
     "cold": lambda: cold_items.table(recorded("cold_items")),
     "neighbours": lambda: neighbours.table(recorded("neighbours")),
 }

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.llm import prompts
+from features.llm import jobs, prompts
 from features.llm.replies import LONGEST, UNKNOWN, BadReply, attributes, pair, profile
 
 N = 10
@@ -199,3 +199,22 @@ def test_titles_are_quoted_and_numbered_and_nothing_else_is_in_a_question() -> N
     for messages in (prompts.attributes(nasty, NAMES, "film"), prompts.profile([nasty], "film")):
         assert json.dumps(nasty) in messages[1]["content"]
         assert nasty not in messages[0]["content"]
+
+
+def test_attributes_are_scored_against_real_ones() -> None:
+    real = {
+        "country": ["USA", "France, USA", "Italy", None, "USA"],
+        "director": ["A B", None, None, None, None],
+        "colour": [None] * 5,
+    }
+    said = {
+        "country": ["usa", "Spain,  France", None, "USA", "Mexico"],  # one is not asked for: nobody knows
+        "director": ["B A", "X", None, None, None],
+        "colour": ["red"] * 5,
+        "taste": ["sweet"] * 5,
+    }
+    assert jobs.accuracy(said, real) == {
+        "country": (4, 3, 2 / 3, 3 / 4),
+        "director": (1, 1, 0.0, 1.0),
+        "colour": (0, 0, 0.0, 0.0),
+    }

@@ -361,6 +361,11 @@ def test_compat_damages_features_and_trains_no_decoder(material) -> None:
         damaged.append(int((channel.damaged != channel.own).any(1).sum()))
     assert torch.equal(model.decoders["profile"].weight, decoder)
     assert damaged[0] < damaged[1] < damaged[2], "more of them every step"
+    index, side = batch.masked_users, model.all_sides(batch)["profile"]
+    decoded = normalize(model.decoders["profile"](side[0][index]))  # a LeakyReLU of slope 1 is none
+    target = normalize(model.channels["profile"].own[index][:, :-1])
+    expected = (1 - (decoded * target).sum(1)).square().mean()
+    assert torch.allclose(model.restored(batch, {"profile": side}), expected, rtol=1e-5)
     assert torch.isfinite(model.score(range(5))).all()
 
 
@@ -371,6 +376,11 @@ def test_dropout_is_of_what_is_projected_and_kept_in_proportion(material) -> Non
     assert not torch.allclose(whole["image"][0], plain["image"][0], atol=1e-3)
     again = model.all_sides(batch)
     assert torch.equal(whole["image"][0], again["image"][0]), "the same for the same key"
+    data, tables = material
+    alike = built((data, {**tables, "attribute_year": tables["attribute_director"]}), dropout=0.5)
+    whole_of_both = alike.all_sides(first_batch(alike))
+    one, other = (whole_of_both[f"attribute_{name}"][0] for name in ("year", "director"))
+    assert not torch.allclose(one, other, atol=1e-3), "each channel has a mask of its own"
     keys = [batch._replace(key=torch.tensor(k)) for k in range(400)]
     many = torch.stack([model.all_sides(key)["image"][0].detach() for key in keys])
     usual = plain["image"][0].detach()

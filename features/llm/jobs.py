@@ -6,9 +6,10 @@ split's alone; candidates hold nothing of it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -133,11 +134,27 @@ def profile_questions(
     ]
 
 
+class Accuracy(NamedTuple):
+    """How good an attribute is, against a real one.
+
+    Attributes:
+        known: items that have a real value.
+        answered: those of them for which something was said.
+        right: share of the answered in which a real value is among those said.
+        commonest: share of the known that the commonest real value would be right for: what knowing nothing
+            of an item comes to.
+    """
+
+    known: int
+    answered: int
+    right: float
+    commonest: float
+
+
 def accuracy(
     said: Mapping[str, Sequence[str | None]], real: Mapping[str, Sequence[str | None]]
-) -> dict[str, tuple[int, int, float]]:
-    """How good attributes are, against real ones: by attribute how many items have a real value, for how many
-    of those something was said, and the share of the latter in which a real value is among those said.
+) -> dict[str, Accuracy]:
+    """How good attributes are, against real ones, by attribute.
 
     Args:
         said: a text of each item, by attribute; several values stand between commas.
@@ -148,7 +165,11 @@ def accuracy(
         pairs = [(_set(a), _set(b)) for a, b in zip(said[name], real[name], strict=True) if b is not None]
         answered = [(a, b) for a, b in pairs if a]
         right = sum(bool(a & b) for a, b in answered)
-        found[name] = len(pairs), len(answered), right / len(answered) if answered else 0.0
+        counts = Counter(value for _, b in pairs for value in b)
+        most = max(counts.values(), default=0)
+        found[name] = Accuracy(
+            len(pairs), len(answered), right / max(1, len(answered)), most / max(1, len(pairs))
+        )
     return found
 
 

@@ -210,9 +210,8 @@ def attributes(
         said = {name: [value[name] if value else None for value in values] for name in wanted}
         scores = jobs.accuracy(said, real)
         if scores:
-            output.table(
-                ["attribute", "known", "answered", "right"], [[n, *row] for n, row in scores.items()]
-            )
+            heads = ["attribute", *next(iter(scores.values()))._fields]
+            output.table(heads, [[n, *row] for n, row in scores.items()])
     made = write_attributes(job.data, said, job.tool, FeatureStore(store))
     for name in wanted:
         table = made.get(f"{ATTRIBUTE}{name}")
