@@ -18,7 +18,7 @@ from graphrec.data.interactions import Interactions
 from graphrec.errors import FeatureError
 from graphrec.models.llmrec import Batch, LLMRec
 from graphrec.nn import distinct_rows
-from graphrec.sampling import Plan, triplets_of_users
+from graphrec.sampling import Plan, Preferences, triplets_of_users
 from graphrec.seeds import stream
 from graphrec.store import FeatureTable
 from graphrec.trainer import TrainConfig
@@ -258,6 +258,22 @@ def test_preferences_come_after_what_is_sampled(material, share) -> None:
             assert len(users) == said[batch.users[:n].numpy()].sum()
         seen += len(users)
     assert bool(seen) == bool(share)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        FeatureTable(np.zeros((30, 2), np.int32)),  # of items
+        FeatureTable(np.zeros((30, 3), np.int32), None, {"of": "user"}),
+        FeatureTable(np.zeros((30, 2), np.float32), None, {"of": "user"}),
+    ],
+    ids=["of items", "three", "float32"],
+)
+def test_what_is_no_preferences_is_refused(material, table) -> None:
+    data, _ = material
+    assert data.n_users == data.n_items == len(table)
+    with pytest.raises(FeatureError, match="holds no preferences"):
+        Preferences.of(data, {"preferences": table}, 0.1)
 
 
 def test_without_preferences_there_are_none(material) -> None:
