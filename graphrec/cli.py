@@ -162,7 +162,7 @@ def _run(arguments: list[str], debug: bool) -> int:
         if isinstance(cause, MemoryError) or _NO_MEMORY.search(str(cause)):
             return _mistake("out of memory; give it less data, or smaller batches or dimensions", debug)
         if not debug:
-            output.note(
+            output.complain(
                 f"error: {type(cause).__name__}: {_line(str(cause))}; this is a defect of graphrec, the same "
                 "with --debug shows where"
             )
@@ -179,7 +179,7 @@ def _mistake(message: str, debug: bool) -> int:
         import traceback
 
         traceback.print_exc()
-    output.note(f"error: {_line(message)}")
+    output.complain(f"error: {_line(message)}")
     return MISTAKE
 
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from graphrec import parallel
+
 
 def bpr(difference: Tensor, valid: Tensor | None = None) -> Tensor:
     """Bayesian personalised ranking: ``-mean log sigmoid(s+ - s-)`` (https://arxiv.org/abs/1205.2618).
@@ -15,12 +17,19 @@ def bpr(difference: Tensor, valid: Tensor | None = None) -> Tensor:
         valid: pairs to count ``(B,) bool``; default all. Without any the loss is 0.
     """
     if valid is None:
-        return -logsigmoid(difference).mean()
-    return -(logsigmoid(difference) * valid).sum() / valid.sum().clamp(min=1)
+        return -parallel.mean(logsigmoid(difference))
+    counted = parallel.total(valid.sum()).clamp(min=1)
+    return -parallel.total((logsigmoid(difference) * valid).sum()) / counted
 
 
 def embedding_norms(*embeddings: Tensor) -> Tensor:
     """The sum of the Frobenius norms of several ``(B, d)`` batches, divided by B: the toolboxes'
     regulariser.
     """
-    return torch.stack([e.norm() for e in embeddings]).sum() / embeddings[0].shape[0]
+    return torch.stack([parallel.norm(e) for e in embeddings]).sum() / parallel.rows(embeddings[0])
+
+
+def half_squares(*embeddings: Tensor) -> Tensor:
+    """Half the sum of squares of several ``(B, d)`` batches, divided by B."""
+    squares = parallel.total(torch.stack([e.square().sum() for e in embeddings]).sum())
+    return 0.5 * squares / parallel.rows(embeddings[0])

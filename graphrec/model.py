@@ -95,6 +95,9 @@ class Model(nn.Module):
     """Of which fields; it takes those that the dataset has."""
     extractor: ClassVar[str | None] = None
     """The one extractor whose features it takes, of the first of ``fields`` that has any; None: of any."""
+    divisible: ClassVar[bool] = False
+    """Whether several processes can each take a part of its batches: its batches are cut and its losses
+    summed with :mod:`graphrec.parallel`."""
     converses: ClassVar[bool] = False
     """Whether it learns from conversations, for which the items need attributes and ``Config`` a scorer."""
     search_space: ClassVar[Space] = {}

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graphrec import checkpoint
+from graphrec import checkpoint, parallel
 from graphrec.atomic import sweep, write_text
 from graphrec.commit import read_sealed, write_sealed
 from graphrec.environment import environment
@@ -59,10 +59,13 @@ class RunDirectory:
 
     Args:
         path: the directory; None keeps nothing on disk.
+
+    Attributes:
+        writes: whether this process does; the others only read.
     """
 
     def __init__(self, path: Path | None) -> None:
-        self.path = path
+        self.path, self.writes = path, True
 
     def open(
         self, facts: Mapping[str, Any], resume: bool, defaults: Mapping[str, Mapping[str, Any]] | None = None
@@ -78,7 +81,7 @@ class RunDirectory:
             CheckpointError: it holds another run, or one although ``resume`` is false; its ``run.json`` is
                 damaged; it holds a dataset; or it cannot be written.
         """
-        if self.path is None:
+        if self.path is None or not self.writes:
             return
         if (self.path / RUN).exists():
             if not resume:
@@ -128,11 +131,13 @@ class RunDirectory:
         path = self.path or Path()
         saved = checkpoint.read(path / LAST)
         state, step = State(**saved["training"]), int(saved["step"])
-        if state.best_value is not None:
+        if state.best_value is not None and self.writes:
             self._check_best(path, model, state, step)
         checkpoint.read(path / LAST, model, optimizer)
+        parallel.wait()
         for part in (LAST, BEST) if state.best_value is not None else (LAST,):
-            checkpoint.tidy(path / part)
+            if self.writes:
+                checkpoint.tidy(path / part)
         return state, step
 
     def _check_best(self, path: Path, model: nn.Module, state: State, step: int) -> None:
@@ -165,7 +170,7 @@ class RunDirectory:
         Raises:
             CheckpointError: they cannot be written, or the directory has vanished.
         """
-        if self.path is None:
+        if self.path is None or not self.writes:
             return
         if not (self.path / RUN).exists():
             raise CheckpointError(
@@ -190,13 +195,13 @@ class RunDirectory:
 
     def rewrite_metrics(self, history: Sequence[Mapping[str, float]]) -> None:
         """Drops what a killed run had logged after its last checkpoint, and half a line at the end."""
-        if self.path is not None:
+        if self.path is not None and self.writes:
             with self._writing():
                 write_text(self.path / METRICS, "".join(json.dumps(h) + "\n" for h in history))
 
     def log(self, record: Mapping[str, float]) -> None:
         """Adds an epoch's line to the metrics; it need not be durable, the checkpoint holds it too."""
-        if self.path is not None:
+        if self.path is not None and self.writes:
             with self._writing(), open(self.path / METRICS, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
 

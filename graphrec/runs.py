@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from graphrec import checkpoint
+from graphrec import checkpoint, parallel
 from graphrec.atomic import explained, read_json, write_json
 from graphrec.config import Config
 from graphrec.data import Dataset
@@ -169,6 +169,8 @@ def train(
     run = Trainer(train_config, out).fit(
         made, task, None if task is None else select, resume=resume, about=about, on_epoch=on_epoch
     )
+    if not parallel.first():
+        return run
     titles = _titles(data)
     with explained(out, CheckpointError):
         if source is None:
@@ -233,7 +235,7 @@ def refuse_another(out: Path, select: str, resume: bool) -> None:
     Raises:
         CheckpointError: it holds one and ``resume`` is false, or one that selects on another metric.
     """
-    if not (out / "run.json").exists():
+    if not (out / "run.json").exists() or not parallel.first():
         return
     if not resume:
         raise CheckpointError(

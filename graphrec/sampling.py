@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphrec import parallel
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.data.repositories import repository_of
@@ -63,7 +64,8 @@ class Local(NamedTuple):
 def triplets(
     train: Interactions, plan: Plan, local: Local | None = None, preferences: Preferences | None = None
 ) -> Iterator[Triplets]:
-    """One epoch of triplets: every interaction once, shuffled, with one uniform negative each.
+    """One epoch of triplets: every interaction once, shuffled, with one uniform negative each; of several
+    processes each has its part of every batch.
 
     Negatives come from the items that occur in train and that the user has not. Interactions of users who
     have all of those items have no negative and are left out.
@@ -91,7 +93,7 @@ def triplets(
     rng = plan.rng("preferences")
     for start in range(0, len(users), plan.batch_size):
         batch = Triplets(*(t[start : start + plan.batch_size] for t in tensors))
-        yield batch if preferences is None else preferences.added(batch, rng)
+        yield parallel.mine(batch if preferences is None else preferences.added(batch, rng))
 
 
 def uniform_negatives(train: Interactions, users: np.ndarray, rng: np.random.Generator) -> np.ndarray:

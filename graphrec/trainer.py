@@ -21,6 +21,7 @@ from accelerate.state import AcceleratorState
 from pydantic import Field
 from torch import Tensor
 
+from graphrec import parallel
 from graphrec.config import Config
 from graphrec.environment import device_facts
 from graphrec.errors import ConfigError, TrainingError, nearest
@@ -114,6 +115,7 @@ class Trainer:
         self.config = config or TrainConfig()
         self.out = Path(out) if out is not None else None
         self.kept = RunDirectory(self.out)
+        self._device = torch.device("cpu")
 
     def fit(
         self,
@@ -142,12 +144,15 @@ class Trainer:
         """
         config, start, state = self.config, 0, State()
         accelerator = _accelerator(config)
+        if parallel.count() > 1 and not model.divisible:
+            raise ConfigError(f"{model.name} trains in one process; its batches cannot be divided")
+        self.kept.writes, self._device = parallel.first(), accelerator.device
         model.to(accelerator.device)
         trainable = any(p.requires_grad for p in model.parameters())
         optimizer = model.optimizer(config) if trainable else None
-        facts = {"device": device_facts(accelerator.device, config.precision), **(about or {})}
-        self.kept.open(self._facts(model, facts), resume, self._defaults(model))
-        if resume and self.kept.holds_checkpoint():
+        device = {**device_facts(accelerator.device, config.precision), "processes": parallel.count()}
+        self.kept.open(self._facts(model, {"device": device, **(about or {})}), resume, self._defaults(model))
+        if resume and parallel.of_first(self.kept.holds_checkpoint, accelerator.device):
             state, start = self.kept.read(model, optimizer)
             if optimizer is not None:  # more epochs or patience than before go on from here
                 state.done = self._is_over(start, state)
@@ -161,6 +166,7 @@ class Trainer:
             self.kept.rewrite_metrics(state.history)
         else:
             self._loop(accelerator, model, optimizer, validate, select, state, start, on_epoch)
+        parallel.wait()  # for the best weights to be written
         self.kept.load_best(model, state)
         model.eval()
         return Run(model, state.history, state.best_epoch, state.best_value, self.out)
@@ -177,15 +183,19 @@ class Trainer:
         on_epoch: Callable[[dict[str, float]], None] | None,
     ) -> None:
         config = self.config
-        wrapped, stepper = accelerator.prepare(model, optimizer)
+        # Gradients are added up by parallel.add_gradients; DistributedDataParallel would take their mean, and
+        # expects one of each parameter in every step.
+        wrapped = accelerator.prepare_model(model, evaluation_mode=parallel.count() > 1)
+        stepper = accelerator.prepare_optimizer(optimizer)
         if accelerator.scaler is None:
             # Accelerate's wrapper looks twice a step for a package that is not there; only a gradient scaler
             # needs it.
             stepper = optimizer
         for group in optimizer.param_groups:
             group["initial_lr"] = config.learning_rate * group.get("lr_scale", 1.0)
-        bar = ProgressBar(config.progress, config.epochs, start)
-        with bar as progress, TensorBoard(config.tensorboard, self.out) as board:
+        bar = ProgressBar(config.progress if parallel.first() else False, config.epochs, start)
+        events = TensorBoard(config.tensorboard and parallel.first(), self.out)
+        with bar as progress, events as board:
             for epoch in range(start + 1, config.epochs + 1):
                 began = time.perf_counter()
                 for group in optimizer.param_groups:
@@ -221,6 +231,7 @@ class Trainer:
         for batch in model.batches(Plan(epoch, config.batch_size, config.seed)):
             losses = wrapped(_to(batch, accelerator.device))
             accelerator.backward(torch.stack(list(losses.values())).sum())
+            parallel.add_gradients(list(model.parameters()))
             if config.clip_norm is not None:
                 accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
             optimizer.step()
@@ -266,7 +277,7 @@ class Trainer:
             return False
         model.eval()
         with torch.no_grad():
-            metrics = validate(model)
+            metrics = parallel.of_first(lambda: validate(model), self._device)
         record.update(metrics)
         chosen = select or next(iter(metrics))
         if chosen not in metrics:

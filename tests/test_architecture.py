@@ -25,6 +25,8 @@ LAYERS: dict[str, set[str]] = {
     "config": {"errors"},
     "commit": BASE,
     "topk": set(),
+    "parallel": set(),
+    "__main__": {"cli"},
     "data": BASE,
     "store": {*BASE, "data"},
     "graph": {*BASE, "data"},
@@ -33,8 +35,8 @@ LAYERS: dict[str, set[str]] = {
     "knn": {*BASE, "store", "graph", "neighbours"},
     "sparse": {"graph"},
     "interop": {*BASE, "data", "store", "graph"},
-    "losses": {*BASE, "data"},
-    "sampling": {*BASE, "data", "store"},
+    "losses": {*BASE, "data", "parallel"},
+    "sampling": {*BASE, "data", "store", "parallel"},
     "search": {"errors"},
     "cochange": {*BASE, "data", "graph", "sampling", "sparse"},
     "sessions": {*BASE, "data", "graph", "sparse", "cochange"},
@@ -60,13 +62,14 @@ LAYERS: dict[str, set[str]] = {
         "conversation",
         "cochange",
         "sessions",
+        "parallel",
     },
     "conversation": {*BASE, "commit", "data", "sampling", "checkpoint", "metrics"},
     "checkpoint": {*BASE, "commit"},
     "progress": BASE,
     "environment": set(),
-    "rundir": {*BASE, "commit", "checkpoint", "environment"},
-    "trainer": {*BASE, "environment", "model", "rundir", "progress", "sampling"},
+    "rundir": {*BASE, "commit", "checkpoint", "environment", "parallel"},
+    "trainer": {*BASE, "environment", "model", "parallel", "rundir", "progress", "sampling"},
     "metrics": {*BASE, "data", "topk"},
     "tables": {"errors"},
     "report": {*BASE, "metrics", "tables"},
@@ -123,7 +126,7 @@ def test_graphrec_imports_downwards_only(path: Path) -> None:
 
 
 # Of two stages, each as large as another model; of several channels with a short and a long way.
-LONGER = {"coder.py": 480, "llmrec.py": 420}
+LONGER = {"coder.py": 480, "llmrec.py": 425}
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("graphrec/models/*.py")), ids=relative)

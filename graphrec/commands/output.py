@@ -9,14 +9,24 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from graphrec.commands import together
+
 
 def say(*parts: object) -> None:
-    """One line of text."""
-    print(*parts, flush=True)
+    """One line of text; of several processes, the first one's."""
+    if together.speaks():
+        print(*parts, flush=True)
 
 
 def note(*parts: object) -> None:
     """One line about the work itself; on stderr, so that results can be piped on."""
+    if together.speaks():
+        print(*parts, file=sys.stderr, flush=True)
+
+
+def complain(*parts: object) -> None:
+    """One line about what went wrong; whichever process it is."""
+    together.let_the_first_speak()
     print(*parts, file=sys.stderr, flush=True)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graphrec.commands import output, settings
+from graphrec.commands import output, settings, together
 from graphrec.commands.data import read
 from graphrec.commands.tuning import show_space
 from graphrec.errors import ConfigError
@@ -26,6 +26,7 @@ TRAIN_EXAMPLES = (
     "graphrec train freedom saved/shop --set model.knn_k=20 --seed 1 --out runs/shop",
     "graphrec train freedom saved/shop --set model.knn_k=20 --seed 1 --out runs/shop --resume",
     "graphrec train --like runs/shop --seed 2",
+    "graphrec train lightgcn movielens-small --processes 2",
     "graphrec train --list",
 )
 MODELS_EXAMPLES = ("graphrec models", "graphrec models freedom")
@@ -61,6 +62,9 @@ def train(
             "the same but for these.",
         ),
     ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="How many processes of this machine train together.")
+    ] = 1,
     list_models: Annotated[bool, typer.Option("--list", help="List the models and stop.")] = False,
 ) -> None:
     """Train a model and write a run directory: checkpoints, metrics, a recommender.
@@ -73,6 +77,9 @@ def train(
         return
     given = settings.read(options, ["model", "train", "data"])
     settings.on_device(device, given)
+    if processes > 1 and not together.launched():
+        together.launch(processes, "--processes")
+        return
     if like is not None:
         _refuse_beside_like(model, dataset, given["data"], image, text)
         _like(like, given, out, seed, select, root, store, resume)

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity as cosine
 from torch.nn.functional import embedding as rows
 
+from graphrec import parallel
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.graph import bipartite
@@ -76,6 +77,7 @@ class BM3(Ranker):
         """Embedding of items without train interactions."""
 
     name = "bm3"
+    divisible = True
     modalities = True
     places_new_items = True
     search_space: ClassVar[Space] = {
@@ -134,8 +136,9 @@ class BM3(Ranker):
             if self.preferences is not None:
                 more = self.preferences.drawn(who, rng)
                 who, what = np.append(who, more), np.append(what, self.preferences.positives[more])
-            distinct, position, counts = np.unique(what, return_inverse=True, return_counts=True)
-            arrays = who, distinct, position, counts.astype(np.float32), np.asarray(key)
+            own = parallel.part(len(who))
+            distinct, position, counts = np.unique(what[own], return_inverse=True, return_counts=True)
+            arrays = who[own], distinct, position, counts.astype(np.float32), np.asarray(key)
             yield Pairs(*(torch.from_numpy(a) for a in arrays))
 
     def propagate(self) -> tuple[Tensor, Tensor]:
@@ -158,7 +161,7 @@ class BM3(Ranker):
         i_target = self.target(i, "items", batch.items, batch.key)  # (D, d)
         to_items = cosine(self.predictor(u), rows(batch.position, i_target))  # (B,)
         to_users = cosine(rows(batch.position, self.predictor(i)), u_target)  # (B,)
-        terms = {"rec": 2 - to_items.mean() - to_users.mean()}
+        terms = {"rec": 2 - parallel.mean(to_items) - parallel.mean(to_users)}
         if self.config.cl_weight:
             for m in self.features:
                 features, layer = cast(ItemFeatures, self.features[m]), cast(nn.Linear, self.projections[m])
@@ -166,11 +169,12 @@ class BM3(Ranker):
                 x_target = self.target(x, f"modality/{m}", batch.items, batch.key)  # (D, d)
                 predicted = self.predictor(x)  # (D, d)
                 weight = batch.counts * features.present[batch.items]  # (D,)
-                weight = self.config.cl_weight * weight / weight.sum().clamp(min=1)
-                terms[f"align_{m}"] = (weight * (1 - cosine(predicted, i_target))).sum()
-                terms[f"mask_{m}"] = (weight * (1 - cosine(predicted, x_target))).sum()
+                weight = self.config.cl_weight * weight / parallel.total(weight.sum()).clamp(min=1)
+                terms[f"align_{m}"] = parallel.total((weight * (1 - cosine(predicted, i_target))).sum())
+                terms[f"mask_{m}"] = parallel.total((weight * (1 - cosine(predicted, x_target))).sum())
         if self.config.reg_weight:
-            terms["reg"] = self.config.reg_weight / self.n_items * (users.norm() + items.norm())
+            norms = parallel.once(users.norm() + items.norm())
+            terms["reg"] = self.config.reg_weight / self.n_items * norms
         return terms
 
     def embed(self) -> tuple[Tensor, Tensor]:

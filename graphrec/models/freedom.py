@@ -70,6 +70,7 @@ class FREEDOM(Ranker):
         """Directory in which neighbours are kept between runs; None computes them each time."""
 
     name = "freedom"
+    divisible = True
     modalities = True
     places_new_items = True
     search_space: ClassVar[Space] = {

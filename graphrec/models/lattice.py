@@ -36,7 +36,7 @@ from torch.nn.functional import normalize
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.graph import Graph, bipartite, edge_products, mix, normalise, union
-from graphrec.losses import bpr
+from graphrec.losses import bpr, half_squares
 from graphrec.modalities import AugmentedConfig, ColdItems, item_graph, tables_of
 from graphrec.model import ContentRule, Features, Ranker
 from graphrec.neighbours import all_neighbours, nearest_rows, unit_length
@@ -73,6 +73,7 @@ class LATTICE(Ranker):
         each time."""
 
     name = "lattice"
+    divisible = True
     modalities = True
     places_new_items = True
     search_space: ClassVar[Space] = {
@@ -162,8 +163,7 @@ class LATTICE(Ranker):
             self.epoch_graph = graph.detached()
         u = rows(batch.users, users)  # (B, d)
         p, n = rows(batch.positives, items), rows(batch.negatives, items)  # (B, d)
-        squares = torch.stack([x.square().sum() for x in (u, p, n)]).sum()
-        return {"bpr": bpr((u * (p - n)).sum(1)), "reg": self.config.reg_weight * 0.5 * squares / len(u)}
+        return {"bpr": bpr((u * (p - n)).sum(1)), "reg": self.config.reg_weight * half_squares(u, p, n)}
 
     def embed(self) -> tuple[Tensor, Tensor]:
         """Embeddings on the item graph of the weights as they are now, cold items by their neighbours.

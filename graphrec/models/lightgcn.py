@@ -47,6 +47,7 @@ class LightGCN(Ranker):
         """Preferences of a language model added to a batch, as a share of it (``graphrec llm``)."""
 
     name = "lightgcn"
+    divisible = True
     search_space: ClassVar[Space] = {
         "n_layers": Integers(1, 4),
         "reg_weight": Choice(1e-5, 1e-4, 1e-3, 1e-2),

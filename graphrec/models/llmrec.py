@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding as rows
 from torch.nn.functional import leaky_relu, logsigmoid, normalize
 
+from graphrec import parallel
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.errors import FeatureError
@@ -120,6 +121,7 @@ class LLMRec(Ranker):
         """Does what the authors' code does instead of what was meant."""
 
     name = "llmrec"
+    divisible = True
     modalities = True
     train_defaults: ClassVar[dict[str, Any]] = {"learning_rate": 1e-4, "weight_decay": 0.01}
     search_space: ClassVar[Space] = {
@@ -288,23 +290,23 @@ class LLMRec(Ranker):
         if config.attribute_loss and PROFILE in sides and self.attributes:
             x = sides[PROFILE][0]
             found = (sides[f][1] for f in self.attributes)
-            losses = [self.pruned((x * (y[:n] - y[n:])).sum(1)) for y in found]
-            terms["bpr_attributes"] = config.attribute_loss * torch.stack(losses).sum()
+            losses = torch.stack([self.pruned((x * (y[:n] - y[n:])).sum(1)) for y in found])
+            terms["bpr_attributes"] = config.attribute_loss * losses.sum()
         if config.feature_reg and self.content:
-            squares = [self.named[f].squares(self.weight(f)) for f in self.content]
-            terms["features"] = config.feature_reg * torch.stack(squares).sum() / 2 / self.n_items
+            squares = torch.stack([self.named[f].squares(self.weight(f)) for f in self.content]).sum()
+            terms["features"] = config.feature_reg * parallel.once(squares) / 2 / self.n_items
         if config.reg_weight:
-            norms = torch.stack([part.square().sum() for part in (u, i[:n], i[n:])])
+            norms = parallel.total(torch.stack([part.square().sum() for part in (u, i[:n], i[n:])]))
             penalties = 1 / (2 * norms + 1e-8) if config.reference_compat else norms / 2
             terms["reg"] = config.reg_weight * penalties.sum() / batch.n
         if self.decoders:
             assert whole is not None
-            terms["restore"] = config.restore_weight * self.restored(batch, whole)
+            terms["restore"] = config.restore_weight * parallel.once(self.restored(batch, whole))
         return terms
 
     def pruned(self, difference: Tensor) -> Tensor:
         """BPR over the triplets that are kept (Eq. 8)."""
-        log = logsigmoid(difference + 1e-8)
+        log = parallel.gathered(logsigmoid(difference + 1e-8))
         kept = max(1, int((1 - self.config.prune) * len(log)))
         return -log.topk(kept, largest=self.config.prune_keep == "easy", sorted=False).values.mean()
 
@@ -352,7 +354,7 @@ class LLMRec(Ranker):
             ]
             key = rng["dropout"].integers(2**63, dtype=np.int64)
             arrays = np.asarray(n), *masked, np.asarray(key)
-            yield Batch(*batch, *(torch.from_numpy(a) for a in arrays))
+            yield Batch(*parallel.mine(batch), *(torch.from_numpy(a) for a in arrays))
 
 
 class Channel(nn.Module):

@@ -73,6 +73,7 @@ class VBPR(Ranker):
         """Vector of items without train interactions: their content part alone, or all that is there."""
 
     name = "vbpr"
+    divisible = True
     modalities = True
     places_new_items = True
     search_space: ClassVar[Space] = {

@@ -1,0 +1,59 @@
+"""Trains every model whose batches can be divided, in one process or, under torchrun, in several:
+``python divided.py FOLDER``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import save_file
+
+from graphrec import parallel, testing
+from graphrec.evaluate import RankingTask
+from graphrec.models import MODELS, model
+from graphrec.seeds import stream
+from graphrec.store import FeatureTable
+from graphrec.trainer import TrainConfig, Trainer
+
+EPOCHS = 4
+OPTIONS = {"llmrec": {"prune": 0.4}, "llmrec masked": {"mask": 0.2, "restore_weight": 0.1, "dropout": 0.1}}
+
+
+def names() -> list[str]:
+    """Models whose batches can be divided, one of them in two ways."""
+    return [*(name for name in MODELS if model(name).divisible), "llmrec masked"]
+
+
+def trained(name: str, folder: Path) -> None:
+    """Trains two epochs and, resumed, two more; leaves weights and metrics in ``folder``."""
+    cls = model(name.split()[0])
+    data, tables = testing.communities(2, 40)
+    data, rng = data.resplit("random"), stream(0, "tests/divided")
+    pairs = rng.permuted(np.tile(np.arange(data.n_items), (data.n_users, 1)), axis=1)[:, :2].astype(np.int32)
+    users, items = (rng.normal(size=(n, 5)).astype(np.float32) for n in (data.n_users, data.n_items))
+    tables["preferences"] = FeatureTable(pairs, None, {"of": "user", "items": data.users.fingerprint})
+    tables["profile"] = FeatureTable.from_array(users, data, "profile", of="user")
+    tables["attribute_size"] = FeatureTable.from_array(items, data, "attribute_size")
+    more = {"augmented": 0.3} if "augmented" in cls.Config.model_fields else {}
+    config = cls.Config(**more, **OPTIONS.get(name, {}))
+    task = RankingTask(data.valid, seen=data.train, k=10)
+    for epochs in (EPOCHS // 2, EPOCHS):
+        made = cls.build(data, cls.inputs(tables, config) or None, config)
+        # 157 is odd, and the last batch is smaller.
+        options = TrainConfig(
+            epochs=epochs, batch_size=157, learning_rate=1e-2, progress=False, patience=None
+        )
+        run = Trainer(options, folder / name).fit(made, task, resume=True)
+        assert len(run.history) == epochs
+    if parallel.first():
+        save_file({k: v.contiguous() for k, v in made.state_dict().items()}, folder / f"{name}.safetensors")
+
+
+if __name__ == "__main__":
+    for each in names():
+        trained(each, Path(sys.argv[1]))
+    if parallel.first():
+        (Path(sys.argv[1]) / "processes.json").write_text(json.dumps(parallel.count()))
