@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from graphrec.data.interactions import Interactions
 from graphrec.graph import Graph
 from graphrec.modalities import Fill, filled
+from graphrec.seeds import splitmix
 from graphrec.store import FeatureTable
 
 BLOCK = 256  # rows that are subtracted at a time and stay in the cache meanwhile
@@ -83,16 +84,9 @@ def row_dropout(x: Tensor, index: Tensor, p: float, key: Tensor) -> Tensor:
     n = -(-x.shape[1] // 4)  # outputs per row
     counter = index[:, None] * n + torch.arange(n, device=index.device)
     # int64 arithmetic wraps around as the unsigned one does; only shifts bring in the sign.
-    z = _splitmix(key) + counter * -0x61C8864680B583EB
-    entries = _splitmix(z).view(torch.int16)[:, : x.shape[1]]  # uniform, from -2^15
+    z = splitmix(key) + counter * -0x61C8864680B583EB
+    entries = splitmix(z).view(torch.int16)[:, : x.shape[1]]  # uniform, from -2^15
     return torch.where(entries >= min(round(p * 2**16) - 2**15, 2**15 - 1), x, 0)
-
-
-def _splitmix(z: Tensor) -> Tensor:
-    """The mixing function of splitmix64 on ``int64``: one bit of ``z`` changes about half of all bits."""
-    z = (z ^ ((z >> 30) & (1 << 34) - 1)) * -0x40A7B892E31B1A47
-    z = (z ^ ((z >> 27) & (1 << 37) - 1)) * -0x6B2FB644ECCEEE15
-    return z ^ ((z >> 31) & (1 << 33) - 1)
 
 
 class ItemFeatures(nn.Module):

@@ -40,6 +40,15 @@ class Triplets(NamedTuple):
     negatives: Tensor
 
 
+class Keyed(NamedTuple):
+    """Triplets, and a key ``() int64`` for what the loss draws."""
+
+    users: Tensor
+    positives: Tensor
+    negatives: Tensor
+    key: Tensor
+
+
 class Local(NamedTuple):
     """Negatives from where the positive is, such as files of the same repository: harder ones.
 
@@ -94,6 +103,13 @@ def triplets(
     for start in range(0, len(users), plan.batch_size):
         batch = Triplets(*(t[start : start + plan.batch_size] for t in tensors))
         yield parallel.mine(batch if preferences is None else preferences.added(batch, rng))
+
+
+def keyed(batches: Iterator[Triplets], plan: Plan, purpose: str) -> Iterator[Keyed]:
+    """Each batch with a key of its own."""
+    rng = plan.rng(purpose)
+    for batch in batches:
+        yield Keyed(*batch, torch.tensor(rng.integers(2**62, dtype=np.int64)))
 
 
 def uniform_negatives(train: Interactions, users: np.ndarray, rng: np.random.Generator) -> np.ndarray:

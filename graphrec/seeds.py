@@ -39,3 +39,10 @@ def torch_stream(
     import torch
 
     return torch.Generator(device=device).manual_seed(derive(seed, purpose, epoch))
+
+
+def splitmix(z: torch.Tensor) -> torch.Tensor:
+    """The mixing function of splitmix64 on ``int64``: one bit of ``z`` changes about half of all bits."""
+    z = (z ^ ((z >> 30) & (1 << 34) - 1)) * -0x40A7B892E31B1A47
+    z = (z ^ ((z >> 27) & (1 << 37) - 1)) * -0x6B2FB644ECCEEE15
+    return z ^ ((z >> 31) & (1 << 33) - 1)

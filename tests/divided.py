@@ -19,12 +19,17 @@ from graphrec.store import FeatureTable
 from graphrec.trainer import TrainConfig, Trainer
 
 EPOCHS = 4
-OPTIONS = {"llmrec": {"prune": 0.4}, "llmrec masked": {"mask": 0.2, "restore_weight": 0.1, "dropout": 0.1}}
+OPTIONS = {
+    "llmrec": {"prune": 0.4},
+    "llmrec masked": {"mask": 0.2, "restore_weight": 0.1, "dropout": 0.1},
+    "lightgcn sampled": {"fanouts": [3, 2]},
+    "freedom sampled": {"fanouts": [3, 2]},
+}
 
 
 def names() -> list[str]:
-    """Models whose batches can be divided, one of them in two ways."""
-    return [*(name for name in MODELS if model(name).divisible), "llmrec masked"]
+    """Models whose batches can be divided, some of them in two ways."""
+    return [*(name for name in MODELS if model(name).divisible), *(name for name in OPTIONS if " " in name)]
 
 
 def trained(name: str, folder: Path) -> None:

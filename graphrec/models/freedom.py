@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import embedding as rows
 
@@ -34,8 +34,9 @@ from graphrec.graph import Graph, bipartite, degree_probability, mix, normalise,
 from graphrec.losses import bpr
 from graphrec.modalities import ColdItems, FeatureLossConfig, item_graph, tables_of
 from graphrec.model import ContentRule, Features, Ranker
+from graphrec.neighbourhood import ALL, Fanouts, check_fanouts, convolved, propagated
 from graphrec.nn import ItemFeatures, embedding, projection, propagate
-from graphrec.sampling import Plan, Preferences, Triplets, triplets
+from graphrec.sampling import Keyed, Plan, Preferences, keyed, triplets
 from graphrec.search import Choice, Space
 from graphrec.store import ATTRIBUTE, FeatureTable
 
@@ -66,8 +67,16 @@ class FREEDOM(Ranker):
         dynamic graph that the paper argues against."""
         cold_items: Literal["neighbours", "as_trained"] = "neighbours"
         """Embedding of items without train interactions."""
+        fanouts: Fanouts = None
+        """Train on sampled neighbourhoods of the user-item graph, see LightGCN; those of the item graph are
+        whole."""
         graph_cache: Path | None = None
         """Directory in which neighbours are kept between runs; None computes them each time."""
+
+        @model_validator(mode="after")
+        def _one_of_each_layer(self) -> Self:
+            check_fanouts(self.fanouts, self.n_ui_layers)
+            return self
 
     name = "freedom"
     divisible = True
@@ -126,9 +135,9 @@ class FREEDOM(Ranker):
         if not self.config.freeze_item_graph:
             self.item_graph = self.learned_item_graph()
 
-    def batches(self, plan: Plan) -> Iterator[Triplets]:
+    def batches(self, plan: Plan) -> Iterator[Keyed]:
         """Every train interaction once, with one uniform negative."""
-        return triplets(self.train_pairs, plan, preferences=self.preferences)
+        return keyed(triplets(self.train_pairs, plan, preferences=self.preferences), plan, "fanouts")
 
     def propagate(self, graph: Graph) -> tuple[Tensor, Tensor]:
         """User and item embeddings over one user-item graph ``(n_users, d), (n_items, d)`` (Eqs. 6-8)."""
@@ -151,11 +160,21 @@ class FREEDOM(Ranker):
             projected, self.weights, self.train_pairs, self.config.replace(graph_cache=None)
         )
 
-    def loss(self, batch: Triplets) -> dict[str, Tensor]:
+    def propagated(self, batch: Keyed) -> tuple[Tensor, Tensor]:
+        """Embeddings of the batch's users, and those of its positives less those of its negatives."""
+        if self.config.fanouts is None:
+            users, items = self.propagate(self.epoch_graph)
+            return rows(batch.users, users), rows(batch.positives, items) - rows(batch.negatives, items)
+        asked = batch.users, batch.positives + self.n_users, batch.negatives + self.n_users
+        tables = self.user_embedding.weight, self.item_embedding.weight
+        u, p, n = propagated(self.epoch_graph, *tables, asked, self.config.fanouts, batch.key)
+        whole = (ALL,) * self.config.n_mm_layers
+        h = convolved(self.item_graph, tables[1], torch.cat([batch.positives, batch.negatives]), whole)
+        return u, p - n + h[: len(p)] - h[len(p) :]
+
+    def loss(self, batch: Keyed) -> dict[str, Tensor]:
         """``bpr`` on embeddings and ``bpr_<modality>`` on projected features (Eq. 9)."""
-        users, items = self.propagate(self.epoch_graph)
-        u = rows(batch.users, users)  # (B, d)
-        difference = rows(batch.positives, items) - rows(batch.negatives, items)  # (B, d)
+        u, difference = self.propagated(batch)  # (B, d)
         terms = {"bpr": bpr((u * difference).sum(1))}
         if self.config.reg_weight:
             for m in self.weights:

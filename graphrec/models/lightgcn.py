@@ -11,11 +11,11 @@ one epoch visits every interaction once (the authors draw as many at random).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import embedding as rows
 
@@ -24,8 +24,9 @@ from graphrec.data.interactions import Interactions
 from graphrec.graph import bipartite
 from graphrec.losses import bpr, embedding_norms
 from graphrec.model import Features, ModelConfig, Ranker
+from graphrec.neighbourhood import Fanouts, check_fanouts, propagated
 from graphrec.nn import embedding, propagate
-from graphrec.sampling import Local, Plan, Preferences, Triplets, triplets
+from graphrec.sampling import Keyed, Local, Plan, Preferences, keyed, triplets
 from graphrec.search import Choice, Integers, Space
 
 
@@ -45,6 +46,14 @@ class LightGCN(Ranker):
         """Share of negatives from the positive's repository; for datasets of ``graphrec data git``."""
         augmented: float = Field(0.0, ge=0, le=1)
         """Preferences of a language model added to a batch, as a share of it (``graphrec llm``)."""
+        fanouts: Fanouts = None
+        """Train on sampled neighbourhoods: most neighbours of a node by layer, the last layer's first; -1 is
+        all. None propagates over the whole graph in every step."""
+
+        @model_validator(mode="after")
+        def _one_of_each_layer(self) -> Self:
+            check_fanouts(self.fanouts, self.n_layers)
+            return self
 
     name = "lightgcn"
     divisible = True
@@ -72,24 +81,28 @@ class LightGCN(Ranker):
         model.local = Local.of(data, model.config.local_negatives)
         return model
 
-    def batches(self, plan: Plan) -> Iterator[Triplets]:
+    def batches(self, plan: Plan) -> Iterator[Keyed]:
         """Every train interaction once, with one negative, and preferences."""
-        return triplets(self.train_pairs, plan, self.local, self.preferences)
+        return keyed(triplets(self.train_pairs, plan, self.local, self.preferences), plan, "fanouts")
 
-    def loss(self, batch: Triplets) -> dict[str, Tensor]:
+    def loss(self, batch: Keyed) -> dict[str, Tensor]:
         """``bpr`` on propagated embeddings and ``reg`` on the ID embeddings (Eq. 15)."""
-        users, items = self.embed()
-        u, p, n = (
-            rows(batch.users, users),
-            rows(batch.positives, items),
-            rows(batch.negatives, items),
-        )  # (B, d)
+        u, p, n = self.propagated(batch)  # (B, d)
         u0 = self.user_embedding(batch.users)
         p0, n0 = self.item_embedding(batch.positives), self.item_embedding(batch.negatives)
         return {
             "bpr": bpr((u * (p - n)).sum(1)),
             "reg": self.config.reg_weight * embedding_norms(u0, p0, n0),
         }
+
+    def propagated(self, batch: Keyed) -> Sequence[Tensor]:
+        """Embeddings of the batch's users, positives and negatives."""
+        if self.config.fanouts is None:
+            users, items = self.embed()
+            return rows(batch.users, users), rows(batch.positives, items), rows(batch.negatives, items)
+        asked = batch.users, batch.positives + self.n_users, batch.negatives + self.n_users
+        tables = self.user_embedding.weight, self.item_embedding.weight
+        return propagated(self.graph, *tables, asked, self.config.fanouts, batch.key)
 
     def embed(self) -> tuple[Tensor, Tensor]:
         """Propagated embeddings ``(n_users, d), (n_items, d)`` (Eqs. 3, 4 and 8)."""

@@ -1,0 +1,175 @@
+"""Sampled neighbourhoods: what a few nodes need of a graph that is too big to propagate over in every step.
+
+Each hop keeps at most ``fanout`` of a node's sources, drawn without replacement, and weighs them by how many
+stand for how many, so that in the mean over draws a hop sums to what the whole row sums to (Hamilton et al.,
+"Inductive Representation Learning on Large Graphs", NeurIPS 2017, https://arxiv.org/abs/1706.02216, with the
+weights of the row). Which sources a node keeps is a function of the key, the hop and the node alone, whatever
+other nodes are asked for: a part of a batch draws what the whole batch draws for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from scipy.sparse import csr_matrix
+from torch import Tensor
+from torch.nn.functional import embedding
+
+from graphrec.errors import GraphError
+from graphrec.graph import Graph
+from graphrec.seeds import splitmix
+
+
+class Neighbourhood(NamedTuple):
+    """Nodes and hops, the outermost first.
+
+    Attributes:
+        nodes: of each level, ``(n_0,), ..., (n_L,) int64``; a level begins with the nodes of the next one,
+            and the last one is what was asked for.
+        hops: from the rows of one level to those of the next.
+    """
+
+    nodes: list[Tensor]
+    hops: list[Graph]
+
+    def propagate(self, x: Tensor) -> Tensor:
+        """The mean over layers as in :func:`graphrec.nn.propagate` for the nodes that were asked for:
+        ``(n_0, d) -> (n_L, d)``.
+        """
+        x = x / (len(self.hops) + 1)
+        total = x
+        for hop in self.hops:
+            total = (hop @ total).add_(x[: hop.n_target])
+        return total
+
+
+ALL = -1
+Fanouts = tuple[int, ...] | None
+
+
+def check_fanouts(fanouts: Fanouts, n_layers: int) -> None:
+    """Refuses fanouts that are not one for each layer, each 1 at least or -1.
+
+    Raises:
+        ValueError: says so.
+    """
+    if fanouts is not None and (
+        len(fanouts) != n_layers or any(fanout < 1 and fanout != ALL for fanout in fanouts)
+    ):
+        raise ValueError(
+            f"fanouts {list(fanouts)} for {n_layers} layers; expected one for each, at least 1 or -1 for all"
+        )
+
+
+def neighbourhood(graph: Graph, nodes: Tensor, fanouts: Sequence[int], key: Tensor | int) -> Neighbourhood:
+    """The neighbourhood of some nodes, of as many hops as there are fanouts.
+
+    Args:
+        graph: over one node set.
+        nodes: distinct ``(n,) int64``.
+        fanouts: most sources of a node, the hop next to the nodes first; -1 keeps all.
+        key: of the draws, ``() int64``.
+
+    Raises:
+        GraphError: the graph is not square.
+    """
+    if graph.n_source != graph.n_target:
+        raise GraphError(f"{graph!r} is not over one node set")
+    levels, hops = [nodes], list[Graph]()
+    device = graph.device
+    place = torch.full((graph.n_source,), -1, dtype=torch.int64, device=device)  # of each node in the level
+    place[nodes] = torch.arange(len(nodes), device=device)
+    for hop, fanout in enumerate(fanouts):
+        level = levels[0]
+        edges, counts, weight = _drawn(graph, level, fanout, key + hop)
+        source = graph.col[edges].long()
+        new = torch.zeros(graph.n_source, dtype=torch.bool, device=device)
+        new[source] = True
+        more = (new & (place < 0)).nonzero()[:, 0]
+        place[more] = torch.arange(len(level), len(level) + len(more), device=device)
+        levels.insert(0, torch.cat([level, more]))
+        rowptr = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+        hops.insert(0, _with_transpose(Graph(rowptr, place[source], weight, len(levels[0]))))
+    return Neighbourhood(levels, hops)
+
+
+def propagated(
+    graph: Graph, users: Tensor, items: Tensor, asked: Sequence[Tensor], fanouts: Sequence[int], key: Tensor
+) -> list[Tensor]:
+    """Rows of :func:`graphrec.nn.propagate` over a user-item graph, from sampled neighbourhoods.
+
+    Args:
+        graph: of users and, behind them, items.
+        users: embeddings ``(n_users, d)``.
+        items: embeddings ``(n_items, d)``.
+        asked: nodes, repeats allowed, each ``(B,) int64``.
+        fanouts: see :func:`neighbourhood`.
+        key: likewise.
+
+    Returns:
+        for each of ``asked`` the rows ``(B, d)``.
+    """
+    nodes, at = torch.cat(list(asked)).unique(return_inverse=True)
+    around = neighbourhood(graph, nodes, fanouts, key)
+    outer = around.nodes[0]
+    kinds = (outer < len(users)).nonzero()[:, 0], (outer >= len(users)).nonzero()[:, 0]
+    back = torch.empty_like(outer)
+    back[torch.cat(kinds)] = torch.arange(len(outer), device=outer.device)
+    tables = embedding(outer[kinds[0]], users), embedding(outer[kinds[1]] - len(users), items)
+    found = around.propagate(embedding(back, torch.cat(tables)))  # (n, d)
+    return [embedding(part, found) for part in at.split([len(a) for a in asked])]
+
+
+def convolved(graph: Graph, x: Tensor, asked: Tensor, fanouts: Sequence[int]) -> Tensor:
+    """Rows ``(B, d)`` of ``A ... A x`` of nodes ``(B,)``, as many products as there are fanouts."""
+    nodes, at = asked.unique(return_inverse=True)
+    around = neighbourhood(graph, nodes, fanouts, 0)
+    found = embedding(around.nodes[0], x)
+    for hop in around.hops:
+        found = hop @ found
+    return embedding(at, found)
+
+
+def _drawn(graph: Graph, rows: Tensor, fanout: int, key: Tensor | int) -> tuple[Tensor, Tensor, Tensor]:
+    """Edges of some rows ``(E,)``, how many of each row ``(n,)``, and their weights ``(E,)``."""
+    first, degree = graph.rowptr[rows].long(), (graph.rowptr[rows + 1] - graph.rowptr[rows]).long()
+    counts = degree if fanout == ALL else degree.clamp(max=fanout)
+    of = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), counts)
+    at = torch.arange(len(of), device=rows.device) - (counts.cumsum(0) - counts)[of]  # 0, 1, ... in each row
+    if fanout == ALL:
+        edges = first[of] + at
+        return edges, counts, graph.weight[edges]
+    many = (degree > fanout).nonzero()[:, 0]
+    chosen = degree.new_empty(len(rows), fanout)
+    chosen[many] = _without_replacement(degree[many], fanout, rows[many], key)
+    at = torch.where(degree[of] > fanout, chosen[of, at], at)
+    edges = first[of] + at
+    return edges, counts, graph.weight[edges] * (degree / counts.clamp(min=1)).float()[of]
+
+
+def _without_replacement(n: Tensor, k: int, rows: Tensor, key: Tensor | int) -> Tensor:
+    """``k`` different numbers below each of ``n (m,)``, all above ``k``: ``(m, k) int64`` (Floyd's algorithm,
+    Bentley and Floyd, CACM 1987, https://doi.org/10.1145/30401.315746, for all rows at once).
+    """
+    chosen, seed = n.new_empty(len(n), k), splitmix(torch.as_tensor(key, device=n.device))
+    for j in range(k):
+        last = n - k + j
+        drawn = (splitmix(seed + (rows * k + j) * -0x61C8864680B583EB) & (2**62 - 1)) % (last + 1)
+        known = (chosen[:, :j] == drawn[:, None]).any(1)
+        chosen[:, j] = torch.where(known, last, drawn)
+    return chosen
+
+
+def _with_transpose(graph: Graph) -> Graph:
+    """The same with its transpose, which backward needs and which costs a CPU a sort otherwise."""
+    if graph.device.type != "cpu":
+        return graph
+    parts = graph.weight.numpy(), graph.col.numpy(), graph.rowptr.numpy()
+    back = csr_matrix(parts, shape=(graph.n_target, graph.n_source)).tocsc()
+    there = (torch.from_numpy(part) for part in (back.indptr, back.indices, back.data))
+    rowptr, col, weight = there
+    graph._transposed = Graph(rowptr, col, weight, graph.n_target)
+    graph._transposed._transposed = graph
+    return graph
