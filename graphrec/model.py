@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from graphrec import sparse
 from graphrec.config import Config
+from graphrec.errors import ConfigError
 from graphrec.graph import Graph
+from graphrec.optim import RowAdam, trusted_indices
 from graphrec.sampling import Plan, Preferences
 from graphrec.search import Space
 from graphrec.seeds import torch_stream
@@ -152,8 +154,22 @@ class Model(nn.Module):
     def start_epoch(self, rng: np.random.Generator) -> None:
         """Called before each epoch's batches, for what is redrawn once an epoch."""
 
+    sparse_gradients: bool = False
+    """Whether a step has gradients for some rows of its tables only, those of its batch's neighbourhood."""
+
     def optimizer(self, config: TrainConfig) -> torch.optim.Optimizer:
-        """The optimiser; default: Adam, fused where torch has it."""
+        """The optimiser; default: Adam, fused where torch has it, and one for some rows where gradients are.
+
+        Raises:
+            ConfigError: gradients are sparse, and an option needs whole ones.
+        """
+        if self.sparse_gradients:
+            if config.weight_decay or config.clip_norm is not None:
+                raise ConfigError(
+                    "weight_decay and clip_norm need whole gradients; leave out fanouts, or them"
+                )
+            trusted_indices()
+            return RowAdam(self.parameters(), config.learning_rate)
         return torch.optim.Adam(
             self.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )

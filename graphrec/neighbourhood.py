@@ -98,7 +98,8 @@ def neighbourhood(graph: Graph, nodes: Tensor, fanouts: Sequence[int], key: Tens
 def propagated(
     graph: Graph, users: Tensor, items: Tensor, asked: Sequence[Tensor], fanouts: Sequence[int], key: Tensor
 ) -> list[Tensor]:
-    """Rows of :func:`graphrec.nn.propagate` over a user-item graph, from sampled neighbourhoods.
+    """Rows of :func:`graphrec.nn.propagate` over a user-item graph, from sampled neighbourhoods; with sparse
+    gradients, for :class:`graphrec.optim.RowAdam`.
 
     Args:
         graph: of users and, behind them, items.
@@ -117,16 +118,21 @@ def propagated(
     kinds = (outer < len(users)).nonzero()[:, 0], (outer >= len(users)).nonzero()[:, 0]
     back = torch.empty_like(outer)
     back[torch.cat(kinds)] = torch.arange(len(outer), device=outer.device)
-    tables = embedding(outer[kinds[0]], users), embedding(outer[kinds[1]] - len(users), items)
+    tables = (
+        embedding(outer[kinds[0]], users, sparse=True),
+        embedding(outer[kinds[1]] - len(users), items, sparse=True),
+    )
     found = around.propagate(embedding(back, torch.cat(tables)))  # (n, d)
     return [embedding(part, found) for part in at.split([len(a) for a in asked])]
 
 
 def convolved(graph: Graph, x: Tensor, asked: Tensor, fanouts: Sequence[int]) -> Tensor:
-    """Rows ``(B, d)`` of ``A ... A x`` of nodes ``(B,)``, as many products as there are fanouts."""
+    """Rows ``(B, d)`` of ``A ... A x`` of nodes ``(B,)``, as many products as there are fanouts; with sparse
+    gradients.
+    """
     nodes, at = asked.unique(return_inverse=True)
     around = neighbourhood(graph, nodes, fanouts, 0)
-    found = embedding(around.nodes[0], x)
+    found = embedding(around.nodes[0], x, sparse=True)
     for hop in around.hops:
         found = hop @ found
     return embedding(at, found)

@@ -91,9 +91,16 @@ def gathered(x: Tensor) -> Tensor:
 
 
 def add_gradients(parameters: list[Tensor]) -> None:
-    """Adds up the gradients of all processes, in one go."""
-    found = [p.grad for p in parameters if p.grad is not None]
-    if count() == 1 or not found:
+    """Adds up the gradients of all processes, dense ones in one go."""
+    if count() == 1:
+        return
+    for p in parameters:
+        if p.grad is not None and p.grad.is_sparse:
+            own = p.grad.coalesce()
+            rows, values = gathered(own.indices()[0]), gathered(own.values())
+            p.grad = torch.sparse_coo_tensor(rows[None], values, own.shape).coalesce()
+    found = [p.grad for p in parameters if p.grad is not None and not p.grad.is_sparse]
+    if not found:
         return
     flat = torch.cat([g.reshape(-1) for g in found])
     dist.all_reduce(flat)

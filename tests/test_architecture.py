@@ -25,6 +25,7 @@ LAYERS: dict[str, set[str]] = {
     "config": {"errors"},
     "commit": BASE,
     "topk": set(),
+    "optim": set(),
     "parallel": set(),
     "__main__": {"cli"},
     "data": BASE,
@@ -43,7 +44,7 @@ LAYERS: dict[str, set[str]] = {
     "sessions": {*BASE, "data", "graph", "sparse", "cochange"},
     "suggestions": {*BASE, "search"},
     "study": {*BASE, "commit"},
-    "model": {*BASE, "data", "store", "graph", "sparse", "sampling", "search", "trainer"},  # trainer: a type
+    "model": {*BASE, "data", "store", "graph", "sparse", "sampling", "search", "optim", "trainer"},  # a type
     "modalities": {*BASE, "data", "store", "graph", "knn", "neighbours", "model"},
     "nn": {*BASE, "data", "store", "graph", "modalities"},
     "models": {
@@ -65,6 +66,7 @@ LAYERS: dict[str, set[str]] = {
         "sessions",
         "parallel",
         "neighbourhood",
+        "optim",
     },
     "conversation": {*BASE, "commit", "data", "sampling", "checkpoint", "metrics"},
     "checkpoint": {*BASE, "commit"},

@@ -124,7 +124,8 @@ def test_a_graph_between_two_sets_is_refused() -> None:
 def losses_and_gradients(model, batch) -> tuple[dict, dict]:
     losses = model.loss(batch)
     torch.stack(list(losses.values())).sum().backward()
-    return losses, {name: p.grad for name, p in model.named_parameters()}
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    return losses, {name: g.to_dense() if g.is_sparse else g for name, g in gradients.items()}
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ from graphrec.conversation.scoring import ScoringTask
 from graphrec.conversation.vectors import DialogueVectors
 from graphrec.data.dataset import Dataset
 from graphrec.model import Features, ModelConfig, Ranker
+from graphrec.optim import trusted_indices
 from graphrec.sampling import Plan
 from graphrec.search import Choice, Space
 
@@ -140,8 +141,8 @@ class FM(Ranker):
             self.alias = self.attribute_embedding.weight.detach().requires_grad_()
             scale = self.config.attribute_learning_rate / config.learning_rate
             groups.append({"params": [self.alias], "lr_scale": scale})
-        if self.sparse and not torch.sparse.check_sparse_tensor_invariants.is_enabled():
-            torch.sparse.check_sparse_tensor_invariants.disable()  # as it is; torch warns until it is said
+        if self.sparse:
+            trusted_indices()
         kind = {"foreach": False} if self.sparse else {"fused": True}
         return torch.optim.Adagrad(groups, config.learning_rate, weight_decay=config.weight_decay, **kind)
 

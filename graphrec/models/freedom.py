@@ -68,8 +68,7 @@ class FREEDOM(Ranker):
         cold_items: Literal["neighbours", "as_trained"] = "neighbours"
         """Embedding of items without train interactions."""
         fanouts: Fanouts = None
-        """Train on sampled neighbourhoods of the user-item graph, see LightGCN; those of the item graph are
-        whole."""
+        """As of LightGCN, for the user-item graph; neighbourhoods of the item graph are whole."""
         graph_cache: Path | None = None
         """Directory in which neighbours are kept between runs; None computes them each time."""
 
@@ -102,6 +101,7 @@ class FREEDOM(Ranker):
 
         self.user_embedding = embedding(self.n_users, config.dim, self.stream("users"))  # (n_users, d)
         self.item_embedding = embedding(self.n_items, config.dim, self.stream("items"))  # (n_items, d)
+        self.sparse_gradients = config.fanouts is not None
         dtype = getattr(torch, config.feature_dtype)
         self.features = nn.ModuleDict(
             {

@@ -72,6 +72,7 @@ class LightGCN(Ranker):
         self.graph = bipartite(train)  # Eq. 3
         self.user_embedding = embedding(self.n_users, config.dim, self.stream("users"))  # (n_users, d)
         self.item_embedding = embedding(self.n_items, config.dim, self.stream("items"))  # (n_items, d)
+        self.sparse_gradients = config.fanouts is not None
 
     @classmethod
     def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
@@ -88,8 +89,9 @@ class LightGCN(Ranker):
     def loss(self, batch: Keyed) -> dict[str, Tensor]:
         """``bpr`` on propagated embeddings and ``reg`` on the ID embeddings (Eq. 15)."""
         u, p, n = self.propagated(batch)  # (B, d)
-        u0 = self.user_embedding(batch.users)
-        p0, n0 = self.item_embedding(batch.positives), self.item_embedding(batch.negatives)
+        sparse = self.sparse_gradients
+        u0 = rows(batch.users, self.user_embedding.weight, sparse=sparse)
+        p0, n0 = (rows(x, self.item_embedding.weight, sparse=sparse) for x in batch[1:3])
         return {
             "bpr": bpr((u * (p - n)).sum(1)),
             "reg": self.config.reg_weight * embedding_norms(u0, p0, n0),
