@@ -114,8 +114,8 @@ def main() -> None:
     ranking = 2.0 * given.users * given.items * given.dim
     one = f"{human(2 * given.items * given.dim, 'FLOP')} and {human(4 * given.items * given.dim)} read"
     print(
-        f"scores of all items for all users: {human(ranking, 'FLOP')}, {duration(ranking / GPU['rate'])} on a "
-        f"GPU; for one user {one}"
+        f"scores of all items for all users: {human(ranking, 'FLOP')}, {duration(ranking / GPU['rate'])} on "
+        f"a GPU; for one user {one}"
     )
 
 

@@ -1,0 +1,139 @@
+"""Training on sampled neighbourhoods as the data grows: time of an epoch and memory.
+
+    python -m experiments.bench.sampled                          # x1, x4, x16, x64
+    python -m experiments.bench.sampled --scales 64 --models lightgcn
+
+x64 is a million users, 200,000 items and twenty million interactions, items with a long tail, with 128-d
+features; the others are that divided. Batches and fanouts are the same at every size. Each row is a process
+of its own: building the model (for FREEDOM with the exact neighbours of all items), drawing an epoch's
+triplets, and some steps are measured; ``epoch`` is the draw plus the median step times their number. ``~`` is
+the exponent from one size to the next: 1 is linear in the interactions. That of the memory leaves out what
+Python and the libraries take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+from experiments.bench import measure
+
+USERS, ITEMS, PAIRS, WIDTH, LARGEST = 1_000_000, 200_000, 20_000_000, 128, 64
+MODELS = ("lightgcn", "freedom")
+HEADER = (
+    f"{'model':10s}{'size':>5s}{'users':>11s}{'items':>9s}{'interactions':>14s}{'build':>10s}{'draw':>9s}"
+    f"{'a step':>9s}{'steps':>7s}{'epoch':>11s}{'~':>6s}{'peak':>11s}{'~':>6s}"
+)
+
+
+def generated(scale: float) -> Any:
+    """Interactions with a long tail, and features."""
+    from graphrec.data.interactions import Interactions
+    from graphrec.seeds import stream
+    from graphrec.store import FeatureTable
+
+    users, items, pairs = (int(n * scale / LARGEST) for n in (USERS, ITEMS, PAIRS))
+    rng = stream(0, "bench/sampled")
+    keys = np.empty(0, dtype=np.int64)
+    while len(keys) < pairs:  # long tails meet twice
+        who = rng.integers(0, users, pairs // 2)
+        what = (rng.pareto(1.0, len(who)) * items / 50).astype(np.int64) % items
+        keys = np.unique(np.concatenate([keys, who * items + what]))
+    keys = np.sort(rng.permutation(keys)[:pairs])
+    values = rng.standard_normal((items, WIDTH), dtype=np.float32)
+    values.setflags(write=False)
+    return Interactions(keys // items, keys % items, users, items), FeatureTable(values)
+
+
+def row(name: str, scale: float, batch: int, fanouts: list[int], steps: int) -> dict[str, Any]:
+    """One model at one size, measured in this process."""
+    from graphrec.models.freedom import FREEDOM
+    from graphrec.models.lightgcn import LightGCN
+    from graphrec.sampling import Plan
+    from graphrec.seeds import stream
+    from graphrec.trainer import TrainConfig
+
+    bare = measure.peak()
+    train, table = generated(scale)
+    began = time.perf_counter()
+    if name == "lightgcn":
+        model: Any = LightGCN(train, LightGCN.Config(fanouts=fanouts))
+    else:
+        model = FREEDOM(train, {"text": table}, FREEDOM.Config(fanouts=fanouts))
+    build = time.perf_counter() - began
+    optimizer = model.optimizer(TrainConfig())
+    times, n_steps = [], -(-len(train) // batch)
+    began = time.perf_counter()
+    model.start_epoch(stream(0, "bench/sampled/epoch"))
+    draw = 0.0
+    for number, made in enumerate(model.batches(Plan(1, batch, 0))):
+        if not number:
+            draw, began = time.perf_counter() - began, time.perf_counter()
+        sum(model(made).values()).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        times.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        if number == steps:
+            break
+    step = statistics.median(times[1:] or times)
+    return {
+        "users": train.n_users, "items": train.n_items, "pairs": len(train), "build": build, "draw": draw,
+        "step": step, "steps": n_steps, "epoch": draw + step * n_steps, "peak": measure.peak(), "bare": bare,
+    }  # fmt: skip
+
+
+def exponent(before: dict[str, Any] | None, now: dict[str, Any], of: str) -> str:
+    """How fast something grew with the interactions, as a power of them."""
+    if before is None:
+        return ""
+    was, is_now = (r[of] - (r["bare"] if of == "peak" else 0) for r in (before, now))
+    return f"{math.log(is_now / was) / math.log(now['pairs'] / before['pairs']):.2f}"
+
+
+def main() -> None:
+    """Prints the table, or with ``--row`` measures one row."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--scales", nargs="+", type=float, default=[1, 4, 16, 64])
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    parser.add_argument("--batch", type=int, default=16_384)
+    parser.add_argument("--fanouts", nargs="+", type=int, default=[10, 5])
+    parser.add_argument("--steps", type=int, default=12, help="steps to time")
+    parser.add_argument("--row", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.row:
+        print(json.dumps(row(given.row, given.scales[0], given.batch, given.fanouts, given.steps)))
+        return
+    print(measure.machine())
+    print(f"batches of {given.batch:,}, fanouts {given.fanouts}")
+    print(HEADER)
+    for name in given.models:
+        before = None
+        for scale in given.scales:
+            command = [sys.executable, "-m", "experiments.bench.sampled", "--row", name, "--scales", str(scale),
+                       "--batch", str(given.batch), "--steps", str(given.steps),
+                       "--fanouts", *map(str, given.fanouts)]  # fmt: skip
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            now = json.loads(done.stdout.splitlines()[-1])
+            print(
+                f"{name:10s}{f'x{scale:g}':>5s}{now['users']:>11,}{now['items']:>9,}{now['pairs']:>14,}"
+                f"{now['build']:>8.1f} s{now['draw']:>7.1f} s{now['step']:>7.2f} s{now['steps']:>7,}"
+                f"{now['epoch']:>9.0f} s{exponent(before, now, 'epoch'):>6s}"
+                f"{now['peak'] / measure.GIB:>7.2f} GiB{exponent(before, now, 'peak'):>6s}",
+                flush=True,
+            )
+            before = now
+
+
+if __name__ == "__main__":
+    main()
