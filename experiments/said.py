@@ -26,10 +26,12 @@ from graphrec.models.itemknn import ItemKNN
 from graphrec.models.llmrec import LLMRec
 from graphrec.store import ATTRIBUTE, PREFERENCES, PROFILE, FeatureStore, FeatureTable
 
+ALL_ON = ", everything on"
 BASES = ("LightGCN", "VBPR", "BM3", "FREEDOM")
 PREFERRED, DESCRIBED = {"augmented": 0.1}, {"attributes": True}  # the share is that of LLMRec
 NAMES = {"augmented": "preferences", "attributes": "attributes"}
 CANDIDATES = 10
+PRUNED = 0.71  # the authors' rate
 
 
 def said(data: gr.Dataset, store: Path) -> dict[str, FeatureTable]:
@@ -44,13 +46,16 @@ def said(data: gr.Dataset, store: Path) -> dict[str, FeatureTable]:
     return tables
 
 
-def rows_of(main: Sequence[Row], train: gr.TrainConfig, fields: Sequence[str]) -> list[Row]:
+def rows_of(
+    main: Sequence[Row], train: gr.TrainConfig, fields: Sequence[str], on: Mapping[str, Any] | None
+) -> list[Row]:
     """The rows: models without any of it, LLMRec, its controls and parts, and models with it.
 
     Args:
         main: of the dataset's table.
         train: options of training.
         fields: all there are.
+        on: options of the row that controls and parts are of, where tuning switched parts off.
     """
     written = [f for f in fields if f.startswith(ATTRIBUTE)]
     content = [f for f in fields if f not in (PROFILE, PREFERENCES, *written)]
@@ -59,19 +64,23 @@ def rows_of(main: Sequence[Row], train: gr.TrainConfig, fields: Sequence[str]) -
         return (*content, *parts)
 
     whole = Row("LLMRec", "llmrec", LLMRec.Config(), train)
-    part = replace(whole, like="LLMRec", group="said")
+    part = replace(whole, like="LLMRec", change=dict(on or {}), group="said")
+
+    def but(what: str, change: Mapping[str, Any] | None = None, **more: Any) -> Row:
+        return replace(part, label=f"LLMRec{what}", change={**part.change, **(change or {})}, **more)
+
     return [
         *bases_of(main),
         whole,
-        replace(part, label="LLMRec, noise profiles", control={PROFILE: "noise"}),
-        replace(part, label="LLMRec, shuffled profiles", control={PROFILE: "shuffled"}),
-        replace(part, label="LLMRec without profiles", features=given(PREFERENCES, *written)),
-        replace(part, label="LLMRec without attributes", features=given(PREFERENCES, PROFILE)),
-        replace(part, label="LLMRec without preferences", change={"augmented": 0.0}),
-        replace(part, label="LLMRec without pruning", change={"prune": 0.0}),
-        replace(part, label="LLMRec, pruned by 0.71", change={"prune": 0.71}),
-        replace(part, label="LLMRec, attributes only", features=given(*written)),
-        replace(part, label="LLMRec, nothing said", features=given()),
+        *([but(ALL_ON)] if on else []),
+        but(", noise profiles", control={PROFILE: "noise"}),
+        but(", shuffled profiles", control={PROFILE: "shuffled"}),
+        but(" without profiles", features=given(PREFERENCES, *written)),
+        but(" without attributes", features=given(PREFERENCES, PROFILE)),
+        but(" without preferences", {"augmented": 0.0}),
+        but(f", pruned by {PRUNED}", {"prune": PRUNED}),  # tuning prunes nothing on either dataset
+        but(", attributes only", features=given(*written)),
+        but(", nothing said", features=given()),
         *augmented(main),
     ]
 
@@ -96,28 +105,35 @@ def augmented(main: Sequence[Row]) -> list[Row]:
 
 def pairs_of(rows: Sequence[Row]) -> list[tuple[str, str]]:
     """What is compared: LLMRec with each control and part, models that have it with those that have not."""
-    ours = [("LLMRec", row.label) for row in rows if row.model == "llmrec" and row.group != "main"]
-    return ours + [(row.label, str(row.like)) for row in rows if row.model != "llmrec" and row.like]
+    ours = [row.label for row in rows if row.model == "llmrec"]
+    own = 1 if f"LLMRec{ALL_ON}" in ours else 0  # where what parts are taken from stands
+    compared = [(ours[own], label) for label in ours if label != ours[own]]
+    return compared + [(row.label, str(row.like)) for row in rows if row.model != "llmrec" and row.like]
 
 
 def experiments(
-    warm: Experiment, cold: Experiment, rich: Sequence[gr.Dataset], store: Path
+    warm: Experiment,
+    cold: Experiment,
+    rich: Sequence[gr.Dataset],
+    store: Path,
+    on: Mapping[str, Any] | None = None,
 ) -> list[Experiment]:
-    """The table with what was said, and a shorter one with cold items.
+    """The table with what was said, and a shorter one with cold items, to which LLMRec has nothing to say.
 
     Args:
         warm: the dataset's table, of which options and trainings are taken over.
         cold: likewise with cold items.
         rich: the datasets of both, read with attributes.
         store: of features.
+        on: see :func:`rows_of`.
     """
     tables = [{**warm.features, **said(data, store)} for data in rich]
-    rows = rows_of(warm.rows, warm.rows[0].train, list(tables[0]))
+    rows = rows_of(warm.rows, warm.rows[0].train, list(tables[0]), on)
     first = Experiment(
         f"{warm.name}_said", warm.command, warm.data, tables[0], rows, range(3), warm.baseline,
         warm.trials, pairs_of(rows), tuned_as=warm, shares=warm,
     )  # fmt: skip
-    rows = [row for row in rows if row.label == "LLMRec" or row.model in ("lightgcn", "freedom")]
+    rows = [row for row in rows if row.model in ("lightgcn", "freedom")]
     second = Experiment(
         f"{cold.name}_said", warm.command, cold.data, tables[1], rows, range(3), warm.baseline,
         0, pairs_of(rows), tuned_as=first, shares=cold,

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 import graphrec as gr
-from experiments import claims, tables
-from experiments.harness import Experiment, arguments, run
+from experiments import claims, said, tables
+from experiments.harness import Experiment, _Study, arguments, run
 from experiments.rendering import about, details, table
 from experiments.rows import MULTIMODAL, NAMES, checks, defaults, settled
 from graphrec import checkpoint
 from graphrec.errors import CheckpointError
 from graphrec.models import MODELS, model
+from graphrec.store import FeatureTable
 from graphrec.testing import communities
 
 ROOT = Path(__file__).parent.parent
@@ -165,6 +166,49 @@ def test_claims_compare_the_model_with_its_check(done) -> None:
     assert len(text.splitlines()) == 3
     assert len(claims.checks({"toy": done[3]}, "parts").splitlines()) == 5
     assert len(claims.time(done[3]).splitlines()) == 4
+
+
+def test_rows_with_what_was_said_stand_after_what_they_are_like() -> None:
+    main = defaults(TRAIN)
+    fields = ["image", "text", "attribute_size", "profile", "preferences"]
+    for on in (None, {"augmented": 0.1}):
+        rows = said.rows_of(main, TRAIN, fields, on)
+        labels = [row.label for row in rows]
+        assert len(set(labels)) == len(labels)
+        for place, row in enumerate(rows):
+            assert row.like is None or row.like in labels[:place]
+            assert set(row.features or fields) <= set(fields)
+        base = "LLMRec, everything on" if on else "LLMRec"
+        pairs = said.pairs_of(rows)
+        assert (base, "LLMRec, noise profiles") in pairs
+        assert ("FREEDOM + attributes", "FREEDOM") in pairs
+        assert all({a, b} <= set(labels) for a, b in pairs)
+
+
+def test_a_row_gets_what_its_options_ask_for_and_controls_replace_it(tmp_path) -> None:
+    data, features = communities(2, 20)
+    profile = FeatureTable.from_array(np.eye(data.n_users, dtype=np.float32), data, "profile", of="user")
+    features = {**features, "profile": profile, "preferences": profile, "attribute_size": features["text"]}
+    rows = {row.label: row for row in said.rows_of(defaults(TRAIN), TRAIN, list(features), None)}
+    study = _Study(Experiment("toy", "", data, features, list(rows.values()), [0], ""), tmp_path, False)
+
+    def given(label: str, **options) -> set[str]:
+        return set(study.given(rows[label], model(rows[label].model).Config(**options)))
+
+    assert given("LightGCN") == set()
+    assert given("LightGCN + preferences", augmented=0.1) == {"preferences"}
+    assert given("FREEDOM") == {"image", "text"}
+    assert given("FREEDOM + attributes", attributes=True) == {"image", "text", "attribute_size"}
+    assert given("LLMRec") == set(features)
+    assert given("LLMRec, nothing said") == {"image", "text"}
+    assert given("LLMRec without profiles") == set(features) - {"profile"}
+    config = model("llmrec").Config()
+    noise = study.given(rows["LLMRec, noise profiles"], config)["profile"]
+    others = study.given(rows["LLMRec, shuffled profiles"], config)["profile"]
+    assert noise.of == others.of == "user"
+    assert np.allclose(np.linalg.norm(noise.numpy(), axis=1), 1)
+    assert (np.sort(others.numpy(), 0) == np.sort(profile.numpy(), 0)).all()
+    assert not (others.numpy() == profile.numpy()).all()
 
 
 def test_pages_are_rewritten_between_markers_only() -> None:
