@@ -2,8 +2,8 @@
 catalogue, which asks nobody, and by controls that say nothing.
 
 Attributes are the dataset's own, profiles are counted in train, preferences are the first and the last of
-ItemKNN's best ten. Both controls keep everything but the profiles: *noise* are random vectors, *shuffled* are
-other people's.
+ItemKNN's best ten. Both controls keep everything but the profiles (FREEDOM's: the attributes): *noise* are
+random vectors, *shuffled* are other people's (other items').
 """
 
 from __future__ import annotations
@@ -82,6 +82,12 @@ def rows_of(
         but(", attributes only", features=given(*written)),
         but(", nothing said", features=given()),
         *augmented(main),
+        *(
+            replace(row, label=f"FREEDOM + {how} attributes", control=dict.fromkeys(written, how))
+            for row in augmented(main)
+            if row.label == "FREEDOM + attributes"
+            for how in ("shuffled", "noise")
+        ),
     ]
 
 
@@ -133,7 +139,7 @@ def experiments(
         f"{warm.name}_said", warm.command, warm.data, tables[0], rows, range(3), warm.baseline,
         warm.trials, pairs_of(rows), tuned_as=warm, shares=warm,
     )  # fmt: skip
-    rows = [row for row in rows if row.model in ("lightgcn", "freedom")]
+    rows = [row for row in rows if row.model in ("lightgcn", "freedom") and not row.control]
     second = Experiment(
         f"{cold.name}_said", warm.command, cold.data, tables[1], rows, range(3), warm.baseline,
         0, pairs_of(rows), tuned_as=first, shares=cold,
