@@ -120,9 +120,9 @@ def main() -> None:
     for name in given.models:
         before = None
         for scale in given.scales:
-            command = [sys.executable, "-m", "experiments.bench.sampled", "--row", name, "--scales", str(scale),
-                       "--batch", str(given.batch), "--steps", str(given.steps),
-                       "--fanouts", *map(str, given.fanouts)]  # fmt: skip
+            command = [sys.executable, "-m", "experiments.bench.sampled", "--row", name]
+            command += ["--scales", str(scale), "--batch", str(given.batch), "--steps", str(given.steps)]
+            command += ["--fanouts", *map(str, given.fanouts)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             now = json.loads(done.stdout.splitlines()[-1])
             print(
