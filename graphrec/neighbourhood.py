@@ -174,8 +174,7 @@ def _with_transpose(graph: Graph) -> Graph:
         return graph
     parts = graph.weight.numpy(), graph.col.numpy(), graph.rowptr.numpy()
     back = csr_matrix(parts, shape=(graph.n_target, graph.n_source)).tocsc()
-    there = (torch.from_numpy(part) for part in (back.indptr, back.indices, back.data))
-    rowptr, col, weight = there
+    rowptr, col, weight = (torch.from_numpy(part) for part in (back.indptr, back.indices, back.data))
     graph._transposed = Graph(rowptr, col, weight, graph.n_target)
     graph._transposed._transposed = graph
     return graph

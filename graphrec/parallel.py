@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch
@@ -90,16 +90,18 @@ def gathered(x: Tensor) -> Tensor:
     return found
 
 
-def add_gradients(parameters: list[Tensor]) -> None:
+def add_gradients(parameters: Iterable[Tensor]) -> None:
     """Adds up the gradients of all processes, dense ones in one go."""
     if count() == 1:
         return
+    found = list[Tensor]()
     for p in parameters:
         if p.grad is not None and p.grad.is_sparse:
             own = p.grad.coalesce()
             rows, values = gathered(own.indices()[0]), gathered(own.values())
             p.grad = torch.sparse_coo_tensor(rows[None], values, own.shape).coalesce()
-    found = [p.grad for p in parameters if p.grad is not None and not p.grad.is_sparse]
+        elif p.grad is not None:
+            found.append(p.grad)
     if not found:
         return
     flat = torch.cat([g.reshape(-1) for g in found])

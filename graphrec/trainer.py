@@ -231,7 +231,7 @@ class Trainer:
         for batch in model.batches(Plan(epoch, config.batch_size, config.seed)):
             losses = wrapped(_to(batch, accelerator.device))
             accelerator.backward(torch.stack(list(losses.values())).sum())
-            parallel.add_gradients(list(model.parameters()))
+            parallel.add_gradients(model.parameters())
             if config.clip_norm is not None:
                 accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
             optimizer.step()

@@ -193,16 +193,16 @@ def test_environment_yml_is_in_step_with_pyproject() -> None:
     extras = project["optional-dependencies"]
     wanted = [
         *project["dependencies"],
-        *(d for e in ("features", "llm", "ann", "dgl", "track", "tune", "serve", "dev") for d in extras[e]),
+        *(d for e in ("features", "llm", "ann", "dgl", "track", "tune", "serve", "ray", "dev") for d in extras[e]),
     ]
     wanted = [d for d in wanted if not d.startswith("graphrec")]
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     conda = [d for d in environment["dependencies"] if isinstance(d, str)]
     pip = next(d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
     named = {"torch": "pytorch", "torch-geometric": "pytorch_geometric", "pre-commit": "pre-commit"}
-    given = {re.split(r"[<>=!;\s]", d)[0].lower().replace("_", "-"): d for d in [*conda, *pip]}
+    given = {re.split(r"[\[<>=!;\s]", d)[0].lower().replace("_", "-"): d for d in [*conda, *pip]}
     for dependency in wanted:
-        name, bound = re.match(r"([\w.-]+)\s*((?:[<>=!]=?[^;]*)?)", dependency).groups()
+        name, bound = re.match(r"([\w.-]+)(?:\[[\w,]+\])?\s*((?:[<>=!]=?[^;]*)?)", dependency).groups()
         found = given.get(named.get(name, name).lower().replace("_", "-"))
         assert found is not None, f"{name} is missing from environment.yml"
         assert bound.strip() in found.replace(" ", ""), (

@@ -18,8 +18,6 @@ from graphrec.store.shards import DTYPES, values_sha256
 BUILD = "run: graphrec features build"
 PROFILE, PREFERENCES, ATTRIBUTE = "profile", "preferences", "attribute_"
 """Fields of what a language model says: of users two, of items one for each attribute, which begins so."""
-
-
 TRAIN = "train"
 """In what a table's extractor says of itself: the fingerprint of the train split that it tells of."""
 
