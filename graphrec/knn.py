@@ -1,13 +1,15 @@
 """Item-item graphs from content: nearest neighbours by cosine, in blocks, cached.
 
 No ``n_items x n_items`` matrix is ever held: memory is the features, scaled to length one, and one block of
-similarities. Up to :data:`EXACT_UP_TO` items every pair is compared. Above, items are divided into clusters,
-and each is compared with those of the nearest clusters only, of so many that the wanted share of the true
-neighbours is found.
+similarities; of features of more than :data:`IN_MEMORY` bytes that copy lies in a file. Up to
+:data:`EXACT_UP_TO` items every pair is compared. Above, items are divided into clusters, and each is compared
+with those of the nearest clusters only, of so many that the wanted share of the true neighbours is found.
 """
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -26,6 +28,10 @@ VERSION = 2  # part of the cache key: raise it when the neighbours of equal feat
 CLUSTER_VERSION = 2  # the same for approximate neighbours
 EXACT_UP_TO = 200_000
 """Items up to which ``method="auto"`` compares all pairs."""
+IN_MEMORY = 2**32
+"""Bytes of scaled features up to which they are held in memory. More lie in a nameless file (in the cache's
+folder, else in that for temporary files), which the system keeps in memory as far as there is room."""
+READ = 2**26  # bytes of features read at a time
 Method = Literal["auto", "exact", "approximate"]
 
 
@@ -116,8 +122,9 @@ def content_graph(
         table = tables[modality]
         queries, keys = np.flatnonzero(table.present & to), np.flatnonzero(table.present & of)
         if weight > 0 and len(queries) and len(keys):
-            some, others = (torch.from_numpy(table.rows(r).astype(np.float32)) for r in (queries, keys))
-            neighbours = keys[nearest_rows(some, others, k)[1].numpy()]  # (n_queries, k)
+            with torch.no_grad():
+                some, others = (_unit_rows(table, rows, "cpu") for rows in (queries, keys))
+                neighbours = keys[nearest_rows(some, others, k, unit=True)[1].numpy()]  # (n_queries, k)
             found.append((queries, neighbours, weight))
             total[queries] += weight
     source = np.concatenate([nb.ravel() for _, nb, _ in found]) if found else np.zeros(0, np.int64)
@@ -144,7 +151,7 @@ def _cached_neighbours(
     if folder is not None and _intact(folder):
         return read_array(folder / "neighbours.npy"), read_array(folder / "similarity.npy")
     with torch.no_grad():
-        unit = _unit_rows(table, present, device)
+        unit = _unit_rows(table, present, device, cache)
         found = all_neighbours(unit, k) if effort is None else clustered_neighbours(unit, k, effort)
     similarity, neighbours = found[0].numpy(), present[found[1].numpy()].astype(np.int32)
     if folder is not None:
@@ -165,10 +172,39 @@ def _intact(folder: Path) -> bool:
         return False
 
 
-def _unit_rows(table: FeatureTable, present: np.ndarray, device: str | torch.device) -> Tensor:
+def _unit_rows(
+    table: FeatureTable, rows: np.ndarray, device: str | torch.device, folder: str | Path | None = None
+) -> Tensor:
     """The vectors of some items ``(n, d) float32`` scaled to length one: read in blocks, so one copy."""
-    unit = torch.empty(len(present), table.dim, device=device)
-    for start in range(0, len(present), 8192):
-        rows = table.rows(present[start : start + 8192])
-        unit[start : start + len(rows)] = unit_length(torch.from_numpy(rows).to(device))
+    shape = len(rows), table.dim
+    if 4 * len(rows) * table.dim > IN_MEMORY and torch.device(device).type == "cpu":
+        unit = torch.from_numpy(_scratch(shape, folder))
+    else:
+        unit = torch.empty(shape, device=device)
+    step = max(1, READ // (4 * table.dim))
+    for start in range(0, len(rows), step):
+        part = table.rows(rows[start : start + step])
+        unit[start : start + len(part)] = unit_length(torch.from_numpy(part).to(device))
     return unit
+
+
+def _scratch(shape: tuple[int, int], folder: str | Path | None) -> np.ndarray:
+    """A float32 array in a nameless file, which is gone with the array.
+
+    Raises:
+        GraphError: there is no room for it.
+    """
+    if folder is not None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    size = 4 * shape[0] * shape[1]
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            # Room is taken at once: a page without any would end the process (SIGBUS).
+            os.posix_fallocate(file.fileno(), 0, size)
+            return np.memmap(file, np.float32, "r+", shape=shape)
+    except OSError as cause:
+        where = folder or tempfile.gettempdir()
+        raise GraphError(
+            f"{where}: no room for {size / 2**30:.1f} GiB of features while neighbours are looked for "
+            f"({cause.strerror}); make room there, or give a cache elsewhere (graph_cache)"
+        ) from cause

@@ -48,19 +48,35 @@ class AugmentedConfig(MultimodalConfig):
     """Preferences of a language model added to a batch, as a share of it (``graphrec llm``)."""
 
 
-class FeatureLossConfig(AugmentedConfig):
+class StreamedConfig(AugmentedConfig):
+    """Options of models whose steps take features of the batch's items."""
+
+    feature_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision in which features are kept and projected while training; half of it halves their memory and
+    pays where the processor computes with bfloat16. Graphs, embeddings and scores stay float32."""
+    features_on_disk: bool = False
+    """Leave features in the feature store and read what each step needs, the next step's while this one
+    computes: for tables larger than memory. What is learned is the same to rounding."""
+
+    @model_validator(mode="after")
+    def _read_as_they_are(self) -> Self:
+        if self.features_on_disk and self.fill != "zero":
+            raise ValueError(f"features_on_disk reads features as they are; fill={self.fill!r} changes them")
+        return self
+
+
+class FeatureLossConfig(StreamedConfig):
     """Options of models whose loss holds projected features."""
 
     train_features: bool = False
     """Train the features as well, as the authors' code does."""
-    feature_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision in which features are kept and projected while training; half of it halves their memory and
-    pays where the processor computes with bfloat16. Graphs, embeddings and scores stay float32."""
 
     @model_validator(mode="after")
     def _trained_in_full(self) -> Self:
         if self.train_features and self.feature_dtype != "float32":
             raise ValueError("train_features needs feature_dtype float32: bfloat16 loses small updates")
+        if self.train_features and self.features_on_disk:
+            raise ValueError("train_features needs features in memory; leave out features_on_disk")
         return self
 
 

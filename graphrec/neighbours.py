@@ -33,7 +33,7 @@ class Effort(NamedTuple):
 
 
 def nearest_rows(
-    queries: Tensor, keys: Tensor, k: int, block: tuple[int, int] = BLOCK
+    queries: Tensor, keys: Tensor, k: int, block: tuple[int, int] = BLOCK, unit: bool = False
 ) -> tuple[Tensor, Tensor]:
     """The ``k`` keys most cosine-similar to each query, exactly, in blocks: never ``n_queries x n_keys`` at
     once.
@@ -46,13 +46,16 @@ def nearest_rows(
         keys: ``(N, d)`` float, rows not zero.
         k: how many; fewer keys give fewer columns.
         block: rows of queries and of keys per product; bounds the extra memory to their product.
+        unit: all rows are of length one already.
 
     Returns:
         similarities ``(Q, min(k, N))`` descending and key rows of the same shape; ties by lowest row.
     """
     with torch.no_grad():
-        unit = unit_length(keys)
-        return _search(unit if queries is keys else queries, unit, k, block, scale=queries is not keys)
+        if unit:
+            return _search(queries, keys, k, block)
+        scaled = unit_length(keys)
+        return _search(scaled if queries is keys else queries, scaled, k, block, scale=queries is not keys)
 
 
 # -- exact ---------------------------------------------------------------------------------------------------

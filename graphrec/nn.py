@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from graphrec.data.interactions import Interactions
+from graphrec.disk import RowsOnDisk
 from graphrec.graph import Graph
-from graphrec.modalities import Fill, filled
+from graphrec.modalities import Fill, StreamedConfig, filled
 from graphrec.seeds import splitmix
 from graphrec.store import FeatureTable
 
@@ -100,9 +102,12 @@ class ItemFeatures(nn.Module):
         dtype: precision in which they are kept.
         fill: what stands for missing vectors, see :class:`graphrec.modalities.MultimodalConfig`.
         train: the interactions; only ``fill="neighbours"`` needs them.
+        on_disk: leave the vectors where the table has them and read those that a step needs; then they are
+            neither trained nor filled.
 
     Attributes:
-        values: ``(n_items, d)``; zero where missing and not filled.
+        values: ``(n_items, d)``; zero where missing and not filled. None on disk.
+        disk: the rows on disk, or None.
         present: items whose vectors count in losses, filled ones included ``(n_items,) bool``.
         own: items that have a vector of their own ``(n_items,) bool``.
     """
@@ -118,21 +123,41 @@ class ItemFeatures(nn.Module):
         dtype: torch.dtype = torch.float32,
         fill: Fill = "zero",
         train: Interactions | None = None,
+        on_disk: bool = False,
     ) -> None:
         super().__init__()
-        array, present = filled(table, fill, train)
-        values = torch.from_numpy(array).to(dtype)
-        if trained:
-            self.values = nn.Parameter(values.clone())
+        self.disk: RowsOnDisk | None = None
+        present = np.array(table.present)
+        if on_disk:
+            self.disk = RowsOnDisk(table, dtype)
         else:
-            self.register_buffer("values", values, persistent=False)
+            array, present = filled(table, fill, train)
+            values = torch.from_numpy(array).to(dtype)
+            if trained:
+                self.values = nn.Parameter(values.clone())
+            else:
+                self.register_buffer("values", values, persistent=False)
         self.register_buffer("present", torch.from_numpy(present), persistent=False)
         self.register_buffer("own", torch.from_numpy(np.array(table.present)), persistent=False)
         self._held: list[Tensor] = []  # memory for gathered rows
 
+    @classmethod
+    def of(cls, table: FeatureTable, config: StreamedConfig, train: Interactions) -> Self:
+        """One modality as a model's options ask for it."""
+        dtype = getattr(torch, config.feature_dtype)
+        trained = bool(getattr(config, "train_features", False))
+        return cls(table, trained, dtype, config.fill, train, config.features_on_disk)
+
+    def blocks(self, size: int) -> Iterator[Tensor]:
+        """All vectors in turn, at most ``size`` rows ``(b, d)`` at a time."""
+        for start in range(0, len(self.present), size):
+            end = min(start + size, len(self.present))
+            yield self.values[start:end] if self.disk is None else self.disk.block(np.arange(start, end))
+
     def forward(self, items: Tensor) -> Tensor:
         """Vectors ``(B, d)`` of items ``(B,)``."""
-        return nn.functional.embedding(items, self.values)
+        values, (at,) = (self.values, (items,)) if self.disk is None else self.disk.take(items)
+        return nn.functional.embedding(at, values)
 
     def projected(self, weight: Tensor, items: Tensor) -> Tensor:
         """``W x_i`` of items ``(B,)``: ``(B, k) float32`` for a projection ``(k, d)``."""
@@ -146,14 +171,22 @@ class ItemFeatures(nn.Module):
         return self._project(weight, items, others)
 
     def _project(self, weight: Tensor, items: Tensor, others: Tensor | None) -> Tensor:
-        if len(items) > len(self.values) and not self.values.requires_grad:  # each item once is less
-            table = nn.functional.linear(self.values, weight.to(self.values.dtype)).float()  # (n_items, k)
+        if self.disk is None:
+            values = self.values
+        else:
+            values, (items, *rest) = self.disk.take(items, *(() if others is None else (others,)))
+            others = rest[0] if rest else None
+        # Each item once is less, or is what has been read.
+        if (self.disk is not None or len(items) > len(values)) and not values.requires_grad:
+            table = nn.functional.linear(values, weight.to(values.dtype)).float()  # (n_items, k)
             x = nn.functional.embedding(items, table)
             return x if others is None else x - nn.functional.embedding(others, table)
-        if self.values.requires_grad or self.values.device.type != "cpu":
-            x = self(items) if others is None else self(items) - self(others)
+        if values.requires_grad or values.device.type != "cpu":
+            x = nn.functional.embedding(items, values)
+            if others is not None:
+                x = x - nn.functional.embedding(others, values)
             return nn.functional.linear(x, weight.to(x.dtype)).float()
-        projected: Tensor = _Projected.apply(weight, self.values, items, others, self._held)
+        projected: Tensor = _Projected.apply(weight, values, items, others, self._held)
         return projected
 
 
@@ -206,6 +239,11 @@ def _gathered(values: Tensor, items: Tensor, others: Tensor | None, memory: Tens
         torch.index_select(values, 0, others[start : start + BLOCK], out=subtracted)
         part -= subtracted
     return difference
+
+
+def on_disk(features: Iterable[nn.Module]) -> list[RowsOnDisk]:
+    """Those of some modalities, each :class:`ItemFeatures`, that stay on disk."""
+    return [f.disk for f in features if isinstance(f, ItemFeatures) and f.disk is not None]
 
 
 def distinct_rows(x: Tensor, most: int) -> tuple[Tensor, Tensor] | None:

@@ -10,6 +10,8 @@ import numpy as np
 
 from graphrec.data import Content, Dataset, Interactions, Vocabulary
 from graphrec.seeds import stream
+from graphrec.store import FeatureStore, FeatureTable, shards
+from graphrec.store.directory import completed, content_digest, locked, manifest_head
 
 WORDS = ["red", "blue", "green", "bicycle", "lamp", "chair", "wooden", "steel", "small", "garden", "kitchen"]
 
@@ -35,6 +37,22 @@ def texts(n: int, changed: int | None = None) -> list[str | None]:
 def shop(values: list[str | None], kind: Any = "text", root: Path | None = None) -> Dataset:
     """A dataset with one content field, named like its kind."""
     return catalogue([f"i{i}" for i in range(len(values))], **{kind: Content(kind, values, root)})
+
+
+def sharded(root: Path, values: np.ndarray, size: int, data: Dataset, name: str = "own") -> FeatureTable:
+    """A table of several shards, written as an extractor would."""
+    store, describe = FeatureStore(root), {"name": name}
+    key = shards.table_key(describe, data.items.fingerprint, "text")
+    folder = store.folder("text", key)
+    with locked(folder):
+        entries = [
+            shards.write_shard(folder, k, i, values[i : i + size], values[i : i + size].any(axis=1))
+            for k, i in enumerate(range(0, len(values), size))
+        ]
+        content = data.content.get("text")
+        told = content_digest(content) if content is not None else None
+        head = manifest_head(data, "text", "text", key, describe, told)
+        return completed(folder, head, entries).open()
 
 
 class Hashing:

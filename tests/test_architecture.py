@@ -46,7 +46,8 @@ LAYERS: dict[str, set[str]] = {
     "study": {*BASE, "commit"},
     "model": {*BASE, "data", "store", "graph", "sparse", "sampling", "search", "optim", "trainer"},  # a type
     "modalities": {*BASE, "data", "store", "graph", "knn", "neighbours", "model"},
-    "nn": {*BASE, "data", "store", "graph", "modalities"},
+    "disk": {*BASE, "store"},
+    "nn": {*BASE, "data", "store", "graph", "modalities", "disk"},
     "models": {
         *BASE,
         "data",
@@ -67,6 +68,7 @@ LAYERS: dict[str, set[str]] = {
         "parallel",
         "neighbourhood",
         "optim",
+        "disk",
     },
     "conversation": {*BASE, "commit", "data", "sampling", "checkpoint", "metrics"},
     "checkpoint": {*BASE, "commit"},
@@ -193,7 +195,11 @@ def test_environment_yml_is_in_step_with_pyproject() -> None:
     extras = project["optional-dependencies"]
     wanted = [
         *project["dependencies"],
-        *(d for e in ("features", "llm", "ann", "dgl", "track", "tune", "serve", "ray", "dev") for d in extras[e]),
+        *(
+            d
+            for e in ("features", "llm", "ann", "dgl", "track", "tune", "serve", "ray", "dev")
+            for d in extras[e]
+        ),
     ]
     wanted = [d for d in wanted if not d.startswith("graphrec")]
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())

@@ -8,35 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from extraction import catalogue, flip
+from extraction import catalogue, flip, sharded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphrec.data import Content, Dataset, Interactions
+from graphrec.data import Content, Interactions
 from graphrec.errors import FeatureError
-from graphrec.store import TRAIN, FeatureStore, FeatureTable, shards
-from graphrec.store.directory import completed, content_digest, locked, manifest_head
+from graphrec.store import TRAIN, FeatureStore, FeatureTable
+from graphrec.store.directory import locked
 from graphrec.store.rows import OPEN_SHARDS, ShardedRows
 
 IDS = [f"item-{i}" for i in range(7)]
 SHOP = catalogue(IDS)
 VALUES = np.arange(1, 22, dtype=np.float32).reshape(7, 3)
-
-
-def sharded(root: Path, values: np.ndarray, size: int, data: Dataset, name: str = "own") -> FeatureTable:
-    """A table of several shards, written as an extractor would."""
-    store, describe = FeatureStore(root), {"name": name}
-    key = shards.table_key(describe, data.items.fingerprint, "text")
-    folder = store.folder("text", key)
-    with locked(folder):
-        entries = [
-            shards.write_shard(folder, k, i, values[i : i + size], values[i : i + size].any(axis=1))
-            for k, i in enumerate(range(0, len(values), size))
-        ]
-        content = data.content.get("text")
-        told = content_digest(content) if content is not None else None
-        head = manifest_head(data, "text", "text", key, describe, told)
-        return completed(folder, head, entries).open()
 
 
 # -- ready-made vectors ------------------------------------------------------------

@@ -18,3 +18,7 @@ every feature by up to 2^-9 of itself, and the projections see it through a loss
 
 BFLOAT16_BM3 = 1e-2
 """The same for BM3, whose losses on features weigh as much as the others and whose targets move with them."""
+
+ON_DISK = 2e-6
+"""Of the weights (about 1) after some epochs: features read from disk are projected in products of another
+shape."""

@@ -31,10 +31,11 @@ from torch.nn.functional import embedding as rows
 from graphrec import parallel
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
+from graphrec.disk import ahead
 from graphrec.graph import bipartite
 from graphrec.modalities import ColdItems, FeatureLossConfig, tables_of
 from graphrec.model import ContentRule, Features, Ranker
-from graphrec.nn import ItemFeatures, embedding, linear, propagate, row_dropout
+from graphrec.nn import ItemFeatures, embedding, linear, on_disk, propagate, row_dropout
 from graphrec.sampling import Plan, Preferences
 from graphrec.search import Choice, Integers, Space
 from graphrec.seeds import derive
@@ -96,13 +97,7 @@ class BM3(Ranker):
 
         self.user_embedding = embedding(self.n_users, config.dim, self.stream("users"))  # (n_users, d)
         self.item_embedding = embedding(self.n_items, config.dim, self.stream("items"))  # (n_items, d)
-        dtype = getattr(torch, config.feature_dtype)
-        self.features = nn.ModuleDict(
-            {
-                m: ItemFeatures(table, config.train_features, dtype, config.fill, train)
-                for m, table in features.items()
-            }
-        )
+        self.features = nn.ModuleDict({m: ItemFeatures.of(t, config, train) for m, t in features.items()})
         self.projections = nn.ModuleDict(
             {
                 m: linear(table.shape[1], config.dim, self.stream(m), nn.init.xavier_normal_)
@@ -124,6 +119,10 @@ class BM3(Ranker):
 
     def batches(self, plan: Plan) -> Iterator[Pairs]:
         """Every train interaction once, without negatives, and what preferences say is liked."""
+        tables = on_disk(self.features.values()) if self.config.cl_weight else []
+        return ahead(self._batches(plan), tables, lambda batch: (batch.items,))
+
+    def _batches(self, plan: Plan) -> Iterator[Pairs]:
         order, rng = plan.rng("shuffle").permutation(len(self.train_pairs)), plan.rng("preferences")
         users = self.train_pairs.users[order].astype(np.int64)
         items = self.train_pairs.items[order].astype(np.int64)

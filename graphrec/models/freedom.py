@@ -29,13 +29,14 @@ from torch.nn.functional import embedding as rows
 
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
+from graphrec.disk import ahead
 from graphrec.errors import ConfigError
 from graphrec.graph import Graph, bipartite, degree_probability, mix, normalise, sample_edges
 from graphrec.losses import bpr
 from graphrec.modalities import ColdItems, FeatureLossConfig, item_graph, tables_of
 from graphrec.model import ContentRule, Features, Ranker
 from graphrec.neighbourhood import ALL, Fanouts, check_fanouts, convolved, propagated
-from graphrec.nn import ItemFeatures, embedding, projection, propagate
+from graphrec.nn import ItemFeatures, embedding, on_disk, projection, propagate
 from graphrec.sampling import Keyed, Plan, Preferences, keyed, triplets
 from graphrec.search import Choice, Space
 from graphrec.store import ATTRIBUTE, FeatureTable
@@ -73,8 +74,10 @@ class FREEDOM(Ranker):
         """Directory in which neighbours are kept between runs; None computes them each time."""
 
         @model_validator(mode="after")
-        def _one_of_each_layer(self) -> Self:
+        def _fits(self) -> Self:
             check_fanouts(self.fanouts, self.n_ui_layers)
+            if self.features_on_disk and not self.freeze_item_graph:
+                raise ValueError("a graph of projected features needs them in memory; drop features_on_disk")
             return self
 
     name = "freedom"
@@ -102,13 +105,7 @@ class FREEDOM(Ranker):
         self.user_embedding = embedding(self.n_users, config.dim, self.stream("users"))  # (n_users, d)
         self.item_embedding = embedding(self.n_items, config.dim, self.stream("items"))  # (n_items, d)
         self.sparse_gradients = config.fanouts is not None
-        dtype = getattr(torch, config.feature_dtype)
-        self.features = nn.ModuleDict(
-            {
-                m: ItemFeatures(features[m], config.train_features, dtype, config.fill, train)
-                for m in self.weights
-            }
-        )
+        self.features = nn.ModuleDict({m: ItemFeatures.of(features[m], config, train) for m in self.weights})
         self.projections = nn.ModuleDict(
             {m: projection(features[m].shape[1], config.dim, self.stream(m)) for m in self.weights}
         )
@@ -137,7 +134,9 @@ class FREEDOM(Ranker):
 
     def batches(self, plan: Plan) -> Iterator[Keyed]:
         """Every train interaction once, with one uniform negative."""
-        return keyed(triplets(self.train_pairs, plan, preferences=self.preferences), plan, "fanouts")
+        made = keyed(triplets(self.train_pairs, plan, preferences=self.preferences), plan, "fanouts")
+        tables = on_disk(self.features.values()) if self.config.reg_weight else []
+        return ahead(made, tables, lambda batch: (batch.positives, batch.negatives))
 
     def propagate(self, graph: Graph) -> tuple[Tensor, Tensor]:
         """User and item embeddings over one user-item graph ``(n_users, d), (n_items, d)`` (Eqs. 6-8)."""

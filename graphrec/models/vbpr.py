@@ -30,15 +30,16 @@ from torch.nn.functional import embedding as rows
 
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
+from graphrec.disk import ahead
 from graphrec.losses import bpr, embedding_norms
-from graphrec.modalities import AugmentedConfig, means_of, tables_of
+from graphrec.modalities import StreamedConfig, means_of, tables_of
 from graphrec.model import ContentProjection, Features, Ranker
-from graphrec.nn import ItemFeatures, embedding, projection
+from graphrec.nn import ItemFeatures, embedding, on_disk, projection
 from graphrec.sampling import Plan, Preferences, triplets
 from graphrec.search import Choice, Space
 from graphrec.store import FeatureTable
 
-BLOCK = 1024  # items projected at a time when all are: bounds the float32 copy of bfloat16 features
+BLOCK = 2**22  # numbers projected at a time when all items are: bounds the float32 copy of bfloat16 features
 
 
 class Batch(NamedTuple):
@@ -57,7 +58,7 @@ class Batch(NamedTuple):
 class VBPR(Ranker):
     """Item vectors of an ID part and a content part."""
 
-    class Config(AugmentedConfig):
+    class Config(StreamedConfig):
         """Options of VBPR."""
 
         dim: int = Field(64, ge=1)
@@ -66,9 +67,6 @@ class VBPR(Ranker):
         """Size of the content part; None: as large as the ID part."""
         reg_weight: float = Field(0.1, ge=0)
         """Weight of the norms of the batch's vectors."""
-        feature_dtype: Literal["float32", "bfloat16"] = "float32"
-        """Precision in which features are kept, and projected while training; half of it halves their memory
-        and pays where the processor computes with bfloat16. Embeddings and scores stay float32."""
         cold_items: Literal["content", "as_trained"] = "content"
         """Vector of items without train interactions: their content part alone, or all that is there."""
 
@@ -90,10 +88,7 @@ class VBPR(Ranker):
         content_dim = config.content_dim or config.dim
         self.user_embedding = embedding(self.n_users, config.dim + content_dim, self.stream("users"))
         self.item_embedding = embedding(self.n_items, config.dim, self.stream("items"))  # (n_items, d)
-        dtype = getattr(torch, config.feature_dtype)
-        self.features = nn.ModuleDict(
-            {m: ItemFeatures(t, dtype=dtype, fill=config.fill, train=train) for m, t in tables.items()}
-        )
+        self.features = nn.ModuleDict({m: ItemFeatures.of(t, config, train) for m, t in tables.items()})
         # One map of all features side by side; each modality is multiplied by its columns.
         self.widths = {m: t.dim for m, t in tables.items()}
         self.projection = projection(sum(self.widths.values()), content_dim, self.stream("content"))
@@ -111,6 +106,9 @@ class VBPR(Ranker):
 
     def batches(self, plan: Plan) -> Iterator[Batch]:
         """Every train interaction once, with one uniform negative."""
+        return ahead(self._batches(plan), on_disk(self.features.values()), lambda batch: (batch.items,))
+
+    def _batches(self, plan: Plan) -> Iterator[Batch]:
         for users, positives, negatives in triplets(self.train_pairs, plan, preferences=self.preferences):
             both = torch.cat([positives, negatives]).numpy()
             items, at = (torch.from_numpy(v) for v in np.unique(both, return_inverse=True))
@@ -140,8 +138,9 @@ class VBPR(Ranker):
         """User vectors, and item vectors with the ID part of cold items at zero ``(n, d + c)`` (Eq. 5)."""
         parts = []
         for m, weight in self.weights().items():
-            blocks = cast(ItemFeatures, self.features[m]).values.split(BLOCK)
-            parts.append(torch.cat([nn.functional.linear(x.float(), weight) for x in blocks]))
+            blocks = cast(ItemFeatures, self.features[m]).blocks(max(1, BLOCK // self.widths[m]))
+            projected = [nn.functional.linear(x.to(weight.device).float(), weight) for x in blocks]
+            parts.append(torch.cat(projected))
         content, ids = torch.stack(parts).sum(0), self.item_embedding.weight  # (n_items, c), (n_items, d)
         if self.config.cold_items == "content":
             ids = ids * self.warm
