@@ -10,7 +10,7 @@ other nodes are asked for: a part of a batch draws what the whole batch draws fo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from scipy.sparse import csr_matrix
@@ -38,14 +38,71 @@ class Neighbourhood(NamedTuple):
         """The mean over layers as in :func:`graphrec.nn.propagate` for the nodes that were asked for:
         ``(n_0, d) -> (n_L, d)``.
         """
-        x = x / (len(self.hops) + 1)
+        return self.both(x)[0]
+
+    def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`propagate`, and what the same nodes were before, each ``(n_L, d)``."""
+        found: tuple[Tensor, Tensor] = _Mean.apply(x, self)
+        return found
+
+
+class _Mean(torch.autograd.Function):
+    """``x + A(x + A(x + ...))`` over the number of layers, level by level. Tables of the outer levels are the
+    largest things in a step, and fresh memory for them costs more than the numbers in them: autograd would
+    take three times as many.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, around: Neighbourhood) -> tuple[Tensor, Tensor]:
+        ctx.around = around
         total = x
-        for hop in self.hops:
+        for hop in around.hops:
             total = (hop @ total).add_(x[: hop.n_target])
-        return total
+        return total / (len(around.hops) + 1), x[: len(around.nodes[-1])].clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        hops, (found, before) = ctx.around.hops, gradients
+        total = found / (len(hops) + 1)
+        levels = [total]
+        for hop in reversed(hops):
+            total = hop.t() @ total
+            levels.append(total)
+        for level in (*levels[:-1], before):
+            total[: len(level)] += level
+        return total, None
+
+
+class _Rows(torch.autograd.Function):
+    """Distinct rows ``(n, d)`` of two tables, numbered one after the other; gradients are
+    sparse.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, first: Tensor, second: Tensor, rows: Tensor) -> Tensor:
+        x = first.new_empty(len(rows), first.shape[1])
+        ctx.shapes, ctx.parts = (first.shape, second.shape), []
+        for table, at in ((first, rows < len(first)), (second, rows >= len(first))):
+            places = at.nonzero()[:, 0]
+            # Ascending, as tables are read faster and as a coalesced gradient needs.
+            own, order = (rows[places] - (0 if table is first else len(first))).sort()
+            places = places[order]
+            ctx.parts.append((places, own))
+            for some, to in zip(own.split(BLOCK), places.split(BLOCK), strict=True):
+                x[to] = table[some]
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        made = (
+            torch.sparse_coo_tensor(own[None], gradients[0][places], shape, is_coalesced=True)
+            for (places, own), shape in zip(ctx.parts, ctx.shapes, strict=True)
+        )
+        return (*made, None)
 
 
 ALL = -1
+BLOCK = 8192  # rows gathered at a time
 Fanouts = tuple[int, ...] | None
 
 
@@ -97,7 +154,7 @@ def neighbourhood(graph: Graph, nodes: Tensor, fanouts: Sequence[int], key: Tens
 
 def propagated(
     graph: Graph, users: Tensor, items: Tensor, asked: Sequence[Tensor], fanouts: Sequence[int], key: Tensor
-) -> list[Tensor]:
+) -> tuple[list[Tensor], list[Tensor]]:
     """Rows of :func:`graphrec.nn.propagate` over a user-item graph, from sampled neighbourhoods; with sparse
     gradients, for :class:`graphrec.optim.RowAdam`.
 
@@ -110,20 +167,14 @@ def propagated(
         key: likewise.
 
     Returns:
-        for each of ``asked`` the rows ``(B, d)``.
+        for each of ``asked`` the rows ``(B, d)``, and what they are before propagation.
     """
     nodes, at = torch.cat(list(asked)).unique(return_inverse=True)
     around = neighbourhood(graph, nodes, fanouts, key)
-    outer = around.nodes[0]
-    kinds = (outer < len(users)).nonzero()[:, 0], (outer >= len(users)).nonzero()[:, 0]
-    back = torch.empty_like(outer)
-    back[torch.cat(kinds)] = torch.arange(len(outer), device=outer.device)
-    tables = (
-        embedding(outer[kinds[0]], users, sparse=True),
-        embedding(outer[kinds[1]] - len(users), items, sparse=True),
-    )
-    found = around.propagate(embedding(back, torch.cat(tables)))  # (n, d)
-    return [embedding(part, found) for part in at.split([len(a) for a in asked])]
+    x: Tensor = _Rows.apply(users, items, around.nodes[0])  # (n_0, d)
+    found, before = around.both(x)  # (n, d)
+    parts = at.split([len(a) for a in asked])
+    return [embedding(part, found) for part in parts], [embedding(part, before) for part in parts]
 
 
 def convolved(graph: Graph, x: Tensor, asked: Tensor, fanouts: Sequence[int]) -> Tensor:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+BLOCK = 8192  # rows moved at a time: what is computed on the way stays in the cache, in memory already there
+
 
 class RowAdam(torch.optim.Optimizer):
     """Adam (Kingma and Ba, https://arxiv.org/abs/1412.6980) that costs what the gradient costs.
@@ -48,21 +50,23 @@ class RowAdam(torch.optim.Optimizer):
             state["step"] = torch.tensor(0.0)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
         state["step"] += 1
-        t = float(state["step"])
-        if gradient.is_sparse:
-            gradient = gradient.coalesce()
-            rows, g = gradient.indices()[0], gradient.values()
-            m, v = state["exp_avg"][rows], state["exp_avg_sq"][rows]
-        else:
-            rows, g, m, v = None, gradient, state["exp_avg"], state["exp_avg_sq"]
-        m.lerp_(g, 1 - beta1)
-        v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-        change = m / (v / (1 - beta2**t)).sqrt_().add_(group["eps"]) * (-group["lr"] / (1 - beta1**t))
-        if rows is None:
-            p += change
+        t, m, v = float(state["step"]), state["exp_avg"], state["exp_avg_sq"]
+
+        def change(m: Tensor, v: Tensor, g: Tensor) -> Tensor:
+            m.lerp_(g, 1 - beta1)
+            v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+            size = (v / (1 - beta2**t)).sqrt_().add_(group["eps"])
+            return torch.div(m, size, out=size).mul_(-group["lr"] / (1 - beta1**t))
+
+        if not gradient.is_sparse:
+            p += change(m, v, gradient)
             return
-        state["exp_avg"][rows], state["exp_avg_sq"][rows] = m, v
-        p.index_add_(0, rows, change)
+        gradient = gradient.coalesce()
+        for rows, g in zip(gradient.indices()[0].split(BLOCK), gradient.values().split(BLOCK), strict=True):
+            # Rows are distinct; index_add_ would take them one after another.
+            mean, square = m[rows], v[rows]
+            p[rows] = p[rows].add_(change(mean, square, g))
+            m[rows], v[rows] = mean, square
 
 
 def trusted_indices() -> None:

@@ -166,7 +166,7 @@ class FREEDOM(Ranker):
             return rows(batch.users, users), rows(batch.positives, items) - rows(batch.negatives, items)
         asked = batch.users, batch.positives + self.n_users, batch.negatives + self.n_users
         tables = self.user_embedding.weight, self.item_embedding.weight
-        u, p, n = propagated(self.epoch_graph, *tables, asked, self.config.fanouts, batch.key)
+        (u, p, n), _ = propagated(self.epoch_graph, *tables, asked, self.config.fanouts, batch.key)
         whole = (ALL,) * self.config.n_mm_layers
         h = convolved(self.item_graph, tables[1], torch.cat([batch.positives, batch.negatives]), whole)
         return u, p - n + h[: len(p)] - h[len(p) :]

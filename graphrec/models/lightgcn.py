@@ -88,22 +88,20 @@ class LightGCN(Ranker):
 
     def loss(self, batch: Keyed) -> dict[str, Tensor]:
         """``bpr`` on propagated embeddings and ``reg`` on the ID embeddings (Eq. 15)."""
-        u, p, n = self.propagated(batch)  # (B, d)
-        sparse = self.sparse_gradients
-        u0 = rows(batch.users, self.user_embedding.weight, sparse=sparse)
-        p0, n0 = (rows(x, self.item_embedding.weight, sparse=sparse) for x in batch[1:3])
+        (u, p, n), own = self.propagated(batch)  # (B, d)
         return {
             "bpr": bpr((u * (p - n)).sum(1)),
-            "reg": self.config.reg_weight * embedding_norms(u0, p0, n0),
+            "reg": self.config.reg_weight * embedding_norms(*own),
         }
 
-    def propagated(self, batch: Keyed) -> Sequence[Tensor]:
-        """Embeddings of the batch's users, positives and negatives."""
-        if self.config.fanouts is None:
-            users, items = self.embed()
-            return rows(batch.users, users), rows(batch.positives, items), rows(batch.negatives, items)
-        asked = batch.users, batch.positives + self.n_users, batch.negatives + self.n_users
+    def propagated(self, batch: Keyed) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """Embeddings of the batch's users, positives and negatives, and their ID embeddings."""
         tables = self.user_embedding.weight, self.item_embedding.weight
+        if self.config.fanouts is None:
+            (users, items), (u, p, n) = self.embed(), batch[:3]
+            found = rows(u, users), rows(p, items), rows(n, items)
+            return found, (rows(u, tables[0]), rows(p, tables[1]), rows(n, tables[1]))
+        asked = batch.users, batch.positives + self.n_users, batch.negatives + self.n_users
         return propagated(self.graph, *tables, asked, self.config.fanouts, batch.key)
 
     def embed(self) -> tuple[Tensor, Tensor]:
