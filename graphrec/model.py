@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -97,9 +97,10 @@ class Model(nn.Module):
     """Of which fields; it takes those that the dataset has."""
     extractor: ClassVar[str | None] = None
     """The one extractor whose features it takes, of the first of ``fields`` that has any; None: of any."""
-    divisible: ClassVar[bool] = False
-    """Whether several processes can each take a part of its batches: its batches are cut and its losses
-    summed with :mod:`graphrec.parallel`."""
+    divides: ClassVar[Literal["batches", "dialogues"] | None] = None
+    """What several processes divide (:mod:`graphrec.parallel`): the rows of batches, losses and gradients
+    being summed, or the conversations it learns from, each process then making every step itself; None:
+    nothing, it trains in one process."""
     converses: ClassVar[bool] = False
     """Whether it learns from conversations, for which the items need attributes and ``Config`` a scorer."""
     search_space: ClassVar[Space] = {}

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -57,6 +58,15 @@ def mine(batch: Batch) -> Batch:
 def total(x: Tensor) -> Tensor:
     """The sum of a tensor over the processes; the gradient of each is that of its own."""
     found: Tensor = x if count() == 1 else _Total.apply(x)
+    return found
+
+
+def added(x: np.ndarray) -> np.ndarray:
+    """The sum of an array over the processes."""
+    if count() == 1:
+        return x
+    on = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    found: np.ndarray = total(torch.from_numpy(x).to(on)).cpu().numpy()
     return found
 
 

@@ -148,9 +148,9 @@ def train(
     given = cls.inputs(features, model_config)
     made = cls.build(data, given or None, model_config)
     if select != NONE:
-        ranking = (
-            RankingTask(data.valid, seen=data.train, metrics=("recall", "ndcg", select)) if ranked else None
-        )
+        n, held = train_config.validate_users, data.valid
+        some = held if n is None else held.of_some_users(n, train_config.seed)
+        ranking = RankingTask(some, seen=data.train, metrics=("recall", "ndcg", select)) if ranked else None
         task = ranking or made.task(data)
     about = {
         "dataset": {"name": data.name, "fingerprint": data.fingerprint},

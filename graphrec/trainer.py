@@ -57,6 +57,9 @@ class TrainConfig(Config):
     """Digits to which the selected metric is rounded before comparing; None compares exactly."""
     validate_every: int = Field(1, ge=1)
     """Epochs between validations; the last epoch is always validated."""
+    validate_users: int | None = Field(None, ge=1)
+    """Users to rank for in a validation of ``graphrec train``, drawn once by the seed; None takes all.
+    Ranking for all costs users times items."""
     checkpoint_every: int = Field(1, ge=1)
     """Epochs between checkpoints of the full state; improvements and the last epoch are always written."""
     seed: int = Field(0, ge=0)
@@ -144,7 +147,7 @@ class Trainer:
         """
         config, start, state = self.config, 0, State()
         accelerator = _accelerator(config)
-        if parallel.count() > 1 and not model.divisible:
+        if parallel.count() > 1 and model.divides is None:
             raise ConfigError(f"{model.name} trains in one process; its batches cannot be divided")
         self.kept.writes, self._device = parallel.first(), accelerator.device
         model.to(accelerator.device)
@@ -231,7 +234,8 @@ class Trainer:
         for batch in model.batches(Plan(epoch, config.batch_size, config.seed)):
             losses = wrapped(_to(batch, accelerator.device))
             accelerator.backward(torch.stack(list(losses.values())).sum())
-            parallel.add_gradients(model.parameters())
+            if model.divides == "batches":
+                parallel.add_gradients(model.parameters())
             if config.clip_norm is not None:
                 accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
             optimizer.step()
@@ -277,7 +281,8 @@ class Trainer:
             return False
         model.eval()
         with torch.no_grad():
-            metrics = parallel.of_first(lambda: validate(model), self._device)
+            divided = getattr(validate, "divided", False)
+            metrics = validate(model) if divided else parallel.of_first(lambda: validate(model), self._device)
         record.update(metrics)
         chosen = select or next(iter(metrics))
         if chosen not in metrics:

@@ -28,13 +28,16 @@ OPTIONS = {
 
 
 def names() -> list[str]:
-    """Models whose batches can be divided, some of them in two ways."""
-    return [*(name for name in MODELS if model(name).divisible), *(name for name in OPTIONS if " " in name)]
+    """Models that several processes can train, some of them in two ways."""
+    return [*(name for name in MODELS if model(name).divides), *(name for name in OPTIONS if " " in name)]
 
 
 def trained(name: str, folder: Path) -> None:
     """Trains two epochs and, resumed, two more; leaves weights and metrics in ``folder``."""
     cls = model(name.split()[0])
+    if cls.converses:
+        _talked(name, folder)
+        return
     data, tables = testing.communities(2, 40)
     data, rng = data.resplit("random"), stream(0, "tests/divided")
     pairs = rng.permuted(np.tile(np.arange(data.n_items), (data.n_users, 1)), axis=1)[:, :2].astype(np.int32)
@@ -55,6 +58,22 @@ def trained(name: str, folder: Path) -> None:
         assert len(run.history) == epochs
     if parallel.first():
         save_file({k: v.contiguous() for k, v in made.state_dict().items()}, folder / f"{name}.safetensors")
+
+
+def _talked(name: str, folder: Path) -> None:
+    """The same for a model that learns from conversations."""
+    cls = model(name)
+    with testing.material(cls, cls.Config(episodes=40, parallel=7, target_every=5)) as (data, _, config):
+        for epochs in (EPOCHS // 2, EPOCHS):
+            made = cls.build(data, None, config)
+            options = TrainConfig(
+                epochs=epochs, batch_size=16, learning_rate=1e-3, progress=False, patience=None
+            )
+            run = Trainer(options, folder / name).fit(made, made.task(data), resume=True)
+            assert len(run.history) == epochs
+        if parallel.first():
+            state = made.network.state_dict()
+            save_file({k: v.contiguous() for k, v in state.items()}, folder / f"{name}.safetensors")
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ LAYERS: dict[str, set[str]] = {
         "optim",
         "disk",
     },
-    "conversation": {*BASE, "commit", "data", "sampling", "checkpoint", "metrics"},
+    "conversation": {*BASE, "commit", "data", "sampling", "checkpoint", "metrics", "parallel"},
     "checkpoint": {*BASE, "commit"},
     "progress": BASE,
     "environment": set(),

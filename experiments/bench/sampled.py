@@ -2,13 +2,15 @@
 
     python -m experiments.bench.sampled                          # x1, x4, x16, x64
     python -m experiments.bench.sampled --scales 64 --models lightgcn
+    python -m experiments.bench.sampled --fixed                  # batches of one size at every scale
 
 x64 is a million users, 200,000 items and twenty million interactions, items with a long tail, with 128-d
-features; the others are that divided. Batches and fanouts are the same at every size. Each row is a process
-of its own: building the model (for FREEDOM with the exact neighbours of all items), drawing an epoch's
-triplets, and some steps are measured; ``epoch`` is the draw plus the median step times their number. ``~`` is
-the exponent from one size to the next: 1 is linear in the interactions. That of the memory leaves out what
-Python and the libraries take.
+features, which stay on disk; the others are that divided. Batches grow with the data (``--batch`` is that of
+x64), so that neighbourhoods are the same share of each graph and every epoch has as many steps. Each row is a
+process of its own: building the model (for FREEDOM with the exact neighbours of all items), drawing an
+epoch's triplets and pruning the graph, and some steps are measured; ``epoch`` is the draw plus the median
+step times their number. ``~`` is the exponent from one size to the next: 1 is linear in the interactions.
+That of the memory leaves out what Python and the libraries take.
 """
 
 from __future__ import annotations
@@ -19,23 +21,26 @@ import math
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.bench import measure
+from experiments.bench import curves, measure
 
 USERS, ITEMS, PAIRS, WIDTH, LARGEST = 1_000_000, 200_000, 20_000_000, 128, 64
 MODELS = ("lightgcn", "freedom")
 HEADER = (
-    f"{'model':10s}{'size':>5s}{'users':>11s}{'items':>9s}{'interactions':>14s}{'build':>10s}{'draw':>9s}"
-    f"{'a step':>9s}{'steps':>7s}{'epoch':>11s}{'~':>6s}{'peak':>11s}{'~':>6s}"
+    f"{'model':10s}{'size':>5s}{'users':>11s}{'items':>9s}{'interactions':>14s}{'batch':>8s}{'build':>10s}"
+    f"{'~':>6s}{'draw':>9s}{'a step':>11s}{'steps':>7s}{'epoch':>11s}{'~':>6s}{'peak':>11s}{'~':>6s}"
 )
 
 
-def generated(scale: float) -> Any:
-    """Interactions with a long tail, and features."""
+def generated(scale: float, folder: Path) -> Any:
+    """Interactions with a long tail, and features in a file."""
     from graphrec.data.interactions import Interactions
     from graphrec.seeds import stream
     from graphrec.store import FeatureTable
@@ -49,8 +54,9 @@ def generated(scale: float) -> Any:
         keys = np.unique(np.concatenate([keys, who * items + what]))
     keys = np.sort(rng.permutation(keys)[:pairs])
     values = rng.standard_normal((items, WIDTH), dtype=np.float32)
-    values.setflags(write=False)
-    return Interactions(keys // items, keys % items, users, items), FeatureTable(values)
+    np.save(folder / "features.npy", values)
+    table = FeatureTable(np.load(folder / "features.npy", mmap_mode="r"))
+    return Interactions(keys // items, keys % items, users, items), table
 
 
 def row(name: str, scale: float, batch: int, fanouts: list[int], steps: int) -> dict[str, Any]:
@@ -62,12 +68,13 @@ def row(name: str, scale: float, batch: int, fanouts: list[int], steps: int) -> 
     from graphrec.trainer import TrainConfig
 
     bare = measure.peak()
-    train, table = generated(scale)
+    with tempfile.TemporaryDirectory() as folder:  # what is mapped stays readable
+        train, table = generated(scale, Path(folder))
     began = time.perf_counter()
     if name == "lightgcn":
         model: Any = LightGCN(train, LightGCN.Config(fanouts=fanouts))
     else:
-        model = FREEDOM(train, {"text": table}, FREEDOM.Config(fanouts=fanouts))
+        model = FREEDOM(train, {"text": table}, FREEDOM.Config(fanouts=fanouts, features_on_disk=True))
     build = time.perf_counter() - began
     optimizer = model.optimizer(TrainConfig())
     times, n_steps = [], -(-len(train) // batch)
@@ -86,7 +93,8 @@ def row(name: str, scale: float, batch: int, fanouts: list[int], steps: int) -> 
             break
     step = statistics.median(times[1:] or times)
     return {
-        "users": train.n_users, "items": train.n_items, "pairs": len(train), "build": build, "draw": draw,
+        "users": train.n_users, "items": train.n_items, "pairs": len(train), "batch": batch,
+        "build": build, "draw": draw,
         "step": step, "steps": n_steps, "epoch": draw + step * n_steps, "peak": measure.peak(), "bare": bare,
     }  # fmt: skip
 
@@ -109,30 +117,52 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16_384)
     parser.add_argument("--fanouts", nargs="+", type=int, default=[10, 5])
     parser.add_argument("--steps", type=int, default=12, help="steps to time")
+    parser.add_argument("--fixed", action="store_true", help="batches of one size at every scale")
+    parser.add_argument("--plot", type=Path, help="SVG file to write")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.row:
-        print(json.dumps(row(given.row, given.scales[0], given.batch, given.fanouts, given.steps)))
+        batch = given.batch if given.fixed else round(given.batch * given.scales[0] / LARGEST)
+        print(json.dumps(row(given.row, given.scales[0], batch, given.fanouts, given.steps)))
         return
     print(measure.machine())
-    print(f"batches of {given.batch:,}, fanouts {given.fanouts}")
+    print(f"fanouts {given.fanouts}")
     print(HEADER)
+    found = dict[str, list[dict[str, Any]]]()
     for name in given.models:
-        before = None
+        done = found.setdefault(name, [])
         for scale in given.scales:
             command = [sys.executable, "-m", "experiments.bench.sampled", "--row", name]
             command += ["--scales", str(scale), "--batch", str(given.batch), "--steps", str(given.steps)]
-            command += ["--fanouts", *map(str, given.fanouts)]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            now = json.loads(done.stdout.splitlines()[-1])
+            command += ["--fanouts", *map(str, given.fanouts), *(["--fixed"] if given.fixed else [])]
+            ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            now = json.loads(ended.stdout.splitlines()[-1])
+            before = done[-1] if done else None
             print(
                 f"{name:10s}{f'x{scale:g}':>5s}{now['users']:>11,}{now['items']:>9,}{now['pairs']:>14,}"
-                f"{now['build']:>8.1f} s{now['draw']:>7.1f} s{now['step']:>7.2f} s{now['steps']:>7,}"
-                f"{now['epoch']:>9.0f} s{exponent(before, now, 'epoch'):>6s}"
+                f"{now['batch']:>8,}{now['build']:>8.1f} s{exponent(before, now, 'build'):>6s}"
+                f"{now['draw']:>7.1f} s{now['step'] * 1000:>8.1f} ms{now['steps']:>7,}"
+                f"{now['epoch']:>9.1f} s{exponent(before, now, 'epoch'):>6s}"
                 f"{now['peak'] / measure.GIB:>7.2f} GiB{exponent(before, now, 'peak'):>6s}",
                 flush=True,
             )
-            before = now
+            done.append(now)
+    if given.plot:
+        given.plot.write_text(plot(found), encoding="utf-8")
+
+
+def plot(found: dict[str, Sequence[dict[str, Any]]]) -> str:
+    """Epoch, building and memory beside what the libraries take, over the interactions."""
+    panels = {
+        "epoch (s)": lambda r: r["epoch"],
+        "building the model (s)": lambda r: r["build"],
+        "memory beside libraries (GiB)": lambda r: (r["peak"] - r["bare"]) / measure.GIB,
+    }
+    lines = {
+        title: {name: [(r["pairs"], value(r)) for r in rows] for name, rows in found.items()}
+        for title, value in panels.items()
+    }
+    return curves.drawn(lines, list(found), "How sampled training grows with the train interactions")
 
 
 if __name__ == "__main__":

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from graphrec import parallel
 from graphrec.conversation.belief import Setting
 from graphrec.conversation.dialogue import Dialogue
 from graphrec.conversation.outcomes import Outcomes
 from graphrec.conversation.rules import Policy
 from graphrec.conversation.simulator import Simulator
+from graphrec.conversation.states import ACTIONS
 from graphrec.data import Interactions
 from graphrec.errors import DataError
 from graphrec.seeds import stream
@@ -29,6 +32,7 @@ def play(
     *,
     epoch: int = 0,
     wave: int = WAVE,
+    divided: bool = False,
 ) -> Outcomes:
     """Lets a policy talk to one simulated user per pair, to the end.
 
@@ -43,6 +47,8 @@ def play(
         targets: the item each has in mind ``(n,) int``.
         epoch: another one draws openings and errors anew.
         wave: conversations at a time.
+        divided: several processes call this together, and each has a part of the conversations; all get all
+            outcomes.
 
     Raises:
         DataError: there are no pairs, or a target has no attribute.
@@ -53,8 +59,9 @@ def play(
     talks = simulator.talks(targets, turns, epoch)
     chance = stream(simulator.seed, "conversation/policy", epoch).random((len(targets), turns))
     found, place = np.zeros(len(targets), dtype=np.int64), np.zeros(len(targets), dtype=np.int64)
-    for start in range(0, len(targets), wave):
-        numbers = range(start, min(start + wave, len(targets)))
+    own = range(len(targets))[parallel.part(len(targets)) if divided else slice(None)]
+    for start in range(own.start, own.stop, wave):
+        numbers = range(start, min(start + wave, own.stop))
         going = {n: Dialogue(setting, int(users[n]), talks[n]) for n in numbers}
         while going:
             luck = np.array([chance[n, d.turn] for n, d in going.items()])
@@ -64,7 +71,47 @@ def play(
                 if dialogue.done or not dialogue.actions_left:
                     found[number], place[number] = dialogue.found, dialogue.place
                     del going[number]
+    if divided:  # of those of others nothing is known here, so they add 0
+        found, place = parallel.added(np.stack([found, place]))
     return Outcomes(found, np.where(found > 0, place, 0), turns)
+
+
+class Came(NamedTuple):
+    """What came of one action in each of some conversations.
+
+    Attributes:
+        actions: what was done in each, by its place in :data:`graphrec.conversation.states.ACTIONS`.
+        rewards: for each.
+        over: whether each is.
+        after: the states that followed, zero where it is over ``(n, s) float32``.
+    """
+
+    actions: list[int]
+    rewards: list[float]
+    over: list[bool]
+    after: np.ndarray
+
+
+def step(
+    going: Sequence[tuple[int, Dialogue]], actions: Sequence[int], state: Callable[[Dialogue], np.ndarray]
+) -> Came:
+    """Goes one action further in each of some conversations. Of several processes each leads those of its
+    numbers, and all get what came of all.
+
+    Args:
+        going: conversations with their numbers.
+        actions: what to do in each; the process that leads it decides, should they differ.
+        state: what a policy sees of a conversation ``(s,) float32``.
+    """
+    came = np.zeros((len(going), 3 + len(state(going[0][1]))), dtype=np.float32)
+    for row, (number, dialogue), action in zip(came, going, actions, strict=True):
+        if number % parallel.count() == parallel.rank():
+            row[:3] = action, dialogue.step(ACTIONS[action]), dialogue.done
+            if not dialogue.done:
+                row[3:] = state(dialogue)
+    came = parallel.added(came)
+    did, rewards, over = came[:, 0].astype(int), came[:, 1], came[:, 2] > 0
+    return Came(did.tolist(), rewards.tolist(), over.tolist(), came[:, 3:])
 
 
 @dataclass(frozen=True)
@@ -82,19 +129,22 @@ class DialogueTask:
     split: Interactions
     simulator: Simulator
     n: int | None = None
+    divided: ClassVar[bool] = True
+    """Several processes call it together."""
 
     def __call__(self, model: Any) -> dict[str, float]:
         """Success rates and the like, see :meth:`Outcomes.mean`; ``at/saved`` is the turns saved, so that
         higher is better.
         """
-        outcomes = self.outcomes(model)
+        outcomes = self.outcomes(model, divided=True)
         mean = outcomes.mean()
         return {**mean, "at/saved": outcomes.turns - mean["at"]}
 
-    def outcomes(self, policy: Policy) -> Outcomes:
-        """The conversations one by one."""
+    def outcomes(self, policy: Policy, divided: bool = False) -> Outcomes:
+        """The conversations one by one; see :func:`play`."""
         chosen = np.arange(len(self.split))
         if self.n is not None and self.n < len(chosen):
             drawn = stream(self.simulator.seed, "conversation/pairs").permutation(len(chosen))
             chosen = np.sort(drawn[: self.n])
-        return play(policy, self.setting, self.simulator, self.split.users[chosen], self.split.items[chosen])
+        users, items = self.split.users[chosen], self.split.items[chosen]
+        return play(policy, self.setting, self.simulator, users, items, divided=divided)

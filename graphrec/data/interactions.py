@@ -9,6 +9,7 @@ import numpy as np
 
 from graphrec.atomic import digest
 from graphrec.errors import DataError
+from graphrec.seeds import stream
 
 BLOCK = 2**22  # pairs looked up at a time
 
@@ -150,6 +151,15 @@ class Interactions:
         ends = np.cumsum(counts)
         offset = np.arange(len(row)) - np.repeat(ends - counts, counts)
         return row, self.items[self.indptr[users][row] + offset] if len(row) else self.items[:0]
+
+    def of_some_users(self, n: int, seed: int = 0) -> Interactions:
+        """All interactions of ``n`` of the users who have any, drawn once; all if there are no more."""
+        active = np.flatnonzero(self.user_degree)
+        if n >= len(active):
+            return self
+        chosen = np.zeros(self.n_users, dtype=bool)
+        chosen[stream(seed, "users").choice(active, n, replace=False)] = True
+        return self.where(chosen[self.users])
 
     def _key(self, users: Any, items: Any) -> np.ndarray:
         """What ``keys`` holds for pairs, of the broadcast shape."""

@@ -78,7 +78,7 @@ class BM3(Ranker):
         """Embedding of items without train interactions."""
 
     name = "bm3"
-    divisible = True
+    divides = "batches"
     modalities = True
     places_new_items = True
     search_space: ClassVar[Space] = {

@@ -81,7 +81,7 @@ class FREEDOM(Ranker):
             return self
 
     name = "freedom"
-    divisible = True
+    divides = "batches"
     modalities = True
     places_new_items = True
     search_space: ClassVar[Space] = {

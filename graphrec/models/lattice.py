@@ -73,7 +73,7 @@ class LATTICE(Ranker):
         each time."""
 
     name = "lattice"
-    divisible = True
+    divides = "batches"
     modalities = True
     places_new_items = True
     search_space: ClassVar[Space] = {

@@ -56,7 +56,7 @@ class LightGCN(Ranker):
             return self
 
     name = "lightgcn"
-    divisible = True
+    divides = "batches"
     search_space: ClassVar[Space] = {
         "n_layers": Integers(1, 4),
         "reg_weight": Choice(1e-5, 1e-4, 1e-3, 1e-2),

@@ -121,7 +121,7 @@ class LLMRec(Ranker):
         """Does what the authors' code does instead of what was meant."""
 
     name = "llmrec"
-    divisible = True
+    divides = "batches"
     modalities = True
     train_defaults: ClassVar[dict[str, Any]] = {"learning_rate": 1e-4, "weight_decay": 0.01}
     search_space: ClassVar[Space] = {

@@ -39,7 +39,7 @@ class MF(Ranker):
         """Share of negatives from the positive's repository; for datasets of ``graphrec data git``."""
 
     name = "mf"
-    divisible = True
+    divides = "batches"
     search_space: ClassVar[Space] = {
         "reg_weight": Choice(1e-3, 1e-2, 1e-1, 0.3),
         "train.learning_rate": Choice(1e-3, 2e-3, 5e-3),

@@ -16,6 +16,7 @@ Differences from the authors' code:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -28,7 +29,7 @@ from graphrec.conversation.belief import Setting
 from graphrec.conversation.catalogue import Catalogue
 from graphrec.conversation.config import ConversationConfig
 from graphrec.conversation.dialogue import Action, Dialogue
-from graphrec.conversation.play import DialogueTask
+from graphrec.conversation.play import DialogueTask, step
 from graphrec.conversation.replay import Replay, Transitions
 from graphrec.conversation.simulator import Simulator
 from graphrec.conversation.states import ACTIONS, Part, Trained, state, width
@@ -74,6 +75,7 @@ class SCPR(Model):
         """Conversations in a validation; None takes all that are held."""
 
     name = "scpr"
+    divides = "dialogues"
     converses = True
     train_defaults: ClassVar[Mapping[str, Any]] = {
         "learning_rate": 1e-2, "batch_size": 128, "epochs": 63, "patience": None,
@@ -152,25 +154,23 @@ class SCPR(Model):
         nth = (rng.random(config.episodes) * self.pairs.user_degree[users]).astype(np.int64)
         targets = self.pairs.items[self.pairs.indptr[users] + nth]
         talks = self.simulator("train").talks(targets, config.turns, plan.epoch)
-        waiting = iter(zip(users.tolist(), talks, strict=True))
-        going = [Dialogue(self.setting, *next(waiting)) for _ in range(min(config.parallel, len(talks)))]
-        states = [self.state(d) for d in going]
+        waiting = enumerate(zip(users.tolist(), talks, strict=True))
+        begun = ((n, Dialogue(self.setting, *who)) for n, who in waiting)
+        going = list(islice(begun, config.parallel))
+        states = [self.state(d) for _, d in going]
         while going:
-            actions = self.explore(states, rng)
+            came = step(going, self.explore(states, rng), self.state)
             for place in reversed(range(len(going))):
-                dialogue, before = going[place], states[place]
-                reward = dialogue.step(ACTIONS[actions[place]])
-                states[place] = before if dialogue.done else self.state(dialogue)
-                self.replay.add(before, actions[place], reward, states[place], not dialogue.done)
-                if dialogue.done:
+                before, done = states[place], came.over[place]
+                states[place] = before if done else came.after[place]
+                self.replay.add(before, came.actions[place], came.rewards[place], states[place], not done)
+                if done:
                     self.finished += 1
                     if self.finished % config.target_every == 0:
                         self.target.load_state_dict(self.network.state_dict())
-                    if (following := next(waiting, None)) is None:
-                        del going[place], states[place]
-                    else:
-                        going[place] = Dialogue(self.setting, *following)
-                        states[place] = self.state(going[place])
+                    following = list(islice(begun, 1))  # none in the end
+                    going[place : place + 1] = following
+                    states[place : place + 1] = [self.state(d) for _, d in following]
                 if len(self.replay) >= min(plan.batch_size, config.memory):
                     yield self.replay.draw(plan.batch_size, rng)
         if len(self.replay) < plan.batch_size:  # too few conversations for a step of the usual kind

@@ -71,7 +71,7 @@ class VBPR(Ranker):
         """Vector of items without train interactions: their content part alone, or all that is there."""
 
     name = "vbpr"
-    divisible = True
+    divides = "batches"
     modalities = True
     places_new_items = True
     search_space: ClassVar[Space] = {
