@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from graphrec import checkpoint, parallel
@@ -24,6 +25,7 @@ from graphrec.environment import environment
 from graphrec.errors import CheckpointError
 
 RUN, METRICS, LAST, BEST = "run.json", "metrics.jsonl", "last", "best"
+LOCK = ".lock"
 
 
 @dataclass
@@ -66,6 +68,7 @@ class RunDirectory:
 
     def __init__(self, path: Path | None) -> None:
         self.path, self.writes = path, True
+        self._lock: FileLock | None = None
 
     def open(
         self, facts: Mapping[str, Any], resume: bool, defaults: Mapping[str, Mapping[str, Any]] | None = None
@@ -79,7 +82,7 @@ class RunDirectory:
 
         Raises:
             CheckpointError: it holds another run, or one although ``resume`` is false; its ``run.json`` is
-                damaged; it holds a dataset; or it cannot be written.
+                damaged; it holds a dataset; another training is writing to it; or it cannot be written.
         """
         if self.path is None or not self.writes:
             return
@@ -94,8 +97,28 @@ class RunDirectory:
             raise CheckpointError(f"{self.path}: holds a dataset; choose another directory for the run")
         with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
+            self._hold(self.path)
             sweep(self.path)
             write_sealed(self.path / RUN, {**facts, "environment": environment()})
+
+    def _hold(self, path: Path) -> None:
+        """Takes the lock of whoever writes; the system frees it when the process dies."""
+        lock = FileLock(path / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as cause:
+            raise CheckpointError(
+                f"{path}: another training is writing to it; wait for its end, or choose another directory"
+            ) from cause
+        except NotImplementedError:  # a file system without locks
+            return
+        self._lock = lock
+
+    def close(self) -> None:
+        """Lets others write."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def _refuse_another(
         self, path: Path, facts: Mapping[str, Any], defaults: Mapping[str, Mapping[str, Any]]

@@ -154,23 +154,28 @@ class Trainer:
         trainable = any(p.requires_grad for p in model.parameters())
         optimizer = model.optimizer(config) if trainable else None
         device = {**device_facts(accelerator.device, config.precision), "processes": parallel.count()}
-        self.kept.open(self._facts(model, {"device": device, **(about or {})}), resume, self._defaults(model))
-        if resume and parallel.of_first(self.kept.holds_checkpoint, accelerator.device):
-            state, start = self.kept.read(model, optimizer)
-            if optimizer is not None:  # more epochs or patience than before go on from here
-                state.done = self._is_over(start, state)
-        self.kept.rewrite_metrics(state.history)
-        if state.done:
-            logger.info("the run in %s is finished; nothing to do", self.out)
-        elif optimizer is None:
-            self._validate(model, validate, select, state, {"epoch": 0, "seconds": 0.0}, last=True)
-            state.done = True
-            self.kept.write(model, None, 0, state)
+        try:
+            self.kept.open(
+                self._facts(model, {"device": device, **(about or {})}), resume, self._defaults(model)
+            )
+            if resume and parallel.of_first(self.kept.holds_checkpoint, accelerator.device):
+                state, start = self.kept.read(model, optimizer)
+                if optimizer is not None:  # more epochs or patience than before go on from here
+                    state.done = self._is_over(start, state)
             self.kept.rewrite_metrics(state.history)
-        else:
-            self._loop(accelerator, model, optimizer, validate, select, state, start, on_epoch)
-        parallel.wait()  # for the best weights to be written
-        self.kept.load_best(model, state)
+            if state.done:
+                logger.info("the run in %s is finished; nothing to do", self.out)
+            elif optimizer is None:
+                self._validate(model, validate, select, state, {"epoch": 0, "seconds": 0.0}, last=True)
+                state.done = True
+                self.kept.write(model, None, 0, state)
+                self.kept.rewrite_metrics(state.history)
+            else:
+                self._loop(accelerator, model, optimizer, validate, select, state, start, on_epoch)
+            parallel.wait()  # for the best weights to be written
+            self.kept.load_best(model, state)
+        finally:
+            self.kept.close()
         model.eval()
         return Run(model, state.history, state.best_epoch, state.best_value, self.out)
 

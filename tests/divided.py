@@ -1,11 +1,13 @@
-"""Trains every model whose batches can be divided, in one process or, under torchrun, in several:
-``python divided.py FOLDER``.
+"""Trains every model that several processes can train, in one process or, under torchrun, in several:
+``python divided.py FOLDER``; or one of them at a second an epoch: ``python divided.py FOLDER MODEL``.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +34,14 @@ def names() -> list[str]:
     return [*(name for name in MODELS if model(name).divides), *(name for name in OPTIONS if " " in name)]
 
 
-def trained(name: str, folder: Path) -> None:
-    """Trains two epochs and, resumed, two more; leaves weights and metrics in ``folder``."""
+def trained(name: str, folder: Path, seconds: float = 0.0) -> None:
+    """Trains two epochs and, resumed, two more; leaves weights and metrics in ``folder``.
+
+    Args:
+        name: of the model and its options.
+        folder: for its run directory.
+        seconds: to wait after each epoch; with any, all are trained in one go.
+    """
     cls = model(name.split()[0])
     if cls.converses:
         _talked(name, folder)
@@ -48,16 +56,20 @@ def trained(name: str, folder: Path) -> None:
     more = {"augmented": 0.3} if "augmented" in cls.Config.model_fields else {}
     config = cls.Config(**more, **OPTIONS.get(name, {}))
     task = RankingTask(data.valid, seen=data.train, k=10)
-    for epochs in (EPOCHS // 2, EPOCHS):
+    for epochs in (EPOCHS,) if seconds else (EPOCHS // 2, EPOCHS):
         made = cls.build(data, cls.inputs(tables, config) or None, config)
         # 157 is odd, and the last batch is smaller.
         options = TrainConfig(
             epochs=epochs, batch_size=157, learning_rate=1e-2, progress=False, patience=None
         )
-        run = Trainer(options, folder / name).fit(made, task, resume=True)
+        run = Trainer(options, folder / name).fit(made, task, resume=True, on_epoch=partial(_wait, seconds))
         assert len(run.history) == epochs
     if parallel.first():
         save_file({k: v.contiguous() for k, v in made.state_dict().items()}, folder / f"{name}.safetensors")
+
+
+def _wait(seconds: float, _: dict[str, float]) -> None:
+    time.sleep(seconds)
 
 
 def _talked(name: str, folder: Path) -> None:
@@ -77,7 +89,7 @@ def _talked(name: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    for each in names():
-        trained(each, Path(sys.argv[1]))
+    for each in sys.argv[2:] or names():
+        trained(each, Path(sys.argv[1]), float(len(sys.argv) > 2))
     if parallel.first():
         (Path(sys.argv[1]) / "processes.json").write_text(json.dumps(parallel.count()))

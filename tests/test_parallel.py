@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import divided
@@ -38,20 +41,66 @@ def folders(tmp_path_factory) -> dict[int, Path]:
     return made
 
 
+def same(one: Path, two: Path, name: str) -> None:
+    """Two runs that ended with the same losses, metrics and weights."""
+    lines = [(folder / name / "metrics.jsonl").read_text().splitlines() for folder in (one, two)]
+    assert len(lines[0]) == len(lines[1]) == divided.EPOCHS
+    for a, b in zip(*(map(json.loads, part) for part in lines), strict=True):
+        assert set(a) == set(b)
+        for key in (key for key in a if not key.startswith("seconds")):
+            assert a[key] == pytest.approx(b[key], rel=1e-6, abs=1e-6), (name, key, a["epoch"])
+    weights = [load_file(folder / f"{name}.safetensors") for folder in (one, two)]
+    for key, values in weights[0].items():
+        assert (values - weights[1][key]).abs().max() < 1e-5, key
+
+
 @pytest.mark.parametrize("name", divided.names())
 def test_two_processes_do_what_one_does(folders, name) -> None:
     """Trained, stopped and resumed: losses, metrics and weights; and each writes its files once."""
-    lines = {n: (folder / name / "metrics.jsonl").read_text().splitlines() for n, folder in folders.items()}
-    assert len(lines[1]) == len(lines[2]) == divided.EPOCHS
-    for one, two in zip(*(map(json.loads, lines[n]) for n in (1, 2)), strict=True):
-        assert set(one) == set(two)
-        for key in (key for key in one if not key.startswith("seconds")):
-            assert one[key] == pytest.approx(two[key], rel=1e-6, abs=1e-6), (name, key, one["epoch"])
-    one, two = (load_file(folder / f"{name}.safetensors") for folder in folders.values())
-    for key, weights in one.items():
-        assert (weights - two[key]).abs().max() < 1e-5, key
+    same(folders[1], folders[2], name)
     record = json.loads((folders[2] / name / "run.json").read_text())
     assert record["device"]["processes"] == 2
+
+
+def hosts(folder: Path) -> list[subprocess.Popen[bytes]]:
+    """The launchers of two hosts, each of which has one process, as docs/scale.md says."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    started = []
+    for rank in (0, 1):
+        line = ["--nnodes", 2, "--node-rank", rank, "--nproc-per-node", 1]
+        line += ["--master-addr", "127.0.0.1", "--master-port", port, HERE / "divided.py", folder, "lightgcn"]
+        command = [sys.executable, "-m", "torch.distributed.run", *map(str, line)]
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+        with (folder / f"host-{rank}.log").open("ab") as log:
+            started.append(subprocess.Popen(command, stdout=log, stderr=log, env=env))
+    return started
+
+
+def worker(launcher: int) -> int:
+    """The process that a launcher has started."""
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    return next(int(c) for c in children if "divided.py" in Path(f"/proc/{c}/cmdline").read_text())
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes by /proc")
+def test_a_process_that_is_killed_costs_an_epoch_at_most(folders, tmp_path) -> None:
+    """Two hosts, one of which loses its process midway; started again, they end where one process did."""
+    logged = tmp_path / "lightgcn" / "metrics.jsonl"
+    both = hosts(tmp_path)
+    deadline = time.monotonic() + 120
+    while not logged.exists() or len(logged.read_text().splitlines()) < 2:
+        assert time.monotonic() < deadline, (tmp_path / "host-0.log").read_text()[-3000:]
+        time.sleep(0.05)
+    os.kill(worker(both[1].pid), signal.SIGKILL)
+    assert all(host.wait(timeout=120) != 0 for host in both), "nobody noticed"
+    done = len(logged.read_text().splitlines())
+    assert 2 <= done < divided.EPOCHS
+    assert not (tmp_path / "lightgcn.safetensors").exists()
+    for host in hosts(tmp_path):
+        assert host.wait(timeout=120) == 0, (tmp_path / "host-0.log").read_text()[-3000:]
+    same(folders[1], tmp_path, "lightgcn")
+    assert json.loads((tmp_path / "processes.json").read_text()) == 2
 
 
 def test_the_option_is_not_handed_on() -> None:

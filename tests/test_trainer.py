@@ -276,3 +276,23 @@ def test_tensorboard_events_are_written(data, tmp_path) -> None:
 def test_bad_options_are_explained(data, change, message) -> None:
     with pytest.raises(ConfigError, match=message):
         Trainer(TrainConfig(**{"epochs": 1, "progress": False, **change})).fit(MF.build(data))
+
+
+def test_two_trainings_do_not_write_to_one_directory(tmp_path) -> None:
+    data, _ = testing.communities(2, 20)
+    config = TrainConfig(epochs=2, device="cpu", progress=False, patience=None)
+    out, told = tmp_path / "run", list[str]()
+
+    def meanwhile(_: dict[str, float]) -> None:
+        with pytest.raises(CheckpointError, match="another training is writing to it") as refused:
+            Trainer(config, out).fit(MF.build(data), resume=True)
+        told.append(str(refused.value))
+
+    Trainer(config, out).fit(MF.build(data), on_epoch=meanwhile)
+    assert len(told) == 2
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
+    more = config.replace(epochs=4)
+    with pytest.raises(ZeroDivisionError):  # a training that fails lets go
+        Trainer(more, out).fit(MF.build(data), resume=True, on_epoch=lambda _: 1 // 0)
+    Trainer(more, out).fit(MF.build(data), resume=True)
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 4

@@ -136,7 +136,12 @@ def test_weights_of_the_best_are_kept_and_metrics_of_all(tune: Callable[..., tun
         study = tune(keep, keep=keep)
         for trial in study.trials:
             assert len(metrics(trial.path)) == trial.epochs == 2
-            kept = {path.name for path in trial.path.iterdir()} - {"run.json", "metrics.jsonl", "trial.json"}
+            kept = {path.name for path in trial.path.iterdir()} - {
+                "run.json",
+                "metrics.jsonl",
+                "trial.json",
+                ".lock",
+            }
             whole = keep == "all" or trial is study.best
             assert kept == ({"best", "last", "recommender", "dataset"} if whole else set())
             facts = runs.read_meta(trial.path)
