@@ -78,6 +78,22 @@ class ContentSimilarity(NamedTuple):
     fill: dict[str, np.ndarray]
 
 
+class Scales(NamedTuple):
+    """How a model grows; the contract suite (:mod:`graphrec.testing`) holds it to this.
+
+    Attributes:
+        trains: whether there is anything to train.
+        divides: what several processes divide, see :attr:`Model.divides`.
+        samples: whether ``Config.fanouts`` trains it on sampled subgraphs.
+        reads: whether ``Config.features_on_disk`` leaves features on disk.
+    """
+
+    trains: bool
+    divides: str | None
+    samples: bool
+    reads: bool
+
+
 Placement = ContentRule | ContentProjection | ContentSimilarity
 """How new items get an embedding from their content."""
 
@@ -139,6 +155,13 @@ class Model(nn.Module):
         """Those of some tables that it is built with: all, or where it needs none, what options ask for."""
         patterns = ("*",) if cls.needs_features(config) else cls.reads(config)
         return {f: t for f, t in (features or {}).items() if any(fnmatchcase(f, p) for p in patterns)}
+
+    @classmethod
+    def scales(cls) -> Scales:
+        """How it grows beyond one process, steps over whole graphs, and features in memory."""
+        options = cls.Config.model_fields
+        trains = cls.loss is not Model.loss
+        return Scales(trains, cls.divides, "fanouts" in options, "features_on_disk" in options)
 
     def batches(self, plan: Plan) -> Iterator[Any]:
         """Yields one epoch's batches, each a NamedTuple of tensors; all randomness comes from ``plan``."""

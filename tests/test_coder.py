@@ -325,7 +325,7 @@ def test_shuffled_trees_hurt() -> None:
         placed = replace(data, nodes=nodes, relations=relations)
         config = CODER.Config(semantics=False, contrast_weight=0, reg_weight=0)
         model = testing.train(CODER, config, placed, {}, 25)
-        ranks = testing._unseen_ranks(model, placed)
+        ranks = testing.contract._unseen_ranks(model, placed)
         ndcg.append((1 / np.log2(1 + ranks) * (ranks <= 10)).mean())
     assert ndcg[0] > 1.15 * ndcg[1], ndcg
 

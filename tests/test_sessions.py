@@ -144,7 +144,7 @@ def test_sessions_learn_what_belongs_to_when() -> None:
     for session in (0.0, WEEK):
         config = CODER.Config(semantics=False, tree=False, projects=False, fusion="sum", contrast_weight=0,
                               reg_weight=0, n_layers=1, session=session)  # fmt: skip
-        ranks = testing._unseen_ranks(testing.train(CODER, config, data, {}, 40), data)
+        ranks = testing.contract._unseen_ranks(testing.train(CODER, config, data, {}, 40), data)
         ndcg.append((1 / np.log2(1 + ranks) * (ranks <= 10)).mean())
     assert ndcg[1] > 1.3 * ndcg[0], ndcg
 

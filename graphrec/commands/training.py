@@ -178,6 +178,9 @@ def _next(out: Path, data: Dataset, made: type[Model]) -> None:
 
 def models(
     model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Show this model's options.")] = None,
+    scale: Annotated[
+        bool, typer.Option("--scale", help="How each grows beyond one process, whole graphs and memory.")
+    ] = False,
 ) -> None:
     """List the models, or show what one is and which options it has."""
     from graphrec.models import MODELS
@@ -193,6 +196,10 @@ def models(
         show_space(made.search_space)
         output.following("graphrec models (the options of training)", f"graphrec train {made.name} DATASET")
         return
+    if scale:
+        output.table(SCALE, [(name, *_grows(find(name))) for name in MODELS])
+        output.following("graphrec train MODEL DATASET --processes 2 --set model.features_on_disk=true")
+        return
     rows = []
     for name in MODELS:
         made = find(name)
@@ -203,6 +210,19 @@ def models(
     output.say()
     _options("train", TrainConfig.options())
     output.following("graphrec models MODEL (its options)", "graphrec train MODEL DATASET")
+
+
+SCALE = ("model", "processes divide", "sampled subgraphs", "features on disk")
+
+
+def _grows(made: type[Model]) -> tuple[str, str, str]:
+    """What a model says under :data:`SCALE`; nothing where there is nothing to train, or no features."""
+    grows = made.scales()
+    if not grows.trains:
+        return "", "", ""
+    divided = {"batches": "batches", "dialogues": "conversations"}.get(grows.divides or "", "no")
+    yes = {True: "yes", False: "no"}
+    return divided, yes[grows.samples], yes[grows.reads] if made.modalities else ""
 
 
 def _options(prefix: str, options: dict[str, str]) -> None:

@@ -1,0 +1,152 @@
+"""Checks of what a model says of itself in :meth:`graphrec.model.Model.scales`: how it grows beyond one
+process, whole graphs and memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from graphrec.errors import ConfigError
+from graphrec.model import Model, ModelConfig
+from graphrec.sampling import Plan
+from graphrec.seeds import stream
+from graphrec.store import FeatureTable
+from graphrec.testing.contract import train
+from graphrec.testing.material import chosen, communities, material
+
+TOLERANCE = 1e-6
+"""Of losses and gradients: float32 sums over parts are added up in another order."""
+WEIGHTS = 1e-5
+"""Of weights after some steps of an adaptive optimiser, which divides small gradients by their size."""
+
+
+def check_processes(model_class: type[Model], config: ModelConfig) -> None:
+    """Two processes train what one does, if it says what they divide; else they are refused by name."""
+    if not hasattr(os, "fork"):
+        return
+    with material(model_class, config) as (data, features, config), tempfile.TemporaryDirectory() as folder:
+        trainable = any(
+            p.requires_grad
+            for p in model_class.build(data, chosen(model_class, features), config).parameters()
+        )
+        answers = list(_in_processes(2, Path(folder), model_class, config, data, features))
+        if model_class.divides is None:
+            for answer in answers:
+                assert "trains in one process" in answer.get("refused", ""), (
+                    f"divides is None, and two processes were not refused: {answer}"
+                )
+            return
+        assert trainable, "divides says what processes divide, and there is nothing to train"
+        alone = train(model_class, config, data, features, 2).state_dict()
+        for rank, answer in enumerate(answers):
+            assert "weights" in answer, f"process {rank} of two failed: {answer.get('refused')}"
+            for name, value in alone.items():
+                other = torch.tensor(answer["weights"][name], dtype=value.dtype)
+                worst = float((other - value).abs().max()) if value.numel() else 0.0
+                assert worst <= WEIGHTS, f"{name} differs by {worst:.1e} between one process and two"
+
+
+def _in_processes(
+    n: int, folder: Path, model_class: type[Model], config: ModelConfig, data: Any, features: Any
+) -> Iterator[dict[str, Any]]:
+    """What each of some forked processes that train together comes to."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(n):
+        if child := os.fork():
+            children.append(child)
+            continue
+        code = 1
+        try:  # nothing of the parent may go on in here
+            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n, "LOCAL_WORLD_SIZE": n,
+                     "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
+            os.environ.update({k: str(v) for k, v in place.items()})
+            torch.set_num_threads(1)
+            try:
+                weights = train(model_class, config, data, features, 2).state_dict()
+                answer: dict[str, Any] = {"weights": {k: v.tolist() for k, v in weights.items()}}
+            except Exception as cause:  # told by the parent
+                answer = {"refused": f"{type(cause).__name__}: {cause}"}
+            (folder / f"{rank}.json").write_text(json.dumps(answer))
+            code = 0
+        finally:
+            os._exit(code)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    for rank, code in enumerate(codes):
+        path = folder / f"{rank}.json"
+        yield json.loads(path.read_text()) if path.exists() else {"refused": f"ended with status {code}"}
+
+
+def check_sampled_subgraphs(model_class: type[Model], config: ModelConfig) -> None:
+    """With ``fanouts`` of all neighbours, losses and gradients are those of the whole graph; with few they
+    are others.
+    """
+    if "fanouts" not in type(config).model_fields:
+        return
+    data, features = communities(2, 20)
+    found = {
+        fanout: _first_step(model_class, _fanned(config, fanout), data, features) for fanout in (None, -1, 1)
+    }
+    (losses, gradients), (sampled, of_sampled), (few, _) = found.values()
+    assert set(losses) == set(sampled), f"sampling changes the loss terms: {set(losses) ^ set(sampled)}"
+    for name, value in losses.items():
+        off = abs(float(value - sampled[name])) / max(abs(float(value)), 1e-3)
+        assert off <= TOLERANCE, f"loss {name!r} differs by {off:.1e} from the whole graph's"
+    for name, gradient in gradients.items():
+        off = float((gradient - of_sampled[name]).abs().max() / gradient.abs().max().clamp(min=1e-12))
+        assert off <= 10 * TOLERANCE, f"the gradient of {name} differs by {off:.1e} from the whole graph's"
+    changed = any(float(v) != float(few[k]) for k, v in losses.items())
+    assert changed, "fanouts is an option without any effect"
+
+
+def _fanned(config: ModelConfig, fanout: int | None) -> ModelConfig:
+    """The same options with one fanout for every layer, of however many the model has."""
+    for n_layers in range(1, 9) if fanout is not None else ():
+        try:
+            return config.replace(fanouts=(fanout,) * n_layers)
+        except ConfigError:
+            continue
+    return config.replace(fanouts=None)
+
+
+def _first_step(
+    model_class: type[Model], config: ModelConfig, data: Any, features: Any
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Losses and dense gradients of an epoch's first batch."""
+    model = model_class.build(data, chosen(model_class, features), config)
+    model.start_epoch(stream(0, "start_epoch", 1))
+    losses = model.loss(next(iter(model.batches(Plan(1, 64, 0)))))
+    torch.stack(list(losses.values())).sum().backward()
+    gradients = {
+        n: p.grad.to_dense() if p.grad.is_sparse else p.grad
+        for n, p in model.named_parameters()
+        if p.grad is not None
+    }
+    return {n: v.detach() for n, v in losses.items()}, gradients
+
+
+def check_features_on_disk(model_class: type[Model], config: ModelConfig) -> None:
+    """With ``features_on_disk`` the model learns what it does with features in memory, and holds no copy."""
+    if "features_on_disk" not in type(config).model_fields:
+        return
+    data, features = communities(2, 20)
+    here, there = (
+        train(model_class, config.replace(features_on_disk=on_disk), data, features, 2)
+        for on_disk in (False, True)
+    )
+    for name, value in here.state_dict().items():
+        worst = float((value - there.state_dict()[name]).abs().max())
+        assert worst <= WEIGHTS, f"{name} differs by {worst:.1e} with features on disk"
+    tables: list[FeatureTable] = list(features.values())
+    held = [n for n, t in (*there.named_buffers(), *there.named_parameters())
+            if tuple(t.shape) in {table.shape for table in tables}]  # fmt: skip
+    assert not held, f"features_on_disk leaves a copy of the features in {held}"
