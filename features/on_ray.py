@@ -6,11 +6,13 @@ and decides when too much is unreadable, so that a table does not tell where its
 
 from __future__ import annotations
 
+import builtins
 import json
 import logging
 import math
 import os
 import socket
+import traceback
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -127,7 +129,7 @@ class Attempts:
 class ShardEncoder:
     """A worker: loads the extractor with its first shard, and encodes one shard after another.
 
-    Mistakes that a user can mend travel as data, so that they arrive as what they are.
+    Errors travel as data, as Ray Data would wrap them beyond recognition.
 
     Args:
         held: the extractor's place in the cluster.
@@ -167,8 +169,8 @@ class ShardEncoder:
                 done = self._encoded(json.loads(values))
                 told.append(_packed(done))
                 vectors.append(done.vectors.tobytes())
-            except GraphrecError as cause:
-                told.append(json.dumps({"error": type(cause).__name__, "message": str(cause)}))
+            except Exception as cause:
+                told.append(_failed(cause))
                 vectors.append(b"")
         return pa.table(
             {
@@ -248,11 +250,25 @@ def _packed(done: Encoded) -> str:
     )
 
 
+def _failed(cause: Exception) -> str:
+    """An error as JSON: the name of its class, its message, and where it came from."""
+    from ray.exceptions import RayError
+
+    name = ClusterError.__name__ if isinstance(cause, RayError) else type(cause).__name__
+    message = cause.args[0] if len(cause.args) == 1 and isinstance(cause.args[0], str) else str(cause)
+    return json.dumps({"error": name, "message": message, "origin": traceback.format_exc()})
+
+
 def _unpacked(told: str, vectors: Any) -> Encoded:
     found = json.loads(told)
     if "error" in found:
-        kinds = {kind.__name__: kind for kind in GraphrecError.__subclasses__()}
-        raise kinds.get(found["error"], ClusterError)(found["message"])
+        known = {kind.__name__: kind for kind in GraphrecError.__subclasses__()}
+        kind: Any = known.get(found["error"], getattr(builtins, found["error"], None))
+        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            found["message"], kind = f"{found['error']}: {found['message']}", RuntimeError
+        error = kind(found["message"])
+        error.add_note(f"In a worker:\n{found['origin']}")
+        raise error
     values = np.frombuffer(vectors, dtype=found["dtype"]).reshape(found["shape"])
     places = np.asarray(found["places"], dtype=np.int64)
     return Encoded(found["sources"], dict(map(tuple, found["unreadable"])), places, values)

@@ -157,8 +157,9 @@ def _read(content: Content, row: int) -> tuple[bytes | None, str]:
         else:
             return path.read_bytes(), ""
     except (OSError, ValueError) as cause:  # a name no file can have is a ValueError
-        reason = str(getattr(cause, "strerror", None) or cause)
-    # Without the directory: a cache means the same on every machine.
+        # Without the directory, which is elsewhere on other machines: of a name that cannot be encoded,
+        # Python tells the place within the whole path.
+        reason = str(getattr(cause, "strerror", None) or getattr(cause, "reason", None) or cause)
     return None, printable(f"{str(content.values[row])[:LONGEST_NAME]}: {reason}")
 
 

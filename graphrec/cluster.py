@@ -65,8 +65,8 @@ class Cluster:
             )
         if self.address.startswith("ray://"):
             raise ConfigError(
-                f"cluster address {self.address!r}: the Ray client cannot run this; make this machine a part "
-                "of the cluster (ray start --address=HOST:6379 --num-cpus=0) and give auto"
+                f"cluster address {self.address!r}: the Ray client is not supported; make this machine a "
+                "part of the cluster (ray start --address=HOST:6379 --num-cpus=0) and give auto"
             )
         if not (
             (self.workers is None or (_number(self.workers, int) and self.workers >= 1))
@@ -100,6 +100,11 @@ class Cluster:
             with _unheard():
                 ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as cause:  # Ray raises many kinds
+            if _refused(cause):
+                raise ClusterError(
+                    f"Ray at {self.address!r} asks for a token; set RAY_AUTH_MODE=token on every machine, "
+                    "with the token of the head in ~/.ray/auth_token or where RAY_AUTH_TOKEN_PATH says"
+                ) from cause
             raise ClusterError(
                 f"Ray at {self.address!r} cannot be joined ({_line(cause)}); expected a cluster of the same "
                 "Ray and Python versions that this machine is a part of (ray start)"
@@ -250,12 +255,22 @@ def _task(work: Callable[[Any, Any], Any], shared: Any, part: Any, threads: int)
 def _ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray reads it
     os.environ.setdefault("RAY_enable_metrics_collection", "0")
+    os.environ.setdefault(
+        "RAY_IGNORE_UNHANDLED_ERRORS", "1"
+    )  # of tasks whose result nobody waits for any more
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it prints what it then mends by itself
     try:
         import ray
     except ImportError as cause:
         raise requires("ray", "ray") from cause
     return ray
+
+
+def _refused(cause: BaseException | None) -> bool:
+    """Whether a cluster wants to know who asks; Ray says so in the text of a cause alone."""
+    while cause is not None and "authentication" not in str(cause).lower():
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None
 
 
 @contextmanager
