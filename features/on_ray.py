@@ -16,7 +16,7 @@ import traceback
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,10 +106,12 @@ def encoded_on_cluster(
                 num_cpus=cpus,
                 num_gpus=cluster.gpus or None,
             )
-            for table in results.iter_batches(batch_size=None, batch_format="pyarrow"):
-                for row in range(len(table)):
-                    shard = by_number.pop(table["shard"][row].as_py())
-                    yield shard, _unpacked(table["told"][row].as_py(), table["vectors"][row].as_buffer())
+            # Closed, it gives the workers back, also where whoever caught an error still holds it.
+            with closing(iter(results.iter_batches(batch_size=None, batch_format="pyarrow"))) as tables:
+                for table in tables:
+                    for row in range(len(table)):
+                        shard = by_number.pop(table["shard"][row].as_py())
+                        yield shard, _unpacked(table["told"][row].as_py(), table["vectors"][row].as_buffer())
         if by_number:
             raise ClusterError(f"{cluster.address}: {len(by_number)} shards did not come back; run it again")
 

@@ -1,6 +1,6 @@
 """Extraction and neighbours on a Ray cluster of this machine, beside the same work without Ray.
 
-    python -m experiments.bench.on_ray [--pictures 1500] [--rows 40000] [--repeats 3] [--quick]
+    python -m experiments.bench.on_ray [--pictures 500] [--rows 20000] [--repeats 3] [--quick]
 
 Every process computes with one thread, so that cores are compared with cores. ``local`` is one process with
 one reading thread; ``1 worker`` and ``2 workers`` are a cluster that has been joined before the clock starts.
@@ -78,8 +78,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pictures", type=int, default=1_500)
-    parser.add_argument("--rows", type=int, default=40_000)
+    parser.add_argument("--pictures", type=int, default=500)
+    parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="a fifth of everything, once")
     given = parser.parse_args()
