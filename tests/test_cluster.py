@@ -81,6 +81,7 @@ def test_without_ray_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch)
 def test_the_command_line_says_what_is_wrong_in_one_line(
     options: tuple[str, ...], said: str, tmp_path: Path
 ) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'graphrec[ray]'")
     shop(texts(9)).save(tmp_path / "shop")
     command = [sys.executable, "-m", "graphrec", "features", "build", tmp_path / "shop", *options]
     done = subprocess.run(
