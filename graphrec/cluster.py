@@ -136,7 +136,6 @@ class Cluster:
         encrypted, answer = os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"), b""
         try:
             with socket.create_connection((host, port), PATIENCE) as connection:
-                connection.settimeout(PATIENCE)
                 if not encrypted:
                     connection.sendall(PREFACE)
                     answer = connection.recv(9)

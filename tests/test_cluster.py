@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def test_sizes_out_of_range_are_refused(options: dict[str, Any]) -> None:
 
 def test_what_is_no_cluster_is_found_out_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster_module, "PATIENCE", 0.5)
+    began = time.monotonic()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -60,6 +62,7 @@ def test_what_is_no_cluster_is_found_out_within_seconds(monkeypatch: pytest.Monk
             ClusterError, match=r"no Ray cluster answers there \(something else does\); check"
         ):
             Cluster(f"127.0.0.1:{port}")._reached()
+    assert time.monotonic() - began < 15, "where Ray alone waits for two minutes"
 
 
 def test_without_ray_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
