@@ -201,20 +201,17 @@ class Cluster:
             task = ray.remote(_task).options(num_cpus=cpus, num_gpus=self.gpus, max_retries=RETRIES)
             held, most, left = ray.put(shared), self.room(cpus), list(reversed(parts))
             waiting: dict[Any, Part] = {}
-            try:
-                while left or waiting:
-                    while left and len(waiting) < most:
-                        part = left.pop()
-                        waiting[task.remote(work, held, part, torch_threads())] = part
-                    (done,), _ = ray.wait(list(waiting), num_returns=1)
-                    with raised_here(self.address):
-                        result = ray.get(done)
-                    yield waiting.pop(done), result
-                    del result  # and with it its place in the cluster's memory
-            finally:
-                for one in waiting:
-                    with suppress(Exception):
-                        ray.cancel(one, force=True)
+            # After an error the few tasks that are under way end by themselves: to cancel one in the moment
+            # in which it ends can abort this process (a failed check in Ray 2.60's task manager).
+            while left or waiting:
+                while left and len(waiting) < most:
+                    part = left.pop()
+                    waiting[task.remote(work, held, part, torch_threads())] = part
+                (done,), _ = ray.wait(list(waiting), num_returns=1)
+                with raised_here(self.address):
+                    result = ray.get(done)
+                yield waiting.pop(done), result
+                del result  # and with it its place in the cluster's memory
 
 
 @contextmanager

@@ -355,6 +355,9 @@ def test_an_error_of_a_task_arrives_as_itself(cluster: Cluster) -> None:
     with pytest.raises(ConfigError, match=r"^row \d: found \(4, 3\); expected another; do something$") as one:
         list(cluster.each(on_ray.refused_sum, np.zeros((4, 3)), range(4)))
     assert type(one.value) is ConfigError
+    for _ in range(100):  # nor does what is under way meanwhile bring this process down
+        with pytest.raises(ConfigError):
+            list(cluster.each(on_ray.refused_sum, np.zeros((4, 3)), range(4)))
 
 
 def test_what_is_shared_is_read_in_place(cluster: Cluster) -> None:
