@@ -31,12 +31,15 @@ class Extractor(Protocol):
     Optional attributes and methods:
 
     - ``batch_size: int | None``: set where a vector's last bits depend on what else is in its batch; batches
-      then always have this size, counted from the start of a shard. None or absent: rows are independent.
+      then always have this size, counted from the start of a shard, and on a cluster torch has as many
+      threads as here. None or absent: rows are independent.
     - ``dtype``: ``"float32"`` (default) or ``"float16"``.
     - ``prepare(item)``: what can be done to one item beside the forward pass, such as resizing a picture; its
       result is what ``encode`` gets. Called in several threads.
     - ``fit(contents)``: called before ``encode`` with all present texts of the corpus, in item order. All
       shards are made again when the corpus changes.
+    - ``__getstate__`` or ``__reduce__``: on a cluster, workers get a pickled copy; a loaded model should stay
+      behind and be loaded there.
     - ``empty_reason``: why a vector is zero; rows of zeros count as missing, with this reason.
 
     Attributes:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import stat
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import islice
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from features.decoding import PixelBudget
+from features.shard import AHEAD, Encoded, Loaded, ahead, encoded, loading, printable, source
 from features.writer import Shard, TableWriter, writing_table
 from graphrec.atomic import digest
+from graphrec.cluster import Cluster
 from graphrec.data import Content, Dataset
 from graphrec.errors import ConfigError, FeatureError
 from graphrec.store import FeatureStore, FeatureTable
@@ -28,26 +25,8 @@ if TYPE_CHECKING:
     from features import Extractor
 
 BATCH = 64
-AHEAD = 3  # batches decoded beside the forward pass
 PATIENCE = 2.0  # seconds before a progress bar is worth showing
 EXAMPLES = 5
-MAX_BYTES = 2**28  # of an image file
-LONGEST_NAME = 200  # characters of a file name that are worth repeating
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """One item's content, read.
-
-    Attributes:
-        source: digest of the content, None where the item has none.
-        item: what the extractor gets, or None.
-        reason: why there is no item although there is content.
-    """
-
-    source: str | None = None
-    item: Any = None
-    reason: str | None = None
 
 
 def extract(
@@ -62,12 +41,13 @@ def extract(
     rebuild: bool = False,
     max_bad: float = 0.05,
     progress: bool | None = None,
+    cluster: Cluster | None = None,
 ) -> FeatureTable:
     """Extracts one content field into the store and returns the table.
 
     Work that an earlier run finished is kept: a shard is made again only when its files are not whole or the
-    content of its rows changed. The result is equal byte by byte whatever was interrupted and however many
-    workers read.
+    content of its rows changed. The result is equal byte by byte whatever was interrupted, however many
+    workers read, and whether shards are computed here or on a cluster.
 
     Args:
         dataset: whose items to describe.
@@ -77,15 +57,21 @@ def extract(
         batch_size: items per forward pass, for extractors whose rows do not depend on it; others fix their
             own.
         shard_size: rows per shard, the unit of resuming.
-        workers: threads that read and decode pictures; default: two per core, at most 16.
+        workers: threads that read and decode pictures; default: two per core, at most 16. With a cluster, in
+            each of its workers, which have as many cores as a worker takes.
         rebuild: make every shard again.
         max_bad: largest share of the items with content that may be unreadable.
         progress: show a bar; default: on a terminal, for work of more than two seconds.
+        cluster: where to read, decode and encode; default: in this process. What is already there is compared
+            with the content, and files are written, by this process alone.
 
     Raises:
         FeatureError: content of another kind than the extractor reads, no content at all, too much unreadable
             content (counts and first examples are given), or vectors that are not finite.
         ConfigError: a size out of range, or a batch size the extractor does not allow.
+        ClusterError: the cluster cannot be reached, has no room, does not see the pictures, would compute
+            something else than this machine, or lost its workers too often.
+        MissingDependencyError: a cluster without Ray.
     """
     content = dataset.field(field)
     if content.kind != extractor.kind:
@@ -114,7 +100,7 @@ def extract(
             entry = None if rebuild else writer.finished(shard)
             rows = range(shard.first, shard.last)
             if entry is not None and entry["inputs"] == writer.inputs(
-                shard.first, list(_ahead(readers, lambda r: _source(content, r), rows, 4 * threads))
+                shard.first, list(ahead(readers, lambda r: source(content, r), rows, 4 * threads))
             ):
                 writer.keep(shard, entry)
                 bar.advance(len(rows))
@@ -123,60 +109,49 @@ def extract(
         _check_bad(writer, content, field, max_bad)
         if todo and fit is not None:
             fit(texts)
-        dim = extractor.dim if todo else 0  # loads the model before threads need it
-        rows_to_do = (row for shard in todo for row in range(shard.first, shard.last))
-        budget = PixelBudget()
-        loaded = _ahead(
-            readers, lambda r: _load(content, r, extractor, budget), rows_to_do, max(AHEAD * batch, threads)
-        )
-        for shard in todo:
-            _build(writer, shard, loaded, extractor, dim, batch, bar)
-            _check_bad(writer, content, field, max_bad)
+        if cluster is None:
+            made = _here(todo, content, extractor, batch, readers, threads, bar)
+        else:
+            from features.on_ray import encoded_on_cluster
+
+            made = encoded_on_cluster(cluster, todo, content, extractor, batch, workers)
+        reason = getattr(extractor, "empty_reason", "the extractor returned a vector of zeros")
+        with closing(made):
+            for shard, done in made:
+                _write(writer, shard, done, reason)
+                _check_bad(writer, content, field, max_bad)
+                if cluster is not None:
+                    bar.advance(shard.last - shard.first)
         return writer.finish().open(store.verify_on_open)
 
 
-def _build(
-    writer: TableWriter,
-    shard: Shard,
-    loaded: Iterator[Loaded],
+def _here(
+    todo: Sequence[Shard],
+    content: Content,
     extractor: Extractor,
-    dim: int,
     batch: int,
+    readers: ThreadPoolExecutor | None,
+    threads: int,
     bar: _Bar,
-) -> None:
-    """Encodes the rows of one shard and writes it; batches stay within it, so that it can be made alone."""
-    dtype = np.dtype(getattr(extractor, "dtype", "float32"))
-    rows: list[int] = []
-    items: list[Any] = []
-    blocks: list[np.ndarray] = []
+) -> Generator[tuple[Shard, Encoded], None, None]:
+    """Computes shards one after another; reading runs ahead of encoding, across their borders."""
+    rows = (row for shard in todo for row in range(shard.first, shard.last))
+    loaded = loading(content, rows, extractor, readers, max(AHEAD * batch, threads))
 
-    def flush() -> None:
-        if items:
-            vectors = np.asarray(extractor.encode(items))
-            if vectors.shape != (len(items), dim):
-                raise FeatureError(
-                    f"{extractor.name}: encode returned {vectors.shape} for {len(items)} items; expected "
-                    f"({len(items)}, {dim})"
-                )
-            with np.errstate(over="ignore"):  # the writer refuses what overflowed, and names the item
-                blocks.append(vectors.astype(dtype))
-            items.clear()
+    def counted(n: int) -> Iterator[Loaded]:
+        for one in islice(loaded, n):
+            yield one
+            bar.advance(1)
 
-    for row in range(shard.first, shard.last):
-        one = next(loaded)
-        shard.sources.append(one.source)
-        if one.reason is not None:
-            shard.unreadable[writer.dataset.items.ids[row]] = one.reason
-        elif one.item is not None:
-            rows.append(row)
-            items.append(one.item)
-            if len(items) == batch:
-                flush()
-        bar.advance(1)
-    flush()
-    values = np.concatenate(blocks) if blocks else np.zeros((0, dim), dtype=dtype)
-    reason = getattr(extractor, "empty_reason", "the extractor returned a vector of zeros")
-    writer.write(shard, np.asarray(rows, dtype=np.int64), values, reason)
+    for shard in todo:
+        yield shard, encoded(counted(shard.last - shard.first), extractor, batch)
+
+
+def _write(writer: TableWriter, shard: Shard, done: Encoded, empty_reason: str) -> None:
+    ids = writer.dataset.items.ids
+    shard.sources = done.sources
+    shard.unreadable = {ids[shard.first + place]: reason for place, reason in done.unreadable.items()}
+    writer.write(shard, shard.first + done.places, done.vectors, empty_reason)
 
 
 def _batch_size(extractor: Extractor, asked: int | None) -> int:
@@ -198,90 +173,13 @@ def _check_bad(writer: TableWriter, content: Content, field: str, max_bad: float
     if bad <= max_bad * content.n_present:
         return
     reasons = [pair for n in sorted(writer.entries) for pair in writer.entries[n]["unreadable"].items()]
-    examples = "; ".join(f"{_printable(item)}: {reason}" for item, reason in reasons[:EXAMPLES])
+    examples = "; ".join(f"{printable(item)}: {reason}" for item, reason in reasons[:EXAMPLES])
     done = sum(writer.plan[n].last - writer.plan[n].first for n in writer.entries)
     raise FeatureError(
         f"{writer.dataset.name}: {bad:,} of {content.n_present:,} items with {field!r} content cannot be "
         f"read (after {done:,} of {len(content):,} items), more than the allowed {max_bad:.0%}; repair or "
         f"remove them, or raise max_bad (--max-bad). The first: {examples}"
     )
-
-
-def _source(content: Content, row: int) -> str | None:
-    """What :func:`_load` would give as ``source``, without decoding."""
-    value = content.values[row]
-    if value is None or content.kind == "text":
-        return value
-    data, reason = _read(content, row)
-    return f"unreadable: {reason}" if data is None else hashlib.sha256(data).hexdigest()
-
-
-def _load(content: Content, row: int, extractor: Extractor, budget: PixelBudget) -> Loaded:
-    value = content.values[row]
-    if value is None:
-        return Loaded()
-    prepare = getattr(extractor, "prepare", None)
-    if content.kind == "text":
-        return Loaded(value, prepare(value) if prepare else value)
-    from features.decoding import UnreadableImageError, decoded, opened
-
-    data, reason = _read(content, row)
-    if data is None:
-        return Loaded(f"unreadable: {reason}", reason=reason)
-    source = hashlib.sha256(data).hexdigest()
-    try:
-        picture = opened(data)
-        with budget.taking(picture):
-            picture = decoded(picture)
-            return Loaded(source, prepare(picture) if prepare else picture)
-    except UnreadableImageError as cause:
-        return Loaded(source, reason=_printable(str(cause)))
-
-
-def _read(content: Content, row: int) -> tuple[bytes | None, str]:
-    """The bytes of an image file, or why there are none; never waits for a pipe or reads without end."""
-    path = content.path(row)
-    if path is None:
-        return None, ""
-    try:
-        found = path.stat()
-        if stat.S_ISDIR(found.st_mode):
-            reason = "is a directory"
-        elif not stat.S_ISREG(found.st_mode):
-            reason = "not a regular file"
-        elif found.st_size > MAX_BYTES:
-            reason = f"{found.st_size:,} bytes; at most {MAX_BYTES:,} are read"
-        else:
-            return path.read_bytes(), ""
-    except (OSError, ValueError) as cause:  # a name no file can have is a ValueError
-        reason = str(getattr(cause, "strerror", None) or cause)
-    # Without the directory: a cache means the same on every machine.
-    return None, _printable(f"{str(content.values[row])[:LONGEST_NAME]}: {reason}")
-
-
-def _printable(text: str) -> str:
-    """One line that every terminal and file can hold; names of files may contain anything."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-def _ahead(
-    pool: ThreadPoolExecutor | None, function: Callable[[int], Any], rows: Iterable[int], n: int
-) -> Iterator[Any]:
-    """``function`` of each row in order, computed in a pool at most ``n`` rows ahead, or else here."""
-    if pool is None:
-        yield from map(function, rows)
-        return
-    waiting: deque[Future[Any]] = deque()
-    try:
-        for row in rows:
-            waiting.append(pool.submit(function, row))
-            if len(waiting) >= n:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
 
 
 class _Bar:

@@ -174,6 +174,10 @@ class OpenClip:
         steps.pop("mode", None)
         return model, *_halves(open_clip.image_transform(size, is_train=False, **steps))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the model, which each process loads itself."""
+        return {k: v for k, v in self.__dict__.items() if k != "_loaded"}
+
     @cached_property
     def dim(self) -> int:
         """Length of a vector."""

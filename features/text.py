@@ -95,6 +95,10 @@ class SentenceEncoder:
             model.max_seq_length = self.max_seq_length
         return model
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the model, which each process loads itself."""
+        return {k: v for k, v in self.__dict__.items() if k != "_loaded"}
+
     @cached_property
     def dim(self) -> int:
         """Length of a vector."""

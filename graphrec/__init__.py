@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import graphrec.interop as interop
     import graphrec.models as models
+    from graphrec.cluster import Cluster as Cluster
     from graphrec.comparison import compare as compare
     from graphrec.data import Content as Content
     from graphrec.data import Dataset as Dataset
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from graphrec.data import Vocabulary as Vocabulary
     from graphrec.data.readers import load_dataset as load_dataset
     from graphrec.errors import CheckpointError as CheckpointError
+    from graphrec.errors import ClusterError as ClusterError
     from graphrec.errors import ConfigError as ConfigError
     from graphrec.errors import DataError as DataError
     from graphrec.errors import FeatureError as FeatureError
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
 
 NAMES: dict[str, str] = {
     "CheckpointError": "graphrec.errors",
+    "Cluster": "graphrec.cluster",
+    "ClusterError": "graphrec.errors",
     "ConfigError": "graphrec.errors",
     "Content": "graphrec.data",
     "DataError": "graphrec.errors",
@@ -79,10 +83,11 @@ MODULES = ("interop", "models")
 """Modules that are public as such."""
 
 __all__ = [
-    "CheckpointError", "ConfigError", "Content", "DataError", "Dataset", "FeatureError", "FeatureStore",
-    "FeatureTable", "Graph", "GraphError", "GraphrecError", "Interactions", "MissingDependencyError", "Model",
-    "Ranker", "RankingTask", "Recommender", "Report", "Run", "TrainConfig", "Trainer", "TrainingError",
-    "UnknownIdError", "Vocabulary", "__version__", "compare", "evaluate", "interop", "load_dataset", "models",
+    "CheckpointError", "Cluster", "ClusterError", "ConfigError", "Content", "DataError", "Dataset",
+    "FeatureError", "FeatureStore", "FeatureTable", "Graph", "GraphError", "GraphrecError",
+    "Interactions", "MissingDependencyError", "Model", "Ranker", "RankingTask", "Recommender", "Report",
+    "Run", "TrainConfig", "Trainer", "TrainingError", "UnknownIdError", "Vocabulary", "__version__",
+    "compare", "evaluate", "interop", "load_dataset", "models",
 ]  # fmt: skip
 
 

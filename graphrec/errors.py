@@ -38,6 +38,10 @@ class TrainingError(GraphrecError, RuntimeError):
     """Training cannot go on: a loss term is not finite, or there is nothing to train on."""
 
 
+class ClusterError(GraphrecError, RuntimeError):
+    """A cluster that cannot be reached, has no room for the work, differs from this machine, or was lost."""
+
+
 class UnknownIdError(GraphrecError, KeyError):
     """A user or item id that is not in the vocabulary."""
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from graphrec.atomic import digest, read_array, read_json, sha256_file, write_array, write_json
+from graphrec.cluster import Cluster
 from graphrec.errors import GraphError
 from graphrec.graph import Graph
 from graphrec.neighbours import Effort, all_neighbours, clustered_neighbours, nearest_rows, unit_length
@@ -45,6 +46,7 @@ def knn(
     method: Method = "auto",
     recall: float = 0.99,
     seed: int = 0,
+    cluster: Cluster | None = None,
 ) -> Graph:
     """The directed item-item graph from each item's ``k`` nearest neighbours by cosine, the item itself among
     them.
@@ -66,9 +68,13 @@ def knn(
             nearly all comparisons, and then get them: the result is exact.
         seed: of the clusters; the same seed gives the same neighbours on the same machine with the same
             number of threads.
+        cluster: where to compare; default: in this process. The neighbours are the same to the bit on
+            machines of the same kind, and kept in ``cache`` under the same key.
 
     Raises:
         GraphError: ``k`` is below 1, no item has the feature, or ``method`` or ``recall`` is none.
+        ClusterError: the cluster cannot be reached, has no room, or lost its workers too often.
+        MissingDependencyError: a cluster without Ray.
     """
     if k < 1:
         raise GraphError(f"k = {k}; expected at least 1")
@@ -81,7 +87,7 @@ def knn(
         raise GraphError("no item has this feature; a kNN graph needs at least one")
     exact = method == "exact" or (method == "auto" and len(present) <= EXACT_UP_TO)
     effort = None if exact else Effort(float(recall), int(seed))
-    neighbours, similarity = _cached_neighbours(table, present, k, effort, cache, device)
+    neighbours, similarity = _cached_neighbours(table, present, k, effort, cache, device, cluster)
     n = len(table.present)
     source, target = neighbours.ravel(), np.repeat(present, neighbours.shape[1])
     values = similarity.ravel()
@@ -141,6 +147,7 @@ def _cached_neighbours(
     effort: Effort | None,
     cache: str | Path | None,
     device: str | torch.device,
+    cluster: Cluster | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Neighbours as item indices ``(n_present, k)`` and cosine similarities, from the cache where it holds
     them; exact without an ``effort``.
@@ -152,7 +159,10 @@ def _cached_neighbours(
         return read_array(folder / "neighbours.npy"), read_array(folder / "similarity.npy")
     with torch.no_grad():
         unit = _unit_rows(table, present, device, cache)
-        found = all_neighbours(unit, k) if effort is None else clustered_neighbours(unit, k, effort)
+        if effort is None:
+            found = all_neighbours(unit, k, cluster)
+        else:
+            found = clustered_neighbours(unit, k, effort, cluster)
     similarity, neighbours = found[0].numpy(), present[found[1].numpy()].astype(np.int32)
     if folder is not None:
         hashes = {

@@ -5,12 +5,17 @@ No matrix of all similarities is ever held: memory is the vectors, scaled to len
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from graphrec.cluster import Cluster
 from graphrec.seeds import stream
 from graphrec.topk import topk
 
@@ -22,6 +27,7 @@ WIDE = 1024
 """Columns from which a product takes longer than turning its result round."""
 SAMPLE = 1000  # items whose true neighbours are looked up to see how many clusters it takes
 ROUNDS = 10  # of k-means
+TASKS = 64  # of a search on a cluster, at most: enough that workers of different speed end together
 WORTHWHILE = 0.3  # share of the clusters above which comparing all pairs, in larger products, takes less time
 
 
@@ -95,25 +101,101 @@ def _search(
     return values, rows
 
 
-def all_neighbours(unit: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """As :func:`_search` of all rows ``(n, d)`` in themselves, in the way that takes less time."""
-    if unit.shape[1] >= WIDE:
-        return _search_within(unit, k, SQUARE)
-    return _search(unit, unit, k, BLOCK)
+def all_neighbours(unit: Tensor, k: int, cluster: Cluster | None = None) -> tuple[Tensor, Tensor]:
+    """As :func:`_search` of all rows ``(n, d)`` in themselves, in the way that takes less time.
+
+    On a cluster the same products of the same blocks are made, so the result is the same to the bit on
+    machines of the same kind.
+    """
+    if cluster is None:
+        wide = unit.shape[1] >= WIDE
+        return _search_within(unit, k, SQUARE) if wide else _search(unit, unit, k, BLOCK)
+    n, k = len(unit), min(k, len(unit))
+    if unit.shape[1] < WIDE:
+        values, rows = torch.empty(n, k), torch.empty(n, k, dtype=torch.int64)
+        starts = range(0, n, BLOCK[0])
+        step = -(-len(starts) // TASKS) * BLOCK[0]
+        ranges = [(start, min(start + step, n)) for start in range(0, n, step)]
+        for (start, stop), (found, at) in _each(cluster, partial(_of_range, k, BLOCK), (unit,), ranges):
+            values[start:stop], rows[start:stop] = found, at
+        return values, rows
+    blocks = -(-n // SQUARE)
+    # The first blocks have the most products, so each task gets some from both ends.
+    count = min(TASKS, max(1, blocks // 2))
+    owns = [sorted({*range(t, blocks, 2 * count), *range(2 * count - 1 - t, blocks, 2 * count)})
+            for t in range(count)]  # fmt: skip
+    values, rows = torch.full((n, k), -torch.inf), torch.full((n, k), n)
+    for _, (found, at) in _each(cluster, partial(_of_blocks, k, SQUARE), (unit,), owns):
+        values, rows = _best_of_both((values, rows), (found, at), k)
+    return values, rows
 
 
-def _search_within(unit: Tensor, k: int, block: int) -> tuple[Tensor, Tensor]:
+def _of_range(k: int, block: tuple[int, int], unit: Tensor, part: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    return _search(unit[part[0] : part[1]], unit, k, block)
+
+
+def _of_blocks(k: int, block: int, unit: Tensor, owns: list[int]) -> tuple[Tensor, Tensor]:
+    return _search_within(unit, k, block, owns)
+
+
+def _each(
+    cluster: Cluster,
+    work: Callable[..., tuple[Tensor, Tensor]],
+    tensors: tuple[Tensor, ...],
+    parts: Sequence[Any],
+) -> Iterator[tuple[Any, tuple[Tensor, Tensor]]]:
+    """``work(*tensors, part)`` of every part on a cluster, on the device that the tensors are on."""
+    task = partial(_on_arrays, work, tensors[0].device.type)
+    for part, found in cluster.each(task, tuple(t.cpu().numpy() for t in tensors), parts):
+        with _read_only():
+            yield part, (torch.from_numpy(found[0]), torch.from_numpy(found[1]))
+
+
+def _on_arrays(
+    work: Callable[..., tuple[Tensor, Tensor]], device: str, arrays: tuple[np.ndarray, ...], part: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    with torch.no_grad(), _read_only():
+        values, rows = work(*(torch.from_numpy(array).to(device) for array in arrays), part)
+    return values.numpy(), rows.numpy()
+
+
+@contextmanager
+def _read_only() -> Iterator[None]:
+    """Torch warns of arrays that must not be written; nothing here writes them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        yield
+
+
+def _best_of_both(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], k: int) -> tuple[Tensor, Tensor]:
+    """The ``k`` best of two lists of values and rows ``(n, at most k)`` each; among equals the lowest row."""
+    rows, order = torch.cat([one[1], other[1]], 1).sort(dim=1)
+    values, place = topk(torch.cat([one[0], other[0]], 1).gather(1, order), k)
+    return values, rows.gather(1, place)
+
+
+def _search_within(
+    unit: Tensor, k: int, block: int, owns: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor]:
     """As :func:`_search` of all rows ``(n, d)`` in themselves, with half of the products: the similarities of
     two blocks serve the rows of both.
 
     Every row meets the blocks in ascending order, as ties need: those before its own when their turn comes,
     the others in its own turn.
+
+    Args:
+        unit: of length one.
+        k: how many.
+        block: rows of a block.
+        owns: do only the turns of these blocks, ascending. A row then has the best of what it met there;
+            where that is fewer than ``k``, minus infinity and the row ``n`` stand for the rest.
     """
     k, parts = min(k, len(unit)), unit.split(block)
     best = [part.new_empty(len(part), 0) for part in parts]
     at = [part.new_empty(len(part), 0, dtype=torch.int64) for part in parts]
     held = unit.new_empty(2, min(block, len(unit)) ** 2)
-    for i, own in enumerate(parts):
+    for i in range(len(parts)) if owns is None else owns:
+        own = parts[i]
         for j, other in enumerate(parts[i:], start=i):
             similarity = held[0, : len(own) * len(other)].view(len(own), len(other))
             torch.mm(own, other.T, out=similarity)
@@ -122,6 +204,9 @@ def _search_within(unit: Tensor, k: int, block: int) -> tuple[Tensor, Tensor]:
                 turned = held[1, : similarity.numel()].view(len(other), len(own))
                 turned.copy_(similarity.T)
                 best[j], at[j] = _better(best[j], at[j], turned, i * block, k)
+    if owns is not None:
+        best = [torch.nn.functional.pad(b, (0, k - b.shape[1]), value=-torch.inf) for b in best]
+        at = [torch.nn.functional.pad(a, (0, k - a.shape[1]), value=len(unit)) for a in at]
     return torch.cat(best).cpu(), torch.cat(at).cpu()
 
 
@@ -171,11 +256,14 @@ def _better(best: Tensor, at: Tensor, similarity: Tensor, offset: int, k: int) -
 # -- approximate ---------------------------------------------------------------------------------------------
 
 
-def clustered_neighbours(unit: Tensor, k: int, effort: Effort) -> tuple[Tensor, Tensor]:
+def clustered_neighbours(
+    unit: Tensor, k: int, effort: Effort, cluster: Cluster | None = None
+) -> tuple[Tensor, Tensor]:
     """As :func:`_search` of all rows ``(n, d)`` in themselves, each among the nearest clusters only.
 
     All rows of a cluster are compared with the same keys, so the search is one large product a cluster. How
-    many clusters are looked into follows from a sample: where the true neighbours of its rows are found.
+    many clusters are looked into follows from a sample: where the true neighbours of its rows are found. The
+    clusters are found here; a Ray cluster does the search in them.
     """
     n = len(unit)
     k = min(k, n)
@@ -192,20 +280,41 @@ def clustered_neighbours(unit: Tensor, k: int, effort: Effort) -> tuple[Tensor, 
     ranks = rank[label[sample][:, None], label[true]]  # (s, k): clusters to look into for each true neighbour
     probes = _probes(ranks.cpu(), effort.recall, len(order))
     if probes > WORTHWHILE * len(order):
-        return all_neighbours(unit, k)
+        return all_neighbours(unit, k, cluster)
     sizes = torch.bincount(label, minlength=len(order))
-    parts = label.argsort(stable=True).split(sizes.tolist())
+    members = label.argsort(stable=True)  # (n,): the rows of each cluster, one cluster after another
+    jobs = [(c, _looked_into(order[c], sizes, probes, k)) for c in sizes.nonzero().squeeze(1).tolist()]
     values, rows = torch.empty(n, k), torch.empty(n, k, dtype=torch.int64)
-    for cluster, own in enumerate(parts):
-        if not len(own):
-            continue
-        looked = probes
-        while int(sizes[order[cluster, :looked]].sum()) < k:
-            looked *= 2  # clusters of few rows: look further
-        keys = torch.cat([parts[c] for c in order[cluster, :looked].tolist()]).sort().values
-        found, place = _search(unit[own], unit[keys], k, BLOCK)
-        values[own.cpu()], rows[own.cpu()] = found, keys.cpu()[place]
+    parts = members.cpu().split(sizes.tolist())
+    if cluster is None:
+        for job in jobs:
+            values[parts[job[0]]], rows[parts[job[0]]] = _of_clusters(k, unit, members, sizes, [job])
+        return values, rows
+    shares = [jobs[t::TASKS] for t in range(min(TASKS, len(jobs)))]
+    for share, (found, at) in _each(cluster, partial(_of_clusters, k), (unit, members, sizes), shares):
+        own = torch.cat([parts[c] for c, _ in share])
+        values[own], rows[own] = found, at
     return values, rows
+
+
+def _looked_into(order: Tensor, sizes: Tensor, probes: int, k: int) -> list[int]:
+    """The nearest clusters that a cluster's rows are compared with; twice as many while they hold too few."""
+    while int(sizes[order[:probes]].sum()) < k:
+        probes *= 2
+    return [int(c) for c in order[:probes]]
+
+
+def _of_clusters(
+    k: int, unit: Tensor, members: Tensor, sizes: Tensor, jobs: Sequence[tuple[int, Sequence[int]]]
+) -> tuple[Tensor, Tensor]:
+    """Each row of some clusters among the rows of the clusters it is compared with, cluster by cluster."""
+    parts, values, rows = members.split(sizes.tolist()), [], []
+    for own, looked in jobs:
+        keys = torch.cat([parts[c] for c in looked]).sort().values
+        found, place = _search(unit[parts[own]], unit[keys], k, BLOCK)
+        values.append(found)
+        rows.append(keys.cpu()[place])
+    return torch.cat(values), torch.cat(rows)
 
 
 def _probes(ranks: Tensor, recall: float, n_clusters: int) -> int:

@@ -32,8 +32,9 @@ LAYERS: dict[str, set[str]] = {
     "store": {*BASE, "data"},
     "graph": {*BASE, "data"},
     "candidates": {*BASE, "data"},
-    "neighbours": {*BASE, "topk"},
-    "knn": {*BASE, "store", "graph", "neighbours"},
+    "cluster": BASE,
+    "neighbours": {*BASE, "topk", "cluster"},
+    "knn": {*BASE, "store", "graph", "neighbours", "cluster"},
     "sparse": {"graph"},
     "interop": {*BASE, "data", "store", "graph"},
     "losses": {*BASE, "data", "parallel"},
@@ -152,7 +153,8 @@ def test_models_do_not_import_one_another(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("features/**/*.py")), ids=relative)
 def test_features_import_only_what_they_may(path: Path) -> None:
-    allowed = ("graphrec.data", "graphrec.store", "graphrec.errors", "graphrec.atomic", "graphrec.seeds")
+    layers = ("data", "store", "errors", "atomic", "seeds", "cluster")
+    allowed = tuple(f"graphrec.{layer}" for layer in layers)
     used = {m for m in imports(path) if m.split(".")[0] == "graphrec"}
     assert not [m for m in used if not m.startswith(allowed)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -47,6 +47,14 @@ class EndpointEncoder:
             )
         self.model, self.batch_size, self._key_variable = model, batch_size, key_variable
         self._client = client(base_url, key_variable, timeout, retries, lambda _: None)
+        self._options: dict[str, Any] = {
+            "model": model, "base_url": base_url, "key_variable": key_variable, "batch_size": batch_size,
+            "timeout": timeout, "retries": retries,
+        }  # fmt: skip
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Made anew in another process: connections stay in this one, and so does the key."""
+        return partial(type(self), **self._options), ()
 
     @cached_property
     def dim(self) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import shlex
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +15,9 @@ from graphrec.commands import output, settings
 from graphrec.commands.data import read
 from graphrec.commands.help import epilog, group
 from graphrec.errors import ConfigError, FeatureError
+
+if TYPE_CHECKING:
+    from graphrec.cluster import Cluster
 
 app = group(
     "Image and text features of items: build, import, status, broken, verify, gc, list.",
@@ -45,6 +49,7 @@ def show_extractors() -> None:
         "graphrec features build movielens-small",
         "graphrec features build movielens-small --text none --image open_clip --set image.model=ViT-B-32",
         "graphrec features build table --set interactions=clicks.csv --set text.size=128",
+        "graphrec features build movielens-small --ray auto",
     ),
 )
 def build(
@@ -63,19 +68,30 @@ def build(
         float, typer.Option(help="Largest share of the content that may be unreadable.")
     ] = 0.05,
     workers: Annotated[
-        int | None, typer.Option(help="Threads that read pictures. Default: two per core.")
+        int | None,
+        typer.Option(help="Threads that read pictures, of each process. Default: two per core it takes."),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Compute on a Ray cluster: local (one on this machine), auto (the one it is part of), or "
+            "HOST:PORT of the head.",
+        ),
     ] = None,
 ) -> None:
     """Extract features from the pictures and texts of a dataset into the store.
 
     Without --image and --text, the extractors that need no pretrained weights are used. Finished work is
-    kept, so an interrupted extraction goes on where it was. Options: image.KEY, text.KEY, data.KEY or KEY.
+    kept, so an interrupted extraction goes on where it was. Options: image.KEY, text.KEY, data.KEY or KEY,
+    and with --ray: ray.workers, ray.cpus and ray.gpus (of a worker).
     """
     from features import DEFAULTS, EXTRACTORS, extractor
     from features.extract import extract
     from graphrec.store import FeatureStore
 
-    given = settings.read(options, ["image", "text", "data"], bare="data")
+    given = settings.read(options, ["image", "text", "data", "ray"], bare="data")
+    cluster = _cluster(ray, given["ray"])
     chosen = {"image": image, "text": text}
     for kind, name in chosen.items():
         if name is not None:
@@ -91,23 +107,25 @@ def build(
     made, incomplete = 0, False
     kinds = {content.kind for content in data.content.values()}
     asked = (k for k, name in chosen.items() if name not in (None, "none") and k not in kinds)
-    for field in (*data.content, *asked):
-        kind = data.field(field).kind
-        if chosen[kind] == "none":
-            continue
-        tool = extractor(chosen[kind] or DEFAULTS[kind], **given[kind])
-        output.note(f"{field}: {tool.name} over {data.field(field).n_present:,} items ...")
-        table = extract(
-            data, field, tool, FeatureStore(store), rebuild=rebuild, max_bad=max_bad, workers=workers
-        )
-        output.say(f"{field}: {table!r}")
-        for what, told in (("unreadable", "unreadable"), ("empty", "without a vector")):
-            found = table.meta.get(what, {})
-            if found.get("count"):
-                first = next(iter(found["reasons"].items()))
-                output.say(f"{field}: {found['count']:,} items {told}, such as {first[0]}: {first[1]}")
-                incomplete = True
-        made += 1
+    with cluster.joined() if cluster is not None else nullcontext():
+        for field in (*data.content, *asked):
+            kind = data.field(field).kind
+            if chosen[kind] == "none":
+                continue
+            tool = extractor(chosen[kind] or DEFAULTS[kind], **given[kind])
+            output.note(f"{field}: {tool.name} over {data.field(field).n_present:,} items ...")
+            table = extract(
+                data, field, tool, FeatureStore(store), rebuild=rebuild, max_bad=max_bad, workers=workers,
+                cluster=cluster,
+            )  # fmt: skip
+            output.say(f"{field}: {table!r}")
+            for what, told in (("unreadable", "unreadable"), ("empty", "without a vector")):
+                found = table.meta.get(what, {})
+                if found.get("count"):
+                    first = next(iter(found["reasons"].items()))
+                    output.say(f"{field}: {found['count']:,} items {told}, such as {first[0]}: {first[1]}")
+                    incomplete = True
+            made += 1
     if not made:
         raise FeatureError(
             f"{data.name} has content {sorted(data.content) or 'of no kind'} and nothing of it is left to "
@@ -281,6 +299,16 @@ def collect(
         output.say(f"{'would remove' if dry_run else 'removed'} {path}")
     if not removed:
         output.say(f"{store}: nothing to remove")
+
+
+def _cluster(address: str | None, options: dict[str, Any]) -> Cluster | None:
+    """Where to compute: None is this process."""
+    from graphrec.cluster import Cluster
+
+    settings.known_only(options, ["workers", "cpus", "gpus"], "--ray")
+    if address is None and options:
+        raise ConfigError(f"--set ray.{next(iter(options))}: expected with --ray ADDRESS")
+    return None if address is None else Cluster(address, **options)
 
 
 def _default_of(extractor: Any) -> Any:

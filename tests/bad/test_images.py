@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 
 from features.decoding import UnreadableImageError, decode
-from features.extract import MAX_BYTES, extract
+from features.extract import extract
+from features.shard import MAX_BYTES
 from graphrec.data import Content, Dataset, Interactions, Vocabulary
 from graphrec.errors import FeatureError
 from graphrec.seeds import stream
