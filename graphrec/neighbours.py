@@ -287,8 +287,8 @@ def clustered_neighbours(
     values, rows = torch.empty(n, k), torch.empty(n, k, dtype=torch.int64)
     parts = members.cpu().split(sizes.tolist())
     if cluster is None:
-        for job in jobs:
-            values[parts[job[0]]], rows[parts[job[0]]] = _of_clusters(k, unit, members, sizes, [job])
+        own = torch.cat([parts[c] for c, _ in jobs])
+        values[own], rows[own] = _of_clusters(k, unit, members, sizes, jobs)
         return values, rows
     shares = [jobs[t::TASKS] for t in range(min(TASKS, len(jobs)))]
     for share, (found, at) in _each(cluster, partial(_of_clusters, k), (unit, members, sizes), shares):
