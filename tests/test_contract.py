@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from graphrec import testing
+from graphrec.commands.training import grows
 from graphrec.errors import ConfigError
 from graphrec.model import Ranker
 from graphrec.models import MODELS, model
 from graphrec.models.lightgcn import LightGCN
 from graphrec.models.mf import MF
+from graphrec.models.vbpr import VBPR
 
 
 @pytest.mark.parametrize("check", testing.CHECKS)
@@ -80,3 +84,71 @@ def test_the_contract_bites(broken: type[Ranker], check: str) -> None:
 def test_check_model_names_what_fails() -> None:
     with pytest.raises(AssertionError, match=r"SwapsPositiveAndNegative fails 'learns_the_checkerboard'"):
         testing.check_model(SwapsPositiveAndNegative)
+
+
+def test_the_page_says_of_each_model_how_it_grows(graphrec) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "scale.md").read_text(encoding="utf-8")
+    told = {}
+    for line in page.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[0] in MODELS and len(cells) == 4:
+            told[cells[0]] = tuple(cells[1:])
+    assert told == {name: grows(model(name)) for name in MODELS}
+    printed = graphrec("models", "--scale").out
+    for name, cells in told.items():
+        line = next(line for line in printed.splitlines() if line.split()[:1] == [name])
+        assert line.split()[1:] == [cell for cell in cells if cell]
+
+
+class SaysItDivides(MF):
+    """Takes the mean of its own rows for that of the batch."""
+
+    def loss(self, batch):
+        u, p, n = self.user_embedding(batch.users), *map(self.item_embedding, batch[1:])
+        return {"bpr": -torch.nn.functional.logsigmoid((u * (p - n)).sum(1)).mean()}
+
+
+class DividesAndSaysNothing(MF):
+    divides = None
+
+    def loss(self, batch):
+        return super().loss(batch)
+
+
+class ForgetsWeightsOfTheSampled(LightGCN):
+    def propagated(self, batch):
+        found, own = super().propagated(batch)
+        return ([0.9 * x for x in found] if self.config.fanouts else found), own
+
+
+class KeepsACopy(VBPR):
+    def __init__(self, train, tables, config):
+        super().__init__(train, tables, config)
+        self.register_buffer("copy", torch.from_numpy(tables["image"].numpy()), persistent=False)
+
+
+class ReadsOtherRows(VBPR):
+    def __init__(self, train, tables, config):
+        super().__init__(train, tables, config)
+        for features in self.features.values():
+            if features.disk is not None:
+                block = features.disk.block
+                features.disk.block = lambda rows, block=block: block(rows) * 1.01
+
+
+@pytest.mark.parametrize(
+    ("broken", "check"),
+    [
+        (SaysItDivides, "processes"),
+        (ForgetsWeightsOfTheSampled, "sampled_subgraphs"),
+        (KeepsACopy, "features_on_disk"),
+        (ReadsOtherRows, "features_on_disk"),
+    ],
+)
+def test_what_a_model_wrongly_says_of_its_growth_is_seen(broken, check: str) -> None:
+    with pytest.raises(AssertionError):
+        testing.CHECKS[check](broken, broken.Config())
+
+
+def test_a_model_that_does_not_say_it_divides_is_refused_in_two_processes() -> None:
+    testing.CHECKS["processes"](DividesAndSaysNothing, MF.Config())

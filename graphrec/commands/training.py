@@ -197,7 +197,7 @@ def models(
         output.following("graphrec models (the options of training)", f"graphrec train {made.name} DATASET")
         return
     if scale:
-        output.table(SCALE, [(name, *_grows(find(name))) for name in MODELS])
+        output.table(SCALE, [(name, *grows(find(name))) for name in MODELS])
         output.following("graphrec train MODEL DATASET --processes 2 --set model.features_on_disk=true")
         return
     rows = []
@@ -215,14 +215,14 @@ def models(
 SCALE = ("model", "processes divide", "sampled subgraphs", "features on disk")
 
 
-def _grows(made: type[Model]) -> tuple[str, str, str]:
+def grows(made: type[Model]) -> tuple[str, str, str]:
     """What a model says under :data:`SCALE`; nothing where there is nothing to train, or no features."""
-    grows = made.scales()
-    if not grows.trains:
+    told = made.scales()
+    if not told.trains:
         return "", "", ""
-    divided = {"batches": "batches", "dialogues": "conversations"}.get(grows.divides or "", "no")
+    divided = {"batches": "batches", "dialogues": "conversations"}.get(told.divides or "", "no")
     yes = {True: "yes", False: "no"}
-    return divided, yes[grows.samples], yes[grows.reads] if made.modalities else ""
+    return divided, yes[told.samples], yes[told.reads] if made.modalities else ""
 
 
 def _options(prefix: str, options: dict[str, str]) -> None:
