@@ -47,6 +47,27 @@ def compares(rule: Placement) -> bool:
     return not isinstance(rule, ContentProjection)
 
 
+def usable(
+    rule: Placement | None, content: Mapping[str, ContentVectors], meta: Mapping[str, Any]
+) -> Placement:
+    """The rule, if new items can be placed by it.
+
+    Raises:
+        FeatureError: there is none, or nothing to compare with.
+    """
+    if rule is None:
+        raise FeatureError(
+            f"the model of this recommender ({meta.get('model', 'unknown')}) has no rule to place "
+            "new items by their content; use one that has, such as freedom"
+        )
+    if not content and compares(rule):
+        raise FeatureError(
+            "this recommender was made without features, so new items cannot be compared with known "
+            "ones; make it with Recommender.of(model, data, features)"
+        )
+    return rule
+
+
 def trained_content(rule: Placement, data: Dataset, features: Features) -> dict[str, ContentVectors]:
     """The content of the items with train interactions, by modality of the rule.
 
@@ -109,13 +130,12 @@ def _means(
     """
     n = len(next(iter(queries.values())).present)
     total, length, weights = torch.zeros(n, table.shape[1]), torch.zeros(n, 1), torch.zeros(n, 1)
-    norms = table.norm(dim=1, keepdim=True)  # (n_items, 1)
     for modality, (values, present) in queries.items():
         at, weight = torch.from_numpy(np.flatnonzero(present)), rule.weights[modality]
         if len(at):
             neighbours = torch.from_numpy(_neighbours(values[present], content[modality], rule.k)[1])
             total[at] += weight * torch.nn.functional.embedding_bag(neighbours, table, mode="mean")
-            length[at] += weight * norms[neighbours].mean(1)
+            length[at] += weight * table[neighbours].norm(dim=2).mean(1, keepdim=True)
             weights[at] += weight
     placed: np.ndarray = (torch.nn.functional.normalize(total, dim=1) * length / weights).numpy()
     return placed
