@@ -193,7 +193,11 @@ def test_environment_yml_is_in_step_with_pyproject() -> None:
     extras = project["optional-dependencies"]
     wanted = [
         *project["dependencies"],
-        *(d for e in ("features", "llm", "ann", "dgl", "track", "tune", "serve", "ray", "dev") for d in extras[e]),
+        *(
+            d
+            for e in ("features", "llm", "ann", "dgl", "track", "tune", "serve", "ray", "dev")
+            for d in extras[e]
+        ),
     ]
     wanted = [d for d in wanted if not d.startswith("graphrec")]
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())

@@ -240,7 +240,7 @@ def test_added_items_are_found(rec, full, tmp_path) -> None:
 
 def test_large_tables_are_searched_beside_what_was_added(full, monkeypatch) -> None:
     names = list(full.users)[:40]
-    new = {"text": clustered(5, 11)}
+    new, options = {"text": clustered(5, 11)}, {"exclude": ["i1", "c"]}
     expected = (
         full.copy().add_items(list("abcde"), new).recommend(names, 30, search="exact", exclude=["i1", "c"])
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, get_args
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -111,3 +111,16 @@ def _answer(items: Items, asked: Question, lists: Lists | None, keys: Callable[[
     if not added:
         return scores, found
     return merged((scores, found), exactly(asked, [(s.start, len(s), keys(s)) for s in added]), asked.k)
+
+
+def whole(k: Any) -> int:
+    """A number of items; raises :class:`ConfigError` where it is none."""
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise ConfigError(f"k = {k!r}; expected a whole number of at least 1")
+    return int(k)
+
+
+def several(ids: Any) -> tuple[list[Any], bool]:
+    """The ids as a list, and whether there was just one, given as such."""
+    single = isinstance(ids, str) or np.isscalar(ids) or not isinstance(ids, Iterable)
+    return ([ids] if single else list(ids)), single

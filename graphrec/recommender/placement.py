@@ -68,6 +68,13 @@ def usable(
     return rule
 
 
+def widths(rule: Placement | None, content: Mapping[str, ContentVectors]) -> dict[str, int]:
+    """Modality -> length of its vectors, of what new items can be placed by."""
+    if isinstance(rule, ContentProjection):
+        return {modality: len(weight) for modality, weight in rule.weights.items()}
+    return {modality: vectors.values.shape[1] for modality, vectors in content.items()} if rule else {}
+
+
 def trained_content(rule: Placement, data: Dataset, features: Features) -> dict[str, ContentVectors]:
     """The content of the items with train interactions, by modality of the rule.
 
@@ -107,12 +114,11 @@ def place(
     Raises:
         FeatureError: an unknown modality, a wrong shape, values not finite, or an item without content.
     """
+    lengths = widths(rule, content)
     if isinstance(rule, ContentProjection):
-        widths = {modality: len(weight) for modality, weight in rule.weights.items()}
-        return _projected(rule, _queries(added, features, widths, list(widths)))
-    widths = {modality: vectors.values.shape[1] for modality, vectors in content.items()}
+        return _projected(rule, _queries(added, features, lengths, list(lengths)))
     useful = [m for m, vectors in content.items() if rule.weights[m] > 0 and len(vectors.items)]
-    queries = _queries(added, features, widths, useful)
+    queries = _queries(added, features, lengths, useful)
     compared = {m: q for m, q in queries.items() if m in useful}
     if isinstance(rule, ContentSimilarity):
         return _similarities(rule, compared, content, item_vectors.shape[1])

@@ -17,7 +17,7 @@ from graphrec.data import Dataset, Interactions, Vocabulary
 from graphrec.errors import CheckpointError, ConfigError
 from graphrec.model import Features, Placement, Ranker
 from graphrec.recommender import bundle, vectors
-from graphrec.recommender.answering import Search, recommended, searched, similar
+from graphrec.recommender.answering import Search, recommended, searched, several, similar, whole
 from graphrec.recommender.export import dense, write_faiss, write_parquet
 from graphrec.recommender.index import Facts
 from graphrec.recommender.indexed import Index, build_index, open_index
@@ -29,6 +29,7 @@ from graphrec.recommender.placement import (
     restored,
     trained_content,
     usable,
+    widths,
 )
 from graphrec.recommender.vectors import Vectors
 
@@ -83,6 +84,16 @@ class Recommender:
     def seen(self) -> Interactions:
         """Pairs that are not recommended again."""
         return self._items.all_seen
+
+    @property
+    def n_items(self) -> int:
+        """The number of items, which costs less than ``len(items)`` where some were added."""
+        return len(self._items)
+
+    @property
+    def modalities(self) -> dict[str, int]:
+        """Content that :meth:`add_items` takes: modality -> length of its vectors; empty if it takes none."""
+        return widths(self.rule, self.content)
 
     @property
     def index(self) -> Mapping[str, Facts] | None:
@@ -169,14 +180,14 @@ class Recommender:
         if unknown not in ("error", "popularity"):
             raise ConfigError(f"unknown={unknown!r}; expected 'error' or 'popularity'")
         lists = searched("recommend", search, self._index)
-        names, single = _several(users)
+        names, single = several(users)
         rows = self.users.find(names).astype(np.int64)  # (B,), -1 if unknown
         strange = np.flatnonzero(rows < 0)
         if unknown == "error" and len(strange):
             self.users.index(names[strange[0]])
         some, others = self._limits(only, exclude)
         scores, items = recommended(
-            self._items, self.user_vectors, rows, _whole(k), exclude_seen, some, others, lists
+            self._items, self.user_vectors, rows, whole(k), exclude_seen, some, others, lists
         )
         return self._named(scores, items, single)
 
@@ -199,8 +210,8 @@ class Recommender:
                 approximate search.
         """
         lists = searched("similar", search, self._index)
-        names, single = _several(items)
-        scores, found = similar(self._items, self._items.indices(names), _whole(k), lists)
+        names, single = several(items)
+        scores, found = similar(self._items, self._items.indices(names), whole(k), lists)
         return self._named(scores, found, single)
 
     def _limits(
@@ -208,8 +219,8 @@ class Recommender:
     ) -> tuple[np.ndarray | None, np.ndarray]:
         """Indices of the items to choose among, None for all, and of those to leave out, both ascending."""
         find = self._items.indices
-        some = None if only is None else np.unique(find(_several(only)[0]))
-        return some, np.empty(0, np.int64) if exclude is None else np.unique(find(_several(exclude)[0]))
+        some = None if only is None else np.unique(find(several(only)[0]))
+        return some, np.empty(0, np.int64) if exclude is None else np.unique(find(several(exclude)[0]))
 
     def _named(self, scores: np.ndarray, items: np.ndarray, single: bool) -> tuple[np.ndarray, np.ndarray]:
         ids = self._items.names(items)
@@ -240,7 +251,7 @@ class Recommender:
             DataError: an id is known already or occurs twice.
         """
         rule = usable(self.rule, self.content, self.meta)
-        added = Vocabulary(_several(ids)[0])  # refuses repeats
+        added = Vocabulary(several(ids)[0])  # refuses repeats
         self._items.refuse(added)  # before any work is done
         placed = place(added, features, rule, self.content, self._items.base.table)
         self._items = self._items.grown(added, placed)
@@ -266,7 +277,7 @@ class Recommender:
 
         Items are divided among lists with near vectors, and a search looks through the nearest ones: as many
         as a sample of users (of items, for :meth:`similar_items`) needs to find the wanted share of the ``k``
-        best on average, with 95 % confidence. Vectors are read in blocks, so a loaded recommender, whose
+        best on average, with 99.5 % confidence. Vectors are read in blocks, so a loaded recommender, whose
         vectors are in a mapped file, is never in memory as a whole. The index takes the place of the vectors
         on disk once more, or twice with ``similar``. :meth:`load` finds it again, for as long as the vectors
         are those it was built for.
@@ -378,9 +389,9 @@ class Recommender:
             ConfigError: ``k`` is below 1, or ``search`` cannot be had.
             CheckpointError: the file cannot be written.
         """
-        names = list(self.users.ids) if users is None else [str(name) for name in _several(users)[0]]
+        names = list(self.users.ids) if users is None else [str(name) for name in several(users)[0]]
         self.users.indices(names)  # an unknown user is found before anything is computed
-        some, others = (None if ids is None else _several(ids)[0] for ids in (only, exclude))
+        some, others = (None if ids is None else several(ids)[0] for ids in (only, exclude))
 
         def answer(part: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
             return self.recommend(
@@ -406,15 +417,3 @@ class Recommender:
         """
         write_faiss(Path(path), self.items, dense(self.item_vectors, self.meta), self.meta)
         return Path(path)
-
-
-def _whole(k: Any) -> int:
-    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-        raise ConfigError(f"k = {k!r}; expected a whole number of at least 1")
-    return int(k)
-
-
-def _several(ids: Any) -> tuple[list[Any], bool]:
-    """The ids as a list, and whether there was just one, given as such."""
-    single = isinstance(ids, str) or np.isscalar(ids) or not isinstance(ids, Iterable)
-    return ([ids] if single else list(ids)), single

@@ -14,7 +14,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 BODY = 64 * 1024
-"""Bytes of a request's body."""
+"""Bytes of a request's body, where no other limit is given."""
 HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
@@ -31,10 +31,14 @@ class Guard:
         app: the other.
         hosts: names that requests may be addressed to, without port; None: any. A page elsewhere whose name
             is made to point to this machine is turned away by that.
+        limit: bytes of a request's body.
+        remedy: what to do about a longer one.
     """
 
-    def __init__(self, app: App, hosts: Sequence[str] | None = None) -> None:
-        self.app, self.hosts = app, hosts
+    def __init__(
+        self, app: App, hosts: Sequence[str] | None = None, limit: int = BODY, remedy: str = "start anew"
+    ) -> None:
+        self.app, self.hosts, self.limit, self.remedy = app, hosts, limit, remedy
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Handles a request."""
@@ -57,9 +61,11 @@ class Guard:
             await _refuse(told, 400, f"{host[:200]!r} is not this server's name; open it as {self.hosts[0]}")
             return
         declared = given.get(b"content-length", "0")
-        body = await _read(receive) if not declared.isdecimal() or int(declared) <= BODY else None
+        fits = not declared.isdecimal() or int(declared) <= self.limit
+        body = await _read(receive, self.limit) if fits else None
         if body is None:
-            await _refuse(told, 413, f"the request is longer than {BODY // 1024} KB; start anew")
+            error = f"the request is longer than {self.limit // 1024} KB; {self.remedy}"
+            await _refuse(told, 413, error)
             return
         waiting = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -69,7 +75,7 @@ class Guard:
         await self.app(scope, again, told)
 
 
-async def _read(receive: Receive) -> bytes | None:
+async def _read(receive: Receive, limit: int) -> bytes | None:
     """The whole body; None if it is too long."""
     body, more = b"", True
     while more:
@@ -78,7 +84,7 @@ async def _read(receive: Receive) -> bytes | None:
             break
         body += message.get("body", b"")
         more = message.get("more_body", False)
-        if len(body) > BODY:
+        if len(body) > limit:
             return None
     return body
 
