@@ -188,8 +188,8 @@ def serve(
 ) -> None:
     """Serve recommendations, similar items and new items over HTTP (extra serve).
 
-    POST /recommend, POST /similar, POST /items, GET /health; /openapi.json describes them. There is no log-in:
-    beyond this machine, put a proxy in front that has one.
+    POST /recommend, POST /similar, POST /items, GET /health; /openapi.json describes them. There is no
+    log-in: beyond this machine, put a proxy in front that has one.
     """
     settings.choice(search, SEARCHES, "--search")
     if read_only and journal is not None:

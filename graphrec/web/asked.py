@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, create_model
 
 from graphrec.web.messages import Received
 
@@ -22,7 +22,9 @@ LIMITS = 10_000
 Id = Annotated[str, StringConstraints(min_length=1, max_length=LENGTH)]
 Ids = Annotated[list[Id], Field(min_length=1, max_length=USERS)]
 Some = Annotated[list[Id], Field(max_length=LIMITS)]
-Wanted = Annotated[int, Field(ge=1, le=K)]
+# To a JSON schema 5.0 is an integer, too.
+_Whole = BeforeValidator(lambda v: int(v) if isinstance(v, float) and v.is_integer() else v)
+Wanted = Annotated[int, Field(ge=1, le=K), _Whole]
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-3e38, le=3e38)]
 
 

@@ -15,6 +15,9 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 BODY = 64 * 1024
 """Bytes of a request's body, where no other limit is given."""
+DRAINED = 2**24
+"""Bytes of a body that is too long which are read before it is refused: a client that still sends when the
+connection is closed may never see why."""
 HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
@@ -61,7 +64,7 @@ class Guard:
             await _refuse(told, 400, f"{host[:200]!r} is not this server's name; open it as {self.hosts[0]}")
             return
         declared = given.get(b"content-length", "0")
-        fits = not declared.isdecimal() or int(declared) <= self.limit
+        fits = not declared.isdecimal() or int(declared) <= DRAINED
         body = await _read(receive, self.limit) if fits else None
         if body is None:
             error = f"the request is longer than {self.limit // 1024} KB; {self.remedy}"
@@ -77,16 +80,19 @@ class Guard:
 
 async def _read(receive: Receive, limit: int) -> bytes | None:
     """The whole body; None if it is too long."""
-    body, more = b"", True
+    parts: list[bytes] = []
+    size, more = 0, True
     while more:
         message = await receive()
         if message["type"] != "http.request":  # the browser has gone
             break
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-        if len(body) > limit:
+        part, more = message.get("body", b""), message.get("more_body", False)
+        size += len(part)
+        if size > DRAINED:
             return None
-    return body
+        if size <= limit:
+            parts.append(part)
+    return b"".join(parts) if size <= limit else None
 
 
 async def _refuse(send: Send, status: int, error: str) -> None:

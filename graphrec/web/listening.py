@@ -55,8 +55,8 @@ def listen(app: FastAPI, host: str, port: int, ready: Callable[[str], None]) -> 
         raise ConfigError(
             f"cannot listen at {shown_host(host)}:{port} ({cause}); give another host or port"
         ) from cause
-    # Where the kind of protocol is left open, as here, asyncio does not do it: an answer sent in two pieces would
-    # wait for the client to acknowledge the first, 40 ms later.
+    # Where the kind of protocol is left open, as here, asyncio does not do it, and the second piece of an
+    # answer would wait until the client has acknowledged the first, 40 ms later.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     with listening:
         ready(f"http://{shown_host(host)}:{listening.getsockname()[1]}/")

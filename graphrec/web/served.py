@@ -116,8 +116,8 @@ class Served:
     def prepare(self) -> None:
         """Readies the calling thread for searching.
 
-        What an index leaves to be computed is so little that several threads cost more than they gain, and the
-        other processors are busy with requests.
+        What an index leaves to be computed is so little that several threads cost more than they gain, and
+        the other processors are busy with requests.
         """
         if self.search != "exact" and self.recommender.index is not None:
             import faiss
