@@ -13,7 +13,11 @@ nothing else needs their place.
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,7 +33,8 @@ from graphrec.recommender import Recommender
 from graphrec.seeds import stream
 
 DIM, USERS, SEEN, K, GROUPS = 64, 100_000, 20, 20, 1000
-WANTED, ASKED = 0.95, 1024
+PORT, RATES = 8733, ("--rate 800", "--rate 1000", "--rate 1200")
+WANTED, ASKED = 0.95, 512
 
 
 def groups() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -73,21 +78,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--items", type=int, default=0, help="how many; default: 10 million, a million for --http"
-    )
+    parser.add_argument("--items", type=int, default=0, help="default: 10 million; a million for --http")
     parser.add_argument("--http", action="store_true", help="ask over HTTP")
-    parser.add_argument("--folder", type=Path, help="where to work; default: a new folder beside the code")
-    parser.add_argument("--step", choices=["save", "build", "ask"], help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help="where to work; default: a new temporary folder")
+    parser.add_argument("--step", choices=["save", "build", "ask", "http"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     n_items = options.items or (1_000_000 if options.http else 10_000_000)
     if options.step:
-        {"save": _save, "build": _build, "ask": _ask}[options.step](options.folder, n_items)
+        {"save": _save, "build": _build, "ask": _ask, "http": _http}[options.step](options.folder, n_items)
         return
     print(measure.machine(), flush=True)
-    made = options.folder or Path(tempfile.mkdtemp(prefix="served-", dir=Path(__file__).parent))
+    made = options.folder or Path(tempfile.mkdtemp(prefix="graphrec-served-"))
     try:
-        for step in ("save", "build", "ask"):  # a process each, so that memory is that of the step
+        # A process for each, so that memory is that of the step.
+        for step in ("save", "build", "http" if options.http else "ask"):
             if step == "save" and (made / "recommender.json").exists():
                 continue
             command = [sys.executable, "-m", "experiments.bench.served", "--step", step]
@@ -155,9 +159,51 @@ def _ask(folder: Path, n_items: int) -> None:
     print(f"{(asked[1] - before[1]) / 2**20:.0f} MiB of mapped files", flush=True)
 
 
-def _held() -> tuple[int, int]:
-    """Anonymous memory of this process and its resident pages of files, in bytes; Linux."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+def _http(folder: Path, n_items: int) -> None:
+    server = [sys.executable, "-m", "graphrec", "serve", str(folder), "--read-only", "--port", str(PORT)]
+    began = time.perf_counter()
+    with subprocess.Popen(server, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            while "http://" not in (line := process.stderr.readline()):  # type: ignore[union-attr]
+                if not line:
+                    raise SystemExit("the server did not start")
+            print(f"server up after           {time.perf_counter() - began:8.1f} s; {_http_line()}")
+            print(
+                "requests of one user, top 10   answered/s   p50 ms   p99 ms  server, client cores  not 200"
+            )
+            for options in ("--connections 1", "--connections 32", "--connections 128", *RATES):
+                before = _processor(process.pid)
+                load = [sys.executable, "-m", "experiments.bench.load", str(PORT), *options.split()]
+                done = subprocess.run(load, stdout=subprocess.PIPE, text=True, check=True)
+                found = json.loads(done.stdout)
+                cores = (_processor(process.pid) - before) / found["took"]
+                print(
+                    f"{options.removeprefix('--'):28} {found['per_second']:12.0f} {found['p50_ms']:8.1f} "
+                    f"{found['p99_ms']:8.1f} {cores:8.2f}, {found['client_cores']:.2f} {found['wrong']:15}",
+                    flush=True,
+                )
+            anonymous, mapped = _held(process.pid)
+            held = f"{anonymous / 2**20:8.0f} MiB, and {mapped / 2**20:.0f} MiB of files"
+            print(f"server's memory           {held}")
+        finally:
+            process.send_signal(signal.SIGINT)
+
+
+def _http_line() -> str:
+    """Which of uvicorn's optional parts are there."""
+    found = {name: importlib.util.find_spec(name) is not None for name in ("httptools", "uvloop")}
+    return ", ".join(f"{name} {'installed' if there else 'not installed'}" for name, there in found.items())
+
+
+def _processor(process: int) -> float:
+    """Processor time that a process has used, in seconds; Linux."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _held(process: int | str = "self") -> tuple[int, int]:
+    """Anonymous memory of a process and its resident pages of files, in bytes; Linux."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
     found = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.startswith("Rss")}
     return found["RssAnon"], found["RssFile"]
 
