@@ -17,6 +17,8 @@ from graphrec.web.journal import Addition, Journal
 
 T = TypeVar("T")
 Answer = tuple[np.ndarray, np.ndarray]
+REPLAYED = 1000
+"""Lines of a journal that are added at once."""
 NO_ITEMS = "this server takes no items; start one without --read-only, with a place for its --journal"
 BATCH = 256
 """Users answered in one search at most."""
@@ -64,26 +66,36 @@ class Served:
         self.search, self.journal = search, journal
         self.recommender = recommender.copy()
         self._growing = threading.Lock()
+        self._held = recommender.items
         self.replayed = self.known = 0
         if search == "approximate" and recommender.index is None:
             raise ConfigError(
                 "--search approximate, and the recommender has no index; build one with graphrec index"
             )
-        for number, addition in enumerate(journal.additions if journal else (), 1):
-            new = [i for i, name in enumerate(addition.ids) if name not in recommender.items]
-            ids = [addition.ids[i] for i in new]
-            features = {m: [rows[i] for i in new] for m, rows in addition.features.items()}
-            self.known += len(addition.ids) - len(ids)
-            try:
-                if ids:
-                    self.recommender.add_items(ids, features)
-            except GraphrecError as cause:
-                where = f"{journal.path}, line {number}" if journal else ""
-                raise FeatureError(
-                    f"{where}: its items cannot be added to this recommender ({cause}); serve the one they "
-                    "were added to, or name another file with --journal"
-                ) from cause
-            self.replayed += len(ids)
+        additions = journal.additions if journal else []
+        for start in range(0, len(additions), REPLAYED):  # each growing copies what was added before
+            self._replay(start, additions[start : start + REPLAYED])
+
+    def _replay(self, start: int, additions: Sequence[Addition]) -> None:
+        """Adds items of the journal, from line ``start`` (of 0) on, that the recommender does not hold."""
+        together, known = _joined(additions), self._held
+        new = [i for i, name in enumerate(together.ids) if name not in known]
+        features = {m: [rows[i] for i in new] for m, rows in together.features.items()}
+        try:
+            if new:
+                self.recommender.add_items([together.ids[i] for i in new], features)
+        except GraphrecError as cause:
+            if len(additions) > 1:  # find the line
+                for number, addition in enumerate(additions):
+                    self._replay(start + number, [addition])
+                return
+            where = f"{self.journal.path}, line {start + 1}" if self.journal else ""
+            raise FeatureError(
+                f"{where}: its items cannot be added to this recommender ({cause}); serve the one they were "
+                "added to, or name another file with --journal"
+            ) from cause
+        self.known += len(together.ids) - len(new)
+        self.replayed += len(new)
 
     def recommend(self, asked: Sequence[tuple[Sequence[str], Options]]) -> list[Answer | GraphrecError]:
         """Answers several requests, those that ask for the same in one search; each as if it were alone."""
@@ -150,6 +162,19 @@ class Served:
             self.journal.append(addition)
             self.recommender = grown
             return grown.n_items
+
+
+def _joined(additions: Sequence[Addition]) -> Addition:
+    """All of them as one."""
+    ids: list[str] = []
+    features: dict[str, list[list[float] | None]] = {}
+    for addition in additions:
+        for modality in addition.features.keys() - features.keys():
+            features[modality] = [None] * len(ids)
+        for modality, rows in features.items():
+            rows += addition.features.get(modality, [None] * len(addition.ids))
+        ids += addition.ids
+    return Addition(ids, features)
 
 
 class Batches:
