@@ -39,7 +39,7 @@ class Bundle(Committed):
         """One array, checked; memory-mapped if asked for, whatever is written to it then stays private."""
         return read_array(self.file(part), CheckpointError, "c" if mmap else False)
 
-    def ids(self, part: str, kind: str) -> Vocabulary:
+    def ids(self, part: str, kind: str = "item") -> Vocabulary:
         """One list of ids, checked; of many, those that are asked for are read when they are."""
         path = self.file(part)
         try:
