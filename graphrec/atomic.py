@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 
@@ -138,12 +138,21 @@ def write_array(path: str | Path, array: np.ndarray) -> str:
         return sha256_file(file.name)
 
 
-def read_array(path: str | Path, error: type[GraphrecError] = DataError, mmap: bool = False) -> np.ndarray:
-    """Reads one ``.npy``; a missing, damaged or pickled file is an ``error`` that names it."""
+def read_array(
+    path: str | Path, error: type[GraphrecError] = DataError, mmap: bool | Literal["c"] = False
+) -> np.ndarray:
+    """Reads one ``.npy``; a missing, damaged or pickled file is an ``error`` that names it.
+
+    Args:
+        path: the file.
+        error: class of what is raised.
+        mmap: map it instead of reading it: read-only, or with ``"c"`` so that what is written to the array is
+            kept in memory and never reaches the file, which torch takes without a warning.
+    """
     path = Path(path)
     _refuse_pipe(path, error)
     try:
-        array = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
+        array = np.load(path, mmap_mode=("r" if mmap is True else mmap or None), allow_pickle=False)
     except FileNotFoundError as cause:
         raise error(f"{path}: no such file") from cause
     except Exception as cause:  # numpy's header parser lets tokenizer, zip and overflow errors through

@@ -56,6 +56,8 @@ app.command(epilog=epilog(*serving.RECOMMEND_EXAMPLES))(serving.recommend)
 app.command(epilog=epilog(*conversing.EXAMPLES))(conversing.converse)
 app.command(epilog=epilog(*serving.SIMILAR_EXAMPLES))(serving.similar)
 app.command(epilog=epilog(*serving.EXPORT_EXAMPLES))(serving.export)
+app.command(epilog=epilog(*serving.INDEX_EXAMPLES))(serving.index)
+app.command(epilog=epilog(*serving.SERVE_EXAMPLES))(serving.serve)
 
 INTERRUPTED = 130
 MISTAKE = 2

@@ -114,7 +114,7 @@ class Committed:
 
 def commit(
     path: Path, version: int, head: Mapping[str, Any], files: Mapping[str, tuple[str, str, Write]], retry: str
-) -> None:
+) -> dict[str, dict[str, str]]:
     """Writes a directory; what was committed before stays whole until this is.
 
     Args:
@@ -124,11 +124,14 @@ def commit(
         files: by part, which their names begin with: digest of the content, suffix, and what writes it.
         retry: what to do when there is room again, such as ``"save again"``.
 
+    Returns:
+        Name and sha256 of each file, by part.
+
     Raises:
         CheckpointError: the directory cannot be written (full disk, no permission).
     """
     folder = path.parent
-    entries = {}
+    entries: dict[str, dict[str, str]] = {}
     try:
         for part, (content, suffix, write) in files.items():
             name = f"{part}-{content[:DIGITS]}.{suffix}"
@@ -140,6 +143,7 @@ def commit(
             f"then {retry}"
         ) from cause
     _tidy(folder, entries)
+    return entries
 
 
 def _tidy(folder: Path, files: Mapping[str, Mapping[str, str]]) -> None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NONE", "SELECT", "OpenedRun", "Recorded", "Source", "agent_of", "configure", "features_for",
     "inputs_of", "load", "open_agent", "open_recommender", "open_run", "read_meta", "read_record",
-    "refuse_another", "train",
+    "recommender_folder", "refuse_another", "train",
 ]  # fmt: skip
 
 SELECT = Model.select
@@ -297,16 +297,7 @@ def open_recommender(path: str | Path) -> tuple[Recommender, dict[str, str]]:
     Raises:
         CheckpointError: there is neither, or it is damaged.
     """
-    path = Path(path)
-    folder = next((p for p in (path, path / "recommender") if (p / "recommender.json").exists()), None)
-    if folder is None:
-        trained = read_meta(path).get("model")
-        if (path / TALKS).is_dir():
-            raise CheckpointError(
-                f"{path}: a run of {trained!r}, which recommends in conversations alone; run: "
-                f"graphrec converse {path}"
-            )
-        raise CheckpointError(f"{path}: holds no recommender yet; finish the training (--resume)")
+    path, folder = Path(path), recommender_folder(path)
     # A run's own recommender/ may be named directly, too.
     file = (path if folder != path else path.absolute().parent) / "titles.json"
     titles: Any = {}
@@ -317,6 +308,25 @@ def open_recommender(path: str | Path) -> tuple[Recommender, dict[str, str]]:
                 f"{file}: expected titles by item id; remove the file, only titles are lost"
             )
     return Recommender.load(folder), titles
+
+
+def recommender_folder(path: str | Path) -> Path:
+    """Where the recommender of a run lies, or one saved on its own.
+
+    Raises:
+        CheckpointError: there is neither.
+    """
+    path = Path(path)
+    folder = next((p for p in (path, path / "recommender") if (p / "recommender.json").exists()), None)
+    if folder is None:
+        trained = read_meta(path).get("model")
+        if (path / TALKS).is_dir():
+            raise CheckpointError(
+                f"{path}: a run of {trained!r}, which recommends in conversations alone; run: "
+                f"graphrec converse {path}"
+            )
+        raise CheckpointError(f"{path}: holds no recommender yet; finish the training (--resume)")
+    return folder
 
 
 def open_agent(path: str | Path) -> ConversationalRecommender:

@@ -14,6 +14,8 @@ from graphrec.atomic import digest, read_array, sha256_file, write_array, writin
 from graphrec.commit import Committed, commit
 from graphrec.data import Vocabulary
 from graphrec.errors import CheckpointError
+from graphrec.recommender import ids as lazily
+from graphrec.recommender.ids import MappedVocabulary, sorted_order
 
 
 class Bundle(Committed):
@@ -34,19 +36,21 @@ class Bundle(Committed):
         super().__init__(path, version, "save it again")
 
     def array(self, part: str, mmap: bool = False) -> np.ndarray:
-        """One array, checked; memory-mapped and read-only if asked for."""
-        return read_array(self.file(part), CheckpointError, mmap)
+        """One array, checked; memory-mapped if asked for, whatever is written to it then stays private."""
+        return read_array(self.file(part), CheckpointError, "c" if mmap else False)
 
-    def ids(self, part: str) -> list[str]:
-        """One list of ids, checked."""
+    def ids(self, part: str, kind: str = "item") -> Vocabulary:
+        """One list of ids, checked; of many, those that are asked for are read when they are."""
         path = self.file(part)
         try:
-            ids: list[str] = pl.read_ipc(path)["id"].to_list()
+            column = pl.read_ipc(path)["id"]
         except (OSError, pl.exceptions.PolarsError) as cause:
             raise CheckpointError(
                 f"{path}: not readable as an Arrow file ({cause}); save it again"
             ) from cause
-        return ids
+        if f"{part}_order" in self.files:
+            return MappedVocabulary(column, self.array(f"{part}_order", mmap=True), kind)
+        return Vocabulary(column.to_list(), kind)
 
 
 def write(
@@ -55,7 +59,7 @@ def write(
     head: Mapping[str, Any],
     arrays: Mapping[str, np.ndarray],
     ids: Mapping[str, Vocabulary],
-) -> None:
+) -> Mapping[str, Mapping[str, str]]:
     """Writes a bundle; the one before stays whole until this one is.
 
     Args:
@@ -65,14 +69,19 @@ def write(
         arrays: by part; the names are part of file names.
         ids: by part.
 
+    Returns:
+        Name and sha256 of each file, by part.
+
     Raises:
         CheckpointError: the directory cannot be written.
     """
+    many = {f"{part}_order": sorted_order(v) for part, v in ids.items() if len(v) > lazily.LAZY}
+    arrays = {**arrays, **many}
     files = {
         **{part: (digest(a), "npy", partial(write_array, array=a)) for part, a in arrays.items()},
         **{part: (v.fingerprint, "arrow", partial(write_ids, vocabulary=v)) for part, v in ids.items()},
     }
-    commit(path, version, head, files, retry="save again")
+    return commit(path, version, head, files, retry="save again")
 
 
 def write_ids(path: Path, vocabulary: Vocabulary) -> str:

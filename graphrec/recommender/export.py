@@ -11,8 +11,9 @@ import numpy as np
 
 from graphrec.atomic import sha256_file, write_bytes, write_json, writing
 from graphrec.data import Vocabulary
-from graphrec.errors import CheckpointError, requires
+from graphrec.errors import CheckpointError, ConfigError, requires
 from graphrec.recommender.bundle import write_ids
+from graphrec.recommender.vectors import Vectors
 
 BLOCK = 4096  # users answered and written at once
 
@@ -57,6 +58,22 @@ def write_parquet(
         raise CheckpointError(
             f"{path}: cannot be written ({cause}); choose another file or make room"
         ) from cause
+
+
+def dense(table: Vectors, meta: Mapping[str, Any]) -> np.ndarray:
+    """The vectors themselves, if they are dense.
+
+    Raises:
+        ConfigError: they are sparse.
+    """
+    if isinstance(table, np.ndarray):
+        return table
+    n, d = table.shape
+    raise ConfigError(
+        f"the item vectors of {meta.get('model', 'this model')} are sparse, and FAISS indexes "
+        f"dense ones, of which {n:,} x {d:,} would be {4 * n * d / 2**30:,.1f} GiB; write "
+        "recommendations instead (export), or use a model with dense embeddings, such as lightgcn"
+    )
 
 
 def write_faiss(path: Path, items: Vocabulary, vectors: np.ndarray, meta: Mapping[str, Any]) -> None:

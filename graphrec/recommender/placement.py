@@ -47,6 +47,34 @@ def compares(rule: Placement) -> bool:
     return not isinstance(rule, ContentProjection)
 
 
+def usable(
+    rule: Placement | None, content: Mapping[str, ContentVectors], meta: Mapping[str, Any]
+) -> Placement:
+    """The rule, if new items can be placed by it.
+
+    Raises:
+        FeatureError: there is none, or nothing to compare with.
+    """
+    if rule is None:
+        raise FeatureError(
+            f"the model of this recommender ({meta.get('model', 'unknown')}) has no rule to place "
+            "new items by their content; use one that has, such as freedom"
+        )
+    if not content and compares(rule):
+        raise FeatureError(
+            "this recommender was made without features, so new items cannot be compared with known "
+            "ones; make it with Recommender.of(model, data, features)"
+        )
+    return rule
+
+
+def widths(rule: Placement | None, content: Mapping[str, ContentVectors]) -> dict[str, int]:
+    """Modality -> length of its vectors, of what new items can be placed by."""
+    if isinstance(rule, ContentProjection):
+        return {modality: len(weight) for modality, weight in rule.weights.items()}
+    return {modality: vectors.values.shape[1] for modality, vectors in content.items()} if rule else {}
+
+
 def trained_content(rule: Placement, data: Dataset, features: Features) -> dict[str, ContentVectors]:
     """The content of the items with train interactions, by modality of the rule.
 
@@ -86,12 +114,11 @@ def place(
     Raises:
         FeatureError: an unknown modality, a wrong shape, values not finite, or an item without content.
     """
+    lengths = widths(rule, content)
     if isinstance(rule, ContentProjection):
-        widths = {modality: len(weight) for modality, weight in rule.weights.items()}
-        return _projected(rule, _queries(added, features, widths, list(widths)))
-    widths = {modality: vectors.values.shape[1] for modality, vectors in content.items()}
+        return _projected(rule, _queries(added, features, lengths, list(lengths)))
     useful = [m for m, vectors in content.items() if rule.weights[m] > 0 and len(vectors.items)]
-    queries = _queries(added, features, widths, useful)
+    queries = _queries(added, features, lengths, useful)
     compared = {m: q for m, q in queries.items() if m in useful}
     if isinstance(rule, ContentSimilarity):
         return _similarities(rule, compared, content, item_vectors.shape[1])
@@ -109,13 +136,12 @@ def _means(
     """
     n = len(next(iter(queries.values())).present)
     total, length, weights = torch.zeros(n, table.shape[1]), torch.zeros(n, 1), torch.zeros(n, 1)
-    norms = table.norm(dim=1, keepdim=True)  # (n_items, 1)
     for modality, (values, present) in queries.items():
         at, weight = torch.from_numpy(np.flatnonzero(present)), rule.weights[modality]
         if len(at):
             neighbours = torch.from_numpy(_neighbours(values[present], content[modality], rule.k)[1])
             total[at] += weight * torch.nn.functional.embedding_bag(neighbours, table, mode="mean")
-            length[at] += weight * norms[neighbours].mean(1)
+            length[at] += weight * table[neighbours].norm(dim=2).mean(1, keepdim=True)
             weights[at] += weight
     placed: np.ndarray = (torch.nn.functional.normalize(total, dim=1) * length / weights).numpy()
     return placed

@@ -6,28 +6,31 @@ and, for models that can place new items by their content, the content vectors o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import copy
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from graphrec.data import Dataset, Interactions, Vocabulary
-from graphrec.errors import ConfigError, DataError, FeatureError, TrainingError
+from graphrec.errors import CheckpointError, ConfigError
 from graphrec.model import Features, Placement, Ranker
 from graphrec.recommender import bundle, vectors
-from graphrec.recommender.export import write_faiss, write_parquet
+from graphrec.recommender.answering import Search, recommended, searched, several, similar, whole
+from graphrec.recommender.export import dense, write_faiss, write_parquet
+from graphrec.recommender.index import Facts
+from graphrec.recommender.indexed import Index, build_index, open_index
+from graphrec.recommender.items import Items, Side
 from graphrec.recommender.placement import (
     ContentVectors,
-    compares,
     described,
     place,
     restored,
     trained_content,
+    usable,
+    widths,
 )
-from graphrec.recommender.retrieval import Keys, Rows, retrieve
 from graphrec.recommender.vectors import Vectors
 
 FORMAT = 1
@@ -37,7 +40,7 @@ HEAD = "recommender.json"
 class Recommender:
     """External ids in, external ids and scores out.
 
-    Use :meth:`of` or :meth:`load` to make one.
+    Use :meth:`of` or :meth:`load` to make one. The arguments are attributes, too.
 
     Args:
         users: external user ids.
@@ -63,16 +66,42 @@ class Recommender:
     ) -> None:
         self.users, self.user_vectors, self.rule = users, user_vectors, rule
         self.content, self.meta = dict(content or {}), dict(meta or {})
-        self._set_items(items, item_vectors, seen)
+        self._items = Items(Side(items, item_vectors, 0), seen)
+        self._index: Index | None = None
+        self._recorded: str | None = None  # sha256 of the file that the item vectors are in
 
-    def _set_items(self, items: Vocabulary, item_vectors: Vectors, seen: Interactions) -> None:
-        self.items, self.item_vectors, self.seen = items, item_vectors, seen
-        self._item_ids = np.array(items.ids, dtype=object)  # (n_items,)
-        self._keys: Keys | None = None  # (n_items, d), made when recommend first needs them
-        self._unit: tuple[Vectors, Keys] | None = None  # the same of length one, for similar_items
+    @property
+    def items(self) -> Vocabulary:
+        """External ids, with those added."""
+        return self._items.all_ids
+
+    @property
+    def item_vectors(self) -> Vectors:
+        """The vectors of all items ``(n_items, d) float32``."""
+        return self._items.all_vectors
+
+    @property
+    def seen(self) -> Interactions:
+        """Pairs that are not recommended again."""
+        return self._items.all_seen
+
+    @property
+    def n_items(self) -> int:
+        """The number of items, which costs less than ``len(items)`` where some were added."""
+        return len(self._items)
+
+    @property
+    def modalities(self) -> dict[str, int]:
+        """Content that :meth:`add_items` takes: modality -> length of its vectors; empty if it takes none."""
+        return widths(self.rule, self.content)
+
+    @property
+    def index(self) -> Mapping[str, Facts] | None:
+        """What is known of the index, for ``"recommend"`` and perhaps ``"similar"``; None without one."""
+        return None if self._index is None else self._index.facts
 
     def __repr__(self) -> str:
-        n, d = self.item_vectors.shape
+        n, d = len(self._items), self._items.base.table.shape[1]
         what = ", ".join(filter(None, [self.meta.get("model"), self.meta.get("dataset")]))
         return f"Recommender({what or 'vectors'}: {len(self.users):,} users, {n:,} items, dim {d})"
 
@@ -102,33 +131,12 @@ class Recommender:
             FeatureError: the tables are for other items, or lack a modality that the model was built with.
             TrainingError: an embedding is not finite.
         """
-        if not isinstance(model, Ranker):
-            raise ConfigError(
-                f"{type(model).__name__} is no Ranker; a recommender needs embed() of users and items"
-            )
         seen = data.train + data.valid + data.test if seen is None else seen
-        for what, counted in (("model", model), ("seen", seen)):
-            if (counted.n_users, counted.n_items) != (data.n_users, data.n_items):
-                raise DataError(
-                    f"the {what} counts {counted.n_users:,} users x {counted.n_items:,} items, {data.name} "
-                    f"has {data.n_users:,} x {data.n_items:,}; give the dataset the model was built for"
-                )
-        training = model.training
-        model.eval()
-        with torch.no_grad():
-            tables = [vectors.taken(table) for table in model.embed()]
-        model.train(training)
-        for vocabulary, table in zip((data.users, data.items), tables, strict=True):
-            bad = vectors.broken_rows(table)
-            if len(bad):
-                raise TrainingError(
-                    f"the embedding of {vocabulary.kind} {vocabulary[int(bad[0])]!r} is not finite, as are "
-                    f"{len(bad):,} in all; train again with a lower learning rate"
-                )
+        users, items = vectors.embeddings(model, data, seen)
         rule = model.content_rule
         content = trained_content(rule, data, features) if rule is not None and features else {}
         meta = {"model": model.name, "dataset": data.name, "fingerprint": data.fingerprint}
-        return cls(data.users, data.items, tables[0], tables[1], seen, rule, content, meta)
+        return cls(data.users, data.items, users, items, seen, rule, content, meta)
 
     # -- asking ----------------------------------------------------------------------------------------------
 
@@ -141,6 +149,7 @@ class Recommender:
         only: Iterable[Any] | None = None,
         exclude: Iterable[Any] | None = None,
         unknown: Literal["error", "popularity"] = "error",
+        search: Search = "auto",
     ) -> tuple[np.ndarray, np.ndarray]:
         """The items with the highest scores, best first; among equal scores the item with the lowest index.
 
@@ -154,6 +163,9 @@ class Recommender:
             exclude: never recommend these items.
             unknown: what unknown users get: an error, or the most popular items, scored by their number of
                 known interactions.
+            search: ``"exact"`` compares with every item; ``"approximate"`` with those that
+                :meth:`build_index` put near the user, and with added items; ``"auto"`` does the latter where
+                there is an index. ``only`` and unknown users are answered exactly in any case.
 
         Returns:
             Item ids and ``float32`` scores, both ``(k,)`` for one id and ``(B, k)`` for several. Where fewer
@@ -162,90 +174,56 @@ class Recommender:
         Raises:
             UnknownIdError: a user (unless ``unknown="popularity"``) or an item of ``only`` or ``exclude`` is
                 not known.
-            ConfigError: ``k`` is below 1, or ``unknown`` is neither choice.
+            ConfigError: ``k`` is below 1, ``unknown`` or ``search`` is none of the choices, or there is no
+                index for an approximate search.
         """
         if unknown not in ("error", "popularity"):
             raise ConfigError(f"unknown={unknown!r}; expected 'error' or 'popularity'")
-        names, single = _several(users)
+        lists = searched("recommend", search, self._index)
+        names, single = several(users)
         rows = self.users.find(names).astype(np.int64)  # (B,), -1 if unknown
         strange = np.flatnonzero(rows < 0)
         if unknown == "error" and len(strange):
             self.users.index(names[strange[0]])
-        candidates = self._candidates(only, exclude)  # (c,)
-        column = np.full(len(self.items), -1)
-        column[candidates] = np.arange(len(candidates))
-        popularity = torch.from_numpy(self.seen.item_degree[candidates].astype(np.float32))
+        some, others = self._limits(only, exclude)
+        scores, items = recommended(
+            self._items, self.user_vectors, rows, whole(k), exclude_seen, some, others, lists
+        )
+        return self._named(scores, items, single)
 
-        def mask(start: int, scores: Tensor) -> None:
-            part = rows[start : start + len(scores)]
-            scores[torch.from_numpy(part < 0)] = popularity
-            if exclude_seen:
-                known = np.flatnonzero(part >= 0)
-                row, item = self.seen.rows(part[known])
-                at = column[item]
-                scores[known[row[at >= 0]], at[at >= 0]] = -torch.inf
-
-        # An unknown user's scores are replaced, so whose vector stands in for theirs does not matter.
-        queries = vectors.queries(self.user_vectors, np.maximum(rows, 0))  # (B, d)
-        if self._keys is None:
-            self._keys = vectors.keys(self.item_vectors)
-        whole = len(candidates) == len(self.items)
-        keys = self._keys if whole else self._keys[candidates]  # (c, d)
-        return self._best(queries, keys, candidates, k, mask, single)
-
-    def similar_items(self, items: Any, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    def similar_items(
+        self, items: Any, k: int = 10, *, search: Search = "auto"
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The items whose embeddings have the highest cosine with an item's; the item itself is left out.
 
         Args:
             items: one id, or several.
             k: how many items.
+            search: as in :meth:`recommend`.
 
         Returns:
             Item ids and ``float32`` cosines, shaped and filled up as in :meth:`recommend`.
 
         Raises:
             UnknownIdError: an item is not known.
-            ConfigError: ``k`` is below 1.
+            ConfigError: ``k`` is below 1, ``search`` is none of the choices, or there is no index for an
+                approximate search.
         """
-        names, single = _several(items)
-        rows = self.items.indices(names).astype(np.int64)  # (B,)
-        if self._unit is None:
-            unit = vectors.unit(self.item_vectors)
-            self._unit = unit, vectors.keys(unit)
+        lists = searched("similar", search, self._index)
+        names, single = several(items)
+        scores, found = similar(self._items, self._items.indices(names), whole(k), lists)
+        return self._named(scores, found, single)
 
-        def mask(start: int, scores: Tensor) -> None:
-            scores[np.arange(len(scores)), rows[start : start + len(scores)]] = -torch.inf
+    def _limits(
+        self, only: Iterable[Any] | None, exclude: Iterable[Any] | None
+    ) -> tuple[np.ndarray | None, np.ndarray]:
+        """Indices of the items to choose among, None for all, and of those to leave out, both ascending."""
+        find = self._items.indices
+        some = None if only is None else np.unique(find(several(only)[0]))
+        return some, np.empty(0, np.int64) if exclude is None else np.unique(find(several(exclude)[0]))
 
-        queries = vectors.queries(self._unit[0], rows)
-        return self._best(queries, self._unit[1], np.arange(len(self.items)), k, mask, single)
-
-    def _candidates(self, only: Iterable[Any] | None, exclude: Iterable[Any] | None) -> np.ndarray:
-        """Indices of the items that may be recommended, ascending."""
-        allowed = np.full(len(self.items), only is None)
-        if only is not None:
-            allowed[self.items.indices(_several(only)[0])] = True
-        if exclude is not None:
-            allowed[self.items.indices(_several(exclude)[0])] = False
-        return np.flatnonzero(allowed)
-
-    def _best(
-        self,
-        queries: Rows,
-        keys: Keys,
-        candidates: np.ndarray,
-        k: int,
-        mask: Callable[[int, Tensor], None],
-        single: bool,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Ids and scores ``(B, k)`` for queries ``(B, d)``; ``keys (c, d)`` are the candidates' vectors."""
-        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-            raise ConfigError(f"k = {k!r}; expected a whole number of at least 1")
-        width = min(k, len(candidates))
-        ids = np.full((queries.shape[0], k), None, dtype=object)
-        scores = np.full((queries.shape[0], k), -np.inf, dtype=np.float32)
-        values, at = (v.numpy() for v in retrieve(queries, keys, width, mask))
-        ids[:, :width], scores[:, :width] = self._item_ids[candidates[at]], values
-        ids[np.isneginf(scores)] = None
+    def _named(self, scores: np.ndarray, items: np.ndarray, single: bool) -> tuple[np.ndarray, np.ndarray]:
+        ids = self._items.names(items)
         return (ids[0], scores[0]) if single else (ids, scores)
 
     # -- growing ---------------------------------------------------------------------------------------------
@@ -272,28 +250,62 @@ class Recommender:
                 vectors have another shape or are not finite, or an item has no content at all.
             DataError: an id is known already or occurs twice.
         """
-        names = _several(ids)[0]
-        if self.rule is None:
-            raise FeatureError(
-                f"the model of this recommender ({self.meta.get('model', 'unknown')}) has no rule to place "
-                "new items by their content; use one that has, such as freedom"
-            )
-        if not self.content and compares(self.rule):
-            raise FeatureError(
-                "this recommender was made without features, so new items cannot be compared with known "
-                "ones; make it with Recommender.of(model, data, features)"
-            )
-        added = Vocabulary(names)  # refuses repeats
-        known = self.items.find(added.ids)
-        if (known >= 0).any():
-            twice = added[int(np.flatnonzero(known >= 0)[0])]
-            raise DataError(f"item {twice!r} is known already; add only items that are new")
-        placed = place(added, features, self.rule, self.content, self.item_vectors)
-        grown = vectors.stacked(self.item_vectors, placed)
-        n_users, n_items = len(self.users), grown.shape[0]
-        seen = Interactions(self.seen.users, self.seen.items, n_users, n_items, name=self.seen.name)
-        self._set_items(Vocabulary([*self.items.ids, *added.ids]), grown, seen)
+        rule = usable(self.rule, self.content, self.meta)
+        added = Vocabulary(several(ids)[0])  # refuses repeats
+        self._items.refuse(added)  # before any work is done
+        placed = place(added, features, rule, self.content, self._items.base.table)
+        self._items = self._items.grown(added, placed)
         return self
+
+    def copy(self) -> Self:
+        """A recommender with the same items that grows on its own; vectors and index are shared."""
+        return copy.copy(self)
+
+    # -- an index --------------------------------------------------------------------------------------------
+
+    def build_index(
+        self,
+        path: str | Path,
+        *,
+        recall: float = 0.95,
+        k: int = 20,
+        lists: int | None = None,
+        similar: bool = True,
+        seed: int = 0,
+    ) -> Mapping[str, Facts]:
+        """Builds an index beside a saved recommender, so that a search need not compare with every item.
+
+        Items are divided among lists with near vectors, and a search looks through the nearest ones: as many
+        as a sample of users (of items, for :meth:`similar_items`) needs to find the wanted share of the ``k``
+        best on average, with 99.5 % confidence. Vectors are read in blocks, so a loaded recommender, whose
+        vectors are in a mapped file, is never in memory as a whole. The index takes the place of the vectors
+        on disk once more, or twice with ``similar``. :meth:`load` finds it again, for as long as the vectors
+        are those it was built for.
+
+        Args:
+            path: directory of the saved recommender; the index goes into ``index/`` below it.
+            recall: wanted share, above 0 and up to 1.
+            k: see above; more than ``k`` items are found with a lower recall.
+            lists: among how many; default: four times the square root of the number of items.
+            similar: build one for :meth:`similar_items` too, by cosine.
+            seed: of everything drawn.
+
+        Returns:
+            What is known of it: recall on users and items that were not used for choosing, lists, probes.
+
+        Raises:
+            ConfigError: an option is out of range, or the vectors are sparse, which FAISS does not index.
+            CheckpointError: ``path`` does not hold this recommender, or cannot be written.
+            MissingDependencyError: faiss is not installed (extra ``ann``).
+        """
+        items, users = (dense(table, self.meta) for table in (self._items.base.table, self.user_vectors))
+        held = bundle.Bundle(Path(path) / HEAD, FORMAT).files.get("item_vectors", {}).get("sha256")
+        if held != self._recorded or self._items.added is not None:
+            raise CheckpointError(
+                f"{path}: does not hold this recommender as it is now; save it there first (save)"
+            )
+        self._index = build_index(Path(path), items, users, held, recall, k, lists, similar, seed)
+        return self._index.facts
 
     # -- keeping ---------------------------------------------------------------------------------------------
 
@@ -316,18 +328,24 @@ class Recommender:
         head = {"rule": rule, "modalities": list(self.content), "meta": self.meta}
         if not isinstance(self.item_vectors, np.ndarray):
             head["sparse"] = self.item_vectors.shape[1]
-        bundle.write(path / HEAD, FORMAT, head, arrays, {"users": self.users, "items": self.items})
+        files = bundle.write(path / HEAD, FORMAT, head, arrays, {"users": self.users, "items": self.items})
+        if self._items.added is None:
+            self._recorded = files.get("item_vectors", {}).get("sha256")
         return path
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Reads what :meth:`save` wrote; dense user vectors and content vectors are memory-mapped.
+        """Reads what :meth:`save` wrote, and the index if :meth:`build_index` made one for it.
+
+        Dense vectors, content, index and, if there are very many, ids are memory-mapped: what is asked for is
+        read when it is.
 
         Raises:
             CheckpointError: a file is missing, not the one that was written, or of another format.
+            MissingDependencyError: there is an index, and faiss is not installed (extra ``ann``).
         """
         saved = bundle.Bundle(Path(path) / HEAD, FORMAT)
-        users, items = (Vocabulary(saved.ids(f"{kind}s"), kind) for kind in ("user", "item"))
+        users, items = (saved.ids(f"{kind}s", kind) for kind in ("user", "item"))
         content = {
             m: ContentVectors(saved.array(f"content_{m}", mmap=True), saved.array(f"content_{m}_items"))
             for m in saved.head["modalities"]
@@ -335,11 +353,11 @@ class Recommender:
         pairs = saved.array("seen")  # (2, E)
         seen = Interactions(pairs[0], pairs[1], len(users), len(items), name="seen")
         rule, width = restored(saved, saved.head["rule"]), saved.head.get("sparse")
-        tables = (
-            vectors.read(saved, "user_vectors", width, mmap=True),
-            vectors.read(saved, "item_vectors", width),
-        )
-        return cls(users, items, *tables, seen, rule, content, saved.head["meta"])
+        tables = [vectors.read(saved, f"{kind}_vectors", width, mmap=True) for kind in ("user", "item")]
+        made = cls(users, items, tables[0], tables[1], seen, rule, content, saved.head["meta"])
+        made._recorded = saved.files.get("item_vectors", {}).get("sha256")
+        made._index = open_index(Path(path), made._recorded)
+        return made
 
     def export(
         self,
@@ -350,6 +368,7 @@ class Recommender:
         exclude_seen: bool = True,
         only: Iterable[Any] | None = None,
         exclude: Iterable[Any] | None = None,
+        search: Search = "auto",
     ) -> Path:
         """Writes recommendations as Parquet, one row per user and rank: ``user, rank, item, score``.
 
@@ -363,18 +382,21 @@ class Recommender:
             exclude_seen: as in :meth:`recommend`.
             only: as in :meth:`recommend`.
             exclude: as in :meth:`recommend`.
+            search: as in :meth:`recommend`.
 
         Raises:
             UnknownIdError: a user or an item is not known.
-            ConfigError: ``k`` is below 1.
+            ConfigError: ``k`` is below 1, or ``search`` cannot be had.
             CheckpointError: the file cannot be written.
         """
-        names = list(self.users.ids) if users is None else [str(name) for name in _several(users)[0]]
+        names = list(self.users.ids) if users is None else [str(name) for name in several(users)[0]]
         self.users.indices(names)  # an unknown user is found before anything is computed
-        some, others = (None if ids is None else _several(ids)[0] for ids in (only, exclude))
+        some, others = (None if ids is None else several(ids)[0] for ids in (only, exclude))
 
         def answer(part: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-            return self.recommend(part, k, exclude_seen=exclude_seen, only=some, exclude=others)
+            return self.recommend(
+                part, k, exclude_seen=exclude_seen, only=some, exclude=others, search=search
+            )
 
         write_parquet(Path(path), names, answer)
         return Path(path)
@@ -393,18 +415,5 @@ class Recommender:
             MissingDependencyError: faiss is not installed (extra ``ann``).
             CheckpointError: the directory cannot be written.
         """
-        if not isinstance(self.item_vectors, np.ndarray):
-            n, d = self.item_vectors.shape
-            raise ConfigError(
-                f"the item vectors of {self.meta.get('model', 'this model')} are sparse, and FAISS indexes "
-                f"dense ones, of which {n:,} x {d:,} would be {4 * n * d / 2**30:,.1f} GiB; write "
-                "recommendations instead (export), or use a model with dense embeddings, such as lightgcn"
-            )
-        write_faiss(Path(path), self.items, self.item_vectors, self.meta)
+        write_faiss(Path(path), self.items, dense(self.item_vectors, self.meta), self.meta)
         return Path(path)
-
-
-def _several(ids: Any) -> tuple[list[Any], bool]:
-    """The ids as a list, and whether there was just one, given as such."""
-    single = isinstance(ids, str) or np.isscalar(ids) or not isinstance(ids, Iterable)
-    return ([ids] if single else list(ids)), single

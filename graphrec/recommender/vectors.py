@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from graphrec import sparse
+from graphrec.data import Dataset, Interactions
+from graphrec.errors import ConfigError, DataError, TrainingError
 from graphrec.graph import Graph
+from graphrec.model import Ranker
 from graphrec.recommender.bundle import Bundle
 from graphrec.recommender.retrieval import Keys, Rows
 
@@ -26,6 +29,39 @@ def taken(embeddings: Tensor | Graph) -> Vectors:
     if isinstance(embeddings, Graph):
         return sparse.rows_of(embeddings).copy()
     return np.array(embeddings.detach().float().cpu().numpy())
+
+
+def embeddings(model: Ranker, data: Dataset, seen: Interactions) -> tuple[Vectors, Vectors]:
+    """A model's embeddings of users and items, checked against the dataset; see ``Recommender.of``.
+
+    Raises:
+        ConfigError: the model is no ranker.
+        DataError: model or ``seen`` count other users or items than the dataset.
+        TrainingError: an embedding is not finite.
+    """
+    if not isinstance(model, Ranker):
+        raise ConfigError(
+            f"{type(model).__name__} is no Ranker; a recommender needs embed() of users and items"
+        )
+    for what, counted in (("model", model), ("seen", seen)):
+        if (counted.n_users, counted.n_items) != (data.n_users, data.n_items):
+            raise DataError(
+                f"the {what} counts {counted.n_users:,} users x {counted.n_items:,} items, {data.name} "
+                f"has {data.n_users:,} x {data.n_items:,}; give the dataset the model was built for"
+            )
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        tables = [taken(table) for table in model.embed()]
+    model.train(training)
+    for vocabulary, table in zip((data.users, data.items), tables, strict=True):
+        bad = broken_rows(table)
+        if len(bad):
+            raise TrainingError(
+                f"the embedding of {vocabulary.kind} {vocabulary[int(bad[0])]!r} is not finite, as are "
+                f"{len(bad):,} in all; train again with a lower learning rate"
+            )
+    return tables[0], tables[1]
 
 
 def broken_rows(vectors: Vectors) -> np.ndarray:

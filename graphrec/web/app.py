@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Annotated, Any
 
 import numpy as np
 
 from graphrec.conversation.agent import ConversationalRecommender
-from graphrec.errors import ConfigError, GraphrecError, requires
-from graphrec.web.guard import HEADERS, Guard
+from graphrec.errors import requires
+from graphrec.web.guard import Guard
+from graphrec.web.listening import explain_errors, listen, names_of
 from graphrec.web.messages import LENGTH, Answered, Attributes, Going, Reply, Start, State, reply
 from graphrec.web.page import PAGE
 from graphrec.web.pictures import picture_file, picture_type
 
 try:
-    from fastapi import FastAPI, HTTPException, Query, Request
-    from fastapi.exceptions import RequestValidationError
-    from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
-    from starlette.exceptions import HTTPException as AnyHTTPException
+    from fastapi import FastAPI, HTTPException, Query
+    from fastapi.responses import FileResponse, HTMLResponse, Response
 except ImportError as cause:
     raise requires("fastapi", "serve") from cause
 
 OFFERED = 50
 """Attributes that a search returns at most."""
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-_LONGEST = 600  # characters of an error
 
 
 def create_app(agent: ConversationalRecommender, hosts: Sequence[str] | None = None) -> FastAPI:
@@ -107,7 +102,7 @@ def create_app(agent: ConversationalRecommender, hosts: Sequence[str] | None = N
             raise HTTPException(404, "there is no picture of this item")
         return FileResponse(path, media_type=kind, headers={"cache-control": "private, max-age=3600"})
 
-    _errors(app)
+    explain_errors(app)
     return app
 
 
@@ -132,27 +127,13 @@ def serve(
         MissingDependencyError: uvicorn is not installed.
         ConfigError: nothing can listen there, as when the port is taken.
     """
-    try:
-        import uvicorn
-    except ImportError as cause:
-        raise requires("uvicorn", "serve") from cause
     if ready is None:
         from graphrec.commands.output import note
 
         def ready(address: str) -> None:
             note(f"{address}: open it in a browser; Ctrl-C ends it")
 
-    shown = f"[{host}]" if ":" in host else host
-    app = create_app(agent, LOOPBACK if shown in LOOPBACK else None)
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, port), family=family)
-    except (OSError, OverflowError, UnicodeError) as cause:
-        raise ConfigError(f"cannot listen at {shown}:{port} ({cause}); give another host or port") from cause
-    with listening:
-        ready(f"http://{shown}:{listening.getsockname()[1]}/")
-        with suppress(KeyboardInterrupt):
-            uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off")).run(sockets=[listening])
+    listen(create_app(agent, names_of(host)), host, port, ready)
 
 
 def _plain(state: State) -> dict[str, Any]:
@@ -173,33 +154,3 @@ def _search(agent: ConversationalRecommender) -> Callable[[str], Attributes]:
         return Attributes(names=[name for name, _ in hits[:OFFERED]], total=len(hits))
 
     return search
-
-
-def _errors(app: FastAPI) -> None:
-    """Every error becomes ``{"error": one line}``."""
-
-    def error(status: int, message: str) -> JSONResponse:
-        line = " ".join(message.encode("utf-8", "replace").decode("utf-8").split())
-        return JSONResponse(
-            {"error": line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"}, status, HEADERS
-        )
-
-    @app.exception_handler(GraphrecError)
-    def mistake(_: Request, cause: Exception) -> JSONResponse:
-        return error(400, str(cause))
-
-    @app.exception_handler(RequestValidationError)
-    def unfit(_: Request, cause: Exception) -> JSONResponse:
-        assert isinstance(cause, RequestValidationError)
-        first = cause.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][:6])
-        return error(422, f"{where}: {first['msg']}")
-
-    @app.exception_handler(AnyHTTPException)
-    def other(_: Request, cause: Exception) -> JSONResponse:
-        assert isinstance(cause, AnyHTTPException)
-        return error(cause.status_code, str(cause.detail))
-
-    @app.exception_handler(Exception)
-    def defect(_: Request, __: Exception) -> JSONResponse:
-        return error(500, "the server made a mistake; what it was stands in its log")

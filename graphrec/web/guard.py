@@ -14,7 +14,10 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 BODY = 64 * 1024
-"""Bytes of a request's body."""
+"""Bytes of a request's body, where no other limit is given."""
+DRAINED = 2**24
+"""Bytes of a body that is too long which are read before it is refused: a client that still sends when the
+connection is closed may never see why."""
 HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
@@ -31,10 +34,14 @@ class Guard:
         app: the other.
         hosts: names that requests may be addressed to, without port; None: any. A page elsewhere whose name
             is made to point to this machine is turned away by that.
+        limit: bytes of a request's body.
+        remedy: what to do about a longer one.
     """
 
-    def __init__(self, app: App, hosts: Sequence[str] | None = None) -> None:
-        self.app, self.hosts = app, hosts
+    def __init__(
+        self, app: App, hosts: Sequence[str] | None = None, limit: int = BODY, remedy: str = "start anew"
+    ) -> None:
+        self.app, self.hosts, self.limit, self.remedy = app, hosts, limit, remedy
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Handles a request."""
@@ -57,9 +64,11 @@ class Guard:
             await _refuse(told, 400, f"{host[:200]!r} is not this server's name; open it as {self.hosts[0]}")
             return
         declared = given.get(b"content-length", "0")
-        body = await _read(receive) if not declared.isdecimal() or int(declared) <= BODY else None
+        fits = not declared.isdecimal() or int(declared) <= DRAINED
+        body = await _read(receive, self.limit) if fits else None
         if body is None:
-            await _refuse(told, 413, f"the request is longer than {BODY // 1024} KB; start anew")
+            error = f"the request is longer than {self.limit // 1024} KB; {self.remedy}"
+            await _refuse(told, 413, error)
             return
         waiting = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -69,18 +78,21 @@ class Guard:
         await self.app(scope, again, told)
 
 
-async def _read(receive: Receive) -> bytes | None:
+async def _read(receive: Receive, limit: int) -> bytes | None:
     """The whole body; None if it is too long."""
-    body, more = b"", True
+    parts: list[bytes] = []
+    size, more = 0, True
     while more:
         message = await receive()
         if message["type"] != "http.request":  # the browser has gone
             break
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-        if len(body) > BODY:
+        part, more = message.get("body", b""), message.get("more_body", False)
+        size += len(part)
+        if size > DRAINED:
             return None
-    return body
+        if size <= limit:
+            parts.append(part)
+    return b"".join(parts) if size <= limit else None
 
 
 async def _refuse(send: Send, status: int, error: str) -> None:

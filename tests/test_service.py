@@ -1,0 +1,406 @@
+"""The service of recommendations: what it answers, what it refuses, what it never loses."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+
+import numpy as np
+import pytest
+from test_recommender_index import DIM, ITEMS, USERS, catalogue, clustered
+from tolerances import SCORE
+
+pytest.importorskip("fastapi", reason="fastapi is not installed; pip install 'graphrec[serve]'")
+pytest.importorskip("httpx2", reason="httpx2 is not installed; FastAPI's test client needs it")
+pytest.importorskip("faiss", reason="faiss is not installed; pip install 'graphrec[ann]'")
+from fastapi.testclient import TestClient
+
+from graphrec.errors import CheckpointError, ConfigError, DataError, FeatureError
+from graphrec.recommender import Recommender
+from graphrec.web import asked
+from graphrec.web import served as served_module
+from graphrec.web.journal import Addition, Journal
+from graphrec.web.served import Options, Served
+from graphrec.web.service import create_service
+
+
+@pytest.fixture(scope="module")
+def rec(tmp_path_factory) -> Recommender:
+    place = tmp_path_factory.mktemp("served")
+    made = catalogue()
+    made.save(place)
+    made.build_index(place, recall=0.9, lists=50)
+    return made
+
+
+@pytest.fixture
+def journal(tmp_path):
+    with Journal(tmp_path / "added.journal") as opened:
+        yield opened
+
+
+def client(served: Served, **options) -> TestClient:
+    return TestClient(create_service(served, **options), raise_server_exceptions=False)
+
+
+def error(response, status: int) -> str:
+    """The one line a refusal says."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    (said,) = response.json().values()
+    assert "\n" not in said
+    assert 0 < len(said) <= 600
+    return said
+
+
+def expected(answer, names) -> dict:
+    """What the service makes of a recommender's answer."""
+    rows = []
+    for name, ids, scores in zip(names, *answer, strict=True):
+        found = [(i, s) for i, s in zip(ids, scores.tolist(), strict=True) if i is not None]
+        rows.append({"id": name, "items": [i for i, _ in found], "scores": [s for _, s in found]})
+    return {"answers": rows}
+
+
+def line(n: int, seed: int = 9) -> Addition:
+    """Items to be added."""
+    values = clustered(n, seed).astype(float).tolist()
+    return Addition([f"new{seed}-{i}" for i in range(n)], {"text": values})
+
+
+# -- answering -----------------------------------------------------------------------------------------------
+
+
+def test_answers_are_the_recommenders(rec) -> None:
+    to = client(Served(rec))
+    names = ["u3", "u9", "u3"]
+    some = [f"i{i}" for i in range(0, ITEMS, 11)]
+    for options in (
+        {},
+        {"k": 1000},
+        {"k": 3, "exclude_seen": False},
+        {"only": some, "k": 400},
+        {"only": []},
+        {"exclude": some},
+        {"only": some[:9], "exclude": some[:4], "exclude_seen": False},
+    ):
+        answer = to.post("/recommend", json={"users": names, **options})
+        assert answer.status_code == 200, answer.text
+        assert answer.json() == expected(rec.recommend(names, **options), names)
+    mixed = {"users": ["u1", "nobody"], "unknown": "popularity"}
+    found = rec.recommend(mixed["users"], unknown="popularity")
+    assert to.post("/recommend", json=mixed).json() == expected(found, mixed["users"])
+    alike = to.post("/similar", json={"items": ["i5", "i6"], "k": 4})
+    assert alike.json() == expected(rec.similar_items(["i5", "i6"], 4), ["i5", "i6"])
+
+
+@pytest.mark.parametrize("search", ["exact", "approximate", "auto"])
+def test_the_server_searches_as_it_is_told(rec, search: str) -> None:
+    to, names = client(Served(rec, search)), [f"u{i}" for i in range(100)]
+    answer = to.post("/recommend", json={"users": names, "k": 20}).json()
+    assert answer == expected(rec.recommend(names, 20, search=search), names)
+    assert to.get("/health").json()["approximate"] == (search != "exact")
+    alike = to.post("/similar", json={"items": ["i5"], "k": 20}).json()
+    assert alike == expected(rec.similar_items(["i5"], 20, search=search), ["i5"])
+
+
+def test_an_index_is_needed_for_approximate_answers(tmp_path) -> None:
+    plain = catalogue()
+    with pytest.raises(ConfigError, match="no index; build one with graphrec index"):
+        Served(plain, "approximate")
+    plain.save(tmp_path)
+    plain.build_index(tmp_path, similar=False, lists=9)
+    to = client(Served(plain, "approximate"))
+    assert to.post("/similar", json={"items": ["i5"]}).json() == expected(plain.similar_items(["i5"]), ["i5"])
+
+
+def test_requests_are_answered_together_and_each_as_if_alone(rec) -> None:
+    served = Served(rec)
+    requests = [
+        (["u1", "u2"], Options(5)),
+        (["u3"], Options(7)),
+        (["u4", "nobody"], Options(5)),
+        (["nobody"], Options(5, unknown="popularity")),
+        (["u5"], Options(5)),
+        (["u6"], Options(5, only=("i1", "i9x"))),
+        (["u6"], Options(5, only=("i1", "i9"))),
+        (["u7", "u7"], Options(5)),
+    ]
+    found = served.recommend(requests)
+    assert "user 'nobody'" in str(found[2])
+    assert "item 'i9x'" in str(found[5])
+    for number in (0, 1, 3, 4, 6, 7):
+        alone = served.recommend([requests[number]])[0]
+        assert np.array_equal(found[number][0], alone[0])
+        assert np.array_equal(found[number][1], alone[1])
+        assert len(alone[0]) == len(requests[number][0])
+
+
+def test_health_says_what_is_served(rec, journal) -> None:
+    told = client(Served(rec, journal=journal)).get("/health").json()
+    assert told == {
+        "status": "ok", "model": "made", "users": USERS, "items": ITEMS, "added": 0, "approximate": True,
+        "takes_items": True,
+    }  # fmt: skip
+    assert client(Served(rec)).get("/health").json()["takes_items"] is False
+
+
+# -- refusing ------------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_known_is_a_404(rec) -> None:
+    to = client(Served(rec))
+    assert "user 'u99x'" in error(to.post("/recommend", json={"users": ["u1", "u99x"]}), 404)
+    assert "item 'x'" in error(to.post("/recommend", json={"users": ["u1"], "exclude": ["x"]}), 404)
+    assert "item 'x'" in error(to.post("/similar", json={"items": ["x"]}), 404)
+    error(to.get("/elsewhere"), 404)
+    for path in ("/docs", "/redoc"):
+        error(to.get(path), 404)
+    refused = to.get("/recommend")
+    error(refused, 405)
+    assert refused.headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize(
+    ("body", "where"),
+    [
+        ({}, "users"),
+        ({"users": []}, "users"),
+        ({"users": ["u1"] * (asked.USERS + 1)}, "users"),
+        ({"users": "u1"}, "users"),
+        ({"users": [7]}, "users"),
+        ({"users": [""]}, "users"),
+        ({"users": ["u" * (asked.LENGTH + 1)]}, "users"),
+        ({"users": ["u1"], "k": 0}, "k"),
+        ({"users": ["u1"], "k": asked.K + 1}, "k"),
+        ({"users": ["u1"], "k": "3"}, "k"),
+        ({"users": ["u1"], "k": 2.5}, "k"),
+        ({"users": ["u1"], "k": True}, "k"),
+        ({"users": ["u1"], "only": ["i1"] * (asked.LIMITS + 1)}, "only"),
+        ({"users": ["u1"], "exclude": ["i1"] * (asked.LIMITS + 1)}, "exclude"),
+        ({"users": ["u1"], "unknown": "ignore"}, "unknown"),
+        ({"users": ["u1"], "exclude_seen": 1}, "exclude_seen"),
+        ({"users": ["u1"], "more": 1}, "more"),
+        ([], "body"),
+        (None, "body"),
+    ],
+)
+def test_limits_on_what_is_asked(rec, body, where: str) -> None:
+    assert where in error(client(Served(rec)).post("/recommend", json=body), 422)
+
+
+def test_bodies_that_are_no_json_or_too_long(rec) -> None:
+    to, kind = client(Served(rec)), {"content-type": "application/json"}
+    for body in (b"{", b"\xff\xfe", b"[" * 5000, b'{"users": ["\\ud800"]}'):
+        answer = to.post("/recommend", content=body, headers=kind)
+        error(answer, 400 if answer.status_code == 400 else 422)
+    body = json.dumps({"users": ["u1"]}).encode()
+    fits = body + b" " * (asked.BODY - len(body))
+    assert to.post("/recommend", content=fits, headers=kind).status_code == 200
+    for path in ("/recommend", "/similar", "/items"):
+        assert "1024 KB" in error(to.post(path, content=fits + b" ", headers=kind), 413)
+    assert "1024 KB" in error(to.post("/similar", content=iter([fits, b" "]), headers=kind), 413)
+
+
+def test_requests_for_another_name_are_turned_away(rec) -> None:
+    to = client(Served(rec), hosts=["localhost"])
+    assert to.get("/health", headers={"host": "localhost:8000"}).status_code == 200
+    error(to.get("/health", headers={"host": "elsewhere"}), 400)
+    assert to.get("/health", headers={"host": "localhost"}).headers["cache-control"] == "no-store"
+
+
+def test_a_defect_is_a_500_that_tells_nothing(rec, monkeypatch) -> None:
+    served = Served(rec)
+    monkeypatch.setattr(served, "recommend", lambda _: 1 / 0)
+    assert "division" not in error(client(served).post("/recommend", json={"users": ["u1"]}), 500)
+
+
+# -- adding --------------------------------------------------------------------------------------------------
+
+
+def test_added_items_are_recommended_and_kept(rec, tmp_path) -> None:
+    path = tmp_path / "deep" / "added.journal"
+    star = (10 * rec.user_vectors[4]).astype(float).tolist()
+    with Journal(path) as kept:
+        served = Served(rec, journal=kept)
+        to = client(served)
+        answer = to.post("/items", json={"ids": ["star"], "features": {"text": [star]}})
+        assert (answer.status_code, answer.json()) == (201, {"added": 1, "items": ITEMS + 1})
+        assert to.post("/items", json=line(3)._asdict()).json()["items"] == ITEMS + 4
+        assert to.post("/recommend", json={"users": ["u4"]}).json()["answers"][0]["items"][0] == "star"
+        assert to.get("/health").json()["added"] == 4
+        asked_of = {"users": ["u4", "u5"], "k": 30, "exclude": ["new9-1"]}
+        before = to.post("/recommend", json=asked_of).json()
+        assert rec.n_items == ITEMS, "the one that was given is not changed"
+    with Journal(path) as kept:
+        again = Served(rec, journal=kept)
+        assert (again.replayed, again.known) == (4, 0)
+        to = client(again)
+        after = to.post("/recommend", json=asked_of).json()
+        for one, other in zip(after["answers"], before["answers"], strict=True):
+            assert one["items"] == other["items"]
+            assert np.allclose(one["scores"], other["scores"], rtol=SCORE, atol=SCORE)
+        assert to.get("/health").json() == {**to.get("/health").json(), "items": ITEMS + 4, "added": 4}
+        to.post("/items", json=line(1, 10)._asdict())
+    saved = again.recommender.save(tmp_path / "saved")
+    with Journal(path) as kept:
+        retrained = Served(Recommender.load(saved), journal=kept)  # it has learned about them meanwhile
+        assert (retrained.replayed, retrained.known) == (0, 5)
+
+
+def test_additions_that_cannot_be_are_refused_and_leave_nothing(rec, journal) -> None:
+    to, good = client(Served(rec, journal=journal)), [1.0] * DIM
+    for body, status, said in (
+        ({"ids": ["i5"], "features": {"text": [good]}}, 409, "known already"),
+        ({"ids": ["a", "a"], "features": {"text": [good, good]}}, 409, "more than once"),
+        ({"ids": ["a\0b"], "features": {"text": [good]}}, 409, "NUL"),
+        ({"ids": ["a"], "features": {"text": [None]}}, 400, "no content"),
+        ({"ids": ["a"], "features": {}}, 400, "no content"),
+        ({"ids": ["a", "b"], "features": {"text": [good]}}, 400, "shape"),
+        ({"ids": ["a"], "features": {"text": [good[1:]]}}, 422, "text"),
+        ({"ids": ["a"], "features": {"image": [good]}}, 422, "image"),
+        ({"ids": [], "features": {"text": []}}, 422, "ids"),
+        ({"ids": ["a"], "features": {"text": [["1"] * DIM]}}, 422, "text"),
+        ({"ids": ["a"], "features": {"text": [[1e39] * DIM]}}, 422, "text"),
+    ):
+        assert said in error(to.post("/items", json=body), status)
+    nan = json.dumps({"ids": ["a"], "features": {"text": [[float("nan")] * DIM]}})
+    error(to.post("/items", content=nan, headers={"content-type": "application/json"}), 422)
+    assert journal.path.read_bytes() == b""
+    assert to.get("/health").json()["items"] == ITEMS
+    error(client(Served(rec)).post("/items", json={"ids": ["a"], "features": {"text": [good]}}), 403)
+
+
+def test_a_full_disk_adds_nothing(rec, journal, monkeypatch) -> None:
+    served = Served(rec, journal=journal)
+    to = client(served)
+    assert to.post("/items", json=line(2, 1)._asdict()).status_code == 201
+    before = journal.path.read_bytes()
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    assert "No space left" in error(to.post("/items", json=line(2, 2)._asdict()), 503)
+    assert journal.path.read_bytes() == before
+    assert to.get("/health").json()["items"] == ITEMS + 2
+    monkeypatch.undo()
+    assert to.post("/items", json=line(2, 2)._asdict()).status_code == 201
+    journal.close()
+    with Journal(journal.path) as again:
+        assert [len(a.ids) for a in again.additions] == [2, 2]
+
+
+def test_nothing_is_acknowledged_before_it_is_on_the_disk(rec, journal, monkeypatch) -> None:
+    served, order = Served(rec, journal=journal), []
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        order.append(("synced", journal.path.stat().st_size > 0, served.recommender.n_items))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    served.add(line(1))
+    assert order == [("synced", True, ITEMS)]
+    assert served.recommender.n_items == ITEMS + 1
+
+
+def test_who_asks_meanwhile_never_sees_a_half_grown_recommender(rec, journal) -> None:
+    served, over, wrong = Served(rec, journal=journal), threading.Event(), []
+    vector = (10 * rec.user_vectors[4]).astype(float)
+
+    def ask() -> None:
+        while not over.is_set():
+            ids = list(served.recommend([(["u4"], Options(12))])[0][0][0])
+            n = sum(i.startswith("pair") for i in ids)
+            if n % 2 or len(set(ids)) != 12 or None in ids:
+                wrong.append(ids)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for number in range(20):
+        rows = [(vector * (1 + number / 100)).tolist()] * 2
+        served.add(Addition([f"pair{number}a", f"pair{number}b"], {"text": rows}))
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert served.recommender.n_items == ITEMS + 40
+
+
+# -- the journal ---------------------------------------------------------------------------------------------
+
+
+def test_a_torn_last_line_is_dropped_and_damage_is_refused(tmp_path) -> None:
+    path = tmp_path / "j"
+    with Journal(path) as kept:
+        for number in range(3):
+            kept.append(line(2, number))
+    whole = path.read_bytes()
+    ends = [i + 1 for i, byte in enumerate(whole) if byte == 10]
+    assert len(ends) == 3
+    for cut in (len(whole) - 1, ends[1] + 1, ends[1] + 70):  # the last line, torn anywhere
+        path.write_bytes(whole[:cut])
+        with Journal(path) as kept:
+            assert [a.ids for a in kept.additions] == [line(2, n).ids for n in range(2)]
+            assert path.read_bytes() == whole[: ends[1]]
+            kept.append(line(2, 7))
+        with Journal(path) as kept:
+            assert kept.additions[2] == line(2, 7)
+    path.write_bytes(whole[: ends[0]] + b"\0" * 300)  # as a file system may leave it
+    with Journal(path) as kept:
+        assert len(kept.additions) == 1
+    for at in (0, 70, ends[0] - 3, ends[1] + 80, len(whole) - 5):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1
+        path.write_bytes(damaged)
+        number = 1 + sum(at >= end for end in ends)
+        with pytest.raises(CheckpointError, match=f"line {number}: is not what was written.*restore"):
+            Journal(path)
+        assert path.read_bytes() == damaged
+    path.write_bytes(whole)
+    assert Journal(path).additions[1] == line(2, 1)
+
+
+def test_a_journal_has_one_writer_and_a_place(tmp_path) -> None:
+    with Journal(tmp_path / "j"), pytest.raises(ConfigError, match="another server"):
+        Journal(tmp_path / "j")
+    Journal(tmp_path / "j").close()
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path, tmp_path / "file" / "j"):
+        with pytest.raises(CheckpointError, match=r"cannot be written.*--read-only"):
+            Journal(place)
+
+
+def test_a_journal_of_another_recommender_is_refused(rec, tmp_path) -> None:
+    with Journal(tmp_path / "j") as kept:
+        kept.append(line(2))
+        kept.append(Addition(["a"], {"text": [[1.0] * (DIM + 1)]}))
+        kept.append(line(2, 10))
+    with Journal(tmp_path / "j") as kept, pytest.raises(FeatureError, match=r"j, line 2: its items cannot"):
+        Served(rec, journal=kept)
+
+
+@pytest.mark.parametrize("at_once", [served_module.REPLAYED, 2])
+def test_many_lines_are_replayed_together(rec, tmp_path, monkeypatch, at_once: int) -> None:
+    monkeypatch.setattr(served_module, "REPLAYED", at_once)
+    with Journal(tmp_path / "j") as kept:
+        for number in range(5):
+            kept.append(line(2, number))
+        kept.append(Addition(["i1", "last"], {"text": [[1.0] * DIM, [2.0] * DIM]}))
+    with Journal(tmp_path / "j") as kept:
+        served = Served(rec, journal=kept)
+    assert (served.replayed, served.known, served.recommender.n_items) == (11, 1, ITEMS + 11)
+    expected = [*(i for n in range(5) for i in line(2, n).ids), "last"]
+    assert list(served.recommender.items)[-11:] == expected
+    assert np.allclose(served.recommender.item_vectors[-1], 2.0)
+
+
+def test_a_directory_that_cannot_be_written(rec, journal, monkeypatch) -> None:
+    with pytest.raises(DataError):
+        Served(rec, journal=journal).add(Addition(["i1"], {"text": [[1.0] * DIM]}))
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    from graphrec.errors import MissingDependencyError
+    from graphrec.web.service import serve
+
+    with pytest.raises(MissingDependencyError, match="uvicorn"):
+        serve(rec, port=0)
