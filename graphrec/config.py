@@ -71,5 +71,7 @@ def explain(error: ValidationError, config: type[BaseModel], prefix: str = "") -
         if mistake["type"] == "extra_forbidden":
             lines.append(f"{prefix}{name} is not an option; the options are {known}.{nearest(name, known)}")
         else:
-            lines.append(f"{prefix}{name} = {mistake['input']!r}: {mistake['msg']}")
+            message = mistake["msg"].removeprefix("Value error, ")
+            # What is wrong with several options together stands at none of them.
+            lines.append(f"{prefix}{name} = {mistake['input']!r}: {message}" if name else message)
     return "; ".join(lines)

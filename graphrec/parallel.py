@@ -35,6 +35,11 @@ def first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def launched() -> int:
+    """How many processes were started together; known before they can be reached."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def wait() -> None:
     """Until all processes are here."""
     if count() > 1:

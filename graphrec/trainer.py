@@ -146,9 +146,9 @@ class Trainer:
             ConfigError: ``select`` is not validated.
         """
         config, start, state = self.config, 0, State()
-        accelerator = _accelerator(config)
-        if parallel.count() > 1 and model.divides is None:
+        if parallel.launched() > 1 and model.divides is None:  # before the others wait for this one
             raise ConfigError(f"{model.name} trains in one process; its batches cannot be divided")
+        accelerator = _accelerator(config)
         self.kept.writes, self._device = parallel.first(), accelerator.device
         model.to(accelerator.device)
         trainable = any(p.requires_grad for p in model.parameters())

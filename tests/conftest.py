@@ -25,6 +25,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the backgrou
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch reads it, and for the processes that tests start
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leaves out what takes long, unless it is asked for."""
+    if not os.environ.get("GRAPHREC_SLOW"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="slow: set GRAPHREC_SLOW=1"))
+
+
 class Answer(NamedTuple):
     """What a command line left behind: exit status, stdout, stderr."""
 

@@ -244,6 +244,7 @@ for name in sys.argv[2:]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's account of memory")
+@pytest.mark.slow
 def test_tables_larger_than_memory_are_learned_from(tmp_path: Path) -> None:
     """A process that may take 128 MiB more, and a table of 160."""
     values = np.lib.format.open_memmap(tmp_path / "values.npy", "w+", np.float32, (640, 2**16))

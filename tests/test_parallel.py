@@ -84,6 +84,7 @@ def worker(launcher: int) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes by /proc")
+@pytest.mark.slow
 def test_a_process_that_is_killed_costs_an_epoch_at_most(folders, tmp_path) -> None:
     """Two hosts, one of which loses its process midway; started again, they end where one process did."""
     logged = tmp_path / "lightgcn" / "metrics.jsonl"

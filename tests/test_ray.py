@@ -105,6 +105,7 @@ def test_texts_give_the_same_files(cluster: Cluster, tmp_path: Path) -> None:
     assert not [name for name in there if name.endswith(".tmp")]
 
 
+@pytest.mark.slow
 def test_pictures_give_the_same_files_whatever_is_wrong_with_them(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +120,7 @@ def test_pictures_give_the_same_files_whatever_is_wrong_with_them(
     assert meta["unreadable"]["count"] == 4
 
 
+@pytest.mark.slow
 def test_shards_may_come_in_any_order(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +141,7 @@ def test_shards_may_come_in_any_order(
     assert sorted(order[8:]) == list(range(8))
 
 
+@pytest.mark.slow
 def test_what_is_done_is_kept_and_what_changed_is_made_again(cluster: Cluster, tmp_path: Path) -> None:
     store, log = FeatureStore(tmp_path / "s"), tmp_path / "log"
     extract(shop(texts(20)), "text", Hashing(), store, shard_size=5)
@@ -151,6 +154,7 @@ def test_what_is_done_is_kept_and_what_changed_is_made_again(cluster: Cluster, t
     assert files(store.root) == files(tmp_path / "fresh")
 
 
+@pytest.mark.slow
 def test_a_worker_killed_midway_costs_its_shard_alone(cluster: Cluster, tmp_path: Path) -> None:
     log, data = tmp_path / "log", shop(texts(80))
     extract(data, "text", Hashing(), FeatureStore(tmp_path / "here"), shard_size=4)
@@ -174,6 +178,7 @@ def test_a_worker_killed_midway_costs_its_shard_alone(cluster: Cluster, tmp_path
     assert files(tmp_path / "here") == files(tmp_path / "there")
 
 
+@pytest.mark.slow
 def test_what_kills_every_worker_ends_with_a_word(cluster: Cluster, tmp_path: Path) -> None:
     data, log, store = shop(texts(12)), tmp_path / "log", FeatureStore(tmp_path / "s")
     with pytest.raises(ClusterError, match=r"shard 1: 4 workers died with it; look for"):
@@ -181,6 +186,7 @@ def test_what_kills_every_worker_ends_with_a_word(cluster: Cluster, tmp_path: Pa
     assert log.read_text() == "xxxx"
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_from_its_finished_shards(cluster: Cluster, tmp_path: Path) -> None:
     log = tmp_path / "log"
     environment = {**os.environ, "PYTHONPATH": PATH}
@@ -201,6 +207,7 @@ def test_a_killed_run_goes_on_from_its_finished_shards(cluster: Cluster, tmp_pat
     assert files(tmp_path / "s") == files(tmp_path / "fresh")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [FeatureError, KeyError])
 def test_an_error_of_a_worker_arrives_as_itself(cluster: Cluster, tmp_path: Path, error: Any) -> None:
     with pytest.raises(error, match="n17: found a wrong text; expected another; write one") as caught:
@@ -212,6 +219,7 @@ def test_an_error_of_a_worker_arrives_as_itself(cluster: Cluster, tmp_path: Path
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_too_much_unreadable_stops_as_here(cluster: Cluster, tmp_path: Path) -> None:
     data = shop([f"{i}.png" for i in range(40)], "image", tmp_path)
     with pytest.raises(
@@ -228,6 +236,7 @@ def test_workers_that_would_compute_something_else_are_refused(cluster: Cluster,
         extract(shop(texts(9)), "text", on_ray.Local(), FeatureStore(tmp_path), cluster=cluster)
 
 
+@pytest.mark.slow
 def test_an_error_gives_the_workers_back(cluster: Cluster, tmp_path: Path) -> None:
     one = Cluster("local", workers=1)
     with pytest.raises(ConfigError) as caught:
@@ -378,6 +387,7 @@ def test_workers_fit_or_it_is_said(cluster: Cluster) -> None:
         Cluster("local", gpus=1).room(1)
 
 
+@pytest.mark.slow
 def test_the_command_line_builds_on_a_cluster_of_its_own_and_keeps_quiet(tmp_path: Path) -> None:
     data = shop(texts(30))
     data.save(tmp_path / "shop")

@@ -54,8 +54,8 @@ def generated(scale: float, folder: Path) -> Any:
         keys = np.unique(np.concatenate([keys, who * items + what]))
     keys = np.sort(rng.permutation(keys)[:pairs])
     values = rng.standard_normal((items, WIDTH), dtype=np.float32)
-    np.save(folder / "features.npy", values)
-    table = FeatureTable(np.load(folder / "features.npy", mmap_mode="r"))
+    np.save(folder / "features.npy", values, allow_pickle=False)
+    table = FeatureTable(np.load(folder / "features.npy", mmap_mode="r", allow_pickle=False))
     return Interactions(keys // items, keys % items, users, items), table
 
 

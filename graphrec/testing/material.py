@@ -134,4 +134,5 @@ def material(
         return
     with tempfile.TemporaryDirectory() as folder:
         data, scorer = conversations(Path(folder))
-        yield data, {}, config.replace(scorer=scorer)
+        few = {"episodes": 100} if "episodes" in type(config).model_fields else {}
+        yield data, {}, config.replace(scorer=scorer, **few)
