@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from graphrec.data import Content, Dataset, Interactions, Vocabulary
 from graphrec.errors import DataError, UnknownIdError
+from graphrec.seeds import stream
 
 pairs_strategy = st.sets(st.tuples(st.integers(0, 5), st.integers(0, 7)), max_size=30).map(sorted)
 
@@ -383,3 +384,19 @@ def test_half_a_character_cannot_be_saved(tmp_path):
     with pytest.raises(DataError, match=r"content-text\.arrow: 'a.ud800b' holds half a character"):
         data.with_content(text=Content("text", ["a\ud800b", "x"])).save(tmp_path / "saved")
     assert not (tmp_path / "saved" / "dataset.json").exists()
+
+
+def test_some_users_come_with_all_they_have_and_are_drawn_once() -> None:
+    rng = stream(0, "tests/some users")
+    pairs = np.unique(rng.integers(0, [50, 20], (300, 2)), axis=0)
+    pairs = pairs[pairs[:, 0] % 5 > 0]  # some have nothing
+    whole = Interactions(pairs[:, 0], pairs[:, 1], 50, 20, name="valid")
+    some = whole.of_some_users(7, seed=3)
+    chosen = np.unique(some.users)
+    assert len(chosen) == 7
+    assert len(some) == int(np.isin(whole.users, chosen).sum())
+    assert some == whole.of_some_users(7, seed=3)
+    assert some != whole.of_some_users(7, seed=4)
+    assert whole.of_some_users(40) is whole
+    seen = np.concatenate([np.unique(whole.of_some_users(7, seed=s).users) for s in range(40)])
+    assert len(np.unique(seen)) == 40, "everybody can be drawn"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import threading
@@ -100,9 +102,11 @@ def test_nothing_of_the_features_is_kept_and_each_row_is_read_once_a_step(
 def test_weights_of_features_that_are_not_read_switch_reading_off(
     stored: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(RowsOnDisk, "block", lambda *_: pytest.fail("read"))
+    read = list[Any]()
+    monkeypatch.setattr(RowsOnDisk, "block", lambda _, rows: read.append(rows))
     trained("freedom", *stored, features_on_disk=True, reg_weight=0.0)
     trained("bm3", *stored, features_on_disk=True, cl_weight=0.0)
+    assert not read
 
 
 def test_rows_asked_for_are_read_ahead_and_others_on_the_spot() -> None:
@@ -119,6 +123,10 @@ def test_rows_asked_for_are_read_ahead_and_others_on_the_spot() -> None:
             expected = np.where(present[items][:, None], values[items], 0)
             assert np.array_equal(found[at].numpy(), expected)
     assert not rows._coming
+    with ThreadPoolExecutor(1) as pool:
+        rows.ask([a], pool)  # as many rows as are then taken, and others
+    found, (at,) = rows.take(b)
+    assert np.array_equal(found[at].numpy(), np.where(present[b][:, None], values[b], 0))
     with ThreadPoolExecutor(1) as pool:
         for n in range(5):
             rows.ask([torch.tensor([n])], pool)
@@ -207,9 +215,16 @@ def test_neighbours_of_large_tables_are_looked_for_in_a_file(
     assert [p.name.split("-")[0] for p in (tmp_path / "new").iterdir()] == ["knn"]
 
 
-def test_no_room_for_the_file_is_said(tmp_path: Path) -> None:
-    with pytest.raises(GraphError, match=r"no room for .* GiB .*graph_cache"):
-        neighbour_graphs._scratch((2**40, 2**10), tmp_path)
+def test_no_room_for_the_file_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, and not by a signal when the first page finds none."""
+
+    def full(_: int, start: int, size: int) -> None:
+        assert (start, size) == (0, 4 * 2**30 * 4)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(GraphError, match=r"no room for 16.0 GiB .*No space left.*graph_cache"):
+        neighbour_graphs._scratch((2**30, 4), tmp_path)
     assert not list(tmp_path.iterdir())
 
 

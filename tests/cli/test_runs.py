@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from graphrec import runs
 from graphrec.data import Dataset
 from graphrec.errors import CheckpointError
+from graphrec.evaluate import RankingTask
 from graphrec.store import FeatureStore
 
 Command = Callable[..., Any]
@@ -68,6 +70,21 @@ def test_without_validation_the_last_epoch_counts(copy: Path, graphrec: Command)
     assert answer.code == 0
     assert not Path("r/best").exists()
     assert runs.open_run("r").meta["select"] == "none"
+
+
+def test_some_users_can_stand_for_all_in_validation(copy: Path, graphrec: Command) -> None:
+    given = ("--set", "train.validate_users=5", "--seed", "3")
+    assert graphrec("train", "mf", "shop/dataset", *SMALL, *given, "--out", "r").code == 0
+    data, best = Dataset.load("shop/dataset"), runs.open_run("r").model
+    some = data.valid.of_some_users(5, seed=3)
+    assert len(np.unique(some.users)) == 5
+    expected = RankingTask(some, seen=data.train)(best)["recall@20"]
+    told = max(json.loads(line)["recall@20"] for line in Path("r/metrics.jsonl").read_text().splitlines())
+    assert told == pytest.approx(expected)
+    assert told != pytest.approx(RankingTask(data.valid, seen=data.train)(best)["recall@20"])
+    wrong = graphrec("train", "mf", "shop/dataset", "--set", "train.validate_users=0")
+    assert wrong.code == 2
+    assert "validate_users = 0" in wrong.err
 
 
 def test_moved_data_and_store_are_found_when_named(copy: Path, graphrec: Command, refused: Refused) -> None:
