@@ -7,10 +7,12 @@ import pytest
 import torch
 from conversations import catalogue, vectors
 
+from graphrec import parallel
 from graphrec.conversation.belief import Answer
-from graphrec.conversation.dialogue import REWARDS, Dialogue
+from graphrec.conversation.dialogue import RECOMMEND, REWARDS, Dialogue
 from graphrec.conversation.replay import Transitions
 from graphrec.conversation.simulator import Simulator
+from graphrec.conversation.states import ACTIONS
 from graphrec.data import Dataset, Interactions, Vocabulary
 from graphrec.data.attributes import HAS, IN
 from graphrec.errors import ConfigError, DataError
@@ -240,3 +242,22 @@ def test_what_it_cannot_be_built_from_is_said(data, scorer) -> None:
     plain = Dataset("plain", data.users, data.items, data.train, data.valid, data.test)
     with pytest.raises(DataError, match="attributes"):
         SCPR.build(plain, None, SCPR.Config(scorer=scorer))
+
+
+def test_each_of_two_processes_leads_its_part_of_a_validation(data, scorer, monkeypatch) -> None:
+    model = small(data, scorer, held=0.5)
+    with torch.no_grad():
+        model.network.second.bias[ACTIONS.index(RECOMMEND)] = 100
+    task = model.task()
+    whole = task.outcomes(model)
+    monkeypatch.setattr(parallel, "count", lambda: 2)
+    monkeypatch.setattr(parallel, "added", lambda x: x)  # nobody else is here
+    halves, n = [], len(whole)
+    for rank in (0, 1):
+        monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
+        halves.append(task.outcomes(model, divided=True).found)
+        assert task(model)["sr@15"] == (halves[-1] > 0).mean(), "a validation is divided"
+    assert not halves[0][n // 2 :].any()
+    assert not halves[1][: n // 2].any()
+    assert np.array_equal(halves[0] + halves[1], whole.found)
+    assert (whole.found > 0).sum() > 2
