@@ -74,9 +74,7 @@ class _Mean(torch.autograd.Function):
 
 
 class _Rows(torch.autograd.Function):
-    """Distinct rows ``(n, d)`` of two tables, numbered one after the other; gradients are
-    sparse.
-    """
+    """Distinct rows ``(n, d)`` of two tables, numbered one after the other; gradients are sparse."""
 
     @staticmethod
     def forward(ctx: Any, first: Tensor, second: Tensor, rows: Tensor) -> Tensor:
