@@ -3,6 +3,7 @@
     python -m experiments.bench.sampled                          # x1, x4, x16, x64
     python -m experiments.bench.sampled --scales 64 --models lightgcn
     python -m experiments.bench.sampled --fixed                  # batches of one size at every scale
+    python -m experiments.bench.sampled --whole --models lightgcn --scales 64    # an epoch by the Trainer
 
 x64 is a million users, 200,000 items and twenty million interactions, items with a long tail, with 128-d
 features, which stay on disk; the others are that divided. Batches grow with the data (``--batch`` is that of
@@ -10,7 +11,8 @@ x64), so that neighbourhoods are the same share of each graph and every epoch ha
 process of its own: building the model (for FREEDOM with the exact neighbours of all items), drawing an
 epoch's triplets and pruning the graph, and some steps are measured; ``epoch`` is the draw plus the median
 step times their number. ``~`` is the exponent from one size to the next: 1 is linear in the interactions.
-That of the memory leaves out what Python and the libraries take.
+That of the memory leaves out what Python and the libraries take. ``--whole`` trains an epoch instead, with a
+checkpoint and a validation on 1,000 users.
 """
 
 from __future__ import annotations
@@ -99,6 +101,33 @@ def row(name: str, scale: float, batch: int, fanouts: list[int], steps: int) -> 
     }  # fmt: skip
 
 
+def whole(name: str, scale: float, batch: int, fanouts: list[int]) -> dict[str, Any]:
+    """An epoch of one model by the Trainer, in this process."""
+    from graphrec.evaluate import RankingTask
+    from graphrec.models.freedom import FREEDOM
+    from graphrec.models.lightgcn import LightGCN
+    from graphrec.seeds import stream
+    from graphrec.trainer import TrainConfig, Trainer
+
+    with tempfile.TemporaryDirectory() as folder:
+        known, table = generated(scale, Path(folder))
+        held = stream(0, "bench/sampled/held").random(len(known)) < 0.01
+        train, valid = known.where(~held), known.where(held)
+        model: Any = (
+            LightGCN(train, LightGCN.Config(fanouts=fanouts))
+            if name == "lightgcn"
+            else FREEDOM(train, {"text": table}, FREEDOM.Config(fanouts=fanouts, features_on_disk=True))
+        )
+        task = RankingTask(valid.of_some_users(1000), seen=train, k=20)
+        run = Trainer(TrainConfig(epochs=1, batch_size=batch, progress=False), Path(folder) / "run").fit(
+            model, task
+        )
+        size = sum(p.stat().st_size for p in (Path(folder) / "run").rglob("*") if p.is_file())
+    record = run.history[-1]
+    return {"train": record["seconds/train"], "all": record["seconds"], "recall": record["recall@20"],
+            "size": size, "peak": measure.peak()}  # fmt: skip
+
+
 def exponent(before: dict[str, Any] | None, now: dict[str, Any], of: str) -> str:
     """How fast something grew with the interactions, as a power of them."""
     if before is None:
@@ -118,6 +147,7 @@ def main() -> None:
     parser.add_argument("--fanouts", nargs="+", type=int, default=[10, 5])
     parser.add_argument("--steps", type=int, default=12, help="steps to time")
     parser.add_argument("--fixed", action="store_true", help="batches of one size at every scale")
+    parser.add_argument("--whole", action="store_true", help="an epoch by the Trainer, with validation")
     parser.add_argument("--plot", type=Path, help="SVG file to write")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -127,6 +157,16 @@ def main() -> None:
         return
     print(measure.machine())
     print(f"fanouts {given.fanouts}")
+    if given.whole:
+        for name in given.models:
+            for scale in given.scales:
+                done = whole(name, scale, round(given.batch * scale / LARGEST), given.fanouts)
+                print(
+                    f"{name} x{scale:g}: {done['train']:.0f} s to train an epoch, {done['all']:.0f} s with "
+                    f"validation on 1,000 users (recall@20 {done['recall']:.4f}); checkpoints "
+                    f"{done['size'] / measure.GIB:.2f} GiB; peak {done['peak'] / measure.GIB:.2f} GiB"
+                )
+        return
     print(HEADER)
     found = dict[str, list[dict[str, Any]]]()
     for name in given.models:
