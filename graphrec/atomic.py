@@ -17,11 +17,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from graphrec.errors import DataError, GraphrecError
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 _REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room on its disk"),
@@ -125,6 +128,23 @@ def read_json(path: str | Path, error: type[GraphrecError] = DataError) -> Any:
         raise error(f"{path}: no such file") from cause
     except (OSError, ValueError, RecursionError) as cause:
         raise error(f"{path}: not readable as JSON ({cause}); restore it or build it again") from cause
+
+
+def held(path: Path, refusal: GraphrecError) -> FileLock:
+    """Takes a lock without waiting, until it is released; the system frees it when the process dies.
+
+    Args:
+        path: the lock's file, in a directory that is there.
+        refusal: raised if another process holds it.
+    """
+    from filelock import FileLock, Timeout  # imports asyncio, which not every command needs
+
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as cause:
+        raise refusal from cause
+    return lock
 
 
 def write_array(path: str | Path, array: np.ndarray) -> str:

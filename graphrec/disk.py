@@ -37,14 +37,13 @@ class RowsOnDisk:
         values[~self.table.present[rows]] = 0
         return torch.from_numpy(values).to(self.dtype)
 
-    def ask(self, items: Iterable[Tensor], pool: ThreadPoolExecutor) -> None:
+    def ask(self, rows: np.ndarray, pool: ThreadPoolExecutor) -> None:
         """Begins to read what :meth:`take` will be asked for.
 
         Args:
-            items: as for :meth:`take`.
+            rows: the distinct ones, ascending ``(U,)``.
             pool: who reads.
         """
-        rows = np.unique(torch.cat(list(items)).numpy())
         self._coming.append((rows, pool.submit(self.block, rows)))
 
     def take(self, *items: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -90,8 +89,9 @@ def ahead(
         try:
             before: Batch | None = None
             for batch in batches:
+                rows = np.unique(torch.cat(list(items(batch))).numpy())  # of all tables
                 for table in tables:
-                    table.ask(items(batch), pool)
+                    table.ask(rows, pool)
                 if before is not None:
                     yield before
                 before = batch

@@ -9,17 +9,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from torch import Tensor, nn
 
 from graphrec import checkpoint, parallel
-from graphrec.atomic import sweep, write_text
+from graphrec.atomic import held, sweep, write_text
 from graphrec.commit import read_sealed, write_sealed
 from graphrec.environment import environment
 from graphrec.errors import CheckpointError
@@ -102,17 +102,12 @@ class RunDirectory:
             write_sealed(self.path / RUN, {**facts, "environment": environment()})
 
     def _hold(self, path: Path) -> None:
-        """Takes the lock of whoever writes; the system frees it when the process dies."""
-        lock = FileLock(path / LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as cause:
-            raise CheckpointError(
-                f"{path}: another training is writing to it; wait for its end, or choose another directory"
-            ) from cause
-        except NotImplementedError:  # a file system without locks
-            return
-        self._lock = lock
+        """Takes the lock of whoever writes."""
+        refusal = CheckpointError(
+            f"{path}: another training is writing to it; wait for its end, or choose another directory"
+        )
+        with suppress(NotImplementedError):  # a file system without locks: none is held, as before there were
+            self._lock = held(path / LOCK, refusal)
 
     def close(self) -> None:
         """Lets others write."""

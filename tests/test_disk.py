@@ -115,8 +115,8 @@ def test_rows_asked_for_are_read_ahead_and_others_on_the_spot() -> None:
     rows = RowsOnDisk(FeatureTable(values, present), torch.float32)
     a, b = torch.tensor([3, 1, 3]), torch.tensor([10, 7])
     with ThreadPoolExecutor(1) as pool:
-        rows.ask([a, b], pool)
-        rows.ask([b], pool)
+        rows.ask(np.array([1, 3, 7, 10]), pool)
+        rows.ask(np.array([7, 10]), pool)
     for asked in ((a, b), (b,), (a,)):
         found, places = rows.take(*asked)
         for items, at in zip(asked, places, strict=True):
@@ -124,12 +124,12 @@ def test_rows_asked_for_are_read_ahead_and_others_on_the_spot() -> None:
             assert np.array_equal(found[at].numpy(), expected)
     assert not rows._coming
     with ThreadPoolExecutor(1) as pool:
-        rows.ask([a], pool)  # as many rows as are then taken, and others
+        rows.ask(np.array([1, 3]), pool)  # as many rows as are then taken, and others
     found, (at,) = rows.take(b)
     assert np.array_equal(found[at].numpy(), np.where(present[b][:, None], values[b], 0))
     with ThreadPoolExecutor(1) as pool:
         for n in range(5):
-            rows.ask([torch.tensor([n])], pool)
+            rows.ask(np.array([n]), pool)
     assert len(rows._coming) == 2, "what nobody takes piles up"
 
 

@@ -61,10 +61,18 @@ def generated(scale: float, folder: Path) -> Any:
     return Interactions(keys // items, keys % items, users, items), table
 
 
-def row(name: str, scale: float, batch: int, fanouts: list[int], steps: int) -> dict[str, Any]:
-    """One model at one size, measured in this process."""
+def built(name: str, train: Any, table: Any, fanouts: list[int]) -> Any:
+    """One model."""
     from graphrec.models.freedom import FREEDOM
     from graphrec.models.lightgcn import LightGCN
+
+    if name == "lightgcn":
+        return LightGCN(train, LightGCN.Config(fanouts=fanouts))
+    return FREEDOM(train, {"text": table}, FREEDOM.Config(fanouts=fanouts, features_on_disk=True))
+
+
+def row(name: str, scale: float, batch: int, fanouts: list[int], steps: int) -> dict[str, Any]:
+    """One model at one size, measured in this process."""
     from graphrec.sampling import Plan
     from graphrec.seeds import stream
     from graphrec.trainer import TrainConfig
@@ -73,10 +81,7 @@ def row(name: str, scale: float, batch: int, fanouts: list[int], steps: int) -> 
     with tempfile.TemporaryDirectory() as folder:  # what is mapped stays readable
         train, table = generated(scale, Path(folder))
     began = time.perf_counter()
-    if name == "lightgcn":
-        model: Any = LightGCN(train, LightGCN.Config(fanouts=fanouts))
-    else:
-        model = FREEDOM(train, {"text": table}, FREEDOM.Config(fanouts=fanouts, features_on_disk=True))
+    model = built(name, train, table, fanouts)
     build = time.perf_counter() - began
     optimizer = model.optimizer(TrainConfig())
     times, n_steps = [], -(-len(train) // batch)
@@ -104,8 +109,6 @@ def row(name: str, scale: float, batch: int, fanouts: list[int], steps: int) -> 
 def whole(name: str, scale: float, batch: int, fanouts: list[int]) -> dict[str, Any]:
     """An epoch of one model by the Trainer, in this process."""
     from graphrec.evaluate import RankingTask
-    from graphrec.models.freedom import FREEDOM
-    from graphrec.models.lightgcn import LightGCN
     from graphrec.seeds import stream
     from graphrec.trainer import TrainConfig, Trainer
 
@@ -113,11 +116,7 @@ def whole(name: str, scale: float, batch: int, fanouts: list[int]) -> dict[str, 
         known, table = generated(scale, Path(folder))
         held = stream(0, "bench/sampled/held").random(len(known)) < 0.01
         train, valid = known.where(~held), known.where(held)
-        model: Any = (
-            LightGCN(train, LightGCN.Config(fanouts=fanouts))
-            if name == "lightgcn"
-            else FREEDOM(train, {"text": table}, FREEDOM.Config(fanouts=fanouts, features_on_disk=True))
-        )
+        model = built(name, train, table, fanouts)
         task = RankingTask(valid.of_some_users(1000), seen=train, k=20)
         run = Trainer(TrainConfig(epochs=1, batch_size=batch, progress=False), Path(folder) / "run").fit(
             model, task

@@ -12,9 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from graphrec.atomic import digest, explained
+from graphrec.atomic import digest, explained, held
 from graphrec.errors import FeatureError
 
 FILE, LOCK = "responses.jsonl", ".lock"
@@ -111,14 +109,10 @@ def responses(folder: Path) -> Iterator[Responses]:
     """
     with explained(folder, FeatureError):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as cause:
-            raise FeatureError(
-                f"{folder}: another process is asking with this cache; wait for it, or name another one "
-                "(--cache)"
-            ) from cause
+        refusal = FeatureError(
+            f"{folder}: another process is asking with this cache; wait for it, or name another one (--cache)"
+        )
+        lock = held(folder / LOCK, refusal)
         try:
             found = Responses(folder / FILE)
         except BaseException:

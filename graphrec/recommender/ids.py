@@ -44,11 +44,6 @@ class MappedVocabulary(Vocabulary):
     def __contains__(self, value: object) -> bool:
         return self._find(str(value)) >= 0
 
-    __hash__ = Vocabulary.__hash__
-
-    def __eq__(self, other: object) -> bool:
-        return super().__eq__(other)
-
     @cached_property
     def fingerprint(self) -> str:
         """As of any vocabulary with these ids."""

@@ -33,10 +33,6 @@ def check_processes(model_class: type[Model], config: ModelConfig) -> None:
     if not hasattr(os, "fork"):
         return
     with material(model_class, config) as (data, features, config), tempfile.TemporaryDirectory() as folder:
-        trainable = any(
-            p.requires_grad
-            for p in model_class.build(data, chosen(model_class, features), config).parameters()
-        )
         answers = list(_in_processes(2, Path(folder), model_class, config, data, features))
         if model_class.divides is None:
             for answer in answers:
@@ -44,6 +40,8 @@ def check_processes(model_class: type[Model], config: ModelConfig) -> None:
                     f"divides is None, and two processes were not refused: {answer}"
                 )
             return
+        made = model_class.build(data, chosen(model_class, features), config)
+        trainable = any(p.requires_grad for p in made.parameters())
         assert trainable, "divides says what processes divide, and there is nothing to train"
         alone = train(model_class, config, data, features, 2).state_dict()
         for rank, answer in enumerate(answers):

@@ -154,9 +154,7 @@ class Served:
             CheckpointError: the journal cannot be written; nothing was added.
         """
         if self.journal is None:
-            raise ConfigError(
-                "this server takes no items; start one with --journal FILE, without --read-only"
-            )
+            raise ConfigError(NO_ITEMS)
         with self._growing:
             grown = self.recommender.copy().add_items(addition.ids, addition.features)
             self.journal.append(addition)
