@@ -16,7 +16,7 @@ $(DONE): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $(DONE)
 
-demo: setup  ## generate a catalogue, extract features, train, evaluate, write runs/demo/report.html
+demo: setup  ## generate a catalog, extract features, train, evaluate, write runs/demo/report.html
 	$(BIN)/graphrec demo --out runs/demo
 
 test: setup  ## run the tests (with real data where GRAPHREC_DATA points to it)

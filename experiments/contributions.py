@@ -26,16 +26,16 @@ import torch
 import graphrec as gr
 from experiments.harness import QUICK, RESULTS, folder_of, options_of_all
 from experiments.rendering import spread
-from features import extractor
-from features.extract import extract
-from graphrec.atomic import read_json, write_json
-from graphrec.candidates import Among
-from graphrec.comparison import Entry, compare_reports
-from graphrec.environment import environment
-from graphrec.evaluate import RankingTask
+from graphrec.core.environment import environment
+from graphrec.core.files import read_json, write_json
+from graphrec.evaluation.candidates import Among
+from graphrec.evaluation.ranking import RankingTask
+from graphrec.evaluation.report import Report
+from graphrec.features import FeatureStore, FeatureTable
+from graphrec.features.extract import extractor
+from graphrec.features.extract.extraction import extract
 from graphrec.models import model as model_class
-from graphrec.report import Report
-from graphrec.store import FeatureStore, FeatureTable
+from graphrec.runs.comparison import Entry, compare_reports
 
 COMMAND = "python -m experiments.contributions"
 SELECT = "ndcg@10"

@@ -22,20 +22,20 @@ import torch
 
 import graphrec as gr
 from experiments.rendering import details, table
-from graphrec.atomic import read_json, write_json
-from graphrec.comparison import Entry, compare_reports
-from graphrec.environment import environment
-from graphrec.errors import CheckpointError
-from graphrec.evaluate import Beyond, activity_groups, warm_cold
-from graphrec.metrics import holm
-from graphrec.model import Features, ModelConfig
+from graphrec.core.environment import environment
+from graphrec.core.errors import CheckpointError
+from graphrec.core.files import read_json, write_json
+from graphrec.core.random import stream
+from graphrec.evaluation.metrics import holm
+from graphrec.evaluation.ranking import Beyond, activity_groups, warm_cold
+from graphrec.evaluation.report import Report
+from graphrec.features import FeatureTable
 from graphrec.models import model as model_class
-from graphrec.report import Report
-from graphrec.rundir import METRICS as HISTORY
+from graphrec.models.base import Features, ModelConfig
 from graphrec.runs import read_meta
-from graphrec.seeds import stream
-from graphrec.store import FeatureTable
-from graphrec.tuning import tune
+from graphrec.runs.comparison import Entry, compare_reports
+from graphrec.runs.tuning.tuner import tune
+from graphrec.training.run_directory import METRICS as HISTORY
 
 METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 CUTS = (1, 5, 10, 20, 50)
@@ -297,14 +297,14 @@ class _Study:
         own = {k: v for k, v in chosen.items() if not k.startswith("train.")}
         data, out = self.data, self.path(row, seed)
         tables = self.given(row, cls.Config(**own))
-        recognised = {
+        recognized = {
             "dataset": {"name": data.name, "fingerprint": data.fingerprint},
             "features": {f: t.sha256 for f, t in tables.items()},
             "options": dict(chosen),
         }
         if (out / "facts.json").exists() and (out / "report.parquet").exists():
             facts = read_json(out / "facts.json")
-            if facts["recognised"] != recognised:
+            if facts["recognized"] != recognized:
                 raise CheckpointError(
                     f"{out}: was run on other data, features or options; remove it, or choose another --out"
                 )
@@ -319,7 +319,7 @@ class _Study:
             validate=gr.RankingTask(data.valid, seen=data.train, k=20, metrics=("recall", "ndcg")),
             select=SELECT,
             resume=True,
-            about=recognised,
+            about=recognized,
         )
         groups = warm_cold(data.train)
         cold = bool(groups["cold"][data.test.items].any())
@@ -331,7 +331,7 @@ class _Study:
         report.to_parquet(out / "report.parquet")
         facts = {
             "seed": seed,
-            "recognised": recognised,
+            "recognized": recognized,
             "best_epoch": run.best_epoch,
             "epochs": len(run.history),
             "seconds": run.seconds,

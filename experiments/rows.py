@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import graphrec as gr
 from experiments.harness import Row
-from graphrec.model import ModelConfig
 from graphrec.models import model
+from graphrec.models.base import ModelConfig
 
 NAMES = {
     "Popularity": "popularity",

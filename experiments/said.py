@@ -1,5 +1,5 @@
 """What a language model would be measured against: LLMRec and models with its augmentation, fed by the
-catalogue, which asks nobody, and by controls that say nothing.
+catalog, which asks nobody, and by controls that say nothing.
 
 Attributes are the dataset's own, profiles are counted in train, preferences are the first and the last of
 ItemKNN's best ten. Both controls keep everything but the profiles (FREEDOM's: the attributes): *noise* are
@@ -18,13 +18,13 @@ import numpy as np
 import graphrec as gr
 from experiments.harness import SELECT, Experiment, Row
 from experiments.rendering import GROUPS, spread, values_of
-from features import extractor
-from features.llm import catalogue, jobs
-from features.llm.writing import write_attributes, write_profiles
-from graphrec.evaluate import ranked
+from graphrec.evaluation.ranking import ranked
+from graphrec.features import ATTRIBUTE, PREFERENCES, PROFILE, FeatureStore, FeatureTable
+from graphrec.features.extract import extractor
+from graphrec.features.extract.llm import catalog, jobs
+from graphrec.features.extract.llm.writing import write_attributes, write_profiles
 from graphrec.models.itemknn import ItemKNN
 from graphrec.models.llmrec import LLMRec
-from graphrec.store import ATTRIBUTE, PREFERENCES, PROFILE, FeatureStore, FeatureTable
 
 ALL_ON = ", everything on"
 BASES = ("LightGCN", "VBPR", "BM3", "FREEDOM")
@@ -35,14 +35,14 @@ PRUNED = 0.71  # the authors' rate
 
 
 def said(data: gr.Dataset, store: Path) -> dict[str, FeatureTable]:
-    """What the catalogue says of a dataset that was read with its attributes: tables by field."""
+    """What the catalog says of a dataset that was read with its attributes: tables by field."""
     kept = FeatureStore(store)
-    tables = dict(write_attributes(data, catalogue.attributes(data), extractor("tfidf-svd"), kept))
-    tables[PROFILE] = write_profiles(data, catalogue.profiles(data), extractor("tfidf-svd"), kept)
+    tables = dict(write_attributes(data, catalog.attributes(data), extractor("tfidf-svd"), kept))
+    tables[PROFILE] = write_profiles(data, catalog.profiles(data), extractor("tfidf-svd"), kept)
     pool = ranked(ItemKNN.build(data), CANDIDATES, data.train)
     questions = jobs.preference_questions(data, jobs.titles_of(data), pool, "item")
     answers = [None] * len(questions)
-    tables[PREFERENCES] = jobs.preferences(data, pool, questions, answers, "llm/catalogue/itemknn")
+    tables[PREFERENCES] = jobs.preferences(data, pool, questions, answers, "llm/catalog/itemknn")
     return tables
 
 

@@ -15,10 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments import claims, cold_items, contributions, neighbours, said, talks
+from experiments import claims, cold_items, contributions, neighbors, said, talks
 from experiments.harness import RESULTS
 from experiments.rendering import about, details, table
-from graphrec.atomic import read_json, write_text
+from graphrec.core.files import read_json, write_text
 
 ROOT = Path(__file__).parent.parent
 PAGES = (
@@ -61,7 +61,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "said-added": lambda name: said.added(recorded(name)),
     "said-cold": lambda name: said.cold(recorded(name)),
     "cold": lambda: cold_items.table(recorded("cold_items")),
-    "neighbours": lambda: neighbours.table(recorded("neighbours")),
+    "neighbors": lambda: neighbors.table(recorded("neighbors")),
 }
 """Name in a marker -> table of the recorded results that follow it."""
 

@@ -19,18 +19,18 @@ import torch
 import graphrec as gr
 from experiments.harness import RESULTS, folder_of, options_of_all
 from graphrec import runs
-from graphrec.atomic import read_json, write_json, write_text
 from graphrec.conversation.belief import Setting
-from graphrec.conversation.catalogue import Catalogue
+from graphrec.conversation.catalog import Catalog
 from graphrec.conversation.config import ConversationConfig
+from graphrec.conversation.models.scpr import SCPR
 from graphrec.conversation.outcomes import Outcomes
 from graphrec.conversation.play import DialogueTask, play
 from graphrec.conversation.rates import baselines, interval, with_posterior
 from graphrec.conversation.rules import Policy
 from graphrec.conversation.simulator import Simulator
 from graphrec.conversation.vectors import read_vectors
-from graphrec.environment import environment
-from graphrec.models.scpr import SCPR
+from graphrec.core.environment import environment
+from graphrec.core.files import read_json, write_json, write_text
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 WRONG = (0.0, 0.05, 0.1, 0.2, 0.3)
@@ -116,13 +116,13 @@ def run(talks: Talks, options: argparse.Namespace) -> dict[str, Any]:
                 print(f"{learned.label}: {facts}", flush=True)
         return {}
     setting = Setting(
-        Catalogue.of(talks.data), read_vectors(talks.scorer, talks.data), ConversationConfig(**talks.rules)
+        Catalog.of(talks.data), read_vectors(talks.scorer, talks.data), ConversationConfig(**talks.rules)
     )
-    test = talks.data.test.where(setting.catalogue.described[talks.data.test.items])
+    test = talks.data.test.where(setting.catalog.described[talks.data.test.items])
     if options.quick:
         test = test.where(np.arange(len(test)) % (len(test) // QUICK["pairs"]) == 0)
     held = SCPR.build(talks.data, None, SCPR.Config(scorer=talks.scorer)).held
-    judge = Simulator(setting.catalogue, setting.enumerated, seed=1)
+    judge = Simulator(setting.catalog, setting.enumerated, seed=1)
     task = DialogueTask(setting, held, judge, QUICK["pairs"] if options.quick else None)
 
     policies: dict[str, list[tuple[Policy, Setting]]] = {k: [v] for k, v in baselines(task).items()}
@@ -131,7 +131,7 @@ def run(talks: Talks, options: argparse.Namespace) -> dict[str, Any]:
         done = [_trained(talks, learned, seed, folder, options.quick) for seed in seeds]
         policies[learned.label] = [(model, model.setting) for model, _ in done]
         trained[learned.label] = [facts for _, facts in done]
-    simulator = Simulator(setting.catalogue, setting.enumerated, seed=2)
+    simulator = Simulator(setting.catalog, setting.enumerated, seed=2)
     rows = {}
     for label, several in policies.items():
         found = [play(policy, own, simulator, test.users, test.items) for policy, own in several]
@@ -145,7 +145,7 @@ def run(talks: Talks, options: argparse.Namespace) -> dict[str, Any]:
         "experiment": talks.name,
         "command": talks.command + (" --quick" if options.quick else ""),
         "dataset": talks.data.summary(),
-        "attributes": setting.catalogue.n_attributes,
+        "attributes": setting.catalog.n_attributes,
         "vectors": talks.vectors,
         "rules": dict(talks.rules),
         "pairs": len(test),
@@ -264,7 +264,7 @@ def noise(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-COLOURS = ("#4269d0", "#efb118", "#ff725c", "#3ca951", "#a463f2", "#6cc5b0", "#9c6b4e", "#97bbf5")
+COLORS = ("#4269d0", "#efb118", "#ff725c", "#3ca951", "#a463f2", "#6cc5b0", "#9c6b4e", "#97bbf5")
 WIDTH, HEIGHT, LEFT, TOP = 420, 260, 50, 30
 
 
@@ -292,10 +292,10 @@ def plot(result: Mapping[str, Any]) -> str:
         x = LEFT + WIDTH * wrong / WRONG[-1]
         parts.append(f'<text x="{x}" y="{TOP + HEIGHT + 18}" text-anchor="middle">{wrong:.0%}</text>')
     for number, row in enumerate(rows):
-        colour, values = COLOURS[number % len(COLOURS)], zip(WRONG, row["sr@15"], strict=True)
+        color, values = COLORS[number % len(COLORS)], zip(WRONG, row["sr@15"], strict=True)
         points = " ".join(place(wrong, rate) for wrong, rate in values)
         y = TOP + 20 + 22 * number
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(f'<rect x="{LEFT + WIDTH + 20}" y="{y - 8}" width="14" height="4" fill="{colour}"/>')
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="2"/>')
+        parts.append(f'<rect x="{LEFT + WIDTH + 20}" y="{y - 8}" width="14" height="4" fill="{color}"/>')
         parts.append(f'<text x="{LEFT + WIDTH + 40}" y="{y}">{row["policy"]}</text>')
     return "\n".join([*parts, "</svg>", ""])

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from features import extractor
-from graphrec.errors import ConfigError
+from graphrec.core.errors import ConfigError
+from graphrec.features.extract.registry import extractor
 
 TOKEN = re.compile(r"\w+|[^\w\s]")
 HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|_+|(?<=[A-Za-z])(?=[0-9])")
@@ -25,7 +25,7 @@ class CodeSegments:
         of: extractor of the segments, one of texts.
         segments: how many.
         split_names: put spaces into names (``readFile``, ``read_file``); default: with ``tfidf-svd``, which
-            knows words, and not with encoders, which have tokenisers of their own.
+            knows words, and not with encoders, which have tokenizers of their own.
         **options: of the extractor.
 
     Raises:

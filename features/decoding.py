@@ -35,7 +35,7 @@ class UnreadableImageError(ValueError):
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """An RGB picture from the bytes of an image file.
 
-    EXIF orientation is applied, transparency is laid on white, 16-bit greys are scaled to 8 bits, of an
+    EXIF orientation is applied, transparency is laid on white, 16-bit grays are scaled to 8 bits, of an
     animation the first frame is taken. Size is judged by the header, before anything is decompressed. Only
     raster formats are read (EPS, for one, would start another program). Damage that a format cannot notice,
     as in JPEG's compressed data, decodes to what it says.
@@ -173,11 +173,11 @@ def _peak(picture: Image.Image) -> float:
 
 def _converted(picture: Image.Image, peak: float) -> Image.Image:
     if picture.mode.startswith("I") or picture.mode == "F":
-        grey = np.asarray(picture, dtype=np.float64)
+        gray = np.asarray(picture, dtype=np.float64)
         if picture.mode == "F":
-            scaled = grey * 255 if peak <= 1 else grey
+            scaled = gray * 255 if peak <= 1 else gray
         else:
-            scaled = grey / 257  # 65,535 is white
+            scaled = gray / 257  # 65,535 is white
         return Image.fromarray(np.clip(np.nan_to_num(scaled), 0, 255).round().astype(np.uint8)).convert("RGB")
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
         layer = picture.convert("RGBA")

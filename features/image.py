@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image
 
-from features import versions
-from features.weights import hub_file, refuse_pickle
-from graphrec.atomic import sha256_file
-from graphrec.errors import ConfigError, FeatureError, nearest, requires
-from graphrec.seeds import torch_stream
+from graphrec.core.errors import ConfigError, FeatureError, nearest, requires
+from graphrec.core.files import sha256_file
+from graphrec.core.random import torch_stream
+from graphrec.features.extract.registry import versions
+from graphrec.features.extract.weights import hub_file, refuse_pickle
 
 if TYPE_CHECKING:
     import torch
@@ -244,16 +244,16 @@ def _halves(transform: Any) -> tuple[Any, np.ndarray]:
     the same bits.
 
     Raises:
-        FeatureError: it does not end in scaling to 0..1 and normalising.
+        FeatureError: it does not end in scaling to 0..1 and normalizing.
     """
-    *picture_steps, to_tensor, normalise = transform.transforms
-    if type(to_tensor).__name__ != "MaybeToTensor" or type(normalise).__name__ != "Normalize":
+    *picture_steps, to_tensor, normalize = transform.transforms
+    if type(to_tensor).__name__ != "MaybeToTensor" or type(normalize).__name__ != "Normalize":
         raise FeatureError(
-            f"open_clip's preprocessing ends in {type(to_tensor).__name__}, {type(normalise).__name__}; "
+            f"open_clip's preprocessing ends in {type(to_tensor).__name__}, {type(normalize).__name__}; "
             "expected MaybeToTensor, Normalize; install an open_clip_torch that pyproject.toml allows"
         )
     every = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)  # (1, 256, 3)
-    return type(transform)(picture_steps), normalise(to_tensor(every)).numpy()[:, 0]
+    return type(transform)(picture_steps), normalize(to_tensor(every)).numpy()[:, 0]
 
 
 def _randomize(model: torch.nn.Module, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""Extractors without weights or network: TF-IDF with SVD for text, HOG with colour histograms for "
+"""Extractors without weights or network: TF-IDF with SVD for text, HOG with color histograms for "
 "pictures.
 """
 
@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from features import versions
-from graphrec.errors import ConfigError, FeatureError, requires
-from graphrec.seeds import derive
+from graphrec.core.errors import ConfigError, FeatureError, requires
+from graphrec.core.random import derive
+from graphrec.features.extract.registry import versions
 
 
 class TfidfSvd:
@@ -27,7 +27,7 @@ class TfidfSvd:
         characters: lengths of character n-grams within words, from and to; default: none.
         min_texts: leave out terms that fewer texts have; lowered to 1 for a corpus below 20 texts.
         max_terms: keep this many terms of each kind, the most frequent.
-        seed: of the randomised SVD.
+        seed: of the randomized SVD.
 
     Raises:
         ConfigError: a size out of range.
@@ -138,7 +138,7 @@ class TfidfSvd:
 
 
 class HogHsv:
-    """Shape and colour of a picture: gradient histograms, a colour histogram and a colour layout.
+    """Shape and color of a picture: gradient histograms, a color histogram and a color layout.
 
     Each part is scaled to length 1 and then weighted, and so is the whole: cosines compare shape, palette and
     layout in fixed proportions. Source of HOG: Dalal and Triggs 2005, https://doi.org/10.1109/CVPR.2005.177.
@@ -154,7 +154,7 @@ class HogHsv:
     name = "hog-hsv"
     kind: Literal["image", "text"] = "image"
     batch_size: int | None = None
-    empty_reason = "the picture has no gradient and no colour"
+    empty_reason = "the picture has no gradient and no color"
 
     def __init__(self, side: int = 96, *, weights: tuple[float, float, float] = (1.0, 0.7, 0.7)) -> None:
         if side < 48 or side % 12 or len(weights) != 3 or min(weights) < 0 or not any(weights):
@@ -185,7 +185,7 @@ class HogHsv:
         }
 
     def prepare(self, picture: Image.Image) -> np.ndarray:
-        """Hue, saturation, value and grey of the resized picture ``(side, side, 4) uint8``."""
+        """Hue, saturation, value and gray of the resized picture ``(side, side, 4) uint8``."""
         small = picture.convert("RGB").resize(
             (self.side, self.side), Image.Resampling.BILINEAR, reducing_gap=2.0
         )
@@ -198,7 +198,7 @@ class HogHsv:
         whole = np.concatenate([w * _unit(p) for w, p in zip(self.weights, parts, strict=True)], axis=1)
         return _unit(whole).astype(np.float32)
 
-    def _shape(self, grey: np.ndarray) -> np.ndarray:
+    def _shape(self, gray: np.ndarray) -> np.ndarray:
         """HOG of 6 x 6 cells, 2 x 2 cells a block, 8 directions ``(B, 800)``."""
         from skimage.feature import hog
 
@@ -213,7 +213,7 @@ class HogHsv:
                     cells_per_block=(2, 2),
                     block_norm="L2-Hys",
                 )
-                for one in grey
+                for one in gray
             ]
         )
 
@@ -223,18 +223,18 @@ def _palette(hsv: np.ndarray) -> np.ndarray:
     n = len(hsv)
     bins = (hsv[..., 0] >> 5).astype(np.int64) * 16 + (hsv[..., 1] >> 6) * 4 + (hsv[..., 2] >> 6)
     bins += np.arange(n).reshape(-1, 1, 1) * 128
-    # Unscaled, one large plain area would drown all other colours.
+    # Unscaled, one large plain area would drown all other colors.
     return np.asarray(np.sqrt(np.bincount(bins.ravel(), minlength=n * 128).reshape(n, 128)))
 
 
 def _layout(hsv: np.ndarray) -> np.ndarray:
-    """Mean colour of 4 x 4 areas, hue as a direction of the length of saturation and value ``(B, 48)``."""
+    """Mean color of 4 x 4 areas, hue as a direction of the length of saturation and value ``(B, 48)``."""
     n, side = hsv.shape[:2]
     hue = hsv[..., 0] * (2 * np.pi / 256)
     value = hsv[..., 2] / 255.0
     strength = hsv[..., 1] / 255.0 * value
-    colour = np.stack([np.cos(hue) * strength, np.sin(hue) * strength, value - 0.5], axis=-1)
-    areas = colour.reshape(n, 4, side // 4, 4, side // 4, 3)
+    color = np.stack([np.cos(hue) * strength, np.sin(hue) * strength, value - 0.5], axis=-1)
+    areas = color.reshape(n, 4, side // 4, 4, side // 4, 3)
     return np.asarray(areas.mean(axis=(2, 4)).reshape(n, 48))
 
 

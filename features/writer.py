@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from graphrec.atomic import digest, explained, sweep
+from graphrec.core.errors import FeatureError
+from graphrec.core.files import digest, explained, sweep
 from graphrec.data import Dataset
-from graphrec.errors import FeatureError
-from graphrec.store import FeatureStore, StoredTable, shards
-from graphrec.store.directory import completed, content_digest, locked, manifest_head
+from graphrec.features import FeatureStore, StoredTable, shards
+from graphrec.features.store import completed, content_digest, locked, manifest_head
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """``python -m graphrec`` is ``graphrec``."""
 
-from graphrec.cli import main
+from graphrec.cli.main import main
 
 if __name__ == "__main__":
     main()

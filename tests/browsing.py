@@ -9,7 +9,7 @@ import time
 import uvicorn
 
 from graphrec.conversation.agent import ConversationalRecommender
-from graphrec.web.app import create_app
+from graphrec.conversation.web.app import create_app
 
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",

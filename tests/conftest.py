@@ -55,7 +55,7 @@ def real_data() -> Path:
 @pytest.fixture
 def graphrec(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
     """Runs one command line in this process."""
-    from graphrec import cli
+    from graphrec.cli import main as cli
 
     def run(*arguments: object) -> Answer:
         capsys.readouterr()

@@ -1,40 +1,40 @@
-"""Small catalogues and vectors for the tests of conversations."""
+"""Small catalogs and vectors for the tests of conversations."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from graphrec.conversation.belief import Setting
-from graphrec.conversation.catalogue import Catalogue
+from graphrec.conversation.catalog import Catalog
 from graphrec.conversation.config import ConversationConfig
 from graphrec.conversation.vectors import DialogueVectors
-from graphrec.seeds import stream
+from graphrec.core.random import stream
 
 
-def catalogue(n_items: int = 60, n_attributes: int = 9, share: float = 0.3, seed: int = 0) -> Catalogue:
+def catalog(n_items: int = 60, n_attributes: int = 9, share: float = 0.3, seed: int = 0) -> Catalog:
     """A random one, every item with an attribute at least; attributes in three groups."""
-    rng = stream(seed, "tests/catalogue")
+    rng = stream(seed, "tests/catalog")
     table = rng.random((n_items, n_attributes)) < share
     table[np.arange(n_items), rng.integers(0, n_attributes, n_items)] = True
     names = [f"group {a % 3}: {a}" for a in range(n_attributes)]
     groups = np.arange(n_attributes) % 3
-    return Catalogue(np.stack(np.nonzero(table)), n_items, names, groups, ["group 0", "group 1", "group 2"])
+    return Catalog(np.stack(np.nonzero(table)), n_items, names, groups, ["group 0", "group 1", "group 2"])
 
 
-def vectors(shelf: Catalogue, n_users: int = 7, d: int = 5, seed: int = 0) -> DialogueVectors:
+def vectors(shelf: Catalog, n_users: int = 7, d: int = 5, seed: int = 0) -> DialogueVectors:
     """Random ones."""
     rng = stream(seed, "tests/vectors")
     sizes = (n_users, shelf.n_items, shelf.n_attributes)
     return DialogueVectors(*(rng.normal(size=(n, d)).astype(np.float32) for n in sizes))
 
 
-def setting(shelf: Catalogue | None = None, seed: int = 0, **rules: object) -> Setting:
-    """A catalogue, vectors for it, and rules."""
-    shelf = shelf or catalogue(seed=seed)
+def setting(shelf: Catalog | None = None, seed: int = 0, **rules: object) -> Setting:
+    """A catalog, vectors for it, and rules."""
+    shelf = shelf or catalog(seed=seed)
     return Setting(shelf, vectors(shelf, seed=seed), ConversationConfig(**rules))
 
 
-def table_of(shelf: Catalogue) -> np.ndarray:
+def table_of(shelf: Catalog) -> np.ndarray:
     """Which item has which attribute ``(n_items, n_attributes) bool``, item by item."""
     table = np.zeros((shelf.n_items, shelf.n_attributes), dtype=bool)
     for item in range(shelf.n_items):

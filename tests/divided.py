@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import save_file
 
-from graphrec import parallel, testing
-from graphrec.evaluate import RankingTask
+from graphrec import testing
+from graphrec.core import distributed
+from graphrec.core.random import stream
+from graphrec.evaluation.ranking import RankingTask
+from graphrec.features import FeatureTable
 from graphrec.models import MODELS, model
-from graphrec.seeds import stream
-from graphrec.store import FeatureTable
-from graphrec.trainer import TrainConfig, Trainer
+from graphrec.training.trainer import TrainConfig, Trainer
 
 EPOCHS = 4
 OPTIONS = {
@@ -64,7 +65,7 @@ def trained(name: str, folder: Path, seconds: float = 0.0) -> None:
         )
         run = Trainer(options, folder / name).fit(made, task, resume=True, on_epoch=partial(_wait, seconds))
         assert len(run.history) == epochs
-    if parallel.first():
+    if distributed.first():
         save_file({k: v.contiguous() for k, v in made.state_dict().items()}, folder / f"{name}.safetensors")
 
 
@@ -83,7 +84,7 @@ def _talked(name: str, folder: Path) -> None:
             )
             run = Trainer(options, folder / name).fit(made, made.task(data), resume=True)
             assert len(run.history) == epochs
-        if parallel.first():
+        if distributed.first():
             state = made.network.state_dict()
             save_file({k: v.contiguous() for k, v in state.items()}, folder / f"{name}.safetensors")
 
@@ -91,5 +92,5 @@ def _talked(name: str, folder: Path) -> None:
 if __name__ == "__main__":
     for each in sys.argv[2:] or names():
         trained(each, Path(sys.argv[1]), float(len(sys.argv) > 2))
-    if parallel.first():
-        (Path(sys.argv[1]) / "processes.json").write_text(json.dumps(parallel.count()))
+    if distributed.first():
+        (Path(sys.argv[1]) / "processes.json").write_text(json.dumps(distributed.count()))

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from graphrec.core.random import stream
 from graphrec.data import Content, Dataset, Interactions, Vocabulary
-from graphrec.seeds import stream
-from graphrec.store import FeatureStore, FeatureTable, shards
-from graphrec.store.directory import completed, content_digest, locked, manifest_head
+from graphrec.features import FeatureStore, FeatureTable, shards
+from graphrec.features.store import completed, content_digest, locked, manifest_head
 
 WORDS = ["red", "blue", "green", "bicycle", "lamp", "chair", "wooden", "steel", "small", "garden", "kitchen"]
 
 
-def catalogue(ids: list[str], **content: Content) -> Dataset:
+def catalog(ids: list[str], **content: Content) -> Dataset:
     """A dataset whose users each took one item."""
     n = len(ids)
     none = Interactions(np.zeros(0, int), np.zeros(0, int), n, n)
@@ -36,7 +36,7 @@ def texts(n: int, changed: int | None = None) -> list[str | None]:
 
 def shop(values: list[str | None], kind: Any = "text", root: Path | None = None) -> Dataset:
     """A dataset with one content field, named like its kind."""
-    return catalogue([f"i{i}" for i in range(len(values))], **{kind: Content(kind, values, root)})
+    return catalog([f"i{i}" for i in range(len(values))], **{kind: Content(kind, values, root)})
 
 
 def sharded(root: Path, values: np.ndarray, size: int, data: Dataset, name: str = "own") -> FeatureTable:

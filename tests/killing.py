@@ -24,15 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from extraction import catalogue, files, texts
+from extraction import catalog, files, texts
 from PIL import Image
 
-from features.extract import extract
-from graphrec import atomic
+from graphrec.core.errors import FeatureError
+from graphrec.core.random import stream
 from graphrec.data import Content, Dataset
-from graphrec.errors import FeatureError
-from graphrec.seeds import stream
-from graphrec.store import FeatureStore, shards
+from graphrec.features import FeatureStore, shards
+from graphrec.features.extract.extraction import extract
 
 N, ROWS, DIM = 48, 6, 2048
 FIELDS = ("image", "text")
@@ -53,7 +52,7 @@ def shop(root: Path) -> Dataset:
     written = texts(N)
     pictures[20] = written[30] = None
     content = {"image": Content("image", pictures, root), "text": Content("text", written)}
-    return catalogue([f"i{row}" for row in range(N)], **content)
+    return catalog([f"i{row}" for row in range(N)], **content)
 
 
 class Moments:
@@ -179,7 +178,7 @@ def instrument(moments: Moments) -> None:
         return Pieces(Path(path), moments) if mode == "wb" else builtins.open(path, mode, *more)
 
     os.replace, shards.finished_shard = replace, check
-    atomic.open = opened  # type: ignore[attr-defined]
+    files.open = opened  # type: ignore[attr-defined]
 
 
 def begin(

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from extraction import Hashing, shop, texts
 
-from features.extract import extract
-from graphrec import neighbours
-from graphrec.cluster import Cluster
-from graphrec.errors import ConfigError
-from graphrec.store import FeatureStore
+from graphrec.core.errors import ConfigError
+from graphrec.core.ray import Cluster
+from graphrec.features import FeatureStore
+from graphrec.features.extract.extraction import extract
+from graphrec.graphs import nearest
 
 
 class Slow(Hashing):
@@ -89,13 +89,13 @@ class Unsendable(Hashing):
 
 
 def deadly_range(k: int, block: Any, unit: Any, part: tuple[int, int]) -> Any:
-    """The neighbours of some rows; the first two processes that get rows from 2048 on die with them."""
+    """The neighbors of some rows; the first two processes that get rows from 2048 on die with them."""
     log = Path(os.environ["KILLED"])
     if part[0] == 2048 and (not log.exists() or log.stat().st_size < 2):
         with log.open("a") as file:
             file.write("x")
         os.kill(os.getpid(), 9)
-    return neighbours._search(unit[part[0] : part[1]], unit, k, block)
+    return nearest._search(unit[part[0] : part[1]], unit, k, block)
 
 
 def deadly_sum(log: str, shared: np.ndarray, part: int) -> float:

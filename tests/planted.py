@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from graphrec import testing
+from graphrec.core.random import stream
 from graphrec.data import Dataset, Vocabulary
-from graphrec.seeds import stream
 
 HAS = ("item", "has", "attribute")
 

@@ -9,12 +9,12 @@ from conversations import vectors
 
 from graphrec.conversation.agent import ConversationalRecommender
 from graphrec.conversation.belief import Setting
-from graphrec.conversation.catalogue import Catalogue
+from graphrec.conversation.catalog import Catalog
 from graphrec.conversation.config import ConversationConfig
 from graphrec.conversation.rules import rule
+from graphrec.core.random import stream
 from graphrec.data import Interactions, Vocabulary
 from graphrec.data.generated_pictures import KINDS, LOOKS, render
-from graphrec.seeds import stream
 
 GROUPS = {
     "kind": list(KINDS),
@@ -64,7 +64,7 @@ def shop(
     named = [(renamed or {}).get(name, name) for name in NAMES]
     groups = np.repeat(np.arange(len(GROUPS)), [len(names) for names in GROUPS.values()])
     pairs = [(i, NAMES.index(name)) for i in range(N_ITEMS) for name in attributes(i)]
-    shelf = Catalogue(np.array(pairs).T, N_ITEMS, named, groups, list(GROUPS))
+    shelf = Catalog(np.array(pairs).T, N_ITEMS, named, groups, list(GROUPS))
     images: dict[str, str] = {}
     if folder is not None:
         (folder / "pictures").mkdir(parents=True, exist_ok=True)

@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layouts import ALL_TRAIN, write
 
+from graphrec.core.errors import ConfigError, DataError
 from graphrec.data import Dataset, Vocabulary
 from graphrec.data.attributes import HAS, IN, KNOWS, LIKES, sorted_edges, with_attributes
 from graphrec.data.readers import load_dataset
-from graphrec.errors import ConfigError, DataError
-from graphrec.interop import from_hetero_data, to_hetero_data
+from graphrec.graphs.interop import from_hetero_data, to_hetero_data
 
 DATA = os.environ.get("GRAPHREC_DATA")
 real = pytest.mark.skipif(not DATA, reason="needs the published datasets; set GRAPHREC_DATA to their folder")
@@ -155,8 +155,8 @@ def test_sorted_edges_are_sorted_and_unique():
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        ({"columns": ["colour"]}, DataError, "no column 'colour'; it has ['sku', 'color'"),
-        ({"columns": ["colour"]}, DataError, "Did you mean 'color'"),
+        ({"columns": ["color"]}, DataError, "no column 'color'; it has ['sku', 'color'"),
+        ({"columns": ["color"]}, DataError, "Did you mean 'color'"),
         ({"columns": []}, ConfigError, "no column of attributes is named"),
         ({"columns": ["color", "color"]}, ConfigError, "column 'color' is named twice"),
         ({"columns": "year"}, DataError, "column 'year' has type Int64"),
@@ -275,8 +275,8 @@ def test_xwines_takes_attributes_and_is_the_same_without(tmp_path):
     some = load_dataset("xwines", folder, **options, attributes=["Harmonize", "Type"], min_items=1)
     assert some.nodes["group"].ids == ("Harmonize", "Type")
     assert "Harmonize: Game Meat" in some.nodes["attribute"]
-    with pytest.raises(ConfigError, match=r"attributes='Colour' is not one of .*'Type', 'Grapes'"):
-        load_dataset("xwines", folder, attributes=["Colour"])
+    with pytest.raises(ConfigError, match=r"attributes='Color' is not one of .*'Type', 'Grapes'"):
+        load_dataset("xwines", folder, attributes=["Color"])
 
 
 def test_movielens_takes_attributes_of_either_item_table(tmp_path):

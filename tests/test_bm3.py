@@ -9,21 +9,21 @@ import json
 import numpy as np
 import pytest
 import torch
-from cold_catalogue import cold_catalogue
+from cold_catalog import cold_catalog
 from reference import MODALITIES, assert_close, dataset, numbers
 from tolerances import BFLOAT16_BM3, PROPAGATION, SCORE
 from torch.nn.functional import cosine_similarity, linear
 
 from graphrec import testing
+from graphrec.core.errors import ConfigError, FeatureError
+from graphrec.core.random import stream
 from graphrec.data import Dataset
-from graphrec.errors import ConfigError, FeatureError
+from graphrec.features import FeatureTable
+from graphrec.models.batches import Plan
 from graphrec.models.bm3 import BM3, Pairs
-from graphrec.nn import ItemFeatures, row_dropout
-from graphrec.recommender import Recommender
-from graphrec.sampling import Plan
-from graphrec.seeds import stream
-from graphrec.store import FeatureTable
-from graphrec.trainer import TrainConfig, Trainer
+from graphrec.models.layers import ItemFeatures, row_dropout
+from graphrec.serving import Recommender
+from graphrec.training.trainer import TrainConfig, Trainer
 
 
 def pairs(users, items, key: int = 1) -> Pairs:
@@ -99,15 +99,15 @@ def test_loss_and_every_gradient_are_those_of_the_reference(toy, data, train_fea
 
 
 @pytest.fixture(scope="module")
-def catalogue() -> tuple[Dataset, dict[str, FeatureTable]]:
+def catalog() -> tuple[Dataset, dict[str, FeatureTable]]:
     """Communities with items 1-3 without content."""
     made, _ = testing.communities(2, 20)
     vectors = stream(0, "tests/bm3").normal(size=(made.n_items, 6))
     return made, testing.features_of(made, vectors, missing=(1, 2, 3))
 
 
-def test_an_epoch_visits_every_interaction_once(catalogue) -> None:
-    data, tables = catalogue
+def test_an_epoch_visits_every_interaction_once(catalog) -> None:
+    data, tables = catalog
     model = BM3.build(data, tables)
     batches = list(model.batches(Plan(3, 64, 0)))
     seen = np.concatenate([np.stack([b.users, b.items[b.position]], 1) for b in batches])
@@ -212,8 +212,8 @@ def pair_by_pair(model: BM3, batch: Pairs) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_losses_are_means_over_pairs_whose_item_has_the_modality(catalogue, dropout: float) -> None:
-    data, tables = catalogue
+def test_losses_are_means_over_pairs_whose_item_has_the_modality(catalog, dropout: float) -> None:
+    data, tables = catalog
     model = BM3.build(data, tables, BM3.Config(dim=10, dropout=dropout, cl_weight=1.5, reg_weight=0.3))
     batch = pairs([0, 1, 2, 3, 4, 5, 0, 6], [10, 1, 10, 13, 2, 7, 7, 10])  # items 1 and 2 have no content
     expected, found = pair_by_pair(model, batch), model.loss(batch)
@@ -229,8 +229,8 @@ def test_losses_are_means_over_pairs_whose_item_has_the_modality(catalogue, drop
         assert torch.allclose(one, two, rtol=1e-4, atol=SCORE)
 
 
-def test_masks_differ_between_tables_and_steps(catalogue) -> None:
-    model = BM3.build(*catalogue)
+def test_masks_differ_between_tables_and_steps(catalog) -> None:
+    model = BM3.build(*catalog)
     x, index = torch.ones(model.n_items, 64), torch.arange(model.n_items)
     tables = ("users", "items", "modality/image", "modality/text")
     found = [model.target(x, of, index, torch.tensor(key)) == 0 for of in tables for key in (5, 6)]
@@ -243,8 +243,8 @@ def test_masks_differ_between_tables_and_steps(catalogue) -> None:
 # -- what is projected ---------------------------------------------------------------------------------------
 
 
-def test_only_items_of_the_batch_are_projected(catalogue) -> None:
-    model = BM3.build(*catalogue)
+def test_only_items_of_the_batch_are_projected(catalog) -> None:
+    model = BM3.build(*catalog)
     batch = pairs([0, 1, 2, 3], [10, 7, 10, 13])
     expected = total(model, batch)
     elsewhere = np.setdiff1d(np.arange(model.n_items), [7, 10, 13])
@@ -255,8 +255,8 @@ def test_only_items_of_the_batch_are_projected(catalogue) -> None:
 
 @pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize("n", [0, 1, 30, 300])  # of 40 items
-def test_projected_rows_are_those_of_the_layer(catalogue, trained: bool, n: int) -> None:
-    features = ItemFeatures(catalogue[1]["image"], trained)
+def test_projected_rows_are_those_of_the_layer(catalog, trained: bool, n: int) -> None:
+    features = ItemFeatures(catalog[1]["image"], trained)
     weight = torch.nn.Parameter(torch.from_numpy(stream(0, "tests/w").normal(size=(3, 6)).astype(np.float32)))
     leaves = [weight, *([features.values] if trained else [])]
     for repeat in range(2):  # the second time in the memory of the first
@@ -272,8 +272,8 @@ def test_projected_rows_are_those_of_the_layer(catalogue, trained: bool, n: int)
 # -- missing modalities, other modalities, cold items --------------------------------------------------------
 
 
-def test_a_batch_without_any_content_has_no_feature_loss(catalogue) -> None:
-    model = BM3.build(*catalogue)
+def test_a_batch_without_any_content_has_no_feature_loss(catalog) -> None:
+    model = BM3.build(*catalog)
     losses = model.loss(pairs([0, 1, 2], [1, 2, 3]))
     assert not torch.stack([losses[f"{term}_{m}"] for term in ("align", "mask") for m in MODALITIES]).any()
     torch.stack(list(losses.values())).sum().backward()
@@ -282,8 +282,8 @@ def test_a_batch_without_any_content_has_no_feature_loss(catalogue) -> None:
         assert not name.startswith("projections") or not parameter.grad.any()
 
 
-def test_filled_items_take_part_in_the_losses(catalogue) -> None:
-    data, tables = catalogue
+def test_filled_items_take_part_in_the_losses(catalog) -> None:
+    data, tables = catalog
     values = {m: t.numpy().copy() for m, t in tables.items()}
     for v in values.values():
         v[[1, 2, 3]] = np.delete(v, [1, 2, 3], 0).mean(0)
@@ -296,8 +296,8 @@ def test_filled_items_take_part_in_the_losses(catalogue) -> None:
         assert not torch.allclose(found[name], without[name], atol=1e-3)
 
 
-def test_any_number_of_any_modalities_will_do(catalogue) -> None:
-    data, tables = catalogue
+def test_any_number_of_any_modalities_will_do(catalog) -> None:
+    data, tables = catalog
     for names in (["audio"], ["video", "audio", "text"]):
         given = dict.fromkeys(names, tables["text"])
         model = testing.train(BM3, BM3.Config(dim=8), data, given, 1)
@@ -310,7 +310,7 @@ def test_any_number_of_any_modalities_will_do(catalogue) -> None:
 
 
 def test_cold_items_are_placed_as_the_recommender_places_new_ones() -> None:
-    data, tables, _ = cold_catalogue()
+    data, tables, _ = cold_catalog()
     config = BM3.Config(dim=8, knn_k=5)
     model = testing.train(BM3, config, data, tables, 3)
     users, items = (table.detach() for table in model.embed())

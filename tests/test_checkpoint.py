@@ -7,10 +7,12 @@ import os
 import pytest
 import torch
 
-from graphrec import atomic, checkpoint, commit, testing
-from graphrec.errors import CheckpointError
+from graphrec import testing
+from graphrec.core import bundle, files
+from graphrec.core.errors import CheckpointError
+from graphrec.core.random import stream
 from graphrec.models.mf import MF
-from graphrec.seeds import stream
+from graphrec.training import checkpoint
 
 
 @pytest.fixture
@@ -62,7 +64,7 @@ def test_a_kill_between_two_writes_of_one_step_leaves_the_first(model, tmp_path,
     def killed(*_) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commit, "write_sealed", killed)
+    monkeypatch.setattr(bundle, "write_sealed", killed)
     with pytest.raises(KeyboardInterrupt):
         checkpoint.write(tmp_path, 1, model)
     checkpoint.read(tmp_path, model)
@@ -84,7 +86,7 @@ def test_dying_at_any_write_leaves_a_checkpoint_that_loads(model, tmp_path, monk
             raise Killed
         real(source, target)
 
-    monkeypatch.setattr(atomic.os, "replace", replace)
+    monkeypatch.setattr(files.os, "replace", replace)
     with torch.no_grad():
         model.user_embedding.weight.fill_(9)
     try:
@@ -164,7 +166,7 @@ def test_random_flips_of_tensor_files_are_found(model, tmp_path) -> None:
 def test_a_state_that_fits_no_checkpoint_is_refused(model, tmp_path, change, message) -> None:
     checkpoint.write(tmp_path, 1, model)
     path = tmp_path / "state.json"
-    commit.write_sealed(path, {**commit.read_sealed(path, ""), **change})
+    bundle.write_sealed(path, {**bundle.read_sealed(path, ""), **change})
     with pytest.raises(CheckpointError, match=message):
         checkpoint.read(tmp_path, model)
     path.write_text("[1, 2]")

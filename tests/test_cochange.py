@@ -11,15 +11,15 @@ import pytest
 from tolerances import SCORE
 
 from graphrec import testing
-from graphrec.cochange import DAY, Beside, CoChangeConfig, profiles
+from graphrec.code.cochange import DAY, Beside, CoChangeConfig, profiles
+from graphrec.code.models.cochange import CoChange
+from graphrec.code.models.directory import Directory
+from graphrec.core.errors import DataError
+from graphrec.core.random import stream
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.data.repositories import tree_of
-from graphrec.errors import DataError
-from graphrec.models.cochange import CoChange
-from graphrec.models.directory import Directory
-from graphrec.sampling import Triplets
-from graphrec.seeds import stream
+from graphrec.models.batches import Triplets
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_beside_another_model_nothing_a_person_did_speaks_for_itself(data) -> No
         assert found[at] == pytest.approx(expected, abs=1e-5)
 
 
-def test_what_is_left_out_is_not_below_nothing_where_few_neighbours_are_kept(data) -> None:
+def test_what_is_left_out_is_not_below_nothing_where_few_neighbors_are_kept(data) -> None:
     found = Beside(data.train, CoChangeConfig(k=1)).left_out()
     assert found.min() == 0
     assert found.max() > 0

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features import extractor
-from features.code import TOKEN, CodeSegments
-from features.extract import extract
+from graphrec.core.errors import ConfigError
 from graphrec.data import Content, Dataset, Interactions, Vocabulary
-from graphrec.errors import ConfigError
-from graphrec.store import FeatureStore
+from graphrec.features import FeatureStore
+from graphrec.features.extract import extractor
+from graphrec.features.extract.code import TOKEN, CodeSegments
+from graphrec.features.extract.extraction import extract
 
 SOURCE = "def readFile(path_name):\n    return open(path_name).read()  # done\n"
 

@@ -11,14 +11,14 @@ from tolerances import PARITY, SCORE
 from torch.nn.functional import elu, leaky_relu, normalize
 
 from graphrec import testing
+from graphrec.code.models.cochange import CoChange
+from graphrec.code.models.coder import CODER, CoAttention, Tree, contrast
+from graphrec.core.errors import ConfigError, DataError
+from graphrec.core.random import stream, torch_stream
 from graphrec.data.repositories import Repositories, tree_of
-from graphrec.errors import ConfigError, DataError
-from graphrec.models.cochange import CoChange
-from graphrec.models.coder import CODER, CoAttention, Tree, contrast
+from graphrec.features import FeatureTable
+from graphrec.models.batches import Plan
 from graphrec.models.lightgcn import LightGCN
-from graphrec.sampling import Plan
-from graphrec.seeds import stream, torch_stream
-from graphrec.store import FeatureTable
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_propagation_is_that_of_the_equations(material) -> None:
         return layers
 
     micro = walk(data.train, data.n_items, files)
-    macro = walk(place.behaviours["authored"], 2, repositories)
+    macro = walk(place.behaviors["authored"], 2, repositories)
     both, done = torch.stack(micro).mean(0), torch.stack(macro).mean(0)
     users = model.fuse_users(torch.cat([both[:n], done[:n]], 1))
     items = model.fuse_items(torch.cat([both[n:], done[n:][place.repository]], 1))
@@ -228,7 +228,7 @@ def test_a_contrast_among_the_batch_is_that_among_all_where_the_batch_is_all() -
 
 @pytest.mark.parametrize("among_all", [True, False])
 def test_a_contrast_and_its_gradient_are_those_of_the_whole_matrix(monkeypatch, among_all) -> None:
-    monkeypatch.setattr("graphrec.models.coder.PRODUCTS", 100)  # several parts of rows
+    monkeypatch.setattr("graphrec.code.models.coder.PRODUCTS", 100)  # several parts of rows
     rng = torch_stream(0, "tests/contrast")
     later, first = (torch.randn(50, 3, generator=rng, dtype=torch.float64) for _ in range(2))
     index = torch.arange(40).flip(0)
@@ -243,12 +243,12 @@ def test_a_contrast_and_its_gradient_are_those_of_the_whole_matrix(monkeypatch, 
         assert torch.allclose(a.grad, b.grad)
 
 
-def test_each_behaviour_has_its_own_loss(material) -> None:
+def test_each_behavior_has_its_own_loss(material) -> None:
     data, tables = material
     tested = np.array([[0, 1, 2], [0, 0, 1]], dtype=np.int32)
     data = replace(data, relations={**data.relations, ("user", "tested", "repository"): tested})
     model = built((data, tables), project_weight=1.0)
-    assert model.behaviours == ["authored", "tested"]
+    assert model.behaviors == ["authored", "tested"]
     batch = next(iter(model.batches(Plan(1, 10_000, 0))))
     found, total = model.propagate(), 0.0
     for t, (z, r) in enumerate(found.done):
@@ -263,7 +263,7 @@ def test_each_behaviour_has_its_own_loss(material) -> None:
 def test_negatives_of_projects_are_where_it_was_not_done(material) -> None:
     data, _ = material
     model = built(material)
-    done = Repositories.of(data).behaviours["authored"]
+    done = Repositories.of(data).behaviors["authored"]
     batches = list(model.batches(Plan(1, 64, 0)))
     doers, others = (torch.cat([getattr(b, name) for b in batches]).numpy() for name in ("doers", "others"))
     assert len(batches) > 1

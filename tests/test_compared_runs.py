@@ -14,12 +14,12 @@ from test_html import Parsed
 
 import graphrec as gr
 from graphrec import runs
-from graphrec.atomic import read_json
-from graphrec.commit import write_sealed
-from graphrec.comparison import ModelComparison, opened
+from graphrec.core.bundle import write_sealed
+from graphrec.core.errors import CheckpointError, ConfigError, DataError
+from graphrec.core.files import read_json
 from graphrec.data import Dataset
-from graphrec.errors import CheckpointError, ConfigError, DataError
-from graphrec.report import Report
+from graphrec.evaluation.report import Report
+from graphrec.runs.comparison import ModelComparison, opened
 from graphrec.testing import communities
 
 NAMES = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")

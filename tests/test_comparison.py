@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from test_html import NASTY, Parsed
 
-from graphrec.comparison import Entry, ModelComparison, compare_reports
-from graphrec.errors import ConfigError, DataError
-from graphrec.metrics import bootstrap_means, holm, permutation_p
-from graphrec.report import Report
-from graphrec.seeds import stream
+from graphrec.core.errors import ConfigError, DataError
+from graphrec.core.random import stream
+from graphrec.evaluation.metrics import bootstrap_means, holm, permutation_p
+from graphrec.evaluation.report import Report
+from graphrec.runs.comparison import Entry, ModelComparison, compare_reports
 
 NAMES = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from graphrec import testing
-from graphrec.commands.training import grows
-from graphrec.errors import ConfigError
-from graphrec.model import Ranker
+from graphrec.cli.training import grows
+from graphrec.core.errors import ConfigError
 from graphrec.models import MODELS, model
+from graphrec.models.base import Ranker
 from graphrec.models.lightgcn import LightGCN
 from graphrec.models.mf import MF
 from graphrec.models.vbpr import VBPR
@@ -48,7 +48,7 @@ class DrawsFromGlobalState(MF):
             self.user_embedding.weight += 0.01 * torch.randn_like(self.user_embedding.weight)
 
 
-class SkipsNormalisation(LightGCN):
+class SkipsNormalization(LightGCN):
     def __init__(self, train, config):
         super().__init__(train, config)
         self.graph = self.graph.scaled(float("inf"))
@@ -73,7 +73,7 @@ class KeepsStateOutside(MF):
         (ForgetsAParameter, "every_parameter_learns"),
         (DrawsFromGlobalState, "repeats_bit_for_bit"),
         (KeepsStateOutside, "resume_equals_a_straight_run"),
-        (SkipsNormalisation, "every_parameter_learns"),
+        (SkipsNormalization, "every_parameter_learns"),
     ],
 )
 def test_the_contract_bites(broken: type[Ranker], check: str) -> None:

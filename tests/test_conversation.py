@@ -6,23 +6,23 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from conversations import catalogue, setting, table_of, vectors
+from conversations import catalog, setting, table_of, vectors
 from hypothesis import given
 from hypothesis import strategies as st
 
-import graphrec.conversation.catalogue as shelves
+import graphrec.conversation.catalog as shelves
 from graphrec.conversation.belief import Answer, Setting
 from graphrec.conversation.candidates import Candidates
-from graphrec.conversation.catalogue import Catalogue
+from graphrec.conversation.catalog import Catalog
 from graphrec.conversation.config import ConversationConfig
 from graphrec.conversation.dialogue import ASK, CODES, RECOMMEND, REWARDS, Action, Dialogue
 from graphrec.conversation.outcomes import Outcomes
 from graphrec.conversation.play import DialogueTask, play
 from graphrec.conversation.rules import RULES, AbsGreedy, AskThenRecommend, Rule, rule
 from graphrec.conversation.simulator import Simulator
+from graphrec.core.errors import ConfigError, DataError
+from graphrec.core.random import stream
 from graphrec.data import Interactions
-from graphrec.errors import ConfigError, DataError
-from graphrec.seeds import stream
 
 ANY_RULES = [
     {"questions": q, "weighting": w, "belief": b}
@@ -48,8 +48,8 @@ class Watched(Rule):
 
 def watch(shared: Setting, look, n: int = 40) -> Outcomes:
     rng = stream(0, "tests/pairs")
-    users, targets = rng.integers(0, 7, n), rng.integers(0, shared.catalogue.n_items, n)
-    simulator = Simulator(shared.catalogue, shared.enumerated)
+    users, targets = rng.integers(0, 7, n), rng.integers(0, shared.catalog.n_items, n)
+    simulator = Simulator(shared.catalog, shared.enumerated)
     return play(Watched(look), shared, simulator, users, targets)
 
 
@@ -88,7 +88,7 @@ def test_nothing_is_asked_twice_and_an_agent_has_fourteen_actions(rules) -> None
         if "answer" not in vars(dialogue.person):
             dialogue.person.answer = answer
 
-    watch(setting(catalogue(200, 30, 0.1), **rules), look)
+    watch(setting(catalog(200, 30, 0.1), **rules), look)
     assert len(asked) == 40
 
 
@@ -126,7 +126,7 @@ def test_candidate_attributes_are_those_that_a_walk_over_the_graph_reaches(dense
     kept = shelves.DENSE
     try:
         shelves.DENSE = kept if dense else 0
-        shelf = catalogue(50, 8, share, seed)
+        shelf = catalog(50, 8, share, seed)
     finally:
         shelves.DENSE = kept
     assert (shelf.table is not None) == dense
@@ -145,7 +145,7 @@ def test_candidate_attributes_are_those_that_a_walk_over_the_graph_reaches(dense
 def test_scores_and_entropies_are_those_of_the_formulas(weighting, entropy, dense, monkeypatch) -> None:
     monkeypatch.setattr(shelves, "DENSE", 256 if dense else 0)
     shared = setting(weighting=weighting, entropy=entropy)
-    table, of = table_of(shared.catalogue), shared.vectors
+    table, of = table_of(shared.catalog), shared.vectors
 
     def look(dialogue: Dialogue) -> None:
         knows, left = dialogue.knows, dialogue.knows.weights > 0
@@ -168,7 +168,7 @@ def test_scores_and_entropies_are_those_of_the_formulas(weighting, entropy, dens
 
 def test_a_group_is_worth_the_sum_over_its_attributes_that_occur() -> None:
     shared, plain = setting(questions="enumerated"), setting()
-    person = Simulator(shared.catalogue, enumerated=True).talks(np.array([3]), 15)[0]
+    person = Simulator(shared.catalog, enumerated=True).talks(np.array([3]), 15)[0]
     knows = Dialogue(shared, 0, person).knows
     single = Candidates(plain, 0)
     for attribute in knows.accepted:
@@ -176,7 +176,7 @@ def test_a_group_is_worth_the_sum_over_its_attributes_that_occur() -> None:
     single.asked[:] = False
     single._values = None
     for group in range(3):
-        members = np.flatnonzero(shared.catalogue.groups == group)
+        members = np.flatnonzero(shared.catalog.groups == group)
         occurring = members[single.values[members] >= 0]
         expected = -1 if knows.asked[group] else single.values[occurring].sum()
         assert knows.values[group] == pytest.approx(expected, abs=1e-5)
@@ -185,21 +185,21 @@ def test_a_group_is_worth_the_sum_over_its_attributes_that_occur() -> None:
 @pytest.mark.parametrize("belief", ["candidates", "posterior"])
 def test_who_opens_with_a_group_names_all_that_fits(belief) -> None:
     shared = setting(questions="enumerated", belief=belief)
-    table, several = table_of(shared.catalogue), 0
-    for person in Simulator(shared.catalogue, enumerated=True).talks(np.arange(60), 15):
+    table, several = table_of(shared.catalog), 0
+    for person in Simulator(shared.catalog, enumerated=True).talks(np.arange(60), 15):
         named = person.truth(person.opening)
         knows = Dialogue(shared, 0, person).knows
         assert knows.accepted == named.tolist()
         fits = table[:, named].all(1)
         if belief == "posterior":  # and nothing else of the group
-            fits &= table[:, shared.catalogue.groups == person.opening].sum(1) == len(named)
+            fits &= table[:, shared.catalog.groups == person.opening].sum(1) == len(named)
         assert np.flatnonzero(fits).tolist() == knows.items.tolist()
         several += len(named) > 1
     assert several
 
 
 def test_equals_are_decided_by_the_lowest_number() -> None:
-    shelf = Catalogue(np.array([[0, 1, 2, 3, 0, 1, 2, 3], [0, 0, 0, 0, 1, 1, 2, 2]]), 4, ["a", "b", "c"])
+    shelf = Catalog(np.array([[0, 1, 2, 3, 0, 1, 2, 3], [0, 0, 0, 0, 1, 1, 2, 2]]), 4, ["a", "b", "c"])
     of = vectors(shelf)
     shared = Setting(shelf, of._replace(items=np.ones_like(of.items)), ConversationConfig(k=2))
     knows = Candidates(shared, 0, 0, Answer(np.array([0])))
@@ -214,22 +214,22 @@ def test_equals_are_decided_by_the_lowest_number() -> None:
 def test_somebody_unknown_has_the_mean_of_all_users_and_may_open_with_nothing() -> None:
     shared = setting()
     knows = Candidates(shared, None)
-    assert knows.n == shared.catalogue.n_items
+    assert knows.n == shared.catalog.n_items
     assert not knows.accepted
     scores = shared.vectors.items @ shared.vectors.users.mean(0)
     assert np.allclose(knows.scores, scores, atol=1e-5)
     question = knows.question
     knows.answered(question, Answer(np.array([question])))
     assert knows.accepted == [question]
-    assert set(knows.items) == set(shared.catalogue.items_with(question))
+    assert set(knows.items) == set(shared.catalog.items_with(question))
 
 
 # -- turns and rewards ---------------------------------------------------------------------------------------
 
 
 def conversation(target: int = 5, **rules) -> Dialogue:
-    shared = setting(catalogue(300, 12, 0.2), **rules)
-    talk = Simulator(shared.catalogue, shared.enumerated).talks(np.array([target]), 15)[0]
+    shared = setting(catalog(300, 12, 0.2), **rules)
+    talk = Simulator(shared.catalog, shared.enumerated).talks(np.array([target]), 15)[0]
     return Dialogue(shared, 0, talk)
 
 
@@ -237,7 +237,7 @@ def test_rewards_are_those_of_the_table() -> None:
     assert REWARDS == {"accepted": 0.01, "rejected": -0.1, "found": 1.0, "refused": -0.1, "quit": -0.3,
                        "no question": -0.1}  # fmt: skip
     dialogue = conversation()
-    table, seen = table_of(dialogue.setting.catalogue), set()
+    table, seen = table_of(dialogue.setting.catalog), set()
     while not dialogue.done:
         question = dialogue.knows.question
         action = RECOMMEND if dialogue.turn in (1, 6, 7) or question is None else ASK
@@ -267,7 +267,7 @@ def test_the_fifteenth_call_only_ends_the_conversation() -> None:
 
 
 def test_asking_without_a_question_left_ends_it_and_takes_no_turn() -> None:
-    shelf = Catalogue(np.array([[0, 1, 2], [0, 0, 0]]), 3, ["only"])
+    shelf = Catalog(np.array([[0, 1, 2], [0, 0, 0]]), 3, ["only"])
     shared = Setting(shelf, vectors(shelf), ConversationConfig(k=1))
     dialogue = Dialogue(shared, 0, Simulator(shelf).talks(np.array([2]), 15)[0])
     assert dialogue.knows.question is None
@@ -283,7 +283,7 @@ def test_asking_without_a_question_left_ends_it_and_takes_no_turn() -> None:
 
 @pytest.mark.parametrize("enumerated", [False, True])
 def test_openings_are_uniform_over_what_the_target_has(enumerated) -> None:
-    shelf = catalogue()
+    shelf = catalog()
     item = int(np.argmax(np.diff(shelf.of_item)))
     talks = Simulator(shelf, enumerated).talks(np.full(6000, item), 15)
     counts = np.bincount([t.opening for t in talks])
@@ -294,7 +294,7 @@ def test_openings_are_uniform_over_what_the_target_has(enumerated) -> None:
 
 
 def test_answers_are_what_the_target_has_and_wrong_as_often_as_asked_for() -> None:
-    shelf = catalogue()
+    shelf = catalog()
     table, targets = table_of(shelf), np.arange(60).repeat(50)
     for wrong, unsure in ((0.0, 0.0), (0.2, 0.1)):
         talks = Simulator(shelf, wrong=wrong, unsure=unsure).talks(targets, 15)
@@ -307,7 +307,7 @@ def test_answers_are_what_the_target_has_and_wrong_as_often_as_asked_for() -> No
 
 
 def test_openings_are_true_however_many_answers_are_wrong_and_chance_is_drawn_anew_in_every_epoch() -> None:
-    shelf = catalogue()
+    shelf = catalog()
     simulator, shared = Simulator(shelf, wrong=1.0), setting(shelf)
     for talk in simulator.talks(np.arange(20), 15):
         assert talk.target in Dialogue(shared, 0, talk).knows.items
@@ -320,7 +320,7 @@ def test_openings_are_true_however_many_answers_are_wrong_and_chance_is_drawn_an
 
 def test_a_conversation_does_not_depend_on_those_beside_it() -> None:
     shared, targets = setting(), np.arange(60)
-    simulator = Simulator(shared.catalogue, wrong=0.1)
+    simulator = Simulator(shared.catalog, wrong=0.1)
     users = targets % 7
     results = [play(rule("max-entropy"), shared, simulator, users, targets, wave=w) for w in (1, 7, 64)]
     assert all(np.array_equal(r.found, results[0].found) for r in results)
@@ -330,14 +330,14 @@ def test_a_conversation_does_not_depend_on_those_beside_it() -> None:
 
 def test_what_cannot_be_talked_about_is_said() -> None:
     with pytest.raises(DataError, match="nothing to ask"):
-        Catalogue(np.empty((2, 0), int), 3, ["a"])
-    shelf = Catalogue(np.array([[0], [0]]), 2, ["a"])
+        Catalog(np.empty((2, 0), int), 3, ["a"])
+    shelf = Catalog(np.array([[0], [0]]), 2, ["a"])
     with pytest.raises(DataError, match="item 1 has no attribute"):
         Simulator(shelf).talks(np.array([1]), 15)
     with pytest.raises(ConfigError, match="dataset has none"):
         Setting(shelf, vectors(shelf), ConversationConfig(questions="enumerated"))
     with pytest.raises(DataError, match="train the scorer"):
-        Setting(shelf, vectors(catalogue()))
+        Setting(shelf, vectors(catalog()))
     with pytest.raises(ConfigError, match="at most 1"):
         Simulator(shelf, wrong=0.7, unsure=0.4)
 
@@ -402,9 +402,9 @@ def test_rules_with_a_number_recommend_from_there_on() -> None:
 
 
 def test_recommending_first_or_asking_first_is_what_it_says() -> None:
-    shared = setting(catalogue(900, 12, 0.2))
+    shared = setting(catalog(900, 12, 0.2))
     users, targets = np.zeros(900, int), np.arange(900)
-    simulator = Simulator(shared.catalogue)
+    simulator = Simulator(shared.catalog)
     greedy = play(AbsGreedy(), shared, simulator, users, targets)
     assert (greedy.found == 1).any()
     asks = play(AskThenRecommend(4), shared, simulator, users, targets)
@@ -415,7 +415,7 @@ def test_recommending_first_or_asking_first_is_what_it_says() -> None:
 def test_validation_takes_as_many_pairs_as_asked_for() -> None:
     shared = setting()
     split = Interactions(np.arange(7).repeat(5), np.arange(35), n_users=7, n_items=60)
-    task = DialogueTask(shared, split, Simulator(shared.catalogue), n=20)
+    task = DialogueTask(shared, split, Simulator(shared.catalog), n=20)
     assert len(task.outcomes(AbsGreedy())) == 20
     found = task(AbsGreedy())
     assert found["at/saved"] == pytest.approx(15 - found["at"])

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from layouts import texts, write
 
+from graphrec.core.errors import ConfigError, DataError
 from graphrec.data import Dataset
 from graphrec.data.attributes import HAS, IN, KNOWS, LIKES
 from graphrec.data.readers import load_dataset, scpr
-from graphrec.errors import ConfigError, DataError
 
 DATA = os.environ.get("GRAPHREC_DATA")
 real = pytest.mark.skipif(not DATA, reason="needs the published datasets; set GRAPHREC_DATA to their folder")

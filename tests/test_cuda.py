@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from graphrec import models, testing
-from graphrec.evaluate import RankingTask
-from graphrec.knn import knn
-from graphrec.sampling import Plan
-from graphrec.trainer import Run, TrainConfig, Trainer
+from graphrec.evaluation.ranking import RankingTask
+from graphrec.graphs.knn import knn
+from graphrec.models.batches import Plan
+from graphrec.training.trainer import Run, TrainConfig, Trainer
 
 pytestmark = [
     pytest.mark.cuda,
@@ -58,6 +58,6 @@ def test_the_step_loop_never_waits_for_the_device(name: str, monkeypatch: pytest
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_neighbours_are_those_of_the_cpu() -> None:
+def test_neighbors_are_those_of_the_cpu() -> None:
     _, tables = testing.communities(4, 30)
     assert torch.equal(knn(tables["text"], 5, device="cuda").col.cpu(), knn(tables["text"], 5).col)

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graphrec.core.errors import DataError, UnknownIdError
+from graphrec.core.random import stream
 from graphrec.data import Content, Dataset, Interactions, Vocabulary
-from graphrec.errors import DataError, UnknownIdError
-from graphrec.seeds import stream
 
 pairs_strategy = st.sets(st.tuples(st.integers(0, 5), st.integers(0, 7)), max_size=30).map(sorted)
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graphrec import demo
+from graphrec.cli import demo
+from graphrec.cli.demo.pictures import pick_users, recommendations
+from graphrec.core.errors import ConfigError, DataError
 from graphrec.data import Dataset
-from graphrec.demo.pictures import pick_users, recommendations
-from graphrec.errors import ConfigError, DataError
-from graphrec.report import Report
+from graphrec.evaluation.report import Report
 from graphrec.runs import open_run
 
 TINY: dict[str, Any] = {"n_items": 60, "n_users": 80, "epochs": 2, "quiet": True}
@@ -28,7 +28,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 
 def test_everything_is_there(finished: tuple[Path, dict[str, Any]]) -> None:
     out, results = finished
-    assert (out / "catalogue" / "README.txt").read_text().startswith("GENERATED DATA")
+    assert (out / "catalog" / "README.txt").read_text().startswith("GENERATED DATA")
     for name in demo.MODELS:
         for file in (
             "run.json",
@@ -80,7 +80,7 @@ def test_printed_numbers_are_the_evaluated_ones(finished: tuple[Path, dict[str, 
 
 
 def test_saved_runs_open_and_recommend_what_the_page_shows(finished: tuple[Path, dict[str, Any]]) -> None:
-    from graphrec.recommender import Recommender
+    from graphrec.serving import Recommender
 
     out, _ = finished
     opened = open_run(out / "freedom")

@@ -10,10 +10,10 @@ from planted import planted
 
 from graphrec import runs
 from graphrec.conversation.vectors import DialogueVectors, read_vectors, write_vectors
+from graphrec.core.errors import CheckpointError, FeatureError
+from graphrec.core.random import stream
 from graphrec.data import Dataset
 from graphrec.data.readers import load_dataset
-from graphrec.errors import CheckpointError, FeatureError
-from graphrec.seeds import stream
 from graphrec.testing import communities
 
 

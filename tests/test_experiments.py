@@ -16,11 +16,11 @@ from experiments import claims, said, tables
 from experiments.harness import Experiment, _Study, arguments, run
 from experiments.rendering import about, details, table
 from experiments.rows import MULTIMODAL, NAMES, checks, defaults, settled
-from graphrec import checkpoint
-from graphrec.errors import CheckpointError
+from graphrec.core.errors import CheckpointError
+from graphrec.features import FeatureTable
 from graphrec.models import MODELS, model
-from graphrec.store import FeatureTable
 from graphrec.testing import communities
+from graphrec.training import checkpoint
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("amazon_baby", "amazon_scientific", "amazon_sports", "movielens_small", "xwines")

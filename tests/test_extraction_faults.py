@@ -20,11 +20,12 @@ import numpy as np
 import pytest
 from extraction import Hashing, files, shop, texts
 
-from features.extract import extract
-from graphrec import atomic, cli
-from graphrec.errors import FeatureError
-from graphrec.seeds import stream
-from graphrec.store import FeatureStore, FeatureTable
+from graphrec.cli import main as cli
+from graphrec.core import files as core_files
+from graphrec.core.errors import FeatureError
+from graphrec.core.random import stream
+from graphrec.features import FeatureStore, FeatureTable
+from graphrec.features.extract.extraction import extract
 
 ROOT = Path(__file__).parent.parent
 
@@ -140,7 +141,7 @@ def test_a_full_disk_is_named_and_resuming_finishes(tmp_path: Path, monkeypatch:
     n_bytes = sum(map(len, whole.values()))
     for k, room in enumerate([0, n_bytes - 1, *stream(0, "test/room").integers(1, n_bytes, 30)]):
         root, rest = tmp_path / f"store-{k}", Hashing()
-        monkeypatch.setattr(atomic, "open", Disk(int(room)).open, raising=False)
+        monkeypatch.setattr(core_files, "open", Disk(int(room)).open, raising=False)
         with pytest.raises(FeatureError, match=r"shard-\d+|manifest") as raised:
             build(root)
         monkeypatch.undo()
@@ -256,7 +257,7 @@ def test_an_extractors_own_error_is_not_taken_for_the_stores(tmp_path: Path) -> 
 
 
 def full(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(atomic, "open", Disk(3000).open, raising=False)
+    monkeypatch.setattr(core_files, "open", Disk(3000).open, raising=False)
 
 
 def a_file(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

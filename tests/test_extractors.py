@@ -20,12 +20,12 @@ from extraction import WORDS, shop, texts
 from PIL import Image
 from test_features import files
 
-import features
-from features.decoding import UnreadableImageError, decode
-from features.extract import extract
-from graphrec.errors import ConfigError, FeatureError
-from graphrec.seeds import stream
-from graphrec.store import FeatureStore
+from graphrec.core.errors import ConfigError, FeatureError
+from graphrec.core.random import stream
+from graphrec.features import FeatureStore
+from graphrec.features import extract as features
+from graphrec.features.extract.decoding import UnreadableImageError, decode
+from graphrec.features.extract.extraction import extract
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,7 +34,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (40, 30), mode: str = "RGB") -> Image.Image:
-    """Coloured stripes and noise."""
+    """Colored stripes and noise."""
     noise = stream(seed, "test/picture").integers(0, 120, (size[1], size[0], 3))
     noise[:, :: seed % 5 + 2] += 130
     return Image.fromarray(noise.astype(np.uint8)).convert(mode)
@@ -136,7 +136,7 @@ def test_workers_and_batches_do_not_change_a_byte(tmp_path: Path) -> None:
     assert files(tmp_path / "s0") == files(tmp_path / "s1") == files(tmp_path / "s2")
 
 
-def test_hog_hsv_tells_shape_from_colour() -> None:
+def test_hog_hsv_tells_shape_from_color() -> None:
     hog = features.extractor("hog-hsv")
     upright = Image.fromarray(np.tile(np.repeat([0, 255], 16), (96, 3)).astype(np.uint8)).convert("RGB")
     shifted = Image.fromarray(np.roll(np.asarray(upright), 2, axis=1))
@@ -193,7 +193,9 @@ def test_names_and_options() -> None:
 
 
 def test_importing_features_is_light() -> None:
-    code = "import sys, features, features.extract; print({'torch', 'sklearn', 'skimage'} & set(sys.modules))"
+    code = (
+        "import sys, features, features.extraction; print({'torch', 'sklearn', 'skimage'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 
@@ -210,7 +212,7 @@ def silent_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-        monkeypatch.setattr("features.weights.TIMEOUT", 0.5)
+        monkeypatch.setattr("graphrec.features.extract.weights.TIMEOUT", 0.5)
         yield
 
 
@@ -317,5 +319,5 @@ def test_posters_extract_whole(real_data: Path, tmp_path: Path) -> None:
     names: list[str | None] = [p.name for p in sorted(root.glob("*.jpg"))[:64]]
     table = extract(shop(names, "image", root), "image", features.extractor("image"), FeatureStore(tmp_path))
     assert table.present.all()
-    grey = sum(decode((root / str(n)).read_bytes()).convert("HSV").getextrema()[1][1] == 0 for n in names)
-    assert grey < 64, "most posters have colours"
+    gray = sum(decode((root / str(n)).read_bytes()).convert("HSV").getextrema()[1][1] == 0 for n in names)
+    assert gray < 64, "most posters have colors"

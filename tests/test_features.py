@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from extraction import Hashing, files, flip, shop, texts
 
-import features
-from features.extract import extract
-from graphrec.errors import ConfigError, FeatureError
-from graphrec.store import FeatureStore
+from graphrec.core.errors import ConfigError, FeatureError
+from graphrec.features import FeatureStore
+from graphrec.features import extract as features
+from graphrec.features.extract.extraction import extract
 
 
 def test_nothing_is_made_twice_and_rebuild_makes_it_again(tmp_path: Path) -> None:

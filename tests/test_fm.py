@@ -1,4 +1,4 @@
-"""FM against its formulas written out, its samples, its two optimiser states, its validation."""
+"""FM against its formulas written out, its samples, its two optimizer states, its validation."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from safetensors.torch import load_file
 from tolerances import METRIC, PARITY
 
 from graphrec import runs, testing
+from graphrec.conversation.models.fm import FM, AttributeBatch, ItemBatch
 from graphrec.conversation.samples import Samples
 from graphrec.conversation.scoring import ScoringTask
 from graphrec.conversation.vectors import DialogueVectors
+from graphrec.core.errors import ConfigError, DataError
+from graphrec.core.random import stream
 from graphrec.data import Dataset
-from graphrec.errors import ConfigError, DataError
-from graphrec.models.fm import FM, AttributeBatch, ItemBatch
-from graphrec.sampling import Plan
-from graphrec.seeds import stream
-from graphrec.trainer import TrainConfig, Trainer
+from graphrec.models.batches import Plan
+from graphrec.training.trainer import TrainConfig, Trainer
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +271,7 @@ def test_an_item_with_all_attributes_has_no_negative_ones() -> None:
     assert -1 not in drawn.sign
 
 
-def test_without_attributes_it_is_matrix_factorisation() -> None:
+def test_without_attributes_it_is_matrix_factorization() -> None:
     data, _ = testing.communities(2, 20)
     model = FM.build(data, None, FM.Config(dim=4))
     assert {type(b) for b in model.batches(Plan(1, 64, 0))} == {ItemBatch}

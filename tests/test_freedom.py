@@ -5,30 +5,30 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from cold_catalogue import without
+from cold_catalog import without
 from tolerances import BFLOAT16, SCORE
 
 from graphrec import testing
-from graphrec.errors import ConfigError, FeatureError
-from graphrec.losses import bpr
+from graphrec.core.errors import ConfigError, FeatureError
+from graphrec.core.random import stream, torch_stream
+from graphrec.features import FeatureTable
+from graphrec.models.batches import Triplets
 from graphrec.models.freedom import FREEDOM
-from graphrec.nn import ItemFeatures, projection
-from graphrec.sampling import Triplets
-from graphrec.seeds import stream, torch_stream
-from graphrec.store import FeatureTable
-from graphrec.trainer import TrainConfig, Trainer
+from graphrec.models.layers import ItemFeatures, projection
+from graphrec.models.losses import bpr
+from graphrec.training.trainer import TrainConfig, Trainer
 
 
 @pytest.fixture(scope="module")
-def catalogue():
+def catalog():
     """Communities with items 1-3 without content and items 4-9 without train interactions."""
     data = without(np.arange(4, 10))
     vectors = stream(0, "tests/freedom").normal(size=(data.n_items, 6))
     return data, testing.features_of(data, vectors, missing=(1, 2, 3))
 
 
-def test_pairs_with_a_missing_modality_are_left_out_of_its_loss(catalogue) -> None:
-    data, tables = catalogue
+def test_pairs_with_a_missing_modality_are_left_out_of_its_loss(catalog) -> None:
+    data, tables = catalog
     model = FREEDOM.build(data, tables, FREEDOM.Config(dim=8, reg_weight=0.5))
     batch = Triplets(*(torch.tensor(v) for v in ([0, 1, 2, 3], [10, 1, 12, 13], [14, 15, 2, 16])))
     users, _ = model.propagate(model.epoch_graph)
@@ -41,15 +41,15 @@ def test_pairs_with_a_missing_modality_are_left_out_of_its_loss(catalogue) -> No
         assert not torch.allclose(expected, 0.5 * bpr((users[batch.users] * difference).sum(1)), atol=1e-6)
 
 
-def test_items_without_content_have_no_row_and_no_column(catalogue) -> None:
-    data, tables = catalogue
+def test_items_without_content_have_no_row_and_no_column(catalog) -> None:
+    data, tables = catalog
     dense = FREEDOM.build(data, tables).item_graph.dense()
     assert not dense[[1, 2, 3]].any()
     assert not dense[:, [1, 2, 3]].any()
 
 
-def test_cold_items_point_where_their_warm_neighbours_do_and_are_as_long(catalogue) -> None:
-    data, tables = catalogue
+def test_cold_items_point_where_their_warm_neighbors_do_and_are_as_long(catalog) -> None:
+    data, tables = catalog
     config = FREEDOM.Config(dim=8, knn_k=3, image_weight=0.25)
     model = FREEDOM.build(data, tables, config)
     users, items = model.embed()
@@ -72,16 +72,16 @@ def test_cold_items_point_where_their_warm_neighbours_do_and_are_as_long(catalog
     assert torch.equal(as_trained.embed()[0], users)
 
 
-def test_one_modality_has_all_the_weight(catalogue) -> None:
-    data, tables = catalogue
+def test_one_modality_has_all_the_weight(catalog) -> None:
+    data, tables = catalog
     alone = FREEDOM.build(data, {"text": tables["text"]}, FREEDOM.Config(image_weight=0.9))
     both = FREEDOM.build(data, tables, FREEDOM.Config(image_weight=0.0))
     assert torch.allclose(alone.item_graph.dense(), both.item_graph.dense())
     assert set(alone.projections) == {"text"}
 
 
-def test_pruning_is_a_function_of_the_epoch(catalogue) -> None:
-    data, tables = catalogue
+def test_pruning_is_a_function_of_the_epoch(catalog) -> None:
+    data, tables = catalog
     model = FREEDOM.build(data, tables, FREEDOM.Config(dropout=0.5))
     graphs = []
     for epoch in (1, 2, 1):
@@ -95,8 +95,8 @@ def test_pruning_is_a_function_of_the_epoch(catalogue) -> None:
     assert unpruned.epoch_graph is unpruned.full_graph
 
 
-def test_what_it_cannot_be_built_from_is_said(catalogue) -> None:
-    data, tables = catalogue
+def test_what_it_cannot_be_built_from_is_said(catalog) -> None:
+    data, tables = catalog
     with pytest.raises(FeatureError, match="features build"):
         FREEDOM.build(data, {})
     with pytest.raises(ConfigError, match="sound"):
@@ -124,8 +124,8 @@ def test_projected_differences_are_those_of_two_projections(trained, n_items, n)
         assert torch.allclose(one, two, rtol=1e-4, atol=1e-4)  # over 1,300 terms of size 1
 
 
-def test_memory_of_differences_is_never_shared_by_two_that_need_it(catalogue) -> None:
-    features, layer = ItemFeatures(catalogue[1]["image"]), projection(6, 3, torch_stream(0, "tests/layer"))
+def test_memory_of_differences_is_never_shared_by_two_that_need_it(catalog) -> None:
+    features, layer = ItemFeatures(catalog[1]["image"]), projection(6, 3, torch_stream(0, "tests/layer"))
     pairs = torch.from_numpy(stream(0, "tests/pairs").integers(0, 40, (3, 2, 20)))
 
     def gradient(y: torch.Tensor) -> torch.Tensor:
@@ -165,8 +165,8 @@ def test_bfloat16_features_give_nearly_the_same_scores() -> None:
         FREEDOM.Config(train_features=True, feature_dtype="bfloat16")
 
 
-def test_a_learned_item_graph_follows_the_projections_and_stays_out_of_the_way_when_frozen(catalogue) -> None:
-    data, tables = catalogue
+def test_a_learned_item_graph_follows_the_projections_and_stays_out_of_the_way_when_frozen(catalog) -> None:
+    data, tables = catalog
     config = FREEDOM.Config(dim=8, knn_k=3, image_weight=0.25)
     frozen = FREEDOM.build(data, tables, config)
     model = FREEDOM.build(data, tables, config.replace(freeze_item_graph=False))

@@ -1,4 +1,4 @@
-"""The generated catalogue: whole, repeatable, read by the ordinary reader, and worth learning from."""
+"""The generated catalog: whole, repeatable, read by the ordinary reader, and worth learning from."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from graphrec.data.generated import MARK, THEMES, generated_options, write_catalogue
+from graphrec.core.errors import ConfigError, DataError
+from graphrec.core.random import stream
+from graphrec.data.generated import MARK, THEMES, generated_options, write_catalog
 from graphrec.data.generated_pictures import KINDS, LOOKS, SIZE, render
 from graphrec.data.readers import load_dataset
-from graphrec.errors import ConfigError, DataError
-from graphrec.seeds import stream
 
 N_ITEMS, N_USERS = 160, 300
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_catalogue(tmp_path_factory.mktemp("shop"), N_ITEMS, N_USERS, seed=3)
+    return write_catalog(tmp_path_factory.mktemp("shop"), N_ITEMS, N_USERS, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +35,10 @@ def hashes(folder):
 
 
 def test_files_repeat_bit_for_bit_and_depend_on_the_seed(tmp_path):
-    one = hashes(write_catalogue(tmp_path / "one", 30, 20, seed=1))
-    assert one == hashes(write_catalogue(tmp_path / "two", 30, 20, seed=1))
-    assert one == hashes(write_catalogue(tmp_path / "one", 30, 20, seed=1))
-    other = hashes(write_catalogue(tmp_path / "three", 30, 20, seed=2))
+    one = hashes(write_catalog(tmp_path / "one", 30, 20, seed=1))
+    assert one == hashes(write_catalog(tmp_path / "two", 30, 20, seed=1))
+    assert one == hashes(write_catalog(tmp_path / "one", 30, 20, seed=1))
+    other = hashes(write_catalog(tmp_path / "three", 30, 20, seed=2))
     assert one["interactions.csv"] != other["interactions.csv"]
     assert one["items.csv"] != other["items.csv"]
 
@@ -52,10 +52,10 @@ def test_it_says_that_it_is_generated(folder):
 def test_it_never_writes_over_other_data(tmp_path):
     (tmp_path / "items.csv").write_text("mine")
     with pytest.raises(DataError, match=r"\['items.csv'\], which were not generated"):
-        write_catalogue(tmp_path, 30, 20)
+        write_catalog(tmp_path, 30, 20)
     assert (tmp_path / "items.csv").read_text() == "mine"
     with pytest.raises(ConfigError, match="at least 20"):
-        write_catalogue(tmp_path / "new", 5, 5)
+        write_catalog(tmp_path / "new", 5, 5)
 
 
 def test_pictures_are_whole_and_named_by_the_items(folder):
@@ -101,7 +101,7 @@ def test_purchases_have_a_long_tail(data):
 
 
 def attributes(data):
-    """How alike items are by the words of their theme and use, and by the mean colour of the middle."""
+    """How alike items are by the words of their theme and use, and by the mean color of the middle."""
     words = [[*theme.tags, *theme.uses] for theme in THEMES.values()] + [
         [use] for theme in THEMES.values() for use in theme.uses
     ]

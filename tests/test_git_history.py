@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from histories import ADA, BOB, DAY, START, History, git, read, who, worked
 
+from graphrec.core.errors import ConfigError, DataError, UnknownIdError
 from graphrec.data import Dataset
 from graphrec.data.git import MiningConfig, read_histories
 from graphrec.data.git.log import Repository
 from graphrec.data.git.mining import mine
 from graphrec.data.git.people import People, Person, is_bot
-from graphrec.errors import ConfigError, DataError, UnknownIdError
 
 EVE = ("Eve Noether", "eve@engine.test")
 BOT = ("dependabot[bot]", "49699333+dependabot[bot]@users.noreply.github.com")
@@ -200,7 +200,7 @@ def test_one_person_with_four_addresses(history) -> None:
     )
 
 
-def test_mailmap_is_honoured(history) -> None:
+def test_mailmap_is_honored(history) -> None:
     history.commit({".mailmap": f"{ADA[0]} <{ADA[1]}> <other@old.example>\n"})
     history.commit({"a.py": "1"}, who=("al", "other@old.example"))
     assert read(history.write()).n_users == 1

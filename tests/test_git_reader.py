@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from histories import ADA, BOB, START, History, who
 
+from graphrec.core.errors import DataError
 from graphrec.data.readers import load_dataset
-from graphrec.errors import DataError
 
 
 @pytest.fixture

@@ -9,21 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tolerances import PROPAGATION
 
+from graphrec.core.errors import GraphError
+from graphrec.core.random import stream
 from graphrec.data import Interactions
-from graphrec.errors import GraphError
-from graphrec.graph import (
+from graphrec.graphs.graph import (
     EDGES,
     Graph,
     bipartite,
     degree_probability,
     edge_products,
     mix,
-    normalise,
+    normalize_weights,
     sample_edges,
     union,
 )
-from graphrec.nn import propagate
-from graphrec.seeds import stream
+from graphrec.models.layers import propagate
 
 few = settings(max_examples=40, deadline=None)
 
@@ -244,7 +244,7 @@ def inverse_root(degree: np.ndarray) -> np.ndarray:
 
 @few
 @given(interactions())
-def test_bipartite_equals_the_normalised_adjacency(pairs: Interactions) -> None:
+def test_bipartite_equals_the_normalized_adjacency(pairs: Interactions) -> None:
     n = pairs.n_users + pairs.n_items
     adjacency = np.zeros((n, n))
     adjacency[pairs.users, pairs.n_users + pairs.items] = 1
@@ -254,35 +254,35 @@ def test_bipartite_equals_the_normalised_adjacency(pairs: Interactions) -> None:
     assert graph.symmetric
     assert close(graph.dense(), root[:, None] * adjacency * root)
     assert np.array_equal(bipartite(pairs, "none").dense(), adjacency)
-    assert close(normalise(bipartite(pairs, "none"), "symmetric").dense(), graph.dense())
+    assert close(normalize_weights(bipartite(pairs, "none"), "symmetric").dense(), graph.dense())
     users, items = pairs.user_degree[pairs.users], pairs.item_degree[pairs.items]
     assert np.allclose(degree_probability(pairs), 1 / np.sqrt(users * items), rtol=1e-12)
 
 
 @few
 @given(edges(square=True, positive=True))
-def test_normalise_equals_dense(case) -> None:
+def test_normalize_equals_dense(case) -> None:
     graph, matrix = made(case), dense(*case)
     total = matrix.sum(1)  # over incoming edges, for both sides, also where the graph is directed
     rows = matrix / np.where(total > 0, total, 1)[:, None]
     # A source without incoming edges has an inverse root of 1 by convention.
     root = np.where(total > 0, np.where(total > 0, total, 1) ** -0.5, 1)
-    assert close(normalise(graph, "row").dense(), rows)
-    assert close(normalise(graph, "symmetric").dense(), root[:, None] * matrix * root)
+    assert close(normalize_weights(graph, "row").dense(), rows)
+    assert close(normalize_weights(graph, "symmetric").dense(), root[:, None] * matrix * root)
     assert close(graph.dense(), matrix)
 
 
-def test_normalise_refuses_what_it_cannot() -> None:
+def test_normalize_refuses_what_it_cannot() -> None:
     oblong = Graph.from_edges([0, 1], [0, 0], n_source=2, n_target=1)
-    assert normalise(oblong, "row").dense().tolist() == [[0.5, 0.5]]
+    assert normalize_weights(oblong, "row").dense().tolist() == [[0.5, 0.5]]
     with pytest.raises(GraphError, match="not square"):
-        normalise(oblong, "symmetric")
+        normalize_weights(oblong, "symmetric")
     with pytest.raises(GraphError, match="expected 'row' or 'symmetric'"):
-        normalise(oblong, "columns")
+        normalize(oblong, "columns")
     for weights in ([1.0, -1.0], [-1.0, -1.0]):
         negative = Graph.from_edges([0, 1], [0, 0], weights, n_source=2, n_target=1)
         with pytest.raises(GraphError, match="zero or less"):
-            normalise(negative, "row")
+            normalize_weights(negative, "row")
 
 
 @few

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from graphrec import html
-from graphrec.errors import ConfigError, DataError
-from graphrec.html.charts import LEFT, RIGHT, WIDE, WIDTH, ticks
+from graphrec.core.errors import ConfigError, DataError
+from graphrec.runs import html
+from graphrec.runs.html.charts import LEFT, RIGHT, WIDE, WIDTH, ticks
 
 NASTY = "<script>alert('x')</script> & \"quoted\" <img src=http://evil.example/a.png onerror=1>"
 VOID = {"img", "meta", "br"}

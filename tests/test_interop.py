@@ -14,10 +14,11 @@ from torch_geometric.nn import LGConv
 from torch_geometric.transforms import RandomLinkSplit, ToUndirected
 
 import graphrec as gr
+from graphrec.core.errors import DataError, FeatureError, GraphError, MissingDependencyError
+from graphrec.core.random import stream
 from graphrec.data import Interactions, Vocabulary
-from graphrec.errors import DataError, FeatureError, GraphError, MissingDependencyError
-from graphrec.graph import Graph, bipartite
-from graphrec.interop import (
+from graphrec.graphs.graph import Graph, bipartite
+from graphrec.graphs.interop import (
     from_dgl,
     from_edge_index,
     from_hetero_data,
@@ -28,8 +29,7 @@ from graphrec.interop import (
     to_edge_index,
     to_hetero_data,
 )
-from graphrec.nn import propagate
-from graphrec.seeds import stream
+from graphrec.models.layers import propagate
 
 N_USERS, N_ITEMS = 12, 9
 

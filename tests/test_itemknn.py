@@ -8,19 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cold_catalogue import gaps
+from cold_catalog import gaps
 from tolerances import SCORE
 
 import graphrec as gr
-from graphrec import runs, sparse, testing
-from graphrec.errors import FeatureError
-from graphrec.evaluate import evaluate
-from graphrec.graph import Graph
-from graphrec.model import Ranker
+from graphrec import runs, testing
+from graphrec.core.errors import FeatureError
+from graphrec.core.random import stream
+from graphrec.evaluation.ranking import evaluate
+from graphrec.features import FeatureTable
+from graphrec.graphs import sparse
+from graphrec.graphs.graph import Graph
+from graphrec.models.base import Ranker
 from graphrec.models.itemknn import ItemKNN
 from graphrec.models.itemknn_content import ItemKNNContent
-from graphrec.seeds import stream
-from graphrec.store import FeatureTable
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def data():
 
 
 @pytest.fixture(scope="module")
-def catalogue():
+def catalog():
     """Items 1 to 3 without a picture, 3 and 5 without a text, 4 to 9 without train interactions."""
     return gaps(6, 5, [1, 2, 3], [3, 5])
 
@@ -53,20 +54,20 @@ def nearest_only(similarity: np.ndarray, k: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("products", [2**22, 300, 1])
-@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize(("k", "shrink"), [(5, 0.0), (5, 3.0), (1, 10.0), (400, 10.0)])
-def test_scores_are_sums_of_shrunk_cosines(data, k, shrink, normalise, products, monkeypatch) -> None:
+def test_scores_are_sums_of_shrunk_cosines(data, k, shrink, normalize, products, monkeypatch) -> None:
     monkeypatch.setattr(sparse, "PRODUCTS", products)
-    model = ItemKNN.build(data, None, ItemKNN.Config(k=k, shrink=shrink, normalise=normalise))
+    model = ItemKNN.build(data, None, ItemKNN.Config(k=k, shrink=shrink, normalize=normalize))
     x = dense(data.train)
     degree = x.sum(0)
     cosine = (x.T @ x) / np.maximum(np.sqrt(np.outer(degree, degree)) + shrink, 1e-12)
     np.fill_diagonal(cosine, 0)
     # To the precision in which similarities are compared, so that equals are equals here too.
     kept = nearest_only(cosine.astype(np.float32), k)
-    if normalise:
+    if normalize:
         kept /= np.maximum(kept.sum(1, keepdims=True), 1e-12)
-    assert np.allclose(model.neighbours.dense(), kept, atol=SCORE)
+    assert np.allclose(model.neighbors.dense(), kept, atol=SCORE)
     assert np.allclose(model.score(np.arange(data.n_users)), x @ kept.T, atol=10 * SCORE)
 
 
@@ -82,7 +83,7 @@ def test_items_never_taken_score_zero() -> None:
 
 
 def test_no_square_matrix_is_held() -> None:
-    """30,000 items would be 3.4 GiB of pairs; their graph is as large as its neighbours."""
+    """30,000 items would be 3.4 GiB of pairs; their graph is as large as its neighbors."""
     n = 30_000
     rng = stream(0, "tests/many")
     keys = np.unique(rng.integers(0, 2_000, 40_000) * n + rng.integers(0, n, 40_000))
@@ -97,7 +98,7 @@ def test_no_square_matrix_is_held() -> None:
 # -- on content ----------------------------------------------------------------------------------------------
 
 
-def expected_content(data, tables, k: int, weights: dict[str, float], normalise: bool) -> np.ndarray:
+def expected_content(data, tables, k: int, weights: dict[str, float], normalize: bool) -> np.ndarray:
     """Rows of similarities from dense cosines, without fill."""
     warm = data.train.item_degree > 0
     total, share = np.zeros((data.n_items, data.n_items)), np.zeros(data.n_items)
@@ -110,38 +111,38 @@ def expected_content(data, tables, k: int, weights: dict[str, float], normalise:
         cosine[~present] = 0
         total += weight * nearest_only(cosine, k)
         share += weight * present
-    by = total.sum(1) if normalise else share
+    by = total.sum(1) if normalize else share
     return total / np.where(by > 0, by, 1)[:, None]
 
 
-@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize(("k", "image_weight"), [(3, 0.5), (8, 0.2), (400, 0.5), (3, 0.0), (3, 1.0)])
-def test_scores_are_weighted_sums_of_cosines(catalogue, k, image_weight, normalise) -> None:
-    data, tables = catalogue
-    config = ItemKNNContent.Config(k=k, image_weight=image_weight, normalise=normalise)
+def test_scores_are_weighted_sums_of_cosines(catalog, k, image_weight, normalize) -> None:
+    data, tables = catalog
+    config = ItemKNNContent.Config(k=k, image_weight=image_weight, normalize=normalize)
     model = ItemKNNContent.build(data, tables, config)
     weights = {"image": image_weight, "text": 1 - image_weight}
-    expected = expected_content(data, tables, k, weights, normalise)
-    assert np.allclose(model.neighbours.dense(), expected, atol=SCORE)
+    expected = expected_content(data, tables, k, weights, normalize)
+    assert np.allclose(model.neighbors.dense(), expected, atol=SCORE)
     scores = dense(data.train) @ expected.T
     assert np.allclose(model.score(np.arange(data.n_users)), scores, atol=10 * SCORE)
 
 
-def test_cold_items_are_scored_and_are_nobodys_neighbour(catalogue) -> None:
-    data, tables = catalogue
+def test_cold_items_are_scored_and_are_nobodys_neighbor(catalog) -> None:
+    data, tables = catalog
     model = ItemKNNContent.build(data, tables, ItemKNNContent.Config(k=3))
-    rows = model.neighbours.dense()
+    rows = model.neighbors.dense()
     assert rows[4:10].any(1).all()
     assert not rows[:, 4:10].any()
     assert not rows[3].any()  # neither a picture nor a text
 
 
-@pytest.mark.parametrize("fill", ["mean", "neighbours"])
-def test_filled_items_look_for_neighbours_and_are_nobodys(catalogue, fill) -> None:
-    data, tables = catalogue
+@pytest.mark.parametrize("fill", ["mean", "neighbors"])
+def test_filled_items_look_for_neighbors_and_are_nobodys(catalog, fill) -> None:
+    data, tables = catalog
     config = ItemKNNContent.Config(k=3, fill=fill, image_weight=1.0)
-    rows = ItemKNNContent.build(data, tables, config).neighbours.dense()
-    zero = ItemKNNContent.build(data, tables, config.replace(fill="zero")).neighbours.dense()
+    rows = ItemKNNContent.build(data, tables, config).neighbors.dense()
+    zero = ItemKNNContent.build(data, tables, config.replace(fill="zero")).neighbors.dense()
     assert rows[1:4].any(1).all()
     assert not zero[1:4].any()
     assert not rows[:, 1:4].any()
@@ -149,18 +150,18 @@ def test_filled_items_look_for_neighbours_and_are_nobodys(catalogue, fill) -> No
     assert torch.equal(rows[others], zero[others])
 
 
-def test_equal_items_are_ranked_by_index_and_counted_to_k(catalogue) -> None:
+def test_equal_items_are_ranked_by_index_and_counted_to_k(catalog) -> None:
     """Of more than ``k + 1`` equal items some do not find themselves among their nearest."""
-    data, _ = catalogue
+    data, _ = catalog
     table = FeatureTable.from_array(np.ones((data.n_items, 3), np.float32), data, "text")
-    rows = ItemKNNContent.build(data, {"text": table}, ItemKNNContent.Config(k=3)).neighbours.dense()
+    rows = ItemKNNContent.build(data, {"text": table}, ItemKNNContent.Config(k=3)).neighbors.dense()
     warm = np.flatnonzero(data.train.item_degree > 0)
     for i in range(data.n_items):
         assert np.flatnonzero(rows[i]).tolist() == [j for j in warm if j != i][:3]
 
 
-def test_weights_of_any_modalities(catalogue) -> None:
-    data, tables = catalogue
+def test_weights_of_any_modalities(catalog) -> None:
+    data, tables = catalog
 
     def weights(*names: str) -> dict[str, float]:
         given = {m: tables["image" if m == "image" else "text"] for m in names}
@@ -174,8 +175,8 @@ def test_weights_of_any_modalities(catalogue) -> None:
         ItemKNNContent.build(data)
 
 
-def test_without_content_or_train_items_that_have_it_scores_are_zero(catalogue) -> None:
-    data, _ = catalogue
+def test_without_content_or_train_items_that_have_it_scores_are_zero(catalog) -> None:
+    data, _ = catalog
     vectors = stream(0, "tests/few").normal(size=(data.n_items, 4)).astype(np.float32)
     only_cold = np.isin(np.arange(data.n_items), [4, 5])
     table = FeatureTable.from_array(vectors, data, "text", present=only_cold)
@@ -183,10 +184,10 @@ def test_without_content_or_train_items_that_have_it_scores_are_zero(catalogue) 
     assert not model.score(np.arange(data.n_users)).any()
 
 
-def test_neighbours_may_be_kept(catalogue, tmp_path) -> None:
-    data, tables = catalogue
+def test_neighbors_may_be_kept(catalog, tmp_path) -> None:
+    data, tables = catalog
     config = ItemKNNContent.Config(k=3, graph_cache=tmp_path)
-    first, again = (ItemKNNContent.build(data, tables, config).neighbours for _ in range(2))
+    first, again = (ItemKNNContent.build(data, tables, config).neighbors for _ in range(2))
     assert torch.equal(first.dense(), again.dense())
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -241,4 +242,4 @@ def test_from_training_to_exports(name: str, tmp_path, monkeypatch, graphrec: An
     assert graphrec("export", "runs/knn", "--out", "recs.parquet", "-k", 3).code == 0
     assert "sparse" in refused("export", "runs/knn", "--faiss", "index")
     rec = gr.Recommender.load("runs/knn/recommender")
-    assert rec.item_vectors.nnz == len(opened.model.neighbours)
+    assert rec.item_vectors.nnz == len(opened.model.neighbors)

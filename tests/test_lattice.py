@@ -13,18 +13,18 @@ from torch.nn.functional import logsigmoid, normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphrec import testing
-from graphrec.errors import FeatureError
+from graphrec.core.errors import FeatureError
+from graphrec.core.random import stream
+from graphrec.features import FeatureTable
+from graphrec.models.batches import Plan, Triplets
 from graphrec.models.lattice import LATTICE
-from graphrec.sampling import Plan, Triplets
-from graphrec.seeds import stream
-from graphrec.store import FeatureTable
-from graphrec.trainer import TrainConfig, Trainer
+from graphrec.training.trainer import TrainConfig, Trainer
 
 NO_IMAGE, NO_TEXT, COLD = (1, 2), (2, 3), tuple(range(4, 8))
 
 
 @pytest.fixture(scope="module")
-def catalogue():
+def catalog():
     """Communities: item 1 lacks its image, item 3 its text, item 2 both; nobody takes items 4-7."""
     full, _ = testing.communities(2, 15)
     keep = ~np.isin(full.train.items, COLD)
@@ -42,7 +42,7 @@ def catalogue():
 
 
 def nearest(x: Tensor, own: np.ndarray, k: int) -> Tensor:
-    """Cosines ``(n, n)`` of each row and its neighbours, 0 elsewhere; rows not in ``own`` have no column."""
+    """Cosines ``(n, n)`` of each row and its neighbors, 0 elsewhere; rows not in ``own`` have no column."""
     unit = normalize(x, dim=1)
     cosine = unit @ unit.T
     kept = torch.zeros_like(cosine)
@@ -100,18 +100,18 @@ def total(losses: dict[str, Tensor]) -> Tensor:
     return torch.stack(list(losses.values())).sum()
 
 
-@pytest.mark.parametrize("fill", ["zero", "mean", "neighbours"])
+@pytest.mark.parametrize("fill", ["zero", "mean", "neighbors"])
 @pytest.mark.parametrize(
     "options",
     [
         {},
         {"knn_k": 1, "n_ui_layers": 0},
-        {"knn_k": 30, "original_weight": 0.0},  # all pairs: negative cosines are among the neighbours
+        {"knn_k": 30, "original_weight": 0.0},  # all pairs: negative cosines are among the neighbors
         {"knn_k": 5, "n_mm_layers": 2, "n_ui_layers": 3, "original_weight": 0.3},
     ],
 )
-def test_graph_embeddings_loss_and_gradients_are_those_of_dense_matrices(catalogue, fill, options) -> None:
-    data, tables = catalogue
+def test_graph_embeddings_loss_and_gradients_are_those_of_dense_matrices(catalog, fill, options) -> None:
+    data, tables = catalog
     config = LATTICE.Config(dim=8, feature_dim=4, reg_weight=0.1, fill=fill, cold_items="as_trained")
     model = LATTICE.build(data, tables, config.replace(**options))
     with torch.no_grad():
@@ -136,8 +136,8 @@ def test_graph_embeddings_loss_and_gradients_are_those_of_dense_matrices(catalog
 # -- the course of an epoch ----------------------------------------------------------------------------------
 
 
-def test_only_the_first_batch_of_an_epoch_reaches_what_the_graph_is_made_of(catalogue) -> None:
-    data, tables = catalogue
+def test_only_the_first_batch_of_an_epoch_reaches_what_the_graph_is_made_of(catalog) -> None:
+    data, tables = catalog
     model = LATTICE.build(data, tables, LATTICE.Config(dim=8))
     makers = {n: p for n, p in model.named_parameters() if "projection" in n or n == "modality_weight"}
     assert len(makers) == 5
@@ -156,8 +156,8 @@ def test_only_the_first_batch_of_an_epoch_reaches_what_the_graph_is_made_of(cata
             assert not model.epoch_graph.weight.requires_grad
 
 
-def test_each_epoch_begins_with_the_graph_of_its_weights(catalogue) -> None:
-    data, tables = catalogue
+def test_each_epoch_begins_with_the_graph_of_its_weights(catalog) -> None:
+    data, tables = catalog
     model = LATTICE.build(data, tables, LATTICE.Config(dim=8))
     batch = next(iter(model.batches(Plan(1, 32, 0))))
     total(model.loss(batch))
@@ -172,8 +172,8 @@ def test_each_epoch_begins_with_the_graph_of_its_weights(catalogue) -> None:
     assert not torch.equal(model.epoch_graph.dense(), before)
 
 
-def test_embedding_within_an_epoch_changes_nothing_of_it(catalogue) -> None:
-    data, tables = catalogue
+def test_embedding_within_an_epoch_changes_nothing_of_it(catalog) -> None:
+    data, tables = catalog
     losses = []
     for watched in (False, True):
         model = LATTICE.build(data, tables, LATTICE.Config(dim=8))
@@ -189,8 +189,8 @@ def test_embedding_within_an_epoch_changes_nothing_of_it(catalogue) -> None:
     assert torch.equal(*losses)
 
 
-def test_scores_within_an_epoch_are_those_of_the_weights_alone(catalogue) -> None:
-    data, tables = catalogue
+def test_scores_within_an_epoch_are_those_of_the_weights_alone(catalog) -> None:
+    data, tables = catalog
     model = LATTICE.build(data, tables, LATTICE.Config(dim=8))
     batch = next(iter(model.batches(Plan(1, 64, 0))))
     total(model.loss(batch)).backward()
@@ -244,9 +244,9 @@ def test_no_matrix_of_items_by_items_is_ever_made() -> None:
 # -- gaps ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fill", ["zero", "mean", "neighbours"])
-def test_items_without_a_modality_are_nobodys_neighbours_in_it(catalogue, fill) -> None:
-    data, tables = catalogue
+@pytest.mark.parametrize("fill", ["zero", "mean", "neighbors"])
+def test_items_without_a_modality_are_nobodys_neighbors_in_it(catalog, fill) -> None:
+    data, tables = catalog
     model = LATTICE.build(data, tables, LATTICE.Config(dim=8, fill=fill))
     for m, missing in (("image", NO_IMAGE), ("text", NO_TEXT)):
         graph, cosines = model.views[m]()
@@ -263,8 +263,8 @@ def test_items_without_a_modality_are_nobodys_neighbours_in_it(catalogue, fill) 
     assert dense[2].any() == (fill != "zero")
 
 
-def test_an_item_without_any_content_is_what_lightgcn_makes_of_it(catalogue) -> None:
-    data, tables = catalogue
+def test_an_item_without_any_content_is_what_lightgcn_makes_of_it(catalog) -> None:
+    data, tables = catalog
     model = LATTICE.build(data, tables, LATTICE.Config(dim=8))
     _, items = model.propagate(model.latent_graph())
     _, plain = model.propagate(model.latent_graph().scaled(0.0))
@@ -272,8 +272,8 @@ def test_an_item_without_any_content_is_what_lightgcn_makes_of_it(catalogue) -> 
     assert same.nonzero().flatten().tolist() == [2]
 
 
-def test_cold_items_get_direction_and_length_of_their_warm_neighbours(catalogue) -> None:
-    data, tables = catalogue
+def test_cold_items_get_direction_and_length_of_their_warm_neighbors(catalog) -> None:
+    data, tables = catalog
     config = LATTICE.Config(dim=8, knn_k=3)
     model = LATTICE.build(data, tables, config)
     users, items = model.embed()
@@ -295,8 +295,8 @@ def test_cold_items_get_direction_and_length_of_their_warm_neighbours(catalogue)
     assert torch.equal(as_trained.embed()[1], trained)
 
 
-def test_it_trains_in_mixed_precision(catalogue) -> None:
-    data, tables = catalogue
+def test_it_trains_in_mixed_precision(catalog) -> None:
+    data, tables = catalog
     runs = []
     for precision in ("no", "bf16"):
         settings = TrainConfig(epochs=3, patience=None, batch_size=64, device="cpu", precision=precision)
@@ -305,8 +305,8 @@ def test_it_trains_in_mixed_precision(catalogue) -> None:
     assert half == pytest.approx(full, rel=BFLOAT16)
 
 
-def test_any_modalities_will_do_and_a_single_one_has_all_the_weight(catalogue) -> None:
-    data, tables = catalogue
+def test_any_modalities_will_do_and_a_single_one_has_all_the_weight(catalog) -> None:
+    data, tables = catalog
     alone = LATTICE.build(data, {"sound": tables["text"]}, LATTICE.Config(dim=8, original_weight=1.0))
     both = LATTICE.build(data, tables, LATTICE.Config(dim=8, original_weight=1.0))
     with torch.no_grad():
@@ -315,8 +315,8 @@ def test_any_modalities_will_do_and_a_single_one_has_all_the_weight(catalogue) -
     assert torch.allclose(alone.latent_graph().dense(), both.latent_graph().dense())
 
 
-def test_what_it_cannot_be_built_from_is_said(catalogue) -> None:
-    data, tables = catalogue
+def test_what_it_cannot_be_built_from_is_said(catalog) -> None:
+    data, tables = catalog
     with pytest.raises(FeatureError, match="LATTICE needs image or text"):
         LATTICE.build(data, {})
     other, _ = testing.communities(3, 20)

@@ -11,31 +11,34 @@ import numpy as np
 import pytest
 import torch
 
-from graphrec import checkpoint, environment, repeat, runs
-from graphrec.commit import write_sealed
+from graphrec import runs
+from graphrec.core import environment
+from graphrec.core.bundle import write_sealed
+from graphrec.core.errors import CheckpointError, ConfigError
 from graphrec.data import Dataset
-from graphrec.errors import CheckpointError, ConfigError
-from graphrec.repeat import train_like
-from graphrec.store import FeatureTable
+from graphrec.features import FeatureTable
+from graphrec.runs import repeat
+from graphrec.runs.repeat import train_like
 from graphrec.testing import communities
+from graphrec.training import checkpoint
 
 OPTIONS = {"epochs": 3, "batch_size": 256, "learning_rate": 0.02, "device": "cpu", "progress": False}
 
 
 @pytest.fixture(scope="module")
-def catalogue() -> tuple[Dataset, dict[str, FeatureTable]]:
+def catalog() -> tuple[Dataset, dict[str, FeatureTable]]:
     data, features = communities(2, 20)
     return data.with_splits(data.train, data.test, data.valid), features
 
 
 @pytest.fixture
-def trained(catalogue: tuple[Dataset, Any], tmp_path: Path) -> Path:
+def trained(catalog: tuple[Dataset, Any], tmp_path: Path) -> Path:
     """A finished run of FREEDOM, whose dataset was given as an object."""
-    return finish(catalogue, tmp_path / "run")
+    return finish(catalog, tmp_path / "run")
 
 
-def finish(catalogue: tuple[Dataset, Any], out: Path, model: str = "freedom", **more: Any) -> Path:
-    data, features = catalogue
+def finish(catalog: tuple[Dataset, Any], out: Path, model: str = "freedom", **more: Any) -> Path:
+    data, features = catalog
     options = {"model_options": {"dim": 8}, "train_options": OPTIONS, "seed": 3, **more}
     runs.train(model, data, features, out=out, **options)
     return out
@@ -73,8 +76,8 @@ def metrics(run: Path) -> list[dict[str, float]]:
 # -- the same ------------------------------------------------------------------------------------------------
 
 
-def test_a_repeated_run_is_equal_to_the_last_bit(catalogue: tuple[Dataset, Any], trained: Path) -> None:
-    again = train_like(trained, features=catalogue[1])
+def test_a_repeated_run_is_equal_to_the_last_bit(catalog: tuple[Dataset, Any], trained: Path) -> None:
+    again = train_like(trained, features=catalog[1])
     assert again.run.out == trained.with_name("run-again")
     assert again.equal is True
     assert again.changed == {}
@@ -95,39 +98,39 @@ def test_a_repeated_run_is_equal_to_the_last_bit(catalogue: tuple[Dataset, Any],
     ("model", "select"), [("popularity", "recall@20"), ("mf", "none"), ("mf", "ndcg@10")]
 )
 def test_what_was_selected_on_is_repeated_too(
-    catalogue: tuple[Dataset, Any], tmp_path: Path, model: str, select: str
+    catalog: tuple[Dataset, Any], tmp_path: Path, model: str, select: str
 ) -> None:
     options = {"model_options": {}, "select": select}
-    run = finish(catalogue, tmp_path / "r", model, **options)
+    run = finish(catalog, tmp_path / "r", model, **options)
     again = train_like(run)
     assert again.equal is True, str(again)
     assert again.select == runs.read_meta(again.run.out)["select"] == select
 
 
 def test_a_run_that_was_interrupted_is_compared_as_far_as_it_went(
-    catalogue: tuple[Dataset, Any], tmp_path: Path
+    catalog: tuple[Dataset, Any], tmp_path: Path
 ) -> None:
     def stop(record: dict[str, float]) -> None:
         if record["epoch"] == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        finish(catalogue, tmp_path / "run", on_epoch=stop)
-    again = train_like(tmp_path / "run", data=catalogue[0], features=catalogue[1])
+        finish(catalog, tmp_path / "run", on_epoch=stop)
+    again = train_like(tmp_path / "run", data=catalog[0], features=catalog[1])
     assert (again.equal, again.epochs, again.weights) == (True, 2, None)
     assert len(again.run.history) == 3
     assert "2 epochs, all that it has" in str(again)
 
 
-def test_a_repetition_can_be_interrupted_and_resumed(catalogue: tuple[Dataset, Any], trained: Path) -> None:
+def test_a_repetition_can_be_interrupted_and_resumed(catalog: tuple[Dataset, Any], trained: Path) -> None:
     def stop(record: dict[str, float]) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_like(trained, features=catalogue[1], on_epoch=stop)
+        train_like(trained, features=catalog[1], on_epoch=stop)
     with pytest.raises(CheckpointError, match="already holds a run"):
-        train_like(trained, features=catalogue[1])
-    again = train_like(trained, features=catalogue[1], resume=True)
+        train_like(trained, features=catalog[1])
+    again = train_like(trained, features=catalog[1], resume=True)
     assert again.equal is True
     assert len(again.run.history) == 3
 
@@ -172,34 +175,34 @@ def test_a_run_records_what_it_takes_to_repeat_it(trained: Path) -> None:
 
 
 def test_a_run_gets_as_many_threads_as_it_had(
-    catalogue: tuple[Dataset, Any], trained: Path, monkeypatch: pytest.MonkeyPatch
+    catalog: tuple[Dataset, Any], trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rewrite(trained, environment={**runs.read_record(trained).environment, "threads": 2})
     before = torch.get_num_threads()
     assert before != 2
-    again = train_like(trained, features=catalogue[1])
+    again = train_like(trained, features=catalog[1])
     assert runs.read_record(again.run.out).environment["threads"] == 2
     assert torch.get_num_threads() == before
 
 
-def test_a_run_on_a_cpu_stays_on_the_cpu(catalogue: tuple[Dataset, Any], tmp_path: Path) -> None:
+def test_a_run_on_a_cpu_stays_on_the_cpu(catalog: tuple[Dataset, Any], tmp_path: Path) -> None:
     """``auto`` came to a CPU then; where there is a GPU now it would come to that."""
-    run = finish(catalogue, tmp_path / "run", train_options={**OPTIONS, "device": "cpu"})
+    run = finish(catalog, tmp_path / "run", train_options={**OPTIONS, "device": "cpu"})
     facts = runs.read_record(run)
     rewrite(run, train_config={**facts.training, "device": "auto"})
-    again = train_like(run, features=catalogue[1])
+    again = train_like(run, features=catalog[1])
     assert runs.read_record(again.run.out).training["device"] == "cpu"
     assert (again.changed, again.equal) == ({}, True)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
 def test_a_run_on_a_gpu_that_is_not_here_is_refused_or_moved(
-    catalogue: tuple[Dataset, Any], trained: Path
+    catalog: tuple[Dataset, Any], trained: Path
 ) -> None:
     rewrite(trained, device={"device": "cuda:0", "name": "a large GPU", "threads": 1, "precision": "no"})
     with pytest.raises(ConfigError, match=r"a large GPU.*--device cpu"):
-        train_like(trained, features=catalogue[1])
-    again = train_like(trained, features=catalogue[1], train_options={"device": "cpu"})
+        train_like(trained, features=catalog[1])
+    again = train_like(trained, features=catalog[1], train_options={"device": "cpu"})
     assert again.changed == {}
     assert "device cuda:0 there, cpu here" in again.differences
     assert not again.on_cpu
@@ -208,8 +211,8 @@ def test_a_run_on_a_gpu_that_is_not_here_is_refused_or_moved(
 # -- the same but --------------------------------------------------------------------------------------------
 
 
-def test_another_seed_or_option_is_the_only_change(catalogue: tuple[Dataset, Any], trained: Path) -> None:
-    seeded = train_like(trained, features=catalogue[1], seed=5)
+def test_another_seed_or_option_is_the_only_change(catalog: tuple[Dataset, Any], trained: Path) -> None:
+    seeded = train_like(trained, features=catalog[1], seed=5)
     assert seeded.run.out == trained.with_name("run-seed-5")
     assert seeded.changed == {"model.seed": (3, 5), "train.seed": (3, 5)}
     assert seeded.equal is None
@@ -218,7 +221,7 @@ def test_another_seed_or_option_is_the_only_change(catalogue: tuple[Dataset, Any
         weights(trained, "last")["user_embedding.weight"],
         weights(seeded.run.out, "last")["user_embedding.weight"],
     )
-    wider = train_like(trained, features=catalogue[1], model_options={"dim": 12}, select="ndcg@10")
+    wider = train_like(trained, features=catalog[1], model_options={"dim": 12}, select="ndcg@10")
     assert wider.run.out == trained.with_name("run-changed")
     assert wider.changed == {"model.dim": (8, 12), "select": ("recall@20", "ndcg@10")}
     facts = [runs.read_record(p) for p in (trained, wider.run.out)]
@@ -227,20 +230,20 @@ def test_another_seed_or_option_is_the_only_change(catalogue: tuple[Dataset, Any
 
 
 def test_an_option_given_its_recorded_value_changes_nothing(
-    catalogue: tuple[Dataset, Any], trained: Path
+    catalog: tuple[Dataset, Any], trained: Path
 ) -> None:
     again = train_like(
-        trained, features=catalogue[1], seed=3, model_options={"dim": 8}, train_options={"progress": False}
+        trained, features=catalog[1], seed=3, model_options={"dim": 8}, train_options={"progress": False}
     )
     assert (again.changed, again.equal) == ({}, True)
     assert again.run.out == trained.with_name("run-again")
 
 
-def test_an_unknown_option_names_the_nearest(catalogue: tuple[Dataset, Any], trained: Path) -> None:
+def test_an_unknown_option_names_the_nearest(catalog: tuple[Dataset, Any], trained: Path) -> None:
     with pytest.raises(ConfigError, match="'dim'"):
-        train_like(trained, features=catalogue[1], model_options={"dmi": 8})
+        train_like(trained, features=catalog[1], model_options={"dmi": 8})
     with pytest.raises(ConfigError, match="'recall'"):
-        train_like(trained, features=catalogue[1], select="recal@20")
+        train_like(trained, features=catalog[1], select="recal@20")
     assert not trained.with_name("run-changed").exists()
 
 
@@ -248,14 +251,16 @@ def test_an_unknown_option_names_the_nearest(catalogue: tuple[Dataset, Any], tra
 
 
 def test_a_metric_that_differs_in_the_last_bit_is_named(
-    catalogue: tuple[Dataset, Any], trained: Path, monkeypatch: pytest.MonkeyPatch
+    catalog: tuple[Dataset, Any], trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     was = runs.read_record(trained)
     rewrite(trained, environment={**was.environment, "source": None})
-    monkeypatch.setattr("graphrec.rundir.environment", lambda: {**environment.environment(), "source": None})
+    monkeypatch.setattr(
+        "graphrec.training.run_directory.environment", lambda: {**environment.environment(), "source": None}
+    )
     loss = checkpoint.read(trained / "last")["training"]["history"][1]["loss/bpr"]
     rewrite_history(trained, 2, **{"loss/bpr": float(np.nextafter(loss, 1.0))})
-    again = train_like(trained, features=catalogue[1])
+    again = train_like(trained, features=catalog[1])
     assert again.equal is False
     assert set(again.unequal) == {2}
     assert again.unequal[2][0] == "loss/bpr"
@@ -263,19 +268,19 @@ def test_a_metric_that_differs_in_the_last_bit_is_named(
     assert "nothing that is recorded differs" in str(again)
 
 
-def test_weights_that_differ_are_seen(catalogue: tuple[Dataset, Any], trained: Path) -> None:
-    opened = runs.open_run(trained, features=catalogue[1])
+def test_weights_that_differ_are_seen(catalog: tuple[Dataset, Any], trained: Path) -> None:
+    opened = runs.open_run(trained, features=catalog[1])
     step = checkpoint.read(trained / "best")["step"]
     with torch.no_grad():
         opened.model.user_embedding.weight[0, 0] += 1e-6
     checkpoint.write(trained / "best", step, opened.model, value=0.0)
-    again = train_like(trained, features=catalogue[1])
+    again = train_like(trained, features=catalog[1])
     assert (again.equal, again.unequal, again.weights) == (False, {}, False)
     assert "not the selected weights" in str(again)
 
 
 def test_versions_and_processor_are_named_as_what_may_be_to_blame(
-    catalogue: tuple[Dataset, Any], trained: Path
+    catalog: tuple[Dataset, Any], trained: Path
 ) -> None:
     was = runs.read_record(trained).environment
     older = {
@@ -285,7 +290,7 @@ def test_versions_and_processor_are_named_as_what_may_be_to_blame(
     }
     rewrite(trained, environment=older)
     rewrite_history(trained, 1, **{"recall@20": 0.123})
-    again = train_like(trained, features=catalogue[1])
+    again = train_like(trained, features=catalog[1])
     assert again.equal is False
     assert not again.unexplained
     for phrase in (
@@ -298,19 +303,19 @@ def test_versions_and_processor_are_named_as_what_may_be_to_blame(
 
 
 def test_a_sitting_under_another_version_is_not_forgotten(
-    catalogue: tuple[Dataset, Any], tmp_path: Path
+    catalog: tuple[Dataset, Any], tmp_path: Path
 ) -> None:
     first = {**OPTIONS, "epochs": 1}
-    run = finish(catalogue, tmp_path / "run", train_options=first)
+    run = finish(catalog, tmp_path / "run", train_options=first)
     was = runs.read_record(run).environment
     rewrite(run, environment={**was, "packages": {**was["packages"], "torch": "1.0.0"}})
-    finish(catalogue, run, resume=True)
+    finish(catalog, run, resume=True)
     facts = runs.read_record(run)
     assert facts.environment["packages"]["torch"] != "1.0.0"
     assert [s["environment"]["packages"]["torch"] for s in facts.sittings] == ["1.0.0"]
-    finish(catalogue, run, resume=True)
+    finish(catalog, run, resume=True)
     assert runs.read_record(run).sittings == facts.sittings, "the same environment is no other sitting"
-    again = train_like(run, features=catalogue[1])
+    again = train_like(run, features=catalog[1])
     assert again.equal is True
     assert any("torch 1.0.0 there" in d and "earlier sitting" in d for d in again.differences)
 
@@ -330,8 +335,8 @@ def test_differences_say_nothing_about_what_one_side_does_not_record() -> None:
 # -- refused -------------------------------------------------------------------------------------------------
 
 
-def test_changed_data_and_features_are_refused(catalogue: tuple[Dataset, Any], trained: Path) -> None:
-    data, features = catalogue
+def test_changed_data_and_features_are_refused(catalog: tuple[Dataset, Any], trained: Path) -> None:
+    data, features = catalog
     with pytest.raises(CheckpointError, match="trained with the features image"):
         train_like(trained, features={**features, "image": features["text"]})
     replace(data, valid=data.test, test=data.valid).save(trained / "dataset")
@@ -340,39 +345,39 @@ def test_changed_data_and_features_are_refused(catalogue: tuple[Dataset, Any], t
     assert not trained.with_name("run-again").exists()
 
 
-def test_a_broken_record_is_refused(catalogue: tuple[Dataset, Any], trained: Path) -> None:
+def test_a_broken_record_is_refused(catalog: tuple[Dataset, Any], trained: Path) -> None:
     whole = (trained / "run.json").read_bytes()
     (trained / "run.json").write_bytes(whole.replace(b'"freedom"', b'"freedon"'))
     with pytest.raises(CheckpointError, match="not what was written"):
-        train_like(trained, features=catalogue[1])
+        train_like(trained, features=catalog[1])
     (trained / "run.json").write_bytes(whole)
     rewrite(trained, model_config={"dmi": 8})
     with pytest.raises(CheckpointError, match="not what training wrote"):
-        train_like(trained, features=catalogue[1])
+        train_like(trained, features=catalog[1])
     rewrite(trained, model_config=8)
     with pytest.raises(CheckpointError, match="not what training wrote"):
-        train_like(trained, features=catalogue[1])
+        train_like(trained, features=catalog[1])
 
 
 def test_a_run_is_not_repeated_over_itself_or_guessed(
-    catalogue: tuple[Dataset, Any], trained: Path, monkeypatch: pytest.MonkeyPatch
+    catalog: tuple[Dataset, Any], trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(CheckpointError, match="the run to repeat"):
-        train_like(trained, features=catalogue[1], out=trained, resume=True)
+        train_like(trained, features=catalog[1], out=trained, resume=True)
     monkeypatch.chdir(trained)
     with pytest.raises(CheckpointError, match="the run to repeat"):
-        train_like(".", features=catalogue[1], out=trained)
+        train_like(".", features=catalog[1], out=trained)
     with pytest.raises(CheckpointError, match="Did you mean 'run'"):
         train_like(trained.with_name("rnu"))
     rewrite(trained, select=None)
     with pytest.raises(CheckpointError, match="--select"):
-        train_like(trained, features=catalogue[1])
+        train_like(trained, features=catalog[1])
 
 
 def test_the_default_directory_lies_beside_the_run_however_it_is_named(
-    catalogue: tuple[Dataset, Any], trained: Path, monkeypatch: pytest.MonkeyPatch
+    catalog: tuple[Dataset, Any], trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(trained)
-    again = train_like(".", features=catalogue[1])
+    again = train_like(".", features=catalog[1])
     assert again.run.out == trained.with_name("run-again")
     assert repeat.AGAIN == "-again"

@@ -18,11 +18,11 @@ pytest.importorskip("openai", reason="the extra llm is not installed")
 
 from chat_server import Answer, serving
 
-from features.llm import replies
-from features.llm.asking import Counts, Prices, Question, ask, estimate, shown
-from features.llm.client import Chat
-from features.llm.responses import FILE, Reply, Responses, key_of, responses
-from graphrec.errors import ConfigError, FeatureError
+from graphrec.core.errors import ConfigError, FeatureError
+from graphrec.features.extract.llm import replies
+from graphrec.features.extract.llm.asking import Counts, Prices, Question, ask, estimate, shown
+from graphrec.features.extract.llm.client import Chat
+from graphrec.features.extract.llm.responses import FILE, Reply, Responses, key_of, responses
 
 
 def question(row: int, n: int = 10) -> Question:
@@ -210,8 +210,8 @@ import os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from test_llm_asking import question, quick
-from features.llm.asking import ask
-from features.llm.responses import responses
+from graphrec.features.extract.llm.asking import ask
+from graphrec.features.extract.llm.responses import responses
 import openai
 for line in sys.stdin:
     child = os.fork()
@@ -262,7 +262,7 @@ def test_a_server_that_is_busy_is_asked_again(tmp_path, status) -> None:
     assert counts.statuses == {status: 2}
 
 
-def test_retry_after_is_honoured(tmp_path) -> None:
+def test_retry_after_is_honored(tmp_path) -> None:
     def answer(request: dict, n: int) -> Answer:
         return Answer(status=429, headers={"retry-after": "1"}) if n == 0 else right(request, n)
 

@@ -10,12 +10,12 @@ pytest.importorskip("openai", reason="the extra llm is not installed")
 
 from chat_server import Answer, serving
 
-from features import extractor
-from features.extract import extract
 from graphrec import testing
+from graphrec.core.errors import ConfigError, FeatureError
 from graphrec.data import Content
-from graphrec.errors import ConfigError, FeatureError
-from graphrec.store import FeatureStore
+from graphrec.features import FeatureStore
+from graphrec.features.extract import extractor
+from graphrec.features.extract.extraction import extract
 
 
 def embedded(request: dict, _: int) -> Answer:

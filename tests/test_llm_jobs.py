@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from features.llm import jobs
-from features.llm.replies import profile
 from graphrec import testing
+from graphrec.core.errors import FeatureError
 from graphrec.data.interactions import Interactions
-from graphrec.errors import FeatureError
+from graphrec.features.extract.llm import jobs
+from graphrec.features.extract.llm.replies import profile
 
 
 @pytest.fixture

@@ -14,14 +14,14 @@ from tolerances import PARITY
 from torch.nn.functional import normalize
 
 from graphrec import testing
+from graphrec.core.errors import FeatureError
+from graphrec.core.random import stream
 from graphrec.data.interactions import Interactions
-from graphrec.errors import FeatureError
+from graphrec.features import FeatureTable
+from graphrec.models.batches import Plan, Preferences, triplets_of_users
+from graphrec.models.layers import distinct_rows
 from graphrec.models.llmrec import Batch, LLMRec
-from graphrec.nn import distinct_rows
-from graphrec.sampling import Plan, Preferences, triplets_of_users
-from graphrec.seeds import stream
-from graphrec.store import FeatureTable
-from graphrec.trainer import TrainConfig
+from graphrec.training.trainer import TrainConfig
 
 TOY = json.loads((Path(__file__).parent / "fixtures" / "llmrec_toy.json").read_text())
 ATTRIBUTES = list(TOY["features"]["attributes"])
@@ -52,7 +52,7 @@ def toy(**options) -> tuple[LLMRec, Batch]:
             parameters[f"{names[module]}.{part}"].copy_(torch.tensor(values))
     index = [torch.tensor(TOY["batch"][part]) for part in ("users", "pos", "neg")]
     none = torch.empty(0, dtype=torch.int64)
-    n = torch.tensor(TOY["batch"]["batch_size_used_in_regulariser"])
+    n = torch.tensor(TOY["batch"]["batch_size_used_in_regularizer"])
     return model, Batch(*index, n, none, none, torch.tensor(5))
 
 
@@ -196,7 +196,7 @@ def test_of_few_distinct_rows_only_those_are_projected(material) -> None:
     assert distinct_rows(x, 1) is None
 
 
-def test_the_regulariser_is_half_the_squares_over_what_was_sampled(material) -> None:
+def test_the_regularizer_is_half_the_squares_over_what_was_sampled(material) -> None:
     model = built(material, reg_weight=0.5)
     batch = first_batch(model)
     users, items = model.embed()

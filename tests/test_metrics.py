@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from tolerances import METRIC
 
-from graphrec import metrics
-from graphrec.errors import ConfigError, DataError
-from graphrec.topk import topk
+from graphrec.core.errors import ConfigError, DataError
+from graphrec.core.topk import topk
+from graphrec.evaluation import metrics
 
 
 def brute(name: str, ranked: list[int], relevant: set[int], k: int) -> float:

@@ -13,22 +13,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from extraction import Hashing, catalogue
+from extraction import Hashing, catalog
 
-import features
-from features.extract import extract
-from graphrec import checkpoint, commit, runs
-from graphrec.atomic import read_array, sha256_file
+from graphrec import runs
+from graphrec.core import bundle
+from graphrec.core.errors import GraphrecError
+from graphrec.core.files import read_array, sha256_file
 from graphrec.data import Content, Dataset
 from graphrec.data.readers import load_dataset
 from graphrec.data.readers.images import match_images
-from graphrec.errors import GraphrecError
-from graphrec.evaluate import evaluate
+from graphrec.evaluation.ranking import evaluate
+from graphrec.features import FeatureStore, FeatureTable
+from graphrec.features import extract as features
+from graphrec.features.extract.extraction import extract
 from graphrec.models.mf import MF
-from graphrec.recommender import Recommender
-from graphrec.recommender.bundle import Bundle
-from graphrec.store import FeatureStore, FeatureTable
+from graphrec.serving import Recommender
+from graphrec.serving.array_bundle import Bundle
 from graphrec.testing import communities
+from graphrec.training import checkpoint
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("graphrec", "features", "experiments", "tests")
@@ -159,7 +161,7 @@ def test_the_search_finds(source: str) -> None:
         "import numpy as np\nnp.save('x', a, allow_pickle=False)",
         "import yaml\nyaml.safe_load(f)",
         "from zipfile import BadZipFile",
-        "from features.extract import extract\nextract(data, 'text', e, store)",
+        "from features.extraction import extract\nextract(data, 'text', e, store)",
         "import polars as pl\npl.col('a').str.extract('b')",
         "model.eval()",
         "import re\nre.compile('x')",
@@ -223,19 +225,19 @@ def of_checkpoint(path: Path) -> None:
     model = MF.build(communities(2, 20)[0])
     files = {"model": {"name": path.name, "sha256": sha256_file(path)}}
     whole = {"format": checkpoint.FORMAT, "files": files, "head": {"step": 1}}
-    commit.write_sealed(path.parent / "state.json", whole)
+    bundle.write_sealed(path.parent / "state.json", whole)
     checkpoint.read(path.parent, model)
 
 
 def of_bundle(path: Path) -> None:
     files = {p: {"name": path.name, "sha256": sha256_file(path)} for p in ("ids", "array")}
-    commit.write_sealed(path.parent / "b.json", {"format": 1, "files": files, "head": {}})
-    bundle = Bundle(path.parent / "b.json", 1)
+    bundle.write_sealed(path.parent / "b.json", {"format": 1, "files": files, "head": {}})
+    opened = Bundle(path.parent / "b.json", 1)
     with pytest.raises(GraphrecError):
-        bundle.ids("ids")
+        opened.ids("ids")
     with pytest.raises(GraphrecError):
-        bundle.array("array", mmap=True)
-    bundle.array("array")
+        opened.array("array", mmap=True)
+    opened.array("array")
 
 
 def of_open_clip(path: Path) -> None:
@@ -313,13 +315,13 @@ class Reading(Hashing):
 
 
 def write_everything(root: Path, ids: list[str]) -> Iterator[str]:
-    """Everything that writes files, for one catalogue; yields names of the files, digests left out."""
+    """Everything that writes files, for one catalog; yields names of the files, digests left out."""
     (root / "pictures").mkdir(parents=True)
     for n in range(3):
         picture = np.full((4, 4, 3), 80 * n, dtype=np.uint8)
         features.image.Image.fromarray(picture).save(root / "pictures" / f"{n}.png")
     images = [f"{n % 3}.png" for n in range(len(ids))]
-    plain = catalogue(ids, text=Content("text", [f"text {n}" for n in range(len(ids))]))
+    plain = catalog(ids, text=Content("text", [f"text {n}" for n in range(len(ids))]))
     data = plain.with_content(image=Content("image", images, root / "pictures"))
     match_images(root / "pictures", ids)
     data.save(root / "dataset")

@@ -49,8 +49,8 @@ def test_threads_that_wait_spin_briefly_unless_told_otherwise(
 @pytest.mark.parametrize(
     "first",
     [
-        "import graphrec.evaluate",
-        "from graphrec.evaluate import RankingTask",
+        "import graphrec.evaluation.ranking",
+        "from graphrec.evaluation.ranking import RankingTask",
         "from graphrec import evaluate",
         "import graphrec as gr; gr.RankingTask; gr.Trainer",
     ],

@@ -10,10 +10,10 @@ import torch
 from reference import MODALITIES, assert_close, dataset, numbers
 
 from graphrec.data import Dataset, Interactions
-from graphrec.graph import bipartite, degree_probability
+from graphrec.features import FeatureTable
+from graphrec.graphs.graph import bipartite, degree_probability
+from graphrec.models.batches import Triplets
 from graphrec.models.freedom import FREEDOM
-from graphrec.sampling import Triplets
-from graphrec.store import FeatureTable
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conversations import catalogue, setting, table_of
+from conversations import catalog, setting, table_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +13,7 @@ from graphrec.conversation.play import play
 from graphrec.conversation.posterior import Posterior
 from graphrec.conversation.rules import AskThenRecommend, RecommendWhenSure
 from graphrec.conversation.simulator import Simulator
-from graphrec.seeds import stream
+from graphrec.core.random import stream
 
 
 def binary(p: np.ndarray) -> np.ndarray:
@@ -24,9 +24,9 @@ def binary(p: np.ndarray) -> np.ndarray:
 @given(seed=st.integers(0, 20), error=st.sampled_from([0.0, 0.1]), turns=st.integers(0, 5))
 def test_it_is_bayes_rule(seed: int, error: float, turns: int) -> None:
     shared = setting(seed=seed, belief="posterior", error=error, temperature=1.5)
-    table, of, rng = table_of(shared.catalogue), shared.vectors, stream(seed, "tests/answers")
+    table, of, rng = table_of(shared.catalog), shared.vectors, stream(seed, "tests/answers")
     target = int(rng.integers(60))
-    talk = Simulator(shared.catalogue, seed=seed).talks(np.array([target]), 15)[0]
+    talk = Simulator(shared.catalog, seed=seed).talks(np.array([target]), 15)[0]
     knows = Posterior(shared, 2, talk.opening, Answer(np.array([talk.opening])))
     p = np.exp(of.items @ (of.users[2] + of.attributes[talk.opening]) / 1.5) * table[:, talk.opening]
     for _ in range(turns):
@@ -52,7 +52,7 @@ def test_a_no_rules_out_what_has_the_attribute() -> None:
     shared = setting(belief="posterior")
     knows = Posterior(shared, None)
     knows.answered(4, Answer(np.array([], int)))
-    assert not table_of(shared.catalogue)[knows.items, 4].any()
+    assert not table_of(shared.catalog)[knows.items, 4].any()
     before = knows.items
     knows.answered(5, Answer(np.array([], int), known=False))
     assert np.array_equal(knows.items, before)
@@ -61,7 +61,7 @@ def test_a_no_rules_out_what_has_the_attribute() -> None:
 
 def test_of_a_group_exactly_the_named_attributes_are_taken_as_had() -> None:
     shared = setting(belief="posterior", questions="enumerated")
-    table = table_of(shared.catalogue)
+    table = table_of(shared.catalog)
     knows = Posterior(shared, None)
     knows.answered(0, Answer(np.array([3])))  # of 0, 3 and 6
     assert len(knows.items)
@@ -69,7 +69,7 @@ def test_of_a_group_exactly_the_named_attributes_are_taken_as_had() -> None:
 
 
 def test_one_wrong_answer_does_not_lose_the_target() -> None:
-    shelf = catalogue(300, 14, 0.3)
+    shelf = catalog(300, 14, 0.3)
     shared = setting(shelf, belief="posterior", error=0.1)
     table, target = table_of(shelf), 17
     knows = Posterior(shared, 0)
@@ -86,7 +86,7 @@ def test_one_wrong_answer_does_not_lose_the_target() -> None:
 
 def test_what_is_left_are_the_items_that_contradict_the_fewest_answers() -> None:
     shared = setting(belief="posterior", error=0.1)
-    table, knows = table_of(shared.catalogue), Posterior(shared, 0)
+    table, knows = table_of(shared.catalog), Posterior(shared, 0)
     assert knows.n == 60
     against = np.zeros(60, dtype=int)
     for question, yes in ((0, True), (1, False), (2, True), (3, True), (4, True), (5, False)):
@@ -114,13 +114,13 @@ def test_a_prior_moves_it() -> None:
     shared = setting(belief="posterior")
     prior = np.zeros(60)
     prior[33] = 50
-    moved = Setting(shared.catalogue, shared.vectors, shared.config, prior)
+    moved = Setting(shared.catalog, shared.vectors, shared.config, prior)
     assert Posterior(moved, 0).slate[0] == 33
     assert Posterior(moved, 0).sure == pytest.approx(1)
 
 
 def test_believing_a_no_finds_more_and_expecting_errors_more_again_where_there_are_some() -> None:
-    shelf = catalogue(2000, 25, 0.2)
+    shelf = catalog(2000, 25, 0.2)
     users, targets = np.zeros(400, int), np.arange(0, 2000, 5)
     found = {}
     for wrong in (0.0, 0.1):

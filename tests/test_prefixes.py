@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from graphrec.conversation import prefixes
 from graphrec.conversation.prefixes import POOL, distinct, satisfying, simulate
 from graphrec.conversation.samples import Complement
-from graphrec.seeds import stream
+from graphrec.core.random import stream
 
 
 def entropy(k: int, n: int) -> float:

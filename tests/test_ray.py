@@ -1,4 +1,4 @@
-"""Extraction and neighbours on a Ray cluster: the same bytes as in one process, whoever dies meanwhile."""
+"""Extraction and neighbors on a Ray cluster: the same bytes as in one process, whoever dies meanwhile."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ import torch
 from extraction import Hashing, files, shop, texts
 from PIL import Image
 
-import features
-from features.extract import extract
-from features.llm.embeddings import EndpointEncoder
-from graphrec import neighbours
-from graphrec.cluster import Cluster
-from graphrec.errors import ClusterError, ConfigError, FeatureError
-from graphrec.knn import knn
-from graphrec.neighbours import Effort, all_neighbours, clustered_neighbours, unit_length
-from graphrec.seeds import stream
-from graphrec.store import FeatureStore, FeatureTable
+from graphrec.core.errors import ClusterError, ConfigError, FeatureError
+from graphrec.core.random import stream
+from graphrec.core.ray import Cluster
+from graphrec.features import FeatureStore, FeatureTable
+from graphrec.features import extract as features
+from graphrec.features.extract.extraction import extract
+from graphrec.features.extract.llm.embeddings import EndpointEncoder
+from graphrec.graphs import nearest
+from graphrec.graphs.knn import knn
+from graphrec.graphs.nearest import Effort, all_neighbors, clustered_neighbors, unit_length
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'graphrec[ray]'")
 ROOT = Path(__file__).parent.parent
@@ -131,7 +131,7 @@ def test_shards_may_come_in_any_order(
         order.append(shard.number)
         write(self, shard, *rest)
 
-    monkeypatch.setattr("features.writer.TableWriter.write", noted)
+    monkeypatch.setattr("graphrec.features.extract.writer.TableWriter.write", noted)
     values = texts(40)
     values[:5] = [f"slow {v}" for v in values[:5]]
     here, there = both(cluster, tmp_path, shop(values), "text", on_ray.SlowFirst, shard_size=5, batch_size=5)
@@ -246,7 +246,7 @@ def test_an_error_gives_the_workers_back(cluster: Cluster, tmp_path: Path) -> No
 
 
 def test_a_machine_that_does_not_see_the_pictures_is_refused() -> None:
-    from features.on_ray import ShardEncoder
+    from graphrec.features.extract.on_ray import ShardEncoder
 
     worker = ShardEncoder([None], "{}", "image", "/nowhere/at/all", True, 8, 2, None, None)
     with pytest.raises(
@@ -282,7 +282,7 @@ def test_extractors_travel_fitted_and_without_models_and_keys(monkeypatch: pytes
     assert "_loaded" not in cloudpickle.loads(cloudpickle.dumps(clip)).__dict__
 
 
-# -- neighbours ----------------------------------------------------------------------------------------------
+# -- neighbors ----------------------------------------------------------------------------------------------
 
 
 def vectors(n: int, d: int) -> torch.Tensor:
@@ -294,35 +294,35 @@ def vectors(n: int, d: int) -> torch.Tensor:
 
 @pytest.mark.parametrize(("n", "d", "k"), [(2500, 24, 10), (5, 3, 9), (1030, 128, 3)])
 @pytest.mark.parametrize("tasks", [2, 64])
-def test_neighbours_are_equal(
+def test_neighbors_are_equal(
     cluster: Cluster, n: int, d: int, k: int, tasks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(neighbours, "TASKS", tasks)
+    monkeypatch.setattr(nearest, "TASKS", tasks)
     unit = vectors(n, d)
-    here, there = all_neighbours(unit, k), all_neighbours(unit, k, cluster)
+    here, there = all_neighbors(unit, k), all_neighbors(unit, k, cluster)
     assert torch.equal(here[1], there[1])
     assert torch.equal(here[0], there[0])
 
 
 @pytest.mark.parametrize(("n", "k", "block"), [(700, 10, 64), (130, 50, 32), (7, 9, 2048), (96, 3, 32)])
 @pytest.mark.parametrize("tasks", [1, 3, 64])
-def test_neighbours_are_equal_where_products_serve_both_sides(
+def test_neighbors_are_equal_where_products_serve_both_sides(
     cluster: Cluster, n: int, k: int, block: int, tasks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in (("WIDE", 8), ("SQUARE", block), ("TASKS", tasks)):
-        monkeypatch.setattr(neighbours, name, value)
+        monkeypatch.setattr(nearest, name, value)
     unit = vectors(n, 8)
-    here, there = all_neighbours(unit, k), all_neighbours(unit, k, cluster)
+    here, there = all_neighbors(unit, k), all_neighbors(unit, k, cluster)
     assert torch.equal(here[1], there[1])
     assert torch.equal(here[0], there[0])
 
 
 @pytest.mark.parametrize("recall", [0.9, 1.0])
-def test_approximate_neighbours_are_equal(cluster: Cluster, recall: float) -> None:
+def test_approximate_neighbors_are_equal(cluster: Cluster, recall: float) -> None:
     rng = stream(0, "test/ray/clusters")
     rows = rng.normal(size=(60, 12))[rng.integers(0, 60, 3000)] + 0.3 * rng.normal(size=(3000, 12))
     unit = unit_length(torch.from_numpy(rows.astype(np.float32)))
-    here, there = (clustered_neighbours(unit, 10, Effort(recall, 0), c) for c in (None, cluster))
+    here, there = (clustered_neighbors(unit, 10, Effort(recall, 0), c) for c in (None, cluster))
     assert torch.equal(here[1], there[1])
     assert torch.equal(here[0], there[0])
 
@@ -337,7 +337,7 @@ def test_a_graph_made_on_a_cluster_is_found_here(
     assert files(tmp_path / "there") == files(tmp_path / "here")
     for one, other in ((made.col, expected.col), (made.weight, expected.weight)):
         assert torch.equal(one, other)
-    monkeypatch.setattr("graphrec.knn.all_neighbours", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr("graphrec.graphs.knn.all_neighbors", lambda *_: pytest.fail("computed again"))
     assert torch.equal(knn(table, 6, cache=tmp_path / "there", weight="cosine").col, made.col)
 
 
@@ -348,13 +348,13 @@ def test_a_task_whose_worker_dies_is_done_again(cluster: Cluster, tmp_path: Path
     assert not Path(f"/proc/{log.read_text()}").exists(), "it was killed"
 
 
-def test_neighbours_are_equal_whatever_is_killed(
+def test_neighbors_are_equal_whatever_is_killed(
     cluster: Cluster, killed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unit = vectors(5000, 24)
-    here = all_neighbours(unit, 5)
-    monkeypatch.setattr(neighbours, "_of_range", on_ray.deadly_range)  # workers import it by its name
-    there = all_neighbours(unit, 5, cluster)
+    here = all_neighbors(unit, 5)
+    monkeypatch.setattr(nearest, "_of_range", on_ray.deadly_range)  # workers import it by its name
+    there = all_neighbors(unit, 5, cluster)
     assert killed.read_text() == "xx"
     assert torch.equal(here[1], there[1])
     assert torch.equal(here[0], there[0])

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from layouts import ALL_TRAIN, texts, write
 
+from graphrec.core.errors import ConfigError, DataError
 from graphrec.data import Dataset
 from graphrec.data.readers import FEATURES, FORMATS, READERS, load_dataset, load_features, reader_options
-from graphrec.errors import ConfigError, DataError
 
 DATA = os.environ.get("GRAPHREC_DATA")
 real = pytest.mark.skipif(not DATA, reason="needs the published datasets; set GRAPHREC_DATA to their folder")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from graphrec.atomic import read_json
-from graphrec.data.generated import write_catalogue
+from graphrec.core.files import read_json
+from graphrec.data.generated import write_catalog
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -20,7 +20,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def test_the_python_example_runs(tmp_path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert "epochs=100" in code
-    write_catalogue(tmp_path / "shop", n_items=60, n_users=80, seed=0)
+    write_catalog(tmp_path / "shop", n_items=60, n_users=80, seed=0)
     (tmp_path / "example.py").write_text(code.replace("epochs=100", "epochs=2"))
     result = subprocess.run([sys.executable, "example.py"], capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr

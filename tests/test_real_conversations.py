@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from graphrec.conversation.belief import Setting
-from graphrec.conversation.catalogue import Catalogue
+from graphrec.conversation.catalog import Catalog
 from graphrec.conversation.config import ConversationConfig
 from graphrec.conversation.play import play
 from graphrec.conversation.rules import rule
@@ -25,8 +25,8 @@ def lastfm(real_data: Path) -> Dataset:
 
 def rates(data: Dataset, root: Path, name: str, **rules: object) -> dict[str, float]:
     vectors = read_vectors(root / "lastfm" / "fm_embeddings.npz", data)
-    setting = Setting(Catalogue.of(data), vectors, ConversationConfig(**rules))
-    simulator = Simulator(setting.catalogue)
+    setting = Setting(Catalog.of(data), vectors, ConversationConfig(**rules))
+    simulator = Simulator(setting.catalog)
     return play(rule(name), setting, simulator, data.test.users, data.test.items).mean()
 
 

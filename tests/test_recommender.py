@@ -6,17 +6,17 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from cold_catalogue import cold_catalogue
+from cold_catalog import cold_catalog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tolerances import PROPAGATION, SCORE
 
 import graphrec as gr
-from graphrec.errors import ConfigError, DataError, FeatureError, TrainingError, UnknownIdError
+from graphrec.core.errors import ConfigError, DataError, FeatureError, TrainingError, UnknownIdError
 from graphrec.models.freedom import FREEDOM
 from graphrec.models.mf import MF
 from graphrec.models.popularity import Popularity
-from graphrec.recommender import Recommender, retrieval
+from graphrec.serving import Recommender, exact
 from graphrec.testing import communities, dataset
 
 
@@ -32,7 +32,7 @@ def rec(data) -> Recommender:
 
 @pytest.fixture(scope="module")
 def cold():
-    return cold_catalogue()
+    return cold_catalog()
 
 
 # -- asking --------------------------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ def test_short_lists_are_filled_with_none(data, rec) -> None:
 
 @pytest.mark.parametrize("block", [2**24, 40 * 16])
 def test_batch_equals_single(data, rec, block: int, monkeypatch) -> None:
-    monkeypatch.setattr(retrieval, "SCORES", block)
+    monkeypatch.setattr(exact, "SCORES", block)
     ids, scores = rec.recommend(list(data.users), k=7)
     for row, user in enumerate(data.users):
         one, score = rec.recommend(user, k=7)
@@ -109,7 +109,7 @@ def test_retrieve_equals_a_stable_sort(draw) -> None:
     def mask(start: int, block: torch.Tensor) -> None:
         block[torch.from_numpy(hidden[start : start + len(block)])] = -torch.inf
 
-    found, at = retrieval.retrieve(torch.from_numpy(queries).float(), torch.from_numpy(keys).float(), k, mask)
+    found, at = exact.retrieve(torch.from_numpy(queries).float(), torch.from_numpy(keys).float(), k, mask)
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     best = np.take_along_axis(scores, order, 1)
     assert np.array_equal(found.numpy(), best)

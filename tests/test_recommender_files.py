@@ -12,14 +12,14 @@ import time
 import numpy as np
 import polars as pl
 import pytest
-from cold_catalogue import cold_catalogue
+from cold_catalog import cold_catalog
 from tolerances import SCORE
 
-from graphrec.atomic import digest
-from graphrec.errors import CheckpointError, ConfigError, MissingDependencyError, UnknownIdError
+from graphrec.core.errors import CheckpointError, ConfigError, MissingDependencyError, UnknownIdError
+from graphrec.core.files import digest
+from graphrec.core.random import stream
 from graphrec.models.mf import MF
-from graphrec.recommender import Recommender, export
-from graphrec.seeds import stream
+from graphrec.serving import Recommender, export
 from graphrec.testing import communities
 
 
@@ -35,7 +35,7 @@ def rec(data) -> Recommender:
 
 @pytest.fixture(scope="module")
 def cold():
-    return cold_catalogue()
+    return cold_catalog()
 
 
 # -- keeping -------------------------------------------------------------------------------------------------
@@ -60,7 +60,7 @@ def test_loading_needs_neither_model_nor_dataset_code(rec, tmp_path) -> None:
     code = (
         "import sys, graphrec as gr\n"
         f"ids, scores = gr.Recommender.load({str(tmp_path / 'rec')!r}).recommend('u1', 3)\n"
-        "loaded = [m for m in sys.modules if m.startswith('graphrec.models') or m == 'graphrec.trainer']\n"
+        "loaded = [m for m in sys.modules if m.startswith('graphrec.models') or m == 'graphrec.training.trainer']\n"
         "assert not loaded, loaded\nprint(*ids)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -114,7 +114,7 @@ def test_a_head_that_names_other_places_or_formats_is_refused(rec, tmp_path) -> 
 SAVER = """
 import sys, numpy as np
 from graphrec.models.mf import MF
-from graphrec.recommender import Recommender
+from graphrec.serving import Recommender
 from graphrec.testing import communities
 data, _ = communities(2, 20)
 recs = [Recommender.of(MF.build(data, None, MF.Config(dim=d)), data) for d in (4, 8)]

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from tolerances import SCORE
 
+from graphrec.core.errors import CheckpointError, ConfigError, MissingDependencyError, UnknownIdError
 from graphrec.data import Interactions, Vocabulary
-from graphrec.errors import CheckpointError, ConfigError, MissingDependencyError, UnknownIdError
-from graphrec.model import ContentProjection
-from graphrec.recommender import Recommender, ids, index, items, searching
+from graphrec.models.base import ContentProjection
+from graphrec.serving import Recommender, ids, ivf, query
+from graphrec.serving import catalog as serving_catalog
 
 pytest.importorskip("faiss", reason="faiss is not installed; pip install 'graphrec[ann]'")
 
@@ -30,7 +31,7 @@ def clustered(n: int, seed: int, groups: int = 40) -> np.ndarray:
     return (rows * rng.uniform(0.5, 1.5, (n, 1))).astype(np.float32)
 
 
-def catalogue(
+def catalog(
     user_vectors: np.ndarray | None = None, item_vectors: np.ndarray | None = None, seen_each: int = 30
 ) -> Recommender:
     """A recommender that places new items by a projection of their content: as it is."""
@@ -62,7 +63,7 @@ def _liked(users: np.ndarray, table: np.ndarray, n: int, rng: np.random.Generato
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("indexed") / "rec"
-    rec = Recommender.load(catalogue().save(place))
+    rec = Recommender.load(catalog().save(place))
     rec.build_index(place, recall=0.9, lists=50)
     return place
 
@@ -76,7 +77,7 @@ def rec(folder) -> Recommender:
 def full(tmp_path_factory) -> Recommender:
     """All lists are searched, so nothing can be missed."""
     place = tmp_path_factory.mktemp("full")
-    rec = catalogue()
+    rec = catalog()
     rec.save(place)
     rec.build_index(place, recall=1.0, lists=3)
     assert {f.probes for f in rec.index.values()} == {3}
@@ -118,7 +119,7 @@ def test_the_wanted_recall_is_reached_and_told_truly(rec) -> None:
 
 
 def test_more_recall_takes_more_probes(tmp_path) -> None:
-    rec = catalogue()
+    rec = catalog()
     rec.save(tmp_path)
     probes = [
         rec.build_index(tmp_path, recall=r, lists=50, similar=False)["recommend"].probes
@@ -197,13 +198,13 @@ def test_only_and_unknown_users_are_answered_exactly(rec) -> None:
         rec.recommend(["u1", "nobody"])
 
 
-@pytest.mark.parametrize("widest", [searching.WIDEST, 130])
+@pytest.mark.parametrize("widest", [query.WIDEST, 130])
 def test_equal_scores_come_in_the_order_of_the_items(tmp_path, monkeypatch, widest: int) -> None:
     """Thousands of items share few vectors; whole numbers tie exactly."""
-    monkeypatch.setattr(searching, "WIDEST", widest)
+    monkeypatch.setattr(query, "WIDEST", widest)
     rng = np.random.default_rng(0)
     table = rng.integers(-1, 2, (2000, 3)).astype(np.float32)
-    rec = catalogue(rng.integers(-2, 3, (50, 3)).astype(np.float32), table, seen_each=5)
+    rec = catalog(rng.integers(-2, 3, (50, 3)).astype(np.float32), table, seen_each=5)
     rec.save(tmp_path)
     rec.build_index(tmp_path, recall=1.0, lists=9)
     names = list(rec.users)
@@ -244,7 +245,7 @@ def test_large_tables_are_searched_beside_what_was_added(full, monkeypatch) -> N
     expected = (
         full.copy().add_items(list("abcde"), new).recommend(names, 30, search="exact", exclude=["i1", "c"])
     )
-    monkeypatch.setattr(items, "COPIED", 0)
+    monkeypatch.setattr(serving_catalog, "COPIED", 0)
     grown = full.copy().add_items(list("abcde"), new)
     same(grown.recommend(names, 30, search="exact", **options), expected)
     same(grown.recommend(names, 30, **options), expected)
@@ -257,7 +258,7 @@ def test_large_tables_are_searched_beside_what_was_added(full, monkeypatch) -> N
 
 def test_search_is_chosen(rec, tmp_path) -> None:
     same(rec.recommend("u1"), rec.recommend("u1", search="approximate"))
-    plain = Recommender.load(catalogue().save(tmp_path))
+    plain = Recommender.load(catalog().save(tmp_path))
     assert plain.index is None
     same(plain.recommend("u1"), rec.recommend("u1", search="exact"))
     with pytest.raises(ConfigError, match=r"no index to recommend.*graphrec index"):
@@ -275,7 +276,7 @@ def test_search_is_chosen(rec, tmp_path) -> None:
 
 
 def test_options_out_of_range(tmp_path) -> None:
-    rec = catalogue()
+    rec = catalog()
     with pytest.raises(CheckpointError, match="no such file"):
         rec.build_index(tmp_path)
     rec.save(tmp_path)
@@ -294,7 +295,7 @@ def test_options_out_of_range(tmp_path) -> None:
 
 
 def test_an_index_is_built_beside_its_own_recommender_alone(tmp_path) -> None:
-    rec, other = catalogue(), catalogue(item_vectors=clustered(ITEMS, 8))
+    rec, other = catalog(), catalog(item_vectors=clustered(ITEMS, 8))
     rec.save(tmp_path)
     for wrong in (other, rec.copy().add_items(["new"], {"text": np.ones((1, DIM))})):
         with pytest.raises(CheckpointError, match="save it there first"):
@@ -310,7 +311,7 @@ def test_an_index_is_built_beside_its_own_recommender_alone(tmp_path) -> None:
 
 
 def test_few_items_and_users(tmp_path) -> None:
-    rec = catalogue(clustered(1, 1), clustered(3, 2), seen_each=1)
+    rec = catalog(clustered(1, 1), clustered(3, 2), seen_each=1)
     rec.save(tmp_path)
     rec.build_index(tmp_path, k=3)
     same(rec.recommend("u0", 4), rec.recommend("u0", 4, search="exact"))
@@ -328,7 +329,7 @@ def test_faiss_is_needed(folder, monkeypatch) -> None:
 
 def test_what_is_large_stays_in_its_files(folder, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(ids, "LAZY", 100)
-    saved = catalogue()
+    saved = catalog()
     rec = Recommender.load(saved.save(tmp_path))
     for table in (rec.user_vectors, rec.item_vectors):
         assert isinstance(table, np.memmap)
@@ -352,8 +353,8 @@ def test_what_is_large_stays_in_its_files(folder, monkeypatch, tmp_path) -> None
 
 def test_building_holds_a_block_at_a_time(folder, monkeypatch, tmp_path) -> None:
     """Blocks of any size give the same lists."""
-    monkeypatch.setattr(index, "BLOCK", 77)
-    rec = Recommender.load(catalogue().save(tmp_path))
+    monkeypatch.setattr(ivf, "BLOCK", 77)
+    rec = Recommender.load(catalog().save(tmp_path))
     rec.build_index(tmp_path, recall=0.9, lists=50)
     names = {p.name: p.read_bytes() for p in (folder / "index").iterdir()}
     assert {p.name: p.read_bytes() for p in (tmp_path / "index").iterdir()} == names
@@ -374,8 +375,9 @@ def test_every_damaged_file_is_named(folder) -> None:
 
 BUILDER = """
 import sys
-from graphrec.recommender import Recommender, index
-index.BLOCK = 50
+from graphrec.serving import Recommender
+from graphrec.serving import ivf
+ivf.BLOCK = 50
 rec = Recommender.load(sys.argv[1])
 print("ready", flush=True)
 for turn in range(1000):
@@ -384,7 +386,7 @@ for turn in range(1000):
 
 
 def test_a_kill_while_building_leaves_an_index_or_none(tmp_path) -> None:
-    rec = catalogue()
+    rec = catalog()
     rec.save(tmp_path)
     expected = rec.recommend(list(rec.users), search="exact")
     lists = set()

@@ -11,18 +11,18 @@ from scipy.sparse import csc_matrix, csr_matrix
 from tolerances import SCORE
 
 from graphrec import testing
-from graphrec.errors import CheckpointError, ConfigError, FeatureError, TrainingError
-from graphrec.graph import Graph
-from graphrec.model import Ranker
+from graphrec.core.errors import CheckpointError, ConfigError, FeatureError, TrainingError
+from graphrec.core.random import stream
+from graphrec.features import FeatureTable
+from graphrec.graphs.graph import Graph
 from graphrec.models import MODELS
 from graphrec.models import model as model_class
+from graphrec.models.base import Ranker
 from graphrec.models.itemknn import ItemKNN
 from graphrec.models.itemknn_content import ItemKNNContent
 from graphrec.models.vbpr import VBPR
-from graphrec.recommender import Recommender, retrieval
-from graphrec.seeds import stream
-from graphrec.store import FeatureTable
-from graphrec.trainer import TrainConfig, Trainer
+from graphrec.serving import Recommender, exact
+from graphrec.training.trainer import TrainConfig, Trainer
 
 COLD = [30, 31, 32, 34, 35, 36, 37, 38, 39]
 
@@ -79,9 +79,9 @@ def test_models_say_whether_they_place_new_items(cold, name: str) -> None:
 CASES = [
     (VBPR, {"dim": 8}),
     (VBPR, {"dim": 8, "content_dim": 3, "fill": "mean"}),
-    (VBPR, {"dim": 8, "fill": "neighbours"}),
+    (VBPR, {"dim": 8, "fill": "neighbors"}),
     (ItemKNNContent, {"k": 4, "image_weight": 0.3}),
-    (ItemKNNContent, {"k": 4, "image_weight": 0.3, "normalise": True}),
+    (ItemKNNContent, {"k": 4, "image_weight": 0.3, "normalize": True}),
     (ItemKNNContent, {"k": 4, "image_weight": 0.3, "fill": "mean"}),
     (ItemKNNContent, {"k": 4, "image_weight": 0.0}),
 ]
@@ -215,9 +215,9 @@ def test_the_vectors_are_copies(cold) -> None:
     model = ItemKNN.build(data)
     rec = Recommender.of(model, data)
     before = rec.item_vectors.toarray()
-    model.neighbours.weight.zero_()
+    model.neighbors.weight.zero_()
     assert np.array_equal(rec.item_vectors.toarray(), before)
-    model.neighbours.weight[0] = torch.nan
+    model.neighbors.weight[0] = torch.nan
     with pytest.raises(TrainingError, match="item 'i0' is not finite"):
         Recommender.of(model, data)
 
@@ -240,8 +240,8 @@ def test_sparse_retrieval_equals_dense(draw) -> None:
     def mask(start: int, block: torch.Tensor) -> None:
         block[hidden[start : start + len(block)]] = -torch.inf
 
-    dense = retrieval.retrieve(torch.from_numpy(queries), torch.from_numpy(keys), k, mask)
-    found = retrieval.retrieve(csr_matrix(queries), csc_matrix(keys), k, mask)
+    dense = exact.retrieve(torch.from_numpy(queries), torch.from_numpy(keys), k, mask)
+    found = exact.retrieve(csr_matrix(queries), csc_matrix(keys), k, mask)
     finite = dense[0] > -torch.inf
     assert torch.equal(found[0], dense[0])
     assert torch.equal(found[1][finite], dense[1][finite])

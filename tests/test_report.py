@@ -9,11 +9,11 @@ import pytest
 from scipy import stats
 from test_evaluate import MatMul, drawn
 
+from graphrec.core.errors import ConfigError, DataError
 from graphrec.data import Interactions
-from graphrec.errors import ConfigError, DataError
-from graphrec.evaluate import Beyond, evaluate, warm_cold
-from graphrec.metrics import bootstrap_means
-from graphrec.report import Report, compare_all, table
+from graphrec.evaluation.metrics import bootstrap_means
+from graphrec.evaluation.ranking import Beyond, evaluate, warm_cold
+from graphrec.evaluation.report import Report, compare_all, table
 
 
 def report(values, name="m", **meta) -> Report:

@@ -11,14 +11,14 @@ import pytest
 import torch
 from histories import START, History
 
-from graphrec.candidates import Among
+from graphrec.core.errors import DataError
+from graphrec.core.random import stream
 from graphrec.data import Dataset
 from graphrec.data.git import read_histories
 from graphrec.data.readers import load_dataset
 from graphrec.data.repositories import OF, Repositories, path_words
-from graphrec.errors import DataError
-from graphrec.sampling import Local, Plan, local_negatives, triplets
-from graphrec.seeds import stream
+from graphrec.evaluation.candidates import Among
+from graphrec.models.batches import Local, Plan, local_negatives, triplets
 from graphrec.testing import communities
 
 ADA, BOB = ("Ada Lovelace", "ada@engine.test"), ("Bob Babbage", "bob@engine.test")
@@ -68,7 +68,7 @@ def test_directories_are_described_by_their_words_and_repositories_by_what_is_kn
     assert (np.diff(begun) > 0).all()
     assert begun.mean() == pytest.approx(0, abs=1e-6)
     assert (languages == 1).all()
-    assert set(place.behaviours) == {"authored", "documented"}
+    assert set(place.behaviors) == {"authored", "documented"}
 
 
 def test_negatives_of_the_same_repository(data) -> None:
@@ -132,9 +132,9 @@ def test_mined_contributions_are_read(tmp_path) -> None:
     assert data.nodes["directory"].ids == ("org/a/src/", "org/a/tests/", "org/b/src/")
     assert data.content["path"][data.items.index("org/a/tests/test_x.py")] == "tests test x py"
     place = Repositories.of(data)
-    assert set(place.behaviours) == {"contributed", "tested", "documented"}
+    assert set(place.behaviors) == {"contributed", "tested", "documented"}
     zero = data.users.index("0")
-    assert place.behaviours["tested"].of(zero).tolist() == [0]
+    assert place.behaviors["tested"].of(zero).tolist() == [0]
     assert load_dataset("oss-contrib", root=tmp_path, min_files=5).n_users == 2
     (folder / "FS_contrib.tsv.gz").write_bytes(b"no gzip")
     with pytest.raises(DataError, match=r"FS_contrib.tsv.gz: not a gzipped table"):

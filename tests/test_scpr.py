@@ -5,27 +5,27 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conversations import catalogue, vectors
+from conversations import catalog, vectors
 
-from graphrec import parallel
 from graphrec.conversation.belief import Answer
 from graphrec.conversation.dialogue import RECOMMEND, REWARDS, Dialogue
+from graphrec.conversation.models.scpr import SCPR
 from graphrec.conversation.replay import Transitions
 from graphrec.conversation.simulator import Simulator
 from graphrec.conversation.states import ACTIONS
+from graphrec.core import distributed
+from graphrec.core.errors import ConfigError, DataError
+from graphrec.core.random import stream
 from graphrec.data import Dataset, Interactions, Vocabulary
 from graphrec.data.attributes import HAS, IN
-from graphrec.errors import ConfigError, DataError
-from graphrec.models.scpr import SCPR
-from graphrec.sampling import Plan
-from graphrec.seeds import stream
-from graphrec.trainer import TrainConfig, Trainer
+from graphrec.models.batches import Plan
+from graphrec.training.trainer import TrainConfig, Trainer
 
 
 @pytest.fixture(scope="module")
 def data() -> Dataset:
     """60 items with 9 attributes in 3 groups, 7 users; pairs at random."""
-    shelf = catalogue()
+    shelf = catalog()
     chosen = stream(0, "tests/pairs").permutation(7 * 60)[:150]
     parts = [
         Interactions(p // 60, p % 60, 7, 60, name=n)
@@ -43,7 +43,7 @@ def data() -> Dataset:
 
 @pytest.fixture(scope="module")
 def scorer(tmp_path_factory) -> str:
-    of = vectors(catalogue())
+    of = vectors(catalog())
     path = tmp_path_factory.mktemp("scorer") / "vectors.npz"
     rows = np.concatenate([of.users, of.items, np.zeros((1, 5), np.float32)])
     pad = np.concatenate([of.attributes, np.zeros((1, 5), np.float32)])
@@ -250,11 +250,11 @@ def test_each_of_two_processes_leads_its_part_of_a_validation(data, scorer, monk
         model.network.second.bias[ACTIONS.index(RECOMMEND)] = 100
     task = model.task()
     whole = task.outcomes(model)
-    monkeypatch.setattr(parallel, "count", lambda: 2)
-    monkeypatch.setattr(parallel, "added", lambda x: x)  # nobody else is here
+    monkeypatch.setattr(distributed, "count", lambda: 2)
+    monkeypatch.setattr(distributed, "added", lambda x: x)  # nobody else is here
     halves, n = [], len(whole)
     for rank in (0, 1):
-        monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         halves.append(task.outcomes(model, divided=True).found)
         assert task(model)["sr@15"] == (halves[-1] > 0).mean(), "a validation is divided"
     assert not halves[0][n // 2 :].any()

@@ -9,7 +9,7 @@ import threading
 
 import numpy as np
 import pytest
-from test_recommender_index import DIM, ITEMS, USERS, catalogue, clustered
+from test_recommender_index import DIM, ITEMS, USERS, catalog, clustered
 from tolerances import SCORE
 
 pytest.importorskip("fastapi", reason="fastapi is not installed; pip install 'graphrec[serve]'")
@@ -17,19 +17,19 @@ pytest.importorskip("httpx2", reason="httpx2 is not installed; FastAPI's test cl
 pytest.importorskip("faiss", reason="faiss is not installed; pip install 'graphrec[ann]'")
 from fastapi.testclient import TestClient
 
-from graphrec.errors import CheckpointError, ConfigError, DataError, FeatureError
-from graphrec.recommender import Recommender
-from graphrec.web import asked
-from graphrec.web import served as served_module
-from graphrec.web.journal import Addition, Journal
-from graphrec.web.served import Options, Served
-from graphrec.web.service import create_service
+from graphrec.core.errors import CheckpointError, ConfigError, DataError, FeatureError
+from graphrec.serving import Recommender
+from graphrec.serving.http import live as served_module
+from graphrec.serving.http import schema
+from graphrec.serving.http.journal import Addition, Journal
+from graphrec.serving.http.live import Options, Served
+from graphrec.serving.http.service import create_service
 
 
 @pytest.fixture(scope="module")
 def rec(tmp_path_factory) -> Recommender:
     place = tmp_path_factory.mktemp("served")
-    made = catalogue()
+    made = catalog()
     made.save(place)
     made.build_index(place, recall=0.9, lists=50)
     return made
@@ -107,7 +107,7 @@ def test_the_server_searches_as_it_is_told(rec, search: str) -> None:
 
 
 def test_an_index_is_needed_for_approximate_answers(tmp_path) -> None:
-    plain = catalogue()
+    plain = catalog()
     with pytest.raises(ConfigError, match="no index; build one with graphrec index"):
         Served(plain, "approximate")
     plain.save(tmp_path)
@@ -168,18 +168,18 @@ def test_what_is_not_known_is_a_404(rec) -> None:
     [
         ({}, "users"),
         ({"users": []}, "users"),
-        ({"users": ["u1"] * (asked.USERS + 1)}, "users"),
+        ({"users": ["u1"] * (schema.USERS + 1)}, "users"),
         ({"users": "u1"}, "users"),
         ({"users": [7]}, "users"),
         ({"users": [""]}, "users"),
-        ({"users": ["u" * (asked.LENGTH + 1)]}, "users"),
+        ({"users": ["u" * (schema.LENGTH + 1)]}, "users"),
         ({"users": ["u1"], "k": 0}, "k"),
-        ({"users": ["u1"], "k": asked.K + 1}, "k"),
+        ({"users": ["u1"], "k": schema.K + 1}, "k"),
         ({"users": ["u1"], "k": "3"}, "k"),
         ({"users": ["u1"], "k": 2.5}, "k"),
         ({"users": ["u1"], "k": True}, "k"),
-        ({"users": ["u1"], "only": ["i1"] * (asked.LIMITS + 1)}, "only"),
-        ({"users": ["u1"], "exclude": ["i1"] * (asked.LIMITS + 1)}, "exclude"),
+        ({"users": ["u1"], "only": ["i1"] * (schema.LIMITS + 1)}, "only"),
+        ({"users": ["u1"], "exclude": ["i1"] * (schema.LIMITS + 1)}, "exclude"),
         ({"users": ["u1"], "unknown": "ignore"}, "unknown"),
         ({"users": ["u1"], "exclude_seen": 1}, "exclude_seen"),
         ({"users": ["u1"], "more": 1}, "more"),
@@ -197,7 +197,7 @@ def test_bodies_that_are_no_json_or_too_long(rec) -> None:
         answer = to.post("/recommend", content=body, headers=kind)
         error(answer, 400 if answer.status_code == 400 else 422)
     body = json.dumps({"users": ["u1"]}).encode()
-    fits = body + b" " * (asked.BODY - len(body))
+    fits = body + b" " * (schema.BODY - len(body))
     assert to.post("/recommend", content=fits, headers=kind).status_code == 200
     for path in ("/recommend", "/similar", "/items"):
         assert "1024 KB" in error(to.post(path, content=fits + b" ", headers=kind), 413)
@@ -399,8 +399,8 @@ def test_a_directory_that_cannot_be_written(rec, journal, monkeypatch) -> None:
     with pytest.raises(DataError):
         Served(rec, journal=journal).add(Addition(["i1"], {"text": [[1.0] * DIM]}))
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    from graphrec.errors import MissingDependencyError
-    from graphrec.web.service import serve
+    from graphrec.core.errors import MissingDependencyError
+    from graphrec.serving.http.service import serve
 
     with pytest.raises(MissingDependencyError, match="uvicorn"):
         serve(rec, port=0)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from test_recommender_index import DIM, ITEMS, catalogue
+from test_recommender_index import DIM, ITEMS, catalog
 
 pytest.importorskip("fastapi", reason="fastapi is not installed; pip install 'graphrec[serve]'")
 pytest.importorskip("faiss", reason="faiss is not installed; pip install 'graphrec[ann]'")
@@ -22,10 +22,10 @@ import schemathesis
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS
 
-from graphrec.recommender import Recommender
-from graphrec.web.journal import Journal
-from graphrec.web.served import Served
-from graphrec.web.service import create_service
+from graphrec.serving import Recommender
+from graphrec.serving.http.journal import Journal
+from graphrec.serving.http.live import Served
+from graphrec.serving.http.service import create_service
 
 ROOT = Path(__file__).parent.parent
 
@@ -33,7 +33,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("fuzzed") / "rec"
-    made = catalogue()
+    made = catalog()
     made.save(place)
     made.build_index(place, recall=0.9, lists=50)
     return place
@@ -109,8 +109,8 @@ async def ask(port: int, method: str, path: str, body: bytes) -> tuple[int, byte
 def start(folder: Path, *options: str) -> tuple[subprocess.Popen, int, str]:
     """A server in a process of its own, its port, and what it said before that."""
     code = (
-        "import sys; from pathlib import Path; from graphrec.recommender import Recommender\n"
-        "from graphrec.web.service import serve\n"
+        "import sys; from pathlib import Path; from graphrec.serving import Recommender\n"
+        "from graphrec.serving.http.service import serve\n"
         "serve(Recommender.load(sys.argv[1]), port=0, journal=Path(sys.argv[2]))"
     )
     command = [sys.executable, "-c", code, str(folder), *options]

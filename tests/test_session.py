@@ -8,15 +8,15 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from conversations import catalogue, setting, table_of
+from conversations import catalog, setting, table_of
 
 from graphrec.conversation.agent import ConversationalRecommender
 from graphrec.conversation.belief import Setting
 from graphrec.conversation.session import Session
 from graphrec.conversation.states import Trained, width
+from graphrec.core.errors import CheckpointError, ConfigError, DataError, UnknownIdError
+from graphrec.core.random import stream
 from graphrec.data import Interactions, Vocabulary
-from graphrec.errors import CheckpointError, ConfigError, DataError, UnknownIdError
-from graphrec.seeds import stream
 
 USERS = Vocabulary([f"u{i}" for i in range(7)], "user")
 ITEMS = Vocabulary([f"i{i:03d}" for i in range(300)])
@@ -31,7 +31,7 @@ def network(shared) -> Trained:
 
 
 def agent(policy: str | None = "ask-then-recommend:5", **rules) -> ConversationalRecommender:
-    shared = setting(catalogue(300, 12, 0.25), **rules)
+    shared = setting(catalog(300, 12, 0.25), **rules)
     history = Interactions(np.array([0, 0, 1]), np.array([3, 8, 5]), 7, 300)
     titles = {"i003": "The Third", "i008": "The Eighth"}
     decides = network(shared) if policy is None else None
@@ -59,7 +59,7 @@ def anybody(request) -> ConversationalRecommender:
 
 def play(session: Session, target: int, turns: int = 60) -> None:
     """Answers honestly until the target is found."""
-    table, shelf = table_of(session.agent.setting.catalogue), session.agent.setting.catalogue
+    table, shelf = table_of(session.agent.setting.catalog), session.agent.setting.catalog
     for _ in range(turns):
         turn = session.next()
         if turn.kind == "recommendation":
@@ -109,7 +109,7 @@ def test_taking_back_leads_to_where_one_was(anybody) -> None:
 
 
 def test_a_session_is_json_and_goes_on_elsewhere(anybody, tmp_path) -> None:
-    session = anybody.start("u1", likes=[anybody.setting.catalogue.names[2]])
+    session = anybody.start("u1", likes=[anybody.setting.catalog.names[2]])
     for _ in range(3):
         turn = session.next()
         empty = [] if turn.values else "unknown"
@@ -121,7 +121,7 @@ def test_a_session_is_json_and_goes_on_elsewhere(anybody, tmp_path) -> None:
     assert other.next() == session.next()
     assert other.state() == session.state()
     gone = {id_ for event in session.events for id_ in event.get("shown", ())}
-    target = next(int(i) for i in anybody.setting.catalogue.items_with(2) if ITEMS[i] not in gone)
+    target = next(int(i) for i in anybody.setting.catalog.items_with(2) if ITEMS[i] not in gone)
     for one in (session, other):
         play(one, target)
     assert other.state() == session.state()
@@ -129,7 +129,7 @@ def test_a_session_is_json_and_goes_on_elsewhere(anybody, tmp_path) -> None:
 
 def test_every_turn_has_a_path_that_the_graph_has() -> None:
     made = agent()
-    shelf, table = made.setting.catalogue, table_of(made.setting.catalogue)
+    shelf, table = made.setting.catalog, table_of(made.setting.catalog)
     titles = [made.title(i) for i in range(300)]
     session = made.start("u0")
     first = session.next()
@@ -156,7 +156,7 @@ def test_somebody_unknown_begins_without_a_history_and_is_told_why() -> None:
     assert session.next().why == "it tells the 300 items apart best"
     assert session.history.tolist() == []
     liked = agent().start(likes=["group 2: 5"])
-    assert liked.next().remaining == len(liked.agent.setting.catalogue.items_with(5))
+    assert liked.next().remaining == len(liked.agent.setting.catalog.items_with(5))
     assert liked.next().why.startswith("you asked for group 2: 5")
 
 
@@ -164,7 +164,7 @@ def test_somebody_unknown_begins_without_a_history_and_is_told_why() -> None:
 def test_it_is_said_when_no_item_meets_all_that_was_said(error) -> None:
     rules = {} if error is None else {"belief": "posterior", "error": error}
     made = agent(**rules)
-    table, names = table_of(made.setting.catalogue), made.setting.catalogue.names
+    table, names = table_of(made.setting.catalog), made.setting.catalog.names
     three = next(list(np.flatnonzero(row)[:3]) for row in table if row.sum() >= 3)
     assert made.start(likes=[names[a] for a in three]).next().unmet == 0
     misses = (~table).sum(1)
@@ -258,8 +258,8 @@ def test_agents_that_would_lead_otherwise_have_another_fingerprint() -> None:
         other(),
         other(policy=Trained(("length", "history"), policy.weights)),
         other(policy=Trained(policy.parts, moved)),
-        other(Setting(shared.catalogue, shared.vectors, shared.config, prior)),
-        other(Setting(shared.catalogue, shared.vectors, shared.config.replace(turns=9))),
+        other(Setting(shared.catalog, shared.vectors, shared.config, prior)),
+        other(Setting(shared.catalog, shared.vectors, shared.config.replace(turns=9))),
     ]
     assert len(set(found)) == 5
     assert found[0] == made.fingerprint

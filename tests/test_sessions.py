@@ -11,12 +11,12 @@ import torch
 from tolerances import PARITY
 
 from graphrec import testing
-from graphrec.cochange import DAY
+from graphrec.code.cochange import DAY
+from graphrec.code.models.coder import CODER
+from graphrec.code.sessions import Sessions
+from graphrec.core.random import stream
 from graphrec.data.interactions import Interactions
-from graphrec.models.coder import CODER
-from graphrec.sampling import Plan
-from graphrec.seeds import stream
-from graphrec.sessions import Sessions
+from graphrec.models.batches import Plan
 
 WEEK = 7.0
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graphrec.core.errors import ConfigError, DataError
 from graphrec.data import (
     Chronological,
     ColdItems,
@@ -18,7 +19,6 @@ from graphrec.data import (
     TimeSplit,
 )
 from graphrec.data.splits import TEST, TRAIN, VALID, _by_user, as_split, k_core
-from graphrec.errors import ConfigError, DataError
 from graphrec.testing import communities
 
 RECIPES = [

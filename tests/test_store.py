@@ -8,18 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from extraction import catalogue, flip, sharded
+from extraction import catalog, flip, sharded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graphrec.core.errors import FeatureError
 from graphrec.data import Content, Interactions
-from graphrec.errors import FeatureError
-from graphrec.store import TRAIN, FeatureStore, FeatureTable
-from graphrec.store.directory import locked
-from graphrec.store.rows import OPEN_SHARDS, ShardedRows
+from graphrec.features import TRAIN, FeatureStore, FeatureTable
+from graphrec.features.shard_rows import OPEN_SHARDS, ShardedRows
+from graphrec.features.store import locked
 
 IDS = [f"item-{i}" for i in range(7)]
-SHOP = catalogue(IDS)
+SHOP = catalog(IDS)
 VALUES = np.arange(1, 22, dtype=np.float32).reshape(7, 3)
 
 
@@ -109,7 +109,7 @@ def test_from_npy_reads_no_pickle(tmp_path: Path) -> None:
 
 def test_a_table_for_other_items_is_refused() -> None:
     table = FeatureTable.from_array(VALUES, SHOP, "image")
-    other = catalogue(list(reversed(IDS)))
+    other = catalog(list(reversed(IDS)))
     with pytest.raises(FeatureError, match=r"'image' was extracted for items .*shop has .*features build"):
         table.check(other)
     assert table.check(SHOP) is table
@@ -157,7 +157,7 @@ def test_sharded_rows_index_like_the_array(
 
 def test_a_table_opens_more_shards_than_may_be_mapped_at_once(tmp_path: Path) -> None:
     n = OPEN_SHARDS * 2 + 1
-    data = catalogue([str(i) for i in range(n)])
+    data = catalog([str(i) for i in range(n)])
     values = np.arange(1, n + 1, dtype=np.float32)[:, None]
     table = sharded(tmp_path, values, 1, data)
     assert isinstance(table.values, ShardedRows)
@@ -193,7 +193,7 @@ def test_another_split_finds_the_features_and_other_items_do_not(tmp_path: Path)
     assert list(store.of(again)) == ["image"]
     texts = Content("text", ["a"] * 7)
     with pytest.raises(FeatureError, match=r"'image' was extracted only for items .*leave the field out"):
-        store.of(catalogue(list(reversed(IDS)), image=texts))
+        store.of(catalog(list(reversed(IDS)), image=texts))
     with pytest.raises(FeatureError, match="for no items at all"):
         store.of(SHOP.with_content(text=texts))
     assert list(store.of(SHOP.with_content(text=texts), text=None)) == ["image"]

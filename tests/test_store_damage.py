@@ -12,19 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from extraction import Hashing, catalogue, files, flip, texts
+from extraction import Hashing, catalog, files, flip, texts
 
-from features.extract import extract
-from graphrec import atomic
+from graphrec.core import files as core_files
+from graphrec.core.errors import FeatureError
+from graphrec.core.random import stream
 from graphrec.data import Content
-from graphrec.errors import FeatureError
-from graphrec.seeds import stream
-from graphrec.store import FeatureStore, FeatureTable, shards
-from graphrec.store.directory import locked
+from graphrec.features import FeatureStore, FeatureTable, shards
+from graphrec.features.extract.extraction import extract
+from graphrec.features.store import locked
 
 N = 20
 FIELDS = ("text", "title")
-SHOP = catalogue(
+SHOP = catalog(
     [f"i{i}" for i in range(N)],
     text=Content("text", texts(N)),
     title=Content("text", [t and f"title {t}" for t in texts(N)]),
@@ -172,7 +172,7 @@ def test_a_table_is_hashed_once_in_a_process(store: FeatureStore, monkeypatch: p
     hashed: list[Path] = []
     monkeypatch.setattr(shards, "SETTLED", 0.0)
     monkeypatch.setattr(
-        shards, "sha256_file", lambda path: (hashed.append(path), atomic.sha256_file(path))[1]
+        shards, "sha256_file", lambda path: (hashed.append(path), core_files.sha256_file(path))[1]
     )
     tick()
     store.of(SHOP)
@@ -290,9 +290,9 @@ def test_an_array_in_no_form_of_numpys_is_named(tmp_path: Path, spoil: Callable[
     np.save(path, np.ones((5, 8)))
     spoil(path)
     with pytest.raises(FeatureError, match=r"values\.npy"):
-        atomic.read_array(path, FeatureError, mmap=True)
+        core_files.read_array(path, FeatureError, mmap=True)
     with pytest.raises(FeatureError, match=r"values\.npy"):
-        atomic.read_array(path, FeatureError)
+        core_files.read_array(path, FeatureError)
 
 
 def test_shards_of_another_extractor_are_not_taken_over(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ import polars as pl
 import pytest
 from layouts import ALL_TRAIN, texts, write
 
+from graphrec.core.errors import ConfigError, DataError
 from graphrec.data import Dataset, RandomSplit
 from graphrec.data.readers import load_dataset
 from graphrec.data.readers.files import FORMATS, read_table
 from graphrec.data.readers.images import match_images
-from graphrec.errors import ConfigError, DataError
 
 CSV = "user,item,rating,when\nu1,007,5,2024-01-01\nu1,7,4,2024-01-02\nu2,007,1,2024-01-03\n"
 ITEMS = 'sku,name,blurb,pic\n007,"Cup, blue","Says ""hi""",a/1.png\n7,Pot,,\n'

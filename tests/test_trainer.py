@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from graphrec import checkpoint, testing
-from graphrec.commit import read_sealed, write_sealed
-from graphrec.errors import CheckpointError, ConfigError, TrainingError
+from graphrec import testing
+from graphrec.core.bundle import read_sealed, write_sealed
+from graphrec.core.errors import CheckpointError, ConfigError, TrainingError
 from graphrec.models.mf import MF
 from graphrec.models.popularity import Popularity
-from graphrec.trainer import TrainConfig, Trainer, rate
+from graphrec.training import checkpoint
+from graphrec.training.trainer import TrainConfig, Trainer, rate
 
 
 @pytest.fixture
@@ -101,7 +102,7 @@ def test_gradients_are_cleared_between_steps(data) -> None:
     config = options(epochs=3, learning_rate=0.5)
     Trainer(config).fit(model)
     for epoch in (1, 2, 3):
-        from graphrec.sampling import Plan
+        from graphrec.models.batches import Plan
 
         (batch,) = twin.batches(Plan(epoch, config.batch_size, config.seed))
         grads = torch.autograd.grad(sum(twin.loss(batch).values()), list(twin.parameters()))

@@ -16,11 +16,13 @@ import torch
 import training
 from training import Trainings, outcome, until_done
 
-from graphrec import atomic, checkpoint, cli, commit, rundir
+from graphrec.cli import main as cli
+from graphrec.core import bundle, files
+from graphrec.core.errors import CheckpointError
+from graphrec.core.random import stream
 from graphrec.data import Dataset
-from graphrec.errors import CheckpointError
-from graphrec.recommender import Recommender
-from graphrec.seeds import stream
+from graphrec.serving import Recommender
+from graphrec.training import checkpoint, run_directory
 
 pytest.importorskip("resource", reason="killing and limits are POSIX's")
 
@@ -261,7 +263,7 @@ def test_what_resuming_rests_on_is_checked(
         (lambda best: shutil.rmtree(best), r"best/state\.json: no such file"),
         (lambda best: flip(first(best, "model*")), r"best/model-\w+\.safetensors: its sha256"),
         (lambda best: checkpoint.write(best, 3, torch.nn.Linear(1, 1)), "made for another model"),
-        (lambda best: commit.write_sealed(best / "state.json", older(best)), "is of epoch 3, but according"),
+        (lambda best: bundle.write_sealed(best / "state.json", older(best)), "is of epoch 3, but according"),
     ],
 )
 def test_the_best_checkpoint_is_missed_before_more_is_trained(
@@ -274,7 +276,7 @@ def test_the_best_checkpoint_is_missed_before_more_is_trained(
 
 
 def older(best: Path) -> dict[str, Any]:
-    state = commit.read_sealed(best / "state.json", "")
+    state = bundle.read_sealed(best / "state.json", "")
     return {**state, "head": {**state["head"], "step": 3}}
 
 
@@ -326,8 +328,8 @@ def test_a_write_that_fails_is_explained(
     """Whichever file it is and whatever the reason: the last good checkpoint is whole and goes on."""
     out = tmp_path / "run"
     failing = Failing(name, skip, code)
-    monkeypatch.setattr(atomic, "open", failing, raising=False)
-    monkeypatch.setattr(rundir, "open", failing, raising=False)
+    monkeypatch.setattr(files, "open", failing, raising=False)
+    monkeypatch.setattr(run_directory, "open", failing, raising=False)
     with pytest.raises(CheckpointError) as caught:
         training.train("freedom", out)
     monkeypatch.undo()
@@ -350,7 +352,7 @@ def test_a_failing_flush_is_explained(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(handle)
 
-    monkeypatch.setattr(atomic.os, "fsync", fsync)
+    monkeypatch.setattr(files.os, "fsync", fsync)
     with pytest.raises(CheckpointError, match="No space left"):
         training.train("freedom", tmp_path / "run")
     monkeypatch.undo()

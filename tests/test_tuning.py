@@ -16,17 +16,24 @@ import torch
 from safetensors.torch import load_file
 from training import Trainings
 
-from graphrec import runs, suggestions, tuning
-from graphrec.commit import read_sealed, write_sealed
+from graphrec import runs
+from graphrec.core.bundle import read_sealed, write_sealed
+from graphrec.core.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    MissingDependencyError,
+    TrainingError,
+)
+from graphrec.core.random import stream
 from graphrec.data import Dataset
 from graphrec.data.interactions import Interactions
-from graphrec.errors import CheckpointError, ConfigError, DataError, MissingDependencyError, TrainingError
-from graphrec.evaluate import RankingTask
-from graphrec.model import Ranker
+from graphrec.evaluation.ranking import RankingTask
 from graphrec.models import MODELS
 from graphrec.models import model as model_class
-from graphrec.search import Choice, Integers, Space
-from graphrec.seeds import stream
+from graphrec.models.base import Ranker
+from graphrec.models.search_space import Choice, Integers, Space
+from graphrec.runs.tuning import samplers, tuner
 from graphrec.testing import communities
 
 RANKERS = [name for name in MODELS if issubclass(model_class(name), Ranker)]
@@ -51,14 +58,14 @@ def _others(train: Interactions, valid: Interactions, seed: int) -> Interactions
 @pytest.fixture
 def tune(
     made: tuple[Dataset, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuning.Tuned]:
+) -> Callable[..., tuner.Tuned]:
     """A study of MF's options on two communities; power does not fail here, so that nothing is flushed."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
 
-    def run(out: str = "study", **changes: Any) -> tuning.Tuned:
+    def run(out: str = "study", **changes: Any) -> tuner.Tuned:
         data, features = made
         given = {"model": "mf", "data": data, "features": features, "space": SMALL, "train_options": FIXED}
-        return tuning.tune(**{**given, "trials": 3, "out": tmp_path / out, **changes})
+        return tuner.tune(**{**given, "trials": 3, "out": tmp_path / out, **changes})
 
     return run
 
@@ -70,7 +77,7 @@ def metrics(path: Path) -> list[dict[str, float]]:
 
 def outcome(path: Path) -> dict[str, Any]:
     """All in which two studies must agree to the bit: files, trials, metrics of every epoch, weights."""
-    study = tuning.read_study(path)
+    study = tuner.read_study(path)
     best = study.best.path
     return {
         "files": sorted(str(f.relative_to(path)) for f in path.rglob("*") if f.is_file()),
@@ -92,14 +99,14 @@ def outcome(path: Path) -> dict[str, Any]:
 
 
 def test_a_trial_is_the_run_that_its_options_make(
-    tune: Callable[..., tuning.Tuned], made: tuple[Dataset, dict[str, Any]], tmp_path: Path
+    tune: Callable[..., tuner.Tuned], made: tuple[Dataset, dict[str, Any]], tmp_path: Path
 ) -> None:
     seen: list[int] = []
     study = tune(on_trial=lambda trial: seen.append(trial.number), select="ndcg@5", seed=3)
     assert seen == [0, 1, 2]
     defaults = model_class("mf").Config.defaults()
     assert study.trials[0].options == {"dim": defaults["dim"], "train.learning_rate": 1e-3}
-    assert all(suggestions.inside(SMALL, trial.options) for trial in study.trials[1:])
+    assert all(samplers.inside(SMALL, trial.options) for trial in study.trials[1:])
     best = study.best
     assert best.value == max(trial.value for trial in study.trials if trial.value is not None)
     named = json.loads((study.path / "best.json").read_text())
@@ -119,7 +126,7 @@ def test_a_trial_is_the_run_that_its_options_make(
 
 
 def test_the_test_split_changes_nothing(
-    tune: Callable[..., tuning.Tuned], made: tuple[Dataset, dict[str, Any]]
+    tune: Callable[..., tuner.Tuned], made: tuple[Dataset, dict[str, Any]]
 ) -> None:
     data, features = made
     other = data.with_splits(data.train, data.valid, _others(data.train, data.valid, 1))
@@ -131,7 +138,7 @@ def test_the_test_split_changes_nothing(
     assert [metrics(t.path) for t in one.trials] == [metrics(t.path) for t in two.trials]
 
 
-def test_weights_of_the_best_are_kept_and_metrics_of_all(tune: Callable[..., tuning.Tuned]) -> None:
+def test_weights_of_the_best_are_kept_and_metrics_of_all(tune: Callable[..., tuner.Tuned]) -> None:
     for keep in ("best", "all"):
         study = tune(keep, keep=keep)
         for trial in study.trials:
@@ -153,17 +160,16 @@ def test_of_equal_trials_the_earliest_is_best() -> None:
     common: dict[str, Any] = {"options": {}, "model_options": {}, "train_options": {}, "seed": 0}
     values = [None, 0.2, 0.3, 0.3, None]
     trials = [
-        tuning.Trial(n, Path(f"{n}"), "finished" if v else "failed", v, **common)
-        for n, v in enumerate(values)
+        tuner.Trial(n, Path(f"{n}"), "finished" if v else "failed", v, **common) for n, v in enumerate(values)
     ]
-    study = tuning.Tuned(Path(), "mf", "recall@20", trials)
+    study = tuner.Tuned(Path(), "mf", "recall@20", trials)
     assert study.best.number == 2
     assert [row[0][-1] for row in study.table()[1]] == ["2", "3", "1", "0", "4"]
     with pytest.raises(TrainingError, match="all 1 trials failed"):
-        _ = tuning.Tuned(Path(), "mf", "recall@20", trials[:1]).best
+        _ = tuner.Tuned(Path(), "mf", "recall@20", trials[:1]).best
 
 
-def test_what_is_fixed_is_not_searched(tune: Callable[..., tuning.Tuned]) -> None:
+def test_what_is_fixed_is_not_searched(tune: Callable[..., tuner.Tuned]) -> None:
     one = tune("one", trials=20, model_options={"dim": 3})
     assert len(one.trials) == 4, "three learning rates, and the default one"
     assert {t.model_options["dim"] for t in one.trials} == {3}
@@ -174,7 +180,7 @@ def test_what_is_fixed_is_not_searched(tune: Callable[..., tuning.Tuned]) -> Non
 
 
 def test_a_trial_that_cannot_be_trained_is_recorded_and_the_study_goes_on(
-    tune: Callable[..., tuning.Tuned], monkeypatch: pytest.MonkeyPatch
+    tune: Callable[..., tuner.Tuned], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     space: Space = {"train.learning_rate": Choice(1e30, 0.02)}
     study = tune(space=space, trials=3)
@@ -189,7 +195,7 @@ def test_a_trial_that_cannot_be_trained_is_recorded_and_the_study_goes_on(
 
 
 def test_without_optuna_the_extra_is_named(
-    tune: Callable[..., tuning.Tuned], monkeypatch: pytest.MonkeyPatch
+    tune: Callable[..., tuner.Tuned], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(MissingDependencyError, match=r"graphrec\[tune\].*sampler") as raised:
@@ -200,7 +206,7 @@ def test_without_optuna_the_extra_is_named(
 
 
 def test_what_stands_in_the_way_of_all_trials_is_raised(
-    tune: Callable[..., tuning.Tuned], tmp_path: Path, made: tuple[Dataset, dict[str, Any]]
+    tune: Callable[..., tuner.Tuned], tmp_path: Path, made: tuple[Dataset, dict[str, Any]]
 ) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="cuda"):
@@ -232,7 +238,7 @@ def test_what_stands_in_the_way_of_all_trials_is_raised(
     ],
 )
 def test_mistakes_are_answered_before_any_work(
-    tune: Callable[..., tuning.Tuned], tmp_path: Path, changes: dict[str, Any], expected: str
+    tune: Callable[..., tuner.Tuned], tmp_path: Path, changes: dict[str, Any], expected: str
 ) -> None:
     with pytest.raises(ConfigError, match=expected):
         tune(**changes)
@@ -241,14 +247,14 @@ def test_mistakes_are_answered_before_any_work(
 
 @pytest.mark.parametrize("name", RANKERS)
 def test_every_models_own_space_can_be_searched(name: str) -> None:
-    assert tuning.search_space(name) == dict(model_class(name).search_space)
+    assert tune.search_space(name) == dict(model_class(name).search_space)
 
 
 # -- a study that goes on ------------------------------------------------------------------------------------
 
 
 def test_more_trials_go_on_and_fewer_are_refused(
-    tune: Callable[..., tuning.Tuned], monkeypatch: pytest.MonkeyPatch
+    tune: Callable[..., tuner.Tuned], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     straight = tune("straight", trials=6)
     assert tune("parts", trials=3).trials[-1].number == 2
@@ -261,7 +267,7 @@ def test_more_trials_go_on_and_fewer_are_refused(
     changed = {**FIXED, "device": "auto" if not torch.cuda.is_available() else "cpu", "checkpoint_every": 2}
     assert len(tune("parts", trials=6, train_options=changed, resume=True).trials) == 6
     assert [path.name for path in trained] == [f"trial-000{n}" for n in range(3, 6)]
-    found = [(t.options, t.value) for t in tuning.read_study(straight.path.with_name("parts")).trials]
+    found = [(t.options, t.value) for t in tuner.read_study(straight.path.with_name("parts")).trials]
     assert found == [(t.options, t.value) for t in straight.trials]
     with pytest.raises(CheckpointError, match="at least 6"):
         tune("parts", trials=5, resume=True)
@@ -283,7 +289,7 @@ def test_more_trials_go_on_and_fewer_are_refused(
     ],
 )
 def test_another_study_is_refused_by_what_differs(
-    tune: Callable[..., tuning.Tuned], changes: dict[str, Any], expected: str
+    tune: Callable[..., tuner.Tuned], changes: dict[str, Any], expected: str
 ) -> None:
     study = tune(trials=1)
     before = (study.path / "study.json").read_bytes()
@@ -296,7 +302,7 @@ def test_another_study_is_refused_by_what_differs(
 
 
 def test_other_features_are_another_study(
-    tune: Callable[..., tuning.Tuned], made: tuple[Dataset, dict[str, Any]]
+    tune: Callable[..., tuner.Tuned], made: tuple[Dataset, dict[str, Any]]
 ) -> None:
     given = {"model": "freedom", "space": None, "trials": 1}
     tune(**given)
@@ -305,7 +311,7 @@ def test_other_features_are_another_study(
         tune(**given, features={**features, "image": features["text"]}, resume=True)
 
 
-def test_another_optuna_is_refused_only_where_it_would_suggest(tune: Callable[..., tuning.Tuned]) -> None:
+def test_another_optuna_is_refused_only_where_it_would_suggest(tune: Callable[..., tuner.Tuned]) -> None:
     study = tune(trials=6)
     facts = read_sealed(study.path / "study.json", "")
     write_sealed(study.path / "study.json", {**facts, "optuna": "0.0.1"})
@@ -315,31 +321,31 @@ def test_another_optuna_is_refused_only_where_it_would_suggest(tune: Callable[..
 
 
 def test_damaged_records_are_named_and_a_removed_trial_is_trained_again(
-    tune: Callable[..., tuning.Tuned],
+    tune: Callable[..., tuner.Tuned],
 ) -> None:
     study = tune()
     expected = outcome(study.path)
     record = study.trials[1].path / "trial.json"
     record.write_text(record.read_text().replace('"value": 0', '"value": 1'))
-    for read in (lambda: tune(resume=True), lambda: tuning.read_study(study.path)):
+    for read in (lambda: tune(resume=True), lambda: tuner.read_study(study.path)):
         with pytest.raises(CheckpointError, match=r"trial.json.*remove the folder trial-0001"):
             read()
     for file in sorted(record.parent.rglob("*"), reverse=True):
         file.rmdir() if file.is_dir() else file.unlink()
-    assert len(tuning.read_study(study.path).trials) == 2
+    assert len(tuner.read_study(study.path).trials) == 2
     tune(resume=True)
     assert outcome(study.path) == expected
     (study.path / "study.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"study\.json"):
         tune(resume=True)
     with pytest.raises(CheckpointError, match="no study there"):
-        tuning.read_study(study.path / "trial-0000")
+        tuner.read_study(study.path / "trial-0000")
     with pytest.raises(CheckpointError, match="holds a run"):
         tune(f"{study.path.name}/trial-0000", resume=True)
 
 
 def test_interrupted_in_random_epochs_it_ends_as_if_it_had_not_been(
-    tune: Callable[..., tuning.Tuned], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    tune: Callable[..., tuner.Tuned], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     straight = outcome(tune("straight", trials=6).path)
     rng, real = stream(0, "test/tuning"), runs.train

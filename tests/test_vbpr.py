@@ -5,21 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from cold_catalogue import gaps
+from cold_catalog import gaps
 from tolerances import BFLOAT16, PARITY, SCORE
 
 from graphrec import testing
+from graphrec.core.errors import ConfigError, FeatureError
+from graphrec.core.random import stream
 from graphrec.data import Interactions
-from graphrec.errors import ConfigError, FeatureError
-from graphrec.evaluate import evaluate
+from graphrec.evaluation.ranking import evaluate
+from graphrec.models.batches import Plan, triplets
 from graphrec.models.vbpr import VBPR, Batch
-from graphrec.sampling import Plan, triplets
-from graphrec.seeds import stream
-from graphrec.trainer import TrainConfig, Trainer
+from graphrec.training.trainer import TrainConfig, Trainer
 
 
 @pytest.fixture(scope="module")
-def catalogue():
+def catalog():
     """Items 1 to 3 without a picture, 3 without a text either, 4 to 9 without train interactions."""
     return gaps(12, 7, [1, 2, 3], [3])
 
@@ -37,9 +37,9 @@ def plain(tables) -> torch.Tensor:
     return torch.from_numpy(np.concatenate(parts, 1))
 
 
-def test_loss_and_gradients_are_those_of_the_formulas(catalogue) -> None:
+def test_loss_and_gradients_are_those_of_the_formulas(catalog) -> None:
     """The projection of all features side by side, each triplet on its own, norms of whole vectors."""
-    data, tables = catalogue
+    data, tables = catalog
     model = VBPR.build(data, tables, VBPR.Config(dim=8, content_dim=5, reg_weight=0.3))
     plan = Plan(1, 100, 0)
     batch, (users, positives, negatives) = next(model.batches(plan)), next(triplets(data.train, plan))
@@ -58,8 +58,8 @@ def test_loss_and_gradients_are_those_of_the_formulas(catalogue) -> None:
         assert torch.allclose(one, other, atol=PARITY * float(other.abs().max()))
 
 
-def test_a_batch_names_each_of_its_items_once(catalogue) -> None:
-    data, tables = catalogue
+def test_a_batch_names_each_of_its_items_once(catalog) -> None:
+    data, tables = catalog
     model, plan = VBPR.build(data, tables), Plan(3, 150, 1)
     for batch, triple in zip(model.batches(plan), triplets(data.train, plan), strict=True):
         assert isinstance(batch, Batch)
@@ -69,16 +69,16 @@ def test_a_batch_names_each_of_its_items_once(catalogue) -> None:
         assert torch.equal(batch.items[batch.negatives], triple.negatives)
 
 
-def test_scores_are_both_parts_added_up(catalogue) -> None:
-    data, tables = catalogue
+def test_scores_are_both_parts_added_up(catalog) -> None:
+    data, tables = catalog
     model = trained(data, tables, cold_items="as_trained")
     user, ids, w = (model.user_embedding.weight, model.item_embedding.weight, model.projection.weight)
     expected = user[:, :8] @ ids.T + user[:, 8:] @ (plain(tables) @ w.T).T
     assert torch.allclose(model.score(np.arange(data.n_users)), expected, atol=10 * SCORE)
 
 
-def test_cold_items_are_scored_by_content_alone(catalogue) -> None:
-    data, tables = catalogue
+def test_cold_items_are_scored_by_content_alone(catalog) -> None:
+    data, tables = catalog
     model = trained(data, tables)
     cold = data.train.item_degree == 0
     _, items = model.embed()
@@ -91,18 +91,18 @@ def test_cold_items_are_scored_by_content_alone(catalogue) -> None:
     assert torch.equal(kept.embed()[1][:, 8:], items[:, 8:])
 
 
-def test_reports_say_how_cold_items_were_scored(catalogue) -> None:
-    data, tables = catalogue
+def test_reports_say_how_cold_items_were_scored(catalog) -> None:
+    data, tables = catalog
     held = Interactions([0, 1], [5, 6], data.n_users, data.n_items)
     for option, expected in (("content", "from content"), ("as_trained", "as trained")):
         model = VBPR.build(data, tables, VBPR.Config(dim=4, cold_items=option))
         assert evaluate(model, held, seen=None, k=5).meta["cold_items"] == expected
 
 
-def test_a_missing_modality_adds_nothing_unless_filled(catalogue) -> None:
-    data, tables = catalogue
+def test_a_missing_modality_adds_nothing_unless_filled(catalog) -> None:
+    data, tables = catalog
     x = tables["text"].numpy()
-    for fill in ("zero", "mean", "neighbours"):
+    for fill in ("zero", "mean", "neighbors"):
         model = VBPR.build(data, tables, VBPR.Config(dim=8, fill=fill))
         image, text = model.weights().values()
         content = model.embed()[1][:, 8:]
@@ -116,8 +116,8 @@ def test_a_missing_modality_adds_nothing_unless_filled(catalogue) -> None:
         assert bool(content[3].any()) == (fill != "zero")
 
 
-def test_any_modalities_will_do(catalogue) -> None:
-    data, tables = catalogue
+def test_any_modalities_will_do(catalog) -> None:
+    data, tables = catalog
     alone = VBPR.build(data, {"sound": tables["text"]}, VBPR.Config(dim=4))
     assert alone.embed()[1].shape == (data.n_items, 8)
     assert set(alone.content_rule.weights) == {"sound"}

@@ -27,12 +27,12 @@ pytest.importorskip("httpx2", reason="httpx2 is not installed; FastAPI's test cl
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from graphrec.errors import ConfigError, MissingDependencyError
-from graphrec.web import app as web
-from graphrec.web.app import create_app, serve
-from graphrec.web.guard import BODY
-from graphrec.web.messages import EVENTS, LENGTH, LIKES
-from graphrec.web.page import PAGE, POLICY
+from graphrec.conversation.web import app as web
+from graphrec.conversation.web.app import create_app, serve
+from graphrec.conversation.web.messages import EVENTS, LENGTH, LIKES
+from graphrec.conversation.web.page import PAGE, POLICY
+from graphrec.core.errors import ConfigError, MissingDependencyError
+from graphrec.serving.http.guard import BODY
 
 ROOT = Path(__file__).parent.parent
 KINDS = {
@@ -423,7 +423,9 @@ def test_a_missing_server_is_named_with_the_extra_that_brings_it(monkeypatch) ->
 
 
 def test_served_on_a_free_port_it_answers_and_ends_quietly_on_ctrl_c() -> None:
-    code = "from shop_agent import shop; from graphrec.web.app import serve; serve(shop(), port=0)"
+    code = (
+        "from shop_agent import shop; from graphrec.conversation.web.app import serve; serve(shop(), port=0)"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, cwd=ROOT / "tests",
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},

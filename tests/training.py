@@ -26,15 +26,17 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from graphrec import atomic, cli, rundir
-from graphrec.evaluate import RankingTask
+from graphrec.cli import main as cli
+from graphrec.core import files
+from graphrec.evaluation.ranking import RankingTask
 from graphrec.models.freedom import FREEDOM
 from graphrec.models.lightgcn import LightGCN
 from graphrec.models.mf import MF
-from graphrec.recommender import Recommender
 from graphrec.runs import train as _train  # noqa: F401, as the commands import it when they need it
+from graphrec.serving import Recommender
 from graphrec.testing import communities
-from graphrec.trainer import TrainConfig, Trainer
+from graphrec.training import run_directory
+from graphrec.training.trainer import TrainConfig, Trainer
 
 MODELS = {"freedom": FREEDOM, "lightgcn": LightGCN}
 PATIENCE = 3
@@ -229,7 +231,7 @@ def watch_files(kill: str | int | None, slow: float, steps: str | None) -> None:
 
         return call
 
-    atomic.open = rundir.open = opened  # type: ignore[attr-defined]
+    files.open = run_directory.open = opened  # type: ignore[attr-defined]
     os.replace, os.fsync = stepping("rename", replace), stepping("flush", fsync)
     Path.unlink = stepping("remove", unlink)  # type: ignore[method-assign]
 
@@ -240,10 +242,10 @@ def write_in_place() -> None:
     @contextmanager
     def writing(path: str | Path) -> Iterator[Any]:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with atomic.open(path, "wb") as file:  # type: ignore[attr-defined]
+        with files.open(path, "wb") as file:  # type: ignore[attr-defined]
             yield file
 
-    atomic.writing = writing
+    files.writing = writing
 
 
 def carry_out(task: dict[str, Any]) -> None:

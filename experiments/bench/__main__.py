@@ -16,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from graphrec.atomic import write_text
+from graphrec.core.files import write_text
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "docs" / "performance.md"

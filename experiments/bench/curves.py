@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-COLOURS = ("#4269d0", "#efb118", "#ff725c", "#3ca951", "#a463f2", "#6cc5b0")
+COLORS = ("#4269d0", "#efb118", "#ff725c", "#3ca951", "#a463f2", "#6cc5b0")
 PANEL, GAP, TOP, HEIGHT = 270, 66, 44, 240
 Series = Mapping[str, Sequence[tuple[float, float]]]
 
@@ -15,7 +15,7 @@ def drawn(panels: Mapping[str, Series], names: Sequence[str], label: str) -> str
 
     Args:
         panels: title -> name -> interactions and value of each point.
-        names: of the lines, in the order of their colours.
+        names: of the lines, in the order of their colors.
         label: what the picture shows, for those who cannot see it.
     """
     width = GAP * 3 + PANEL * len(panels) + 20
@@ -29,8 +29,8 @@ def drawn(panels: Mapping[str, Series], names: Sequence[str], label: str) -> str
         parts += _panel(GAP + number * (PANEL + GAP), title, series)
     for number, name in enumerate(names):
         x, y = GAP + number * 120, TOP + HEIGHT + 62
-        colour = COLOURS[number % len(COLOURS)]
-        parts.append(f'<rect x="{x}" y="{y - 9}" width="14" height="4" fill="{colour}"/>')
+        color = COLORS[number % len(COLORS)]
+        parts.append(f'<rect x="{x}" y="{y - 9}" width="14" height="4" fill="{color}"/>')
         parts.append(f'<text x="{x + 20}" y="{y - 2}">{name}</text>')
     x = GAP + len(names) * 120
     parts.append(f'<line x1="{x}" x2="{x + 14}" y1="{TOP + HEIGHT + 55}" y2="{TOP + HEIGHT + 55}" '
@@ -69,10 +69,10 @@ def _panel(left: int, title: str, series: Mapping[str, Sequence[tuple[float, flo
     parts.append(f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="#999" '
                  'stroke-dasharray="3 3"/>')  # fmt: skip
     for number, (name, line) in enumerate(series.items()):
-        colour, places = COLOURS[number % len(COLOURS)], [place(*p) for p in line]
+        color, places = COLORS[number % len(COLORS)], [place(*p) for p in line]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
         for (x, y), (pairs, value) in zip(places, line, strict=True):
-            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"><title>{name}, '
+            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{color}"><title>{name}, '
                          f"{pairs:,} interactions: {value:.3g}</title></circle>")  # fmt: skip
     return parts

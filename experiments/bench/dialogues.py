@@ -22,18 +22,18 @@ import torch
 from experiments.bench import measure
 from experiments.bench.fm_epoch import generated
 from graphrec.conversation.belief import Setting
-from graphrec.conversation.catalogue import Catalogue
+from graphrec.conversation.catalog import Catalog
 from graphrec.conversation.config import ConversationConfig
+from graphrec.conversation.models.scpr import SCPR
 from graphrec.conversation.play import play
 from graphrec.conversation.rules import rule
 from graphrec.conversation.simulator import Simulator
 from graphrec.conversation.vectors import DialogueVectors, read_vectors, write_vectors
+from graphrec.core.random import stream
 from graphrec.data import Dataset
 from graphrec.data.readers import dataset_folder, load_dataset
-from graphrec.models.scpr import SCPR
-from graphrec.sampling import Plan
-from graphrec.seeds import stream
-from graphrec.trainer import TrainConfig, Trainer
+from graphrec.models.batches import Plan
+from graphrec.training.trainer import TrainConfig, Trainer
 
 POLICIES = (
     ("abs-greedy", {"weighting": "plain"}),
@@ -83,7 +83,7 @@ class Traced(Setting):
 
 def floor(setting: Setting, scored: list[int], valued: list[int]) -> float:
     """Seconds of the two products alone, in the given sizes."""
-    vectors, table = setting.vectors.items, setting.catalogue.table
+    vectors, table = setting.vectors.items, setting.catalog.table
     assert table is not None
     one, weights = vectors[0].copy(), np.ones(len(vectors), np.float32)
     began = time.process_time()
@@ -98,15 +98,15 @@ def conversations(data: Dataset, vectors: DialogueVectors, n: int) -> None:
     """Prints a line per policy."""
     chosen = np.sort(stream(0, "bench/pairs").permutation(len(data.test))[:n])
     users, targets = data.test.users[chosen], data.test.items[chosen]
-    catalogue = Catalogue.of(data)
+    catalog = Catalog.of(data)
     print(f"{'policy':26s}{'rules':28s}{'per CPU s':>10s}{'reference':>11s}{'ratio':>7s}{'products':>10s}")
     for name, rules in POLICIES:
-        setting = Setting(catalogue, vectors, ConversationConfig(**rules))
-        play(rule(name), setting, Simulator(catalogue), users[:64], targets[:64])
+        setting = Setting(catalog, vectors, ConversationConfig(**rules))
+        play(rule(name), setting, Simulator(catalog), users[:64], targets[:64])
         began = time.process_time()
-        play(rule(name), setting, Simulator(catalogue), users, targets)
+        play(rule(name), setting, Simulator(catalog), users, targets)
         spent = time.process_time() - began
-        scored, valued = _sizes(catalogue, vectors, rules, name, users, targets)
+        scored, valued = _sizes(catalog, vectors, rules, name, users, targets)
         reference = REFERENCE.get(name)
         known = (f"{reference}", f"{len(users) / spent / reference:.0f}x") if reference else ("", "")
         share = floor(setting, scored, valued) / spent
@@ -115,14 +115,14 @@ def conversations(data: Dataset, vectors: DialogueVectors, n: int) -> None:
 
 
 def _sizes(
-    catalogue: Catalogue, vectors: DialogueVectors, rules: dict[str, object], name: str,
+    catalog: Catalog, vectors: DialogueVectors, rules: dict[str, object], name: str,
     users: np.ndarray, targets: np.ndarray,
 ) -> tuple[list[int], list[int]]:  # fmt: skip
     """How many candidates there were at each product of the same conversations."""
     from graphrec.conversation.dialogue import Dialogue
 
-    traced = Traced(catalogue, vectors, ConversationConfig(**rules))
-    talks = Simulator(catalogue).talks(targets, 15)
+    traced = Traced(catalog, vectors, ConversationConfig(**rules))
+    talks = Simulator(catalog).talks(targets, 15)
     chance = stream(0, "conversation/policy").random((len(targets), 15))
     for number, talk in enumerate(talks):
         dialogue = Dialogue(traced, int(users[number]), talk)

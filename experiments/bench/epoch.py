@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments.bench import catalogue, measure
+from experiments.bench import catalog, measure
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "freedom": ("FREEDOM", {}),
@@ -44,7 +44,7 @@ BATCH = 2048
 def case(folder: Path, name: str, epochs: int) -> dict[str, Any]:
     """One case, measured in this process."""
     import graphrec as gr
-    from graphrec.sampling import Plan
+    from graphrec.models.batches import Plan
 
     model_name, options = CASES[name]
     kind, opening, model = getattr(gr.models, model_name), [], None
@@ -78,9 +78,9 @@ def toolbox(folder: Path, steps: int = 6) -> dict[str, Any]:
     from torch import nn
 
     import graphrec as gr
-    from graphrec.graph import bipartite
-    from graphrec.knn import knn
-    from graphrec.sampling import Plan, triplets
+    from graphrec.graphs.graph import bipartite
+    from graphrec.graphs.knn import knn
+    from graphrec.models.batches import Plan, triplets
 
     data = gr.Dataset.load(folder / "dataset")
     features = gr.FeatureStore(folder / "cache").of(data)
@@ -137,7 +137,7 @@ def main() -> None:
         f"{'':28s}{'first batch':>13s}{'cached':>8s}{'epoch':>8s}{'(range)':>14s}{'valid':>7s}{'peak':>10s}"
     )
     with tempfile.TemporaryDirectory() as folder:
-        catalogue.save(Path(folder), given.scale)
+        catalog.save(Path(folder), given.scale)
         for name in given.cases:
             command = [sys.executable, "-m", "experiments.bench.epoch", "--case", name, "--folder", folder,
                        "--epochs", str(given.epochs)]  # fmt: skip

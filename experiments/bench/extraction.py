@@ -24,21 +24,21 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-import features
 from experiments.bench import measure
-from features.decoding import decode
-from features.extract import extract
-from features.image import OpenClip
+from graphrec.core.random import stream
 from graphrec.data import Content, Dataset, Interactions, Vocabulary
-from graphrec.seeds import stream
-from graphrec.store import FeatureStore
+from graphrec.features import FeatureStore
+from graphrec.features import extract as features
+from graphrec.features.extract.decoding import decode
+from graphrec.features.extract.extraction import extract
+from graphrec.features.extract.image import OpenClip
 
 SIZE = (182, 268)
 WORDS = 5_000
 
 
 def poster(number: int) -> bytes:
-    """One JPEG: a colour gradient, some shapes, a little noise."""
+    """One JPEG: a color gradient, some shapes, a little noise."""
     rng = stream(0, "bench/poster", number)
     width, height = SIZE
     ends = rng.integers(0, 256, (2, 3))
@@ -56,7 +56,7 @@ def poster(number: int) -> bytes:
     return file.getvalue()
 
 
-def catalogue(values: Sequence[str], kind: str, root: Path | None = None) -> Dataset:
+def catalog(values: Sequence[str], kind: str, root: Path | None = None) -> Dataset:
     """A dataset with one content field, whose users each took one item."""
     n = len(values)
     none = Interactions(np.zeros(0, int), np.zeros(0, int), n, n)
@@ -99,7 +99,7 @@ def writing(dataset: Dataset, kind: str, dim: int) -> float:
         def encode(self, batch: list[str]) -> np.ndarray:
             return np.ones((len(batch), dim), dtype=np.float32)
 
-    texts = catalogue([f"text {i}" for i in range(dataset.n_items)], "text")
+    texts = catalog([f"text {i}" for i in range(dataset.n_items)], "text")
     return whole(texts, "text", Ready()).seconds  # type: ignore[arg-type]
 
 
@@ -198,11 +198,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for i in range(n):
             (Path(folder) / f"{i}.jpg").write_bytes(poster(i))
-        shop = catalogue([f"{i}.jpg" for i in range(n)], "image", Path(folder))
+        shop = catalog([f"{i}.jpg" for i in range(n)], "image", Path(folder))
         for name in models:
             open_clip_rows(name, shop, given.repeats)
         plain_row("hog-hsv", shop, "image", given.repeats)
-    plain_row("tfidf-svd", catalogue(sentences(n), "text"), "text", given.repeats)
+    plain_row("tfidf-svd", catalog(sentences(n), "text"), "text", given.repeats)
 
 
 if __name__ == "__main__":

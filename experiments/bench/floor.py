@@ -19,15 +19,15 @@ import numpy as np
 import torch
 
 import graphrec as gr
-from experiments.bench import catalogue, measure
-from graphrec import checkpoint
-from graphrec.graph import Graph
-from graphrec.losses import bpr
-from graphrec.metrics import accuracy, metric_names, top_k
+from experiments.bench import catalog, measure
+from graphrec.core.random import stream
+from graphrec.evaluation.metrics import accuracy, metric_names, top_k
+from graphrec.graphs.graph import Graph
+from graphrec.models.batches import Plan, triplets
 from graphrec.models.freedom import FREEDOM
-from graphrec.nn import ItemFeatures
-from graphrec.sampling import Plan, triplets
-from graphrec.seeds import stream
+from graphrec.models.layers import ItemFeatures
+from graphrec.models.losses import bpr
+from graphrec.training import checkpoint
 
 BATCH, DIM, K = 2048, 64, 50
 
@@ -91,7 +91,7 @@ def stages(data: gr.Dataset, model: FREEDOM, folder: Path) -> list[Stage]:
     found = [
         Stage("shuffle, one negative a pair", 1, len(train) * 8 * 6, 0,
               lambda: next(triplets(train, Plan(1, BATCH, 0)))),
-        Stage("prune and normalise the graph", 1, len(train) * 16 + len(graph) * 12, 0,
+        Stage("prune and normalize the graph", 1, len(train) * 16 + len(graph) * 12, 0,
               lambda: model.start_epoch(stream(0, "bench", 1))),
         Stage("propagate", n_steps, once, 0, lambda: _no_grad(lambda: model.propagate(graph))),
         Stage("propagate, backward", n_steps, once, 0,
@@ -169,7 +169,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        catalogue.save(folder)
+        catalog.save(folder)
         data = gr.Dataset.load(folder / "dataset")
         model = FREEDOM.build(data, gr.FeatureStore(folder / "cache").of(data))
         cells = [["stage", "calls", "MB", "GFLOP", "floor ms", "ms", "ratio", "ms an epoch"]]

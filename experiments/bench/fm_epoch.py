@@ -5,7 +5,7 @@ its exact size (1,801 users, 7,432 items, 52,910 train interactions, 33 attribut
     python -m experiments.bench.fm_epoch --attributes 8438 --edges 94446       # of LastFM*'s size
 
 Processor seconds of this process, with one thread. The floor of an epoch is the bytes that its steps have to
-move over the measured copy bandwidth: rows gathered, their gradients, rows and optimiser states read and
+move over the measured copy bandwidth: rows gathered, their gradients, rows and optimizer states read and
 written. What is above it is the price of a few dozen calls per step on few rows each. The floor of the
 prefixes is one increment per attribute of every candidate of every distinct prefix, at the rate of a copy.
 """
@@ -24,13 +24,13 @@ from scipy.sparse import csr_array
 
 from experiments.bench import measure
 from graphrec.conversation import prefixes
+from graphrec.conversation.models.fm import FM, ItemBatch
 from graphrec.conversation.scoring import ScoringTask
+from graphrec.core.random import stream
 from graphrec.data import Dataset, Interactions, Vocabulary
 from graphrec.data.readers import load_dataset
-from graphrec.models.fm import FM, ItemBatch
-from graphrec.sampling import Plan
-from graphrec.seeds import stream
-from graphrec.trainer import TrainConfig, Trainer
+from graphrec.models.batches import Plan
+from graphrec.training.trainer import TrainConfig, Trainer
 
 USERS, ITEMS, PAIRS = 1_801, 7_432, (52_910, 11_891, 11_892)
 BATCH, DIM = 64, 64
@@ -82,7 +82,7 @@ def bandwidth() -> float:
 def stages(model: FM, config: TrainConfig) -> dict[str, float]:
     """Processor seconds of the parts of one epoch, without the Trainer."""
     optimizer, batches = model.optimizer(config), model.batches(Plan(1, BATCH, 0))
-    took = dict.fromkeys(("batches", "forward", "backward", "optimiser"), 0.0)
+    took = dict.fromkeys(("batches", "forward", "backward", "optimizer"), 0.0)
     clock = time.process_time
     while True:
         began = clock()

@@ -2,7 +2,7 @@
 
     python -m experiments.bench.growth [--scales 1 4 16 64] [--models mf ...] [--plot docs/images/growth.svg]
 
-Users, items and interactions of Amazon Baby's counts times 1, 4, 16 and 64, generated (``catalogue``), with
+Users, items and interactions of Amazon Baby's counts times 1, 4, 16 and 64, generated (``catalog``), with
 128-d image and 64-d text features; Gowalla, where ``$GRAPHREC_DATA`` has it, with generated features of the
 same widths. Each row is a process of its own: what an epoch does once (pruning, shuffling, negatives, and the
 first step, which in LATTICE builds the item graph) is measured, then a few more steps; ``epoch`` is the first
@@ -31,7 +31,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.bench import catalogue, curves, measure
+from experiments.bench import catalog, curves, measure
 
 MODELS = {
     "mf": "MF", "lightgcn": "LightGCN", "vbpr": "VBPR", "bm3": "BM3", "freedom": "FREEDOM",
@@ -49,8 +49,8 @@ HEADER = (
 def row(folder: Path, name: str, batch: int, steps: int) -> dict[str, Any]:
     """One model on one dataset, measured in this process."""
     import graphrec as gr
-    from graphrec.sampling import Plan
-    from graphrec.seeds import stream
+    from graphrec.core.random import stream
+    from graphrec.models.batches import Plan
 
     kind = getattr(gr.models, MODELS[name])
     gr.RankingTask, gr.FeatureStore  # noqa: B018, imported before memory is looked at
@@ -108,7 +108,7 @@ def free() -> float:
 def prepared(folder: Path, scale: str) -> bool:
     """Writes one dataset; False where there is none."""
     if scale != GOWALLA:
-        catalogue.save(folder, float(scale), WIDTHS)
+        catalog.save(folder, float(scale), WIDTHS)
         return True
     import graphrec as gr
 
@@ -117,7 +117,7 @@ def prepared(folder: Path, scale: str) -> bool:
         return False
     data = gr.load_dataset(GOWALLA, root)
     data.save(folder / "dataset")
-    catalogue.save_features(data, folder / "cache", WIDTHS)
+    catalog.save_features(data, folder / "cache", WIDTHS)
     return True
 
 

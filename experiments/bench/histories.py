@@ -21,15 +21,15 @@ import numpy as np
 import torch
 
 from experiments.bench import measure
+from graphrec.code.models.coder import CODER
+from graphrec.core.random import stream
 from graphrec.data import Dataset, Interactions, Vocabulary
 from graphrec.data.git.log import Repository
 from graphrec.data.git.mining import MiningConfig, mine
 from graphrec.data.git.people import People
 from graphrec.data.repositories import tree_of
-from graphrec.models.coder import CODER
-from graphrec.sampling import Plan
-from graphrec.seeds import stream
-from graphrec.store import FeatureTable
+from graphrec.features import FeatureTable
+from graphrec.models.batches import Plan
 
 WORDS = 64  # values of a segment's vector
 

@@ -27,7 +27,7 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
-from experiments.bench import catalogue, measure
+from experiments.bench import catalog, measure
 from experiments.bench.growth import free
 
 WIDTHS = {"image": 512, "text": 384}
@@ -38,8 +38,8 @@ BATCH, DIM, K, ORIGINAL = 2048, 64, 10, 0.9
 def ours(folder: Path, name: str) -> dict[str, float]:
     """One of the registered models, measured in this process."""
     import graphrec as gr
-    from graphrec.sampling import Plan
-    from graphrec.seeds import stream
+    from graphrec.core.random import stream
+    from graphrec.models.batches import Plan
 
     kind = {"freedom": gr.models.FREEDOM, "lattice": gr.models.LATTICE}[name]
     data, features = _read(folder)
@@ -64,9 +64,9 @@ def dense(folder: Path) -> dict[str, float]:
     from torch import Tensor, nn
     from torch.nn.functional import normalize
 
-    from graphrec.graph import bipartite
-    from graphrec.sampling import Plan, triplets
-    from graphrec.seeds import torch_stream
+    from graphrec.core.random import torch_stream
+    from graphrec.graphs.graph import bipartite
+    from graphrec.models.batches import Plan, triplets
 
     data, features = _read(folder)
 
@@ -149,7 +149,7 @@ def main() -> None:
     for items in sorted(given.items):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            catalogue.save(folder, items / catalogue.ITEMS, WIDTHS)
+            catalog.save(folder, items / catalog.ITEMS, WIDTHS)
             cells: dict[str, dict[str, float]] = {}
             for case in given.cases:
                 if case == "dense" and last is not None:

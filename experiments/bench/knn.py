@@ -1,16 +1,16 @@
-"""Nearest neighbours by cosine: time and extra memory against the dense form and faiss; a million rows.
+"""Nearest neighbors by cosine: time and extra memory against the dense form and faiss; a million rows.
 
     python -m experiments.bench.knn [--quick] [--million]
 
-Every line is a fresh process. ``exact`` is :func:`graphrec.knn.knn` with all comparisons, graph and all,
+Every line is a fresh process. ``exact`` is :func:`graphrec.graphs.knn.knn` with all comparisons, graph and all,
 ``dense`` one matrix of similarities and ``torch.topk``, ``faiss`` an ``IndexFlatIP``, all with k = 10 on
 plain Gaussian vectors, the hardest to prune. The floor is the 2 N N d operations of all comparisons at the
 speed at which torch multiplies matrices in the cache, measured in the same process. Extra memory is the peak
 above what was resident before; the copy scaled to length one counts. ``--quick`` leaves 100,000 rows out.
 
-``--million`` is the approximate form on 1,000,000 x 128 vectors, as embeddings of real catalogues lie in
-clusters and fill few dimensions: 2,000 centres, each with noise of 12 dimensions and a little of all; then
-2,000 centres with plain noise, which is easy. Recall@10 is that of 2,000 rows against their exact neighbours.
+``--million`` is the approximate form on 1,000,000 x 128 vectors, as embeddings of real catalogs lie in
+clusters and fill few dimensions: 2,000 centers, each with noise of 12 dimensions and a little of all; then
+2,000 centers with plain noise, which is easy. Recall@10 is that of 2,000 rows against their exact neighbors.
 Plain Gaussian vectors, which have no clusters, are measured at 100,000: there the approximate form ends up
 comparing all pairs.
 """
@@ -29,10 +29,10 @@ import numpy as np
 import torch
 
 from experiments.bench import measure
-from graphrec.knn import knn
-from graphrec.neighbours import nearest_rows
-from graphrec.seeds import stream
-from graphrec.store import FeatureTable
+from graphrec.core.random import stream
+from graphrec.features import FeatureTable
+from graphrec.graphs.knn import knn
+from graphrec.graphs.nearest import nearest_rows
 
 K, DIM = 10, 384
 SIZES = (7_050, 30_000, 100_000)
@@ -42,19 +42,19 @@ EXTRA = {100_000: measure.GIB, 1_000_000: 2 * measure.GIB + 1_000_000 * 128 * 4}
 
 
 def vectors(n: int, d: int, kind: str = "gaussian") -> np.ndarray:
-    """Generated rows ``(n, d) float32``: ``"gaussian"``, around ``"centres"``, or ``"catalogue"``."""
+    """Generated rows ``(n, d) float32``: ``"gaussian"``, around ``"centers"``, or ``"catalog"``."""
     rng = stream(0, "bench/knn")
     rows = rng.standard_normal((n, d), dtype=np.float32)
     if kind == "gaussian":
         return rows
-    centres = rng.standard_normal((2000, d), dtype=np.float32)
-    directions = rng.standard_normal((40, 12, d), dtype=np.float32) / 48**0.5  # of noise, by centre
+    centers = rng.standard_normal((2000, d), dtype=np.float32)
+    directions = rng.standard_normal((40, 12, d), dtype=np.float32) / 48**0.5  # of noise, by center
     for start in range(0, n, 65_536):
         part = rows[start : start + 65_536]
-        at = rng.integers(0, len(centres), len(part))
-        part *= 0.7 if kind == "centres" else 0.1
-        part += centres[at]
-        if kind == "catalogue":
+        at = rng.integers(0, len(centers), len(part))
+        part *= 0.7 if kind == "centers" else 0.1
+        part += centers[at]
+        if kind == "catalog":
             for group in range(len(directions)):
                 own = np.flatnonzero(at % len(directions) == group)
                 part[own] += rng.standard_normal((len(own), 12), dtype=np.float32) @ directions[group]
@@ -62,13 +62,13 @@ def vectors(n: int, d: int, kind: str = "gaussian") -> np.ndarray:
 
 
 def dense(rows: torch.Tensor, k: int) -> torch.Tensor:
-    """All similarities at once, then ``torch.topk``: neighbours ``(n, k)``."""
+    """All similarities at once, then ``torch.topk``: neighbors ``(n, k)``."""
     unit = torch.nn.functional.normalize(rows, dim=1)
     return (unit @ unit.T).topk(k, dim=1).indices
 
 
 def flat(rows: torch.Tensor, k: int) -> torch.Tensor:
-    """Neighbours ``(n, k)`` by faiss."""
+    """Neighbors ``(n, k)`` by faiss."""
     import faiss
 
     unit = torch.nn.functional.normalize(rows, dim=1).numpy()
@@ -162,7 +162,7 @@ def main() -> None:
         return
     print(measure.machine())
     if options.million:
-        runs = [("approximate", 1_000_000, 128, kind) for kind in ("catalogue", "centres")]
+        runs = [("approximate", 1_000_000, 128, kind) for kind in ("catalog", "centers")]
         runs.append(("approximate", 100_000, 128, "gaussian"))
     else:
         sizes = SIZES[:2] if options.quick else SIZES

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 
 from experiments.bench import measure
+from graphrec.core.random import stream
 from graphrec.data.interactions import Interactions
+from graphrec.features import FeatureTable
+from graphrec.models.batches import Plan, Preferences
 from graphrec.models.llmrec import LLMRec
-from graphrec.sampling import Plan, Preferences
-from graphrec.seeds import stream
-from graphrec.store import FeatureTable
-from graphrec.trainer import TrainConfig
+from graphrec.training.trainer import TrainConfig
 
 USERS, ITEMS, PAIRS, BATCH = 13_187, 17_366, 68_933, 1_024
 ATTRIBUTES = ("title", "director", "year", "country", "language")

@@ -16,7 +16,7 @@ import time
 
 import numpy as np
 
-from graphrec.seeds import stream
+from graphrec.core.random import stream
 
 
 def request(user: str, k: int) -> bytes:

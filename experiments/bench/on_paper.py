@@ -29,12 +29,12 @@ def tables(
         "the same by item, for the way back": 4 * pairs + 8 * items,
         "weights of edges, if kept (both ways)": 8 * pairs,
         f"features, {' + '.join(map(str, widths.values()))} float16": 2 * items * sum(widths.values()),
-        f"item graph, {k} neighbours each": 8 * k * items,
+        f"item graph, {k} neighbors each": 8 * k * items,
     }
 
 
 def step(batch: int, fanouts: list[int], dim: int, users: float, items: float) -> dict[str, float]:
-    """Rows, edges and bytes of one step on sampled neighbourhoods, repeats not merged: the most it can be."""
+    """Rows, edges and bytes of one step on sampled neighborhoods, repeats not merged: the most it can be."""
     rows, edges, level = 3.0 * batch, 0.0, 3.0 * batch
     for fanout in fanouts:
         edges += level * fanout
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--image", type=int, default=512)
     parser.add_argument("--text", type=int, default=384)
-    parser.add_argument("--k", type=int, default=10, help="neighbours of an item")
+    parser.add_argument("--k", type=int, default=10, help="neighbors of an item")
     parser.add_argument("--batch", type=int, default=65_536)
     parser.add_argument("--fanouts", type=int, nargs="+", default=[10, 5])
     given = parser.parse_args()
@@ -108,7 +108,7 @@ def main() -> None:
     for name, width in widths.items():
         work = 2.0 * given.items**2 * width
         print(
-            f"exact neighbours by {name}: {human(work, 'FLOP')}, {duration(work / GPU['rate'])} on a GPU "
+            f"exact neighbors by {name}: {human(work, 'FLOP')}, {duration(work / GPU['rate'])} on a GPU "
             f"({duration(work / CORES['rate'])} on two cores)"
         )
     ranking = 2.0 * given.users * given.items * given.dim

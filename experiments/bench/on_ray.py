@@ -1,4 +1,4 @@
-"""Extraction and neighbours on a Ray cluster of this machine, beside the same work without Ray.
+"""Extraction and neighbors on a Ray cluster of this machine, beside the same work without Ray.
 
     python -m experiments.bench.on_ray [--pictures 500] [--rows 20000] [--repeats 3] [--quick]
 
@@ -6,7 +6,7 @@ Every process computes with one thread, so that cores are compared with cores. `
 one reading thread; ``1 worker`` and ``2 workers`` are a cluster that has been joined before the clock starts.
 The second number is the ratio to ``local``; at best it is one over the number of workers. The floor of a row
 is that, so what is above it is Ray: starting workers, which import everything anew for each extraction, and
-moving what they read and return. ``nothing`` is an extraction of one row, and neighbours of one: what Ray
+moving what they read and return. ``nothing`` is an extraction of one row, and neighbors of one: what Ray
 costs when there is nothing to do. Ratios are medians of runs after one another.
 """
 
@@ -22,14 +22,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import features
 from experiments.bench import measure
-from experiments.bench.extraction import catalogue, measured, poster
-from features.extract import extract
-from graphrec.cluster import Cluster
-from graphrec.neighbours import all_neighbours, unit_length
-from graphrec.seeds import stream
-from graphrec.store import FeatureStore
+from experiments.bench.extraction import catalog, measured, poster
+from graphrec.core.random import stream
+from graphrec.core.ray import Cluster
+from graphrec.features import FeatureStore
+from graphrec.features import extract as features
+from graphrec.features.extract.extraction import extract
+from graphrec.graphs.nearest import all_neighbors, unit_length
 
 Work = Callable[[Cluster | None], object]
 
@@ -38,7 +38,7 @@ def pictures(n: int, folder: Path) -> Work:
     """Extraction of posters with ``hog-hsv`` into an empty store."""
     for i in range(n):
         (folder / f"{i}.jpg").write_bytes(poster(i % 500))
-    shop = catalogue([f"{i}.jpg" for i in range(n)], "image", folder)
+    shop = catalog([f"{i}.jpg" for i in range(n)], "image", folder)
 
     def work(cluster: Cluster | None) -> None:
         with tempfile.TemporaryDirectory() as store:
@@ -50,11 +50,11 @@ def pictures(n: int, folder: Path) -> Work:
     return work
 
 
-def neighbours(n: int, d: int) -> Work:
+def neighbors(n: int, d: int) -> Work:
     """The ten nearest of each of ``n`` rows ``(n, d)``."""
     rows = stream(0, "bench/on_ray").standard_normal((n, d), dtype=np.float32)
     unit = unit_length(torch.from_numpy(rows))
-    return lambda cluster: all_neighbours(unit, 10, cluster)
+    return lambda cluster: all_neighbors(unit, 10, cluster)
 
 
 def row(name: str, work: Work, repeats: int) -> None:
@@ -94,9 +94,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, Cluster("local", workers=2, cpus=1).joined():
         row(f"hog-hsv, {n_pictures:,} pictures", pictures(n_pictures, Path(folder)), repeats)
         row("hog-hsv, nothing", pictures(1, Path(folder)), repeats)
-        row(f"kNN, {n_rows:,} x 384", neighbours(n_rows, 384), repeats)
-        row(f"kNN, {n_rows // 4:,} x 4096", neighbours(n_rows // 4, 4096), repeats)
-        row("kNN, nothing", neighbours(1, 384), repeats)
+        row(f"kNN, {n_rows:,} x 384", neighbors(n_rows, 384), repeats)
+        row(f"kNN, {n_rows // 4:,} x 4096", neighbors(n_rows // 4, 4096), repeats)
+        row("kNN, nothing", neighbors(1, 384), repeats)
     print(f"starting and ending the cluster {joining:.1f} s")
 
 

@@ -28,10 +28,10 @@ import accelerate
 import torch
 
 import graphrec as gr
-from experiments.bench import catalogue, measure
+from experiments.bench import catalog, measure
 from experiments.bench.floor import DIM, ceilings, product_bytes
-from graphrec import graph as graphs
-from graphrec import nn as layers
+from graphrec.graphs import graph as graphs
+from graphrec.models import layers as layers
 
 BATCH = 2048
 MODELS = {"freedom": "FREEDOM", "bm3": "BM3", "vbpr": "VBPR", "lattice": "LATTICE"}
@@ -41,7 +41,7 @@ PROPAGATE, PROPAGATE_BACK = "propagation, forward", "propagation, backward"
 PROJECT, PROJECT_BACK = "gather and project features, forward", "the same, backward"
 LATENT, LATENT_BACK = "learned item graph, forward", "learned item graph, backward"
 LOSS, LOSS_BACK = "loss arithmetic, forward", "loss arithmetic, backward"
-ADAM, CLEAR = "optimiser", "clearing gradients"
+ADAM, CLEAR = "optimizer", "clearing gradients"
 PARTS = (
     START, SAMPLE, LATENT, LATENT_BACK, PROPAGATE, PROPAGATE_BACK, PROJECT, PROJECT_BACK, LOSS, LOSS_BACK,
     ADAM, CLEAR,
@@ -103,7 +103,7 @@ class Clock:
     def timed(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
         """The same function, as a part."""
 
-        @wraps(work)  # Accelerate looks at what an optimiser's functions take
+        @wraps(work)  # Accelerate looks at what an optimizer's functions take
         def call(*arguments: Any, **options: Any) -> Any:
             with self.part(name):
                 return work(*arguments, **options)
@@ -304,7 +304,7 @@ def main() -> None:
     bandwidth, rate, _ = ceilings()
     print(f"ceilings: copy {bandwidth / 1e9:.1f} GB/s, matrix product {rate / 1e9:.0f} GFLOP/s in float32")
     with tempfile.TemporaryDirectory() as folder:
-        catalogue.save(Path(folder), given.scale)
+        catalog.save(Path(folder), given.scale)
         for name in given.models:
             with restored():
                 profile(Path(folder), name, given.epochs, (bandwidth, rate))

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from experiments.bench.measure import machine, milliseconds
+from graphrec.core.random import stream
 from graphrec.data import Interactions
-from graphrec.graph import bipartite
-from graphrec.seeds import stream
+from graphrec.graphs.graph import bipartite
 
 USERS, ITEMS, PAIRS, DIM = 19_445, 7_050, 118_551, 64
 

@@ -26,16 +26,16 @@ import numpy as np
 import polars as pl
 
 from experiments.bench import measure
-from graphrec.seeds import stream
+from graphrec.core.random import stream
 
 ROWS, SECONDS, MEMORY = 10_000_000, 60, 4 * measure.GIB
 SPLITS = ("random", "leave-one-out", "time")
 STAGES = (
     ("read", "graphrec.data.readers.table", "read_table"),
-    ("codes", "graphrec.data.frames", "_codes"),
-    ("repeats", "graphrec.data.frames", "_unique"),
-    ("k-core", "graphrec.data.frames", "core_mask"),
-    ("vocabularies", "graphrec.data.frames", "_ordered"),
+    ("codes", "graphrec.data.from_frame", "_codes"),
+    ("repeats", "graphrec.data.from_frame", "_unique"),
+    ("k-core", "graphrec.data.from_frame", "core_mask"),
+    ("vocabularies", "graphrec.data.from_frame", "_ordered"),
     ("split", "graphrec.data.splits", "assign"),
 )
 """Name of a stage, and the function that does it."""

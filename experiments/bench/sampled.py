@@ -1,4 +1,4 @@
-"""Training on sampled neighbourhoods as the data grows: time of an epoch and memory.
+"""Training on sampled neighborhoods as the data grows: time of an epoch and memory.
 
     python -m experiments.bench.sampled                          # x1, x4, x16, x64
     python -m experiments.bench.sampled --scales 64 --models lightgcn
@@ -7,8 +7,8 @@
 
 x64 is a million users, 200,000 items and twenty million interactions, items with a long tail, with 128-d
 features, which stay on disk; the others are that divided. Batches grow with the data (``--batch`` is that of
-x64), so that neighbourhoods are the same share of each graph and every epoch has as many steps. Each row is a
-process of its own: building the model (for FREEDOM with the exact neighbours of all items), drawing an
+x64), so that neighborhoods are the same share of each graph and every epoch has as many steps. Each row is a
+process of its own: building the model (for FREEDOM with the exact neighbors of all items), drawing an
 epoch's triplets and pruning the graph, and some steps are measured; ``epoch`` is the draw plus the median
 step times their number. ``~`` is the exponent from one size to the next: 1 is linear in the interactions.
 That of the memory leaves out what Python and the libraries take. ``--whole`` trains an epoch instead, with a
@@ -43,9 +43,9 @@ HEADER = (
 
 def generated(scale: float, folder: Path) -> Any:
     """Interactions with a long tail, and features in a file."""
+    from graphrec.core.random import stream
     from graphrec.data.interactions import Interactions
-    from graphrec.seeds import stream
-    from graphrec.store import FeatureTable
+    from graphrec.features import FeatureTable
 
     users, items, pairs = (int(n * scale / LARGEST) for n in (USERS, ITEMS, PAIRS))
     rng = stream(0, "bench/sampled")
@@ -73,9 +73,9 @@ def built(name: str, train: Any, table: Any, fanouts: list[int]) -> Any:
 
 def row(name: str, scale: float, batch: int, fanouts: list[int], steps: int) -> dict[str, Any]:
     """One model at one size, measured in this process."""
-    from graphrec.sampling import Plan
-    from graphrec.seeds import stream
-    from graphrec.trainer import TrainConfig
+    from graphrec.core.random import stream
+    from graphrec.models.batches import Plan
+    from graphrec.training.trainer import TrainConfig
 
     bare = measure.peak()
     with tempfile.TemporaryDirectory() as folder:  # what is mapped stays readable
@@ -108,9 +108,9 @@ def row(name: str, scale: float, batch: int, fanouts: list[int], steps: int) -> 
 
 def whole(name: str, scale: float, batch: int, fanouts: list[int]) -> dict[str, Any]:
     """An epoch of one model by the Trainer, in this process."""
-    from graphrec.evaluate import RankingTask
-    from graphrec.seeds import stream
-    from graphrec.trainer import TrainConfig, Trainer
+    from graphrec.core.random import stream
+    from graphrec.evaluation.ranking import RankingTask
+    from graphrec.training.trainer import TrainConfig, Trainer
 
     with tempfile.TemporaryDirectory() as folder:
         known, table = generated(scale, Path(folder))

@@ -5,7 +5,7 @@
 
 The vectors are made as embeddings tend to be: a mixture of a thousand groups whose sizes fall off like
 1/rank, each with its own spread over the dimensions, which themselves matter less and less, and lengths that
-vary by a fifth; users lie between two groups that they like. Independent noise would have no neighbourhoods
+vary by a fifth; users lie between two groups that they like. Independent noise would have no neighborhoods
 to find. Memory is what the process alone holds (anonymous); pages of mapped files come on top, as long as
 nothing else needs their place.
 """
@@ -27,10 +27,10 @@ from pathlib import Path
 import numpy as np
 
 from experiments.bench import measure
+from graphrec.core.random import stream
 from graphrec.data import Interactions, Vocabulary
-from graphrec.model import ContentProjection
-from graphrec.recommender import Recommender
-from graphrec.seeds import stream
+from graphrec.models.base import ContentProjection
+from graphrec.serving import Recommender
 
 DIM, USERS, SEEN, K, GROUPS = 64, 100_000, 20, 20, 1000
 PORT, RATES = 8733, ("--rate 800", "--rate 1000", "--rate 1200")

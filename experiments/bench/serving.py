@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from experiments.bench import measure
+from graphrec.core.random import stream
 from graphrec.data import Interactions, Vocabulary
-from graphrec.recommender import Recommender
-from graphrec.seeds import stream
+from graphrec.serving import Recommender
 
 USERS, ITEMS, DIM, K, SEEN, SECONDS = 10_000, 50_000, 64, 20, 50, 2.0
 

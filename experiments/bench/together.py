@@ -20,7 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from experiments.bench import catalogue, measure
+from experiments.bench import catalog, measure
 
 POLICIES = {
     "300,000 (libgomp)": {"GOMP_SPINCOUNT": "300000"},
@@ -55,7 +55,7 @@ def main() -> None:
     print(measure.machine())
     print(f"{'spinning':20s}{'alone':>10s}{'two at once':>14s}{'ratio':>8s}")
     with tempfile.TemporaryDirectory() as name:
-        catalogue.save(Path(name))
+        catalog.save(Path(name))
         for policy, environment in POLICIES.items():
             alone, two = (epoch(Path(name), environment, n, epochs) for n in (1, 2))
             print(f"{policy:20s}{alone:>8.2f} s{two:>12.2f} s{two / alone:>8.1f}", flush=True)

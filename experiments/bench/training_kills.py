@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 from experiments.bench.measure import machine
-from graphrec.seeds import stream
+from graphrec.core.random import stream
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from training import MODELS, Trainings, outcome, until_done

@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import Any
 
-from features.llm import prompts
-from features.llm.client import Chat
-from features.llm.replies import BadReply
-from features.llm.responses import Reply, Responses, key_of
-from graphrec.errors import ConfigError, FeatureError
+from graphrec.core.errors import ConfigError, FeatureError
+from graphrec.features.extract.llm import prompts
+from graphrec.features.extract.llm.client import Chat
+from graphrec.features.extract.llm.replies import BadReply
+from graphrec.features.extract.llm.responses import Reply, Responses, key_of
 
 AGAIN = 3  # times a question is asked again
 CHARACTERS = 4  # of a token, roughly

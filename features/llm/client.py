@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from features.llm.responses import Messages, Reply
-from graphrec.errors import ConfigError, FeatureError, requires
+from graphrec.core.errors import ConfigError, FeatureError, requires
+from graphrec.features.extract.llm.responses import Messages, Reply
 
 if TYPE_CHECKING:
     import openai

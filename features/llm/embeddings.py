@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from features.llm.client import KEY, client, explained
-from graphrec.errors import ConfigError, FeatureError
+from graphrec.core.errors import ConfigError, FeatureError
+from graphrec.features.extract.llm.client import KEY, client, explained
 
 
 class EndpointEncoder:

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from features.llm import prompts, replies
-from features.llm.asking import Question
+from graphrec.core.errors import FeatureError
 from graphrec.data import Dataset
 from graphrec.data.content import title
-from graphrec.errors import FeatureError
-from graphrec.store import PREFERENCES, TRAIN, FeatureTable
+from graphrec.features import PREFERENCES, TRAIN, FeatureTable
+from graphrec.features.extract.llm import prompts, replies
+from graphrec.features.extract.llm.asking import Question
 
 HISTORY = 50  # items of a person that are told, the last ones
 
@@ -180,5 +180,5 @@ def _set(text: str | None) -> set[str]:
 
 def _numbers(n: int) -> dict[str, Any]:
     number = {"type": "integer", "minimum": 1, "maximum": n}
-    return {"type": "object", "properties": {"favourite": number, "least": number},
-            "required": ["favourite", "least"], "additionalProperties": False}  # fmt: skip
+    return {"type": "object", "properties": {"favorite": number, "least": number},
+            "required": ["favorite", "least"], "additionalProperties": False}  # fmt: skip

@@ -24,7 +24,7 @@ class BadReply(Exception):  # noqa: N818 - it is a reason, not an error of anybo
 
 
 def pair(text: str, n: int) -> tuple[int, int]:
-    """Two different numbers out of ``1..n``, favourite first: ``3::7`` or ``{"favourite": 3, "least": 7}``.
+    """Two different numbers out of ``1..n``, favorite first: ``3::7`` or ``{"favorite": 3, "least": 7}``.
 
     Returns:
         both, counted from 0.
@@ -38,7 +38,7 @@ def pair(text: str, n: int) -> tuple[int, int]:
         numbers: list[Any] = [int(found[1]), int(found[2])]
     else:
         body = _object(text, "no pair")
-        numbers = [body.get("favourite"), body.get("least")]
+        numbers = [body.get("favorite"), body.get("least")]
         if any(type(number) is not int for number in numbers):
             raise BadReply("no pair")
     if not all(1 <= number <= n for number in numbers):

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from graphrec.atomic import digest, explained, held
-from graphrec.errors import FeatureError
+from graphrec.core.errors import FeatureError
+from graphrec.core.files import digest, explained, held
 
 FILE, LOCK = "responses.jsonl", ".lock"
 Messages = Sequence[Mapping[str, str]]

@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from features import Extractor
-from features.extract import extract
-from graphrec.atomic import digest
+from graphrec.core.errors import ConfigError
+from graphrec.core.files import digest
 from graphrec.data import Content, Dataset
-from graphrec.errors import ConfigError
-from graphrec.store import ATTRIBUTE, PROFILE, TRAIN, FeatureStore, FeatureTable
+from graphrec.features import ATTRIBUTE, PROFILE, TRAIN, FeatureStore, FeatureTable
+from graphrec.features.extract.extraction import extract
+from graphrec.features.extract.registry import Extractor
 
 
 class Jointly:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from graphrec.cochange import DAY
+from graphrec.code.cochange import DAY
 from graphrec.code.project import Project
-from graphrec.errors import ConfigError
+from graphrec.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

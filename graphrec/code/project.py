@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from graphrec.atomic import digest, read_json, write_json
-from graphrec.cochange import CoChangeConfig, neighbours, profiles
+from graphrec.code.cochange import CoChangeConfig, neighbors, profiles
+from graphrec.core.errors import DataError, GraphrecError, nearest
+from graphrec.core.files import digest, read_json, write_json
 from graphrec.data.dataset import Dataset
 from graphrec.data.git import MiningConfig, read_histories
 from graphrec.data.git.dataset import ADDRESS, printable
 from graphrec.data.git.log import Person, Repository
 from graphrec.data.git.people import People
 from graphrec.data.readers.git import salt
-from graphrec.errors import DataError, GraphrecError, nearest
-from graphrec.recommender import Recommender
+from graphrec.serving import Recommender
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -132,7 +132,7 @@ class Project:
     @cached_property
     def near(self) -> csr_matrix:
         """Row j: files that are worked on together with file j (co-change, Eq. 3)."""
-        return neighbours(self.data.train, CoChangeConfig())
+        return neighbors(self.data.train, CoChangeConfig())
 
     @cached_property
     def names(self) -> dict[int, str]:

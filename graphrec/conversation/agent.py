@@ -9,19 +9,19 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from graphrec.atomic import digest, read_array, write_array
-from graphrec.commit import Committed, Write, commit
 from graphrec.conversation.belief import Setting
-from graphrec.conversation.catalogue import Catalogue
+from graphrec.conversation.catalog import Catalog
 from graphrec.conversation.config import ConversationConfig
 from graphrec.conversation.rules import Policy, Rule, rule
 from graphrec.conversation.session import FORMAT as SESSIONS
 from graphrec.conversation.session import Session
 from graphrec.conversation.states import Trained
 from graphrec.conversation.vectors import DialogueVectors
+from graphrec.core.bundle import Committed, Write, commit
+from graphrec.core.errors import CheckpointError, ConfigError, DataError, nearest
+from graphrec.core.files import digest, read_array, write_array
 from graphrec.data import Dataset, Interactions, Vocabulary
 from graphrec.data.content import title
-from graphrec.errors import CheckpointError, ConfigError, DataError, nearest
 
 FORMAT, HEAD = 1, "conversation.json"
 
@@ -31,7 +31,7 @@ class ConversationalRecommender:
     they share is only read.
 
     Args:
-        setting: catalogue, vectors and rules.
+        setting: catalog, vectors and rules.
         policy: decides between asking and recommending: a rule, or a trained one.
         users: external ids.
         items: external ids.
@@ -58,8 +58,8 @@ class ConversationalRecommender:
         self.users, self.items, self.history = users, items, history
         self.titles, self.images = dict(titles or {}), dict(images or {})
         self.picture_root = picture_root
-        self._attributes = {n: i for i, n in enumerate(setting.catalogue.names)}
-        self._groups = {n: i for i, n in enumerate(setting.catalogue.group_names)}
+        self._attributes = {n: i for i, n in enumerate(setting.catalog.names)}
+        self._groups = {n: i for i, n in enumerate(setting.catalog.group_names)}
 
     @classmethod
     def of(cls, policy: str | Policy, setting: Setting, data: Dataset) -> Self:
@@ -67,7 +67,7 @@ class ConversationalRecommender:
 
         Args:
             policy: a rule's name, or a policy such as :meth:`SCPR.trained`.
-            setting: catalogue, vectors and rules.
+            setting: catalog, vectors and rules.
             data: ids, history (train), titles and pictures are taken from it.
         """
         texts = data.content.get("text")
@@ -97,7 +97,7 @@ class ConversationalRecommender:
         """
         changes = {"belief": belief, "error": error}
         config = self.setting.config.replace(**{k: v for k, v in changes.items() if v is not None})
-        setting = Setting(self.setting.catalogue, self.setting.vectors, config, self.setting.prior)
+        setting = Setting(self.setting.catalog, self.setting.vectors, config, self.setting.prior)
         decides, name = (self.policy, self.name) if policy is None else (rule(policy), policy)
         return type(self)(
             setting, decides, self.users, self.items, self.history, self.titles, self.images, name,
@@ -159,12 +159,12 @@ class ConversationalRecommender:
         parts = [p for k in sorted(weights) for p in (k, weights[k])]
         if self.setting.prior is not None:
             parts += ["prior", self.setting.prior]
-        of, catalogue = self.setting.vectors, self.setting.catalogue
+        of, catalog = self.setting.vectors, self.setting.catalog
         return digest(
             "conversation", self.setting.config.model_dump(mode="json"),
             self.name or ["trained", *trained.parts], *parts,
-            of.users, of.items, of.attributes, catalogue.attributes, catalogue.of_item,
-            list(catalogue.names), list(catalogue.group_names), self.items.fingerprint,
+            of.users, of.items, of.attributes, catalog.attributes, catalog.of_item,
+            list(catalog.names), list(catalog.group_names), self.items.fingerprint,
         )  # fmt: skip
 
     # -- names -----------------------------------------------------------------------------------------------
@@ -208,12 +208,12 @@ class ConversationalRecommender:
             CheckpointError: it cannot be written.
             ConfigError: the policy is neither a rule of this library nor a trained one.
         """
-        catalogue = self.setting.catalogue
-        items = np.arange(catalogue.n_items).repeat(np.diff(catalogue.of_item))
+        catalog = self.setting.catalog
+        items = np.arange(catalog.n_items).repeat(np.diff(catalog.of_item))
         arrays = {
             **self.setting.vectors._asdict(),
-            "has": np.stack([items, catalogue.attributes]),
-            "groups": catalogue.groups,
+            "has": np.stack([items, catalog.attributes]),
+            "groups": catalog.groups,
             "history": np.stack([self.history.users, self.history.items]),
         }
         if self.setting.prior is not None:
@@ -229,8 +229,8 @@ class ConversationalRecommender:
             "rules": self.setting.config.model_dump(mode="json"),
             "users": list(self.users.ids),
             "items": list(self.items.ids),
-            "attributes": list(catalogue.names),
-            "group_names": list(catalogue.group_names),
+            "attributes": list(catalog.names),
+            "group_names": list(catalog.group_names),
             "titles": self.titles,
             "images": self.images,
             "picture_root": None if self.picture_root is None else str(self.picture_root),
@@ -256,7 +256,7 @@ class ConversationalRecommender:
         head = saved.head
         try:
             users, items = Vocabulary(head["users"], "user"), Vocabulary(head["items"])
-            shelf = Catalogue(
+            shelf = Catalog(
                 array("has"), len(items), head["attributes"], array("groups"), head["group_names"]
             )
             of = DialogueVectors(array("users"), array("items"), array("attributes"))

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from graphrec.conversation.catalogue import Catalogue
+from graphrec.conversation.catalog import Catalog
 from graphrec.conversation.config import ConversationConfig
 from graphrec.conversation.vectors import DialogueVectors
-from graphrec.errors import ConfigError, DataError
+from graphrec.core.errors import ConfigError, DataError
 
 KEPT = 2048  # columns and blocks of vectors that are kept between conversations
 
@@ -28,10 +28,10 @@ class Answer(NamedTuple):
 
 
 class Setting:
-    """What all conversations over one catalogue share.
+    """What all conversations over one catalog share.
 
     Args:
-        catalogue: items and attributes.
+        catalog: items and attributes.
         vectors: of users, items and attributes.
         config: rules.
         prior: what :class:`~graphrec.conversation.posterior.Posterior` adds to the items' logarithms before
@@ -39,26 +39,26 @@ class Setting:
 
     Raises:
         ConfigError: enumerated questions without groups.
-        DataError: vectors and catalogue differ in size.
+        DataError: vectors and catalog differ in size.
     """
 
     def __init__(
         self,
-        catalogue: Catalogue,
+        catalog: Catalog,
         vectors: DialogueVectors,
         config: ConversationConfig | None = None,
         prior: np.ndarray | None = None,
     ) -> None:
-        self.catalogue, self.vectors, self.prior = catalogue, vectors, prior
+        self.catalog, self.vectors, self.prior = catalog, vectors, prior
         self.config = config or ConversationConfig()
         sizes = (len(vectors.items), len(vectors.attributes))
-        if sizes != (catalogue.n_items, catalogue.n_attributes):
+        if sizes != (catalog.n_items, catalog.n_attributes):
             raise DataError(
                 f"vectors of {sizes[0]:,} items and {sizes[1]:,} attributes; expected those of the "
-                f"catalogue's {catalogue.n_items:,} and {catalogue.n_attributes:,}: train the scorer on this "
+                f"catalog's {catalog.n_items:,} and {catalog.n_attributes:,}: train the scorer on this "
                 "dataset"
             )
-        if self.enumerated and not catalogue.n_groups:
+        if self.enumerated and not catalog.n_groups:
             raise ConfigError(
                 "enumerated questions ask for a group of attributes and the dataset has none; expected "
                 "questions='binary', or a dataset with ('attribute', 'in', 'group')"
@@ -74,7 +74,7 @@ class Setting:
     @property
     def n_questions(self) -> int:
         """How many different questions there are."""
-        return self.catalogue.n_groups if self.enumerated else self.catalogue.n_attributes
+        return self.catalog.n_groups if self.enumerated else self.catalog.n_attributes
 
     @cached_property
     def stranger(self) -> np.ndarray:
@@ -99,7 +99,7 @@ class Setting:
         """Vectors ``(n, d)`` and rows of the table ``(n, n_attributes)`` of the items with an attribute."""
         found = self._blocks.get(attribute)
         if found is None:
-            items, table = self.catalogue.items_with(attribute), self.catalogue.table
+            items, table = self.catalog.items_with(attribute), self.catalog.table
             found = self.vectors.items[items], None if table is None else table[items]
             if len(self._blocks) < KEPT:
                 self._blocks[attribute] = found
@@ -150,11 +150,11 @@ class Belief:
         if len(named):
             first = int(named[0])
             vectors, self.rows = setting.block(first)
-            self.items = setting.catalogue.items_with(first)
+            self.items = setting.catalog.items_with(first)
             self.scores = vectors @ vector + setting.affinity(first)[self.items]
             self.accepted.append(first)
         else:
-            self.items, self.rows = np.arange(setting.catalogue.n_items), setting.catalogue.table
+            self.items, self.rows = np.arange(setting.catalog.n_items), setting.catalog.table
             self.scores = setting.vectors.items @ vector
         self.begin(question, Answer(named))
 
@@ -202,14 +202,14 @@ class Belief:
         """
         if not self.setting.enumerated:
             return values
-        groups = self.setting.catalogue.groups
+        groups = self.setting.catalog.groups
         grouped = groups >= 0
         return np.bincount(groups[grouped], values[grouped], minlength=self.setting.n_questions)
 
     def share(self) -> np.ndarray:
         """Weight of the items that have each attribute ``(n_attributes,) float64``."""
         if self.rows is None:
-            return self.setting.catalogue.totals(self.items, self.weights)
+            return self.setting.catalog.totals(self.items, self.weights)
         found: np.ndarray = self.weights.astype(np.float32, copy=False) @ self.rows
         return found.astype(np.float64)
 

@@ -38,8 +38,8 @@ class Candidates(Belief):
         nothing to recommend.
         """
         setting = self.setting
-        member = np.zeros(setting.catalogue.n_items, dtype=bool)
-        member[setting.catalogue.items_with(attribute)] = True
+        member = np.zeros(setting.catalog.n_items, dtype=bool)
+        member[setting.catalog.items_with(attribute)] = True
         keep = np.flatnonzero(member[self.items] & (self.weights > 0))
         if not len(keep):
             self.passed += 1

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from graphrec.config import Config
+from graphrec.core.config import Config
 
 
 class ConversationConfig(Config):

@@ -60,7 +60,7 @@ class Dialogue:
     """A conversation that is going on.
 
     Args:
-        setting: catalogue, vectors and rules.
+        setting: catalog, vectors and rules.
         user: index of the user, or None for somebody unknown.
         person: who opens it and answers in :meth:`step`; None where answers come in from elsewhere.
         opening: what it is opened with where there is no ``person``: a question and the answer to it.

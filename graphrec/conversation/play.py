@@ -8,16 +8,16 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from graphrec import parallel
 from graphrec.conversation.belief import Setting
 from graphrec.conversation.dialogue import Dialogue
 from graphrec.conversation.outcomes import Outcomes
 from graphrec.conversation.rules import Policy
 from graphrec.conversation.simulator import Simulator
 from graphrec.conversation.states import ACTIONS
+from graphrec.core import distributed
+from graphrec.core.errors import DataError
+from graphrec.core.random import stream
 from graphrec.data import Interactions
-from graphrec.errors import DataError
-from graphrec.seeds import stream
 
 WAVE = 64
 """Conversations that go on at a time: a learned policy then decides for all of them at once."""
@@ -41,7 +41,7 @@ def play(
 
     Args:
         policy: decides.
-        setting: catalogue, vectors, rules.
+        setting: catalog, vectors, rules.
         simulator: answers.
         users: ``(n,) int``.
         targets: the item each has in mind ``(n,) int``.
@@ -59,7 +59,7 @@ def play(
     talks = simulator.talks(targets, turns, epoch)
     chance = stream(simulator.seed, "conversation/policy", epoch).random((len(targets), turns))
     found, place = np.zeros(len(targets), dtype=np.int64), np.zeros(len(targets), dtype=np.int64)
-    own = range(len(targets))[parallel.part(len(targets)) if divided else slice(None)]
+    own = range(len(targets))[distributed.part(len(targets)) if divided else slice(None)]
     for start in range(own.start, own.stop, wave):
         numbers = range(start, min(start + wave, own.stop))
         going = {n: Dialogue(setting, int(users[n]), talks[n]) for n in numbers}
@@ -72,7 +72,7 @@ def play(
                     found[number], place[number] = dialogue.found, dialogue.place
                     del going[number]
     if divided:  # of those of others nothing is known here, so they add 0
-        found, place = parallel.added(np.stack([found, place]))
+        found, place = distributed.added(np.stack([found, place]))
     return Outcomes(found, np.where(found > 0, place, 0), turns)
 
 
@@ -105,11 +105,11 @@ def step(
     """
     came = np.zeros((len(going), 3 + len(state(going[0][1]))), dtype=np.float32)
     for row, (number, dialogue), action in zip(came, going, actions, strict=True):
-        if number % parallel.count() == parallel.rank():
+        if number % distributed.count() == distributed.rank():
             row[:3] = action, dialogue.step(ACTIONS[action]), dialogue.done
             if not dialogue.done:
                 row[3:] = state(dialogue)
-    came = parallel.added(came)
+    came = distributed.added(came)
     did, rewards, over = came[:, 0].astype(int), came[:, 1], came[:, 2] > 0
     return Came(did.tolist(), rewards.tolist(), over.tolist(), came[:, 3:])
 
@@ -119,7 +119,7 @@ class DialogueTask:
     """Validates a policy by conversations about held-out pairs.
 
     Attributes:
-        setting: catalogue, vectors, rules.
+        setting: catalog, vectors, rules.
         split: the pairs.
         simulator: who answers.
         n: how many of the pairs, drawn without replacement by the simulator's seed; None takes all.

@@ -53,13 +53,13 @@ class Posterior(Belief):
 
     def _agrees(self, question: int, answer: Answer) -> np.ndarray:
         """Whether each item would have led to this answer ``(n,) bool``."""
-        catalogue, n = self.setting.catalogue, len(answer.accepted)
+        catalog, n = self.setting.catalog, len(answer.accepted)
         agrees: np.ndarray
         if self.setting.enumerated:
-            group = np.flatnonzero(catalogue.groups == question)
-            agrees = (catalogue.count(answer.accepted) == n) & (catalogue.count(group) == n)
+            group = np.flatnonzero(catalog.groups == question)
+            agrees = (catalog.count(answer.accepted) == n) & (catalog.count(group) == n)
         else:
-            agrees = catalogue.count(np.array([question])) == min(n, 1)
+            agrees = catalog.count(np.array([question])) == min(n, 1)
         found: np.ndarray = agrees[self.items]
         return found
 

@@ -11,7 +11,7 @@ from graphrec.conversation.belief import Setting
 from graphrec.conversation.outcomes import Outcomes
 from graphrec.conversation.play import DialogueTask
 from graphrec.conversation.rules import Policy, rule
-from graphrec.metrics import bootstrap_means
+from graphrec.evaluation.metrics import bootstrap_means
 
 FIXED = ("random", "abs-greedy", "max-entropy")
 """Rules without a number."""
@@ -43,7 +43,7 @@ def choose(task: DialogueTask, tried: Mapping[str, tuple[int, ...]], select: str
 def with_posterior(setting: Setting, error: float = 0.0) -> Setting:
     """The same setting with every answer counting; see :mod:`graphrec.conversation.posterior`."""
     config = setting.config.replace(belief="posterior", error=error)
-    return Setting(setting.catalogue, setting.vectors, config, setting.prior)
+    return Setting(setting.catalog, setting.vectors, config, setting.prior)
 
 
 def baselines(task: DialogueTask) -> dict[str, tuple[Policy, Setting]]:

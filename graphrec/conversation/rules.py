@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from graphrec.conversation.dialogue import ASK, RECOMMEND, Action, Dialogue
-from graphrec.errors import ConfigError, nearest
+from graphrec.core.errors import ConfigError, nearest
 
 
 class Policy(Protocol):

@@ -7,9 +7,9 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from graphrec.conversation.prefixes import Prefixes, distinct_pairs, simulate
+from graphrec.core.random import stream
 from graphrec.data import Dataset, Interactions
-from graphrec.sampling import Plan
-from graphrec.seeds import stream
+from graphrec.models.batches import Plan
 
 TRIES = 16
 """Prefixes that are drawn at most until one leaves a candidate that the user does not have."""

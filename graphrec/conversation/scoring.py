@@ -8,9 +8,9 @@ import numpy as np
 
 from graphrec.conversation.prefixes import CELLS, distinct, distinct_pairs, matrix, satisfying, simulate
 from graphrec.conversation.vectors import DialogueVectors
+from graphrec.core.errors import DataError
+from graphrec.core.random import stream
 from graphrec.data import Dataset
-from graphrec.errors import DataError
-from graphrec.seeds import stream
 
 CANDIDATES = 300
 PAIRS = 20_000

@@ -15,8 +15,8 @@ import numpy as np
 from graphrec.conversation.belief import Answer
 from graphrec.conversation.dialogue import RECOMMEND, Action, Dialogue
 from graphrec.conversation.paths import Path, to_item, to_question
-from graphrec.errors import ConfigError, DataError, nearest
-from graphrec.seeds import stream
+from graphrec.core.errors import ConfigError, DataError, nearest
+from graphrec.core.random import stream
 
 if TYPE_CHECKING:
     from graphrec.conversation.agent import ConversationalRecommender
@@ -95,7 +95,7 @@ class Session:
         self._dialogue = Dialogue(self.agent.setting, self._index)
         self._turn: Turn | None = None
         self._asked: int | None = None
-        groups = self.agent.setting.catalogue.groups
+        groups = self.agent.setting.catalog.groups
         for name in self.likes:
             attribute = self.agent.attribute(name)
             question = int(groups[attribute]) if self.agent.setting.enumerated else attribute
@@ -201,22 +201,22 @@ class Session:
 
     def _question(self, number: int, question: int) -> Turn:
         setting, knows = self.agent.setting, self._dialogue.knows
-        catalogue, values = setting.catalogue, np.empty(0, np.int64)
+        catalog, values = setting.catalog, np.empty(0, np.int64)
         attribute = question
         if setting.enumerated:
-            totals = catalogue.totals(knows.items, (knows.weights > 0).astype(float))
-            members = np.flatnonzero((catalogue.groups == question) & (totals > 0))
+            totals = catalog.totals(knows.items, (knows.weights > 0).astype(float))
+            members = np.flatnonzero((catalog.groups == question) & (totals > 0))
             values = members[np.argsort(-totals[members], kind="stable")]
             attribute = int(values[0])
-        path = to_question(catalogue, knows, self.history, attribute)
-        name = catalogue.group_names[question] if setting.enumerated else catalogue.names[question]
+        path = to_question(catalog, knows, self.history, attribute)
+        name = catalog.group_names[question] if setting.enumerated else catalog.names[question]
         return Turn(
-            number, "question", knows.n, name, tuple(catalogue.names[int(v)] for v in values),
+            number, "question", knows.n, name, tuple(catalog.names[int(v)] for v in values),
             self._names(path), self._why(path, knows.n), unmet=knows.unmet,
         )  # fmt: skip
 
     def _recommended(self, item: int) -> Recommended:
-        path = to_item(self.agent.setting.catalogue, self._dialogue.knows, self.history, item)
+        path = to_item(self.agent.setting.catalog, self._dialogue.knows, self.history, item)
         id_ = self.agent.items[item]
         return Recommended(
             id_, self.agent.title(item), self.agent.images.get(id_), self._names(path), self._why(path, 0)
@@ -224,7 +224,7 @@ class Session:
 
     def _names(self, path: Path) -> tuple[str, ...]:
         named = {"you": lambda _: "you", "item": self.agent.title,
-                 "attribute": self.agent.setting.catalogue.names.__getitem__}  # fmt: skip
+                 "attribute": self.agent.setting.catalog.names.__getitem__}  # fmt: skip
         return tuple(named[kind](index) for kind, index in path.nodes)
 
     def _why(self, path: Path, remaining: int) -> str:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphrec.conversation.belief import Answer
-from graphrec.conversation.catalogue import Catalogue
-from graphrec.errors import ConfigError, DataError
-from graphrec.seeds import stream
+from graphrec.conversation.catalog import Catalog
+from graphrec.core.errors import ConfigError, DataError
+from graphrec.core.random import stream
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Simulator:
     """Answers for users with a target item.
 
     Attributes:
-        catalogue: which item has which attribute.
+        catalog: which item has which attribute.
         enumerated: questions are about groups; the answer is which of its attributes the target has.
         wrong: share of the questions that are answered wrongly: yes for no, no for yes; of a group, none.
         unsure: share of the questions that the user has no answer to.
@@ -28,7 +28,7 @@ class Simulator:
             turn.
     """
 
-    catalogue: Catalogue
+    catalog: Catalog
     enumerated: bool = False
     wrong: float = 0.0
     unsure: float = 0.0
@@ -62,7 +62,7 @@ class Talk:
 
     def __init__(self, simulator: Simulator, target: int, opening: float, luck: np.ndarray) -> None:
         self.simulator, self.target, self._luck = simulator, target, luck
-        self.attributes = simulator.catalogue.attributes_of(target)  # ascending
+        self.attributes = simulator.catalog.attributes_of(target)  # ascending
         about = self._about()
         if not len(about):
             raise DataError(
@@ -75,12 +75,12 @@ class Talk:
         """Questions that the target is an answer to."""
         if not self.simulator.enumerated:
             return self.attributes
-        groups = self.simulator.catalogue.groups[self.attributes]
+        groups = self.simulator.catalog.groups[self.attributes]
         return np.unique(groups[groups >= 0])
 
     def truth(self, question: int) -> np.ndarray:
         """The attributes of the target that a question is about ``(n,) int64``."""
-        groups = self.simulator.catalogue.groups
+        groups = self.simulator.catalog.groups
         about = groups[self.attributes] if self.simulator.enumerated else self.attributes
         found: np.ndarray = self.attributes[about == question]
         return found

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from graphrec.atomic import read_array, write_array
-from graphrec.commit import read_sealed
+from graphrec.core.bundle import read_sealed
+from graphrec.core.errors import CheckpointError, FeatureError
+from graphrec.core.files import read_array, write_array
 from graphrec.data import Dataset
-from graphrec.errors import CheckpointError, FeatureError
 
 SCORER = "fm"
 TABLES = ("user_embedding", "item_embedding", "attribute_embedding")
@@ -152,7 +152,7 @@ def _of_run(path: Path, data: Dataset) -> DialogueVectors:
     import torch
     from torch import nn
 
-    from graphrec import checkpoint
+    from graphrec.training import checkpoint
 
     if not (path / "run.json").exists():
         raise CheckpointError(f"{path}: no run there (no run.json); {EXPECTED}")

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from graphrec.data import frames
+from graphrec.core.errors import ConfigError, DataError, nearest
+from graphrec.data import from_frame
 from graphrec.data.dataset import Dataset, Relation
 from graphrec.data.vocabulary import Vocabulary
-from graphrec.errors import ConfigError, DataError, nearest
 
 HAS: Relation = ("item", "has", "attribute")
 IN: Relation = ("attribute", "in", "group")
@@ -70,14 +70,14 @@ def with_attributes(
     """
     names = [columns] if isinstance(columns, str) else list(columns)
     _check_options(dataset, names, separator, min_items, max_share, source)
-    frame = frames.as_frame(table, source)
+    frame = from_frame.as_frame(table, source)
     items = _item_indices(dataset, frame, item_id, source, first_row)
     texts: list[str] = []
     has: list[np.ndarray] = []
     group_of: list[int] = []
     rare = common = 0
     for group, name in enumerate(names):
-        values = _values(frames.column(frame, name, source), separator, source)
+        values = _values(from_frame.column(frame, name, source), separator, source)
         pairs = _pairs(items, values)
         counts = pairs.group_by("value").len("items").sort("value")
         few = counts["items"] < min_items
@@ -185,7 +185,7 @@ def _item_indices(
     dataset: Dataset, frame: pl.DataFrame, item_id: str, source: str, first_row: int
 ) -> np.ndarray:
     """Item index of each row ``(n,) int32``, -1 for an item that the dataset does not have."""
-    keys = frames.ids(frames.column(frame, item_id, source), "item", source, first_row)
+    keys = from_frame.ids(from_frame.column(frame, item_id, source), "item", source, first_row)
     if keys.n_unique() != len(keys):
         second = int((~keys.is_first_distinct()).arg_max() or 0)
         raise DataError(
@@ -194,10 +194,10 @@ def _item_indices(
         )
     items = dataset.items.find(keys.to_list())
     if not (items >= 0).any():
-        first = frames.short(keys[0]) if len(keys) else "none"
+        first = from_frame.short(keys[0]) if len(keys) else "none"
         raise DataError(
             f"{source}: none of its {len(keys):,} items, first {first}, is among the {dataset.n_items:,} "
-            f"items of {dataset.name}, first {frames.short(dataset.items[0])}; check that {item_id!r} is the "
+            f"items of {dataset.name}, first {from_frame.short(dataset.items[0])}; check that {item_id!r} is the "
             "column of item ids"
         )
     return items
@@ -247,7 +247,7 @@ def _nothing_shared(
             "the column out"
         )
     limit = "" if max_share is None else f", {counts.height - few:,} in more than a share of {max_share}"
-    first = frames.short(counts["value"][0])
+    first = from_frame.short(counts["value"][0])
     return DataError(
         f"{source}: column {name!r} has {counts.height:,} values, first {first}, of which {few:,} occur in "
         f"fewer than {min_items:,} items{limit}, so none is left; bin them into fewer values, lower "

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from graphrec.errors import DataError
+from graphrec.core.errors import DataError
 
 Kind = Literal["text", "image"]
 TITLE = 80  # characters

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from graphrec.atomic import digest, read_array, read_json, sha256_file, write_array, write_json, writing
+from graphrec.core.errors import DataError, GraphrecError, nearest
+from graphrec.core.files import digest, read_array, read_json, sha256_file, write_array, write_json, writing
 from graphrec.data.content import Content
 from graphrec.data.interactions import Interactions
 from graphrec.data.splits import as_split
 from graphrec.data.vocabulary import Vocabulary
-from graphrec.errors import DataError, GraphrecError, nearest
 
 FORMAT = 1
 SPLITS = ("train", "valid", "test")
@@ -213,7 +213,7 @@ class Dataset:
             leaves
                 nothing, or the split leaves train empty.
         """
-        from graphrec.data.frames import build
+        from graphrec.data.from_frame import build
 
         return build(
             interactions, user=user, item=item, time=time, rating=rating, min_rating=min_rating,

@@ -1,4 +1,4 @@
-"""Pictures for the generated catalogue: a silhouette in a look's colours and pattern, on a soft ground."""
+"""Pictures for the generated catalog: a silhouette in a look's colors and pattern, on a soft ground."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SCALE = 3
 
 
 class Look(NamedTuple):
-    """Colours (main, second; RGB) and pattern of a look."""
+    """Colors (main, second; RGB) and pattern of a look."""
 
     main: tuple[int, int, int]
     second: tuple[int, int, int]
@@ -49,7 +49,7 @@ def render(kind: int, look: int, rng: np.random.Generator) -> Image.Image:
     silhouette = drawn.reduce(SCALE)
     mask = _share(silhouette)
     chosen = list(LOOKS.values())[look]
-    # Mostly lighter or darker, hardly another hue: the colours are what a look is known by.
+    # Mostly lighter or darker, hardly another hue: the colors are what a look is known by.
     shift = rng.normal(0, 8) + rng.normal(0, 3, size=3)
     main, second = (np.clip(np.array(c) + shift, 0, 255).astype(np.float32) for c in chosen[:2])
     amount = _pattern(chosen.pattern, rng)[..., None]
@@ -63,7 +63,7 @@ def render(kind: int, look: int, rng: np.random.Generator) -> Image.Image:
 
 
 def _share(image: Image.Image) -> np.ndarray:
-    """A grey image as ``(side, side, 1)``, 0 to 1."""
+    """A gray image as ``(side, side, 1)``, 0 to 1."""
     return (np.asarray(image, dtype=np.float32) / np.float32(255))[..., None]
 
 
@@ -193,7 +193,7 @@ def _grid() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _pattern(name: str, rng: np.random.Generator) -> np.ndarray:
-    """How much of the second colour each pixel has ``(SIZE, SIZE)``, 0 to 1."""
+    """How much of the second color each pixel has ``(SIZE, SIZE)``, 0 to 1."""
     across, down = _grid()
     turn = np.float32(rng.normal(0, 0.08))
     x = across * np.cos(turn) - down * np.sin(turn) + np.float32(rng.random())
@@ -223,7 +223,7 @@ def _pattern(name: str, rng: np.random.Generator) -> np.ndarray:
         else:
             p, q = (a + b) * np.float32(0.7071), (a - b) * np.float32(0.7071)
             field = 0.40 - np.hypot(p, q * 2.6)
-    # About one pixel from colour to colour.
+    # About one pixel from color to color.
     return np.asarray(np.clip(field * 16 + 0.5, 0, 1))
 
 
@@ -238,7 +238,7 @@ def _shading(from_left: bool) -> np.ndarray:
 
 @cache
 def _ground(tone: int) -> np.ndarray:
-    """A light ground that darkens towards the rim ``(SIZE, SIZE, 3)``."""
+    """A light ground that darkens toward the rim ``(SIZE, SIZE, 3)``."""
     across, down = _grid()
     base = np.array(
         [(246, 243, 238), (240, 243, 246), (243, 246, 241), (247, 241, 243)][tone], dtype=np.float32

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from graphrec.atomic import digest
-from graphrec.errors import DataError
-from graphrec.seeds import stream
+from graphrec.core.errors import DataError
+from graphrec.core.files import digest
+from graphrec.core.random import stream
 
 BLOCK = 2**22  # pairs looked up at a time
 
@@ -166,7 +166,7 @@ class Interactions:
         return np.asarray(users, dtype=np.int64) * self.n_items + np.asarray(items, dtype=np.int64)
 
     def at(self, users: Any, items: Any) -> np.ndarray:
-        """Where pairs stand that are known to be present ``(n,) int64``; vectorised binary search."""
+        """Where pairs stand that are known to be present ``(n,) int64``; vectorized binary search."""
         return np.searchsorted(self.keys, self._key(users, items))
 
     def contains(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:

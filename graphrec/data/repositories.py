@@ -13,11 +13,11 @@ from typing import Self
 
 import numpy as np
 
+from graphrec.core.errors import DataError
 from graphrec.data.attributes import edges_of
 from graphrec.data.dataset import Dataset, Relation
 from graphrec.data.interactions import Interactions
 from graphrec.data.vocabulary import Vocabulary
-from graphrec.errors import DataError
 
 OF: Relation = ("item", "of", "repository")
 TREE: tuple[Relation, ...] = (
@@ -43,7 +43,7 @@ class Repositories:
         n_words: how many different there are, at least 1.
         about: owner, time of the first contribution and commonest extensions of each repository
             ``(n_repositories, f) float32``.
-        behaviours: users and repositories, by what was done.
+        behaviors: users and repositories, by what was done.
     """
 
     repository: np.ndarray
@@ -53,7 +53,7 @@ class Repositories:
     offsets: np.ndarray
     n_words: int
     about: np.ndarray
-    behaviours: Mapping[str, Interactions]
+    behaviors: Mapping[str, Interactions]
 
     @classmethod
     def of(cls, data: Dataset) -> Self:

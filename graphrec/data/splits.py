@@ -13,9 +13,9 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from graphrec.core.errors import ConfigError, DataError, nearest
+from graphrec.core.random import stream
 from graphrec.data.interactions import Interactions
-from graphrec.errors import ConfigError, DataError, nearest
-from graphrec.seeds import stream
 
 TRAIN, VALID, TEST = 0, 1, 2
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from graphrec.atomic import digest
-from graphrec.errors import DataError, UnknownIdError, nearest
+from graphrec.core.errors import DataError, UnknownIdError, nearest
+from graphrec.core.files import digest
 
 
 class Vocabulary(Sequence[str]):

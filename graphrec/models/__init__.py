@@ -5,15 +5,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from graphrec.errors import ConfigError, nearest
+from graphrec.core.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from graphrec.model import Model
+    from graphrec.code.models.cochange import CoChange as CoChange
+    from graphrec.code.models.coder import CODER as CODER
+    from graphrec.code.models.directory import Directory as Directory
+    from graphrec.conversation.models.fm import FM as FM
+    from graphrec.conversation.models.scpr import SCPR as SCPR
+    from graphrec.models.base import Model
     from graphrec.models.bm3 import BM3 as BM3
-    from graphrec.models.cochange import CoChange as CoChange
-    from graphrec.models.coder import CODER as CODER
-    from graphrec.models.directory import Directory as Directory
-    from graphrec.models.fm import FM as FM
     from graphrec.models.freedom import FREEDOM as FREEDOM
     from graphrec.models.itemknn import ItemKNN as ItemKNN
     from graphrec.models.itemknn_content import ItemKNNContent as ItemKNNContent
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from graphrec.models.llmrec import LLMRec as LLMRec
     from graphrec.models.mf import MF as MF
     from graphrec.models.popularity import Popularity as Popularity
-    from graphrec.models.scpr import SCPR as SCPR
     from graphrec.models.vbpr import VBPR as VBPR
 
 MODELS: dict[str, str] = {
@@ -36,11 +36,11 @@ MODELS: dict[str, str] = {
     "bm3": "graphrec.models.bm3:BM3",
     "lattice": "graphrec.models.lattice:LATTICE",
     "llmrec": "graphrec.models.llmrec:LLMRec",
-    "directory": "graphrec.models.directory:Directory",
-    "cochange": "graphrec.models.cochange:CoChange",
-    "coder": "graphrec.models.coder:CODER",
-    "fm": "graphrec.models.fm:FM",
-    "scpr": "graphrec.models.scpr:SCPR",
+    "directory": "graphrec.code.models.directory:Directory",
+    "cochange": "graphrec.code.models.cochange:CoChange",
+    "coder": "graphrec.code.models.coder:CODER",
+    "fm": "graphrec.conversation.models.fm:FM",
+    "scpr": "graphrec.conversation.models.scpr:SCPR",
 }
 """Model name -> ``module:Class``."""
 

@@ -12,8 +12,8 @@ Differences from the authors' code:
 - an item that occurs in a batch more than once has one dropout mask, which it would have in any other batch
   at that step as well; the code draws whole tables of masks, with the same result;
 - items without a modality are left out of that modality's losses, or filled (``fill``);
-- items without train interactions get the embedding of their content neighbours; the code leaves them at
-  what initialisation and the norm made of them (``cold_items="as_trained"``).
+- items without train interactions get the embedding of their content neighbors; the code leaves them at
+  what initialization and the norm made of them (``cold_items="as_trained"``).
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity as cosine
 from torch.nn.functional import embedding as rows
 
-from graphrec import parallel
+from graphrec.core import distributed
+from graphrec.core.random import derive
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
-from graphrec.disk import ahead
-from graphrec.graph import bipartite
-from graphrec.modalities import ColdItems, FeatureLossConfig, tables_of
-from graphrec.model import ContentRule, Features, Ranker
-from graphrec.nn import ItemFeatures, embedding, linear, on_disk, propagate, row_dropout
-from graphrec.sampling import Plan, Preferences
-from graphrec.search import Choice, Integers, Space
-from graphrec.seeds import derive
+from graphrec.features.prefetch import ahead
+from graphrec.graphs.graph import bipartite
+from graphrec.models.base import ContentRule, Features, Ranker
+from graphrec.models.batches import Plan, Preferences
+from graphrec.models.layers import ItemFeatures, embedding, linear, on_disk, propagate, row_dropout
+from graphrec.models.multimodal import ColdItems, FeatureLossConfig, tables_of
+from graphrec.models.search_space import Choice, Integers, Space
 
 
 class Pairs(NamedTuple):
@@ -73,8 +73,8 @@ class BM3(Ranker):
         reg_weight: float = Field(0.1, ge=0)
         """Weight of the norms of the embedding tables."""
         knn_k: int = Field(10, ge=1)
-        """Content neighbours per modality by which items without train interactions are placed."""
-        cold_items: Literal["neighbours", "as_trained"] = "neighbours"
+        """Content neighbors per modality by which items without train interactions are placed."""
+        cold_items: Literal["neighbors", "as_trained"] = "neighbors"
         """Embedding of items without train interactions."""
 
     name = "bm3"
@@ -106,12 +106,12 @@ class BM3(Ranker):
         )
         self.predictor = linear(config.dim, config.dim, self.stream("predictor"), nn.init.xavier_normal_)
         self.content_rule = ContentRule(dict.fromkeys(features, 1 / len(features)), config.knn_k)
-        placed = config.cold_items == "neighbours"
+        placed = config.cold_items == "neighbors"
         self.cold_items = ColdItems(train, features, self.content_rule, placed)
 
     @classmethod
     def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
-        """See :meth:`graphrec.model.Model.build`; needs one feature table at least, of any modality."""
+        """See :meth:`graphrec.models.base.Model.build`; needs one feature table at least, of any modality."""
         config = config or cls.Config()
         model = cls(data.train, tables_of("BM3", data, features, config.attributes), config)
         model.preferences = Preferences.of(data, features, config.augmented)
@@ -135,7 +135,7 @@ class BM3(Ranker):
             if self.preferences is not None:
                 more = self.preferences.drawn(who, rng)
                 who, what = np.append(who, more), np.append(what, self.preferences.positives[more])
-            own = parallel.part(len(who))
+            own = distributed.part(len(who))
             distinct, position, counts = np.unique(what[own], return_inverse=True, return_counts=True)
             arrays = who[own], distinct, position, counts.astype(np.float32), np.asarray(key)
             yield Pairs(*(torch.from_numpy(a) for a in arrays))
@@ -160,7 +160,7 @@ class BM3(Ranker):
         i_target = self.target(i, "items", batch.items, batch.key)  # (D, d)
         to_items = cosine(self.predictor(u), rows(batch.position, i_target))  # (B,)
         to_users = cosine(rows(batch.position, self.predictor(i)), u_target)  # (B,)
-        terms = {"rec": 2 - parallel.mean(to_items) - parallel.mean(to_users)}
+        terms = {"rec": 2 - distributed.mean(to_items) - distributed.mean(to_users)}
         if self.config.cl_weight:
             for m in self.features:
                 features, layer = cast(ItemFeatures, self.features[m]), cast(nn.Linear, self.projections[m])
@@ -168,15 +168,15 @@ class BM3(Ranker):
                 x_target = self.target(x, f"modality/{m}", batch.items, batch.key)  # (D, d)
                 predicted = self.predictor(x)  # (D, d)
                 weight = batch.counts * features.present[batch.items]  # (D,)
-                weight = self.config.cl_weight * weight / parallel.total(weight.sum()).clamp(min=1)
-                terms[f"align_{m}"] = parallel.total((weight * (1 - cosine(predicted, i_target))).sum())
-                terms[f"mask_{m}"] = parallel.total((weight * (1 - cosine(predicted, x_target))).sum())
+                weight = self.config.cl_weight * weight / distributed.total(weight.sum()).clamp(min=1)
+                terms[f"align_{m}"] = distributed.total((weight * (1 - cosine(predicted, i_target))).sum())
+                terms[f"mask_{m}"] = distributed.total((weight * (1 - cosine(predicted, x_target))).sum())
         if self.config.reg_weight:
-            norms = parallel.once(users.norm() + items.norm())
+            norms = distributed.once(users.norm() + items.norm())
             terms["reg"] = self.config.reg_weight / self.n_items * norms
         return terms
 
     def embed(self) -> tuple[Tensor, Tensor]:
-        """Embeddings after the predictor (Eq. 10), cold items by their neighbours."""
+        """Embeddings after the predictor (Eq. 10), cold items by their neighbors."""
         users, items = self.propagate()
         return self.predictor(users), self.cold_items(self.predictor(items))

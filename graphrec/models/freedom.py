@@ -11,8 +11,8 @@ Differences from the authors' code:
 - the projections have no bias: it cancels in every BPR difference, and its gradient in the code is zero;
 - items without a modality are left out of that modality's graph and loss, or filled (``fill``); the code
   would propagate NaN;
-- items without train interactions get the embedding of their content neighbours; the code leaves them at
-  what initialisation and their neighbours' gradients made of them (``cold_items="as_trained"``).
+- items without train interactions get the embedding of their content neighbors; the code leaves them at
+  what initialization and their neighbors' gradients made of them (``cold_items="as_trained"``).
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import embedding as rows
 
+from graphrec.core.errors import ConfigError
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
-from graphrec.disk import ahead
-from graphrec.errors import ConfigError
-from graphrec.graph import Graph, bipartite, degree_probability, mix, normalise, sample_edges
-from graphrec.losses import bpr
-from graphrec.modalities import ColdItems, FeatureLossConfig, item_graph, tables_of
-from graphrec.model import ContentRule, Features, Ranker
-from graphrec.neighbourhood import ALL, Fanouts, check_fanouts, convolved, propagated
-from graphrec.nn import ItemFeatures, embedding, on_disk, projection, propagate
-from graphrec.sampling import Keyed, Plan, Preferences, keyed, triplets
-from graphrec.search import Choice, Space
-from graphrec.store import ATTRIBUTE, FeatureTable
+from graphrec.features import ATTRIBUTE, FeatureTable
+from graphrec.features.prefetch import ahead
+from graphrec.graphs.graph import Graph, bipartite, degree_probability, mix, normalize_weights, sample_edges
+from graphrec.graphs.neighbor_sampling import ALL, Fanouts, check_fanouts, convolved, propagated
+from graphrec.models.base import ContentRule, Features, Ranker
+from graphrec.models.batches import Keyed, Plan, Preferences, keyed, triplets
+from graphrec.models.layers import ItemFeatures, embedding, on_disk, projection, propagate
+from graphrec.models.losses import bpr
+from graphrec.models.multimodal import ColdItems, FeatureLossConfig, item_graph, tables_of
+from graphrec.models.search_space import Choice, Space
 
 
 class FREEDOM(Ranker):
@@ -55,7 +55,7 @@ class FREEDOM(Ranker):
         n_mm_layers: int = Field(1, ge=0)
         """Layers on the item-item graph."""
         knn_k: int = Field(10, ge=1)
-        """Neighbours per item and modality, the item itself included."""
+        """Neighbors per item and modality, the item itself included."""
         image_weight: float = Field(0.1, ge=0, le=1)
         """Weight of the image graph; the text graph and those of attributes have the rest in equal parts. Of
         no effect with a single modality."""
@@ -66,12 +66,12 @@ class FREEDOM(Ranker):
         freeze_item_graph: bool = True
         """False builds the item graph anew each epoch, from the features as they are projected by then: the
         dynamic graph that the paper argues against."""
-        cold_items: Literal["neighbours", "as_trained"] = "neighbours"
+        cold_items: Literal["neighbors", "as_trained"] = "neighbors"
         """Embedding of items without train interactions."""
         fanouts: Fanouts = None
-        """As of LightGCN, for the user-item graph; neighbourhoods of the item graph are whole."""
+        """As of LightGCN, for the user-item graph; neighborhoods of the item graph are whole."""
         graph_cache: Path | None = None
-        """Directory in which neighbours are kept between runs; None computes them each time."""
+        """Directory in which neighbors are kept between runs; None computes them each time."""
 
         @model_validator(mode="after")
         def _fits(self) -> Self:
@@ -110,12 +110,12 @@ class FREEDOM(Ranker):
             {m: projection(features[m].shape[1], config.dim, self.stream(m)) for m in self.weights}
         )
         self.content_rule = ContentRule(self.weights, config.knn_k)
-        placed = config.cold_items == "neighbours"
+        placed = config.cold_items == "neighbors"
         self.cold_items = ColdItems(train, features, self.content_rule, placed)
 
     @classmethod
     def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
-        """See :meth:`graphrec.model.Model.build`; needs one feature table at least, any of ``image`` and
+        """See :meth:`graphrec.models.base.Model.build`; needs one feature table at least, any of ``image`` and
         ``text``.
         """
         config = config or cls.Config()
@@ -185,7 +185,7 @@ class FREEDOM(Ranker):
         return terms
 
     def embed(self) -> tuple[Tensor, Tensor]:
-        """Embeddings on the full graph (Eq. 10), cold items by their neighbours."""
+        """Embeddings on the full graph (Eq. 10), cold items by their neighbors."""
         if not self.config.freeze_item_graph:
             self.item_graph = self.learned_item_graph()
         users, items = self.propagate(self.full_graph)
@@ -216,4 +216,4 @@ def mixed_item_graph(
     """``S = sum_m w_m D_m^-1/2 S_m D_m^-1/2`` over binary kNN graphs (Eqs. 1-3)."""
     k, cache, fill = config.knn_k, config.graph_cache, config.fill
     graphs = {m: item_graph(tables[m], k, cache=cache, fill=fill, train=train) for m in weights}
-    return mix([(weights[m], normalise(graph, "symmetric")) for m, graph in graphs.items()])
+    return mix([(weights[m], normalize_weights(graph, "symmetric")) for m, graph in graphs.items()])

@@ -2,7 +2,7 @@
 
 Deshpande and Karypis, "Item-Based Top-N Recommendation Algorithms", ACM TOIS 2004,
 https://doi.org/10.1145/963770.963776. Each item is compared with all others by the users they share; an item
-scores the sum of its similarities to those of its neighbours that the user has. There is nothing to train.
+scores the sum of its similarities to those of its neighbors that the user has. There is nothing to train.
 
 Made as strong as in Ferrari Dacrema et al., "Are We Really Making Much Progress?", RecSys 2019,
 https://arxiv.org/abs/1907.06902: similarities are shrunk where few users speak for them, the ``k`` nearest
@@ -23,10 +23,10 @@ from scipy.sparse import csr_matrix
 
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
-from graphrec.graph import Graph
-from graphrec.model import Features, ModelConfig, Ranker
-from graphrec.search import Choice, Integers, Space
-from graphrec.sparse import graph_of, products, shares
+from graphrec.graphs.graph import Graph
+from graphrec.graphs.sparse import graph_of, products, shares
+from graphrec.models.base import Features, ModelConfig, Ranker
+from graphrec.models.search_space import Choice, Integers, Space
 
 
 class ItemKNN(Ranker):
@@ -36,18 +36,18 @@ class ItemKNN(Ranker):
         """Options of ItemKNN."""
 
         k: int = Field(100, ge=1)
-        """Neighbours per item, the item itself not counted."""
+        """Neighbors per item, the item itself not counted."""
         shrink: float = Field(10.0, ge=0)
         """Added to what a similarity is divided by: the larger, the less few shared users count."""
-        normalise: bool = False
-        """Divide an item's similarities by their sum: the score is then the share of its neighbourhood that
-        the user has, and items with many or near neighbours have no advantage."""
+        normalize: bool = False
+        """Divide an item's similarities by their sum: the score is then the share of its neighborhood that
+        the user has, and items with many or near neighbors have no advantage."""
 
     name = "itemknn"
     search_space: ClassVar[Space] = {
         "k": Integers(5, 1000, log=True),
         "shrink": Choice(0.0, 1.0, 10.0, 50.0, 100.0, 500.0),
-        "normalise": Choice(False, True),
+        "normalize": Choice(False, True),
     }
     config: Config
 
@@ -56,19 +56,19 @@ class ItemKNN(Ranker):
         self.config, self.n_users, self.n_items = config, train.n_users, train.n_items
         indptr, items = torch.from_numpy(train.indptr.copy()), torch.from_numpy(train.items.copy())
         self.taken = Graph(indptr, items, torch.ones(len(train)), train.n_items)  # row u: what u has
-        self.neighbours = neighbours(train, config)  # row i: sim(i, j) of its neighbours j
+        self.neighbors = neighbors(train, config)  # row i: sim(i, j) of its neighbors j
 
     @classmethod
     def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
-        """See :meth:`graphrec.model.Model.build`; features are not used."""
+        """See :meth:`graphrec.models.base.Model.build`; features are not used."""
         return cls(data.train, config or cls.Config())
 
     def embed(self) -> tuple[Graph, Graph]:
         """Users are their train rows, items their rows of similarities (Eq. 1); both over the items."""
-        return self.taken, self.neighbours
+        return self.taken, self.neighbors
 
 
-def neighbours(train: Interactions, config: ItemKNN.Config) -> Graph:
+def neighbors(train: Interactions, config: ItemKNN.Config) -> Graph:
     """The ``k`` most similar items of each, itself left out (Eqs. 2 to 4)."""
     ones = np.ones(len(train), dtype=np.float32)
     by_user = csr_matrix((ones, train.items, train.indptr), shape=(train.n_users, train.n_items))
@@ -80,4 +80,4 @@ def neighbours(train: Interactions, config: ItemKNN.Config) -> Graph:
         return shared
 
     similarity = products(by_user, cosine, config.k)
-    return graph_of(shares(similarity) if config.normalise else similarity)  # Eq. 4
+    return graph_of(shares(similarity) if config.normalize else similarity)  # Eq. 4

@@ -9,8 +9,8 @@ to find more than this does.
 ``Eq. n`` refers to the numbered equations in docs/models/itemknn.md.
 
 Differences from those baselines: cosines are not shrunk, as dense features have no support to speak of;
-neighbours are looked for among items with train interactions, as no user has any other; several modalities
-are mixed after their neighbours are found, each on its own scale.
+neighbors are looked for among items with train interactions, as no user has any other; several modalities
+are mixed after their neighbors are found, each on its own scale.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from scipy.sparse import csr_matrix
 
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
-from graphrec.graph import Graph
-from graphrec.knn import knn
-from graphrec.modalities import MultimodalConfig, filled, means_of, tables_of
-from graphrec.model import ContentSimilarity, Features, Ranker
-from graphrec.neighbours import nearest_rows
-from graphrec.search import Choice, Integers, Space, Uniform
-from graphrec.sparse import graph_of, largest, mixed, of_neighbours, rows_of
-from graphrec.store import FeatureTable
+from graphrec.features import FeatureTable
+from graphrec.graphs.graph import Graph
+from graphrec.graphs.knn import knn
+from graphrec.graphs.nearest import nearest_rows
+from graphrec.graphs.sparse import graph_of, largest, mixed, of_neighbors, rows_of
+from graphrec.models.base import ContentSimilarity, Features, Ranker
+from graphrec.models.multimodal import MultimodalConfig, filled, means_of, tables_of
+from graphrec.models.search_space import Choice, Integers, Space, Uniform
 
 
 class ItemKNNContent(Ranker):
@@ -43,14 +43,14 @@ class ItemKNNContent(Ranker):
         """Options of ItemKNN on content."""
 
         k: int = Field(50, ge=1)
-        """Neighbours per item and modality, the item itself not counted."""
+        """Neighbors per item and modality, the item itself not counted."""
         image_weight: float = Field(0.5, ge=0, le=1)
         """Weight of the image; the other modalities share the rest. Of no effect with a single modality."""
-        normalise: bool = False
-        """Divide an item's similarities by their sum: the score is then the share of its neighbourhood that
-        the user has, and items with many or near neighbours have no advantage."""
+        normalize: bool = False
+        """Divide an item's similarities by their sum: the score is then the share of its neighborhood that
+        the user has, and items with many or near neighbors have no advantage."""
         graph_cache: Path | None = None
-        """Directory in which neighbours are kept between runs; None computes them each time."""
+        """Directory in which neighbors are kept between runs; None computes them each time."""
 
     name = "itemknn-content"
     modalities = True
@@ -58,7 +58,7 @@ class ItemKNNContent(Ranker):
     search_space: ClassVar[Space] = {
         "k": Integers(5, 500, log=True),
         "image_weight": Uniform(0.0, 1.0),
-        "normalise": Choice(False, True),
+        "normalize": Choice(False, True),
     }
     config: Config
 
@@ -68,21 +68,21 @@ class ItemKNNContent(Ranker):
         weights = modality_weights(list(tables), config.image_weight)
         indptr, items = torch.from_numpy(train.indptr.copy()), torch.from_numpy(train.items.copy())
         self.taken = Graph(indptr, items, torch.ones(len(train)), train.n_items)  # row u: what u has
-        found = [(w, *neighbours(tables[m], train, config)) for m, w in weights.items() if w > 0]
-        self.neighbours = graph_of(mixed(found, config.normalise))  # row i: sim(i, j) of its neighbours j
+        found = [(w, *neighbors(tables[m], train, config)) for m, w in weights.items() if w > 0]
+        self.neighbors = graph_of(mixed(found, config.normalize))  # row i: sim(i, j) of its neighbors j
         self.content_rule = ContentSimilarity(
-            weights, config.k, config.normalise, means_of(tables, config.fill)
+            weights, config.k, config.normalize, means_of(tables, config.fill)
         )
 
     @classmethod
     def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
-        """See :meth:`graphrec.model.Model.build`; needs one feature table at least, of any name."""
+        """See :meth:`graphrec.models.base.Model.build`; needs one feature table at least, of any name."""
         config = config or cls.Config()
         return cls(data.train, tables_of("ItemKNN on content", data, features, config.attributes), config)
 
     def embed(self) -> tuple[Graph, Graph]:
         """Users are their train rows, items their rows of similarities (Eq. 1); both over the items."""
-        return self.taken, self.neighbours
+        return self.taken, self.neighbors
 
 
 def modality_weights(modalities: list[str], image_weight: float) -> dict[str, float]:
@@ -93,11 +93,11 @@ def modality_weights(modalities: list[str], image_weight: float) -> dict[str, fl
     return {m: image_weight if m == "image" else share for m in modalities}
 
 
-def neighbours(
+def neighbors(
     table: FeatureTable, train: Interactions, config: ItemKNNContent.Config
 ) -> tuple[csr_matrix, np.ndarray]:
     """Cosines with the ``k`` nearest items that have the feature and train interactions (Eqs. 5 and 6), and
-    the items that look for neighbours at all, having the feature or having it filled ``(n_items,) bool``.
+    the items that look for neighbors at all, having the feature or having it filled ``(n_items,) bool``.
     """
     k, n = config.k, train.n_items
     known = table.present & (train.item_degree > 0)
@@ -107,7 +107,7 @@ def neighbours(
         return similarity, asking
     among = table if known.sum() == table.present.sum() else FeatureTable(table.values, known)
     graph = rows_of(knn(among, k + 1, weight="cosine", cache=config.graph_cache)).tocoo()
-    graph.data[graph.row == graph.col] = 0  # an item is not its own neighbour
+    graph.data[graph.row == graph.col] = 0  # an item is not its own neighbor
     graph.eliminate_zeros()
     similarity = largest(graph.tocsr(), k)
     others = np.flatnonzero(asking & ~known)
@@ -115,5 +115,5 @@ def neighbours(
         queries = torch.from_numpy(filled(table, config.fill, train)[0][others])
         keys = np.flatnonzero(known)
         found, at = nearest_rows(queries, torch.from_numpy(table.rows(keys)), k)  # (q, k)
-        similarity = similarity + of_neighbours(others, keys[at.numpy()], found.numpy(), (n, n))
+        similarity = similarity + of_neighbors(others, keys[at.numpy()], found.numpy(), (n, n))
     return similarity, asking

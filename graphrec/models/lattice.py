@@ -1,7 +1,7 @@
 """LATTICE: an item graph learned from content, rebuilt every epoch.
 
 Zhang et al., "Mining Latent Structures for Multimedia Recommendation", ACM MM 2021,
-https://arxiv.org/abs/2104.09036. Per modality, items are linked to their nearest neighbours before and after
+https://arxiv.org/abs/2104.09036. Per modality, items are linked to their nearest neighbors before and after
 a learned projection of the features; modalities are mixed by learned weights, and one convolution on the
 mixture adds to what LightGCN finds.
 
@@ -9,15 +9,15 @@ mixture adds to what LightGCN finds.
 
 Differences from the authors' code:
 - graphs are sparse from the start; the code fills matrices of items x items. The numbers are the same;
-- neighbours of negative cosine get weight 0; the code keeps them and divides by the root of what may be a
+- neighbors of negative cosine get weight 0; the code keeps them and divides by the root of what may be a
   negative sum;
 - features are frozen; the code trains them, once an epoch as the projections;
-- the regulariser is divided by the size of the batch at hand; the code divides by the size of a full one;
-- no NGCF and no plain matrix factorisation in place of LightGCN, no decay of the learning rate by default;
+- the regularizer is divided by the size of the batch at hand; the code divides by the size of a full one;
+- no NGCF and no plain matrix factorization in place of LightGCN, no decay of the learning rate by default;
 - items without a modality are left out of that modality's graphs, or filled (``fill``); the code would
   propagate NaN;
-- items without train interactions get the embedding of their content neighbours; the code leaves them at
-  what initialisation and their neighbours' gradients made of them (``cold_items="as_trained"``).
+- items without train interactions get the embedding of their content neighbors; the code leaves them at
+  what initialization and their neighbors' gradients made of them (``cold_items="as_trained"``).
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from torch.nn.functional import normalize
 
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
-from graphrec.graph import Graph, bipartite, edge_products, mix, normalise, union
-from graphrec.losses import bpr, half_squares
-from graphrec.modalities import AugmentedConfig, ColdItems, item_graph, tables_of
-from graphrec.model import ContentRule, Features, Ranker
-from graphrec.neighbours import all_neighbours, nearest_rows, unit_length
-from graphrec.nn import ItemFeatures, embedding, propagate
-from graphrec.sampling import Plan, Preferences, Triplets, triplets
-from graphrec.search import Choice, Integers, Space
-from graphrec.store import FeatureTable
+from graphrec.features import FeatureTable
+from graphrec.graphs.graph import Graph, bipartite, edge_products, mix, normalize_weights, union
+from graphrec.graphs.nearest import all_neighbors, nearest_rows, unit_length
+from graphrec.models.base import ContentRule, Features, Ranker
+from graphrec.models.batches import Plan, Preferences, Triplets, triplets
+from graphrec.models.layers import ItemFeatures, embedding, propagate
+from graphrec.models.losses import bpr, half_squares
+from graphrec.models.multimodal import AugmentedConfig, ColdItems, item_graph, tables_of
+from graphrec.models.search_space import Choice, Integers, Space
 
 
 class LATTICE(Ranker):
@@ -61,15 +61,15 @@ class LATTICE(Ranker):
         n_mm_layers: int = Field(1, ge=1)
         """Layers on the item graph."""
         knn_k: int = Field(10, ge=1)
-        """Neighbours per item and modality, the item itself included."""
+        """Neighbors per item and modality, the item itself included."""
         original_weight: float = Field(0.9, ge=0, le=1)
         """Weight of the graph of unprojected features; the learned graph has the rest."""
         reg_weight: float = Field(1e-5, ge=0)
         """Weight of the squared norms of the batch's embeddings."""
-        cold_items: Literal["neighbours", "as_trained"] = "neighbours"
+        cold_items: Literal["neighbors", "as_trained"] = "neighbors"
         """Embedding of items without train interactions."""
         graph_cache: Path | None = None
-        """Directory in which neighbours by unprojected features are kept between runs; None computes them
+        """Directory in which neighbors by unprojected features are kept between runs; None computes them
         each time."""
 
     name = "lattice"
@@ -94,7 +94,9 @@ class LATTICE(Ranker):
 
         k, cache, fill = config.knn_k, config.graph_cache, config.fill
         original = [
-            normalise(item_graph(t, k, weight="cosine", cache=cache, fill=fill, train=train), "symmetric")
+            normalize_weights(
+                item_graph(t, k, weight="cosine", cache=cache, fill=fill, train=train), "symmetric"
+            )
             for t in features.values()
         ]  # Eqs. 1 and 2
         self.original_graph, places = union(original)
@@ -109,11 +111,11 @@ class LATTICE(Ranker):
         self.epoch_graph: Graph | None = None
 
         self.content_rule = ContentRule(dict.fromkeys(features, 1 / len(features)), k)
-        self.cold_items = ColdItems(train, features, self.content_rule, config.cold_items == "neighbours")
+        self.cold_items = ColdItems(train, features, self.content_rule, config.cold_items == "neighbors")
 
     @classmethod
     def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
-        """See :meth:`graphrec.model.Model.build`; needs one feature table at least, of any modality."""
+        """See :meth:`graphrec.models.base.Model.build`; needs one feature table at least, of any modality."""
         config = config or cls.Config()
         model = cls(data.train, tables_of("LATTICE", data, features, config.attributes), config)
         model.preferences = Preferences.of(data, features, config.augmented)
@@ -166,7 +168,7 @@ class LATTICE(Ranker):
         return {"bpr": bpr((u * (p - n)).sum(1)), "reg": self.config.reg_weight * half_squares(u, p, n)}
 
     def embed(self) -> tuple[Tensor, Tensor]:
-        """Embeddings on the item graph of the weights as they are now, cold items by their neighbours.
+        """Embeddings on the item graph of the weights as they are now, cold items by their neighbors.
 
         As in the authors' code, this is not the graph of the epoch's first batch, so that scores are a
         function of the parameters alone.
@@ -192,20 +194,20 @@ class LearnedView(nn.Module):
             nn.init.uniform_(parameter, -bound, bound, generator=generator)
 
     def forward(self) -> tuple[Graph, Tensor]:
-        """Edges from each item's nearest neighbours, and their cosines ``(E,)``, differentiable; negative
+        """Edges from each item's nearest neighbors, and their cosines ``(E,)``, differentiable; negative
         ones are 0 (Eqs. 3 and 4).
         """
         unit = unit_length(self.projection(self.features.values))  # (n_items, feature_dim)
-        graph = self.neighbours(unit.detach())
+        graph = self.neighbors(unit.detach())
         return graph, edge_products(graph, unit).relu()
 
-    def neighbours(self, unit: Tensor) -> Graph:
+    def neighbors(self, unit: Tensor) -> Graph:
         """Items that have the modality look for ``k`` of their kind, themselves among them; filled ones for
         ``k - 1``, and take themselves as well. ``unit`` is ``(n_items, feature_dim)``, of length one.
         """
         own, present = self.features.own, self.features.present
         keys = unit[own]
-        near = all_neighbours(keys, self.k)[1]  # (n_own, k)
+        near = all_neighbors(keys, self.k)[1]  # (n_own, k)
         also = nearest_rows(unit[present & ~own], keys, self.k)[1][:, : self.k - 1]  # (n_filled, k - 1)
         own, filled = (mask.nonzero().squeeze(1).cpu() for mask in (own, present & ~own))
         target = [own.repeat_interleave(near.shape[1]), filled.repeat_interleave(also.shape[1]), filled]
@@ -214,7 +216,7 @@ class LearnedView(nn.Module):
 
 
 def self_looped(train: Interactions) -> Graph:
-    """``D^-1 (A + I)`` over users and items: the mean of a node's neighbours and itself."""
+    """``D^-1 (A + I)`` over users and items: the mean of a node's neighbors and itself."""
     n = train.n_users + train.n_items
     itself = Graph.from_edges(np.arange(n), np.arange(n), n_source=n, n_target=n)
-    return normalise(mix([(1.0, bipartite(train, "none")), (1.0, itself)]), "row")
+    return normalize_weights(mix([(1.0, bipartite(train, "none")), (1.0, itself)]), "row")

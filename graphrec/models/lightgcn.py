@@ -1,10 +1,10 @@
 """LightGCN: linear propagation on the user-item graph.
 
 He et al., "LightGCN: Simplifying and Powering Graph Convolution Network for Recommendation", SIGIR 2020,
-https://arxiv.org/abs/2002.02126. Embeddings are smoothed over the normalised bipartite graph and averaged
+https://arxiv.org/abs/2002.02126. Embeddings are smoothed over the normalized bipartite graph and averaged
 over layers; there are no weights but the ID embeddings.
 
-Differences from the authors' code: the regulariser is that of the toolbox that produced the published Amazon
+Differences from the authors' code: the regularizer is that of the toolbox that produced the published Amazon
 tables (norms of the batch's ID embeddings over the batch size; the authors use half the squared norms), and
 one epoch visits every interaction once (the authors draw as many at random).
 """
@@ -21,13 +21,13 @@ from torch.nn.functional import embedding as rows
 
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
-from graphrec.graph import bipartite
-from graphrec.losses import bpr, embedding_norms
-from graphrec.model import Features, ModelConfig, Ranker
-from graphrec.neighbourhood import Fanouts, check_fanouts, propagated
-from graphrec.nn import embedding, propagate
-from graphrec.sampling import Keyed, Local, Plan, Preferences, keyed, triplets
-from graphrec.search import Choice, Integers, Space
+from graphrec.graphs.graph import bipartite
+from graphrec.graphs.neighbor_sampling import Fanouts, check_fanouts, propagated
+from graphrec.models.base import Features, ModelConfig, Ranker
+from graphrec.models.batches import Keyed, Local, Plan, Preferences, keyed, triplets
+from graphrec.models.layers import embedding, propagate
+from graphrec.models.losses import bpr, embedding_norms
+from graphrec.models.search_space import Choice, Integers, Space
 
 
 class LightGCN(Ranker):
@@ -39,7 +39,7 @@ class LightGCN(Ranker):
         dim: int = Field(64, ge=1)
         """Embedding size."""
         n_layers: int = Field(2, ge=0)
-        """Propagation layers; 0 is matrix factorisation."""
+        """Propagation layers; 0 is matrix factorization."""
         reg_weight: float = Field(1e-3, ge=0)
         """Weight of the norms of the batch's ID embeddings."""
         local_negatives: float = Field(0.0, ge=0, le=1)
@@ -47,7 +47,7 @@ class LightGCN(Ranker):
         augmented: float = Field(0.0, ge=0, le=1)
         """Preferences of a language model added to a batch, as a share of it (``graphrec llm``)."""
         fanouts: Fanouts = None
-        """Train on sampled neighbourhoods: most neighbours of a node by layer, the last layer's first; -1 is
+        """Train on sampled neighborhoods: most neighbors of a node by layer, the last layer's first; -1 is
         all. None propagates over the whole graph in every step."""
 
         @model_validator(mode="after")
@@ -76,7 +76,7 @@ class LightGCN(Ranker):
 
     @classmethod
     def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
-        """See :meth:`graphrec.model.Model.build`; of features only preferences are used."""
+        """See :meth:`graphrec.models.base.Model.build`; of features only preferences are used."""
         model = cls(data.train, config or cls.Config())
         model.preferences = Preferences.of(data, features, model.config.augmented)
         model.local = Local.of(data, model.config.local_negatives)

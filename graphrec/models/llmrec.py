@@ -17,7 +17,7 @@ X = S E and R X Wᵀ = (R S)(E Wᵀ) is shorter still. ``mask`` and ``dropout`` 
 step and take the long way; both ways are held to each other in the tests.
 
 Differences from the authors' code (``reference_compat`` brings the first four back):
-- the regulariser is half the squared norms; the code divides by them;
+- the regularizer is half the squared norms; the code divides by them;
 - what is masked is masked for one step; the code overwrites the features, more of them every step;
 - restoration trains its decoder and the profiles' projection; the code steps neither;
 - LeakyReLU of slope .01; the code's has slope 1;
@@ -37,17 +37,17 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding as rows
 from torch.nn.functional import leaky_relu, logsigmoid, normalize
 
-from graphrec import parallel
+from graphrec.core import distributed
+from graphrec.core.errors import FeatureError
+from graphrec.core.random import derive
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
-from graphrec.errors import FeatureError
-from graphrec.graph import Graph
-from graphrec.model import Features, ModelConfig, Ranker
-from graphrec.nn import ItemFeatures, distinct_rows, embedding, linear, row_dropout
-from graphrec.sampling import Plan, Preferences, triplets_of_users
-from graphrec.search import Choice, Space
-from graphrec.seeds import derive
-from graphrec.store import ATTRIBUTE, PREFERENCES, PROFILE, FeatureTable
+from graphrec.features import ATTRIBUTE, PREFERENCES, PROFILE, FeatureTable
+from graphrec.graphs.graph import Graph
+from graphrec.models.base import Features, ModelConfig, Ranker
+from graphrec.models.batches import Plan, Preferences, triplets_of_users
+from graphrec.models.layers import ItemFeatures, distinct_rows, embedding, linear, row_dropout
+from graphrec.models.search_space import Choice, Space
 
 Sides = dict[str, tuple[Tensor, Tensor]]
 """Channels by name: users, items."""
@@ -156,7 +156,7 @@ class LLMRec(Ranker):
 
     @classmethod
     def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
-        """See :meth:`graphrec.model.Model.build`; takes image and text, ``profile`` (of users),
+        """See :meth:`graphrec.models.base.Model.build`; takes image and text, ``profile`` (of users),
         ``attribute_...`` (all of one width) and ``preferences``, whichever are there.
         """
         tables = {field: table.check(data) for field, table in sorted((features or {}).items())}
@@ -294,19 +294,19 @@ class LLMRec(Ranker):
             terms["bpr_attributes"] = config.attribute_loss * losses.sum()
         if config.feature_reg and self.content:
             squares = torch.stack([self.named[f].squares(self.weight(f)) for f in self.content]).sum()
-            terms["features"] = config.feature_reg * parallel.once(squares) / 2 / self.n_items
+            terms["features"] = config.feature_reg * distributed.once(squares) / 2 / self.n_items
         if config.reg_weight:
-            norms = parallel.total(torch.stack([part.square().sum() for part in (u, i[:n], i[n:])]))
+            norms = distributed.total(torch.stack([part.square().sum() for part in (u, i[:n], i[n:])]))
             penalties = 1 / (2 * norms + 1e-8) if config.reference_compat else norms / 2
             terms["reg"] = config.reg_weight * penalties.sum() / batch.n
         if self.decoders:
             assert whole is not None
-            terms["restore"] = config.restore_weight * parallel.once(self.restored(batch, whole))
+            terms["restore"] = config.restore_weight * distributed.once(self.restored(batch, whole))
         return terms
 
     def pruned(self, difference: Tensor) -> Tensor:
         """BPR over the triplets that are kept (Eq. 8)."""
-        log = parallel.gathered(logsigmoid(difference + 1e-8))
+        log = distributed.gathered(logsigmoid(difference + 1e-8))
         kept = max(1, int((1 - self.config.prune) * len(log)))
         return -log.topk(kept, largest=self.config.prune_keep == "easy", sorted=False).values.mean()
 
@@ -354,7 +354,7 @@ class LLMRec(Ranker):
             ]
             key = rng["dropout"].integers(2**63, dtype=np.int64)
             arrays = np.asarray(n), *masked, np.asarray(key)
-            yield Batch(*parallel.mine(batch), *(torch.from_numpy(a) for a in arrays))
+            yield Batch(*distributed.mine(batch), *(torch.from_numpy(a) for a in arrays))
 
 
 class Channel(nn.Module):
@@ -413,7 +413,7 @@ def smoothed(x: Tensor, to_users: Graph, to_items: Graph, of_users: bool) -> tup
 
 
 def halves(train: Interactions) -> tuple[Graph, Graph]:
-    """``R = D_u^-1/2 A`` from items to users, and ``C = D_i^-1/2 Aᵀ`` back: only targets are normalised."""
+    """``R = D_u^-1/2 A`` from items to users, and ``C = D_i^-1/2 Aᵀ`` back: only targets are normalized."""
     to_users, to_items = ((degree + 1e-8) ** -0.5 for degree in (train.user_degree, train.item_degree))
     n_users, n_items = train.n_users, train.n_items
     return (

@@ -1,10 +1,10 @@
-"""MF-BPR: matrix factorisation with Bayesian personalised ranking.
+"""MF-BPR: matrix factorization with Bayesian personalized ranking.
 
 Rendle et al., "BPR: Bayesian Personalized Ranking from Implicit Feedback", UAI 2009,
 https://arxiv.org/abs/1205.2618.
 
 Differences from the paper: Adam over mini-batches instead of plain stochastic gradient descent, and the
-regulariser of the toolbox that produced the published Amazon tables (norms of the batch's embeddings over the
+regularizer of the toolbox that produced the published Amazon tables (norms of the batch's embeddings over the
 batch size).
 """
 
@@ -18,11 +18,11 @@ from torch import Tensor
 
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
-from graphrec.losses import bpr, embedding_norms
-from graphrec.model import Features, ModelConfig, Ranker
-from graphrec.nn import embedding
-from graphrec.sampling import Local, Plan, Triplets, triplets
-from graphrec.search import Choice, Space
+from graphrec.models.base import Features, ModelConfig, Ranker
+from graphrec.models.batches import Local, Plan, Triplets, triplets
+from graphrec.models.layers import embedding
+from graphrec.models.losses import bpr, embedding_norms
+from graphrec.models.search_space import Choice, Space
 
 
 class MF(Ranker):
@@ -56,7 +56,7 @@ class MF(Ranker):
 
     @classmethod
     def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
-        """See :meth:`graphrec.model.Model.build`; features are not used."""
+        """See :meth:`graphrec.models.base.Model.build`; features are not used."""
         model = cls(data.train, config or cls.Config())
         model.local = Local.of(data, model.config.local_negatives)
         return model

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from graphrec.data.dataset import Dataset
-from graphrec.model import Features, ModelConfig, Ranker
+from graphrec.models.base import Features, ModelConfig, Ranker
 
 
 class Popularity(Ranker):
@@ -18,7 +18,7 @@ class Popularity(Ranker):
         """Popularity has no options of its own."""
 
     name = "popularity"
-    personalised = False
+    personalized = False
     count: Tensor
 
     def __init__(self, n_users: int, count: Tensor, config: ModelConfig) -> None:
@@ -28,7 +28,7 @@ class Popularity(Ranker):
 
     @classmethod
     def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
-        """See :meth:`graphrec.model.Model.build`; features are not used."""
+        """See :meth:`graphrec.models.base.Model.build`; features are not used."""
         return cls(data.n_users, torch.from_numpy(data.train.item_degree.copy()), config or cls.Config())
 
     def embed(self) -> tuple[Tensor, Tensor]:

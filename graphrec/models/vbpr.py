@@ -1,4 +1,4 @@
-"""VBPR: matrix factorisation with a second half that is projected from content.
+"""VBPR: matrix factorization with a second half that is projected from content.
 
 He and McAuley, "VBPR: Visual Bayesian Personalized Ranking from Implicit Feedback", AAAI 2016,
 https://arxiv.org/abs/1510.01784. An item's vector is an ID embedding beside a linear map of its features; a
@@ -8,12 +8,12 @@ user has preferences over both parts.
 
 Differences from the paper, most of them those of the toolbox that produced the published Amazon tables:
 - the features of all modalities are projected, not those of the image alone;
-- no item biases and no visual bias; the regulariser is the norms of the batch's whole vectors over the batch
+- no item biases and no visual bias; the regularizer is the norms of the batch's whole vectors over the batch
   size, not squared norms with a weight for each kind of parameter;
 - the toolbox's projection has a bias, here it has none: it adds the same to all scores of a user, so it
-  changes neither a BPR difference nor a ranking, only what the regulariser counts;
+  changes neither a BPR difference nor a ranking, only what the regularizer counts;
 - items without a modality get nothing from it, or are filled (``fill``);
-- items without train interactions have a zero ID part: their ID embedding is what initialisation drew
+- items without train interactions have a zero ID part: their ID embedding is what initialization drew
   (``cold_items="as_trained"`` leaves it).
 """
 
@@ -30,14 +30,14 @@ from torch.nn.functional import embedding as rows
 
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
-from graphrec.disk import ahead
-from graphrec.losses import bpr, embedding_norms
-from graphrec.modalities import StreamedConfig, means_of, tables_of
-from graphrec.model import ContentProjection, Features, Ranker
-from graphrec.nn import ItemFeatures, embedding, on_disk, projection
-from graphrec.sampling import Plan, Preferences, triplets
-from graphrec.search import Choice, Space
-from graphrec.store import FeatureTable
+from graphrec.features import FeatureTable
+from graphrec.features.prefetch import ahead
+from graphrec.models.base import ContentProjection, Features, Ranker
+from graphrec.models.batches import Plan, Preferences, triplets
+from graphrec.models.layers import ItemFeatures, embedding, on_disk, projection
+from graphrec.models.losses import bpr, embedding_norms
+from graphrec.models.multimodal import StreamedConfig, means_of, tables_of
+from graphrec.models.search_space import Choice, Space
 
 BLOCK = 2**22  # numbers projected at a time when all items are: bounds the float32 copy of bfloat16 features
 
@@ -98,7 +98,7 @@ class VBPR(Ranker):
 
     @classmethod
     def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
-        """See :meth:`graphrec.model.Model.build`; needs one feature table at least, of any name."""
+        """See :meth:`graphrec.models.base.Model.build`; needs one feature table at least, of any name."""
         config = config or cls.Config()
         model = cls(data.train, tables_of("VBPR", data, features, config.attributes), config)
         model.preferences = Preferences.of(data, features, config.augmented)

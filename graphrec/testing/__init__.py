@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from graphrec.model import Model, ModelConfig, Ranker
+from graphrec.models.base import Model, ModelConfig, Ranker
 from graphrec.testing import contract, scale
 from graphrec.testing.contract import SCORE_TOLERANCE, train
-from graphrec.testing.material import (
+from graphrec.testing.fixtures import (
     checkerboard,
     chosen,
     communities,

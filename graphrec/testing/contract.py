@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from graphrec import checkpoint
+from graphrec.core.errors import ConfigError
+from graphrec.core.random import stream
 from graphrec.data.dataset import Dataset
-from graphrec.errors import ConfigError
-from graphrec.model import Features, Model, ModelConfig, Ranker
-from graphrec.sampling import Plan
-from graphrec.seeds import stream
-from graphrec.store import FeatureTable
-from graphrec.testing.material import checkerboard, chosen, communities, dataset, features_of, material
-from graphrec.trainer import TrainConfig, Trainer
+from graphrec.features import FeatureTable
+from graphrec.models.base import Features, Model, ModelConfig, Ranker
+from graphrec.models.batches import Plan
+from graphrec.testing.fixtures import checkerboard, chosen, communities, dataset, features_of, material
+from graphrec.training import checkpoint
+from graphrec.training.trainer import TrainConfig, Trainer
 
 SCORE_TOLERANCE = 1e-6  # float32: one row of a product may be summed in another order than many
 
@@ -56,10 +56,10 @@ def _unseen_ranks(model: Ranker, data: Dataset) -> np.ndarray:
 
 
 def check_learns_the_checkerboard(model_class: type[Ranker], config: ModelConfig) -> None:
-    """After training, the kept-back item of a user's colour ranks first."""
+    """After training, the kept-back item of a user's color ranks first."""
     data, features = checkerboard()
     ranks = _unseen_ranks(train(model_class, config, data, features, 150), data)
-    if model_class.personalised:
+    if model_class.personalized:
         assert (ranks == 1).mean() >= 0.95, (
             f"only {(ranks == 1).mean():.0%} of the kept-back items rank first"
         )
@@ -68,14 +68,14 @@ def check_learns_the_checkerboard(model_class: type[Ranker], config: ModelConfig
 
 
 def check_beats_popularity(model_class: type[Ranker], config: ModelConfig) -> None:
-    """On planted communities a personalised model finds clearly more than popularity does."""
+    """On planted communities a personalized model finds clearly more than popularity does."""
     data, features = communities()
     hits = (_unseen_ranks(train(model_class, config, data, features, 60), data) <= 10).mean()
     popular = data.train.item_degree[None].repeat(data.n_users, 0).astype(float)
     popular[data.train.users, data.train.items] = -1
     own = popular[data.test.users, data.test.items]
     floor = ((popular[data.test.users] > own[:, None]).sum(1) < 10).mean()
-    if model_class.personalised:
+    if model_class.personalized:
         assert hits > 1.3 * floor, f"hits {hits:.3f} of the test pairs in the top 10, popularity {floor:.3f}"
 
 
@@ -179,7 +179,7 @@ def check_missing_content_is_not_read(model_class: type[Ranker], config: ModelCo
         about = {"items": data.items.fingerprint}
         return {m: FeatureTable(values.copy(), present, {"field": m, **about}) for m in ("image", "text")}
 
-    fills = ("zero", "mean", "neighbours") if "fill" in type(config).model_fields else (None,)
+    fills = ("zero", "mean", "neighbors") if "fill" in type(config).model_fields else (None,)
     scored = []
     for fill in fills:
         filled = config if fill is None else config.replace(fill=fill)

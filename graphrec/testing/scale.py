@@ -1,4 +1,4 @@
-"""Checks of what a model says of itself in :meth:`graphrec.model.Model.scales`: how it grows beyond one
+"""Checks of what a model says of itself in :meth:`graphrec.models.base.Model.scales`: how it grows beyond one
 process, whole graphs and memory.
 """
 
@@ -14,18 +14,18 @@ from typing import Any
 
 import torch
 
-from graphrec.errors import ConfigError
-from graphrec.model import Model, ModelConfig
-from graphrec.sampling import Plan
-from graphrec.seeds import stream
-from graphrec.store import FeatureTable
+from graphrec.core.errors import ConfigError
+from graphrec.core.random import stream
+from graphrec.features import FeatureTable
+from graphrec.models.base import Model, ModelConfig
+from graphrec.models.batches import Plan
 from graphrec.testing.contract import train
-from graphrec.testing.material import chosen, communities, material
+from graphrec.testing.fixtures import chosen, communities, material
 
 TOLERANCE = 1e-6
 """Of losses and gradients: float32 sums over parts are added up in another order."""
 WEIGHTS = 1e-5
-"""Of weights after some steps of an adaptive optimiser, which divides small gradients by their size."""
+"""Of weights after some steps of an adaptive optimizer, which divides small gradients by their size."""
 
 
 def check_processes(model_class: type[Model], config: ModelConfig) -> None:
@@ -85,7 +85,7 @@ def _in_processes(
 
 
 def check_sampled_subgraphs(model_class: type[Model], config: ModelConfig) -> None:
-    """With ``fanouts`` of all neighbours, losses and gradients are those of the whole graph; with few they
+    """With ``fanouts`` of all neighbors, losses and gradients are those of the whole graph; with few they
     are others.
     """
     if "fanouts" not in type(config).model_fields:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from graphrec.seeds import stream
+from graphrec.core.random import stream
 
 KNOWN = "not a picture in a known format"
 CUT = "cannot be decoded: "
@@ -113,7 +113,7 @@ def long_gif() -> bytes:
     return data[:second] + data[second:-1] * 10_000 + b";"
 
 
-def grey(values: Any, dtype: Any) -> Image.Image:
+def gray(values: Any, dtype: Any) -> Image.Image:
     return Image.fromarray(np.array(values, dtype=dtype))
 
 
@@ -132,10 +132,10 @@ def palette(**options: Any) -> bytes:
     return encoded(image, "PNG", **options)
 
 
-RED, WHITE, BLACK, GREY = (255, 0, 0), (255,) * 3, (0,) * 3, (128,) * 3
+RED, WHITE, BLACK, GRAY = (255, 0, 0), (255,) * 3, (0,) * 3, (128,) * 3
 ANY = ()
 
-# What a file holds, and the reason it is refused with, or the colour of its first pixel (ANY: whatever).
+# What a file holds, and the reason it is refused with, or the color of its first pixel (ANY: whatever).
 CASES: dict[str, tuple[Callable[[], bytes], str | tuple[int, ...]]] = {
     "empty": (lambda: b"", "empty file"),
     "one byte": (lambda: b"\xff", KNOWN),
@@ -176,18 +176,18 @@ CASES: dict[str, tuple[Callable[[], bytes], str | tuple[int, ...]]] = {
     "CMYK TIFF": (lambda: encoded(Image.new("CMYK", (20, 20), (0, 255, 255, 0)), "TIFF"), RED),
     "CMYK JPEG": (inverted_cmyk, RED),
     "palette": (palette, (200, 0, 0)),
-    "palette with a transparent colour": (lambda: palette(transparency=0), WHITE),
-    "palette with an alpha for each colour": (lambda: palette(transparency=bytes(256)), WHITE),
+    "palette with a transparent color": (lambda: palette(transparency=0), WHITE),
+    "palette with an alpha for each color": (lambda: palette(transparency=bytes(256)), WHITE),
     "transparent": (lambda: encoded(transparent("RGBA"), "PNG"), WHITE),
-    "transparent grey": (lambda: encoded(transparent("LA"), "PNG"), WHITE),
-    "grey": (lambda: encoded(Image.new("L", (9, 9), 128), "JPEG"), GREY),
+    "transparent gray": (lambda: encoded(transparent("LA"), "PNG"), WHITE),
+    "gray": (lambda: encoded(Image.new("L", (9, 9), 128), "JPEG"), GRAY),
     "1 bit": (lambda: encoded(Image.new("1", (9, 9), 1), "PNG"), WHITE),
-    "16-bit grey": (lambda: encoded(grey([[32896] * 3] * 3, np.uint16), "PNG"), GREY),
-    "32-bit integers": (lambda: encoded(grey([[70_000, -5]] * 2, np.int32), "TIFF"), WHITE),
-    "floats to 1": (lambda: encoded(grey([[0.5, 1.0]], np.float32), "TIFF"), GREY),
-    "floats with NaN": (lambda: encoded(grey([[0.5, 1.0, np.nan]], np.float32), "TIFF"), GREY),
-    "floats with Inf": (lambda: encoded(grey([[np.inf, -np.inf, 0.1]], np.float32), "TIFF"), WHITE),
-    "nothing but NaN": (lambda: encoded(grey([[np.nan] * 3] * 3, np.float32), "TIFF"), BLACK),
+    "16-bit gray": (lambda: encoded(gray([[32896] * 3] * 3, np.uint16), "PNG"), GRAY),
+    "32-bit integers": (lambda: encoded(gray([[70_000, -5]] * 2, np.int32), "TIFF"), WHITE),
+    "floats to 1": (lambda: encoded(gray([[0.5, 1.0]], np.float32), "TIFF"), GRAY),
+    "floats with NaN": (lambda: encoded(gray([[0.5, 1.0, np.nan]], np.float32), "TIFF"), GRAY),
+    "floats with Inf": (lambda: encoded(gray([[np.inf, -np.inf, 0.1]], np.float32), "TIFF"), WHITE),
+    "nothing but NaN": (lambda: encoded(gray([[np.nan] * 3] * 3, np.float32), "TIFF"), BLACK),
     "LAB": (lambda: encoded(Image.new("LAB", (9, 9)), "TIFF"), ANY),
     **{f"animated {kind}": (lambda k=kind: frames(k), ANY) for kind in ("WEBP", "MPO", "AVIF")},  # type: ignore[misc]
     **{f"animated {kind}": (lambda k=kind: frames(k), RED) for kind in ("GIF", "PNG", "TIFF")},  # type: ignore[misc]

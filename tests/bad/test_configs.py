@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from bad.cases import Case, check_refused, lay, parametrize, table
-from graphrec import cli, commit
+from graphrec.cli import main as cli
+from graphrec.core import bundle
 
 OK = "user,item\nu1,a\nu1,b\nu2,a\nu2,b\n"
 TRAIN = "train lightgcn saved --out new --set train.device=cpu"
@@ -175,7 +176,7 @@ def edited(file: str, **changes: object) -> Callable[[Path], str]:
         path = folder / file
         value = {k: v for k, v in {**json.loads(path.read_text()), **changes}.items() if v is not None}
         if value.pop("seal", None) is not None and "format" not in changes:
-            commit.write_sealed(path, value)
+            bundle.write_sealed(path, value)
         else:
             path.write_text(json.dumps(value))
         return path.name

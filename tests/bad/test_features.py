@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from graphrec.core.errors import FeatureError
 from graphrec.data import Dataset, Interactions, Vocabulary
-from graphrec.errors import FeatureError
-from graphrec.store import FeatureStore, FeatureTable
+from graphrec.features import FeatureStore, FeatureTable
 
 N = 6
 GOOD = np.arange(1, 1 + N * 3, dtype=np.float32).reshape(N, 3)

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from features.decoding import UnreadableImageError, decode
-from features.extract import extract
-from features.shard import MAX_BYTES
+from graphrec.core.errors import FeatureError
+from graphrec.core.random import stream
 from graphrec.data import Content, Dataset, Interactions, Vocabulary
-from graphrec.errors import FeatureError
-from graphrec.seeds import stream
-from graphrec.store import FeatureStore
+from graphrec.features import FeatureStore
+from graphrec.features.extract.decoding import UnreadableImageError, decode
+from graphrec.features.extract.extraction import extract
+from graphrec.features.extract.shard import MAX_BYTES
 
 from .pictures import CASES, encoded, noise
 
@@ -40,7 +40,7 @@ def shop(names: list[str | None], root: Path) -> Dataset:
 
 
 class Mean:
-    """The mean colour: an extractor that costs nothing."""
+    """The mean color: an extractor that costs nothing."""
 
     name, kind, dim = "mean", "image", 3
 
@@ -160,8 +160,8 @@ import sys
 from pathlib import Path
 sys.path[:0] = sys.argv[2:]
 from bad.test_images import Mean, shop
-from features.extract import extract
-from graphrec.store import FeatureStore
+from graphrec.features.extract.extraction import extract
+from graphrec.features import FeatureStore
 root = Path(sys.argv[1])
 table = extract(shop(["large"] * 3, root), "image", Mean(), FeatureStore(root / "s"), workers=3)
 assert table.present.all(), table.meta
@@ -186,7 +186,7 @@ def test_large_pictures_convert_like_small_ones(monkeypatch: pytest.MonkeyPatch)
         encoded(Image.fromarray(values[..., 0].astype(np.float32) / 255), "TIFF"),
     ]
     whole = [np.asarray(decode(data)) for data in pictures]
-    monkeypatch.setattr("features.decoding.BAND", 130)
+    monkeypatch.setattr("graphrec.features.extract.decoding.BAND", 130)
     for data, expected in zip(pictures, whole, strict=True):
         assert np.array_equal(np.asarray(decode(data)), expected)
 

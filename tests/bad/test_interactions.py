@@ -266,7 +266,7 @@ def test_odd_ids_are_kept_apart_exactly_as_they_came(tmp_path: Path, suffix: str
     assert set(pairs) == set(zip(ODD, ODD[::-1], strict=True))
 
 
-def test_neighbouring_times_beyond_float_precision_stay_apart(tmp_path: Path):
+def test_neighboring_times_beyond_float_precision_stay_apart(tmp_path: Path):
     (tmp_path / "a.csv").write_text("user,item,t\nu,a,9007199254740993\nu,b,9007199254740992\nu,c,1\n")
     data = load_dataset("table", tmp_path, interactions="a.csv", time="t", split="leave-one-out")
     assert data.items.take(data.test.items) == ["a"]

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from bad.cases import arrow, parquet
 from bad.test_tables import BABY, INTER, MOVIELENS, SCIENTIFIC, WHOLE, XWINES
+from graphrec.core.errors import GraphrecError
+from graphrec.core.random import stream
 from graphrec.data import Dataset, Interactions
 from graphrec.data.readers import load_dataset
 from graphrec.data.readers.files import ordered_ids
 from graphrec.data.splits import ColdItems, LeaveOneOut, RandomSplit, TimeSplit, k_core
-from graphrec.errors import GraphrecError
-from graphrec.seeds import stream
 
 ALL_TRAIN = {"name": "random", "valid": 0, "test": 0}
 IDS = st.one_of(

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from encoders import sentence_encoder
 
-import features
-from features.extract import extract
+from graphrec.core.errors import ConfigError, DataError, FeatureError
 from graphrec.data import Content, Dataset, Interactions, Vocabulary
-from graphrec.errors import ConfigError, DataError, FeatureError
-from graphrec.store import FeatureStore
+from graphrec.features import FeatureStore
+from graphrec.features import extract as features
+from graphrec.features.extract.extraction import extract
 
 WORDS = ["red", "lamp", "wooden", "chair"]
 SLOWEST = 30.0  # seconds of processor; a million characters take two on an idle machine

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from graphrec import cli
-from graphrec.commit import write_sealed
+from graphrec.cli import main as cli
+from graphrec.core.bundle import write_sealed
 
 SMALL = "--set train.epochs=2 --set train.device=cpu --set model.dim=8"
 

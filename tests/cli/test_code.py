@@ -11,8 +11,8 @@ from histories import ADA, BOB, DAY, START, History
 
 from graphrec.code import answers, project
 from graphrec.code.project import DONE, Project
+from graphrec.core.errors import ConfigError, DataError
 from graphrec.data.git import MiningConfig
-from graphrec.errors import ConfigError, DataError
 
 EVE = ("Eve Moore", "eve@engine.test")
 NEW = ("Nia New", "nia@engine.test")
@@ -147,7 +147,7 @@ def test_nobody_is_stored(opened, tmp_path) -> None:
 
 
 def opened_files(opened: Project) -> list:
-    from graphrec.atomic import digest
+    from graphrec.core.files import digest
 
     known = digest(str(opened.path.absolute()))[:16]
     return [p for p in opened.path.parent.parent.rglob(DONE) if known in str(p)]
@@ -210,9 +210,9 @@ def test_old_histories_go(tmp_path, monkeypatch) -> None:
 
 
 def test_a_model_that_reads_files_can_rank_them(clone, tmp_path) -> None:
-    from features import extractor
-    from features.extract import extract
-    from graphrec.store import FeatureStore
+    from graphrec.features import FeatureStore
+    from graphrec.features.extract import extractor
+    from graphrec.features.extract.extraction import extract
 
     def features(data, folder):
         made = extractor("code-segments", min_texts=1, size=8)

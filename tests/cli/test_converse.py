@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from graphrec import cli, testing
-from graphrec.commit import write_sealed
+from graphrec import testing
+from graphrec.cli import main as cli
+from graphrec.core.bundle import write_sealed
 
 TRAIN = ["--set", "train.epochs=1", "--set", "train.device=cpu", "--set", "train.progress=false"]
 

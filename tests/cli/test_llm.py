@@ -1,4 +1,4 @@
-"""``graphrec llm``: asked of a server on loopback, or of the catalogue, into the store, and trained on."""
+"""``graphrec llm``: asked of a server on loopback, or of the catalog, into the store, and trained on."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from chat_server import Answer, serving
 
 from graphrec.data import Dataset
 from graphrec.data.attributes import with_attributes
+from graphrec.features import FeatureStore
+from graphrec.models.batches import Plan
 from graphrec.models.lightgcn import LightGCN
-from graphrec.sampling import Plan
-from graphrec.store import FeatureStore
 
 SMALL = ("--set", "train.epochs=2", "--set", "train.device=cpu", "--set", "model.dim=8")
-COLOURS = ("red", "green", "blue")
+COLORS = ("red", "green", "blue")
 
 
 @pytest.fixture
 def shop(copy):
     """The generated shop with attributes, beside the plain one."""
     data = Dataset.load("shop/dataset")
-    colours = [COLOURS[i % 3] for i in range(data.n_items)]
+    colors = [COLORS[i % 3] for i in range(data.n_items)]
     sizes = ["small" if i % 2 else "large" for i in range(data.n_items)]
-    table = {"id": list(data.items.ids), "colour": colours, "size": sizes}
-    with_attributes(data, table, "id", ["colour", "size"]).save("described")
+    table = {"id": list(data.items.ids), "color": colors, "size": sizes}
+    with_attributes(data, table, "id", ["color", "size"]).save("described")
     return data
 
 
@@ -41,22 +41,22 @@ def said(request: dict, number: int) -> Answer:
         return Answer("Certainly! <html>I would say</html>")
     if "Name the candidate" in task:
         n = len(re.findall(r"^\[\d+\]", data, flags=re.MULTILINE))
-        return Answer(json.dumps({"favourite": n, "least": 1}))
+        return Answer(json.dumps({"favorite": n, "least": 1}))
     if "reference work" in task:
-        return Answer(json.dumps({"colour": "red", "size": None}))
+        return Answer(json.dumps({"color": "red", "size": None}))
     return Answer(json.dumps({"age": "30", "likes": ["war", "history"], "country": "France"}))
 
 
-def test_the_catalogue_fills_everything_and_asks_nobody(shop, graphrec) -> None:
+def test_the_catalog_fills_everything_and_asks_nobody(shop, graphrec) -> None:
     for job in ("profiles", "attributes", "preferences"):
         answer = graphrec("llm", job, "described")
         assert answer.code == 0, answer.err
     tables = FeatureStore("cache").of(shop)
-    assert {"profile", "attribute_colour", "attribute_size", "preferences"} < set(tables)
+    assert {"profile", "attribute_color", "attribute_size", "preferences"} < set(tables)
     assert tables["profile"].of == tables["preferences"].of == "user"
     assert len(tables["profile"]) == shop.n_users
-    assert tables["attribute_colour"].dim == tables["attribute_size"].dim, "one space"
-    same = tables["attribute_colour"].numpy()
+    assert tables["attribute_color"].dim == tables["attribute_size"].dim, "one space"
+    same = tables["attribute_color"].numpy()
     assert np.allclose(same[0], same[3], atol=1e-6)
     assert same[0] @ same[1] < 0.5
     pairs = tables["preferences"].numpy(np.int64)
@@ -65,7 +65,7 @@ def test_the_catalogue_fills_everything_and_asks_nobody(shop, graphrec) -> None:
     assert (pairs[:, 0] != pairs[:, 1]).all()
     trained = graphrec("train", "llmrec", "shop/dataset", "--out", "runs/llmrec", *SMALL)
     assert trained.code == 0, trained.err
-    assert "attribute_colour" in trained.err
+    assert "attribute_color" in trained.err
     record = json.loads(Path("runs/llmrec/run.json").read_text())
     assert set(record["features"]) >= {"profile", "preferences", "attribute_size"}
     assert graphrec("evaluate", "runs/llmrec").code == 0
@@ -87,7 +87,7 @@ def test_a_server_is_asked_once_and_what_it_said_becomes_features(shop, graphrec
         assert profiles.code == 0, profiles.err
         attributes = graphrec("llm", "attributes", "described", *to)
         assert attributes.code == 0, attributes.err
-        assert re.search(r"colour +60 +60 +0\.3333", attributes.out), attributes.out
+        assert re.search(r"color +60 +60 +0\.3333", attributes.out), attributes.out
         text = json.dumps(server.requests)
     assert "dress" in text
     for one in (*shop.users.ids, *shop.items.ids):
@@ -95,7 +95,7 @@ def test_a_server_is_asked_once_and_what_it_said_becomes_features(shop, graphrec
     tables = FeatureStore("cache").of(shop)
     pool = tables["preferences"].numpy(np.int64)
     assert not shop.train.contains(np.arange(shop.n_users)[:, None], pool).any()
-    assert tables["attribute_colour"].present.all()
+    assert tables["attribute_color"].present.all()
     offline = graphrec("llm", "profiles", "described", *to, "--replay")
     assert offline.code == 0
 
@@ -137,7 +137,7 @@ def test_what_was_said_of_one_train_split_is_no_feature_of_another(shop, graphre
     assert "graphrec llm preferences" in told
     assert graphrec("train", "llmrec", "other", "--out", "b", *SMALL).code == 0
     used = set(json.loads(Path("b/run.json").read_text())["features"])
-    assert "attribute_colour" in used, "attributes tell of items"
+    assert "attribute_color" in used, "attributes tell of items"
     assert not used & {"profile", "preferences"}
     Dataset.load("described").resplit("random", seed=5).save("other")
     assert graphrec("llm", "profiles", "other").code == 0
@@ -153,13 +153,13 @@ def test_written_attributes_are_modalities_of_other_models(shop, graphrec) -> No
                            "--set", f"model.attributes={more}")  # fmt: skip
             assert out.code == 0, out.err
             record = json.loads(Path(f"runs/{model}-{more}/run.json").read_text())
-            assert ("attribute_colour" in record["features"]) == expected
+            assert ("attribute_color" in record["features"]) == expected
 
 
 def test_mistakes_are_one_line(shop, refused) -> None:
     assert "'profiles'" in refused("llm", "profils", "described")
     assert "data.attributes=true" in refused("llm", "attributes", "shop/dataset")
-    assert "'colour'" in refused("llm", "attributes", "described", "--names", "color")
+    assert "'color'" in refused("llm", "attributes", "described", "--names", "color")
     assert "--names" in refused("llm", "attributes", "shop/dataset", "--model", "x")
     assert "'temperature'" in refused(
         "llm", "profiles", "described", "--model", "x", "--set", "chat.temprature=1"

@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from graphrec import cli, doctor, runs
+from graphrec import runs
+from graphrec.cli import doctor
+from graphrec.cli import main as cli
 
 Command = Callable[..., Any]
 
@@ -72,7 +74,7 @@ def test_lists(graphrec: Command) -> None:
 def test_titles_that_look_like_markup_are_printed_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     import io
 
-    from graphrec.commands import output
+    from graphrec.cli import output
 
     class Terminal(io.StringIO):
         def isatty(self) -> bool:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from graphrec import runs
+from graphrec.core.errors import FeatureError
 from graphrec.data import Dataset
-from graphrec.errors import FeatureError
-from graphrec.store import FeatureStore
+from graphrec.features import FeatureStore
 
 Command = Callable[..., Any]
 Refused = Callable[..., str]

@@ -14,8 +14,8 @@ import pytest
 
 from graphrec import runs
 from graphrec.data import Dataset
-from graphrec.recommender import Recommender
-from graphrec.store import FeatureStore
+from graphrec.features import FeatureStore
+from graphrec.serving import Recommender
 
 Command = Callable[..., Any]
 Refused = Callable[..., str]
@@ -82,8 +82,8 @@ def test_an_opened_run_scores_as_its_recommender_does(there: Path) -> None:
 
 
 def test_evaluate_prints_what_the_library_computes(there: Path, graphrec: Command, tmp_path: Path) -> None:
-    from graphrec.evaluate import evaluate
-    from graphrec.report import Report
+    from graphrec.evaluation.ranking import evaluate
+    from graphrec.evaluation.report import Report
 
     opened = runs.open_run("runs/freedom")
     data = opened.data

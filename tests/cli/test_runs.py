@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from graphrec import runs
+from graphrec.core.errors import CheckpointError
 from graphrec.data import Dataset
-from graphrec.errors import CheckpointError
-from graphrec.evaluate import RankingTask
-from graphrec.store import FeatureStore
+from graphrec.evaluation.ranking import RankingTask
+from graphrec.features import FeatureStore
 
 Command = Callable[..., Any]
 Refused = Callable[..., str]

@@ -66,7 +66,7 @@ def test_mistakes(run: Path, refused: Refused, tmp_path: Path) -> None:
 def test_a_model_that_cannot_place_items_is_served_without_them(
     there: Path, refused: Refused, graphrec: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from graphrec.web import service
+    from graphrec.serving.http import service
 
     given: dict[str, Any] = {}
     monkeypatch.setattr(service, "serve", lambda *_, **options: given.update(options))

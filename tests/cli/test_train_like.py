@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from graphrec import checkpoint, runs
+from graphrec import runs
+from graphrec.training import checkpoint
 
 Command = Callable[..., Any]
 Refused = Callable[..., str]
@@ -103,7 +104,7 @@ def test_other_data_or_features_are_refused(copy: Path, refused: Refused, graphr
 def test_a_run_that_ends_otherwise_for_no_reason_is_told_by_the_exit_status(
     copy: Path, graphrec: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("graphrec.repeat.differences", lambda *_: [])
+    monkeypatch.setattr("graphrec.runs.repeat.differences", lambda *_: [])
     opened = runs.open_run("runs/freedom")
     head = checkpoint.read("runs/freedom/last")
     head["training"]["history"][0]["loss/bpr"] += 1e-9
@@ -111,7 +112,7 @@ def test_a_run_that_ends_otherwise_for_no_reason_is_told_by_the_exit_status(
     answer = graphrec("train", "--like", "runs/freedom")
     assert answer.code == 1
     assert "warning: not equal to runs/freedom" in answer.out
-    monkeypatch.setattr("graphrec.repeat.differences", lambda *_: ["torch 1.0.0 there, 2.0.0 here"])
+    monkeypatch.setattr("graphrec.runs.repeat.differences", lambda *_: ["torch 1.0.0 there, 2.0.0 here"])
     explained = graphrec("train", "--like", "runs/freedom", "--out", "explained")
     assert explained.code == 0
     assert "torch 1.0.0 there" in explained.out

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from graphrec import runs, tuning
+from graphrec import runs
 from graphrec.models import MODELS
+from graphrec.runs.tuning import tuner
 
 Command = Callable[..., Any]
 Refused = Callable[..., str]
@@ -41,7 +42,7 @@ def test_a_study_is_told_trial_by_trial_and_ends_in_commands_that_work(
     assert [line.split()[1] for line in told] == ["0", "1", "2"]
     assert all("ndcg@10 0." in line and "of 2, " in line for line in told)
     assert "searched: dropout: one of 0.5, 0.8, 0.9" in answer.err
-    study = tuning.read_study(out)
+    study = tuner.read_study(out)
     rows = [line for line in answer.out.splitlines() if line.startswith("trial-")]
     assert len(rows) == 3
     assert rows[0].split()[:2] == [study.best.path.name, f"{study.best.value:.4f}"]

@@ -24,18 +24,18 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
+from graphrec.core.errors import ConfigError, DataError
 from graphrec.data.attributes import edges_of
 from graphrec.data.content import Content
 from graphrec.data.dataset import Dataset, Relation
-from graphrec.data.frames import as_frame, column, ids
+from graphrec.data.from_frame import as_frame, column, ids
 from graphrec.data.git.contents import LIMIT, contents
 from graphrec.data.git.log import Repository
-from graphrec.data.git.mining import BEHAVIOURS, Mined, MiningConfig, mine
+from graphrec.data.git.mining import BEHAVIORS, Mined, MiningConfig, mine
 from graphrec.data.git.people import People
 from graphrec.data.repositories import path_words, tree_of
 from graphrec.data.splits import TimeCut, as_split
 from graphrec.data.vocabulary import Vocabulary
-from graphrec.errors import ConfigError, DataError
 
 ADDRESS: Relation = ("address", "of", "user")
 NEVER = np.iinfo(np.int64).max  # a time after all others
@@ -69,7 +69,7 @@ def read_histories(
         k_core: see :meth:`Dataset.from_frame`.
         code: whether contents are read.
         code_bytes: bytes of a file that are read at most.
-        tables: further behaviours in repositories, by what to call the relation: any dataframe of ``user``
+        tables: further behaviors in repositories, by what to call the relation: any dataframe of ``user``
             (login or address), ``repository`` and perhaps ``time`` in seconds.
         salt: key of the hashes of names and addresses.
         seed: of the split.
@@ -101,7 +101,7 @@ def read_histories(
     user = {str(id_): i for i, id_ in enumerate(data.users.ids)}
     until = _first_held(data, "users", data.n_users)
     nodes["address"], relations[ADDRESS] = _addresses(user, names_of, addresses)
-    relations |= _behaviours(user, until, mined, [names_of[who] for who in person])
+    relations |= _behaviors(user, until, mined, [names_of[who] for who in person])
     others = {}
     for did, table in (tables or {}).items():
         edges, others[did] = _table(until, nodes, relations[ADDRESS], as_frame(table, did), did, people)
@@ -195,7 +195,7 @@ def _addresses(
     return vocabulary, edges_of((i, who) for i, (_, who) in enumerate(known))
 
 
-def _behaviours(
+def _behaviors(
     user: Mapping[str, int], until: np.ndarray, mined: Sequence[Mined], names_of: list[str]
 ) -> dict[Relation, np.ndarray]:
     """Who did what in which repository, before anything of theirs that is held out.
@@ -206,9 +206,9 @@ def _behaviours(
         mined: the histories.
         names_of: id of each number that :meth:`People.of` gave.
     """
-    done: dict[str, list[tuple[int, int]]] = {behaviour: [] for behaviour in BEHAVIOURS}
+    done: dict[str, list[tuple[int, int]]] = {behavior: [] for behavior in BEHAVIORS}
     for at, history in enumerate(mined):
-        for (did, number), time in history.behaviours.items():
+        for (did, number), time in history.behaviors.items():
             who = user.get(names_of[number])
             if who is not None and time < until[who]:
                 done[did].append((who, at))

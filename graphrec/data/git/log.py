@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from graphrec.errors import DataError, MissingDependencyError
+from graphrec.core.errors import DataError, MissingDependencyError
 
 START = b"\x01"
 CHUNK = 1 << 20

@@ -9,13 +9,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from graphrec.config import Config
+from graphrec.core.config import Config
+from graphrec.core.errors import DataError
 from graphrec.data.git.log import Change, Commit, Person, Repository
 from graphrec.data.git.paths import DOCS, SOURCE, TESTS, VENDORED, is_source
 from graphrec.data.git.people import People, is_bot
-from graphrec.errors import DataError
 
-BEHAVIOURS = ("authored", "committed", "co_authored", "tested", "documented")
+BEHAVIORS = ("authored", "committed", "co_authored", "tested", "documented")
 """What git knows that somebody did in a repository: wrote a commit, put in another's, is named in a trailer
 of one, touched tests, touched documentation."""
 
@@ -59,7 +59,7 @@ class Mined:
         files: their paths, sorted.
         times: of the contribution by ``person << 32 | file``, a person as :meth:`People.of` has it, in
             seconds.
-        behaviours: time of the first by behaviour and person.
+        behaviors: time of the first by behavior and person.
         counts: how much was read, and what was left out.
     """
 
@@ -68,7 +68,7 @@ class Mined:
     tree: str | None = None
     files: list[bytes] = field(default_factory=list)
     times: dict[int, int] = field(default_factory=dict)
-    behaviours: dict[tuple[str, int], int] = field(default_factory=dict)
+    behaviors: dict[tuple[str, int], int] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
 
 
@@ -232,10 +232,10 @@ class _Reading:
             return None
         return self.people.of(person, self.mined.name)
 
-    def _did(self, behaviour: str, who: list[int], time: int) -> None:
+    def _did(self, behavior: str, who: list[int], time: int) -> None:
         for person in who:
-            key = (behaviour, person)
-            self.mined.behaviours[key] = min(self.mined.behaviours.get(key, time), time)
+            key = (behavior, person)
+            self.mined.behaviors[key] = min(self.mined.behaviors.get(key, time), time)
 
 
 def _counts(path: bytes, extensions: frozenset[str] | None, vendored: bool) -> bool:

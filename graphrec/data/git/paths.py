@@ -21,7 +21,7 @@ SOURCE = words("""
 """)
 """Extensions of files that people write: code, its configuration, its documentation."""
 NAMES = words("""
-    makefile dockerfile rakefile gemfile procfile vagrantfile jenkinsfile license licence readme
+    makefile dockerfile rakefile gemfile procfile vagrantfile jenkinsfile license license readme
     changelog changes authors contributors news copying codeowners manifest .gitignore .gitattributes
     .editorconfig .mailmap .flake8 .coveragerc .dockerignore .pylintrc
 """)

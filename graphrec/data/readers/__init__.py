@@ -19,8 +19,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from graphrec.core.errors import ConfigError, nearest
 from graphrec.data.dataset import Dataset
-from graphrec.errors import ConfigError, nearest
 
 READERS: dict[str, str] = {
     "amazon-baby": "graphrec.data.readers.amazon:read_baby",

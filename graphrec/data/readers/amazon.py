@@ -2,7 +2,7 @@
 
 Source: the pre-processing of MMRec (https://github.com/enoche/MMRec/tree/master/data) of the 5-core subsets
 of McAuley's Amazon Product Data 2014 (https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/links.html).
-Licence: published for research use; no licence to redistribute is stated.
+License: published for research use; no license to redistribute is stated.
 Counts: Baby 19,445 users x 7,050 items, 118,551 / 20,559 / 21,682; Sports 35,598 x 18,357, 218,409 / 37,899 /
 40,029.
 
@@ -17,14 +17,14 @@ from pathlib import Path
 
 import polars as pl
 
-from graphrec.data import frames
+from graphrec.core.errors import DataError
+from graphrec.data import from_frame
 from graphrec.data.content import Content
 from graphrec.data.dataset import Dataset
 from graphrec.data.readers import ReadyFeatures
 from graphrec.data.readers.files import find, read_mapping, read_table, sentences
-from graphrec.data.readers.inter import indexed_features, labelled
+from graphrec.data.readers.inter import indexed_features, labeled
 from graphrec.data.vocabulary import Vocabulary
-from graphrec.errors import DataError
 
 SOURCE = "https://github.com/enoche/MMRec/tree/master/data"
 
@@ -74,7 +74,7 @@ features_sports = features_baby
 def _read(folder: Path, name: str, text_file: str, columns: list[str]) -> Dataset:
     users, items = Vocabulary(_ids(folder, "user"), "user"), Vocabulary(_ids(folder, "item"), "item")
     inter = find(folder, f"{name}.inter", "userID, itemID and x_label, tab-separated", SOURCE)
-    train, valid, test = labelled(inter, len(users), len(items))
+    train, valid, test = labeled(inter, len(users), len(items))
     content = {}
     if (folder / text_file).is_file():
         content["text"] = Content("text", _texts(folder / text_file, columns, len(items)))
@@ -98,7 +98,7 @@ def _ids(folder: Path, kind: str) -> list[str]:
 
 def _texts(path: Path, columns: list[str], n_items: int) -> list[str | None]:
     frame = read_table(path)
-    column = frames.column(frame, "itemID", str(path))
+    column = from_frame.column(frame, "itemID", str(path))
     if not (column.dtype.is_numeric() or column.dtype in (pl.String, pl.Null)):
         raise DataError(f"{path}: column 'itemID' has type {column.dtype}; expected whole numbers")
     index = column.cast(pl.Int64, strict=False)

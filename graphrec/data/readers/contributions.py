@@ -17,13 +17,13 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
+from graphrec.core.errors import DataError
 from graphrec.data.attributes import sorted_edges
 from graphrec.data.content import Content
 from graphrec.data.dataset import Dataset, Relation
 from graphrec.data.git.paths import DOCS, TESTS
 from graphrec.data.readers.files import find
 from graphrec.data.repositories import OF, path_words, tree_of
-from graphrec.errors import DataError
 
 SOURCE = "https://github.com, mined from the histories of 20 projects (graphrec data git does the like)"
 

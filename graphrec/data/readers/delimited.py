@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from graphrec.errors import DataError
+from graphrec.core.errors import DataError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".inter": "\t"}
 MARK = b"\xef\xbb\xbf"

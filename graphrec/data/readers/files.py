@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from graphrec.atomic import read_array
-from graphrec.data import frames
+from graphrec.core.errors import ConfigError, DataError
+from graphrec.core.files import read_array
+from graphrec.data import from_frame
 from graphrec.data.readers.delimited import DELIMITERS, MARK, read_delimited, read_tabs
-from graphrec.errors import ConfigError, DataError
 
 
 def find(folder: Path, file: str, holds: str, source: str) -> Path:
@@ -184,7 +184,7 @@ def ordered_ids(frame: pl.DataFrame, key: str, index: str, path: Path, first_row
         DataError: a column is missing, an id is empty or stands there twice, or the indices are not exactly
             ``0 .. n-1``.
     """
-    named, indexed = (frames.column(frame, name, str(path)) for name in (key, index))
+    named, indexed = (from_frame.column(frame, name, str(path)) for name in (key, index))
     indices = indexed.cast(pl.Int64, strict=False)
     bad = ((indices < 0) | (indices >= len(indices))).fill_null(True) | ~indices.is_first_distinct()
     if bad.any():
@@ -194,7 +194,7 @@ def ordered_ids(frame: pl.DataFrame, key: str, index: str, path: Path, first_row
             f"numbers 0 to {len(indices) - 1}, each once; expected an index without gaps, because rows of "
             "feature arrays are matched to it"
         )
-    keys = frames.ids(named, key, str(path), first_row)
+    keys = from_frame.ids(named, key, str(path), first_row)
     if keys.n_unique() != len(keys):
         second = int((~keys.is_first_distinct()).arg_max() or 0)
         raise DataError(
@@ -235,7 +235,7 @@ def sentences(frame: pl.DataFrame, columns: list[str], path: Path | str) -> pl.S
         raise ConfigError(f"{path}: text= names no column; name one or more, or leave it out")
     parts = []
     for name in columns:
-        dtype = frames.column(frame, name, str(path)).dtype
+        dtype = from_frame.column(frame, name, str(path)).dtype
         part = pl.col(name)
         plain = dtype.inner if isinstance(dtype, pl.List) else dtype
         if plain == pl.Binary or plain.is_nested():

@@ -11,11 +11,11 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
+from graphrec.core.errors import DataError
 from graphrec.data.dataset import Dataset
 from graphrec.data.git import MiningConfig, read_histories
 from graphrec.data.git.contents import LIMIT
 from graphrec.data.readers.files import read_table
-from graphrec.errors import DataError
 
 SALT = "GRAPHREC_SALT"
 

@@ -1,7 +1,7 @@
 """Gowalla check-ins with the split of NGCF and LightGCN: a larger graph without content.
 
 Source: https://github.com/gusye1234/LightGCN-PyTorch/tree/master/data/gowalla, from https://snap.stanford.edu/data/loc-Gowalla.html.
-Licence: none stated. Counts: 29,858 users, 40,981 items, 810,128 train and 217,242 test interactions.
+License: none stated. Counts: 29,858 users, 40,981 items, 810,128 train and 217,242 test interactions.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from graphrec.core.errors import DataError
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.data.readers.files import find
 from graphrec.data.splits import RandomSplit
 from graphrec.data.vocabulary import Vocabulary
-from graphrec.errors import DataError
 
 FILE = "gowalla_lightgcn_split.npz"
 SOURCE = "https://github.com/gusye1234/LightGCN-PyTorch/tree/master/data/gowalla (train.txt and test.txt)"

@@ -1,6 +1,6 @@
 """HetRec 2011 Last.fm, raw: a conversational dataset made of listens, tags and friends.
 
-Source: https://grouplens.org/datasets/hetrec-2011/ (hetrec2011-lastfm-2k). Licence: non-commercial use; cite
+Source: https://grouplens.org/datasets/hetrec-2011/ (hetrec2011-lastfm-2k). License: non-commercial use; cite
 Last.fm and HetRec'11 (Cantador, Brusilovsky, Kuflik: RecSys 2011).
 Counts: 1,892 users, 17,632 artists, 92,834 user-artist pairs, 11,946 tags assigned 186,479 times, 25,434
 friends (12,717 pairs).
@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from graphrec.data import frames
+from graphrec.core.errors import ConfigError, DataError
+from graphrec.data import from_frame
 from graphrec.data.attributes import HAS, KNOWS, LIKES, sorted_edges
 from graphrec.data.dataset import Dataset, Relation
 from graphrec.data.readers.delimited import MARK, read_tabs
 from graphrec.data.readers.files import find
 from graphrec.data.splits import RandomSplit
 from graphrec.data.vocabulary import Vocabulary
-from graphrec.errors import ConfigError, DataError
 
 SOURCE = "https://grouplens.org/datasets/hetrec-2011/"
 SPLIT = RandomSplit(valid=0.15, test=0.15)
@@ -82,7 +82,7 @@ def read(
     }
     listens, first_row = _numbers_table(paths["user_artists"], ["user", "item", "listens"])
     artists, artists_row = _text_table(paths["artists"], ["item", "name", "url", "picture"])
-    dataset = frames.build(
+    dataset = from_frame.build(
         listens, user="user", item="item", time=None, rating="listens", min_rating=min_listens,
         k_core=k_core, split=split, items=artists, item_id="item", content={"text": ("text", "name")},
         root=None, seed=seed, name="hetrec-lastfm", source=str(paths["user_artists"]), first_row=first_row,
@@ -130,12 +130,12 @@ def _numbers_table(path: Path, names: list[str]) -> tuple[pl.DataFrame, int]:
         header = bool(HEADER.match(file.readline(200).removeprefix(MARK).decode("latin-1")))
     frame = read_tabs(path, names, header=header)
     for name in names:
-        column = frames.ids(frame[name], name, str(path), 1 + header)
+        column = from_frame.ids(frame[name], name, str(path), 1 + header)
         bad = ~column.str.contains(r"^[0-9]{1,15}$")
         if bad.any():
             row = int(bad.arg_max() or 0)
             raise DataError(
-                f"{path}, row {row + 1 + header}: {name} {frames.short(column[row])}; expected a whole "
+                f"{path}, row {row + 1 + header}: {name} {from_frame.short(column[row])}; expected a whole "
                 "number from 0"
             )
     return frame, 1 + header
@@ -166,12 +166,12 @@ def _text_table(path: Path, names: list[str]) -> tuple[pl.DataFrame, int]:
 
 def _tags(tags: pl.DataFrame, path: Path, first_row: int) -> Vocabulary:
     """All tag ids by number, whether or not they become attributes."""
-    column = frames.ids(tags["tag"], "tag", str(path), first_row)
+    column = from_frame.ids(tags["tag"], "tag", str(path), first_row)
     bad = ~column.str.contains(r"^[0-9]{1,15}$") | ~column.is_first_distinct()
     if bad.any():
         row = int(bad.arg_max() or 0)
         raise DataError(
-            f"{path}, row {row + first_row}: tag {frames.short(column[row])}; expected a whole number that "
+            f"{path}, row {row + first_row}: tag {from_frame.short(column[row])}; expected a whole number that "
             "no other row has"
         )
     return Vocabulary(sorted(column.to_list(), key=int), "tag")

@@ -10,9 +10,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from graphrec.core.errors import DataError
 from graphrec.data.content import Content
 from graphrec.data.dataset import Dataset
-from graphrec.errors import DataError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from graphrec.data import frames
+from graphrec.core.errors import DataError
+from graphrec.data import from_frame
 from graphrec.data.dataset import SPLITS, Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.data.readers import ReadyFeatures
 from graphrec.data.readers.files import find, first_row, read_features, read_table
-from graphrec.errors import DataError
 
 COLUMNS = {
     "user": ("userid", "user_id", "user"),
@@ -61,7 +61,7 @@ def read(
     frame = read_inter(path)
     if split is None:
         split = "label" if "label" in frame.columns else "random"
-    return frames.build(
+    return from_frame.build(
         frame, user="user", item="item", time="time" if "time" in frame.columns else None,
         rating="rating" if "rating" in frame.columns else None, min_rating=min_rating, k_core=k_core,
         split=split, items=None, item_id=None, content=None, root=None, seed=seed, name=name or path.stem,
@@ -105,7 +105,7 @@ def read_inter(path: Path) -> pl.DataFrame:
     return renamed
 
 
-def labelled(path: Path, n_users: int, n_items: int) -> tuple[Interactions, Interactions, Interactions]:
+def labeled(path: Path, n_users: int, n_items: int) -> tuple[Interactions, Interactions, Interactions]:
     """The published splits of a ``.inter`` file whose ids are already indices, kept exactly as they are.
 
     Args:
@@ -124,7 +124,7 @@ def labelled(path: Path, n_users: int, n_items: int) -> tuple[Interactions, Inte
     label = np.array(labels(frame, path))
     users = indices(frame["user"], "user", n_users, path)
     items = indices(frame["item"], "item", n_items, path)
-    times = frames.seconds(frame["time"], source, row) if "time" in frame.columns else None
+    times = from_frame.seconds(frame["time"], source, row) if "time" in frame.columns else None
     train, valid, test = (
         Interactions(
             users[label == index],
@@ -145,7 +145,7 @@ def indices(series: pl.Series, kind: str, size: int, path: Path) -> np.ndarray:
     Raises:
         DataError: a value is no index or out of range; names the row.
     """
-    values = frames.numbers(series, kind, str(path), first_row(path))
+    values = from_frame.numbers(series, kind, str(path), first_row(path))
     bad = np.flatnonzero((values < 0) | (values >= size) | (values != np.floor(values)))
     if len(bad):
         raise DataError(
@@ -163,7 +163,7 @@ def labels(frame: pl.DataFrame, path: Path) -> np.ndarray:
     """
     if "label" not in frame.columns:
         raise DataError(f"{path}: no x_label column; expected 0, 1, 2 for train, valid, test")
-    label = frames.numbers(frame["label"], "x_label", str(path), first_row(path))
+    label = from_frame.numbers(frame["label"], "x_label", str(path), first_row(path))
     bad = np.flatnonzero(~np.isin(label, (0, 1, 2)))
     if len(bad):
         raise DataError(

@@ -3,7 +3,7 @@
 Source: https://grouplens.org/datasets/movielens/latest/ (``ratings.csv``, ``movies.csv``). ``items.csv`` (one
 row a film: title, year, genres, director, country, language, overview, actors, plot_keywords) and
 ``posters/<movieId>.jpg`` are an addition joined by the TMDB and IMDb ids of ``links.csv``; both are optional.
-Licence: GroupLens terms, research use, cite Harper and Konstan 2015 (https://doi.org/10.1145/2827872), not
+License: GroupLens terms, research use, cite Harper and Konstan 2015 (https://doi.org/10.1145/2827872), not
 commercial. Posters are third-party artwork.
 Counts: 610 users, 9,742 films, 100,836 ratings; with a rating of at least 4 and 5-core 601 x 1,955 x 41,227.
 """
@@ -15,12 +15,12 @@ from typing import Any
 
 import polars as pl
 
-from graphrec.data import frames
+from graphrec.core.errors import DataError
+from graphrec.data import from_frame
 from graphrec.data.attributes import chosen_columns, with_attributes
 from graphrec.data.dataset import Dataset
 from graphrec.data.readers.files import find, first_row, read_table, sentences
 from graphrec.data.readers.images import with_pictures
-from graphrec.errors import DataError
 
 SOURCE = "https://grouplens.org/datasets/movielens/latest/"
 LISTS = ("genres", "actors", "plot_keywords")
@@ -77,7 +77,7 @@ def read(
         if name in plain.columns
     )
     films = films.with_columns(sentences(films, list(text), table).alias("composed text"))
-    dataset = frames.build(
+    dataset = from_frame.build(
         read_table(ratings), user="userId", item="movieId", time="timestamp", rating="rating",
         min_rating=min_rating, k_core=k_core, split=split, items=films, item_id="movieId",
         content={"text": ("text", "composed text")}, root=None, seed=seed, name="movielens-small",
@@ -103,13 +103,13 @@ def _listed(films: pl.DataFrame, columns: list[str], path: Path) -> pl.DataFrame
     """The columns in one form; the sources of the item table disagree on separators and on names."""
     made = []
     for name in columns:
-        values = frames.column(films, "year" if name == "decade" else name, str(path))
+        values = from_frame.column(films, "year" if name == "decade" else name, str(path))
         if name == "decade":
             bad = ~values.str.contains(r"^([0-9]{4})?$")
             if bad.any():
                 row = int(bad.arg_max() or 0)
                 raise DataError(
-                    f"{path}, row {row + first_row(path)}: year {frames.short(values[row])}; expected four "
+                    f"{path}, row {row + first_row(path)}: year {from_frame.short(values[row])}; expected four "
                     "digits or nothing"
                 )
             values = values.str.replace(r"^([0-9]{3})[0-9]$", "${1}0s")

@@ -1,7 +1,7 @@
 """Amazon Industrial & Scientific in the pre-processing of UniSRec and MISSRec, with CLIP vectors.
 
 Source: https://github.com/gimpong/MM23-MISSRec (data) and https://github.com/RUCAIBox/UniSRec
-(pre-processing), from the Amazon Review Data 2018. Licence: none stated; research use.
+(pre-processing), from the Amazon Review Data 2018. License: none stated; research use.
 Counts: 2,928 users, 1,585 items, 19,712 interactions, of which 144 repeat an earlier (user, item) pair;
 19,568 remain.
 
@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from graphrec.data import frames
+from graphrec.core.errors import DataError
+from graphrec.data import from_frame
 from graphrec.data.content import Content
 from graphrec.data.dataset import SPLITS, Dataset
 from graphrec.data.interactions import Interactions
@@ -27,7 +28,6 @@ from graphrec.data.readers.delimited import read_tabs
 from graphrec.data.readers.files import find, first_row, ordered_ids
 from graphrec.data.readers.inter import indexed_features, indices, labels, read_inter
 from graphrec.data.vocabulary import Vocabulary
-from graphrec.errors import DataError
 
 SOURCE = "https://github.com/gimpong/MM23-MISSRec"
 
@@ -53,7 +53,7 @@ def read(folder: Path) -> Dataset:
         {
             "user": indices(frame["user"], "user", len(users), path),
             "item": indices(frame["item"], "item", len(items), path),
-            "time": frames.seconds(frames.column(frame, "time", source), source, row),
+            "time": from_frame.seconds(from_frame.column(frame, "time", source), source, row),
             "label": labels(frame, path),
         }
     )

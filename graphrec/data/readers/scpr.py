@@ -1,6 +1,6 @@
 """Conversational datasets in SCPR's layout: LastFM, LastFM* and Yelp, with binary or enumerated questions.
 
-Source: https://cpr-conv-rec.github.io (SCPR, KDD 2020: https://arxiv.org/abs/2007.00194). Licence: LastFM
+Source: https://cpr-conv-rec.github.io (SCPR, KDD 2020: https://arxiv.org/abs/2007.00194). License: LastFM
 comes from HetRec 2011 and is for non-commercial research (cite Last.fm and HetRec'11); Yelp has its own
 terms.
 Counts, LastFM: 1,801 users, 7,432 artists, 52,910 / 11,891 / 11,892 interactions, 33 attributes that artists
@@ -23,14 +23,14 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from graphrec.core.errors import ConfigError, DataError
 from graphrec.data.attributes import HAS, IN, KNOWS, LIKES, sorted_edges
 from graphrec.data.content import Content
 from graphrec.data.dataset import SPLITS, Dataset, Relation
-from graphrec.data.frames import short
+from graphrec.data.from_frame import short
 from graphrec.data.interactions import Interactions
 from graphrec.data.readers.files import find
 from graphrec.data.vocabulary import Vocabulary
-from graphrec.errors import ConfigError, DataError
 
 SOURCE = "https://cpr-conv-rec.github.io"
 GRAPH = "Graph_generate_data"

@@ -11,13 +11,13 @@ from typing import Any
 
 import polars as pl
 
-from graphrec.data import frames
+from graphrec.core.errors import ConfigError, DataError
+from graphrec.data import from_frame
 from graphrec.data.attributes import with_attributes
 from graphrec.data.content import Content
 from graphrec.data.dataset import Dataset
 from graphrec.data.readers.files import first_row, read_table, sentences
 from graphrec.data.readers.images import match_images
-from graphrec.errors import ConfigError, DataError
 
 
 def read(
@@ -97,7 +97,7 @@ def read(
         if image is not None:
             item_frame = item_frame.with_columns(_paths(item_frame, image, item_path).alias("image path"))
             content["image"] = ("image", "image path")
-    dataset = frames.build(
+    dataset = from_frame.build(
         frame, user=user, item=item, time=time, rating=rating, min_rating=min_rating, k_core=k_core,
         split=split, items=item_frame, item_id=item_id, content=content, root=item_path.parent, seed=seed,
         name=name or path.stem, source=str(path), first_row=first_row(path), items_source=str(item_path),
@@ -117,7 +117,7 @@ def read(
 
 def _paths(frame: pl.DataFrame, name: str, source: Path) -> pl.Series:
     """The column of picture paths; one that leads out of the folder is refused."""
-    paths = frames.column(frame, name, str(source))
+    paths = from_frame.column(frame, name, str(source))
     if paths.dtype not in (pl.String, pl.Null) and not isinstance(paths.dtype, (pl.Categorical, pl.Enum)):
         raise DataError(f"{source}: picture column {name!r} has type {paths.dtype}; expected paths as text")
     paths = paths.cast(pl.String).replace("", None)

@@ -1,6 +1,6 @@
 """X-Wines Slim: wine ratings with grapes, food, body, region; label photos of a tenth of the wines.
 
-Source: https://github.com/rogerioxavier/X-Wines. Licence: CC0 1.0; the author asks to cite "X-Wines: A Wine
+Source: https://github.com/rogerioxavier/X-Wines. License: CC0 1.0; the author asks to cite "X-Wines: A Wine
 Dataset for Recommender Systems and Machine Learning" (https://doi.org/10.3390/bdcc7010020).
 Counts: 10,561 users, 1,007 wines, 150,000 ratings (1 to 5, 2012 to 2021); 100 photos.
 """
@@ -13,12 +13,12 @@ from typing import Any
 
 import polars as pl
 
-from graphrec.data import frames
+from graphrec.core.errors import DataError
+from graphrec.data import from_frame
 from graphrec.data.attributes import chosen_columns, with_attributes
 from graphrec.data.dataset import Dataset
 from graphrec.data.readers.files import find, first_row, read_table
 from graphrec.data.readers.images import with_pictures
-from graphrec.errors import DataError
 
 SOURCE = "https://github.com/rogerioxavier/X-Wines"
 COLUMNS = {
@@ -68,7 +68,7 @@ def read(
     ratings = find(folder, "XWines_Slim_150K_ratings.csv", "UserID, WineID, Rating and Date", SOURCE)
     table = find(folder, "XWines_Slim_1K_wines.csv", "one row a wine", SOURCE)
     wines = read_table(table)
-    dataset = frames.build(
+    dataset = from_frame.build(
         read_table(ratings), user="UserID", item="WineID", time="Date", rating="Rating",
         min_rating=min_rating, k_core=k_core, split=split, items=_described(wines, table),
         item_id="WineID", content={"text": ("text", "composed text")}, root=None, seed=seed, name="xwines",
@@ -87,7 +87,7 @@ def read(
 def _described(wines: pl.DataFrame, path: Path) -> pl.DataFrame:
     parts = []
     for name, template in COLUMNS.items():
-        values = frames.column(wines, name, str(path))
+        values = from_frame.column(wines, name, str(path))
         if name in LISTS:
             values = _parts(wines, name, path).list.join(", ")
         before, after = template.split("{}")
@@ -98,7 +98,7 @@ def _described(wines: pl.DataFrame, path: Path) -> pl.DataFrame:
 
 def _parts(wines: pl.DataFrame, name: str, path: Path) -> pl.Series:
     """A column of lists written out, as lists of texts."""
-    written = frames.column(wines, name, str(path))
+    written = from_frame.column(wines, name, str(path))
     return pl.Series(
         name, [_listed(v, row, path) for row, v in enumerate(written, start=2)], pl.List(pl.String)
     )
@@ -111,5 +111,7 @@ def _listed(value: str, row: int, path: Path) -> list[str]:
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         listed = None
     if not (isinstance(listed, list) and all(isinstance(part, str) for part in listed)):
-        raise DataError(f"{path}, row {row}: {frames.short(value)}; expected a list such as ['Beef', 'Lamb']")
+        raise DataError(
+            f"{path}, row {row}: {from_frame.short(value)}; expected a list such as ['Beef', 'Lamb']"
+        )
     return listed

@@ -1,0 +1,85 @@
+"""Do content neighbors share their users? Why a modality helps FREEDOM, or does not.
+
+For every kNN edge between two items with train interactions: how many users have both, against the number
+expected if users chose independently, ``d_i d_j / n_users``, summed over all edges. Random edges between the
+same items come out near the second column, which shuffles the targets and so keeps popularity.
+
+    python -m experiments.neighbors
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+import graphrec as gr
+from experiments.content import extracted, ready_features, text_encoder, text_features
+from graphrec.core.files import write_json
+from graphrec.core.random import stream
+from graphrec.features import FeatureTable
+from graphrec.graphs.knn import knn
+
+RESULTS = Path(__file__).parent / "results" / "neighbors.json"
+
+
+def lift(data: gr.Dataset, source: np.ndarray, target: np.ndarray) -> float:
+    """Users that the ends of edges share, over what independence would give."""
+    train = data.train
+    ones = np.ones(len(train), dtype=np.float32)
+    by_item = csr_matrix((ones, (train.items, train.users)), shape=(data.n_items, data.n_users))
+    shared = np.asarray(by_item[source].multiply(by_item[target]).sum(1)).ravel()
+    degree = train.item_degree.astype(np.float64)
+    return float(shared.sum() / (degree[source] * degree[target] / data.n_users).sum())
+
+
+def row(data: gr.Dataset, table: FeatureTable, k: int = 10) -> dict[str, float]:
+    """Lift of the kNN edges and of the same edges with shuffled targets."""
+    edges = knn(table, k)
+    source, target = edges.col.numpy(), edges.target.numpy()
+    warm = data.train.item_degree > 0
+    kept = (source != target) & warm[source] & warm[target]
+    source, target = source[kept], target[kept]
+    shuffled = stream(0, "neighbors/shuffle").permutation(target)
+    apart = source != shuffled
+    return {
+        "edges": len(source),
+        "lift": lift(data, source, target),
+        "shuffled": lift(data, source[apart], shuffled[apart]),
+    }
+
+
+def table(found: Mapping[str, Mapping[str, float]]) -> str:
+    """The recorded numbers as markdown."""
+    lines = ["| features | edges | lift | shuffled |", "|---|---:|---:|---:|"]
+    for name, row in found.items():
+        lines.append(f"| {name} | {row['edges']:,} | {row['lift']:.2f} | {row['shuffled']:.2f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Prints and records the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--root", default=None, help="folder with the datasets")
+    parser.add_argument("--store", type=Path, default=Path("cache"), help="the feature store")
+    options = parser.parse_args()
+    baby = gr.load_dataset("amazon-baby", root=options.root)
+    scientific = gr.load_dataset("amazon-scientific", root=options.root)
+    films = gr.load_dataset("movielens-small", root=options.root, split="cold-items")
+    wines = gr.load_dataset("xwines", root=options.root)
+    cases: list[tuple[gr.Dataset, Mapping[str, FeatureTable]]] = [
+        (baby, text_features(baby, options.store)),
+        (scientific, ready_features(scientific, "amazon-scientific", options.root)),
+        (films, extracted(films, options.store, image="hog-hsv", text=text_encoder())),
+        (wines, extracted(wines, options.store, image="hog-hsv", text=text_encoder())),
+    ]
+    found = {f"{d.name} {m}": row(d, t) for d, tables in cases for m, t in sorted(tables.items())}
+    write_json(RESULTS, found)
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()

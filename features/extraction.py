@@ -1,0 +1,217 @@
+"""Content in, feature table out: batching, prefetching, resuming, and counting what could not be read."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from graphrec.core.errors import ConfigError, FeatureError
+from graphrec.core.files import digest
+from graphrec.core.ray import Cluster
+from graphrec.data import Content, Dataset
+from graphrec.features import FeatureStore, FeatureTable
+from graphrec.features.extract.shard import AHEAD, Encoded, Loaded, ahead, encoded, loading, printable, source
+from graphrec.features.extract.writer import Shard, TableWriter, writing_table
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from graphrec.features.extract.registry import Extractor
+
+BATCH = 64
+PATIENCE = 2.0  # seconds before a progress bar is worth showing
+EXAMPLES = 5
+
+
+def extract(
+    dataset: Dataset,
+    field: str,
+    extractor: Extractor,
+    store: FeatureStore,
+    *,
+    batch_size: int | None = None,
+    shard_size: int = 512,
+    workers: int | None = None,
+    rebuild: bool = False,
+    max_bad: float = 0.05,
+    progress: bool | None = None,
+    cluster: Cluster | None = None,
+) -> FeatureTable:
+    """Extracts one content field into the store and returns the table.
+
+    Work that an earlier run finished is kept: a shard is made again only when its files are not whole or the
+    content of its rows changed. The result is equal byte by byte whatever was interrupted, however many
+    workers read, and whether shards are computed here or on a cluster.
+
+    Args:
+        dataset: whose items to describe.
+        field: content field.
+        extractor: see :func:`features.extractor`.
+        store: where the table goes.
+        batch_size: items per forward pass, for extractors whose rows do not depend on it; others fix their
+            own.
+        shard_size: rows per shard, the unit of resuming.
+        workers: threads that read and decode pictures; default: two per core, at most 16. With a cluster, in
+            each of its workers, which have as many cores as a worker takes.
+        rebuild: make every shard again.
+        max_bad: largest share of the items with content that may be unreadable.
+        progress: show a bar; default: on a terminal, for work of more than two seconds.
+        cluster: where to read, decode and encode; default: in this process. What is already there is compared
+            with the content, and files are written, by this process alone.
+
+    Raises:
+        FeatureError: content of another kind than the extractor reads, no content at all, too much unreadable
+            content (counts and first examples are given), or vectors that are not finite.
+        ConfigError: a size out of range, or a batch size the extractor does not allow.
+        ClusterError: the cluster cannot be reached, has no room, does not see the pictures, would compute
+            something else than this machine, or lost its workers too often.
+        MissingDependencyError: a cluster without Ray.
+    """
+    content = dataset.field(field)
+    if content.kind != extractor.kind:
+        raise FeatureError(
+            f"{dataset.name}: {field!r} holds {content.kind} content, {extractor.name!r} reads "
+            f"{extractor.kind}; "
+            f"choose an extractor for {content.kind}"
+        )
+    if not content.n_present:
+        raise FeatureError(f"{dataset.name}: no item has {field!r} content; there is nothing to extract")
+    batch = _batch_size(extractor, batch_size)
+    if shard_size < 1 or not 0 <= max_bad <= 1:
+        raise ConfigError(f"shard_size {shard_size}, max_bad {max_bad}; expected at least 1, and a share")
+    fit: Callable[[list[str]], object] | None = getattr(extractor, "fit", None)
+    texts = [value for value in content if value is not None]
+    corpus = digest("corpus", texts) if fit is not None else None
+    threads = workers or min(16, 2 * (os.cpu_count() or 1))
+    with (
+        writing_table(dataset, field, store, extractor.describe(), shard_size, corpus) as writer,
+        ThreadPoolExecutor(threads, thread_name_prefix="features") as pool,
+        _Bar(f"{field} ({extractor.name})", dataset.n_items, progress) as bar,
+    ):
+        readers = pool if content.kind == "image" else None
+        todo = []
+        for shard in writer.plan:
+            entry = None if rebuild else writer.finished(shard)
+            rows = range(shard.first, shard.last)
+            if entry is not None and entry["inputs"] == writer.inputs(
+                shard.first, list(ahead(readers, lambda r: source(content, r), rows, 4 * threads))
+            ):
+                writer.keep(shard, entry)
+                bar.advance(len(rows))
+            else:
+                todo.append(shard)
+        _check_bad(writer, content, field, max_bad)
+        if todo and fit is not None:
+            fit(texts)
+        if cluster is None:
+            made = _here(todo, content, extractor, batch, readers, threads, bar)
+        else:
+            from graphrec.features.extract.on_ray import encoded_on_cluster
+
+            made = encoded_on_cluster(cluster, todo, content, extractor, batch, workers)
+        reason = getattr(extractor, "empty_reason", "the extractor returned a vector of zeros")
+        with closing(made):
+            for shard, done in made:
+                _write(writer, shard, done, reason)
+                _check_bad(writer, content, field, max_bad)
+                if cluster is not None:
+                    bar.advance(shard.last - shard.first)
+        return writer.finish().open(store.verify_on_open)
+
+
+def _here(
+    todo: Sequence[Shard],
+    content: Content,
+    extractor: Extractor,
+    batch: int,
+    readers: ThreadPoolExecutor | None,
+    threads: int,
+    bar: _Bar,
+) -> Generator[tuple[Shard, Encoded], None, None]:
+    """Computes shards one after another; reading runs ahead of encoding, across their borders."""
+    rows = (row for shard in todo for row in range(shard.first, shard.last))
+    loaded = loading(content, rows, extractor, readers, max(AHEAD * batch, threads))
+
+    def counted(n: int) -> Iterator[Loaded]:
+        for one in islice(loaded, n):
+            yield one
+            bar.advance(1)
+
+    for shard in todo:
+        yield shard, encoded(counted(shard.last - shard.first), extractor, batch)
+
+
+def _write(writer: TableWriter, shard: Shard, done: Encoded, empty_reason: str) -> None:
+    ids = writer.dataset.items.ids
+    shard.sources = done.sources
+    shard.unreadable = {ids[shard.first + place]: reason for place, reason in done.unreadable.items()}
+    writer.write(shard, shard.first + done.places, done.vectors, empty_reason)
+
+
+def _batch_size(extractor: Extractor, asked: int | None) -> int:
+    fixed: int | None = getattr(extractor, "batch_size", None)
+    if fixed is not None and asked not in (None, fixed):
+        raise ConfigError(
+            f"batch_size {asked}: {extractor.name!r} was made with {fixed}, and its vectors depend on it in "
+            f"the last "
+            f"bits; make the extractor with batch_size={asked} instead"
+        )
+    size = fixed or asked or BATCH
+    if size < 1:
+        raise ConfigError(f"batch_size {size}; expected at least 1")
+    return size
+
+
+def _check_bad(writer: TableWriter, content: Content, field: str, max_bad: float) -> None:
+    bad = writer.n_unreadable
+    if bad <= max_bad * content.n_present:
+        return
+    reasons = [pair for n in sorted(writer.entries) for pair in writer.entries[n]["unreadable"].items()]
+    examples = "; ".join(f"{printable(item)}: {reason}" for item, reason in reasons[:EXAMPLES])
+    done = sum(writer.plan[n].last - writer.plan[n].first for n in writer.entries)
+    raise FeatureError(
+        f"{writer.dataset.name}: {bad:,} of {content.n_present:,} items with {field!r} content cannot be "
+        f"read (after {done:,} of {len(content):,} items), more than the allowed {max_bad:.0%}; repair or "
+        f"remove them, or raise max_bad (--max-bad). The first: {examples}"
+    )
+
+
+class _Bar:
+    """A progress bar that appears only when the work turns out to be long."""
+
+    def __init__(self, title: str, total: int, wanted: bool | None) -> None:
+        self.title, self.total = title, total
+        self.wanted = sys.stderr.isatty() if wanted is None else wanted
+        self.begun, self.done = time.monotonic(), 0
+        self.bar: Progress | None = None
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def advance(self, n: int) -> None:
+        self.done += n
+        if self.wanted and self.bar is None and time.monotonic() - self.begun > PATIENCE:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
+            self.bar = Progress(*columns, console=Console(stderr=True))
+            self.bar.start()
+            self.bar.add_task(self.title, total=self.total)
+        if self.bar is not None:
+            self.bar.update(self.bar.task_ids[0], completed=self.done)

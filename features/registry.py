@@ -1,0 +1,93 @@
+"""Extractors by name, and what an extractor is."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from graphrec.core.errors import ConfigError, nearest
+
+EXTRACTORS: dict[str, str] = {
+    "code-segments": "graphrec.features.extract.code:CodeSegments",
+    "hog-hsv": "graphrec.features.extract.offline:HogHsv",
+    "open_clip": "graphrec.features.extract.image:OpenClip",
+    "openai": "graphrec.features.extract.llm.embeddings:EndpointEncoder",
+    "sentence-transformers": "graphrec.features.extract.text:SentenceEncoder",
+    "tfidf-svd": "graphrec.features.extract.offline:TfidfSvd",
+}
+DEFAULTS: Mapping[str, str] = {"image": "hog-hsv", "text": "tfidf-svd"}
+
+
+@runtime_checkable
+class Extractor(Protocol):
+    """What turns content into vectors.
+
+    Optional attributes and methods:
+
+    - ``batch_size: int | None``: set where a vector's last bits depend on what else is in its batch; batches
+      then always have this size, counted from the start of a shard, and on a cluster torch has as many
+      threads as here. None or absent: rows are independent.
+    - ``dtype``: ``"float32"`` (default) or ``"float16"``.
+    - ``prepare(item)``: what can be done to one item beside the forward pass, such as resizing a picture; its
+      result is what ``encode`` gets. Called in several threads.
+    - ``fit(contents)``: called before ``encode`` with all present texts of the corpus, in item order. All
+      shards are made again when the corpus changes.
+    - ``__getstate__`` or ``__reduce__``: on a cluster, workers get a pickled copy; a loaded model should stay
+      behind and be loaded there.
+    - ``empty_reason``: why a vector is zero; rows of zeros count as missing, with this reason.
+
+    Attributes:
+        name: the registered name, or one's own.
+        kind: ``"image"`` (items are RGB Pillow images) or ``"text"``.
+    """
+
+    name: str
+    kind: Literal["image", "text"]
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Everything the numbers depend on, JSON-able, ``"name"`` among it."""
+        ...
+
+    def encode(self, batch: list[Any]) -> np.ndarray:
+        """Vectors ``(B, dim)`` of a batch of (prepared) items."""
+        ...
+
+
+def extractor(name: str, **options: Any) -> Extractor:
+    """The extractor registered under a name.
+
+    Args:
+        name: one of :data:`EXTRACTORS`, or ``"image"``/``"text"`` for the default, which needs no weights.
+        **options: its constructor's arguments.
+
+    Raises:
+        ConfigError: unknown name or option.
+        MissingDependencyError: its packages are not installed.
+    """
+    name = DEFAULTS.get(name, name)
+    if name not in EXTRACTORS:
+        raise ConfigError(
+            f"extractor {name!r} is not one of {sorted(EXTRACTORS)}.{nearest(name, EXTRACTORS)}"
+        )
+    module, _, attribute = EXTRACTORS[name].partition(":")
+    made = getattr(importlib.import_module(module), attribute)
+    try:
+        result: Extractor = made(**options)
+    except TypeError as cause:
+        raise ConfigError(f"extractor {name!r}: {cause}; see the arguments of {made.__qualname__}") from cause
+    return result
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Major and minor version of each installed package; patch releases are taken to leave numbers alone."""
+    from importlib.metadata import version
+
+    return {package: ".".join(version(package).split(".")[:2]) for package in packages}

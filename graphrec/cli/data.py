@@ -1,0 +1,181 @@
+"""``graphrec data``: what datasets there are, what is in one, saving one, generating one."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shlex
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graphrec.cli import output, settings
+from graphrec.cli.help import epilog, group
+from graphrec.core.errors import DataError
+
+if TYPE_CHECKING:
+    from graphrec.data import Dataset
+    from graphrec.runs import Source
+
+app = group(
+    "Datasets: list, show, convert, generate.",
+    "graphrec data list",
+    "graphrec data show amazon-baby --root data",
+    "graphrec data generate data/shop",
+)
+
+OWN = (
+    "graphrec data show table --set interactions=clicks.csv --set items=items.csv --set item_id=sku",
+    "      --set text=title,description --set images=pictures --set time=time --set split=leave-one-out",
+)
+
+
+def read(dataset: str, root: Path | None, options: dict[str, Any]) -> tuple[Dataset, Source]:
+    """A dataset as commands name it, and where it was read."""
+    from graphrec.runs import Source
+
+    source = Source.of(dataset, root, settings.reader_options(dataset, options))
+    return source.read(), source
+
+
+@app.command("list", epilog=epilog("graphrec data list --root data"))
+def show_readers(root: settings.Root = None) -> None:
+    """List the datasets and formats that can be read, with their sources."""
+    from graphrec.data.readers import FORMATS, READERS, dataset_folder
+
+    rows = []
+    for name, target in READERS.items():
+        module, _, function = target.partition(":")
+        found = import_module(module)
+        first = (inspect.getdoc(getattr(found, function)) or "").splitlines()[0].rstrip(".").replace("``", "")
+        link = re.search(r"https?://[^\s),]+", inspect.getdoc(found) or "")
+        here = "" if name in FORMATS else "yes" if dataset_folder(name, root).is_dir() else "no"
+        rows.append((name, here, first, link.group().rstrip(".") if link else "your own files"))
+    output.table(["name", "here", "what", "source"], rows)
+    output.following("graphrec data show NAME", OWN[0] + " ...")
+
+
+@app.command(
+    "show",
+    epilog=epilog(
+        "graphrec data show movielens-small --set min_rating=3 --set split=time",
+        "graphrec data show saved/shop",
+        *OWN,
+    ),
+)
+def show(dataset: settings.Dataset, root: settings.Root = None, options: settings.Set = None) -> None:
+    """Read a dataset and print its counts, split, content and what was dropped."""
+    data, _ = read(dataset, root, settings.read(options, ["data"], bare="data")["data"])
+    output.facts(data.summary())
+    output.say()
+    hidden = ("options",)
+    output.facts({k: _flat(v) for k, v in data.meta.items() if k not in hidden})
+    for name, value in dict(data.meta.get("options", {})).items():
+        output.say(f"option {name} = {_flat(value)}")
+
+
+@app.command(
+    "convert",
+    epilog=epilog(
+        "graphrec data convert movielens-small --set split=time --out saved/movielens-time",
+        "graphrec data convert table --set interactions=clicks.csv --out saved/shop",
+    ),
+)
+def convert(
+    dataset: settings.Dataset,
+    out: Annotated[Path, typer.Option(help="Directory to write; a dataset in it is replaced.")],
+    root: settings.Root = None,
+    options: settings.Set = None,
+) -> None:
+    """Save a dataset as a directory, so that it is read at once and its options need not be repeated.
+
+    Pictures are not copied: the directory records where they are.
+    """
+    from graphrec.core.files import explained
+
+    data, _ = read(dataset, root, settings.read(options, ["data"], bare="data")["data"])
+    with explained(out, DataError):
+        data.save(out)
+    output.say(f"{out}: {data!r}")
+    output.following(*_steps(out))
+
+
+@app.command(
+    "git",
+    epilog=epilog(
+        "graphrec data git . --out saved/history",
+        "graphrec data git clones/flask clones/click --out saved/web --set split=chronological",
+        "graphrec data git . --out saved/cut --set split=time",
+    ),
+)
+def git(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Local clones.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Directory to write; a dataset in it is replaced.")],
+    options: settings.Set = None,
+) -> None:
+    """Turn local git clones into a dataset: who worked on which file, when, in which directory.
+
+    Names and addresses are hashed as they are read and not kept; set GRAPHREC_SALT to make the hashes your
+    own. Options are those of the reader git.
+    """
+    from graphrec.core.files import explained
+    from graphrec.runs import Source
+
+    given = settings.read(options, ["data"], bare="data")["data"]
+    given["repositories"] = [str(path.absolute()) for path in paths]
+    data = Source.of("git", Path.cwd(), settings.reader_options("git", given)).read()
+    with explained(out, DataError):
+        data.save(out)
+    output.say(f"{out}: {data!r}")
+    for name, facts in data.meta["repositories"].items():
+        output.say(f"{name}: {_flat(facts)}")
+    output.following(
+        f"graphrec data show {shlex.quote(str(out))}", f"graphrec train lightgcn {shlex.quote(str(out))}"
+    )
+
+
+@app.command(
+    "generate", epilog=epilog("graphrec data generate data/shop", "graphrec data generate s --items 100")
+)
+def generate(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory to write.")],
+    items: Annotated[int, typer.Option(help="How many items.")] = 640,
+    users: Annotated[int, typer.Option(help="How many users.")] = 1500,
+    seed: Annotated[int, typer.Option(help="Of everything in it.")] = 0,
+) -> None:
+    """Write a generated shop with pictures, texts and purchases, none of them real, to try things on.
+
+    DIR gets ordinary files (interactions.csv, items.csv, images/) and, in DIR/dataset, the same read by the
+    ordinary reader and saved.
+    """
+    from graphrec.core.files import explained
+    from graphrec.data.generated import generated_options, write_catalog
+    from graphrec.runs import Source
+
+    with explained(directory, DataError):
+        write_catalog(directory, items, users, seed)
+    source = Source.of("table", directory, generated_options())
+    data = source.read()
+    data.save(directory / "dataset")
+    output.say(f"{directory}: generated data, {data!r}")
+    output.say(f"its files are read by: graphrec data show {source.arguments(prefix='')}")
+    output.following(*_steps(directory / "dataset"))
+
+
+def _steps(saved: Path) -> list[str]:
+    place = shlex.quote(str(saved))
+    return [
+        f"graphrec data show {place}",
+        f"graphrec features build {place}",
+        f"graphrec train lightgcn {place}",
+    ]
+
+
+def _flat(value: Any) -> object:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_flat(v)}" for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(str(_flat(v)) for v in value)
+    return value

@@ -1,0 +1,144 @@
+"""Picture rows of the demo's report: whom it shows, what they bought, what each model recommends to them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from graphrec.cli.demo import MODELS
+from graphrec.core.random import stream
+from graphrec.runs.html import Card, Html, element, gallery, join, thumbnail
+
+if TYPE_CHECKING:
+    from graphrec.data import Dataset
+
+N_USERS = 6
+HELD_OUT = 3
+"""Purchases in test that a user to show has, where there are enough such users: with one, luck decides."""
+SHOWN = 8
+"""Cards in a row: purchases, and recommendations."""
+
+
+def picked(seed: int) -> str:
+    """How :func:`pick_users` chooses, for the reader of the page."""
+    return (
+        f"Users were drawn at random with seed {seed}, whatever the models recommend to them: "
+        f"half from all users with {HELD_OUT} or more held-out purchases (with any, if few have that many), "
+        "half from those of them who went on to buy a new arrival."
+    )
+
+
+def pick_users(data: Dataset, seed: int, n: int = N_USERS) -> np.ndarray:
+    """Users to show, at most ``n``: half of those with several test items, half of those with a cold one too.
+
+    Depends on the data and the seed alone, never on what a model recommends.
+    """
+    rng = stream(seed, "demo/users")
+    cold, degree = data.train.item_degree == 0, data.test.user_degree
+    enough = degree >= (HELD_OUT if (degree >= HELD_OUT).sum() >= n else 1)
+    anyone = rng.permutation(np.flatnonzero(enough))
+    has_new = np.bincount(data.test.users, weights=cold[data.test.items], minlength=data.n_users) > 0
+    with_new = rng.permutation(np.flatnonzero(enough & has_new))
+    first = anyone[: n - n // 2]
+    second = with_new[~np.isin(with_new, first)][: n // 2]
+    return np.concatenate([first, second])
+
+
+def recommendations(model: Any, data: Dataset, users: np.ndarray, k: int) -> np.ndarray:
+    """The ``k`` best items a user ``(n, k)``, train and valid hidden; -1 where no more are left."""
+    import torch
+
+    from graphrec.core.topk import topk
+
+    scores = model.score(users).float().cpu()
+    row, item = (data.train + data.valid).rows(users)
+    scores[torch.from_numpy(row).long(), torch.from_numpy(item).long()] = -torch.inf
+    values, items = topk(scores, min(k, data.n_items))
+    return items.masked_fill(values == -torch.inf, -1).numpy()
+
+
+def people(data: Dataset, models: Mapping[str, Any], out: Path, seed: int) -> Html:
+    """What a few users bought, bought later, and are recommended by each model.
+
+    Args:
+        data: the generated dataset.
+        models: model name -> trained model.
+        out: the demo's directory, which holds the catalog.
+        seed: of the choice of users.
+    """
+    users = pick_users(data, seed)
+    lists = {name: recommendations(model, data, users, 20) for name, model in models.items()}
+    cards = _Cards(data, _titles(out))
+    people = []
+    for place, user in enumerate(users):
+        liked, later = data.train.of(user), data.test.of(user)
+        held = set(later.tolist())
+        strips = [
+            gallery(
+                "Bought",
+                cards(_spread(liked)),
+                note=f"{min(SHOWN, len(liked))} of {len(liked)} purchases in train",
+            ),
+            gallery(
+                "Bought later",
+                cards(later[:SHOWN]),
+                note=f"{len(later)} held out for the test; no model saw them",
+            ),
+        ]
+        for name in models:
+            items = lists[name][place][lists[name][place] >= 0]
+            first = len(held & set(items[:SHOWN].tolist()))
+            found = len(held & set(items.tolist()))
+            note = f"{first} of {len(held)} held-out items in the top {SHOWN}, {found} in the top 20"
+            strips.append(gallery(f"{MODELS[name][0]} recommends", cards(items[:SHOWN], held), note=note))
+        people.append(
+            element(
+                "div",
+                element("h3", f"User {data.users[int(user)]} ({place + 1} of {len(users)})"),
+                *strips,
+                class_="person",
+            )
+        )
+    return join(people)
+
+
+def _spread(items: np.ndarray) -> np.ndarray:
+    """Up to :data:`SHOWN` of the items, evenly spaced."""
+    at = np.linspace(0, len(items) - 1, min(SHOWN, len(items))).round().astype(np.int64)
+    return np.asarray(items[at])
+
+
+class _Cards:
+    """Cards of items; every picture is read and shrunk once."""
+
+    def __init__(self, data: Dataset, titles: Mapping[str, str]) -> None:
+        self.data, self.titles = data, titles
+        self.cold = data.train.item_degree == 0
+        self.images: dict[int, str | None] = {}
+
+    def __call__(self, items: Sequence[int] | np.ndarray, held: set[int] | None = None) -> list[Card]:
+        made = []
+        for item in map(int, items):
+            if item not in self.images:
+                path = self.data.content["image"].path(item)
+                self.images[item] = thumbnail(path) if path is not None else None
+            identifier = self.data.items[item]
+            made.append(
+                Card(
+                    self.titles.get(identifier) or f"{identifier} (no text)",
+                    self.images[item],
+                    hit="✓ bought" if held and item in held else "",
+                    new="new arrival" if self.cold[item] else "",
+                )
+            )
+        return made
+
+
+def _titles(out: Path) -> dict[str, str]:
+    """Title by item id, from the catalog's own file."""
+    with open(out / "catalog" / "items.csv", encoding="utf-8", newline="") as file:
+        return {row["item"]: row["title"] for row in csv.DictReader(file)}

@@ -1,0 +1,155 @@
+"""``graphrec evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from graphrec.cli import output, settings
+from graphrec.core.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from graphrec.evaluation.report import Report
+    from graphrec.runs import OpenedRun
+
+EXAMPLES = (
+    "graphrec evaluate runs/shop",
+    "graphrec evaluate runs/shop --k 5,10,50 --metrics recall,ndcg,map --masked train --out report.parquet",
+    "graphrec evaluate runs/shop --cold --beyond --format markdown",
+    "graphrec evaluate runs/history --projects own --k 5,10,20 --metrics ndcg,hit,mrr",
+)
+NEW = 2  # train contributions at most of a person who is new
+MASKED = ("train", "train+valid", "none")
+
+
+def evaluate(
+    run: settings.Run,
+    k: Annotated[str, typer.Option(help="Cut-offs.")] = "10,20",
+    metrics: Annotated[str, typer.Option(help="Names, with or without a cut-off.")] = "recall,ndcg",
+    split: settings.Split = "test",
+    masked: Annotated[
+        str | None,
+        typer.Option(
+            help="What users are not recommended again: train, train+valid or none. Default: train+valid for "
+            "test, train for valid. Published tables often mask train alone."
+        ),
+    ] = None,
+    cold: Annotated[
+        bool, typer.Option("--cold", help="Also rank warm and cold items each among themselves.")
+    ] = False,
+    projects: Annotated[
+        str | None,
+        typer.Option(
+            help="For git histories: rank the files of the repositories that a person worked in (own), or of "
+            "all others (others). Default: all files."
+        ),
+    ] = None,
+    beyond: Annotated[
+        bool, typer.Option("--beyond", help="Add coverage, Gini, novelty, popularity and diversity.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Write per-user values as Parquet.")] = None,
+    form: Annotated[str, typer.Option("--format", help="table, markdown or latex.")] = "table",
+    root: settings.MovedRoot = None,
+    store: settings.MovedStore = None,
+) -> None:
+    """Rank all items for every user of a held-out split; prints means with 95 % bootstrap intervals.
+
+    The dataset and the features are checked against what the run recorded. Where items without a train
+    interaction are held out, warm and cold items have rows of their own. A policy of conversations is
+    evaluated by those with simulated users, beside rules chosen on validation; --split alone applies to it.
+    """
+    settings.choice(split, ["test", "valid"], "--split")
+    settings.choice(form, ["table", "markdown", "latex"], "--format")
+    if projects is not None:
+        settings.choice(projects, ["own", "others"], "--projects")
+    masked = masked or ("train+valid" if split == "test" else "train")
+    settings.choice(masked, MASKED, "--masked")
+    if split == "valid" and masked == "train+valid":
+        raise ConfigError("--split valid with --masked train+valid would hide what is looked for; mask train")
+    cuts = settings.numbers(k, "--k")
+    from graphrec.core.files import explained
+    from graphrec.evaluation.candidates import Among
+    from graphrec.evaluation.metrics import metric_names
+    from graphrec.evaluation.ranking import Beyond, warm_cold
+    from graphrec.evaluation.ranking import evaluate as measure
+    from graphrec.models.base import Ranker
+    from graphrec.runs import open_run
+
+    names = metric_names([name.strip() for name in metrics.split(",")], cuts)
+    opened = open_run(run, root=root, store=store)
+    if not isinstance(opened.model, Ranker):
+        _conversations(opened, split)
+        return
+    data = opened.data
+    held_out = data.test if split == "test" else data.valid
+    seen = {"train": data.train, "train+valid": data.train + data.valid, "none": None}[masked]
+    groups = warm_cold(data.train)
+    show_groups = cold or bool(groups["cold"][held_out.items].any())
+    among, new = None, None
+    if projects is not None:
+        among, new = Among.projects(data, projects == "own"), {"new": data.train.user_degree <= NEW}
+    report: Report = measure(
+        opened.model, held_out, seen=seen, k=cuts, metrics=names, among=among, user_groups=new,
+        item_groups=groups if show_groups else None, within=cold,
+        beyond=Beyond(data.train, opened.features) if beyond else None, name=opened.meta["model"],
+    )  # fmt: skip
+    if out is not None:
+        with explained(out, DataError):
+            report.to_parquet(out)
+    if form == "markdown":
+        output.say(report.to_markdown(intervals=True))
+    elif form == "latex":
+        output.say(report.to_latex(intervals=True))
+    else:
+        about = report.meta
+        output.say(
+            f"{report.name} on {split} of {data.name}, {masked} masked: {about['n_users']:,} users "
+            f"({about['n_excluded']:,} without held-out items), {about['n_held_out']:,} held-out interactions"
+        )
+        _print(report)
+    if out is not None:
+        output.note(f"written: {out}")
+
+
+def _conversations(opened: OpenedRun, split: str) -> None:
+    """A policy and the rules it has to be compared with, in the same conversations."""
+    from graphrec.conversation.play import play
+    from graphrec.conversation.rates import HEADER, baselines, line
+
+    model, data = opened.model, opened.data
+    pairs = data.test if split == "test" else model.held
+    pairs = pairs.where(model.setting.catalog.described[pairs.items])
+    output.say(
+        f"{opened.meta['model']} on {split} of {data.name}: conversations about {len(pairs):,} pairs; rules "
+        f"chosen on {min(len(model.held), model.config.validated or len(model.held)):,} held validation pairs"
+    )
+    policies = {opened.meta["model"]: (model, model.setting), **baselines(model.task(data))}
+    rows = []
+    for name, (policy, setting) in policies.items():
+        found = play(policy, setting, model.simulator("test"), pairs.users, pairs.items)
+        rows.append([name, *line(found)])
+    output.table(HEADER, rows, left=["policy"])
+
+
+def _print(report: Report) -> None:
+    names = (*report.metrics, *report.scalars)
+    cuts = list(dict.fromkeys(name.partition("@")[2] for name in names))
+    rows = []
+    for label, part in {"all": report, **report.groups}.items():
+        for base in dict.fromkeys(name.partition("@")[0] for name in (*part.metrics, *part.scalars)):
+            rows.append((label, len(part), base, *(_cell(part, f"{base}@{cut}") for cut in cuts)))
+    header = ["group", "users", "metric", *(f"@{cut}" for cut in cuts)]
+    output.table(header, rows, left=["group", "metric", *header[3:]])
+
+
+def _cell(part: Report, name: str) -> str:
+    """Mean and, where there is one per user, its 95 % interval."""
+    value = part.mean().get(name, float("nan"))
+    if value != value:
+        return "-"
+    if name not in part.metrics:
+        return f"{value:.4f}"
+    low, high = part.interval(name)
+    return f"{value:.4f} [{low:.4f}, {high:.4f}]"

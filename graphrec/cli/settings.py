@@ -1,0 +1,200 @@
+"""What commands share on the way in: ``--set key=value``, choices, and options that several commands have."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from graphrec.core.errors import ConfigError, DataError, nearest
+
+Dataset = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATASET", help="A name from `graphrec data list`, or a directory of a saved dataset."
+    ),
+]
+Root = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder that holds the dataset folders, or the dataset's own. Default: $GRAPHREC_DATA, else "
+        "data; for the readers table, inter and scpr, the current folder."
+    ),
+]
+Store = Annotated[Path, typer.Option(help="Directory of the feature store.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set an option; may be given several times."),
+]
+Run = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="A run directory, as `graphrec train` writes it.", show_default=False),
+]
+Model = Annotated[str | None, typer.Argument(metavar="MODEL", help="A name from `graphrec models`.")]
+TrainedOn = Annotated[
+    str | None, typer.Argument(metavar="DATASET", help="A name or a directory of a saved dataset.")
+]
+Image = Annotated[
+    str | None, typer.Option(help="Image features: extractor, key or none. Default: those built last.")
+]
+Text = Annotated[
+    str | None, typer.Option(help="Text features: extractor, key or none. Default: those built last.")
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps. Default: auto.")]
+Split = Annotated[str, typer.Option(help="test or valid.")]
+MovedRoot = Annotated[Path | None, typer.Option(help="Where the dataset is now, if it has moved.")]
+MovedStore = Annotated[Path | None, typer.Option(help="Where the feature store is now, if it has moved.")]
+
+
+def on_device(device: str | None, given: dict[str, dict[str, Any]]) -> None:
+    """Puts ``--device`` among the options of training.
+
+    Raises:
+        ConfigError: there is no such device, or ``--set`` names one too.
+    """
+    if device is None:
+        return
+    if "device" in given["train"]:
+        raise ConfigError("--device and --set train.device= say the same; give one of them")
+    given["train"]["device"] = choice(device, ["auto", "cpu", "cuda", "mps"], "--device")
+
+
+def read(
+    pairs: Iterable[str] | None, prefixes: Collection[str], bare: str | None = None
+) -> dict[str, dict[str, Any]]:
+    """The ``--set`` options of one command line, by prefix.
+
+    Args:
+        pairs: such as ``["model.dim=128", "data.split=random"]``. A value is read as JSON where it is JSON,
+            else it is text.
+        prefixes: the known ones.
+        bare: the prefix meant by a key without a dot; None refuses such keys.
+
+    Returns:
+        prefix -> key -> value, with every prefix in it.
+
+    Raises:
+        ConfigError: no ``=``, an unknown prefix, or the same key twice.
+    """
+    found: dict[str, dict[str, Any]] = {prefix: {} for prefix in prefixes}
+    for pair in pairs or ():
+        key, equals, text = pair.partition("=")
+        prefix, dot, name = key.strip().partition(".")
+        if bare is not None and not dot:
+            prefix, name = bare, prefix
+        if not equals or not name:
+            raise ConfigError(f"--set {pair}: expected {_forms(prefixes, bare)}")
+        if prefix not in found:
+            raise ConfigError(
+                f"--set {pair}: {prefix!r} is not one of the prefixes {sorted(found)}; expected "
+                f"{_forms(prefixes, bare)}.{nearest(prefix, found)}"
+            )
+        if name in found[prefix]:
+            raise ConfigError(f"--set {pair}: {key} is set twice; expected each key once")
+        found[prefix][name] = _value(text)
+    return found
+
+
+def reader_options(dataset: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options for a reader: where it takes a list, ``a,b`` means that list; unknown ones are refused at once.
+
+    Raises:
+        ConfigError: unknown reader or option.
+    """
+    from graphrec.data.readers import READERS
+
+    if dataset not in READERS:
+        return dict(options)
+    module, _, function = READERS[dataset].partition(":")
+    parameters = inspect.signature(getattr(import_module(module), function)).parameters.values()
+    annotations = {p.name: str(p.annotation) for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    known_only(options, annotations, f"dataset {dataset!r}")
+    return {
+        key: [part.strip() for part in value.split(",")]
+        if isinstance(value, str) and "," in value and "list[" in annotations[key]
+        else value
+        for key, value in options.items()
+    }
+
+
+def known_only(options: Iterable[str], known: Collection[str], owner: str) -> None:
+    """Refuses options that the owner does not have.
+
+    Raises:
+        ConfigError: names the known ones and the nearest.
+    """
+    for option in options:
+        if option not in known:
+            raise ConfigError(
+                f"{owner} has no option {option!r}; it has {sorted(known) or 'none'}.{nearest(option, known)}"
+            )
+
+
+def arguments_of(function: Callable[..., Any]) -> list[str]:
+    """Names of the arguments a function or class can be called with."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [p.name for p in inspect.signature(function).parameters.values() if p.kind in kinds]
+
+
+def choice(value: str, known: Collection[str], option: str) -> str:
+    """The value itself if it is one of the known ones.
+
+    Raises:
+        ConfigError: it is not; names the nearest.
+    """
+    if value not in known:
+        raise ConfigError(f"{option} {value!r} is not one of {list(known)}.{nearest(value, known)}")
+    return value
+
+
+def numbers(text: str, option: str) -> tuple[int, ...]:
+    """Whole numbers from 1 to 999,999 in ``"10,20"``.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and len(part) <= 6 and int(part) >= 1 for part in parts):
+        raise ConfigError(f"{option} {text!r}; expected whole numbers from 1 to 999999, such as 10 or 10,20")
+    return tuple(int(part) for part in parts)
+
+
+def lines(path: Path | None) -> list[str] | None:
+    """Ids from a text file, one a line; blank lines are left out. None for None.
+
+    Raises:
+        DataError: the file is missing, not UTF-8, or holds no id.
+    """
+    if path is None:
+        return None
+    try:
+        if path.exists() and not path.is_file():  # reading a pipe waits for ever if nobody writes to it
+            raise OSError("not a regular file")
+        found = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except FileNotFoundError as cause:
+        raise DataError(f"{path}: no such file; expected a text file with one id a line") from cause
+    except (OSError, UnicodeDecodeError) as cause:
+        raise DataError(
+            f"{path}: not readable ({cause}); expected a UTF-8 text file with one id a line"
+        ) from cause
+    found = [line for line in found if line]
+    if not found:
+        raise DataError(f"{path}: the file holds no id; expected one id a line")
+    return found
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _forms(prefixes: Collection[str], bare: str | None) -> str:
+    forms = ["KEY=VALUE"] if bare is not None else []
+    return " or ".join([*forms, *(f"{prefix}.KEY=VALUE" for prefix in prefixes if prefix != bare)])

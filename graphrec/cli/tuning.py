@@ -1,0 +1,169 @@
+"""``graphrec tune``, and how a search space is shown."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graphrec.cli import output, settings
+from graphrec.cli.data import read
+from graphrec.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from graphrec.models.search_space import Choice, Integers, Space, Uniform
+    from graphrec.runs.tuning.tuner import Trial
+
+CACHE = Path("cache")
+EXAMPLES = (
+    "graphrec tune lightgcn movielens-small --trials 20",
+    "graphrec tune freedom saved/shop --trials 8 --set train.epochs=100 --out runs/tune-shop",
+    "graphrec tune freedom saved/shop --trials 12 --set train.epochs=100 --out runs/tune-shop --resume",
+    "graphrec tune --list",
+)
+
+
+def tune(
+    model: settings.Model = None,
+    dataset: settings.TrainedOn = None,
+    trials: Annotated[
+        int, typer.Option(help="How many, in all sittings together; the first: defaults.")
+    ] = 20,
+    out: Annotated[
+        Path | None, typer.Option(help="Study directory. Default: runs/tune-<dataset>-<model>.")
+    ] = None,
+    options: settings.Set = None,
+    image: settings.Image = None,
+    text: settings.Text = None,
+    root: settings.Root = None,
+    store: settings.Store = CACHE,
+    seed: Annotated[int, typer.Option(help="Of the suggestions, and of every training.")] = 0,
+    select: Annotated[
+        str, typer.Option(help="Validation metric to select epochs and trials on.")
+    ] = "recall@20",
+    sampler: Annotated[str, typer.Option(help="tpe or random.")] = "tpe",
+    keep: Annotated[str, typer.Option(help="Whose checkpoints are kept: best or all.")] = "best",
+    device: settings.Device = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the study in --out.")] = False,
+    list_spaces: Annotated[bool, typer.Option("--list", help="List what is searched and stop.")] = False,
+) -> None:
+    """Train a model with several options, one run each, and name those that do best in validation.
+
+    What is searched stands beside each model (`graphrec tune --list`). An option given as --set model.KEY or
+    train.KEY is the same in all trials and is not searched. The test split is not looked at.
+    """
+    if list_spaces:
+        list_all()
+        return
+    if model is None or dataset is None:
+        raise ConfigError("name a MODEL and a DATASET, such as: graphrec tune lightgcn movielens-small")
+    from graphrec import runs
+    from graphrec.evaluation.metrics import parse_metric
+    from graphrec.runs.tuning import tuner
+    from graphrec.runs.tuning.samplers import SAMPLERS
+
+    given = settings.read(options, ["model", "train", "data"])
+    settings.on_device(device, given)
+    # What can be wrong without reading any data is found before reading any.
+    settings.choice(sampler, SAMPLERS, "--sampler")
+    settings.choice(keep, tuner.KEEP, "--keep")
+    if trials < 1:
+        raise ConfigError(f"--trials {trials}; expected a whole number from 1")
+    searched = tuner.search_space(model, None, given["model"], given["train"])
+    made, config, _ = runs.configure(model, given["model"], given["train"], seed, ranking=True)
+    parse_metric(select)
+    if out is not None:
+        tuner.refuse_another(out, resume)
+    data, source = read(dataset, root, given["data"])
+    features = runs.features_for(made, data, store, image, text, source, config)
+    out = out or Path("runs") / f"tune-{data.name}-{made.name}"
+    output.note(repr(data))
+    for field, table in features.items():
+        output.note(f"{field}: {table!r}")
+    for key, kind in searched.items():
+        output.note(f"searched: {key}: {spoken(kind)}")
+    new: list[Trial] = []
+
+    def show(trial: Trial) -> None:
+        new.append(trial)
+        tried = ", ".join(f"{key}={value}" for key, value in trial.options.items()) or "defaults"
+        reached = (
+            f"failed: {trial.message}"
+            if trial.value is None
+            else f"{select} {trial.value:.4f} at epoch {trial.best_epoch} of {trial.epochs}, "
+            f"{trial.seconds:.1f} s"
+        )
+        output.note(f"trial {trial.number} ({tried}): {reached}")
+
+    tuned = tuner.tune(
+        model, data, features, trials=trials, out=out, seed=seed, select=select, sampler=sampler, keep=keep,
+        model_options=given["model"], train_options=given["train"], resume=resume, source=source,
+        store=store if features else None, on_trial=show,
+    )  # fmt: skip
+    best = tuned.best
+    n = len(tuned.trials)
+    output.say(f"{out}: {made.name} on {data.name}, {n:,} trial{'s' if n > 1 else ''}")
+    if n < trials:
+        output.say(f"its search space has no more than that; {trials:,} were asked for")
+    if not new:
+        output.say("it was finished already; nothing more was trained")
+    output.table(*tuned.table())
+    options_of_best = [*_sets("model", best.model_options), *_sets("train", best.train_options)]
+    output.say(
+        f"best: {best.path.name}: {shlex.join(options_of_best) or 'the model has no options to choose'}"
+    )
+    again = ["graphrec", "train", made.name, *shlex.split(source.arguments())]
+    for name, value in (("--image", image), ("--text", text), ("--store", store if features else None)):
+        again += [name, str(value)] if value is not None else []
+    again += ["--select", select] if select != runs.SELECT else []
+    again += [*options_of_best, "--seed", str(seed + 1), "--out", f"{out}-seed-{seed + 1}"]
+    output.following(f"graphrec evaluate {shlex.quote(str(best.path))}", shlex.join(again))
+
+
+def list_all() -> None:
+    """Prints what is searched for each model."""
+    from graphrec.models import MODELS
+    from graphrec.models import model as find
+
+    rows = []
+    for name in MODELS:
+        space = find(name).search_space
+        rows += [(name, key, spoken(kind)) for key, kind in space.items()] or [(name, "", "nothing")]
+    output.table(["model", "option", "searched"], rows)
+    output.following("graphrec models MODEL (its options)", "graphrec tune MODEL DATASET")
+
+
+def show_space(space: Space) -> None:
+    """Prints a search space below a model's options."""
+    if space:
+        output.say()
+        output.say("searched by graphrec tune:")
+        output.facts({key: spoken(kind) for key, kind in space.items()})
+
+
+def spoken(kind: Choice | Uniform | Integers) -> str:
+    """What may be searched, in words."""
+    from graphrec.models.search_space import Choice, Integers
+
+    if isinstance(kind, Choice):
+        return "one of " + ", ".join(json.dumps(value) for value in kind.values)
+    what = "a whole number" if isinstance(kind, Integers) else "a number"
+    return f"{what} from {kind.low} to {kind.high}" + (", on a logarithmic scale" if kind.log else "")
+
+
+def _sets(prefix: str, options: dict[str, Any]) -> list[str]:
+    """Options as ``--set`` arguments that are read back as the same values."""
+    found = []
+    for key, value in options.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        if isinstance(value, str):
+            try:
+                json.loads(value)
+                text = json.dumps(value)
+            except ValueError:
+                pass
+        found += ["--set", f"{prefix}.{key}={text}"]
+    return found

@@ -1,0 +1,1 @@
+"""Models of git histories: who will work on which file."""

@@ -1,0 +1,1 @@
+"""Models of conversations: the scorer of items and attributes, and the policy that asks or recommends."""

@@ -1,0 +1,180 @@
+"""Several processes that train one model: which of them this is, and what is summed over all of them.
+
+Each process has the whole model and its part of every batch. A loss that is written with the functions below
+has the same value in each of them, that of the whole batch; its gradients are each process's share, and the
+trainer adds them up. With one process every function is what it says without the others, to the bit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+Batch = TypeVar("Batch")
+
+
+def count() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this is, from 0."""
+    return dist.get_rank() if count() > 1 else 0
+
+
+def first() -> bool:
+    """Whether this is the one that writes and speaks; known before the others can be reached."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def launched() -> int:
+    """How many processes were started together; known before they can be reached."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def wait() -> None:
+    """Until all processes are here."""
+    if count() > 1:
+        dist.barrier()
+
+
+def part(n: int) -> slice:
+    """Which of ``n`` rows are this process's: neighbors, as many for each as can be."""
+    return slice(n * rank() // count(), n * (rank() + 1) // count())
+
+
+def mine(batch: Batch) -> Batch:
+    """This process's rows of a batch, a NamedTuple of tensors of as many rows each."""
+    if count() == 1:
+        return batch
+    fields: Any = batch
+    own: Batch = type(fields)(*(t[part(len(t))] for t in fields))
+    return own
+
+
+def total(x: Tensor) -> Tensor:
+    """The sum of a tensor over the processes; the gradient of each is that of its own."""
+    found: Tensor = x if count() == 1 else _Total.apply(x)
+    return found
+
+
+def added(x: np.ndarray) -> np.ndarray:
+    """The sum of an array over the processes."""
+    if count() == 1:
+        return x
+    on = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    found: np.ndarray = total(torch.from_numpy(x).to(on)).cpu().numpy()
+    return found
+
+
+def once(x: Tensor) -> Tensor:
+    """A value that every process computes in full: each has its share of the gradient."""
+    shared: Tensor = x if count() == 1 else _Once.apply(x)
+    return shared
+
+
+def mean(x: Tensor) -> Tensor:
+    """The mean of the rows that all processes have of a tensor."""
+    if count() == 1:
+        return x.mean()
+    return total(x.sum()) / total(torch.tensor(x.numel(), device=x.device))
+
+
+def norm(x: Tensor) -> Tensor:
+    """The Frobenius norm of the rows that all processes have."""
+    own: Tensor = x.norm()
+    return own if count() == 1 else torch.linalg.vector_norm(gathered(own[None]))
+
+
+def rows(x: Tensor) -> Tensor | int:
+    """How many rows all processes have."""
+    return len(x) if count() == 1 else total(torch.tensor(len(x), device=x.device))
+
+
+def gathered(x: Tensor) -> Tensor:
+    """The rows ``(B, ...)`` of all processes, in their order; the gradient of each is that of its own."""
+    found: Tensor = x if count() == 1 else _Gathered.apply(x)
+    return found
+
+
+def add_gradients(parameters: Iterable[Tensor]) -> None:
+    """Adds up the gradients of all processes, dense ones in one go."""
+    if count() == 1:
+        return
+    found = list[Tensor]()
+    for p in parameters:
+        if p.grad is not None and p.grad.is_sparse:
+            own = p.grad.coalesce()
+            rows, values = gathered(own.indices()[0]), gathered(own.values())
+            p.grad = torch.sparse_coo_tensor(rows[None], values, own.shape).coalesce()
+        elif p.grad is not None:
+            found.append(p.grad)
+    if not found:
+        return
+    flat = torch.cat([g.reshape(-1) for g in found])
+    dist.all_reduce(flat)
+    at = 0
+    for g in found:
+        g.copy_(flat[at : at + g.numel()].view_as(g))
+        at += g.numel()
+
+
+def of_first(make: Callable[[], Any], device: torch.device) -> Any:
+    """What the first process makes, JSON-able, in all of them."""
+    if count() == 1:
+        return make()
+    text = json.dumps(make()).encode() if first() else b""
+    size = torch.tensor([len(text)], device=device)
+    dist.broadcast(size, 0)
+    data = torch.zeros(int(size), dtype=torch.uint8, device=device)
+    if first():
+        data.copy_(torch.frombuffer(bytearray(text), dtype=torch.uint8))
+    dist.broadcast(data, 0)
+    return json.loads(bytes(data.cpu().numpy()))
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = x.detach().clone()
+        dist.all_reduce(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0]
+
+
+class _Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0] / count()
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        sizes = torch.zeros(count(), dtype=torch.int64, device=x.device)
+        sizes[rank()] = len(x)
+        dist.all_reduce(sizes)
+        ctx.starts = [0, *sizes.cumsum(0).tolist()]
+        y = x.new_zeros(ctx.starts[-1], *x.shape[1:])
+        y[ctx.starts[rank()] : ctx.starts[rank() + 1]] = x
+        dist.all_reduce(y)  # rows of unequal numbers; others add nothing to them
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0][ctx.starts[rank()] : ctx.starts[rank() + 1]]

@@ -1,0 +1,369 @@
+"""From any dataframe to a Dataset: columns checked, ids mapped, rows filtered and split, all counted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import polars as pl
+
+from graphrec.core.errors import ConfigError, DataError, nearest
+from graphrec.data.content import Content, Kind
+from graphrec.data.dataset import SPLITS, Dataset
+from graphrec.data.interactions import Interactions
+from graphrec.data.splits import as_split
+from graphrec.data.splits import k_core as core_mask
+from graphrec.data.vocabulary import Vocabulary
+
+LABELS = {"0": 0, "1": 1, "2": 2, "train": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2}
+
+
+def as_frame(data: Any, source: str = "the frame") -> pl.DataFrame:
+    """A Polars frame from Polars, pandas, Arrow, or a mapping of columns.
+
+    Raises:
+        DataError: it is none of these.
+    """
+    if isinstance(data, pl.LazyFrame):
+        return data.collect()
+    if isinstance(data, pl.DataFrame):
+        return data
+    try:
+        if isinstance(data, Mapping):
+            return pl.DataFrame(dict(data))
+        if hasattr(data, "__arrow_c_stream__"):
+            return pl.DataFrame(data)
+        return pl.DataFrame(data)
+    except (TypeError, ValueError, pl.exceptions.PolarsError) as cause:
+        raise DataError(f"{source}: cannot read {type(data).__name__} as a table ({cause})") from cause
+
+
+def column(frame: pl.DataFrame, name: str, source: str) -> pl.Series:
+    """One column by name; a missing one is an error that lists those there are."""
+    if name not in frame.columns:
+        raise DataError(
+            f"{source}: no column {name!r}; it has {some(frame.columns)}.{nearest(name, frame.columns)}"
+        )
+    return frame[name]
+
+
+def some(names: list[str]) -> str:
+    """The first twenty names and how many more there are, for messages."""
+    return f"{names[:20]}" + (f" and {len(names) - 20:,} more" if len(names) > 20 else "")
+
+
+def ids(series: pl.Series, kind: str, source: str, first_row: int = 1) -> pl.Series:
+    """Ids as text, exactly as they came; the first unusable one is named with its row.
+
+    Args:
+        series: text or integer column.
+        kind: ``"user"`` or ``"item"``.
+        source: file, for the message.
+        first_row: number of the first row, for the message.
+    """
+    if series.dtype.is_float():
+        bad = (
+            series.is_null()
+            | ~series.is_finite().fill_null(False)
+            | (series != series.floor()).fill_null(True)
+        )
+        # From here on a float no longer tells neighboring whole numbers apart, so two ids might be one.
+        exact = {"Float16": 2**11, "Float32": 2**24}.get(str(series.dtype), 2**53)
+        bad |= (series.abs() >= exact).fill_null(True)
+        if bad.any():
+            row = int(bad.arg_max() or 0)
+            raise DataError(
+                f"{source}, row {row + first_row}: {kind} id {series[row]!r}; expected text or a whole number"
+                + (f" (as {series.dtype}, exact below {exact:,})" if abs(series[row] or 0) >= exact else "")
+            )
+        series = series.cast(pl.Int64)
+    elif not (
+        series.dtype == pl.String
+        or series.dtype.is_integer()
+        or isinstance(series.dtype, (pl.Categorical, pl.Enum))
+    ):
+        raise DataError(
+            f"{source}: {kind} column {series.name!r} has type {series.dtype}; expected text or integers"
+        )
+    text = series.cast(pl.String)
+    bad = (
+        text.is_null() | (text == "").fill_null(True) | text.str.contains("\0", literal=True).fill_null(True)
+    )
+    if bad.any():
+        row = int(bad.arg_max() or 0)
+        raise DataError(
+            f"{source}, row {row + first_row}: {kind} id {text[row]!r} is missing, empty or holds a NUL"
+        )
+    return text
+
+
+def numbers(series: pl.Series, what: str, source: str, first_row: int = 1) -> np.ndarray:
+    """A numeric column ``(E,) float64``; text is parsed, and the first value that is not finite is named."""
+    if not (series.dtype.is_numeric() or series.dtype in (pl.String, pl.Boolean, pl.Null)):
+        raise DataError(
+            f"{source}: {what} column {series.name!r} has type {series.dtype}; expected numbers, or text "
+            "that holds them"
+        )
+    parsed = series.cast(pl.Float64, strict=False)
+    bad = parsed.is_null() | ~parsed.is_finite().fill_null(False)
+    if bad.any():
+        row = int(bad.arg_max() or 0)
+        raise DataError(f"{source}, row {row + first_row}: {what} {series[row]!r}; expected a finite number")
+    return parsed.to_numpy()
+
+
+def seconds(series: pl.Series, source: str, first_row: int = 1) -> np.ndarray:
+    """Times ``(E,) int64`` in seconds from numbers, dates, date-times or ISO text.
+
+    Whole numbers are kept exactly. Only their order matters to splits, so milliseconds do as well.
+    """
+    if series.dtype in (pl.Boolean, pl.Time, pl.Duration):
+        raise DataError(
+            f"{source}: time column {series.name!r} has type {series.dtype}; expected seconds, dates or "
+            "date-times"
+        )
+    if series.dtype.is_integer() or series.dtype == pl.String:
+        whole = series.cast(pl.Int64, strict=False)
+        if not whole.null_count():
+            return whole.to_numpy()
+    if series.dtype == pl.String and series.cast(pl.Float64, strict=False).null_count():
+        try:
+            as_time = series.str.to_datetime(strict=False)
+        except pl.exceptions.ComputeError as cause:  # no value looks like a date
+            row = int(series.cast(pl.Float64, strict=False).is_null().arg_max() or 0)
+            raise _no_time(series, row, source, first_row) from cause
+        if as_time.null_count():
+            raise _no_time(series, int(as_time.is_null().arg_max() or 0), source, first_row)
+        series = as_time
+    if series.dtype.is_temporal():
+        if series.null_count():
+            raise _no_time(series, int(series.is_null().arg_max() or 0), source, first_row)
+        return series.cast(pl.Datetime("us")).dt.epoch("s").to_numpy().astype(np.int64)
+    values = numbers(series, "time", source, first_row)
+    bad = np.flatnonzero(np.abs(values) >= 2.0**63)
+    if len(bad):
+        raise _no_time(series, int(bad[0]), source, first_row)
+    return values.astype(np.int64)
+
+
+def _no_time(series: pl.Series, row: int, source: str, first_row: int) -> DataError:
+    return DataError(
+        f"{source}, row {row + first_row}: time {series[row]!r}; expected seconds, or a date such as "
+        "2024-05-31 or 2024-05-31 18:00:00"
+    )
+
+
+def build(
+    interactions: Any,
+    *,
+    user: str,
+    item: str,
+    time: str | None,
+    rating: str | None,
+    min_rating: float | None,
+    k_core: int | tuple[int, int],
+    split: Any,
+    items: Any,
+    item_id: str | None,
+    content: Mapping[str, tuple[str, str]] | None,
+    root: str | Path | None,
+    seed: int,
+    name: str,
+    source: str | None,
+    first_row: int = 1,
+    items_source: str = "the item table",
+    items_first_row: int = 1,
+) -> Dataset:
+    """See :meth:`graphrec.Dataset.from_frame` for everything up to ``source``.
+
+    The rest is for messages: ``first_row`` is the number of the first interaction (2 where the file has a
+    header line), ``items_source`` what to call the item table, and ``items_first_row`` the number of its
+    first row.
+    """
+    source = source or name
+    frame = as_frame(interactions, source)
+    if not frame.height:
+        raise DataError(f"{source}: no rows; expected at least one interaction")
+    _check_options(source, name, user, item, k_core, min_rating)
+    if rating is not None:
+        column(frame, rating, source)
+    # From here on ids are numbers in the order they appear in: ten million texts are sorted no second time.
+    user_codes, users_of = _codes(ids(column(frame, user, source), "user", source, first_row))
+    item_codes, items_of = _codes(ids(column(frame, item, source), "item", source, first_row))
+    table = pl.DataFrame({"user": user_codes, "item": item_codes})
+    if time is not None:
+        table = table.with_columns(pl.Series("time", seconds(column(frame, time, source), source, first_row)))
+    # A column that is known to hold something else is not meant: time="time", split="time" is the time split.
+    taken = (user, item, time, rating)
+    label_column = split if isinstance(split, str) and split in frame.columns and split not in taken else None
+    if label_column is not None:
+        table = table.with_columns(pl.Series("label", _labels(frame[label_column], source, first_row)))
+    meta: dict[str, Any] = {"source": Path(source).name, "rows": frame.height}
+    if min_rating is not None:
+        if rating is None:
+            raise DataError(
+                f"{source}: min_rating={min_rating} needs the rating column; name it with rating="
+            )
+        table = table.filter(
+            numbers(column(frame, rating, source), "rating", source, first_row) >= min_rating
+        )
+        meta["min_rating"] = min_rating
+        _not_empty(table, source, f"no row has a rating of at least {min_rating}")
+    table, meta["repeated pairs dropped"] = _unique(table, users_of, items_of, source)
+
+    cores = (k_core, k_core) if isinstance(k_core, int) else tuple(k_core)
+    if max(cores) > 1:
+        table = table.filter(core_mask(table["user"].to_numpy(), table["item"].to_numpy(), *cores))
+        meta["k_core"] = list(cores)
+        _not_empty(table, source, f"no interaction is left by the {cores[0]}/{cores[1]}-core filter")
+    # Ids in a fixed order (numbers by value, else text) make the dataset independent of the order of the
+    # rows.
+    user_ids, user_codes = _ordered(table["user"], users_of)
+    item_ids, item_codes = _ordered(table["item"], items_of)
+    users, vocabulary = Vocabulary(user_ids, "user"), Vocabulary(item_ids, "item")
+    times = table["time"].to_numpy() if time is not None else None
+    pairs = Interactions(user_codes, item_codes, len(users), len(vocabulary), times, source)
+    if label_column is not None:
+        order = np.argsort(user_codes.astype(np.int64) * len(vocabulary) + item_codes, kind="stable")
+        labels, meta["split"] = table["label"].to_numpy()[order], {"name": "column", "column": label_column}
+    else:
+        recipe = as_split(split)
+        labels, meta["split"] = recipe.assign(pairs, seed), {**recipe.describe(), "seed": seed}
+    train, valid, test = (pairs.where(labels == i, s) for i, s in enumerate(SPLITS))
+    fields, unknown = (
+        ({}, 0)
+        if items is None
+        else _content(items, vocabulary, item_id or item, content, root, items_source, items_first_row)
+    )
+    if items is not None:
+        meta["item rows without interactions"] = unknown
+    return Dataset(name, users, vocabulary, train, valid, test, content=fields, meta=meta)
+
+
+def _check_options(
+    source: str, name: str, user: str, item: str, k_core: int | tuple[int, int], min_rating: float | None
+) -> None:
+    if user == item:
+        raise ConfigError(f"{source}: user and item are both column {user!r}; name two columns")
+    if not name or any(mark in name for mark in "/\\\0"):
+        raise ConfigError(
+            f"{source}: {name!r} cannot name a dataset, because directories are named after it; expected a "
+            "name without slashes, given with name="
+        )
+    for least in (k_core, k_core) if isinstance(k_core, int) else k_core:
+        if isinstance(least, bool) or least < 0:
+            raise ConfigError(f"{source}: k_core={k_core!r}; expected a number of interactions, from 0")
+    if min_rating is not None and not math.isfinite(min_rating):
+        raise ConfigError(f"{source}: min_rating={min_rating}; expected a finite number")
+
+
+def _unique(table: pl.DataFrame, users: pl.Series, items: pl.Series, source: str) -> tuple[pl.DataFrame, int]:
+    """Keeps the latest of repeated pairs (the first where there is no time)."""
+    if "label" in table.columns:
+        mixed = (
+            table.group_by("user", "item", maintain_order=True)
+            .agg(pl.col("label").n_unique())
+            .filter(pl.col("label") > 1)
+        )
+        if mixed.height:
+            raise DataError(
+                f"{source}: user {users[mixed['user'][0]]!r} item {items[mixed['item'][0]]!r} stands in more "
+                f"than one split ({mixed.height:,} such pairs); splits must be disjoint"
+            )
+    if "time" in table.columns:
+        unique = table.sort("time", maintain_order=True).unique(
+            ["user", "item"], keep="last", maintain_order=True
+        )
+    else:
+        unique = table.unique(["user", "item"], keep="first", maintain_order=True)
+    return unique, table.height - unique.height
+
+
+def _content(
+    items: Any,
+    vocabulary: Vocabulary,
+    item_id: str,
+    content: Mapping[str, tuple[str, str]] | None,
+    root: str | Path | None,
+    source: str,
+    first_row: int,
+) -> tuple[dict[str, Content], int]:
+    frame = as_frame(items, source)
+    keys = ids(column(frame, item_id, source), "item", source, first_row)
+    if keys.n_unique() != len(keys):
+        second = int((~keys.is_first_distinct()).arg_max() or 0)
+        raise DataError(
+            f"{source}, row {second + first_row}: item {keys[second]!r} occurs a second time; expected "
+            f"one row "
+            "an item"
+        )
+    at = vocabulary.find(keys.to_list())
+    known = at >= 0
+    if not known.any():
+        raise DataError(
+            f"{source}: none of its {len(keys):,} items, first {short(keys[0])}, is among the "
+            f"{len(vocabulary):,} items with interactions, first {short(vocabulary[0])}; check that "
+            f"{item_id!r} is the column of item ids"
+        )
+    fields: dict[str, Content] = {}
+    for name, (kind, wanted) in (content or {}).items():
+        values: list[str | None] = [None] * len(vocabulary)
+        texts = column(frame, wanted, source).cast(pl.String).to_list()
+        for row in np.flatnonzero(known):
+            values[at[row]] = texts[row]
+        fields[name] = Content(cast(Kind, kind), values, root if kind == "image" else None)
+    return fields, int((~known).sum())
+
+
+def _labels(series: pl.Series, source: str, first_row: int) -> np.ndarray:
+    if not (
+        series.dtype.is_numeric()
+        or series.dtype in (pl.String, pl.Boolean, pl.Null)
+        or isinstance(series.dtype, (pl.Categorical, pl.Enum))
+    ):
+        raise DataError(
+            f"{source}: split column {series.name!r} has type {series.dtype}; expected train, valid, test or "
+            "0, 1, 2"
+        )
+    whole = series
+    if series.dtype.is_float():
+        whole = series.set(~series.is_in([0.0, 1.0, 2.0]), None).cast(pl.Int64, strict=False)
+    text = whole.cast(pl.String).str.strip_chars().str.to_lowercase()
+    labels = text.replace_strict(LABELS, default=None, return_dtype=pl.Int8)
+    if labels.null_count():
+        row = int(labels.is_null().arg_max() or 0)
+        raise DataError(
+            f"{source}, row {row + first_row}: split {series[row]!r}; expected train, valid, test or 0, 1, 2"
+        )
+    return labels.to_numpy()
+
+
+def _codes(values: pl.Series) -> tuple[np.ndarray, pl.Series]:
+    """A number for each text ``(E,) int32``, and the texts by number, in the order they appear in."""
+    known = values.unique(maintain_order=True)
+    numbers = pl.Series(np.arange(len(known), dtype=np.int32))
+    return values.replace_strict(known, numbers, return_dtype=pl.Int32).to_numpy(), known
+
+
+def _ordered(codes: pl.Series, known: pl.Series) -> tuple[list[str], np.ndarray]:
+    """The ids that are left, numbers by value and else as text; the codes ``(E,) int32`` by that order."""
+    at = np.flatnonzero(np.bincount(codes.to_numpy(), minlength=len(known)))
+    frame = pl.DataFrame({"id": known.gather(at), "at": at})
+    plain = frame["id"].str.contains(r"^(0|[1-9][0-9]{0,17})$").all()
+    frame = frame.sort(pl.col("id").cast(pl.Int64) if plain else "id")
+    place = np.zeros(len(known), dtype=np.int32)
+    place[frame["at"].to_numpy()] = np.arange(len(frame))
+    return frame["id"].to_list(), place[codes.to_numpy()]
+
+
+def short(value: str) -> str:
+    """A value in quotes, cut to 80 characters, for messages."""
+    return repr(value if len(value) <= 80 else value[:79] + "…")
+
+
+def _not_empty(table: pl.DataFrame, source: str, why: str) -> None:
+    if not table.height:
+        raise DataError(f"{source}: {why}; loosen the filter")

@@ -1,0 +1,417 @@
+"""Full-ranking evaluation: every item a user has not seen is ranked, and the held-out ones are looked for.
+
+Scores are asked for in fixed tiles of :data:`TILE` users, because a matrix product may round differently with
+another number of rows; so results are the same bit for bit whatever ``batch_size`` is.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from graphrec.core.errors import ConfigError, DataError
+from graphrec.core.files import digest
+from graphrec.data import Interactions
+from graphrec.evaluation import metrics as m
+from graphrec.evaluation.candidates import Among
+from graphrec.evaluation.report import Report
+
+if TYPE_CHECKING:
+    import torch
+
+TILE = 256
+"""Users scored in one call of the scorer; the last tile is filled up by repeating its last user."""
+
+METRICS = tuple(name for name in m.ACCURACY if name != "ndcg_retrieved")
+"""What is computed where nothing is named: all accuracy metrics but one that is for comparison alone."""
+
+
+class HasScorer(Protocol):
+    """What can be evaluated."""
+
+    @property
+    def n_users(self) -> int:
+        """Number of users."""
+        ...
+
+    @property
+    def n_items(self) -> int:
+        """Number of items."""
+        ...
+
+    def scorer(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """A function from users ``(B,) int64``, on the CPU, to scores ``(B, n_items)`` on any device.
+
+        Whatever does not depend on the users is computed once, in here.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Beyond:
+    """What metrics other than accuracy need.
+
+    Attributes:
+        train: interactions that popularity, novelty and users' histories are counted in.
+        features: name -> item vectors ``(n_items, d)`` for diversity, as an array or a feature table
+            (anything with ``values`` and ``present``).
+    """
+
+    train: Interactions
+    features: Mapping[str, Any] = field(default_factory=dict)
+
+
+def evaluate(
+    model: HasScorer,
+    split: Interactions,
+    *,
+    seen: Interactions | None,
+    k: int | Sequence[int] = (10, 20),
+    metrics: Iterable[str] = METRICS,
+    candidates: Any = None,
+    among: Among | None = None,
+    item_groups: Mapping[str, np.ndarray] | None = None,
+    user_groups: Mapping[str, np.ndarray] | None = None,
+    within: bool = False,
+    beyond: Beyond | None = None,
+    batch_size: int = TILE,
+    name: str | None = None,
+    progress: bool = True,
+) -> Report:
+    """Ranks all items for every user with held-out ones, and measures where those stand.
+
+    Args:
+        model: what scores; put into evaluation mode meanwhile where it has one.
+        split: held-out pairs. Users without any are left out and counted in ``meta["n_excluded"]``.
+        seen: pairs never to recommend, usually ``data.train + data.valid`` when testing; None masks nothing.
+        k: cut-offs.
+        metrics: names (see :data:`graphrec.evaluation.metrics.ACCURACY`), with or without a cut-off of their own.
+        candidates: indices of the items that may be recommended; default: all. Held-out pairs with
+            other items are left out and counted in ``meta["n_outside"]``.
+        among: candidates that differ between users, of those in ``candidates``.
+        item_groups: name -> ``(n_items,) bool``. Reported as ``groups["items/<name>"]``: only the group's
+            items are relevant, users with none are left out, and lists are still drawn from all items.
+        user_groups: name -> ``(n_users,) bool``, reported as ``groups["users/<name>"]``.
+        within: also rank each item group by itself, as ``groups["items/<name>/within"]``; this tells how
+            well a model orders, say, cold items, apart from whether they stand a chance against warm ones.
+        beyond: adds coverage, Gini, novelty, popularity and diversity.
+        batch_size: users held at once, rounded up to whole tiles; bounds memory, changes nothing else.
+        name: the model's name in the report; default: its class.
+        progress: show a bar in a terminal when it takes long.
+
+    Raises:
+        ConfigError: an unknown metric or cut-off.
+        DataError: nothing held out, sizes disagree, ``seen`` holds held-out pairs, or a score is NaN.
+    """
+    names = m.metric_names(metrics, k)
+    cuts = sorted({m.parse_metric(n)[1] for n in names})
+    _sizes(model, split, seen, beyond.train if beyond else None)
+    columns = None if candidates is None else _indices(candidates, model.n_items, "candidates")
+    allowed = (
+        np.ones(model.n_items, dtype=bool) if columns is None else np.isin(np.arange(model.n_items), columns)
+    )
+    relevant = split if columns is None else split.where(allowed[split.items])
+    if among is not None:
+        among.check(model.n_users, model.n_items)
+        relevant = relevant.where(among.contains(relevant.users, relevant.items))
+    if not len(relevant):
+        raise DataError(
+            f"{split.name}: no held-out pair to look for"
+            + (f" among {len(split):,} once candidates are applied" if len(split) else "")
+            + "; evaluate on a split that holds some (another split recipe makes one)"
+        )
+    leaked = 0 if seen is None else int(seen.contains(split.users, split.items).sum())
+    if leaked:
+        raise DataError(
+            f"{leaked:,} of {len(split):,} pairs of {split.name!r} also stand in seen={seen.name!r}, "  # type: ignore[union-attr]
+            "so they could never be recommended; mask only what precedes the split"
+        )
+    items = {n: _mask(g, model.n_items, f"item group {n!r}") for n, g in (item_groups or {}).items()}
+    people = {n: _mask(g, model.n_users, f"user group {n!r}") for n, g in (user_groups or {}).items()}
+
+    users = np.flatnonzero(relevant.user_degree)
+    views: dict[str, np.ndarray | None] = {"": columns}
+    views |= {f"items/{n}/within": np.flatnonzero(g & allowed) for n, g in items.items() if within}
+    lists = _rank(model, users, cuts[-1], seen, views, batch_size, progress, among)
+
+    def measure(part: Interactions, view: str, label: str, **meta: Any) -> Report:
+        rows = part.user_degree[users] > 0
+        who, ranked = users[rows], lists[view][rows]
+        hits = part.contains(who[:, None], ranked) & (ranked >= 0)
+        values = m.accuracy(hits, part.user_degree[who], names)
+        return Report(who, values, meta={"model": model_name, "group": label, "data": data, **meta})
+
+    data = digest(
+        "evaluation", split.n_users, split.n_items, split.keys,
+        "nothing" if seen is None else seen.keys, "all" if columns is None else columns,
+        *(() if among is None else (among.group, among.of.keys, among.inside)),
+    )  # fmt: skip
+    model_name = name or type(model).__name__
+    total = measure(relevant, "", "")
+    groups: dict[str, Report] = {}
+    for group, mask in items.items():
+        part = relevant.where(mask[relevant.items])
+        for key, view in ((f"items/{group}", ""), (f"items/{group}/within", f"items/{group}/within")):
+            if view in lists:
+                whole = "the group's items only" if view else "all items"
+                groups[key] = measure(part, view, key, ranked_among=whole, n_group=int(mask.sum()))
+    for group, mask in people.items():
+        groups[f"users/{group}"] = total.where(
+            mask[users], group=f"users/{group}", n_group=int(mask.sum()), ranked_among="all items"
+        )
+    scalars = {} if beyond is None else _beyond(beyond, lists[""], users, cuts, allowed)
+    meta = {
+        **total.meta,
+        "split": split.name,
+        "seen": None if seen is None else seen.name,
+        "k": cuts,
+        "n_users": len(users),
+        "n_excluded": model.n_users - len(users),
+        "n_held_out": len(relevant),
+        "n_outside": len(split) - len(relevant),
+        "n_candidates": int(allowed.sum()),
+        "n_items": model.n_items,
+        "cold_items": getattr(model, "cold_scores", "as trained"),
+    }
+    return Report(users, total.metrics, scalars, groups, meta)
+
+
+class RankingTask:
+    """Validation for the trainer: ``task(model)`` gives the mean of each metric.
+
+    Args:
+        split: held-out pairs, usually ``data.valid``.
+        seen: pairs never to recommend, usually ``data.train``.
+        k: cut-offs.
+        metrics: names with or without a cut-off.
+        candidates: indices of the items that may be recommended; default: all.
+        among: candidates that differ between users.
+        batch_size: users held at once.
+
+    Attributes:
+        metrics: full names of what it gives, such as ``"recall@20"``.
+        higher_is_better: True; every accuracy metric is.
+
+    Raises:
+        ConfigError: an unknown metric or cut-off.
+        DataError: ``split`` is empty.
+    """
+
+    higher_is_better = True
+
+    def __init__(
+        self,
+        split: Interactions,
+        *,
+        seen: Interactions | None,
+        k: int | Sequence[int] = (10, 20),
+        metrics: Iterable[str] = ("recall", "ndcg"),
+        candidates: Any = None,
+        among: Among | None = None,
+        batch_size: int = TILE,
+    ) -> None:
+        self.metrics = m.metric_names(metrics, k)
+        if not len(split):
+            raise DataError(
+                f"{split.name}: no pair to validate on; choose a split recipe that holds some out (such as "
+                "split='random' or 'leave-one-out'), or train without validation"
+            )
+        self.split, self.seen, self.k = split, seen, k
+        self.candidates, self.among, self.batch_size = candidates, among, batch_size
+
+    def __call__(self, model: HasScorer) -> dict[str, float]:
+        """Metric name -> mean over the users with held-out items."""
+        return evaluate(
+            model, self.split, seen=self.seen, k=self.k, metrics=self.metrics, candidates=self.candidates,
+            among=self.among, batch_size=self.batch_size, progress=False,
+        ).mean()  # fmt: skip
+
+
+def ranked(model: HasScorer, k: int, seen: Interactions | None = None) -> np.ndarray:
+    """The ``k`` best items of every user ``(n_users, k) int32``, best first, -1 where there are fewer.
+
+    Args:
+        model: what scores.
+        k: length of the lists.
+        seen: interactions that are left out.
+    """
+    return _rank(model, np.arange(model.n_users), k, seen, {"all": None}, 2 * TILE, False)["all"]
+
+
+def warm_cold(train: Interactions) -> dict[str, np.ndarray]:
+    """Item groups ``{"warm": (n_items,) bool, "cold": ...}``: with and without a train interaction."""
+    return {"warm": train.item_degree > 0, "cold": train.item_degree == 0}
+
+
+def activity_groups(
+    train: Interactions,
+    quantiles: Sequence[float] = (0.25, 0.5, 0.75),
+    edges: Sequence[int] | None = None,
+) -> dict[str, np.ndarray]:
+    """User groups by number of train interactions, named ``"5-9"`` or ``"20+"``; no empty ones.
+
+    Args:
+        train: what is counted.
+        quantiles: cuts at these shares of the users, each within 0..1; equal cuts are merged.
+        edges: cut at these numbers instead: each is the least of its group.
+
+    Raises:
+        ConfigError: a quantile outside 0..1, or an edge below 1.
+    """
+    if edges is None:
+        if not all(0 <= q <= 1 for q in quantiles):
+            raise ConfigError(f"quantiles {tuple(quantiles)}; expected numbers from 0 to 1")
+        edges = np.quantile(train.user_degree, list(quantiles), method="higher").tolist()
+        edges = [e for e in edges if e >= 1]
+    if not all(e >= 1 and e == int(e) for e in edges):
+        raise ConfigError(f"edges {tuple(edges)}; expected whole numbers from 1")
+    cuts = [0, *sorted({int(e) for e in edges})]
+    bins = np.digitize(train.user_degree, cuts[1:])
+    labels = [
+        *(f"{a}-{b - 1}" if b - 1 > a else f"{a}" for a, b in pairwise(cuts)),
+        f"{cuts[-1]}+",
+    ]
+    return {label: bins == i for i, label in enumerate(labels) if (bins == i).any()}
+
+
+def _rank(
+    model: HasScorer,
+    users: np.ndarray,
+    k: int,
+    seen: Interactions | None,
+    views: Mapping[str, np.ndarray | None],
+    batch_size: int,
+    progress: bool,
+    among: Among | None = None,
+) -> dict[str, np.ndarray]:
+    """Lists ``(n, k) int32`` per view, a view being the ascending candidates, or None for all items."""
+    import torch
+
+    if batch_size < 1:
+        raise ConfigError(f"batch_size {batch_size}; expected at least 1")
+    n_items, batch = model.n_items, -(-batch_size // TILE) * TILE
+    lists = {view: np.full((len(users), k), -1, dtype=np.int32) for view in views}
+    buffer: torch.Tensor | None = None
+    with torch.no_grad(), _evaluating(model):
+        score = model.scorer()
+        for start in _shown(range(0, len(users), batch), progress and len(users) * n_items > 1e9):
+            some = users[start : start + batch]
+            for first in range(0, len(some), TILE):
+                tile = some[first : first + TILE]
+                full = np.pad(tile, (0, TILE - len(tile)), mode="edge")
+                scores = score(torch.from_numpy(full))
+                if scores.shape != (TILE, n_items):
+                    shape = tuple(scores.shape)
+                    raise DataError(f"the scorer returned {shape}; expected ({TILE}, {n_items})")
+                if buffer is None:  # one for all batches: fresh memory would cost more than the product
+                    rows = min(batch, -(-len(users) // TILE) * TILE)
+                    buffer = torch.empty(rows, n_items, dtype=torch.float32, device=scores.device)
+                buffer[first : first + len(tile)].copy_(scores[: len(tile)])
+            assert buffer is not None
+            part = buffer[: len(some)]
+            if seen is not None:
+                row, item = seen.rows(some)
+                part.view(-1).index_fill_(
+                    0, torch.from_numpy(row * n_items + item).to(part.device), -torch.inf
+                )
+            if among is not None:
+                part.masked_fill_(torch.from_numpy(~among.rows(some)).to(part.device), -torch.inf)
+            for view, columns in views.items():
+                if columns is None:
+                    found = m.top_k(part, k, some)
+                else:
+                    index = torch.from_numpy(columns).to(part.device)
+                    place = m.top_k(part.index_select(1, index), k, some)
+                    found = torch.where(place >= 0, index[place], -1) if len(columns) else place
+                lists[view][start : start + len(some)] = found.cpu().numpy()
+    return lists
+
+
+def _beyond(
+    beyond: Beyond, lists: np.ndarray, users: np.ndarray, cuts: list[int], allowed: np.ndarray
+) -> dict[str, float]:
+    train, result = beyond.train, {}
+    degree = train.item_degree
+    row, item = train.rows(users)
+    total = np.bincount(row, weights=degree[item], minlength=len(users))
+    length = train.user_degree[users]
+    history = np.where(length > 0, total / np.maximum(length, 1), np.nan)
+    for k in cuts:
+        top = lists[:, :k]
+        counts = m.exposure(top, len(allowed))[allowed]
+        chosen = m.popularity(top, degree)
+        result[f"coverage@{k}"] = m.coverage(counts)
+        result[f"gini@{k}"] = m.gini(counts)
+        result[f"novelty@{k}"] = _defined_mean(m.novelty(top, degree, train.n_users))
+        result[f"popularity@{k}"] = _defined_mean(chosen)
+        result[f"popularity_lift@{k}"] = m.popularity_lift(chosen, history)
+        for name, table in beyond.features.items():
+            values, present = getattr(table, "values", table), getattr(table, "present", None)
+            if values.ndim != 2 or len(values) != len(allowed):
+                raise DataError(
+                    f"beyond: feature {name!r} has shape {values.shape}; expected ({len(allowed)}, d)"
+                )
+            result[f"diversity/{name}@{k}"] = _defined_mean(m.intra_list_diversity(top, values, present))
+    return result
+
+
+def _defined_mean(values: np.ndarray) -> float:
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if len(values) else float("nan")
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Dropout and its like are off inside, and as they were afterwards."""
+    training = bool(getattr(model, "training", False))
+    if training:
+        model.eval()
+    try:
+        yield
+    finally:
+        if training:
+            model.train()
+
+
+def _shown(steps: range, wanted: bool) -> Iterable[int]:
+    if not wanted or not sys.stderr.isatty():
+        return steps
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(steps, "evaluating", transient=True, console=Console(stderr=True))
+
+
+def _sizes(model: HasScorer, *parts: Interactions | None) -> None:
+    for part in parts:
+        if part is not None and (part.n_users, part.n_items) != (model.n_users, model.n_items):
+            raise DataError(
+                f"{part.name}: counts {part.n_users:,} users x {part.n_items:,} items, the model "
+                f"{model.n_users:,} x {model.n_items:,}; evaluate on the dataset the model was built from"
+            )
+
+
+def _indices(values: Any, size: int, what: str) -> np.ndarray:
+    array = np.asarray(values)
+    if array.ndim != 1 or (array.dtype.kind not in "iu" and len(array)):
+        raise DataError(
+            f"{what}: {array.dtype} of shape {array.shape}; expected indices (n,) (of a mask: np.flatnonzero)"
+        )
+    array = array.astype(np.int64)
+    bad = np.flatnonzero((array < 0) | (array >= size))
+    if len(bad):
+        raise DataError(f"{what}: {array[bad[0]]} at position {bad[0]}; expected 0 <= index < {size}")
+    return np.unique(array)
+
+
+def _mask(values: Any, size: int, what: str) -> np.ndarray:
+    mask = np.asarray(values)
+    if mask.dtype != bool or mask.shape != (size,):
+        raise DataError(f"{what}: {mask.dtype} of shape {mask.shape}; expected bool ({size},)")
+    return mask

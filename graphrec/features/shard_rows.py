@@ -1,0 +1,142 @@
+"""The rows of a stored table, read from its shards, and never from files that changed meanwhile."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphrec.core.errors import FeatureError
+from graphrec.core.files import read_array, sha256_file
+
+Stamp = tuple[int, int, int, int, int]
+OPEN_SHARDS = 32  # every memmap holds a file descriptor, and 1,024 is a common limit
+
+
+def stamp(path: Path) -> Stamp | None:
+    """What changes when a file is replaced or written to: its device, inode, size and times (of its numbers,
+    and of the file itself, which no program can set back); None where there is none.
+    """
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+class ShardedRows:
+    """The rows ``(N, d)`` of ``.npy`` shards as one read-only array, mapped shard by shard on use.
+
+    Indexing takes an integer, a slice, an array of indices of any shape or a ``(N,) bool`` mask, and a tuple
+    of one of them and further indices for the columns. What it returns is a copy. ``np.asarray`` loads
+    everything.
+
+    Before every use of a shard its file's size and times are looked at, because a file cut short under a
+    mapping would end the process (SIGBUS), and one overwritten in place would change the numbers.
+
+    Args:
+        paths: the shards in order.
+        starts: first row of each shard and, last, the number of rows ``(n_shards + 1,)``.
+        dim: columns.
+        dtype: of the values.
+        stamps: what :func:`stamp` said of each file before it was checked; default: what it says now.
+        digests: sha256 of each file, by which one whose times changed may prove to be the same.
+
+    Raises:
+        FeatureError: on use, when a shard's file was replaced before its first use, or ever changed in place.
+    """
+
+    ndim = 2
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        starts: Sequence[int],
+        dim: int,
+        dtype: np.dtype,
+        stamps: Sequence[Stamp | None] | None = None,
+        digests: Sequence[str] | None = None,
+    ) -> None:
+        self.paths, self.starts = tuple(paths), np.asarray(starts, dtype=np.int64)
+        self.shape, self.dtype = (int(self.starts[-1]), dim), np.dtype(dtype)
+        self._open: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._stamps = [stamp(path) for path in self.paths] if stamps is None else list(stamps)
+        self._digests = digests
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return f"ShardedRows({self.shape[0]:,} x {self.shape[1]:,} {self.dtype}, {len(self.paths):,} shards)"
+
+    def shard(self, number: int) -> np.ndarray:
+        """One shard ``(n, d)``, memory-mapped."""
+        path, known = self.paths[number], self._stamps[number]
+        mapped = self._open.pop(number, None)
+        now = stamp(path)
+        # A mapped file that was replaced or removed by name is still whole under its mapping.
+        if now != known and (mapped is None or (now and known and now[:2] == known[:2])):
+            if now is None or self._digests is None or sha256_file(path) != self._digests[number]:
+                raise FeatureError(f"{path}: was replaced after the table was opened; open the table again")
+            self._stamps[number] = now
+        if mapped is None:
+            mapped = read_array(path, FeatureError, mmap=True)
+            # Extracted again meanwhile? A table half old and half new is none.
+            if stamp(path) != self._stamps[number]:
+                raise FeatureError(f"{path}: was replaced after the table was opened; open the table again")
+        self._open[number] = mapped
+        while len(self._open) > OPEN_SHARDS:
+            self._open.popitem(last=False)
+        return mapped
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        rows, rest = (index[0], index[1:]) if isinstance(index, tuple) and index else (index, ())
+        if isinstance(rows, slice):
+            first, last, step = rows.indices(len(self))
+            if step == 1:
+                block = self._block(first, max(first, last))
+                return block[(slice(None), *rest)] if rest else block
+            rows = np.arange(first, last, step)
+        rows = np.asarray(rows)
+        if rows.dtype == bool:
+            if rows.shape != (len(self),):
+                raise IndexError(f"mask has shape {rows.shape}; expected ({len(self)},)")
+            rows = np.flatnonzero(rows)
+        if rows.dtype.kind not in "iu" and rows.size:
+            raise IndexError(f"index has dtype {rows.dtype}; expected integers, a slice or a mask")
+        rows = rows.astype(np.int64)
+        out_of_range = (rows < -len(self)) | (rows >= len(self))
+        if out_of_range.any():
+            raise IndexError(f"row {rows[out_of_range].flat[0]} of {len(self):,} rows")
+        taken = self._take(np.where(rows < 0, rows + len(self), rows).ravel()).reshape(
+            *rows.shape, self.shape[1]
+        )
+        return taken[(slice(None),) * rows.ndim + rest] if rest else taken
+
+    def _block(self, first: int, last: int) -> np.ndarray:
+        result = np.empty((last - first, self.shape[1]), dtype=self.dtype)
+        starts = self.starts.tolist()
+        for number, (start, end) in enumerate(pairwise(starts)):
+            a, b = max(first, start), min(last, end)
+            if a < b:
+                result[a - first : b - first] = self.shard(number)[a - start : b - start]
+        return result
+
+    def _take(self, rows: np.ndarray) -> np.ndarray:
+        result = np.empty((len(rows), self.shape[1]), dtype=self.dtype)
+        order = np.argsort(rows, kind="stable")  # shards are then read one after another, each forwards
+        ordered = rows[order]
+        cuts = np.searchsorted(ordered, self.starts)
+        for number in np.flatnonzero(np.diff(cuts)):
+            part = slice(cuts[number], cuts[number + 1])
+            result[order[part]] = self.shard(int(number))[ordered[part] - self.starts[number]]
+        return result
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("the rows of several shards cannot be one array without a copy")
+        return self[:].astype(dtype or self.dtype, copy=False)

@@ -1,0 +1,271 @@
+"""The whole protocol between a model and the rest: Model, Ranker, and what a config holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from graphrec.core.config import Config
+from graphrec.core.errors import ConfigError
+from graphrec.core.random import torch_stream
+from graphrec.features import ATTRIBUTE, PREFERENCES
+from graphrec.graphs import sparse
+from graphrec.graphs.graph import Graph
+from graphrec.models.batches import Plan, Preferences
+from graphrec.models.row_adam import RowAdam, trusted_indices
+from graphrec.models.search_space import Space
+
+if TYPE_CHECKING:
+    from graphrec.data.dataset import Dataset
+    from graphrec.features import FeatureTable
+    from graphrec.training.trainer import Task, TrainConfig
+
+Features = Mapping[str, "FeatureTable"]
+
+
+class ModelConfig(Config):
+    """Options every model has."""
+
+    seed: int = Field(0, ge=0)
+    """Seed of the initial parameters."""
+
+
+class ContentRule(NamedTuple):
+    """How an item that was never interacted with gets its embedding: the direction of its content
+    neighbors' weighted mean, the weighted mean of their lengths.
+
+    Attributes:
+        weights: modality -> weight; modalities the item lacks are left out and the others scaled up.
+        k: neighbors per modality.
+    """
+
+    weights: dict[str, float]
+    k: int
+
+
+class ContentProjection(NamedTuple):
+    """How an item that was never interacted with gets its embedding: ``sum_m x_m P_m`` of its features.
+
+    Attributes:
+        weights: modality -> ``P_m (d_m, d) float32``; modalities the item lacks add nothing.
+        fill: modality -> what stands for a missing ``x_m (d_m,) float32``; empty if nothing does.
+    """
+
+    weights: dict[str, np.ndarray]
+    fill: dict[str, np.ndarray]
+
+
+class ContentSimilarity(NamedTuple):
+    """How an item that was never interacted with gets its embedding, sparse over the items: ``w_m`` times
+    its cosine with each of its content neighbors, negative ones left out.
+
+    Attributes:
+        weights: modality -> weight; modalities the item lacks are left out and the others scaled up.
+        k: neighbors per modality.
+        normalize: divide by the sum over all neighbors.
+        fill: modality -> what stands for a missing vector ``(d_m,) float32``; empty if nothing does.
+    """
+
+    weights: dict[str, float]
+    k: int
+    normalize: bool
+    fill: dict[str, np.ndarray]
+
+
+class Scales(NamedTuple):
+    """How a model grows; the contract suite (:mod:`graphrec.testing`) holds it to this.
+
+    Attributes:
+        trains: whether there is anything to train.
+        divides: what several processes divide, see :attr:`Model.divides`.
+        samples: whether ``Config.fanouts`` trains it on sampled subgraphs.
+        reads: whether ``Config.features_on_disk`` leaves features on disk.
+    """
+
+    trains: bool
+    divides: str | None
+    samples: bool
+    reads: bool
+
+
+Placement = ContentRule | ContentProjection | ContentSimilarity
+"""How new items get an embedding from their content."""
+
+
+class Model(nn.Module):
+    """Something that can be trained by :class:`graphrec.Trainer`.
+
+    A subclass has a nested ``Config``, a ``build`` that is the only place to see a dataset, ``batches`` and
+    ``loss``. Graphs held as attributes follow the model to its device.
+    """
+
+    Config: ClassVar[type[ModelConfig]] = ModelConfig
+    name: ClassVar[str] = ""
+    modalities: ClassVar[bool] = False
+    """Whether ``build`` needs features."""
+    fields: ClassVar[tuple[str, ...]] = ("image", "text")
+    """Of which fields; it takes those that the dataset has."""
+    extractor: ClassVar[str | None] = None
+    """The one extractor whose features it takes, of the first of ``fields`` that has any; None: of any."""
+    divides: ClassVar[Literal["batches", "dialogues"] | None] = None
+    """What several processes divide (:mod:`graphrec.core.distributed`): the rows of batches, losses and gradients
+    being summed, or the conversations it learns from, each process then making every step itself; None:
+    nothing, it trains in one process."""
+    converses: ClassVar[bool] = False
+    """Whether it learns from conversations, for which the items need attributes and ``Config`` a scorer."""
+    search_space: ClassVar[Space] = {}
+    """What ``graphrec tune`` searches; empty where there is nothing to choose."""
+    train_defaults: ClassVar[Mapping[str, Any]] = {}
+    """Options of training that differ for this model where the user sets none."""
+    select: ClassVar[str] = "recall@20"
+    """The validated metric to choose the epoch by where the user names none."""
+
+    config: ModelConfig
+
+    @classmethod
+    def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
+        """Makes the model for a dataset.
+
+        Args:
+            data: gives sizes and the train split; models never see the other splits.
+            features: feature tables by field; only multimodal models use them.
+            config: an instance of ``cls.Config``; default: its defaults.
+        """
+        raise TypeError(f"{cls.__name__} does not define build()")
+
+    @classmethod
+    def reads(cls, config: ModelConfig) -> tuple[str, ...]:
+        """Fields it takes beside image and text, as the options ask for; ``*`` stands for anything."""
+        asked = {"augmented": PREFERENCES, "attributes": f"{ATTRIBUTE}*"}
+        return tuple(field for option, field in asked.items() if getattr(config, option, False))
+
+    @classmethod
+    def needs_features(cls, config: ModelConfig) -> bool:
+        """Whether it cannot be built without features of content with these options."""
+        return cls.modalities
+
+    @classmethod
+    def inputs(cls, features: Features | None, config: ModelConfig) -> dict[str, FeatureTable]:
+        """Those of some tables that it is built with: all, or where it needs none, what options ask for."""
+        patterns = ("*",) if cls.needs_features(config) else cls.reads(config)
+        return {f: t for f, t in (features or {}).items() if any(fnmatchcase(f, p) for p in patterns)}
+
+    @classmethod
+    def scales(cls) -> Scales:
+        """How it grows beyond one process, steps over whole graphs, and features in memory."""
+        options = cls.Config.model_fields
+        trains = cls.loss is not Model.loss
+        return Scales(trains, cls.divides, "fanouts" in options, "features_on_disk" in options)
+
+    def batches(self, plan: Plan) -> Iterator[Any]:
+        """Yields one epoch's batches, each a NamedTuple of tensors; all randomness comes from ``plan``."""
+        return iter(())
+
+    def loss(self, batch: Any) -> dict[str, Tensor]:
+        """Named scalars, already weighted; the trainer minimizes their sum."""
+        raise TypeError(f"{type(self).__name__} has no loss; it has nothing to train")
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        """Same as :meth:`loss`, so that wrappers such as DistributedDataParallel work."""
+        return self.loss(batch)
+
+    def start_epoch(self, rng: np.random.Generator) -> None:
+        """Called before each epoch's batches, for what is redrawn once an epoch."""
+
+    sparse_gradients: bool = False
+    """Whether a step has gradients for some rows of its tables only, those of its batch's neighborhood."""
+
+    def optimizer(self, config: TrainConfig) -> torch.optim.Optimizer:
+        """The optimizer; default: Adam, fused where torch has it, and one for some rows where gradients are.
+
+        Raises:
+            ConfigError: gradients are sparse, and an option needs whole ones.
+        """
+        if self.sparse_gradients:
+            if config.weight_decay or config.clip_norm is not None:
+                raise ConfigError(
+                    "weight_decay and clip_norm need whole gradients; leave out fanouts, or them"
+                )
+            trusted_indices()
+            return RowAdam(self.parameters(), config.learning_rate)
+        return torch.optim.Adam(
+            self.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+
+    def task(self, data: Dataset) -> Task | None:
+        """What validates it where ``select`` is not a metric of ranking; None: nothing else does.
+
+        Args:
+            data: what the model was built from.
+        """
+        return None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        for key, value in self.__dict__.items():
+            if isinstance(value, Graph):
+                self.__dict__[key] = value.to(fn(torch.empty(0)).device)
+        return self
+
+
+class Ranker(Model):
+    """A model that scores every item for a user as the inner product of two embeddings."""
+
+    n_users: int
+    n_items: int
+    personalized: ClassVar[bool] = True
+    """Whether different users may be offered different items."""
+    places_new_items: ClassVar[bool] = False
+    """Whether items without interactions can be scored by their content; instances then have a
+    ``content_rule``."""
+    preferences: Preferences | None = None
+    """What users are said to like and not to, where ``Config.augmented`` adds it to batches."""
+    content_rule: Placement | None = None
+    """How new items get an embedding from content; None if the model has no way to place them."""
+
+    @property
+    def cold_scores(self) -> str:
+        """How items without train interactions are scored: ``"from content"``, or ``"as trained"``, which is
+        what initialization and training made of them.
+        """
+        as_trained = getattr(self.config, "cold_items", None) == "as_trained"
+        return "from content" if self.places_new_items and not as_trained else "as trained"
+
+    def embed(self) -> tuple[Tensor, Tensor] | tuple[Graph, Graph]:
+        """Final embeddings ``(n_users, d), (n_items, d)``.
+
+        Sparse ones are two graphs whose rows are the vectors.
+        """
+        raise TypeError(f"{type(self).__name__} does not define embed()")
+
+    @torch.no_grad()
+    def scorer(self) -> Callable[[Tensor], Tensor]:
+        """A function from users ``(B,)`` to scores of all items ``(B, n_items)``; embeds once."""
+        training = self.training
+        self.eval()
+        users, items = self.embed()
+        self.train(training)
+        if isinstance(users, Graph):
+            assert isinstance(items, Graph)
+            return sparse.scorer(users, items)
+        assert isinstance(items, Tensor)
+        users, items = users.detach(), items.detach()
+
+        def score(batch: Tensor) -> Tensor:
+            return users[batch.to(users.device)] @ items.T
+
+        return score
+
+    def score(self, users: Any) -> Tensor:
+        """Scores of all items ``(B, n_items)`` for users ``(B,)``."""
+        return self.scorer()(torch.as_tensor(users, dtype=torch.int64))
+
+    def stream(self, purpose: str) -> torch.Generator:
+        """A generator for initial parameters: a function of the config's seed and the purpose."""
+        return torch_stream(self.config.seed, f"init/{purpose}")

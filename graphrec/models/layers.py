@@ -1,0 +1,262 @@
+"""Layers that two or more models share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from graphrec.core.random import splitmix
+from graphrec.data.interactions import Interactions
+from graphrec.features import FeatureTable
+from graphrec.features.prefetch import RowsOnDisk
+from graphrec.graphs.graph import Graph
+from graphrec.models.multimodal import Fill, StreamedConfig, filled
+
+BLOCK = 256  # rows that are subtracted at a time and stay in the cache meanwhile
+
+
+def propagate(graph: Graph, x: Tensor, n_layers: int) -> Tensor:
+    """LightGCN propagation: the mean of ``x, A x, A² x, ...`` (https://arxiv.org/abs/2002.02126, Eqs. 3, 4
+    and 8).
+
+    Args:
+        graph: normalized, square, ``n`` nodes.
+        x: node embeddings ``(n, d)``.
+        n_layers: number of products; 0 returns ``x``.
+
+    Returns:
+        ``(n, d)``.
+    """
+    # Horner's form, x + A(x + A(x + ...)): as many products, one table less to keep.
+    x = x / (n_layers + 1)
+    total = x
+    for _ in range(n_layers):
+        total = (graph @ total).add_(x)
+    return total
+
+
+def embedding(n: int, dim: int, generator: torch.Generator) -> nn.Embedding:
+    """An embedding table ``(n, dim)``, Xavier-uniform from its own generator."""
+    table = nn.Embedding(n, dim, _weight=torch.empty(n, dim))
+    nn.init.xavier_uniform_(table.weight, generator=generator)
+    return table
+
+
+def projection(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
+    """A linear map without bias, Xavier-uniform from its own generator."""
+    layer = nn.Linear(n_in, n_out, bias=False)
+    nn.init.xavier_uniform_(layer.weight, generator=generator)
+    return layer
+
+
+def linear(
+    n_in: int, n_out: int, generator: torch.Generator, weight: Any = nn.init.xavier_uniform_
+) -> nn.Linear:
+    """A linear map with a bias as torch has it, from their own generator; ``weight`` initializes the rest."""
+    layer = nn.Linear(n_in, n_out)
+    weight(layer.weight, generator=generator)
+    nn.init.uniform_(layer.bias, -1 / math.sqrt(n_in), 1 / math.sqrt(n_in), generator=generator)
+    return layer
+
+
+def row_dropout(x: Tensor, index: Tensor, p: float, key: Tensor) -> Tensor:
+    """Zeroes entries of a table's rows with probability ``p``. Which ones is a function of ``key``, the row
+    in the table and the column alone, whatever other rows are asked for and however often.
+
+    Four entries share one output of splitmix64 (Steele et al., OOPSLA 2014,
+    https://doi.org/10.1145/2660193.2660195), computed from the place of the entries, so ``p`` is rounded to
+    2^-16. What is kept is not scaled by ``1 / (1 - p)``: cosine similarity does not see it.
+
+    Args:
+        x: the rows ``(B, d)``.
+        index: where they stand in the table ``(B,) int64``.
+        p: share of entries to zero, below 1; 0 returns ``x``.
+        key: which mask of the table, ``() int64``.
+
+    Returns:
+        ``(B, d)``.
+    """
+    if not p:
+        return x
+    n = -(-x.shape[1] // 4)  # outputs per row
+    counter = index[:, None] * n + torch.arange(n, device=index.device)
+    # int64 arithmetic wraps around as the unsigned one does; only shifts bring in the sign.
+    z = splitmix(key) + counter * -0x61C8864680B583EB
+    entries = splitmix(z).view(torch.int16)[:, : x.shape[1]]  # uniform, from -2^15
+    return torch.where(entries >= min(round(p * 2**16) - 2**15, 2**15 - 1), x, 0)
+
+
+class ItemFeatures(nn.Module):
+    """One modality of all items: frozen vectors, or a trained copy of them.
+
+    Frozen vectors are not part of the state dict; they are the feature store's, not the model's.
+
+    Args:
+        table: features ``(n_items, d)``.
+        trained: make the vectors a parameter initialized from the table.
+        dtype: precision in which they are kept.
+        fill: what stands for missing vectors, see :class:`graphrec.models.multimodal.MultimodalConfig`.
+        train: the interactions; only ``fill="neighbors"`` needs them.
+        on_disk: leave the vectors where the table has them and read those that a step needs; then they are
+            neither trained nor filled.
+
+    Attributes:
+        values: ``(n_items, d)``; zero where missing and not filled. None on disk.
+        disk: the rows on disk, or None.
+        present: items whose vectors count in losses, filled ones included ``(n_items,) bool``.
+        own: items that have a vector of their own ``(n_items,) bool``.
+    """
+
+    values: Tensor
+    present: Tensor
+    own: Tensor
+
+    def __init__(
+        self,
+        table: FeatureTable,
+        trained: bool = False,
+        dtype: torch.dtype = torch.float32,
+        fill: Fill = "zero",
+        train: Interactions | None = None,
+        on_disk: bool = False,
+    ) -> None:
+        super().__init__()
+        self.disk: RowsOnDisk | None = None
+        present = np.array(table.present)
+        if on_disk:
+            self.disk = RowsOnDisk(table, dtype)
+        else:
+            array, present = filled(table, fill, train)
+            values = torch.from_numpy(array).to(dtype)
+            if trained:
+                self.values = nn.Parameter(values.clone())
+            else:
+                self.register_buffer("values", values, persistent=False)
+        self.register_buffer("present", torch.from_numpy(present), persistent=False)
+        self.register_buffer("own", torch.from_numpy(np.array(table.present)), persistent=False)
+        self._held: list[Tensor] = []  # memory for gathered rows
+
+    @classmethod
+    def of(cls, table: FeatureTable, config: StreamedConfig, train: Interactions) -> Self:
+        """One modality as a model's options ask for it."""
+        dtype = getattr(torch, config.feature_dtype)
+        trained = bool(getattr(config, "train_features", False))
+        return cls(table, trained, dtype, config.fill, train, config.features_on_disk)
+
+    def blocks(self, size: int) -> Iterator[Tensor]:
+        """All vectors in turn, at most ``size`` rows ``(b, d)`` at a time."""
+        for start in range(0, len(self.present), size):
+            end = min(start + size, len(self.present))
+            yield self.values[start:end] if self.disk is None else self.disk.block(np.arange(start, end))
+
+    def forward(self, items: Tensor) -> Tensor:
+        """Vectors ``(B, d)`` of items ``(B,)``."""
+        values, (at,) = (self.values, (items,)) if self.disk is None else self.disk.take(items)
+        return nn.functional.embedding(at, values)
+
+    def projected(self, weight: Tensor, items: Tensor) -> Tensor:
+        """``W x_i`` of items ``(B,)``: ``(B, k) float32`` for a projection ``(k, d)``."""
+        return self._project(weight, items, None)
+
+    def projected_difference(self, weight: Tensor, items: Tensor, others: Tensor) -> Tensor:
+        """``W (x_i - x_j)`` of pairs of items ``(B,)``: ``(B, k) float32`` for a projection ``(k, d)``.
+
+        A projection is linear, so the difference of two projected vectors is one product.
+        """
+        return self._project(weight, items, others)
+
+    def _project(self, weight: Tensor, items: Tensor, others: Tensor | None) -> Tensor:
+        if self.disk is None:
+            values = self.values
+        else:
+            values, (items, *rest) = self.disk.take(items, *(() if others is None else (others,)))
+            others = rest[0] if rest else None
+        # Each item once is less, or is what has been read.
+        if (self.disk is not None or len(items) > len(values)) and not values.requires_grad:
+            table = nn.functional.linear(values, weight.to(values.dtype)).float()  # (n_items, k)
+            x = nn.functional.embedding(items, table)
+            return x if others is None else x - nn.functional.embedding(others, table)
+        if values.requires_grad or values.device.type != "cpu":
+            x = nn.functional.embedding(items, values)
+            if others is not None:
+                x = x - nn.functional.embedding(others, values)
+            return nn.functional.linear(x, weight.to(x.dtype)).float()
+        projected: Tensor = _Projected.apply(weight, values, items, others, self._held)
+        return projected
+
+
+class _Projected(torch.autograd.Function):
+    """The gathered rows, or their differences ``(B, d)``, are larger than all else in a step, and on a CPU
+    fresh memory for them costs more than the numbers in them. They are therefore kept in memory that goes
+    from step to step.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, weight: Tensor, values: Tensor, items: Tensor, others: Tensor | None, held: list[Tensor]
+    ) -> Tensor:
+        rows = len(items) + BLOCK
+        memory = held.pop() if held else values.new_empty(0, values.shape[1])
+        if len(memory) < rows:
+            memory = values.new_empty(rows, values.shape[1])
+        x = _gathered(values, items, others, memory)
+        projected = (x @ weight.to(values.dtype).T).float()
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(values, items, others)
+            ctx.memory, ctx.held = memory, held
+        else:
+            held[:] = [memory]
+        return projected
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        values, items, others = ctx.saved_tensors
+        memory, ctx.memory = ctx.memory, None
+        if memory is None:  # a second time through one graph: a later step may have the memory by now
+            memory = values.new_empty(len(items) + BLOCK, values.shape[1])
+            _gathered(values, items, others, memory)
+        total = (gradient.to(values.dtype).T @ memory[: len(items)]).float()  # (k, d)
+        ctx.held[:] = [memory]
+        return total, None, None, None, None
+
+
+def _gathered(values: Tensor, items: Tensor, others: Tensor | None, memory: Tensor) -> Tensor:
+    """Rows of ``items``, minus those of ``others`` if given, ``(B, d)``, in memory of at least
+    ``(B + BLOCK, d)``.
+    """
+    if others is None:
+        return torch.index_select(values, 0, items, out=memory[: len(items)])
+    difference, spare = memory[: len(items)], memory[len(items) :]
+    for start in range(0, len(items), BLOCK):
+        part = difference[start : start + BLOCK]
+        torch.index_select(values, 0, items[start : start + BLOCK], out=part)
+        subtracted = spare[: len(part)]
+        torch.index_select(values, 0, others[start : start + BLOCK], out=subtracted)
+        part -= subtracted
+    return difference
+
+
+def on_disk(features: Iterable[nn.Module]) -> list[RowsOnDisk]:
+    """Those of some modalities, each :class:`ItemFeatures`, that stay on disk."""
+    return [f.disk for f in features if isinstance(f, ItemFeatures) and f.disk is not None]
+
+
+def distinct_rows(x: Tensor, most: int) -> tuple[Tensor, Tensor] | None:
+    """The distinct rows of ``(n, d)`` in the order in which they come ``(K, d)``, and which of them each row
+    is ``(n,) int64``; None if there are more than ``most``.
+    """
+    seen: dict[bytes, int] = {}
+    which = np.empty(len(x), np.int64)
+    first: list[int] = []
+    for n, row in enumerate(x.numpy()):
+        which[n] = seen.setdefault(row.tobytes(), len(seen))
+        if len(seen) > len(first):
+            first.append(n)
+            if len(first) > most:
+                return None
+    return x[first], torch.from_numpy(which)

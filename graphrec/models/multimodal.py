@@ -1,0 +1,245 @@
+"""What every multimodal model shares: which features it gets, items that lack some, and items never taken.
+
+An item without an image or a text is masked: in that modality it has no neighbors, is nobody's neighbor
+and takes part in no loss. Where ``Config.fill`` is not ``"zero"``, its vector is estimated first. Then it
+takes part in losses and scores and looks for neighbors of its own, but it still is nobody's neighbor: an
+estimate is no evidence about other items. The row of a missing item is never read, whatever stands in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from scipy.sparse import csr_matrix
+from torch import Tensor, nn
+
+from graphrec.core.errors import FeatureError
+from graphrec.data.dataset import Dataset
+from graphrec.data.interactions import Interactions
+from graphrec.features import ATTRIBUTE, FeatureTable
+from graphrec.graphs.graph import Graph
+from graphrec.graphs.knn import content_graph, knn
+from graphrec.graphs.nearest import nearest_rows
+from graphrec.models.base import ContentRule, Features, ModelConfig
+
+Fill = Literal["zero", "mean", "neighbors"]
+BLOCK = 1024  # missing items that are filled at a time
+
+
+class MultimodalConfig(ModelConfig):
+    """Options every multimodal model has."""
+
+    fill: Fill = "zero"
+    """What stands for the image or text an item lacks: nothing (it is masked), the mean of all items that
+    have one, or the mean of those it shares train users with, weighted by how many."""
+    attributes: bool = False
+    """Attributes that a language model wrote (``graphrec llm``) are modalities beside image and text."""
+
+
+class AugmentedConfig(MultimodalConfig):
+    """Options of multimodal models that learn from triplets or pairs."""
+
+    augmented: float = Field(0.0, ge=0, le=1)
+    """Preferences of a language model added to a batch, as a share of it (``graphrec llm``)."""
+
+
+class StreamedConfig(AugmentedConfig):
+    """Options of models whose steps take features of the batch's items."""
+
+    feature_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision in which features are kept and projected while training; half of it halves their memory and
+    pays where the processor computes with bfloat16. Graphs, embeddings and scores stay float32."""
+    features_on_disk: bool = False
+    """Leave features in the feature store and read what each step needs, the next step's while this one
+    computes: for tables larger than memory. What is learned is the same to rounding."""
+
+    @model_validator(mode="after")
+    def _read_as_they_are(self) -> Self:
+        if self.features_on_disk and self.fill != "zero":
+            raise ValueError(f"features_on_disk reads features as they are; fill={self.fill!r} changes them")
+        return self
+
+
+class FeatureLossConfig(StreamedConfig):
+    """Options of models whose loss holds projected features."""
+
+    train_features: bool = False
+    """Train the features as well, as the authors' code does."""
+
+    @model_validator(mode="after")
+    def _trained_in_full(self) -> Self:
+        if self.train_features and self.feature_dtype != "float32":
+            raise ValueError("train_features needs feature_dtype float32: bfloat16 loses small updates")
+        if self.train_features and self.features_on_disk:
+            raise ValueError("train_features needs features in memory; leave out features_on_disk")
+        return self
+
+
+def tables_of(
+    owner: str, data: Dataset, features: Features | None, attributes: bool = False
+) -> dict[str, FeatureTable]:
+    """The feature tables of items a model gets, by modality in alphabetical order, checked against the
+    dataset.
+
+    Args:
+        owner: the model's name, for messages.
+        data: the dataset the model is built for.
+        features: tables by field; those of users are left out.
+        attributes: take written attributes too.
+
+    Raises:
+        FeatureError: there are none, or one is for other items.
+    """
+    items = {
+        field: table for field, table in (features or {}).items()
+        if table.of == "item" and (attributes or not field.startswith(ATTRIBUTE))
+    }  # fmt: skip
+    if not items:
+        raise FeatureError(
+            f"{owner} needs image or text features and got none; run: graphrec features build DATASET"
+        )
+    return {modality: items[modality].check(data) for modality in sorted(items)}
+
+
+def filled(table: FeatureTable, how: Fill, train: Interactions | None) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors ``(n_items, d) float32`` and which of them may be used ``(n_items,) bool``.
+
+    The means are those of Malitesta et al., "Do We Really Need to Drop Items with Missing Modalities in
+    Multimodal Recommendation?", CIKM 2024, https://arxiv.org/abs/2408.11767; neighbors are weighted by the
+    number of shared users. An item that shares no user with any that has the modality gets the mean of all.
+
+    Args:
+        table: features with their ``present`` mask.
+        how: see :class:`MultimodalConfig`; with ``"zero"`` missing rows are zero and may not be used.
+        train: the interactions; only ``"neighbors"`` needs them.
+
+    Raises:
+        FeatureError: no item has the feature, so there is nothing to fill with; or ``"neighbors"`` without
+            ``train``.
+    """
+    present = np.array(table.present)
+    values = table.numpy(np.float32)
+    values[~present] = 0
+    if how == "zero" or present.all():
+        return values, present
+    if not present.any():
+        field = table.meta.get("field", "features")
+        raise FeatureError(f"{field!r}: no item has this feature, so none can be filled; use fill=zero")
+    missing = np.flatnonzero(~present)
+    vectors = values[present]  # (n_present, d)
+    mean = _mean(vectors)
+    if how == "mean":
+        values[missing] = mean
+        return values, np.ones_like(present)
+    if train is None:
+        raise FeatureError("fill='neighbors' needs the train interactions")
+    ones = np.ones(len(train), dtype=np.float32)
+    by_item = csr_matrix((ones, (train.items, train.users)), shape=(train.n_items, train.n_users))
+    donors = by_item[np.flatnonzero(present)].T.tocsr()  # (n_users, n_present)
+    for start in range(0, len(missing), BLOCK):
+        some = missing[start : start + BLOCK]
+        shared = by_item[some] @ donors  # (B, n_present), number of shared users
+        total = np.asarray(shared.sum(1), dtype=np.float32)  # (B, 1)
+        values[some] = np.where(total > 0, (shared @ vectors) / np.maximum(total, 1), mean)
+    return values, np.ones_like(present)
+
+
+def means_of(tables: Mapping[str, FeatureTable], how: Fill) -> dict[str, np.ndarray]:
+    """What stands for a modality that a new item lacks, as nobody has it yet: the mean of all ``(d_m,)``, as
+    in :func:`filled`; empty with ``"zero"``.
+    """
+    if how == "zero":
+        return {}
+    return {m: _mean(t.numpy(np.float32)[t.present]) for m, t in tables.items() if t.present.any()}
+
+
+def _mean(vectors: np.ndarray) -> np.ndarray:
+    """The mean ``(d,) float32`` of vectors ``(n, d)``."""
+    mean: np.ndarray = vectors.mean(0, dtype=np.float64).astype(np.float32)
+    return mean
+
+
+def item_graph(
+    table: FeatureTable,
+    k: int,
+    *,
+    weight: Literal["binary", "cosine"] = "binary",
+    cache: Path | None = None,
+    fill: Fill = "zero",
+    train: Interactions | None = None,
+) -> Graph:
+    """The kNN graph of :func:`graphrec.graphs.knn.knn`; filled items get a row with themselves and the ``k - 1``
+    nearest items that have the feature, and no column.
+
+    Args:
+        table: features of one modality.
+        k: neighbors per item, the item included.
+        weight: 1 for every neighbor, or the cosine similarity.
+        cache: see :func:`graphrec.graphs.knn.knn`.
+        fill: how missing vectors are estimated.
+        train: the interactions; only ``fill="neighbors"`` needs them.
+    """
+    graph = knn(table, k, weight=weight, cache=cache)
+    if fill == "zero" or bool(table.present.all()):
+        return graph
+    values, _ = filled(table, fill, train)
+    present, missing = np.flatnonzero(table.present), np.flatnonzero(~table.present)
+    source, target, similarity = [missing], [missing], [np.ones(len(missing), dtype=np.float32)]
+    if k > 1:
+        queries, keys = torch.from_numpy(values[missing]), torch.from_numpy(values[present])
+        found, at = nearest_rows(queries, keys, k - 1)  # (n_missing, k - 1)
+        source.append(present[at.numpy()].ravel())
+        target.append(np.repeat(missing, at.shape[1]))
+        similarity.append(found.numpy().ravel())
+    values = np.concatenate(similarity)
+    kept = values > 0 if weight == "cosine" else np.ones(len(values), dtype=bool)
+    values = values if weight == "cosine" else np.ones_like(values)
+    return Graph.from_edges(
+        np.concatenate([graph.col.numpy(), np.concatenate(source)[kept]]),
+        np.concatenate([graph.target.numpy(), np.concatenate(target)[kept]]),
+        np.concatenate([graph.weight.numpy(), values[kept]]),
+        n_source=graph.n_source,
+        n_target=graph.n_target,
+    )
+
+
+class ColdItems(nn.Module):
+    """Gives items without train interactions an embedding from their content neighbors, as
+    :meth:`graphrec.Recommender.add_items` gives it to items that are new altogether: the direction of the
+    neighbors' weighted mean, the weighted mean of their lengths. The mean itself would be shorter than each
+    of them, and a cold item then score below warm ones for no reason of its own
+    (``python -m experiments.cold_items``).
+
+    Args:
+        train: which items have interactions.
+        features: tables by modality.
+        rule: weights and number of neighbors.
+        enabled: False leaves every embedding as it is.
+    """
+
+    warm: Tensor
+
+    def __init__(
+        self, train: Interactions, features: Mapping[str, FeatureTable], rule: ContentRule, enabled: bool
+    ) -> None:
+        super().__init__()
+        cold = train.item_degree == 0
+        self.graph: Graph | None = None
+        if enabled and cold.any():
+            self.graph = content_graph(features, rule.weights, rule.k, to=cold, of=~cold)
+        self.register_buffer("warm", torch.from_numpy(~cold)[:, None], persistent=False)  # (n_items, 1)
+
+    def forward(self, items: Tensor) -> Tensor:
+        """Item embeddings ``(n_items, d)`` with those of cold items replaced."""
+        if self.graph is None:
+            return items
+        graph = self.graph.to(items.device)
+        mean = graph @ items  # (n_items, d)
+        length = graph @ items.norm(dim=1, keepdim=True)  # (n_items, 1)
+        placed = torch.nn.functional.normalize(mean, dim=1) * length
+        return torch.where(self.warm, items, placed)

@@ -1,0 +1,316 @@
+"""Line, bar and scatter charts as inline SVG, colored by the page's style sheet."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from graphrec.core.errors import DataError
+from graphrec.runs.html.page import Html, element, join
+from graphrec.runs.html.style import N_COLORS
+
+WIDTH, HEIGHT = 540, 290
+LEFT, RIGHT, TOP, BOTTOM = 64, 16, 16, 46
+BREAK = 18
+"""Characters in a line of a bar group's label."""
+NARROW = 27
+"""Bars of less width have no number above them; hovering shows it."""
+WIDE = 20
+"""From this ratio of greatest to least on, a scatter chart's horizontal axis is logarithmic."""
+
+
+class Bar(NamedTuple):
+    """A bar.
+
+    Attributes:
+        value: its height.
+        low: lower end of an interval, or None.
+        high: upper end.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+def ticks(low: float, high: float, n: int = 5) -> list[float]:
+    """Round numbers, about ``n`` steps, the first at or below ``low`` and the last at or above ``high``."""
+    if high <= low:
+        high = low + (abs(low) or 1.0)
+    rough = (high - low) / n
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(s * unit for s in (1, 2, 2.5, 5, 10) if s * unit >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [i * step for i in range(first, last + 1)]
+
+
+def line_chart(
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    title: str,
+    x: str,
+    y: str,
+    zero: bool = False,
+) -> Html:
+    """Lines over a common axis, with a legend, and every point's values on hovering.
+
+    Args:
+        series: name -> points (x, y) in order of x; a single point becomes a dashed line across the chart,
+            none leaves the name out but keeps its color from being another's.
+        title: stands above the chart and names it to screen readers.
+        x: label of the horizontal axis.
+        y: label of the vertical axis.
+        zero: begin the vertical axis at 0.
+
+    Raises:
+        DataError: no points, or one that is not finite.
+    """
+    points = [p for line in series.values() for p in line]
+    _finite(title, [v for p in points for v in p])
+    xs = [p[0] for line in series.values() if len(line) > 1 for p in line] or [p[0] for p in points]
+    across = [t for t in ticks(min(xs), max(xs), 6) if min(xs) <= t <= max(xs)]
+    up = ticks(0.0 if zero else min(p[1] for p in points), max(p[1] for p in points))
+    span = (max(xs) - min(xs)) or 1.0
+
+    def place(px: float, py: float) -> tuple[float, float]:
+        return LEFT + (px - min(xs)) / span * (WIDTH - LEFT - RIGHT), _height(py, up)
+
+    shapes = [_rules(up)]
+    for value in across:
+        at, _ = place(value, up[0])
+        shapes.append(element("text", f"{value:g}", x=_n(at), y=HEIGHT - BOTTOM + 18, text_anchor="middle"))
+    shapes.append(_labels(x, y))
+    for number, (name, line) in enumerate(series.items()):
+        color = _color(number)
+        if not line:
+            continue
+        if len(line) == 1:
+            shapes.append(_level(name, line[0][1], up, number))
+            continue
+        path = " ".join(",".join(map(_n, place(*p))) for p in line)
+        shapes.append(element("polyline", points=path, class_="line", style=f"stroke:{color}"))
+        for px, py in line:
+            cx, cy = map(_n, place(px, py))
+            hover = element("title", f"{name}, {x} {px:g}: {py:.4g}")
+            dot = element("circle", cx=cx, cy=cy, r=3, class_="point", style=f"fill:{color}")
+            shapes.append(element("g", hover, dot, element("circle", cx=cx, cy=cy, r=8, class_="touch")))
+    ends = "; ".join(f"{n}: {line[0][1]:.4g} to {line[-1][1]:.4g}" for n, line in series.items() if line)
+    return _figure(
+        title, f"{y} over {x}. {ends}.", {n: i for i, (n, line) in enumerate(series.items()) if line}, shapes
+    )
+
+
+def bar_chart(
+    groups: Sequence[str], series: Mapping[str, Sequence[Bar]], *, title: str, y: str, digits: int = 3
+) -> Html:
+    """Grouped bars from zero, with intervals as whiskers and values above.
+
+    Args:
+        groups: label of each group of bars.
+        series: name -> one bar a group.
+        title: stands above the chart and names it to screen readers.
+        y: label of the vertical axis.
+        digits: of the values above the bars.
+
+    Raises:
+        DataError: a series has another number of bars than there are groups, or a number is negative or not
+            finite.
+    """
+    for name, bars in series.items():
+        if len(bars) != len(groups):
+            raise DataError(f"{title}: {name!r} has {len(bars)} bars; expected {len(groups)}, one a group")
+    numbers = [v for bars in series.values() for bar in bars for v in bar if v is not None]
+    _finite(title, numbers)
+    if min(numbers) < 0:
+        raise DataError(f"{title}: a bar of {min(numbers):g}; expected numbers from 0")
+    up = ticks(0.0, max(numbers))
+    room = (WIDTH - LEFT - RIGHT) / len(groups)
+    wide = min(44.0, room * 0.84 / len(series))
+    base = _height(0.0, up)
+    shapes = [_rules(up), _labels("", y)]
+    for place, group in enumerate(groups):
+        middle = LEFT + room * (place + 0.5)
+        for number, (name, bars) in enumerate(series.items()):
+            bar = bars[place]
+            left = middle + (number - len(series) / 2) * wide
+            top = _height(bar.value, up)
+            told = f"{name}, {group}: {bar.value:.4f}"
+            drawn = [
+                element(
+                    "rect",
+                    x=_n(left + 1.5),
+                    y=_n(top),
+                    width=_n(wide - 3),
+                    height=_n(max(base - top, 0.8)),
+                    rx=2,
+                    style=f"fill:{_color(number)}",
+                )
+            ]
+            highest = top
+            if bar.low is not None and bar.high is not None:
+                low, high, at = _height(bar.low, up), _height(bar.high, up), _n(left + wide / 2)
+                drawn.append(element("line", x1=at, x2=at, y1=_n(low), y2=_n(high), class_="whisker"))
+                told += f" (95 % interval {bar.low:.4f} to {bar.high:.4f})"
+                highest = min(top, high)
+            value = (
+                f"{bar.value:.{digits}f}".removeprefix("0") if bar.value < 1 else f"{bar.value:.{digits}f}"
+            )
+            if wide >= NARROW:
+                at = _n(left + wide / 2)
+                drawn.append(
+                    element("text", value, x=at, y=_n(highest - 5), text_anchor="middle", class_="value")
+                )
+            shapes.append(element("g", element("title", told), *drawn))
+        lines = textwrap.wrap(group, BREAK) or [""]
+        spans = (element("tspan", line, x=_n(middle), dy=15 if n else 0) for n, line in enumerate(lines))
+        shapes.append(element("text", *spans, y=HEIGHT - BOTTOM + 18, text_anchor="middle"))
+    told = "; ".join(
+        f"{group}: " + ", ".join(f"{n} {bars[i].value:.{digits}f}" for n, bars in series.items())
+        for i, group in enumerate(groups)
+    )
+    return _figure(title, f"{y}. {told}.", {n: i for i, n in enumerate(series)}, shapes)
+
+
+def scatter_chart(
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    title: str,
+    x: str,
+    y: str,
+    levels: Mapping[str, float] | None = None,
+) -> Html:
+    """Points over a common axis, logarithmic where the horizontal values are far apart.
+
+    Args:
+        series: name -> points (x, y); none leaves the name out but keeps its color from being another's.
+        title: stands above the chart and names it to screen readers.
+        x: label of the horizontal axis.
+        y: label of the vertical axis.
+        levels: name -> height of a dashed line, for what has no place along the horizontal axis; a name that
+            is also in ``series`` has its color.
+
+    Raises:
+        DataError: no points, or one that is not finite.
+    """
+    points, levels = [p for cloud in series.values() for p in cloud], dict(levels or {})
+    _finite(title, [v for p in points for v in p])
+    _finite(title, [*levels.values(), 0.0])
+    xs = [p[0] for p in points]
+    far = min(xs) > 0 and max(xs) / min(xs) >= WIDE
+    scale = math.log10 if far else float
+    across = _powers(min(xs), max(xs)) if far else ticks(min(xs), max(xs), 6)
+    start, end = scale(across[0]), scale(across[-1])
+    heights = [p[1] for p in points] + list(levels.values())
+    up = ticks(min(heights), max(heights))
+    shapes = [_rules(up)]
+    for value in across:
+        at = LEFT + (scale(value) - start) / (end - start) * (WIDTH - LEFT - RIGHT)
+        shapes.append(element("text", f"{value:g}", x=_n(at), y=HEIGHT - BOTTOM + 18, text_anchor="middle"))
+    shapes.append(_labels(f"{x}, logarithmic" if far else x, y))
+    names = {name: number for number, name in enumerate(dict.fromkeys([*series, *levels]))}
+    for name, level in levels.items():
+        shapes.append(_level(name, level, up, names[name]))
+    for name, cloud in series.items():
+        for px, py in cloud:
+            cx = _n(LEFT + (scale(px) - start) / (end - start) * (WIDTH - LEFT - RIGHT))
+            cy = _n(_height(py, up))
+            hover = element("title", f"{name}, {x} {px:.4g}: {py:.4g}")
+            dot = element("circle", cx=cx, cy=cy, r=5, class_="point", style=f"fill:{_color(names[name])}")
+            shapes.append(element("g", hover, dot, element("circle", cx=cx, cy=cy, r=9, class_="touch")))
+    drawn = {n: i for n, i in names.items() if series.get(n) or n in levels}
+    told = [f"{n}: {p[0]:.4g}, {p[1]:.4g}" for n, cloud in series.items() for p in cloud[:1]]
+    told += [f"{n}: {level:.4g}" for n, level in levels.items()]
+    return _figure(title, f"{y} over {x}. {'; '.join(told)}.", drawn, shapes)
+
+
+def _powers(low: float, high: float) -> list[float]:
+    """Round numbers for a logarithmic axis: 1, 2 and 5 of each power of ten, or only 1 where that is many."""
+    first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
+    steps = (1.0,) if last - first > 3 else (1.0, 2.0, 5.0)
+    fine = [step * 10.0**power for power in range(first, last + 1) for step in steps]
+    begin = max((i for i, v in enumerate(fine) if v <= low * (1 + 1e-9)), default=0)
+    end = next((i for i, v in enumerate(fine) if v >= high * (1 - 1e-9)), len(fine) - 1)
+    return fine[begin : end + 1]
+
+
+def _level(name: str, value: float, up: Sequence[float], number: int) -> Html:
+    """A dashed line across the chart."""
+    at = _n(_height(value, up))
+    return element(
+        "line",
+        element("title", f"{name}: {value:.4g}"),
+        x1=LEFT,
+        x2=WIDTH - RIGHT,
+        y1=at,
+        y2=at,
+        class_="line",
+        stroke_dasharray="6 5",
+        style=f"stroke:{_color(number)}",
+    )
+
+
+def _figure(title: str, told: str, names: Mapping[str, int], shapes: list[Html]) -> Html:
+    swatches = (
+        element("li", element("span", style=f"background:{_color(n)}"), name) for name, n in names.items()
+    )
+    picture = element(
+        "svg",
+        *shapes,
+        viewBox=f"0 0 {WIDTH} {HEIGHT}",
+        role="img",
+        aria_label=f"{title}. {told}",
+    )
+    scroll = element("div", picture, class_="scroll", tabindex=0, role="region", aria_label=title)
+    return element("figure", element("figcaption", title), element("ul", *swatches, class_="legend"), scroll)
+
+
+def _rules(up: Sequence[float]) -> Html:
+    step = up[1] - up[0]
+    digits = max(0, -math.floor(math.log10(step) + 1e-9) + (0 if _round(step) else 1))
+    parts = []
+    for number, value in enumerate(up):
+        at = _n(_height(value, up))
+        kind = "grid" if number else "axis"
+        parts.append(element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=at, y2=at, class_=kind))
+        parts.append(
+            element("text", f"{value:.{digits}f}", x=LEFT - 8, y=_n(float(at) + 4), text_anchor="end")
+        )
+    return join(parts)
+
+
+def _round(step: float) -> bool:
+    """Whether one significant digit says it all."""
+    unit = 10.0 ** math.floor(math.log10(step) + 1e-9)
+    return abs(step / unit - round(step / unit)) < 1e-6
+
+
+def _labels(x: str, y: str) -> Html:
+    middle = (TOP + HEIGHT - BOTTOM) / 2
+    return join(
+        (
+            element("text", x, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 6, text_anchor="middle") if x else "",
+            element("text", y, transform=f"translate(13 {middle:g}) rotate(-90)", text_anchor="middle"),
+        )
+    )
+
+
+def _height(value: float, up: Sequence[float]) -> float:
+    return HEIGHT - BOTTOM - (value - up[0]) / (up[-1] - up[0]) * (HEIGHT - TOP - BOTTOM)
+
+
+def _color(number: int) -> str:
+    return f"var(--c{number % N_COLORS})"
+
+
+def _n(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def _finite(title: str, values: Sequence[float]) -> None:
+    bad = [v for v in values if not math.isfinite(v)]
+    if bad or not values:
+        raise DataError(
+            f"{title}: {f'a value is {bad[0]}' if bad else 'no values'}; expected finite numbers to draw"
+        )

@@ -1,0 +1,177 @@
+"""What ``run.json`` records, and the dataset and features it names, opened again and compared with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError
+
+from graphrec.core.bundle import read_sealed
+from graphrec.core.errors import CheckpointError, FeatureError, nearest
+from graphrec.data import Dataset
+from graphrec.data.readers import READERS
+from graphrec.features import FeatureStore, FeatureTable
+from graphrec.models.base import Features
+from graphrec.runs.source import Source
+
+COPY = "dataset"
+"""Folder in a run directory for a dataset that was given as an object."""
+
+
+class _Trained(BaseModel):
+    """What a dataset is recognized by."""
+
+    name: str
+    fingerprint: str
+
+
+class _Read(BaseModel):
+    """See :class:`Source`."""
+
+    dataset: str
+    root: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class Recorded(BaseModel):
+    """The part of ``run.json`` that opening a run, and training it again, depend on."""
+
+    model: str
+    config: dict[str, Any] = Field(alias="model_config")
+    """Options of the model, all of them."""
+    training: dict[str, Any] = Field(default_factory=dict, alias="train_config")
+    """Options of the training, all of them."""
+    dataset: _Trained
+    features: dict[str, str] = Field(default_factory=dict)
+    """sha256 by field."""
+    keys: dict[str, str] = Field(default_factory=dict)
+    """Key in the feature store by field."""
+    store: str | None = None
+    source: _Read | None = None
+    select: str | None = None
+    """Metric selected on, or ``"none"``; None where a Trainer of its own trained it."""
+    device: dict[str, Any] = Field(default_factory=dict)
+    """What it was trained on, see :func:`graphrec.core.environment.device_facts`."""
+    environment: dict[str, Any] = Field(default_factory=dict)
+    """Versions and hardware of the last sitting."""
+    sittings: list[dict[str, Any]] = Field(default_factory=list)
+    """Device and environment of the sittings before, where the training was resumed under others."""
+
+
+def read_meta(path: str | Path) -> dict[str, Any]:
+    """What ``run.json`` of a run directory records.
+
+    Raises:
+        CheckpointError: no run there (the nearest one is named), or its ``run.json`` is damaged.
+    """
+    path = Path(path)
+    if not (path / "run.json").exists():
+        beside = sorted(p.parent.name for p in path.parent.glob("*/run.json"))
+        there = f"; {path.parent} has {beside}.{nearest(path.name, beside)}" if beside else ""
+        raise CheckpointError(
+            f"{path}: no run there (no run.json); expected a directory that graphrec train wrote{there}"
+        )
+    return read_sealed(path / "run.json", "train again")
+
+
+def read_record(path: str | Path) -> Recorded:
+    """What ``run.json`` of a run directory records, checked.
+
+    Raises:
+        CheckpointError: no run there (the nearest one is named), or its ``run.json`` is damaged.
+    """
+    path = Path(path)
+    try:
+        return Recorded.model_validate(read_meta(path))
+    except ValidationError as cause:
+        first = cause.errors()[0]
+        raise damaged(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from cause
+
+
+def damaged(path: Path, what: str) -> CheckpointError:
+    """The error for a ``run.json`` that is whole and does not hold what it must."""
+    return CheckpointError(
+        f"{path / 'run.json'}: not what training wrote ({what}); restore the file or train again"
+    )
+
+
+def inputs_of(
+    path: str | Path,
+    *,
+    data: Dataset | None = None,
+    features: Features | None = None,
+    root: str | Path | None = None,
+    store: str | Path | None = None,
+) -> tuple[Dataset, dict[str, FeatureTable]]:
+    """The dataset a run was trained on and the tables it was built with, made sure to be the same as then.
+
+    Arguments and errors are those of :func:`open_run`; there need be no checkpoint.
+    """
+    path = Path(path)
+    facts = read_record(path)
+    if data is None:
+        data = _dataset(path, facts, root)
+    if data.fingerprint != facts.dataset.fingerprint:
+        raise CheckpointError(
+            f"{path}: was trained on {facts.dataset.name} {facts.dataset.fingerprint[:12]}…, the dataset as "
+            f"read now is {data.name} {data.fingerprint[:12]}… (fingerprints): ids or splits have changed; "
+            "restore them or train again"
+        )
+    found = dict(features) if features is not None else _tables(path, facts, data, store)
+    changed = [f for f, sha256 in facts.features.items() if f not in found or found[f].sha256 != sha256]
+    if changed:
+        now = ", ".join(f"{f} {found[f].sha256[:12]}…" if f in found else f"no {f}" for f in changed)
+        was = ", ".join(f"{f} {facts.features[f][:12]}…" for f in changed)
+        raise CheckpointError(
+            f"{path}: was trained with the features {was} (sha256), and now there are {now}; restore them or "
+            "train again"
+        )
+    return data, {field: found[field] for field in facts.features}
+
+
+def source_of(path: Path, facts: Recorded, root: str | Path | None = None) -> Source:
+    """Where the dataset of a run is read.
+
+    Args:
+        path: the run directory.
+        facts: what it records.
+        root: where the dataset is now, if it has been moved.
+
+    Raises:
+        CheckpointError: that is not recorded.
+    """
+    if facts.source is None:
+        raise CheckpointError(
+            f"{path}: does not record where its dataset was read, as graphrec train does; open it in Python "
+            "with open_run(path, data=..., features=...)"
+        )
+    source = Source(**facts.source.model_dump())
+    if root is None:
+        return source
+    return Source.of(source.dataset if source.dataset in READERS else root, root, source.options)
+
+
+def _dataset(path: Path, facts: Recorded, root: str | Path | None) -> Dataset:
+    """The dataset, read where it was, or where ``root`` says it is now."""
+    source = source_of(path, facts, root)
+    return Dataset.load(path / COPY) if source == Source(COPY) else source.read()
+
+
+def _tables(path: Path, facts: Recorded, data: Dataset, store: str | Path | None) -> dict[str, FeatureTable]:
+    """The recorded tables, from the feature store they came from."""
+    if not facts.features:
+        return {}
+    where = store if store is not None else facts.store
+    if where is None or set(facts.keys) != set(facts.features):
+        raise CheckpointError(
+            f"{path}: was trained with {' and '.join(facts.features)} features and does not record where all "
+            "of them are; name their store (--store), or open it in Python with open_run(path, features=...)"
+        )
+    known = FeatureStore(where)
+    others = {str(row["field"]) for row in known.status(data)} | set(data.content)
+    choose: dict[str, str | None] = {f: facts.keys.get(f) for f in others | set(facts.keys)}
+    try:
+        return known.of(data, **choose)
+    except FeatureError as cause:
+        raise FeatureError(f"{path}: its features cannot be opened again: {cause}") from cause

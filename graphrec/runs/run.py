@@ -1,0 +1,375 @@
+"""From names and options to a trained run, and from a run directory back to its model, dataset and features.
+
+A run directory holds what the :class:`~graphrec.training.trainer.Trainer` writes (``run.json``, ``metrics.jsonl``,
+``best/``, ``last/``), a ``recommender/``, ``titles.json`` where the items have texts and, for a dataset that
+was given as an object, a copy of it in ``dataset/``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from graphrec.core import distributed
+from graphrec.core.config import Config
+from graphrec.core.environment import commit, environment
+from graphrec.core.errors import CheckpointError, ConfigError, DataError
+from graphrec.core.files import explained, read_json, write_json
+from graphrec.data import Dataset
+from graphrec.data.content import title
+from graphrec.evaluation.metrics import parse_metric
+from graphrec.evaluation.ranking import RankingTask
+from graphrec.features import FeatureTable
+from graphrec.models import model as model_class
+from graphrec.models.base import Features, Model, ModelConfig, Ranker
+from graphrec.runs.record import COPY, Recorded, damaged, inputs_of, read_meta, read_record
+from graphrec.runs.source import NONE, Source, features_for, load
+from graphrec.serving import Recommender
+from graphrec.training import checkpoint
+from graphrec.training.trainer import Run, Task, TrainConfig, Trainer
+
+if TYPE_CHECKING:
+    from graphrec.conversation.agent import ConversationalRecommender
+
+__all__ = [
+    "NONE", "SELECT", "OpenedRun", "Recorded", "Source", "agent_of", "configure", "features_for",
+    "inputs_of", "load", "open_agent", "open_recommender", "open_run", "read_meta", "read_record",
+    "recommender_folder", "refuse_another", "train",
+]  # fmt: skip
+
+SELECT = Model.select
+TALKS = "conversation"
+C = TypeVar("C", bound=Config)
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """A run read back.
+
+    Attributes:
+        path: its directory.
+        model: with the best weights, or the last ones where nothing was validated; in evaluation mode.
+        data: the dataset it was trained on.
+        features: the tables it was built with; empty for models that need none.
+        meta: what ``run.json`` records.
+    """
+
+    path: Path
+    model: Any
+    data: Dataset
+    features: dict[str, FeatureTable]
+    meta: dict[str, Any]
+
+
+def configure(
+    model: str,
+    model_options: Mapping[str, Any] | None = None,
+    train_options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    ranking: bool = False,
+) -> tuple[type[Model], ModelConfig, TrainConfig]:
+    """Model class, model options and training options from names and values.
+
+    Args:
+        model: a registered name.
+        model_options: of the model's ``Config``.
+        train_options: of :class:`~graphrec.training.trainer.TrainConfig`.
+        seed: of both, where they do not set their own.
+        ranking: refuse a model that does not rank items.
+
+    Raises:
+        ConfigError: an unknown name, an option that is unknown or out of range, or a model that ranks
+            nothing and has to.
+    """
+    cls = model_class(model)
+    if ranking and not issubclass(cls, Ranker):
+        raise ConfigError(
+            f"{cls.name} does not rank items, and this compares by ranking; train it with: graphrec train "
+            f"{cls.name}"
+        )
+    config = _made(cls.Config, f"model.* options of {cls.name}", {"seed": seed, **(model_options or {})})
+    training = {"seed": seed, **cls.train_defaults, **(train_options or {})}
+    return cls, config, _made(TrainConfig, "train.* options", training)
+
+
+def train(
+    model: str,
+    data: Dataset,
+    features: Features | None = None,
+    *,
+    model_options: Mapping[str, Any] | None = None,
+    train_options: Mapping[str, Any] | None = None,
+    out: str | Path,
+    seed: int = 0,
+    select: str | None = None,
+    resume: bool = False,
+    source: Source | None = None,
+    store: str | Path | None = None,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
+) -> Run:
+    """Trains a registered model, validated as it says, and keeps all that evaluating and serving it needs.
+
+    Args:
+        model: a registered name.
+        data: trained on ``train``, validated on ``valid``: by ranking it with ``train`` masked where
+            ``select`` is a metric of ranking, else by the model's :meth:`~graphrec.models.base.Model.task`.
+            ``test`` is not looked at, except that the saved recommender does not offer users what they
+            already have.
+        features: tables by field, for models that need them (see :func:`features_for`).
+        model_options: of the model's ``Config``.
+        train_options: of :class:`~graphrec.training.trainer.TrainConfig`.
+        out: the run directory.
+        seed: of model and training, where their options do not set their own.
+        select: metric to select on, or ``"none"``: no validation, the last epoch counts. Default: the
+            model's.
+        resume: go on from the last checkpoint in ``out``.
+        source: where ``data`` came from; None keeps a copy of the dataset in the run directory.
+        store: directory of the feature store the tables came from, recorded for :func:`open_run`.
+        on_epoch: called with each epoch's record.
+
+    Raises:
+        ConfigError: an unknown name, option or metric.
+        DataError: ``valid`` is empty.
+        CheckpointError: the directory holds a run already and ``resume`` is false, or holds another run.
+        TrainingError: training failed.
+    """
+    cls, model_config, train_config = configure(model, model_options, train_options, seed)
+    out, select = Path(out), select or cls.select
+    ranked = ranks(cls, select)  # before anything that takes time
+    refuse_another(out, select, resume)
+    task: Task | None = None
+    if select != NONE and not len(data.valid):
+        raise DataError(
+            f"{data.name}: the valid split is empty, so there is nothing to select {select} on; choose a "
+            f"split that holds some out (such as --set data.split=random), or do not validate: "
+            f"--select {NONE}"
+        )
+    given = cls.inputs(features, model_config)
+    made = cls.build(data, given or None, model_config)
+    if select != NONE:
+        n, held = train_config.validate_users, data.valid
+        some = held if n is None else held.of_some_users(n, train_config.seed)
+        ranking = RankingTask(some, seen=data.train, metrics=("recall", "ndcg", select)) if ranked else None
+        task = ranking or made.task(data)
+    about = {
+        "dataset": {"name": data.name, "fingerprint": data.fingerprint},
+        "features": {field: table.sha256 for field, table in given.items()},
+        "keys": {f: str(t.meta["key"]) for f, t in given.items() if "key" in t.meta},
+        "extractors": {f: t.meta.get("extractor") for f, t in given.items()},
+        "store": str(Path(store).absolute()) if store is not None else None,
+        "source": (source or Source(COPY)).describe(),
+        "select": select,
+        "seed": seed,
+        "split": data.meta.get("split"),
+        "dataset_meta": dict(data.meta),
+        "commit": commit(Path()),
+        "sittings": _sittings(out) if resume else [],
+    }
+    run = Trainer(train_config, out).fit(
+        made, task, None if task is None else select, resume=resume, about=about, on_epoch=on_epoch
+    )
+    if not distributed.first():
+        return run
+    titles = _titles(data)
+    with explained(out, CheckpointError):
+        if source is None:
+            data.save(out / COPY)
+        if titles:
+            write_json(out / "titles.json", titles)
+    if isinstance(run.model, Ranker):
+        Recommender.of(run.model, data, given or None).save(out / "recommender")
+    agent = agent_of(run.model, data)
+    if agent is not None:
+        agent.save(out / TALKS)
+    return run
+
+
+def agent_of(model: Model, data: Dataset) -> ConversationalRecommender | None:
+    """Who leads conversations by a model, if it is for that.
+
+    Whatever a policy was trained on, to a person a no counts as well, and one wrong answer is forgiven; a
+    policy decides when to recommend, and where there are vectors alone a rule does.
+    """
+    if model.name not in ("scpr", "fm"):
+        return None
+    from graphrec.conversation.agent import ConversationalRecommender
+    from graphrec.conversation.belief import Setting
+    from graphrec.conversation.catalog import Catalog
+    from graphrec.conversation.config import ConversationConfig
+    from graphrec.conversation.models.fm import FM
+    from graphrec.conversation.models.scpr import SCPR
+    from graphrec.data.attributes import HAS
+
+    talk = {"belief": "posterior", "error": 0.05}
+    if isinstance(model, SCPR):
+        rules = model.setting.config.replace(**talk)
+        setting = Setting(model.setting.catalog, model.setting.vectors, rules)
+        return ConversationalRecommender.of(model.trained(), setting, data)
+    if isinstance(model, FM) and HAS in data.relations:
+        setting = Setting(Catalog.of(data), model.vectors(), ConversationConfig(**talk))
+        return ConversationalRecommender.of("recommend-when-sure:30", setting, data)
+    return None
+
+
+def ranks(kind: type[Model], select: str) -> bool:
+    """Whether a model is validated by ranking when its epoch is selected on a metric.
+
+    Raises:
+        ConfigError: an unknown metric, where the model is validated by nothing but ranking.
+    """
+    if select == NONE or not issubclass(kind, Ranker):
+        return False
+    try:
+        parse_metric(select)
+    except ConfigError:
+        if kind.task is Model.task:
+            raise
+        return False
+    return True
+
+
+def refuse_another(out: Path, select: str, resume: bool) -> None:
+    """Refuses, before any work is done, a directory that holds a run which is not to be resumed.
+
+    Raises:
+        CheckpointError: it holds one and ``resume`` is false, or one that selects on another metric.
+    """
+    if not (out / "run.json").exists() or not distributed.first():
+        return
+    if not resume:
+        raise CheckpointError(
+            f"{out} already holds a run; go on with it (--resume), or choose another directory (--out)"
+        )
+    selected = read_meta(out).get("select", select)
+    if selected != select:
+        raise CheckpointError(
+            f"{out} selects on {selected}, this run would on {select}; resume it with --select {selected}, "
+            "or choose another directory (--out)"
+        )
+
+
+def open_run(
+    path: str | Path,
+    *,
+    data: Dataset | None = None,
+    features: Features | None = None,
+    root: str | Path | None = None,
+    store: str | Path | None = None,
+) -> OpenedRun:
+    """Rebuilds a run's model from its directory, on the CPU.
+
+    Args:
+        path: a run directory written by :func:`train`.
+        data: the dataset, if it is at hand; default: read again from where it was.
+        features: the tables, likewise.
+        root: where the dataset is now, if it has been moved.
+        store: where the feature store is now, if it has been moved.
+
+    Raises:
+        CheckpointError: no run there, a damaged one, or one whose dataset or features have changed since;
+            says what differs.
+        DataError: the dataset cannot be read.
+        FeatureError: the feature tables are gone or damaged.
+    """
+    path = Path(path)
+    meta, facts = read_meta(path), read_record(path)
+    data, used = inputs_of(path, data=data, features=features, root=root, store=store)
+    try:
+        cls, config, _ = configure(facts.model, facts.config)
+    except ConfigError as cause:
+        raise damaged(path, str(cause)) from cause
+    weights = next((path / d for d in ("best", "last") if checkpoint.exists(path / d)), None)
+    if weights is None:
+        raise CheckpointError(f"{path}: holds no checkpoint yet; go on with the training (--resume)")
+    model = cls.build(data, used or None, config)
+    checkpoint.read(weights, model)
+    model.eval()
+    return OpenedRun(path, model, data, used, meta)
+
+
+def open_recommender(path: str | Path) -> tuple[Recommender, dict[str, str]]:
+    """The recommender of a run, or one saved on its own, and item titles where the run has them.
+
+    Args:
+        path: a run directory, or a directory that :meth:`Recommender.save` wrote.
+
+    Raises:
+        CheckpointError: there is neither, or it is damaged.
+    """
+    path, folder = Path(path), recommender_folder(path)
+    # A run's own recommender/ may be named directly, too.
+    file = (path if folder != path else path.absolute().parent) / "titles.json"
+    titles: Any = {}
+    if folder.absolute().name == "recommender" and file.exists():
+        titles = read_json(file, CheckpointError)
+        if not (isinstance(titles, dict) and all(isinstance(v, str) for v in titles.values())):
+            raise CheckpointError(
+                f"{file}: expected titles by item id; remove the file, only titles are lost"
+            )
+    return Recommender.load(folder), titles
+
+
+def recommender_folder(path: str | Path) -> Path:
+    """Where the recommender of a run lies, or one saved on its own.
+
+    Raises:
+        CheckpointError: there is neither.
+    """
+    path = Path(path)
+    folder = next((p for p in (path, path / "recommender") if (p / "recommender.json").exists()), None)
+    if folder is None:
+        trained = read_meta(path).get("model")
+        if (path / TALKS).is_dir():
+            raise CheckpointError(
+                f"{path}: a run of {trained!r}, which recommends in conversations alone; run: "
+                f"graphrec converse {path}"
+            )
+        raise CheckpointError(f"{path}: holds no recommender yet; finish the training (--resume)")
+    return folder
+
+
+def open_agent(path: str | Path) -> ConversationalRecommender:
+    """Who leads conversations in a run, or one saved on its own.
+
+    Args:
+        path: a run directory, or a directory that :meth:`ConversationalRecommender.save` wrote.
+
+    Raises:
+        CheckpointError: there is neither, or it is damaged.
+    """
+    from graphrec.conversation.agent import ConversationalRecommender
+
+    path = Path(path)
+    folder = next((p for p in (path, path / TALKS) if (p / "conversation.json").exists()), None)
+    if folder is None:
+        meta = read_meta(path)
+        raise CheckpointError(
+            f"{path}: a run of {meta.get('model')!r}, which leads no conversations; train scpr, or fm on a "
+            "dataset with attributes, or finish the training (--resume)"
+        )
+    return ConversationalRecommender.load(folder)
+
+
+def _made(kind: type[C], owner: str, options: Mapping[str, Any]) -> C:
+    try:
+        return kind(**options)
+    except ConfigError as cause:
+        raise ConfigError(f"{owner}: {cause}") from None
+
+
+def _sittings(out: Path) -> list[dict[str, Any]]:
+    """What ``run.json`` is about to forget of a run that is resumed: where it was trained until now."""
+    if not (out / "run.json").exists():
+        return []
+    before = read_record(out)
+    if before.environment in ({}, environment()):
+        return before.sittings
+    return [*before.sittings, {"device": before.device, "environment": before.environment}]
+
+
+def _titles(data: Dataset) -> dict[str, str]:
+    """The beginning of each item's text."""
+    texts = zip(data.items.ids, data.content.get("text", ()), strict=False)
+    return {item: title(text) for item, text in texts if text is not None}

@@ -1,0 +1,215 @@
+"""What a run is made from, as commands name it: a dataset that can be read again, features of its items."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Self
+
+from graphrec.core.errors import ConfigError, DataError, FeatureError, nearest
+from graphrec.data import Dataset
+from graphrec.data.readers import FEATURES, READERS, dataset_folder, load_dataset
+from graphrec.features import FeatureStore, FeatureTable
+from graphrec.models import model as model_class
+from graphrec.models.base import Model, ModelConfig
+
+FIELDS = ("image", "text")
+NONE = "none"
+"""As an extractor: leave the field out. As the metric to select on: do not validate."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a dataset is read, so that it can be read again.
+
+    Attributes:
+        dataset: a reader's name, or the directory of a saved dataset.
+        root: the dataset's own folder; None for a saved dataset.
+        options: of the reader, JSON-able.
+
+    Raises:
+        ConfigError: an option that JSON cannot hold.
+    """
+
+    dataset: str
+    root: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value in self.options.items():
+            try:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError) as cause:
+                raise ConfigError(
+                    f"dataset option {name}={value!r} cannot be recorded as JSON ({cause}); expected text, "
+                    "numbers, lists or mappings of them"
+                ) from cause
+
+    @classmethod
+    def of(
+        cls, dataset: str | Path, root: str | Path | None = None, options: Mapping[str, Any] | None = None
+    ) -> Self:
+        """The same place with absolute paths, so that it means the same from any working directory.
+
+        Args:
+            dataset: a reader's name, or the directory of a saved dataset.
+            root: as in :func:`graphrec.load_dataset`.
+            options: of the reader.
+
+        Raises:
+            DataError: a path at which there is no saved dataset.
+        """
+        given = dict(options or {})
+        if str(dataset) in READERS:
+            return cls(str(dataset), str(dataset_folder(str(dataset), root)), given)
+        places = [Path(dataset), *([Path(root) / dataset] if root is not None else [])]
+        found = next((p for p in places if (p / "dataset.json").is_file()), None)
+        if found is None and (len(Path(dataset).parts) > 1 or Path(dataset).is_dir()):
+            inside = Path(dataset) / "dataset"  # where `graphrec data generate` puts it
+            hint = nearest(str(dataset), READERS)
+            if (inside / "dataset.json").is_file():
+                hint = f" Did you mean {str(inside)!r}?"
+            raise DataError(
+                f"{dataset}: no saved dataset there (no dataset.json); expected a directory written by "
+                f"`graphrec data convert`, or one of {sorted(READERS)}.{hint}"
+            )
+        return cls(str(found.absolute()) if found else str(dataset), None, given)
+
+    def read(self) -> Dataset:
+        """The dataset (see :func:`graphrec.load_dataset`)."""
+        return load_dataset(self.dataset, self.root, **self.options)
+
+    def describe(self) -> dict[str, Any]:
+        """The source as JSON-able values; ``Source(**describe())`` is the same source."""
+        return asdict(self)
+
+    def arguments(self, prefix: str = "data.") -> str:
+        """The same as arguments of a command; ``prefix`` goes before the reader's options."""
+        parts = [self.dataset, *(["--root", self.root] if self.root is not None else [])]
+        for key, value in self.options.items():
+            parts += ["--set", f"{prefix}{key}={value if isinstance(value, str) else json.dumps(value)}"]
+        return shlex.join(parts)
+
+
+def load(
+    dataset: str | Path, root: str | Path | None = None, options: Mapping[str, Any] | None = None
+) -> Dataset:
+    """Reads a dataset by name, or a saved one by its directory (see :func:`graphrec.load_dataset`)."""
+    return Source.of(dataset, root, options).read()
+
+
+def features_for(
+    model: type[Model] | str,
+    data: Dataset,
+    store: FeatureStore | str | Path,
+    image: str | None = None,
+    text: str | None = None,
+    source: Source | None = None,
+    config: ModelConfig | None = None,
+) -> dict[str, FeatureTable]:
+    """The features a model is built with: image, text, and what else it takes with its options; none for a
+    model that needs none.
+
+    Args:
+        model: a model class or registered name.
+        data: whose items the tables are for.
+        store: where they are kept.
+        image: extractor name or beginning of a table's key; None takes the table built last, ``"none"``
+            leaves the field out.
+        text: likewise.
+        source: where the dataset came from, so that messages can name the exact command.
+        config: the model's options; default: its defaults.
+
+    Raises:
+        FeatureError: a field has no table, or all fields are left out; names the command that builds one.
+    """
+    if isinstance(model, str):
+        model = model_class(model)
+    config = config or model.Config()
+    patterns, needs = model.reads(config), model.needs_features(config)
+    if not needs and not patterns:
+        return {}
+    store = store if isinstance(store, FeatureStore) else FeatureStore(store)
+    asked = {"image": image, "text": text}
+    stored = {str(row["field"]) for row in store.status(data)}
+    if model.extractor is not None:
+        return _of_one_extractor(model, data, store, stored, asked, source)
+    further = sorted(f for f in stored if any(fnmatchcase(f, pattern) for pattern in patterns))
+    wanted = [f for f in FIELDS if asked[f] != NONE and (f in data.content or f in stored or asked[f])]
+    wanted = wanted if needs else []
+    missing = [f for f in wanted if f not in stored]
+    if missing or not (wanted or further):
+        if patterns and not needs:
+            raise FeatureError(_how_to_have_it_said(model.name, store, patterns, source))
+        raise FeatureError(_how_to_get(model.name, data.name, store, wanted, missing, source))
+    choose = dict.fromkeys((stored | set(data.content)) - {*wanted, *further})
+    return store.of(data, **choose, **{f: asked[f] for f in wanted if asked[f] is not None})
+
+
+def _how_to_have_it_said(
+    model: str, store: FeatureStore, patterns: Sequence[str], source: Source | None
+) -> str:
+    """The message for what a language model has not been asked yet."""
+    return (
+        f"{model} needs {' and '.join(patterns)} with these options, and {store.root} has none; run: "
+        f"graphrec llm {patterns[0]} {_arguments(source, store)}"
+    )
+
+
+def _arguments(source: Source | None, store: FeatureStore) -> str:
+    """What follows ``graphrec features`` and its command."""
+    dataset = source.arguments() if source is not None else "DATASET"
+    return f"{dataset} --store {shlex.quote(str(store.root))}"
+
+
+def _of_one_extractor(
+    model: type[Model], data: Dataset, store: FeatureStore, stored: set[str], asked: Mapping[str, str | None],
+    source: Source | None,
+) -> dict[str, FeatureTable]:  # fmt: skip
+    """The table of the first of a model's fields that its extractor was run on."""
+    if any(asked.values()):
+        raise ConfigError(
+            f"{model.name} takes features of {' or '.join(model.fields)}, by {model.extractor}; leave out "
+            "--image and --text"
+        )
+    assert model.extractor is not None
+    made = {str(row["field"]) for row in store.status(data) if row["extractor"] == model.extractor}
+    field = next((f for f in model.fields if f in made), None)
+    if field is None:
+        there = [f for f in model.fields if f in data.content]
+        raise FeatureError(
+            f"{model.name} needs features of {' or '.join(model.fields)}, by {model.extractor}, and "
+            + (
+                f"{store.root} has none for the items of {data.name}; run: graphrec features build "
+                f"{_arguments(source, store)} --text {model.extractor}"
+                if there
+                else f"{data.name} has neither; make a dataset of clones: graphrec data git"
+            )
+        )
+    chosen: dict[str, str | None] = dict.fromkeys(stored | set(data.content))
+    return store.of(data, **{**chosen, field: model.extractor})
+
+
+def _how_to_get(
+    model: str, data: str, store: FeatureStore, wanted: list[str], missing: list[str], source: Source | None
+) -> str:
+    """The message for features that are not there, with the command that makes them."""
+    arguments = _arguments(source, store)
+    run = f"graphrec features build {arguments}"
+    if source is not None and source.dataset in FEATURES:
+        run = f"graphrec features import {arguments} (the vectors it comes with) or {run}"
+    if not wanted:
+        return (
+            f"{model} needs image or text features, and for {data} there are none and nothing to make them "
+            f"from, or all are left out; run: {run}"
+        )
+    # One field is enough for a model, so one that cannot be had may be left out while another is there.
+    leave = f"; or leave out what is missing with --{missing[0]} none" if len(wanted) > len(missing) else ""
+    return (
+        f"{model} needs {' and '.join(wanted)} features, and {store.root} has no {' and no '.join(missing)} "
+        f"features for the items of {data}; run: {run}{leave}"
+    )

@@ -1,0 +1,1 @@
+"""Tuning: trials with equal budgets, selected on validation, resumable."""

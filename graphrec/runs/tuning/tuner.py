@@ -1,0 +1,320 @@
+"""Choosing a model's options by validation: a study of some trials, each of them a run.
+
+There is no database. What a trial tries follows from the seed and the trials before it
+(:mod:`graphrec.runs.tuning.samplers`), and those are read back from the study's directory (:mod:`graphrec.runs.tuning.study`), so
+that a study killed at any moment goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from graphrec.core.bundle import read_sealed, write_sealed
+from graphrec.core.environment import environment
+from graphrec.core.errors import CheckpointError, ConfigError, DataError, TrainingError, nearest
+from graphrec.core.files import explained, sweep
+from graphrec.data import Dataset
+from graphrec.evaluation.metrics import parse_metric
+from graphrec.models.base import Features
+from graphrec.models.search_space import Choice, Integers, Space, Uniform
+from graphrec.runs import run as runs
+from graphrec.runs.run import SELECT, Source, configure
+from graphrec.runs.tuning import samplers
+from graphrec.runs.tuning.samplers import SAMPLERS, STARTUP, Tried
+from graphrec.runs.tuning.study import (
+    FORMAT,
+    REMEDY,
+    STUDY,
+    TRIAL,
+    Trial,
+    Tuned,
+    over,
+    read_study,
+    read_trial,
+    settle,
+    trial_name,
+)
+from graphrec.training.trainer import TrainConfig
+
+__all__ = ["Trial", "Tuned", "read_study", "refuse_another", "search_space", "tune"]
+
+TRAIN = "train."  # before the keys of a space that are options of training
+KEEP = ("best", "all")
+# How visibly and where to train may change between sittings. How long may not: it is every trial's budget.
+FREE = {"progress", "tensorboard", "checkpoint_every", "device"}
+
+
+def tune(
+    model: str,
+    data: Dataset,
+    features: Features | None = None,
+    *,
+    trials: int = 20,
+    out: str | Path,
+    seed: int = 0,
+    select: str = SELECT,
+    model_options: Mapping[str, Any] | None = None,
+    train_options: Mapping[str, Any] | None = None,
+    space: Space | None = None,
+    sampler: str = "tpe",
+    keep: str = "best",
+    resume: bool = False,
+    source: Source | None = None,
+    store: str | Path | None = None,
+    on_trial: Callable[[Trial], None] | None = None,
+) -> Tuned:
+    """Trains a model with several options and says which did best in validation; test is not looked at.
+
+    Trial 0 has the defaults. No two trials have the same options: a space with fewer combinations than
+    ``trials`` is tried in full, and a model without a space has one trial. No trial is stopped because others
+    did better at the same epoch: each gets what the training options allow.
+
+    Args:
+        model: a registered name.
+        data: trained on ``train``, validated on ``valid``.
+        features: tables by field, for models that need them.
+        trials: how many, in all sittings together.
+        out: the study directory.
+        seed: of the suggestions, and of model and training in every trial unless fixed options set their own.
+        select: validation metric to select epochs and trials on.
+        model_options: of the model's ``Config``, the same in all trials; they leave the space.
+        train_options: of :class:`~graphrec.training.trainer.TrainConfig`, likewise.
+        space: what is searched; default: the model's own.
+        sampler: ``"tpe"`` or ``"random"``.
+        keep: ``"best"`` keeps checkpoints and recommender of the best trial alone, ``"all"`` of every trial.
+        resume: go on with the study in ``out``, or start one.
+        source: where ``data`` came from; None keeps a copy of the dataset in the best trial.
+        store: directory of the feature store the tables came from.
+        on_trial: called with each trial when it is over; not with those of earlier sittings.
+
+    Raises:
+        ConfigError: an unknown name, option or metric, a space that does not fit the model, or options that a
+            trial cannot be made with.
+        DataError: ``valid`` is empty.
+        CheckpointError: the directory holds a study already and ``resume`` is false, or holds another one.
+        TrainingError: all trials failed.
+        MissingDependencyError: ``"tpe"`` without optuna.
+    """
+    _expect(trials, sampler, keep, select)
+    cls, model_config, train_config = configure(model, model_options, train_options, seed, ranking=True)
+    searched = search_space(model, space, model_options, train_options)
+    if not len(data.valid):
+        raise DataError(
+            f"{data.name}: the valid split is empty, so there is nothing to select {select} on; choose a "
+            "split that holds some out (such as --set data.split=random)"
+        )
+    configs = {
+        "model_config": model_config.model_dump(mode="json"),
+        "train_config": train_config.model_dump(mode="json"),
+    }
+    flat = {**configs["model_config"], **{TRAIN + k: v for k, v in configs["train_config"].items()}}
+    defaults = {key: flat[key] for key in searched}
+    # With fewer combinations than trials all of them are tried; the defaults may be one more.
+    planned = int(min(trials, samplers.points(searched) + (not samplers.inside(searched, defaults))))
+    given = cls.inputs(features, model_config)
+    facts = {
+        "model": cls.name,
+        "dataset": {"name": data.name, "fingerprint": data.fingerprint},
+        "features": {name: table.sha256 for name, table in sorted(given.items())},
+        **configs,
+        "space": samplers.described(searched),
+        "select": select,
+        "seed": seed,
+        "sampler": sampler,
+    }
+    study = Tuned(Path(out), cls.name, select)
+    older = {"model_config": cls.Config.defaults(), "train_config": TrainConfig.defaults()}
+    _open(study.path, facts, planned, resume, older)
+    for number in range(planned):
+        place = study.path / trial_name(number)
+        if (place / TRIAL).exists():
+            study.trials.append(read_trial(place, number))
+            continue
+        tried = [Tried(trial.options, trial.value) for trial in study.trials]
+        options = _plain(
+            samplers.suggest(searched, tried, seed=seed, number=number, sampler=sampler)
+            if number
+            else defaults
+        )
+        chosen: dict[str, Any] = {
+            "model_options": {**(model_options or {}), **_of_model(options)},
+            "train_options": {**(train_options or {}), **_of_training(options)},
+        }
+        try:
+            run = runs.train(
+                model, data, features, **chosen, out=place, seed=seed, select=select, resume=True,
+                source=source, store=store,
+            )  # fmt: skip
+        except TrainingError as cause:
+            outcome: dict[str, Any] = {"state": "failed", "value": None, "message": str(cause)}
+        else:
+            outcome = {
+                "state": "finished",
+                "value": run.best_value,
+                "best_epoch": run.best_epoch,
+                "epochs": int(run.history[-1]["epoch"]),
+                "seconds": run.seconds,
+            }
+        with explained(place, CheckpointError):
+            about = {"format": FORMAT, "number": number, "options": options, "seed": seed}
+            write_sealed(place / TRIAL, {**about, **json.loads(json.dumps(chosen, default=str)), **outcome})
+        study.trials.append(read_trial(place, number))
+        settle(study, keep)
+        if on_trial is not None:
+            on_trial(study.trials[-1])
+    settle(study, keep)
+    _ = study.best  # there is none if all trials failed
+    return study
+
+
+def search_space(
+    model: str,
+    space: Space | None = None,
+    model_options: Mapping[str, Any] | None = None,
+    train_options: Mapping[str, Any] | None = None,
+) -> dict[str, Choice | Uniform | Integers]:
+    """What a study of a model searches: its space without the options that are fixed.
+
+    Args:
+        model: a registered name.
+        space: instead of the model's own.
+        model_options: fixed, of the model.
+        train_options: fixed, of the training.
+
+    Raises:
+        ConfigError: a key that is no option (the nearest is named), or values that the option does not take.
+    """
+    cls, _, _ = configure(model, model_options, train_options, ranking=True)
+    own = cls.search_space if space is None else space
+    known = [*cls.Config.model_fields, *(TRAIN + name for name in TrainConfig.model_fields)]
+    known = [name for name in known if name.removeprefix(TRAIN) != "seed"]  # no seed is better than another
+    fixed = {*(model_options or {}), *(TRAIN + name for name in train_options or {})}
+    for key, kind in own.items():
+        if key not in known:
+            raise ConfigError(
+                f"search space of {cls.name}: {key!r} is no option that can be searched; those are {known}."
+                f"{nearest(key, known)}"
+            )
+        if not isinstance(kind, (Choice, Uniform, Integers)):
+            raise ConfigError(
+                f"search space of {cls.name}: {key} = {kind!r}; expected Choice(...), Uniform(low, high) or "
+                "Integers(low, high) of graphrec.models.search_space"
+            )
+        values = kind.values if isinstance(kind, Choice) else (kind.low, kind.high)
+        for value in () if key in fixed else values:
+            given = {key: value}
+            try:
+                _plain(given)
+                configure(
+                    model,
+                    {**(model_options or {}), **_of_model(given)},
+                    {**(train_options or {}), **_of_training(given)},
+                )
+            except (ConfigError, TypeError, ValueError) as cause:
+                raise ConfigError(f"search space of {cls.name}, {key}: {cause}") from None
+    return {key: kind for key, kind in own.items() if key not in fixed}
+
+
+def refuse_another(out: Path, resume: bool) -> None:
+    """Refuses, before any work is done, a directory that is not to be written to.
+
+    Raises:
+        CheckpointError: it holds a study and ``resume`` is false, or it holds a run.
+    """
+    if (out / "run.json").exists():
+        raise CheckpointError(f"{out}: holds a run; choose another directory for the study (--out)")
+    if (out / STUDY).exists() and not resume:
+        raise CheckpointError(
+            f"{out} already holds a study; go on with it (resume=True, --resume), or choose another "
+            "directory (--out)"
+        )
+
+
+def _expect(trials: Any, sampler: str, keep: str, select: str) -> None:
+    """Refuses what can be wrong about a study whatever its model and data."""
+    if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
+        raise ConfigError(f"trials = {trials!r}; expected a whole number from 1")
+    for what, value, known in (("sampler", sampler, SAMPLERS), ("keep", keep, KEEP)):
+        if value not in known:
+            raise ConfigError(f"{what} = {value!r} is not one of {list(known)}.{nearest(str(value), known)}")
+    parse_metric(select)
+
+
+def _open(
+    out: Path,
+    facts: Mapping[str, Any],
+    planned: int,
+    resume: bool,
+    older: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Creates the directory, or makes sure that the one to resume is this study and needs no other optuna.
+
+    Args:
+        out: the directory.
+        facts: for ``study.json``.
+        planned: how many trials there will be.
+        resume: whether there may be a study already.
+        older: options by fact, for those that a study of an earlier version does not know.
+    """
+    refuse_another(out, resume)
+    before = read_sealed(out / STUDY, REMEDY, FORMAT) if (out / STUDY).exists() else {}
+    if before:
+        _refuse_another_study(out, before, facts, older)
+    finished = over(out)
+    if finished and finished[-1] >= planned:
+        raise CheckpointError(
+            f"{out}: holds trials up to number {finished[-1]}, this study has {planned}; ask for at least "
+            f"{finished[-1] + 1} (--trials), or choose another directory (--out)"
+        )
+    if len(finished) == planned:
+        return
+    estimates = facts["sampler"] == "tpe" and planned > STARTUP
+    now = samplers.optuna_version() if estimates else None
+    was = before.get("optuna")
+    if now is not None and was not in (None, now):
+        raise CheckpointError(
+            f"{out}: its trials were suggested by optuna {was}, and optuna {now} may suggest others; run: "
+            f"pip install optuna=={was}, or choose another directory (--out)"
+        )
+    with explained(out, CheckpointError):
+        out.mkdir(parents=True, exist_ok=True)
+        sweep(out)
+        write_sealed(
+            out / STUDY, {"format": FORMAT, **facts, "optuna": now or was, "environment": environment()}
+        )
+
+
+def _refuse_another_study(
+    out: Path, before: Mapping[str, Any], facts: Mapping[str, Any], older: Mapping[str, Mapping[str, Any]]
+) -> None:
+    for key, new in facts.items():
+        where, old = key, before.get(key)
+        if isinstance(new, dict) and isinstance(old, dict):
+            old = {**older.get(key, {}), **old}
+            ignored = FREE if key == "train_config" else {"name"} if key == "dataset" else set()
+            names = (n for n in {**old, **new} if n not in ignored and old.get(n) != new.get(n))
+            name = next(names, None)
+            if name is None:
+                continue
+            where, old, new = f"{key}.{name}", old.get(name), new.get(name)
+        if old != new:
+            raise CheckpointError(
+                f"{out} holds another study: its {where} is {old!r}, this one's is {new!r}; give the same, "
+                "or choose another directory (--out)"
+            )
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as they are read back: a study that goes on must see what a straight one sees."""
+    return dict(json.loads(json.dumps(dict(options), allow_nan=False)))
+
+
+def _of_model(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if not key.startswith(TRAIN)}
+
+
+def _of_training(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {key.removeprefix(TRAIN): value for key, value in options.items() if key.startswith(TRAIN)}

@@ -1,0 +1,234 @@
+"""A recommender that is asked by many at once, and grows meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import numpy as np
+
+from graphrec.core.errors import ConfigError, FeatureError, GraphrecError
+from graphrec.serving import Recommender
+from graphrec.serving.http.journal import Addition, Journal
+from graphrec.serving.recommend import Search
+
+T = TypeVar("T")
+Answer = tuple[np.ndarray, np.ndarray]
+REPLAYED = 1000
+"""Lines of a journal that are added at once."""
+NO_ITEMS = "this server takes no items; start one without --read-only, with a place for its --journal"
+BATCH = 256
+"""Users answered in one search at most."""
+
+
+class Options(NamedTuple):
+    """How users are to be answered.
+
+    Attributes:
+        k, exclude_seen, only, exclude, unknown: as in :meth:`graphrec.Recommender.recommend`.
+    """
+
+    k: int
+    exclude_seen: bool = True
+    only: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
+    unknown: Literal["error", "popularity"] = "error"
+
+
+class Served:
+    """A recommender behind a server.
+
+    Whoever asks sees the recommender as it was before an addition or as it is after it: an addition makes
+    another, which takes the place of the one before in a single step.
+
+    Args:
+        recommender: what is served; not changed.
+        search: how it searches.
+        journal: where additions are kept; None: none are taken.
+
+    Attributes:
+        recommender: as it is now.
+        journal: the same.
+        replayed: items of the journal that were added.
+        known: items of the journal that the recommender held already.
+
+    Raises:
+        ConfigError: the recommender has no index for an approximate search.
+        FeatureError: the journal holds items that this recommender cannot place.
+    """
+
+    def __init__(
+        self, recommender: Recommender, search: Search = "auto", journal: Journal | None = None
+    ) -> None:
+        self.search, self.journal = search, journal
+        self.recommender = recommender.copy()
+        self._growing = threading.Lock()
+        self._held = recommender.items
+        self.replayed = self.known = 0
+        if search == "approximate" and recommender.index is None:
+            raise ConfigError(
+                "--search approximate, and the recommender has no index; build one with graphrec index"
+            )
+        additions = journal.additions if journal else []
+        for start in range(0, len(additions), REPLAYED):  # each growing copies what was added before
+            self._replay(start, additions[start : start + REPLAYED])
+
+    def _replay(self, start: int, additions: Sequence[Addition]) -> None:
+        """Adds items of the journal, from line ``start`` (of 0) on, that the recommender does not hold."""
+        together, known = _joined(additions), self._held
+        new = [i for i, name in enumerate(together.ids) if name not in known]
+        features = {m: [rows[i] for i in new] for m, rows in together.features.items()}
+        try:
+            if new:
+                self.recommender.add_items([together.ids[i] for i in new], features)
+        except GraphrecError as cause:
+            if len(additions) > 1:  # find the line
+                for number, addition in enumerate(additions):
+                    self._replay(start + number, [addition])
+                return
+            where = f"{self.journal.path}, line {start + 1}" if self.journal else ""
+            raise FeatureError(
+                f"{where}: its items cannot be added to this recommender ({cause}); serve the one they were "
+                "added to, or name another file with --journal"
+            ) from cause
+        self.known += len(together.ids) - len(new)
+        self.replayed += len(new)
+
+    def recommend(self, asked: Sequence[tuple[Sequence[str], Options]]) -> list[Answer | GraphrecError]:
+        """Answers several requests, those that ask for the same in one search; each as if it were alone."""
+        recommender = self.recommender
+        answers: dict[int, Answer | GraphrecError] = {}
+        groups: dict[Options, list[int]] = {}
+        for number, (users, options) in enumerate(asked):
+            try:
+                if options.unknown == "error":
+                    recommender.users.indices(users)  # the others of its group are not to suffer
+                groups.setdefault(options, []).append(number)
+            except GraphrecError as cause:
+                answers[number] = cause
+        for options, group in groups.items():
+            names = [name for number in group for name in asked[number][0]]
+            try:
+                ids, scores = recommender.recommend(
+                    names, options.k, exclude_seen=options.exclude_seen, only=options.only,
+                    exclude=options.exclude or None, unknown=options.unknown, search=self.search,
+                )  # fmt: skip
+            except GraphrecError as cause:
+                answers |= dict.fromkeys(group, cause)
+                continue
+            end = 0
+            for number in group:
+                begin, end = end, end + len(asked[number][0])
+                answers[number] = ids[begin:end], scores[begin:end]
+        return [answers[number] for number in range(len(asked))]
+
+    def prepare(self) -> None:
+        """Readies the calling thread for searching.
+
+        What an index leaves to be computed is so little that several threads cost more than they gain, and
+        the other processors are busy with requests.
+        """
+        if self.search != "exact" and self.recommender.index is not None:
+            import faiss
+            import torch
+
+            torch.set_num_threads(1)
+            faiss.omp_set_num_threads(1)
+
+    def similar(self, items: Sequence[str], k: int) -> Answer:
+        """Items like some items; as :meth:`graphrec.Recommender.similar_items`."""
+        recommender = self.recommender
+        has = recommender.index is not None and "similar" in recommender.index
+        return recommender.similar_items(items, k, search=self.search if has else "exact")
+
+    def add(self, addition: Addition) -> int:
+        """Adds items and returns how many the recommender holds then; once this returns, none can be lost.
+
+        Raises:
+            ConfigError: this server takes no items.
+            DataError: an id is known already or occurs twice.
+            FeatureError: an item cannot be placed.
+            CheckpointError: the journal cannot be written; nothing was added.
+        """
+        if self.journal is None:
+            raise ConfigError(NO_ITEMS)
+        with self._growing:
+            grown = self.recommender.copy().add_items(addition.ids, addition.features)
+            self.journal.append(addition)
+            self.recommender = grown
+            return grown.n_items
+
+
+def _joined(additions: Sequence[Addition]) -> Addition:
+    """All of them as one."""
+    ids: list[str] = []
+    features: dict[str, list[list[float] | None]] = {}
+    for addition in additions:
+        for modality in addition.features.keys() - features.keys():
+            features[modality] = [None] * len(ids)
+        for modality, rows in features.items():
+            rows += addition.features.get(modality, [None] * len(addition.ids))
+        ids += addition.ids
+    return Addition(ids, features)
+
+
+class Batches:
+    """Answers requests that come while others are being answered together, in a thread of their own.
+
+    Args:
+        work: answers several requests at once, in order.
+        size: what a request counts as.
+        prepare: called in the thread before it begins.
+        most: what may be answered at once.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[list[Any]], list[Any]],
+        size: Callable[[Any], int],
+        prepare: Callable[[], None] = lambda: None,
+        most: int = BATCH,
+    ) -> None:
+        self._work, self._size, self._most = work, size, most
+        self._waiting: list[tuple[Any, asyncio.Future[Any]]] = []
+        self._busy = False
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="search", initializer=prepare)
+
+    async def ask(self, request: Any) -> Any:
+        """The answer to one request; raises it if it is an exception."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Any] = loop.create_future()
+        self._waiting.append((request, answer))
+        if not self._busy:
+            self._busy = True
+            self._task = loop.create_task(self._run())  # held, or it might be collected
+        return await answer
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                batch: list[tuple[Any, asyncio.Future[Any]]] = []
+                total = 0
+                while self._waiting and (not batch or total + self._size(self._waiting[0][0]) <= self._most):
+                    batch.append(self._waiting.pop(0))
+                    total += self._size(batch[-1][0])
+                await self._answer(batch)
+        finally:
+            self._busy = False
+
+    async def _answer(self, batch: list[tuple[Any, asyncio.Future[Any]]]) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.run_in_executor(self._pool, self._work, [request for request, _ in batch])
+        except Exception as cause:
+            found = [cause] * len(batch)
+        for (_, answer), one in zip(batch, found, strict=True):
+            if answer.done():  # whoever asked has gone
+                continue
+            if isinstance(one, Exception):
+                answer.set_exception(one)
+            else:
+                answer.set_result(one)

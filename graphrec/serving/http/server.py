@@ -1,0 +1,103 @@
+"""What the servers share: how they listen, and the form of what they refuse."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+
+from graphrec.core.errors import ConfigError, GraphrecError, requires
+from graphrec.serving.http.guard import HEADERS
+
+try:
+    from fastapi import FastAPI, Request
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import JSONResponse
+    from starlette.exceptions import HTTPException as AnyHTTPException
+except ImportError as cause:
+    raise requires("fastapi", "serve") from cause
+
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+_LONGEST = 600  # characters of an error
+
+
+def shown_host(host: str) -> str:
+    """A host as it stands in an address: IPv6 in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+def names_of(host: str) -> tuple[str, ...] | None:
+    """Names that requests may be addressed to when listening at ``host``; None: any."""
+    return LOOPBACK if shown_host(host) in LOOPBACK else None
+
+
+def listen(app: FastAPI, host: str, port: int, ready: Callable[[str], None]) -> None:
+    """Serves an application until Ctrl-C.
+
+    Args:
+        app: the application.
+        host: address to listen at.
+        port: 0 takes a free one.
+        ready: is called with the address when it can be asked.
+
+    Raises:
+        MissingDependencyError: uvicorn is not installed.
+        ConfigError: nothing can listen there, as when the port is taken.
+    """
+    try:
+        import uvicorn
+    except ImportError as cause:
+        raise requires("uvicorn", "serve") from cause
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family, backlog=1024)
+    except (OSError, OverflowError, UnicodeError) as cause:
+        raise ConfigError(
+            f"cannot listen at {shown_host(host)}:{port} ({cause}); give another host or port"
+        ) from cause
+    # Where the kind of protocol is left open, as here, asyncio does not do it, and the second piece of an
+    # answer would wait until the client has acknowledged the first, 40 ms later.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with listening:
+        ready(f"http://{shown_host(host)}:{listening.getsockname()[1]}/")
+        with suppress(KeyboardInterrupt):
+            config = uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False)
+            uvicorn.Server(config).run(sockets=[listening])
+
+
+def explain_errors(app: FastAPI, status: Callable[[GraphrecError], int] = lambda _: 400) -> None:
+    """Every error becomes ``{"error": one line}``.
+
+    Args:
+        app: the application.
+        status: of a mistake that graphrec found in what was asked.
+    """
+
+    def error(status: int, message: str) -> JSONResponse:
+        line = " ".join(message.encode("utf-8", "replace").decode("utf-8").split())
+        return JSONResponse(
+            {"error": line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"}, status, HEADERS
+        )
+
+    @app.exception_handler(GraphrecError)
+    async def mistake(_: Request, cause: Exception) -> JSONResponse:
+        assert isinstance(cause, GraphrecError)
+        return error(status(cause), str(cause))
+
+    @app.exception_handler(RequestValidationError)
+    async def unfit(_: Request, cause: Exception) -> JSONResponse:
+        assert isinstance(cause, RequestValidationError)
+        first = cause.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][:6])
+        return error(422, f"{where}: {first['msg']}")
+
+    @app.exception_handler(AnyHTTPException)
+    async def other(_: Request, cause: Exception) -> JSONResponse:
+        assert isinstance(cause, AnyHTTPException)
+        answer = error(cause.status_code, str(cause.detail))
+        answer.headers.update(cause.headers or {})
+        return answer
+
+    @app.exception_handler(Exception)
+    async def defect(_: Request, __: Exception) -> JSONResponse:
+        return error(500, "the server made a mistake; what it was stands in its log")

@@ -1,0 +1,181 @@
+"""Recommendations over HTTP: ``graphrec serve RUN``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from graphrec.core.errors import (
+    CheckpointError,
+    DataError,
+    GraphrecError,
+    UnknownIdError,
+    requires,
+)
+from graphrec.serving import Recommender
+from graphrec.serving.http import schema
+from graphrec.serving.http.guard import Guard
+from graphrec.serving.http.journal import Addition, Journal
+from graphrec.serving.http.live import NO_ITEMS, Answer, Batches, Options, Served
+from graphrec.serving.http.server import explain_errors, listen, names_of
+from graphrec.serving.recommend import Search
+
+try:
+    from fastapi import FastAPI, HTTPException, Response
+    from fastapi.concurrency import run_in_threadpool
+except ImportError as cause:
+    raise requires("fastapi", "serve") from cause
+
+_WHY = {
+    400: "The request cannot be answered, or is for another host.",
+    403: "This server takes no items.",
+    404: "A user or an item is not known.",
+    409: "An item is known already, or named twice.",
+    413: f"The body is longer than {schema.BODY // 1024} KB.",
+    422: "The body is not of this form, or beyond a limit.",
+    503: "The journal cannot be written; nothing was added.",
+}
+
+
+def create_service(served: Served, hosts: Sequence[str] | None = None) -> FastAPI:
+    """The service as an application, for any ASGI server.
+
+    What is wrong with a request is answered with status 4xx and ``{"error": one line}``.
+
+    Args:
+        served: what is asked.
+        hosts: names that requests may be addressed to, without port (an IPv6 address in brackets); None: any.
+    """
+    app = FastAPI(
+        title="graphrec serve",
+        summary="Recommendations, similar items, new items.",
+        docs_url=None,  # interactive documentation would load its scripts from elsewhere
+        redoc_url=None,
+    )
+    app.add_middleware(
+        Guard, hosts=None if hosts is None else tuple(hosts), limit=schema.BODY, remedy="send less at once"
+    )
+    batches = Batches(served.recommend, lambda request: len(request[0]), served.prepare)
+    alike = Batches(
+        lambda requests: [_tried(served.similar, *r) for r in requests], lambda r: len(r[0]), served.prepare
+    )
+
+    @app.get("/health", responses=_refusals(400, 413))
+    async def health() -> schema.Health:
+        """That the server is there, and for what."""
+        rec = served.recommender
+        return schema.Health(
+            status="ok",
+            model=str(rec.meta.get("model", "")),
+            users=len(rec.users),
+            items=rec.n_items,
+            added=rec.n_items - before,
+            approximate=served.search != "exact" and rec.index is not None,
+            takes_items=served.journal is not None,
+        )
+
+    before = served.recommender.n_items - served.replayed
+
+    @app.post("/recommend", response_model=schema.Answers, responses=_refusals(400, 404, 413, 422))
+    async def recommend(body: schema.Recommend) -> Response:
+        """The items with the highest scores for each user, best first."""
+        only = None if body.only is None else tuple(body.only)
+        options = Options(body.k, body.exclude_seen, only, tuple(body.exclude), body.unknown)
+        return _answers(body.users, await batches.ask((body.users, options)))
+
+    @app.post("/similar", response_model=schema.Answers, responses=_refusals(400, 404, 413, 422))
+    async def similar(body: schema.Similar) -> Response:
+        """The items whose embeddings have the highest cosine with each item's."""
+        return _answers(body.items, await alike.ask((body.items, body.k)))
+
+    async def items(body: Any) -> schema.Added:
+        """Adds items, placed by their content. The reply is sent when they are on the disk."""
+        if served.journal is None:
+            raise HTTPException(403, NO_ITEMS)
+        content = {m: rows for m, rows in body.features.model_dump().items() if rows is not None}
+        total = await run_in_threadpool(served.add, Addition(body.ids, content))
+        return schema.Added(added=len(body.ids), items=total)
+
+    items.__annotations__["body"] = schema.addition(
+        served.recommender.modalities
+    )  # its form is this recommender's
+    app.post("/items", status_code=201, responses=_refusals(400, 403, 409, 413, 422, 503))(items)
+
+    def status(cause: GraphrecError) -> int:
+        if isinstance(cause, UnknownIdError):
+            return 404
+        if isinstance(cause, CheckpointError):
+            return 503
+        return 409 if isinstance(cause, DataError) else 400
+
+    explain_errors(app, status)
+    return app
+
+
+def serve(
+    recommender: Recommender,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    *,
+    search: Search = "auto",
+    journal: Path | None = None,
+    ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serves recommendations until Ctrl-C.
+
+    On this machine's own address, the default, only this machine can ask, under its own name. Anybody who
+    reaches another address can ask and, with a journal, add items: there is no log-in.
+
+    Args:
+        recommender: what is served; not changed.
+        host: address to listen at.
+        port: 0 takes a free one.
+        search: as in :meth:`graphrec.Recommender.recommend`.
+        journal: file that keeps additions; None: none are taken.
+        ready: is called with the address when it can be asked; default: says so on stderr.
+
+    Raises:
+        MissingDependencyError: uvicorn is not installed.
+        ConfigError: nothing can listen there, the journal is in use, or there is no index to search.
+        CheckpointError: the journal is damaged or cannot be written.
+        FeatureError: the journal holds items that this recommender cannot place.
+    """
+    from graphrec.cli.output import note
+
+    kept = None if journal is None else Journal(journal)
+    try:
+        served = Served(recommender, search, kept)
+        if kept is not None and (served.replayed or served.known):
+            known = f", {served.known:,} were known already" if served.known else ""
+            note(f"{kept.path}: {served.replayed:,} items added again{known}")
+        app = create_service(served, names_of(host))
+        listen(
+            app, host, port, ready or (lambda address: note(f"{address}: asks and answers; Ctrl-C ends it"))
+        )
+    finally:
+        if kept is not None:
+            kept.close()
+
+
+def _answers(names: Sequence[str], answer: Answer) -> Response:
+    """The reply, as bytes: its form is known, and checking it again would cost more than making it."""
+    ids, scores = answer
+    rows = []
+    for name, found, values in zip(names, ids.tolist(), scores.tolist(), strict=True):
+        n = found.index(None) if None in found else len(found)
+        rows.append({"id": name, "items": found[:n], "scores": values[:n]})
+    text = json.dumps({"answers": rows}, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Response(text.encode(), media_type="application/json")
+
+
+def _tried(work: Callable[..., Answer], *given: Any) -> Answer | GraphrecError:
+    try:
+        return work(*given)
+    except GraphrecError as cause:
+        return cause
+
+
+def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": schema.Error, "description": _WHY[status]} for status in statuses}

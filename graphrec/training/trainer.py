@@ -1,0 +1,355 @@
+"""The one training loop of the project.
+
+The trainer iterates ``model.batches(plan)``, sums ``model.loss(batch)``, steps, validates, writes checkpoints
+and stops early. It never sees a test split. Accelerate (devices, mixed precision, several processes) is used
+here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from pydantic import Field
+from torch import Tensor
+
+from graphrec.core import distributed
+from graphrec.core.config import Config
+from graphrec.core.environment import device_facts
+from graphrec.core.errors import ConfigError, TrainingError, nearest
+from graphrec.core.progress import ProgressBar, TensorBoard
+from graphrec.core.random import stream
+from graphrec.models.base import Model
+from graphrec.models.batches import Plan
+from graphrec.training.run_directory import RunDirectory, State
+
+logger = logging.getLogger("graphrec")
+
+
+class TrainConfig(Config):
+    """How to train; the defaults are the protocol of the published Amazon tables."""
+
+    epochs: int = Field(1000, ge=1)
+    """Most epochs to train."""
+    batch_size: int = Field(2048, ge=1)
+    """Interactions per step."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Learning rate at the start."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """How the learning rate falls over ``epochs``: not at all, or to zero along a cosine or a line."""
+    warmup: int = Field(0, ge=0)
+    """Epochs over which the learning rate rises linearly first."""
+    weight_decay: float = Field(0.0, ge=0)
+    """L2 penalty applied by the optimizer to all parameters."""
+    clip_norm: float | None = Field(None, gt=0)
+    """Largest norm of the whole gradient; None does not clip."""
+    patience: int | None = Field(20, ge=1)
+    """Validations without improvement that are tolerated; one more stops training. None never stops early."""
+    decimals: int | None = Field(4, ge=1)
+    """Digits to which the selected metric is rounded before comparing; None compares exactly."""
+    validate_every: int = Field(1, ge=1)
+    """Epochs between validations; the last epoch is always validated."""
+    validate_users: int | None = Field(None, ge=1)
+    """Users to rank for in a validation of ``graphrec train``, drawn once by the seed; None takes all.
+    Ranking for all costs users times items."""
+    checkpoint_every: int = Field(1, ge=1)
+    """Epochs between checkpoints of the full state; improvements and the last epoch are always written."""
+    seed: int = Field(0, ge=0)
+    """Seed of batches, negatives and all that models redraw while training."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to train; ``auto`` takes an accelerator if there is one."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Mixed precision of the forward pass."""
+    progress: bool | None = None
+    """Show a progress bar; None shows it on a terminal."""
+    tensorboard: bool = False
+    """Write TensorBoard events under the run directory (needs the extra ``track``)."""
+
+
+class Task(Protocol):
+    """What validates: :class:`graphrec.RankingTask` and others."""
+
+    def __call__(self, model: Any) -> dict[str, float]:
+        """Metric name -> value; higher is better."""
+        ...
+
+
+@dataclass
+class Run:
+    """A finished training.
+
+    Attributes:
+        model: with the best weights loaded (the last ones if nothing was validated).
+        history: one dict per epoch: ``epoch``, ``seconds``, ``loss/<term>``, metrics.
+        best_epoch: epoch of the best validation, counted from 1.
+        best_value: the selected metric there, or None.
+        out: the run directory, or None.
+    """
+
+    model: Any
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_value: float | None = None
+    out: Path | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in epochs, validation included, resumed parts too."""
+        return sum(h["seconds"] for h in self.history)
+
+
+class Trainer:
+    """Trains a model.
+
+    Args:
+        config: a :class:`TrainConfig`.
+        out: run directory for checkpoints and metrics; None keeps nothing on disk.
+    """
+
+    def __init__(self, config: TrainConfig | None = None, out: str | Path | None = None) -> None:
+        self.config = config or TrainConfig()
+        self.out = Path(out) if out is not None else None
+        self.kept = RunDirectory(self.out)
+        self._device = torch.device("cpu")
+
+    def fit(
+        self,
+        model: Model,
+        validate: Task | None = None,
+        select: str | None = None,
+        *,
+        resume: bool = False,
+        about: Mapping[str, Any] | None = None,
+        on_epoch: Callable[[dict[str, float]], None] | None = None,
+    ) -> Run:
+        """Trains until the last epoch or until ``select`` stops improving, then loads the best weights.
+
+        Args:
+            model: is trained in place.
+            validate: called after epochs; sees what it was made with, which should never be a test split.
+            select: name of the validated metric to select on; default: the first.
+            resume: go on from the run directory's last checkpoint; start afresh if there is none.
+            about: JSON-able facts recorded in ``run.json`` (dataset fingerprint, feature hashes, ...).
+            on_epoch: called with each epoch's record.
+
+        Raises:
+            TrainingError: a loss term is not finite (named, with epoch and step), or there are no batches.
+            CheckpointError: the run directory holds another run, or cannot be written.
+            ConfigError: ``select`` is not validated.
+        """
+        config, start, state = self.config, 0, State()
+        if distributed.launched() > 1 and model.divides is None:  # before the others wait for this one
+            raise ConfigError(f"{model.name} trains in one process; its batches cannot be divided")
+        accelerator = _accelerator(config)
+        self.kept.writes, self._device = distributed.first(), accelerator.device
+        model.to(accelerator.device)
+        trainable = any(p.requires_grad for p in model.parameters())
+        optimizer = model.optimizer(config) if trainable else None
+        device = {**device_facts(accelerator.device, config.precision), "processes": distributed.count()}
+        try:
+            self.kept.open(
+                self._facts(model, {"device": device, **(about or {})}), resume, self._defaults(model)
+            )
+            if resume and distributed.of_first(self.kept.holds_checkpoint, accelerator.device):
+                state, start = self.kept.read(model, optimizer)
+                if optimizer is not None:  # more epochs or patience than before go on from here
+                    state.done = self._is_over(start, state)
+            self.kept.rewrite_metrics(state.history)
+            if state.done:
+                logger.info("the run in %s is finished; nothing to do", self.out)
+            elif optimizer is None:
+                self._validate(model, validate, select, state, {"epoch": 0, "seconds": 0.0}, last=True)
+                state.done = True
+                self.kept.write(model, None, 0, state)
+                self.kept.rewrite_metrics(state.history)
+            else:
+                self._loop(accelerator, model, optimizer, validate, select, state, start, on_epoch)
+            distributed.wait()  # for the best weights to be written
+            self.kept.load_best(model, state)
+        finally:
+            self.kept.close()
+        model.eval()
+        return Run(model, state.history, state.best_epoch, state.best_value, self.out)
+
+    def _loop(
+        self,
+        accelerator: Accelerator,
+        model: Model,
+        optimizer: torch.optim.Optimizer,
+        validate: Task | None,
+        select: str | None,
+        state: State,
+        start: int,
+        on_epoch: Callable[[dict[str, float]], None] | None,
+    ) -> None:
+        config = self.config
+        # Gradients are added up by distributed.add_gradients; DistributedDataParallel would take their mean, and
+        # expects one of each parameter in every step.
+        wrapped = accelerator.prepare_model(model, evaluation_mode=distributed.count() > 1)
+        stepper = accelerator.prepare_optimizer(optimizer)
+        if accelerator.scaler is None:
+            # Accelerate's wrapper looks twice a step for a package that is not there; only a gradient scaler
+            # needs it.
+            stepper = optimizer
+        for group in optimizer.param_groups:
+            group["initial_lr"] = config.learning_rate * group.get("lr_scale", 1.0)
+        bar = ProgressBar(config.progress if distributed.first() else False, config.epochs, start)
+        events = TensorBoard(config.tensorboard and distributed.first(), self.out)
+        with bar as progress, events as board:
+            for epoch in range(start + 1, config.epochs + 1):
+                began = time.perf_counter()
+                for group in optimizer.param_groups:
+                    group["lr"] = group["initial_lr"] * rate(config, epoch)
+                record = {"epoch": epoch, **self._epoch(accelerator, wrapped, model, stepper, epoch)}
+                record["seconds/train"] = time.perf_counter() - began
+                last = epoch == config.epochs
+                improved = self._validate(model, validate, select, state, record, last)
+                record["seconds"] = time.perf_counter() - began
+                state.done = self._is_over(epoch, state)
+                if improved or state.done or epoch % config.checkpoint_every == 0:
+                    self.kept.write(model, optimizer, epoch, state, improved)
+                self.kept.log(record)
+                board(record)
+                progress(record, state.best_value, state.best_epoch)
+                if on_epoch is not None:
+                    on_epoch(record)
+                if state.done:
+                    break
+
+    def _is_over(self, epoch: int, state: State) -> bool:
+        patience = self.config.patience
+        return epoch >= self.config.epochs or (patience is not None and state.misses > patience)
+
+    def _epoch(
+        self, accelerator: Accelerator, wrapped: Any, model: Model, optimizer: Any, epoch: int
+    ) -> dict[str, float]:
+        """One pass over the model's batches; the mean of each loss term."""
+        config = self.config
+        model.train()
+        model.start_epoch(stream(config.seed, "start_epoch", epoch))
+        terms: dict[str, list[Tensor]] = {}
+        for batch in model.batches(Plan(epoch, config.batch_size, config.seed)):
+            losses = wrapped(_to(batch, accelerator.device))
+            accelerator.backward(torch.stack(list(losses.values())).sum())
+            if model.divides == "batches":
+                distributed.add_gradients(model.parameters())
+            if config.clip_norm is not None:
+                accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            for name, value in losses.items():
+                terms.setdefault(name, []).append(value.detach())
+        if not terms:
+            raise TrainingError(f"epoch {epoch}: the model made no batches; is its train split empty?")
+        # Looked at once an epoch: reading a loss at every step would stall a GPU.
+        stacked = {name: torch.stack(values) for name, values in terms.items()}
+        broken = {name: (~torch.isfinite(v)).nonzero() for name, v in stacked.items()}
+        first = {name: int(at[0]) for name, at in broken.items() if len(at)}
+        if first:
+            # A broken term spoils the weights, and with them every term of the next step: the first one is
+            # the cause.
+            name = min(first, key=first.__getitem__)
+            raise TrainingError(
+                f"epoch {epoch}, step {first[name] + 1}: loss term {name!r} is "
+                f"{float(stacked[name][first[name]])}; "
+                "the last checkpoint is intact: lower the learning rate, clip gradients (clip_norm) or check "
+                "the features"
+            )
+        return {f"loss/{name}": float(v.double().mean()) for name, v in stacked.items()}
+
+    def _validate(
+        self,
+        model: Model,
+        validate: Task | None,
+        select: str | None,
+        state: State,
+        record: dict[str, float],
+        last: bool,
+    ) -> bool:
+        """Validates when it is time, keeps the books of early stopping; says whether this epoch is the best
+        yet.
+        """
+        epoch = int(record["epoch"])
+        state.history.append(record)
+        if validate is None:
+            state.best_epoch = epoch
+            return False
+        if epoch % self.config.validate_every and not last:
+            return False
+        model.eval()
+        with torch.no_grad():
+            divided = getattr(validate, "divided", False)
+            metrics = (
+                validate(model) if divided else distributed.of_first(lambda: validate(model), self._device)
+            )
+        record.update(metrics)
+        chosen = select or next(iter(metrics))
+        if chosen not in metrics:
+            raise ConfigError(
+                f"select={chosen!r} is not validated; there are {list(metrics)}.{nearest(chosen, metrics)}"
+            )
+        if broken := [name for name, found in metrics.items() if not math.isfinite(found)]:
+            raise TrainingError(
+                f"epoch {epoch}: validated {broken[0]} is {metrics[broken[0]]}; check the validation split"
+            )
+        value = float(metrics[chosen])
+        digits = self.config.decimals
+        rounded = value if digits is None else round(value, digits)
+        if state.best_value is None or rounded > state.threshold:
+            state.best_value, state.threshold, state.best_epoch, state.misses = value, rounded, epoch, 0
+            if self.out is None:
+                state.best_weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
+            return True
+        state.misses += 1
+        return False
+
+    def _facts(self, model: Model, about: Mapping[str, Any]) -> dict[str, Any]:
+        """What ``run.json`` records."""
+        return {
+            "model": model.name,
+            "model_config": model.config.model_dump(mode="json") if hasattr(model, "config") else {},
+            "train_config": self.config.model_dump(mode="json"),
+            **about,
+        }
+
+    def _defaults(self, model: Model) -> dict[str, Any]:
+        """What a run recorded before an option was there was trained with."""
+        known = {"train_config": self.config.defaults()}
+        return {**known, "model_config": model.config.defaults()} if hasattr(model, "config") else known
+
+
+def rate(config: TrainConfig, epoch: int) -> float:
+    """Factor on the learning rate in one epoch (from 1): a function of the epoch alone, so resuming needs no
+    state.
+    """
+    if epoch <= config.warmup:
+        return epoch / (config.warmup + 1)
+    done = (epoch - 1 - config.warmup) / max(1, config.epochs - config.warmup)
+    if config.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * done))
+    return 1 - done if config.schedule == "linear" else 1.0
+
+
+def _accelerator(config: TrainConfig) -> Accelerator:
+    AcceleratorState._reset_state(reset_partial_state=True)  # each Trainer chooses its device anew
+    if config.device in ("cuda", "mps"):
+        available = (
+            torch.cuda.is_available() if config.device == "cuda" else torch.backends.mps.is_available()
+        )
+        if not available:
+            raise ConfigError(f"device {config.device!r} is not available here; use device=auto or cpu")
+    if config.precision == "fp16" and (config.device == "cpu" or not torch.cuda.is_available()):
+        raise ConfigError("precision 'fp16' needs a CUDA device; use bf16 or no")
+    return Accelerator(cpu=config.device == "cpu", mixed_precision=config.precision)
+
+
+def _to(batch: Any, device: torch.device) -> Any:
+    return type(batch)(*(v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for v in batch))

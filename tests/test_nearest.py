@@ -1,0 +1,340 @@
+"""Neighbors against brute force, with and without a cache; top-k against a stable sort."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tolerances import PROPAGATION
+
+from graphrec.core.errors import GraphError
+from graphrec.core.random import stream
+from graphrec.core.topk import topk
+from graphrec.features import FeatureTable
+from graphrec.graphs import knn as graph_module
+from graphrec.graphs import nearest
+from graphrec.graphs.knn import content_graph, knn
+from graphrec.graphs.nearest import nearest_rows
+
+few = settings(max_examples=40, deadline=None)
+
+
+def table(values, present=None) -> FeatureTable:
+    return FeatureTable(np.asarray(values, dtype=np.float32), present)
+
+
+# -- neighbors ----------------------------------------------------------------------------------------------
+
+
+@st.composite
+def features(draw):
+    """Vectors with repeated rows and missing items: whole numbers, so that equal rows are equally similar."""
+    n, d = draw(st.integers(1, 14)), draw(st.integers(1, 4))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    values = rng.integers(-3, 4, (n, d)).astype(np.float32)
+    values[~values.any(1)] = 1
+    if n > 3:
+        values[n - 1] = values[0]
+    present = rng.random(n) < 0.8
+    present[draw(st.integers(0, n - 1))] = True
+    values[~present] = 0
+    return values, present
+
+
+def brute_neighbors(values: np.ndarray, present: np.ndarray, k: int) -> np.ndarray:
+    """``(n, n)`` mask of each item's k nearest by cosine, lowest id first among equals."""
+    unit = values.astype(np.float64) / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+    mask = np.zeros((len(values), len(values)), dtype=bool)
+    for i in np.flatnonzero(present):
+        cosine = np.round(unit @ unit[i], 5)
+        order = sorted(np.flatnonzero(present), key=lambda j: (-cosine[j], j))
+        mask[i, order[:k]] = True
+    return mask
+
+
+def test_knn_equals_brute_force() -> None:
+    rng = stream(0, "test/knn")
+    for n, d, k in ((1, 1, 3), (2, 3, 1), (17, 3, 5), (40, 8, 7), (40, 8, 40), (9, 2, 20)):
+        values = rng.normal(size=(n, d)).astype(np.float32)
+        present = rng.random(n) < 0.8
+        present[0] = True
+        values[~present] = 0
+        graph = knn(table(values, present), k)
+        expected = brute_neighbors(values, present, k)
+        assert np.array_equal(graph.dense().numpy() > 0, expected)
+        assert set(graph.weight.tolist()) == {1.0}
+        itself = np.diag(graph.dense().numpy()) > 0
+        assert np.array_equal(itself, present), "every present item is its own nearest neighbor"
+        assert not expected[~present].any()
+        assert not expected[:, ~present].any()
+        cosine = knn(table(values, present), k, weight="cosine").dense().numpy()
+        unit = values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+        assert np.allclose(cosine, np.where(expected, np.maximum(unit @ unit.T, 0), 0), atol=1e-6)
+
+
+def test_equal_rows_are_taken_in_order_of_their_ids() -> None:
+    values = np.array([[2, 0], [1, 0], [0, 1], [3, 0], [0, 2], [1, 0]], dtype=np.float32)
+    expected = [[0, 1], [0, 1], [2, 4], [0, 1], [2, 4], [0, 1]]
+    graph = knn(table(values), 2)
+    assert graph.col.view(-1, 2).tolist() == expected
+
+
+@few
+@given(
+    st.lists(st.integers(0, 3), min_size=1, max_size=14),
+    st.integers(1, 6),
+    st.integers(1, 5),
+    st.integers(1, 5),
+)
+def test_block_sizes_do_not_matter(labels: list[int], k: int, rows: int, columns: int) -> None:
+    vectors = torch.eye(4)[labels]  # cosines of exactly 0 and 1, so nearly all are ties
+    whole, cut = nearest_rows(vectors, vectors, k), nearest_rows(vectors, vectors, k, block=(rows, columns))
+    assert torch.equal(whole[1], cut[1])
+    assert torch.equal(whole[0], cut[0])
+    same = vectors @ vectors.T
+    order = np.argsort(-same.numpy(), axis=1, kind="stable")[:, :k]
+    assert np.array_equal(whole[1].numpy(), order)
+
+
+@pytest.mark.parametrize("block", [1, 7, 16, 25, 50, 64])
+@pytest.mark.parametrize("k", [1, 9, 50])
+def test_half_the_products_give_all_neighbors(block: int, k: int) -> None:
+    corners = (
+        stream(0, "test/within").integers(0, 2, (50, 4)) * 2.0 - 1
+    )  # halves after scaling: exact, many ties
+    unit = torch.nn.functional.normalize(torch.from_numpy(corners.astype(np.float32)), dim=1)
+    values, rows = nearest._search_within(unit, k, block)
+    order = np.argsort(-(unit @ unit.T).numpy(), axis=1, kind="stable")[:, :k]
+    assert np.array_equal(rows.numpy(), order)
+    assert torch.equal(values, (unit @ unit.T).gather(1, rows))
+
+
+@pytest.mark.parametrize("wide", [1, 1024])
+def test_both_ways_to_compare_all_rows_find_the_same(wide: int, monkeypatch) -> None:
+    monkeypatch.setattr(nearest, "WIDE", wide)
+    monkeypatch.setattr(nearest, "SQUARE", 16)
+    vectors = stream(0, "test/wide").normal(size=(50, 6)).astype(np.float32)
+    expected = nearest_rows(torch.from_numpy(vectors), torch.from_numpy(vectors), 9)[1]
+    assert np.array_equal(columns(knn(table(vectors), 9)), expected.sort(1).values.numpy())
+
+
+def test_block_sizes_do_not_matter_for_real_vectors() -> None:
+    vectors = torch.from_numpy(stream(0, "test/blocks").normal(size=(50, 6)).astype(np.float32))
+    whole = nearest_rows(vectors, vectors, 9)
+    for block in ((7, 11), (50, 3), (1, 50)):
+        values, rows = nearest_rows(vectors, vectors, 9, block=block)
+        assert torch.equal(rows, whole[1])
+        assert torch.allclose(values, whole[0], atol=1e-6)
+
+
+def test_knn_refuses_what_it_cannot() -> None:
+    values = np.ones((3, 2))
+    with pytest.raises(GraphError, match="k = 0"):
+        knn(table(values), 0)
+    with pytest.raises(GraphError, match="no item has this feature"):
+        knn(table(values, np.zeros(3, dtype=bool)), 2)
+    with pytest.raises(GraphError, match="expected 'binary' or 'cosine'"):
+        knn(table(values), 2, weight="gauss")
+
+
+def test_neighbors_come_from_the_cache_where_it_holds_them(tmp_path, monkeypatch) -> None:
+    calls = []
+    compute = graph_module.all_neighbors
+    monkeypatch.setattr(graph_module, "all_neighbors", lambda *a: calls.append(1) or compute(*a))
+    values = stream(0, "test/cache").normal(size=(20, 4)).astype(np.float32)
+    first = knn(table(values), 3)
+
+    def n_computed(t: FeatureTable, k: int = 3) -> int:
+        before = len(calls)
+        graph = knn(t, k, cache=tmp_path)
+        assert np.array_equal(graph.dense(), knn(t, k).dense())
+        return len(calls) - before - 1  # the comparison computes once
+
+    assert n_computed(table(values)) == 1
+    assert n_computed(table(values)) == 0
+    assert np.array_equal(knn(table(values), 3, cache=tmp_path).dense(), first.dense())
+    # Other numbers, another mask, another k: none of them is answered from what was kept.
+    changed = values.copy()
+    changed[0, 0] += 1
+    assert n_computed(table(changed)) == 1
+    present = np.ones(20, dtype=bool)
+    present[4] = False
+    assert n_computed(table(np.where(present[:, None], values, 0), present)) == 1
+    assert n_computed(table(values), k=4) == 1
+    assert len(list(tmp_path.iterdir())) == 4
+    assert n_computed(table(values)) == 0
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("damage", [_flip, lambda p: p.write_bytes(p.read_bytes()[:-8]), Path.unlink])
+@pytest.mark.parametrize("name", ["neighbors.npy", "similarity.npy"])
+def test_a_damaged_cache_is_computed_again(tmp_path, name: str, damage) -> None:
+    values = stream(0, "test/cache").normal(size=(20, 4)).astype(np.float32)
+    expected = knn(table(values), 3, cache=tmp_path)
+    (file,) = tmp_path.glob(f"*/{name}")
+    whole = file.read_bytes()
+    damage(file)
+    assert np.array_equal(knn(table(values), 3, cache=tmp_path).dense(), expected.dense())
+    assert file.read_bytes() == whole, "the cache is whole again"
+
+
+def test_a_damaged_cache_manifest_is_computed_again(tmp_path) -> None:
+    values = stream(0, "test/cache").normal(size=(20, 4)).astype(np.float32)
+    expected = knn(table(values), 3, cache=tmp_path)
+    (manifest,) = tmp_path.glob("*/manifest.json")
+    whole = manifest.read_bytes()
+    for damaged in (b"", whole[:20], b"{}", b"[]", b'{"neighbors.npy": 3}'):
+        manifest.write_bytes(damaged)
+        assert np.array_equal(knn(table(values), 3, cache=tmp_path).dense(), expected.dense())
+        assert manifest.read_bytes() == whole
+
+
+@few
+@given(
+    features(),
+    features(),
+    st.integers(1, 5),
+    st.floats(0, 1, width=16, allow_subnormal=False),  # the expected value divides by it
+    st.integers(0, 2**32),
+)
+def test_content_graph_averages_the_nearest_warm_items(one, other, k: int, share: float, seed: int) -> None:
+    n = min(len(one[0]), len(other[0]))
+    tables = {"image": table(one[0][:n], one[1][:n]), "text": table(other[0][:n], other[1][:n])}
+    weights = {"image": share, "text": 1 - share}
+    warm = np.random.default_rng(seed).random(n) < 0.6
+    matrix = content_graph(tables, weights, k, to=~warm, of=warm).dense().numpy()
+    expected = np.zeros((n, n))
+    total = np.zeros(n)
+    for name, weight in weights.items():
+        has = tables[name].present
+        keys, queries = np.flatnonzero(has & warm), np.flatnonzero(has & ~warm)
+        if weight > 0 and len(keys) and len(queries):
+            vectors = (torch.from_numpy(tables[name].rows(r)) for r in (queries, keys))
+            rows = nearest_rows(*vectors, k)[1].numpy()
+            np.add.at(expected, (queries[:, None], keys[rows]), weight / rows.shape[1])
+            total[queries] += weight
+    assert np.allclose(matrix, expected / np.where(total > 0, total, 1)[:, None], atol=PROPAGATION)
+    sums = matrix.sum(1)
+    assert np.allclose(sums, total > 0, atol=1e-5), "rows sum to one, or are empty"
+    assert not matrix[warm].any()
+    assert not matrix[:, ~warm].any()
+
+
+# -- approximate neighbors ----------------------------------------------------------------------------------
+
+
+def clustered(n: int = 3000, d: int = 12) -> np.ndarray:
+    rng = stream(0, "test/clusters")
+    return (rng.normal(size=(60, d))[rng.integers(0, 60, n)] + 0.3 * rng.normal(size=(n, d))).astype(
+        np.float32
+    )
+
+
+def columns(graph) -> np.ndarray:
+    return graph.col.view(graph.n_target, -1).numpy()
+
+
+def share_found(found: np.ndarray, true: np.ndarray) -> float:
+    return float((found[:, :, None] == true[:, None]).any(1).mean())
+
+
+@pytest.mark.parametrize("recall", [0.8, 0.95, 0.99])
+def test_approximate_neighbors_reach_the_wanted_recall(recall: float) -> None:
+    values = table(clustered())
+    exact = columns(knn(values, 10, method="exact"))
+    found = columns(knn(values, 10, method="approximate", recall=recall))
+    assert share_found(found, exact) >= recall
+    assert (found == np.arange(len(found))[:, None]).any(1).all(), "every item is among its own neighbors"
+    assert np.array_equal(found, columns(knn(values, 10, method="approximate", recall=recall)))
+
+
+def test_approximate_search_compares_a_fraction_of_the_pairs(monkeypatch) -> None:
+    products = []
+    compute = nearest._search
+
+    def counted(queries, keys, *rest):
+        products.append(len(queries) * len(keys))
+        return compute(queries, keys, *rest)
+
+    monkeypatch.setattr(nearest, "_search", counted)
+    knn(table(clustered()), 10, method="approximate", recall=0.9)
+    assert sum(products[1:]) < 0.3 * 3000**2, "the first product is that of the sample"
+
+
+def test_approximate_search_of_features_without_clusters_is_exact(monkeypatch) -> None:
+    values = table(stream(0, "test/gaussian").normal(size=(900, 40)))
+    expected = columns(knn(values, 5))
+    calls = []
+    compute = nearest.all_neighbors
+    monkeypatch.setattr(nearest, "all_neighbors", lambda *a: calls.append(1) or compute(*a))
+    assert np.array_equal(columns(knn(values, 5, method="approximate")), expected)
+    assert len(calls) == 1, "all rows at once instead of cluster by cluster"
+
+
+@pytest.mark.parametrize(("n", "k"), [(1, 3), (2, 1), (7, 20), (40, 30)])
+def test_approximate_neighbors_of_few_items(n: int, k: int) -> None:
+    values = table(np.repeat(np.eye(8), 5, axis=0)[:n] + 0.01)
+    graph = knn(values, k, method="approximate", recall=0.1)
+    assert len(graph) == n * min(k, n)
+
+
+def test_the_form_follows_from_the_number_of_items(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(graph_module, "EXACT_UP_TO", 100)
+    values = stream(0, "test/auto").normal(size=(101, 4)).astype(np.float32)
+    for count, folders in ((100, 1), (101, 3)):
+        knn(table(values[:count]), 3, cache=tmp_path)
+        knn(table(values[:count]), 3, cache=tmp_path, method="exact")
+        assert len(list(tmp_path.iterdir())) == folders
+    knn(table(values), 3, cache=tmp_path, recall=0.5)
+    knn(table(values), 3, cache=tmp_path, seed=1)
+    assert len(list(tmp_path.iterdir())) == 5, "recall and seed are part of the cache key"
+    with pytest.raises(GraphError, match="expected 'auto', 'exact' or 'approximate'"):
+        knn(table(values), 3, method="fast")
+    with pytest.raises(GraphError, match="recall = 0"):
+        knn(table(values), 3, recall=0)
+
+
+def test_blocks_hold_the_k_best_and_the_lowest_rows() -> None:
+    rng = stream(0, "test/better")
+    for n_values in (3, 50, 10**6):
+        rows = torch.from_numpy(rng.integers(0, n_values, (3, 5000)).astype(np.float32))
+        best, at = rows[:, :0], torch.empty(3, 0, dtype=torch.int64)
+        for start in range(0, 5000, 1100):
+            best, at = nearest._better(best, at, rows[:, start : start + 1100].clone(), start, 9)
+        order = np.argsort(-rows.numpy(), axis=1, kind="stable")[:, :9]
+        assert np.array_equal(at.numpy(), order)
+        assert np.array_equal(best.numpy(), np.take_along_axis(rows.numpy(), order, 1))
+
+
+# -- top-k ---------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(1, 8), st.integers(1, 80), st.integers(1, 4), st.data())
+def test_topk_equals_a_stable_sort(b: int, n: int, n_values: int, draw) -> None:
+    k = draw.draw(st.integers(1, n))
+    scores = np.random.default_rng(draw.draw(st.integers(0, 2**32))).integers(0, n_values, (b, n))
+    scores = scores.astype(np.float32)
+    values, columns = topk(torch.from_numpy(scores), k)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    assert np.array_equal(columns.numpy(), order)
+    assert np.array_equal(values.numpy(), np.take_along_axis(scores, order, 1))
+
+
+def test_topk_of_wide_rows_equals_a_stable_sort() -> None:
+    rng = stream(0, "test/topk")
+    for n, k, n_values in ((3000, 20, 40), (3001, 7, 5), (2999, 1, 3), (5000, 50, 10**6)):
+        scores = rng.integers(0, n_values, (12, n)).astype(np.float32)
+        values, columns = topk(torch.from_numpy(scores), k)
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        assert np.array_equal(columns.numpy(), order)
+        assert np.array_equal(values.numpy(), np.take_along_axis(scores, order, 1))
