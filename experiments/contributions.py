@@ -28,7 +28,7 @@ from experiments.harness import QUICK, RESULTS, folder_of, options_of_all
 from experiments.rendering import spread
 from graphrec.core.environment import environment
 from graphrec.core.files import read_json, write_json
-from graphrec.evaluation.candidates import Among
+from graphrec.evaluation.candidates import CandidateGroups
 from graphrec.evaluation.ranking import RankingTask
 from graphrec.evaluation.report import Report
 from graphrec.features import FeatureStore, FeatureTable
@@ -195,14 +195,14 @@ class Study:
         features = {self.text: self.table()} if cls.needs_features(config) else None
         model = cls.build(data, features, config)
         train = row.train.replace(seed=seed, **({"epochs": QUICK["epochs"]} if self.options.quick else {}))
-        among = Among.projects(data)
+        among = CandidateGroups.projects(data)
         task = RankingTask(data.valid, seen=data.train, k=(10,), metrics=("ndcg",), among=among)
         done = gr.Trainer(train, out=out).fit(model, task, SELECT, resume=True)
         both = data.train + data.valid
         new = {"new": data.train.user_degree <= COLD}
         intra = gr.evaluate(done.model, data.test, seen=both, k=(3, 5, 10, 20), metrics=METRICS, among=among,
                             user_groups=new, name=row.label)  # fmt: skip
-        outside = Among.projects(data, inside=False)
+        outside = CandidateGroups.projects(data, inside=False)
         facts = {
             "seed": seed, "best_epoch": done.best_epoch, "epochs": len(done.history), "seconds": done.seconds,
             "parameters": sum(p.numel() for p in done.model.parameters()),

@@ -25,7 +25,7 @@ from experiments.rendering import details, table
 from graphrec.core.environment import environment
 from graphrec.core.errors import CheckpointError
 from graphrec.core.files import read_json, write_json
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.evaluation.metrics import holm
 from graphrec.evaluation.ranking import Beyond, activity_groups, warm_cold
 from graphrec.evaluation.report import Report
@@ -170,7 +170,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
             "like": row.like,
             "features": row.features,
             "control": dict(row.control),
-            "places_new_items": done[0][0]["places_new_items"],
+            "supports_cold_items": done[0][0]["supports_cold_items"],
             "options": chosen,
             "trials": trials,
             "published": dict(experiment.published.get(row.label, {})),
@@ -191,7 +191,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
         "split": dict(experiment.data.meta).get("split"),
         "features": {
             f: {"extractor": t.meta.get("extractor"), "sha256": t.sha256, "items": int(t.present.sum()),
-                **({} if t.of == "item" else {"of": t.of})}
+                **({} if t.entity == "item" else {"entity": t.entity})}
             for f, t in experiment.features.items()
         },
         "seeds": list(seeds),
@@ -266,7 +266,7 @@ class _Study:
     def given(self, row: Row, config: ModelConfig) -> dict[str, FeatureTable]:
         """The feature tables of one row: content where the model needs it, and what its options ask for."""
         cls = model_class(row.model)
-        read = (*(cls.fields if cls.needs_features(config) else ()), *cls.reads(config))
+        read = (*(cls.fields if cls.needs_features(config) else ()), *cls.optional_fields(config))
         known = self.experiment.features
         fields = [f for f in row.features or known if any(fnmatchcase(f, pattern) for pattern in read)]
         return {f: CONTROLS[row.control[f]](known[f], f) if f in row.control else known[f] for f in fields}
@@ -336,7 +336,7 @@ class _Study:
             "epochs": len(run.history),
             "seconds": run.seconds,
             "wall": time.perf_counter() - began,
-            "places_new_items": cls.places_new_items,
+            "supports_cold_items": cls.supports_cold_items,
             "parameters": sum(p.numel() for p in run.model.parameters()),
             "valid": {SELECT: run.best_value},
             "test": report.mean(),
@@ -354,13 +354,13 @@ def _given(config: Any) -> dict[str, Any]:
 
 def _shuffled(table: FeatureTable, field: str) -> FeatureTable:
     """The same vectors, handed out at random among the items; what is missing is missing elsewhere."""
-    order = stream(0, f"experiments/shuffled/{field}").permutation(len(table))
+    order = numpy_rng(0, f"experiments/shuffled/{field}").permutation(len(table))
     return FeatureTable(table.numpy(table.values.dtype)[order], table.present[order], _about(table, field))
 
 
 def _noise(table: FeatureTable, field: str) -> FeatureTable:
     """Normal random numbers of the same shape and length for whoever has a vector."""
-    values = stream(0, f"experiments/noise/{field}").normal(size=table.shape).astype(np.float32)
+    values = numpy_rng(0, f"experiments/noise/{field}").normal(size=table.shape).astype(np.float32)
     length = np.linalg.norm(table.numpy(np.float32), axis=1, keepdims=True)
     values *= length / np.linalg.norm(values, axis=1, keepdims=True)
     return FeatureTable(values, table.present, _about(table, field))
@@ -368,7 +368,9 @@ def _noise(table: FeatureTable, field: str) -> FeatureTable:
 
 def _about(table: FeatureTable, field: str) -> dict[str, Any]:
     """What is true of a table whatever its values."""
-    return {"field": field} | ({} if table.of == "item" else {"of": table.of, "items": table.meta["items"]})
+    return {"field": field} | (
+        {} if table.entity == "item" else {"of": table.entity, "items": table.meta["items"]}
+    )
 
 
 CONTROLS = {"shuffled": _shuffled, "noise": _noise}

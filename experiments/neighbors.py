@@ -19,7 +19,7 @@ from scipy.sparse import csr_matrix
 import graphrec as gr
 from experiments.content import extracted, ready_features, text_encoder, text_features
 from graphrec.core.files import write_json
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.features import FeatureTable
 from graphrec.graphs.knn import knn
 
@@ -43,7 +43,7 @@ def row(data: gr.Dataset, table: FeatureTable, k: int = 10) -> dict[str, float]:
     warm = data.train.item_degree > 0
     kept = (source != target) & warm[source] & warm[target]
     source, target = source[kept], target[kept]
-    shuffled = stream(0, "neighbors/shuffle").permutation(target)
+    shuffled = numpy_rng(0, "neighbors/shuffle").permutation(target)
     apart = source != shuffled
     return {
         "edges": len(source),

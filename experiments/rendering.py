@@ -1,4 +1,4 @@
-"""Recorded results as markdown."""
+"""RunRecord results as markdown."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def table(result: Mapping[str, Any]) -> str:
     for number, (label, row) in enumerate(rows.items()):
         own = [column[number] for column in cells]
         if "places new items" in heads:
-            own.append("yes" if row["places_new_items"] else "no")
+            own.append("yes" if row["supports_cold_items"] else "no")
         else:
             known = [row["published"].get(m) for m in HEADS]
             own = [c + (f" [{k:.4f}]" if k else "") for c, k in zip(own, known, strict=True)]

@@ -116,7 +116,9 @@ def run(talks: Talks, options: argparse.Namespace) -> dict[str, Any]:
                 print(f"{learned.label}: {facts}", flush=True)
         return {}
     setting = Setting(
-        Catalog.of(talks.data), read_vectors(talks.scorer, talks.data), ConversationConfig(**talks.rules)
+        Catalog.from_dataset(talks.data),
+        read_vectors(talks.scorer, talks.data),
+        ConversationConfig(**talks.rules),
     )
     test = talks.data.test.where(setting.catalog.described[talks.data.test.items])
     if options.quick:

@@ -16,7 +16,16 @@ from graphrec.core.files import digest
 from graphrec.core.ray import Cluster
 from graphrec.data import Content, Dataset
 from graphrec.features import FeatureStore, FeatureTable
-from graphrec.features.extract.shard import AHEAD, Encoded, Loaded, ahead, encoded, loading, printable, source
+from graphrec.features.extract.shard import (
+    AHEAD,
+    Encoded,
+    Loaded,
+    encoded,
+    loading,
+    prefetch_map,
+    printable,
+    source,
+)
 from graphrec.features.extract.writer import Shard, TableWriter, writing_table
 
 if TYPE_CHECKING:
@@ -100,7 +109,7 @@ def extract(
             entry = None if rebuild else writer.finished(shard)
             rows = range(shard.first, shard.last)
             if entry is not None and entry["inputs"] == writer.inputs(
-                shard.first, list(ahead(readers, lambda r: source(content, r), rows, 4 * threads))
+                shard.first, list(prefetch_map(readers, lambda r: source(content, r), rows, 4 * threads))
             ):
                 writer.keep(shard, entry)
                 bar.advance(len(rows))

@@ -14,7 +14,7 @@ from PIL import Image
 
 from graphrec.core.errors import ConfigError, FeatureError, nearest, requires
 from graphrec.core.files import sha256_file
-from graphrec.core.random import torch_stream
+from graphrec.core.random import torch_rng
 from graphrec.features.extract.registry import versions
 from graphrec.features.extract.weights import hub_file, refuse_pickle
 
@@ -260,7 +260,7 @@ def _randomize(model: torch.nn.Module, seed: int) -> None:
     """Draws every parameter that is not a constant from this object's own stream."""
     import torch
 
-    stream = torch_stream(seed, "open_clip/random_init")
+    stream = torch_rng(seed, "open_clip/random_init")
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.numel() > 1 and bool((parameter != parameter.flatten()[0]).any()):

@@ -109,7 +109,7 @@ def loading(
 ) -> Iterator[Loaded]:
     """The content of rows in order, read and decoded in a pool ``n`` rows ahead; texts need no pool."""
     budget = PixelBudget()
-    return ahead(pool, lambda row: _load(content, row, extractor, budget), rows, n)
+    return prefetch_map(pool, lambda row: _load(content, row, extractor, budget), rows, n)
 
 
 def source(content: Content, row: int) -> str | None:
@@ -168,7 +168,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def ahead(
+def prefetch_map(
     pool: ThreadPoolExecutor | None, function: Callable[[int], Any], rows: Iterable[int], n: int
 ) -> Iterator[Any]:
     """``function`` of each row in order, computed in a pool at most ``n`` rows ahead, or else here."""

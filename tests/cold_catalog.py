@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data import Dataset
 from graphrec.features import FeatureTable
 from graphrec.models.freedom import FREEDOM
@@ -32,7 +32,7 @@ def gaps(
     """
     data, tables = without(np.arange(4, 10)), {}
     for modality, width, missing in (("image", image, no_image), ("text", text, no_text)):
-        values = stream(0, f"tests/{modality}").normal(size=(data.n_items, width)).astype(np.float32)
+        values = numpy_rng(0, f"tests/{modality}").normal(size=(data.n_items, width)).astype(np.float32)
         present = ~np.isin(np.arange(data.n_items), missing)
         tables[modality] = FeatureTable.from_array(values, data, modality, present=present)
     return data, tables
@@ -42,7 +42,7 @@ def cold_catalog() -> tuple[Dataset, dict[str, FeatureTable], FREEDOM]:
     """Items 30..39 have no train interaction; some items lack a picture or a text, 33 lacks both."""
     data, tables = without(np.arange(30, 40)), {}
     for modality, dim, missing in (("image", 12, [3, 31, 33]), ("text", 7, [4, 32, 33])):
-        values = stream(0, f"test/{modality}").normal(size=(data.n_items, dim)).astype(np.float32)
+        values = numpy_rng(0, f"test/{modality}").normal(size=(data.n_items, dim)).astype(np.float32)
         values[missing] = 0
         tables[modality] = FeatureTable.from_array(values, data, modality)
     return data, tables, FREEDOM.build(data, tables, FREEDOM.Config(dim=8, knn_k=5, image_weight=0.3))

@@ -8,12 +8,12 @@ from graphrec.conversation.belief import Setting
 from graphrec.conversation.catalog import Catalog
 from graphrec.conversation.config import ConversationConfig
 from graphrec.conversation.vectors import DialogueVectors
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 
 
 def catalog(n_items: int = 60, n_attributes: int = 9, share: float = 0.3, seed: int = 0) -> Catalog:
     """A random one, every item with an attribute at least; attributes in three groups."""
-    rng = stream(seed, "tests/catalog")
+    rng = numpy_rng(seed, "tests/catalog")
     table = rng.random((n_items, n_attributes)) < share
     table[np.arange(n_items), rng.integers(0, n_attributes, n_items)] = True
     names = [f"group {a % 3}: {a}" for a in range(n_attributes)]
@@ -23,7 +23,7 @@ def catalog(n_items: int = 60, n_attributes: int = 9, share: float = 0.3, seed: 
 
 def vectors(shelf: Catalog, n_users: int = 7, d: int = 5, seed: int = 0) -> DialogueVectors:
     """Random ones."""
-    rng = stream(seed, "tests/vectors")
+    rng = numpy_rng(seed, "tests/vectors")
     sizes = (n_users, shelf.n_items, shelf.n_attributes)
     return DialogueVectors(*(rng.normal(size=(n, d)).astype(np.float32) for n in sizes))
 

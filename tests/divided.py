@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from graphrec import testing
 from graphrec.core import distributed
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.evaluation.ranking import RankingTask
 from graphrec.features import FeatureTable
 from graphrec.models import MODELS, model
@@ -32,7 +32,10 @@ OPTIONS = {
 
 def names() -> list[str]:
     """Models that several processes can train, some of them in two ways."""
-    return [*(name for name in MODELS if model(name).divides), *(name for name in OPTIONS if " " in name)]
+    return [
+        *(name for name in MODELS if model(name).data_parallel),
+        *(name for name in OPTIONS if " " in name),
+    ]
 
 
 def trained(name: str, folder: Path, seconds: float = 0.0) -> None:
@@ -48,11 +51,11 @@ def trained(name: str, folder: Path, seconds: float = 0.0) -> None:
         _talked(name, folder)
         return
     data, tables = testing.communities(2, 40)
-    data, rng = data.resplit("random"), stream(0, "tests/divided")
+    data, rng = data.resplit("random"), numpy_rng(0, "tests/divided")
     pairs = rng.permuted(np.tile(np.arange(data.n_items), (data.n_users, 1)), axis=1)[:, :2].astype(np.int32)
     users, items = (rng.normal(size=(n, 5)).astype(np.float32) for n in (data.n_users, data.n_items))
     tables["preferences"] = FeatureTable(pairs, None, {"of": "user", "items": data.users.fingerprint})
-    tables["profile"] = FeatureTable.from_array(users, data, "profile", of="user")
+    tables["profile"] = FeatureTable.from_array(users, data, "profile", entity="user")
     tables["attribute_size"] = FeatureTable.from_array(items, data, "attribute_size")
     more = {"augmented": 0.3} if "augmented" in cls.Config.model_fields else {}
     config = cls.Config(**more, **OPTIONS.get(name, {}))
@@ -65,7 +68,7 @@ def trained(name: str, folder: Path, seconds: float = 0.0) -> None:
         )
         run = Trainer(options, folder / name).fit(made, task, resume=True, on_epoch=partial(_wait, seconds))
         assert len(run.history) == epochs
-    if distributed.first():
+    if distributed.is_rank_zero():
         save_file({k: v.contiguous() for k, v in made.state_dict().items()}, folder / f"{name}.safetensors")
 
 
@@ -84,7 +87,7 @@ def _talked(name: str, folder: Path) -> None:
             )
             run = Trainer(options, folder / name).fit(made, made.task(data), resume=True)
             assert len(run.history) == epochs
-        if distributed.first():
+        if distributed.is_rank_zero():
             state = made.network.state_dict()
             save_file({k: v.contiguous() for k, v in state.items()}, folder / f"{name}.safetensors")
 
@@ -92,5 +95,5 @@ def _talked(name: str, folder: Path) -> None:
 if __name__ == "__main__":
     for each in sys.argv[2:] or names():
         trained(each, Path(sys.argv[1]), float(len(sys.argv) > 2))
-    if distributed.first():
-        (Path(sys.argv[1]) / "processes.json").write_text(json.dumps(distributed.count()))
+    if distributed.is_rank_zero():
+        (Path(sys.argv[1]) / "processes.json").write_text(json.dumps(distributed.world_size()))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data import Content, Dataset, Interactions, Vocabulary
 from graphrec.features import FeatureStore, FeatureTable, shards
 from graphrec.features.store import completed, content_digest, locked, manifest_head
@@ -27,7 +27,7 @@ def catalog(ids: list[str], **content: Content) -> Dataset:
 
 def texts(n: int, changed: int | None = None) -> list[str | None]:
     """``n`` short texts, one of them another than usual."""
-    picks = stream(0, "test/texts").integers(0, len(WORDS), (n, 4))
+    picks = numpy_rng(0, "test/texts").integers(0, len(WORDS), (n, 4))
     made: list[str | None] = [" ".join(WORDS[w] for w in row) + f" n{i}" for i, row in enumerate(picks)]
     if changed is not None:
         made[changed] = "something else entirely"

@@ -28,7 +28,7 @@ from extraction import catalog, files, texts
 from PIL import Image
 
 from graphrec.core.errors import FeatureError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data import Content, Dataset
 from graphrec.features import FeatureStore, shards
 from graphrec.features.extract.extraction import extract
@@ -273,7 +273,11 @@ def campaign(place: Path, work: Work, kills: int, workers: int, seed: int = 0) -
         workers: its reading threads.
         seed: of the moments.
     """
-    data, result, rng = shop(place / "pictures"), Summary(), stream(seed, f"kills/{work.__name__}/{workers}")
+    data, result, rng = (
+        shop(place / "pictures"),
+        Summary(),
+        numpy_rng(seed, f"kills/{work.__name__}/{workers}"),
+    )
     for kind in FIELDS:
         work(data, kind, Sketch(kind), place / "whole", workers)
     reference = files(place / "whole")
@@ -337,7 +341,7 @@ def crowd(place: Path, processes: int, victims: int, seed: int) -> dict[str, Any
         victims: how many of them are killed, at random times.
         seed: of these times.
     """
-    data, rng = shop(place / "pictures"), stream(seed, "crowd")
+    data, rng = shop(place / "pictures"), numpy_rng(seed, "crowd")
     for kind in FIELDS:
         ours(data, kind, Sketch(kind), place / "whole", 1)
     logs = [place / f"log-{n}" for n in range(processes)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from graphrec import testing
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data import Dataset, Vocabulary
 
 HAS = ("item", "has", "attribute")
@@ -20,7 +20,7 @@ def with_attributes(data: Dataset, table: np.ndarray) -> Dataset:
 
 def planted(seed: int = 0) -> Dataset:
     """Users like the items of one of eight communities, whose attributes tell one of four themes instead."""
-    rng, n = stream(seed, "tests/planted"), 160
+    rng, n = numpy_rng(seed, "tests/planted"), 160
     community, theme = np.arange(n) % 8, np.arange(n) // 8 % 4
     table = (rng.random((n, 24)) < 0.6) & (np.arange(24) // 6 == theme[:, None])
     pairs = np.array([(u, i) for u in range(n) for i in range(n) if community[i] == u % 8])

@@ -12,7 +12,7 @@ from graphrec.conversation.belief import Setting
 from graphrec.conversation.catalog import Catalog
 from graphrec.conversation.config import ConversationConfig
 from graphrec.conversation.rules import rule
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data import Interactions, Vocabulary
 from graphrec.data.generated_pictures import KINDS, LOOKS, render
 
@@ -33,7 +33,7 @@ def item(number: int) -> str:
 
 def attributes(number: int) -> list[str]:
     """Names of an item's attributes, one of each group."""
-    rng = stream(3, "tests/shop", number)
+    rng = numpy_rng(3, "tests/shop", number)
     return [names[int(rng.integers(len(names)))] for names in GROUPS.values()]
 
 
@@ -72,7 +72,9 @@ def shop(
             if i % 7 == 6:
                 continue
             kind, look, *_ = attributes(i)
-            picture = render(list(KINDS).index(kind), list(LOOKS).index(look), stream(3, "tests/picture", i))
+            picture = render(
+                list(KINDS).index(kind), list(LOOKS).index(look), numpy_rng(3, "tests/picture", i)
+            )
             images[item(i)] = f"pictures/{item(i)}.png"
             picture.save(folder / images[item(i)])
     history = Interactions(np.array([0, 0, 1]), np.array([3, 8, 5]), 7, N_ITEMS)

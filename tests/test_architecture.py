@@ -1,5 +1,5 @@
-"""What DESIGN asks of the shape of the code: who imports whom, file sizes, banned calls, docstrings, one
-entry per list."""
+"""The shape of the repository: which folder may import which, no import circles, banned calls, one list of
+dependencies."""
 
 from __future__ import annotations
 
@@ -8,177 +8,133 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
-SOURCES = sorted([*ROOT.glob("graphrec/**/*.py"), *ROOT.glob("features/**/*.py")])
-EVERYTHING = sorted([*SOURCES, *ROOT.glob("experiments/**/*.py"), *ROOT.glob("tests/*.py")])
+PACKAGE = ROOT / "graphrec"
+SOURCES = sorted(p for p in PACKAGE.rglob("*.py*") if p.suffix in (".py", ".pyi"))
+SOURCES += sorted(p for p in (ROOT / "features").rglob("*.py*") if p.suffix in (".py", ".pyi"))
 
-BASE = {"errors", "seeds", "atomic", "config"}
-LAYERS: dict[str, set[str]] = {
-    "errors": set(),
-    "seeds": set(),
-    "atomic": {"errors"},
-    "config": {"errors"},
-    "commit": BASE,
-    "topk": set(),
-    "optim": set(),
-    "parallel": set(),
-    "__main__": {"cli"},
-    "data": BASE,
-    "store": {*BASE, "data"},
-    "graph": {*BASE, "data"},
-    "candidates": {*BASE, "data"},
-    "cluster": BASE,
-    "neighbors": {*BASE, "topk", "cluster"},
-    "knn": {*BASE, "store", "graph", "neighbors", "cluster"},
-    "sparse": {"graph"},
-    "interop": {*BASE, "data", "store", "graph"},
-    "losses": {*BASE, "data", "parallel"},
-    "neighborhood": {*BASE, "data", "graph"},
-    "sampling": {*BASE, "data", "store", "parallel"},
-    "search": {"errors"},
-    "cochange": {*BASE, "data", "graph", "sampling", "sparse"},
-    "sessions": {*BASE, "data", "graph", "sparse", "cochange"},
-    "suggestions": {*BASE, "search"},
-    "study": {*BASE, "commit"},
-    "model": {*BASE, "data", "store", "graph", "sparse", "sampling", "search", "optim", "trainer"},  # a type
-    "modalities": {*BASE, "data", "store", "graph", "knn", "neighbors", "model"},
-    "disk": {*BASE, "store"},
-    "nn": {*BASE, "data", "store", "graph", "modalities", "disk"},
-    "models": {
-        *BASE,
-        "data",
-        "store",
-        "graph",
-        "knn",
-        "neighbors",
-        "losses",
-        "sampling",
-        "search",
-        "sparse",
-        "modalities",
-        "nn",
-        "model",
-        "conversation",
-        "cochange",
-        "sessions",
-        "parallel",
-        "neighborhood",
-        "optim",
-        "disk",
-    },
-    "conversation": {*BASE, "commit", "data", "sampling", "checkpoint", "metrics", "parallel"},
-    "checkpoint": {*BASE, "commit"},
-    "progress": BASE,
-    "environment": set(),
-    "rundir": {*BASE, "commit", "checkpoint", "environment", "parallel"},
-    "trainer": {*BASE, "environment", "model", "parallel", "rundir", "progress", "sampling"},
-    "metrics": {*BASE, "data", "topk"},
-    "tables": {"errors"},
-    "report": {*BASE, "metrics", "tables"},
-    "evaluate": {*BASE, "candidates", "data", "metrics", "report", "topk", "store"},
-    "recommender": {*BASE, "commit", "data", "store", "graph", "sparse", "neighbors", "model", "topk"},
-    "testing": {*BASE, "conversation", "data", "store", "sampling", "model", "checkpoint", "trainer"},
-    "html": BASE,
+BELOW_RUNS = {"core", "data", "features", "graphs", "evaluation", "models", "training", "serving"}
+APPLICATIONS = {"conversation", "code"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "core": set(),
+    "data": {"core"},
+    "features": {"core", "data"},
+    "graphs": {"core", "data", "features"},
+    "evaluation": {"core", "data"},
+    "models": {"core", "data", "features", "graphs"},
+    "training": {"core", "data", "features", "models"},
+    "serving": {"core", "data", "features", "graphs", "models"},
+    "runs": BELOW_RUNS,
+    "conversation": {*BELOW_RUNS, "runs"},
+    "code": {*BELOW_RUNS, "runs"},
+    "cli": {*BELOW_RUNS, "runs", *APPLICATIONS},
+    "testing": {*BELOW_RUNS, "runs", *APPLICATIONS},
 }
-# They may import everything.
-COMPOSITION = {
-    "cli",
-    "code",
-    "commands",
-    "runs",
-    "recorded",
-    "repeat",
-    "tuning",
-    "sources",
-    "comparison",
-    "doctor",
-    "demo",
-    "web",
-    "__init__",
-}
+"""Folder of graphrec/ -> folders its files may import, for types as well."""
 
 
-def imports(path: Path) -> set[str]:
-    """Modules a file imports, as dotted names, wherever in the file the import stands."""
-    found = set()
+def module_name(path: Path) -> str:
+    """Dotted name under which a file is imported."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    if parts[0] == "features":
+        parts = ("graphrec", "features", "extract", *parts[1:])
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def imported(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of each import, wherever it stands; of ``from a import b``, both ``a`` and ``a.b``."""
+    name = module_name(path)
+    package = name if path.stem == "__init__" else name.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = node.module or ""
+            if node.level:
+                parent = package.split(".")[: len(package.split(".")) - node.level + 1]
+                start = ".".join([*parent, *filter(None, [node.module])])
+            yield node.lineno, start
+            yield from ((node.lineno, f"{start}.{alias.name}") for alias in node.names)
 
 
-def relative(path: Path) -> str:
-    return str(path.relative_to(ROOT))
+def test_the_package_has_these_folders_and_nothing_loose() -> None:
+    found = {p.name for p in PACKAGE.iterdir() if p.name != "__pycache__"}
+    assert found == {*MAY_IMPORT, "__init__.py", "__init__.pyi", "__main__.py", "py.typed"}
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if p.is_relative_to(ROOT / "graphrec")], ids=relative)
-def test_graphrec_imports_downwards_only(path: Path) -> None:
-    part = path.relative_to(ROOT / "graphrec").parts[0].removesuffix(".py")
-    if part in COMPOSITION:
-        return
-    assert part in LAYERS, f"{path.name} stands in no layer; add it to LAYERS with what it may import"
-    modules = {p.name.removesuffix(".py") for p in (ROOT / "graphrec").iterdir()}
-    used = {
-        m.split(".")[1] for m in imports(path) if m.startswith("graphrec.") and m.split(".")[1] in modules
+def test_every_folder_imports_only_what_its_row_allows() -> None:
+    wrong = []
+    for path in SOURCES:
+        folder = module_name(path).split(".")[1] if "." in module_name(path) else ""
+        if folder in ("", "__main__"):
+            continue
+        for line, name in imported(path):
+            parts = name.split(".")
+            if parts[0] == "graphrec" and len(parts) > 1 and parts[1] in MAY_IMPORT:
+                if parts[1] not in {folder, *MAY_IMPORT[folder]}:
+                    wrong.append(f"{path.relative_to(ROOT)}:{line} imports {name}")
+            elif parts[0] in ("experiments", "tests", "features"):
+                wrong.append(f"{path.relative_to(ROOT)}:{line} imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_models_do_not_import_one_another() -> None:
+    from graphrec.models import MODELS
+
+    files = {target.partition(":")[0] for target in MODELS.values()}
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in SOURCES
+        if module_name(path) in files
+        for line, name in imported(path)
+        if name in files - {module_name(path)}
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_there_is_no_import_circle_between_files() -> None:
+    modules = {module_name(p): p for p in SOURCES if p.suffix == ".py"}
+    graph = {
+        name: {target for _, target in imported(path) if target in modules and target != name}
+        for name, path in modules.items()
     }
-    assert used - {part} <= LAYERS[part]
-    assert not any(m.split(".")[0] == "features" for m in imports(path)), "graphrec never imports features"
+    state: dict[str, int] = {}
+    circles: list[str] = []
+
+    def visit(name: str, trail: list[str]) -> None:
+        state[name] = 1
+        for target in sorted(graph[name]):
+            # Importing a module runs the packages above it; a package that re-exports is no circle.
+            if state.get(target) == 1 and not name.startswith(f"{target}."):
+                circles.append(" -> ".join([*trail[trail.index(target) :], target]))
+            elif target not in state:
+                visit(target, [*trail, target])
+        state[name] = 2
+
+    for name in sorted(graph):
+        if name not in state:
+            visit(name, [name])
+    assert not circles, "\n".join(circles)
 
 
-# Of two stages, each as large as another model; of several channels with a short and a long way.
-LONGER = {"coder.py": 480, "llmrec.py": 425}
-
-
-@pytest.mark.parametrize("path", sorted(ROOT.glob("graphrec/models/*.py")), ids=relative)
-def test_models_do_not_import_one_another(path: Path) -> None:
-    if path.name != "__init__.py":
-        others = {f"graphrec.models.{p.stem}" for p in path.parent.glob("*.py")} - {
-            f"graphrec.models.{path.stem}"
-        }
-        assert not imports(path) & others
-        longest = LONGER.get(path.name, 220)
-        assert len(path.read_text().splitlines()) <= longest, "a model file is read beside its paper"
-        assert (
-            re.search(r"https?://", ast.get_docstring(ast.parse(path.read_text())) or "")
-            or path.stem == "popularity"
-        )
-
-
-@pytest.mark.parametrize("path", sorted(ROOT.glob("features/**/*.py")), ids=relative)
-def test_features_import_only_what_they_may(path: Path) -> None:
-    layers = ("data", "store", "errors", "atomic", "seeds", "cluster")
-    allowed = tuple(f"graphrec.{layer}" for layer in layers)
-    used = {m for m in imports(path) if m.split(".")[0] == "graphrec"}
-    assert not [m for m in used if not m.startswith(allowed)]
-
-
-@pytest.mark.parametrize("path", EVERYTHING, ids=relative)
-def test_nothing_imports_experiments(path: Path) -> None:
-    if not path.is_relative_to(ROOT / "experiments") and path.name != "test_experiments.py":
-        assert not any(m.split(".")[0] == "experiments" for m in imports(path))
-
-
-@pytest.mark.parametrize("path", EVERYTHING, ids=relative)
-def test_no_file_is_too_long_to_hold_in_the_head(path: Path) -> None:
-    limit = 450 if path.is_relative_to(ROOT / "tests") else LONGER.get(path.name, 420)
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= limit
-
-
-@pytest.mark.parametrize("path", [p for p in EVERYTHING if p.name != "test_architecture.py"], ids=relative)
-def test_banned_calls(path: Path) -> None:
-    """No global random state; pickles and archives are the matter of test_no_pickle.py."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call):
-            call = ast.unparse(node.func)
-            where = f"{path.name}:{node.lineno}: {call}"
-            assert call not in {"np.random.seed", "torch.manual_seed", "random.seed", "np.random.rand"}, where
+def test_banned_calls() -> None:
+    """No global random state; pickle and archives are the subject of test_no_pickle.py."""
+    banned = {"np.random.seed", "torch.manual_seed", "random.seed", "np.random.rand"}
+    files = [*SOURCES, *sorted((ROOT / "experiments").rglob("*.py")), *sorted((ROOT / "tests").glob("*.py"))]
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node.func)}"
+        for path in files
+        if path != Path(__file__).absolute()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in banned
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
 def test_import_is_light() -> None:
@@ -227,7 +183,7 @@ def test_the_repository_holds_no_machine_paths() -> None:
         if (
             path.suffix in {".py", ".md", ".toml", ".yml", ".yaml", ".json", ".cfg"}
             and path.exists()
-            and name != relative(Path(__file__))
+            and name != str(Path(__file__).relative_to(ROOT))
         ):
             hit = re.search(r"(?<![\w.])/(work|root|home)/\w", path.read_text(encoding="utf-8"))
             assert hit is None, f"{name} names a path of one machine: {hit.group() if hit else ''}"

@@ -11,9 +11,9 @@ from scipy import stats
 from tolerances import SCORE
 
 from graphrec.core.errors import TrainingError
-from graphrec.core.random import derive, stream, torch_stream
+from graphrec.core.random import derive, numpy_rng, torch_rng
 from graphrec.data import Interactions
-from graphrec.models.batches import Plan, triplets, uniform_negatives
+from graphrec.models.batches import EpochContext, triplets, uniform_negatives
 from graphrec.models.losses import bpr, embedding_norms
 
 few = settings(max_examples=40, deadline=None)
@@ -30,12 +30,12 @@ def interactions(draw) -> Interactions:
 
 @pytest.fixture(scope="module")
 def train() -> Interactions:
-    rng = stream(0, "test/sampling")
+    rng = numpy_rng(0, "test/sampling")
     keys = rng.choice(30 * 20, 200, replace=False)
     return Interactions(keys // 20, keys % 20, 30, 25)  # items 20..24 do not occur
 
 
-def epoch(train: Interactions, plan: Plan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def epoch(train: Interactions, plan: EpochContext) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One epoch's users, positives and negatives."""
     batches = list(triplets(train, plan))
     return tuple(torch.cat(part).numpy() for part in zip(*batches, strict=True))
@@ -50,7 +50,7 @@ def test_a_negative_is_never_a_positive(train: Interactions, seed: int) -> None:
     users = np.repeat(np.arange(train.n_users), 20)
     negatives = uniform_negatives(train, users, np.random.default_rng(seed))
     pool = np.flatnonzero(train.item_degree)
-    full = np.array([np.isin(pool, train.of(u)).all() for u in range(train.n_users)])
+    full = np.array([np.isin(pool, train.items_of(u)).all() for u in range(train.n_users)])
     assert np.array_equal(negatives == -1, full[users]), "-1 exactly for users who have every train item"
     drawn = negatives >= 0
     assert not train.contains(users[drawn], negatives[drawn]).any()
@@ -63,8 +63,8 @@ def test_negatives_are_uniform_over_what_is_left(train) -> None:
     pool = np.flatnonzero(train.item_degree)
     values = []
     for user in range(10):
-        drawn = uniform_negatives(train, np.full(n, user), stream(user, "test/uniform"))
-        free = np.setdiff1d(pool, train.of(user))
+        drawn = uniform_negatives(train, np.full(n, user), numpy_rng(user, "test/uniform"))
+        free = np.setdiff1d(pool, train.items_of(user))
         counts = np.bincount(drawn, minlength=train.n_items)[free]
         assert counts.sum() == n
         values.append(stats.chisquare(counts).pvalue)
@@ -77,7 +77,7 @@ def test_users_with_all_but_one_item_get_that_one(n_items: int) -> None:
     users = np.repeat([0, 1], [n_items - 1, n_items])
     items = np.concatenate([np.delete(np.arange(n_items), 7), np.arange(n_items)])
     train = Interactions(users, items, 3, n_items)
-    negatives = uniform_negatives(train, np.array([0, 1, 0, 2, 0]), stream(0, "test/rare"))
+    negatives = uniform_negatives(train, np.array([0, 1, 0, 2, 0]), numpy_rng(0, "test/rare"))
     assert negatives[[0, 2, 4]].tolist() == [7, 7, 7]
     assert negatives[1] == -1
     assert 0 <= negatives[3] < n_items
@@ -91,7 +91,7 @@ def test_users_with_few_items_left_get_each_of_them_equally_often() -> None:
         2,
         n_items,
     )
-    drawn = uniform_negatives(train, np.zeros(3000, dtype=int), stream(0, "test/few"))
+    drawn = uniform_negatives(train, np.zeros(3000, dtype=int), numpy_rng(0, "test/few"))
     counts = np.bincount(drawn, minlength=n_items)
     assert counts[free].sum() == 3000
     assert stats.chisquare(counts[free]).pvalue > 1e-4
@@ -106,7 +106,7 @@ def test_an_epoch_visits_every_interaction_once(train: Interactions, size: int, 
     pool = np.flatnonzero(train.item_degree)
     possible = train.user_degree < len(pool)
     expected = train.keys[possible[train.users]]
-    plan = Plan(1, size, seed)
+    plan = EpochContext(1, size, seed)
     if not len(expected):
         with pytest.raises(TrainingError, match="no negatives"):
             list(triplets(train, plan))
@@ -122,9 +122,9 @@ def test_an_epoch_visits_every_interaction_once(train: Interactions, size: int, 
 
 
 def test_epochs_depend_on_seed_and_number_alone(train) -> None:
-    plans = {(seed, number): Plan(number, 32, seed) for seed in (0, 1) for number in (1, 2)}
+    plans = {(seed, number): EpochContext(number, 32, seed) for seed in (0, 1) for number in (1, 2)}
     first = {key: epoch(train, plan) for key, plan in plans.items()}
-    stream(0, "something/else").random(100)
+    numpy_rng(0, "something/else").random(100)
     np.random.default_rng().random(3)
     again = {key: epoch(train, plans[key]) for key in reversed(list(plans))}
     for key in plans:
@@ -132,21 +132,21 @@ def test_epochs_depend_on_seed_and_number_alone(train) -> None:
     orders = {tuple(users * 1000 + positives) for users, positives, _ in first.values()}
     assert len(orders) == 4, "every epoch and seed has an order of its own"
     assert not np.array_equal(first[0, 1][2], first[0, 2][2])
-    larger = epoch(train, Plan(1, 7, 0))
+    larger = epoch(train, EpochContext(1, 7, 0))
     assert all(np.array_equal(a, b) for a, b in zip(larger, first[0, 1], strict=True)), "batch size only cuts"
 
 
 def test_the_order_is_shuffled_fairly(train) -> None:
     """Where an interaction stands says nothing about its user: Kendall's tau of a fair shuffle is near 0."""
-    users, _, _ = epoch(train, Plan(1, 64, 0))
+    users, _, _ = epoch(train, EpochContext(1, 64, 0))
     assert stats.kendalltau(np.arange(len(users)), users).pvalue > 1e-3
 
 
 def test_streams_are_functions_of_their_arguments() -> None:
     keys = [(s, p, e) for s in (0, 1) for p in ("a", "b") for e in (0, 1)]
     assert len({derive(*key) for key in keys}) == len(keys)
-    assert stream(3, "a", 2).integers(1 << 60) == stream(3, "a", 2).integers(1 << 60)
-    one, other = (torch.rand(3, generator=torch_stream(3, "a", e)) for e in (0, 1))
+    assert numpy_rng(3, "a", 2).integers(1 << 60) == numpy_rng(3, "a", 2).integers(1 << 60)
+    one, other = (torch.rand(3, generator=torch_rng(3, "a", e)) for e in (0, 1))
     assert not torch.equal(one, other)
     assert all(0 <= derive(*key) < 2**63 for key in keys)
 
@@ -155,7 +155,7 @@ def test_streams_are_functions_of_their_arguments() -> None:
 
 
 def test_bpr_equals_the_plain_formula() -> None:
-    difference = stream(0, "test/bpr").normal(scale=3, size=50)
+    difference = numpy_rng(0, "test/bpr").normal(scale=3, size=50)
     expected = -np.mean(np.log(1 / (1 + np.exp(-difference))))
     found = bpr(torch.from_numpy(difference).float())
     assert abs(float(found) - expected) <= SCORE * expected
@@ -164,7 +164,7 @@ def test_bpr_equals_the_plain_formula() -> None:
 
 
 def test_masked_bpr_counts_valid_pairs_alone() -> None:
-    rng = stream(0, "test/masked")
+    rng = numpy_rng(0, "test/masked")
     difference = torch.from_numpy(rng.normal(size=40)).float().requires_grad_()
     valid = torch.from_numpy(rng.random(40) < 0.4)
     found = bpr(difference, valid)
@@ -181,7 +181,7 @@ def test_masked_bpr_counts_valid_pairs_alone() -> None:
 
 
 def test_embedding_norms_equal_the_plain_formula() -> None:
-    rng = stream(0, "test/norms")
+    rng = numpy_rng(0, "test/norms")
     batches = [rng.normal(size=(6, 4)) for _ in range(3)]
     expected = sum(np.sqrt((b**2).sum()) for b in batches) / 6
     found = embedding_norms(*(torch.from_numpy(b).float() for b in batches))

@@ -16,10 +16,10 @@ from torch.nn.functional import cosine_similarity, linear
 
 from graphrec import testing
 from graphrec.core.errors import ConfigError, FeatureError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data import Dataset
 from graphrec.features import FeatureTable
-from graphrec.models.batches import Plan
+from graphrec.models.batches import EpochContext
 from graphrec.models.bm3 import BM3, Pairs
 from graphrec.models.layers import ItemFeatures, row_dropout
 from graphrec.serving import Recommender
@@ -102,14 +102,14 @@ def test_loss_and_every_gradient_are_those_of_the_reference(toy, data, train_fea
 def catalog() -> tuple[Dataset, dict[str, FeatureTable]]:
     """Communities with items 1-3 without content."""
     made, _ = testing.communities(2, 20)
-    vectors = stream(0, "tests/bm3").normal(size=(made.n_items, 6))
+    vectors = numpy_rng(0, "tests/bm3").normal(size=(made.n_items, 6))
     return made, testing.features_of(made, vectors, missing=(1, 2, 3))
 
 
 def test_an_epoch_visits_every_interaction_once(catalog) -> None:
     data, tables = catalog
     model = BM3.build(data, tables)
-    batches = list(model.batches(Plan(3, 64, 0)))
+    batches = list(model.batches(EpochContext(3, 64, 0)))
     seen = np.concatenate([np.stack([b.users, b.items[b.position]], 1) for b in batches])
     assert sorted(map(tuple, seen)) == sorted(zip(data.train.users, data.train.items, strict=True))
     assert not np.array_equal(seen[:, 0], data.train.users)
@@ -120,7 +120,7 @@ def test_an_epoch_visits_every_interaction_once(catalog) -> None:
     keys = torch.stack([b.key for b in batches])
     assert len(keys.unique()) == len(batches)
     again, later, other = (
-        torch.stack([b.key for b in model.batches(Plan(epoch, 64, seed))])
+        torch.stack([b.key for b in model.batches(EpochContext(epoch, 64, seed))])
         for epoch, seed in ((3, 0), (4, 0), (3, 1))
     )
     assert torch.equal(keys, again)
@@ -154,7 +154,7 @@ def test_dropout_zeroes_the_stated_share_and_entries_are_independent(p: float) -
 
 def test_dropout_of_a_row_depends_on_no_other_row() -> None:
     table = zeroed(torch.arange(500), 30, 0.4, 7)
-    index = torch.from_numpy(stream(0, "tests/rows").integers(0, 500, 300))  # some more than once
+    index = torch.from_numpy(numpy_rng(0, "tests/rows").integers(0, 500, 300))  # some more than once
     assert torch.equal(zeroed(index, 30, 0.4, 7), table[index])
     assert not torch.equal(zeroed(index, 30, 0.4, 8), table[index])
     x = torch.randn(300, 30, generator=torch.Generator().manual_seed(0))
@@ -257,11 +257,13 @@ def test_only_items_of_the_batch_are_projected(catalog) -> None:
 @pytest.mark.parametrize("n", [0, 1, 30, 300])  # of 40 items
 def test_projected_rows_are_those_of_the_layer(catalog, trained: bool, n: int) -> None:
     features = ItemFeatures(catalog[1]["image"], trained)
-    weight = torch.nn.Parameter(torch.from_numpy(stream(0, "tests/w").normal(size=(3, 6)).astype(np.float32)))
+    weight = torch.nn.Parameter(
+        torch.from_numpy(numpy_rng(0, "tests/w").normal(size=(3, 6)).astype(np.float32))
+    )
     leaves = [weight, *([features.values] if trained else [])]
     for repeat in range(2):  # the second time in the memory of the first
-        items = torch.from_numpy(stream(repeat, "tests/items").integers(0, 40, n))
-        above = torch.from_numpy(stream(0, "tests/above").normal(size=(n, 3)).astype(np.float32))
+        items = torch.from_numpy(numpy_rng(repeat, "tests/items").integers(0, 40, n))
+        above = torch.from_numpy(numpy_rng(0, "tests/above").normal(size=(n, 3)).astype(np.float32))
         found, expected = features.projected(weight, items), linear(features.values[items], weight)
         assert torch.allclose(found, expected, atol=SCORE)
         both = (torch.autograd.grad(y, leaves, above) for y in (found, expected))
@@ -302,7 +304,7 @@ def test_any_number_of_any_modalities_will_do(catalog) -> None:
         given = dict.fromkeys(names, tables["text"])
         model = testing.train(BM3, BM3.Config(dim=8), data, given, 1)
         assert list(model.projections) == sorted(names)
-        assert model.content_rule.weights == dict.fromkeys(sorted(names), 1 / len(names))
+        assert model.cold_start_rule.weights == dict.fromkeys(sorted(names), 1 / len(names))
         terms = {f"{term}_{m}" for term in ("align", "mask") for m in names}
         assert set(model.loss(pairs([0], [10]))) == {"rec", "reg", *terms}
     with pytest.raises(FeatureError, match="BM3 needs image or text features"):
@@ -318,7 +320,9 @@ def test_cold_items_are_placed_as_the_recommender_places_new_ones() -> None:
     warm, rows = data.train.item_degree > 0, [i for i in data.cold_items if i != 33]  # 33 has no content
     assert torch.equal(items[warm], trained[warm])
     new = [f"new-{i}" for i in rows]
-    rec = Recommender.of(model, data, tables).add_items(new, {m: t.rows(rows) for m, t in tables.items()})
+    rec = Recommender.from_model(model, data, tables).add_items(
+        new, {m: t.rows(rows) for m, t in tables.items()}
+    )
     placed = rec.item_vectors[rec.items.indices(new)]
     assert np.abs(placed - items[rows].numpy()).max() <= PROPAGATION * float(items[rows].abs().max())
     assert (items[rows] - trained[rows]).abs().max() > 1e-3
@@ -331,7 +335,7 @@ def test_cold_items_are_placed_as_the_recommender_places_new_ones() -> None:
 def test_bfloat16_features_give_nearly_the_same_scores() -> None:
     data, _ = testing.communities(4, 30)
     tables = {
-        m: testing.features_of(data, stream(0, f"tests/{m}").normal(size=(data.n_items, 64)))[m]
+        m: testing.features_of(data, numpy_rng(0, f"tests/{m}").normal(size=(data.n_items, 64)))[m]
         for m in MODALITIES
     }
     settings = TrainConfig(epochs=20, patience=None, batch_size=64, learning_rate=0.01, device="cpu")

@@ -10,7 +10,7 @@ import torch
 from graphrec import testing
 from graphrec.core import bundle, files
 from graphrec.core.errors import CheckpointError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.models.mf import MF
 from graphrec.training import checkpoint
 
@@ -142,7 +142,7 @@ def test_every_flipped_bit_of_the_state_is_found(model, tmp_path) -> None:
 def test_random_flips_of_tensor_files_are_found(model, tmp_path) -> None:
     optimizer = trained_optimizer(model)
     checkpoint.write(tmp_path, 1, model, optimizer)
-    rng = stream(0, "test/flips")
+    rng = numpy_rng(0, "test/flips")
     for path in sorted(tmp_path.glob("*.safetensors")) * 50:
         whole = path.read_bytes()
         flipped = bytearray(whole)

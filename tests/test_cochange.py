@@ -11,11 +11,11 @@ import pytest
 from tolerances import SCORE
 
 from graphrec import testing
-from graphrec.code.cochange import DAY, Beside, CoChangeConfig, profiles
+from graphrec.code.cochange import DAY, CoChangeConfig, CoChangeTerm, profiles
 from graphrec.code.models.cochange import CoChange
 from graphrec.code.models.directory import Directory
 from graphrec.core.errors import DataError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.data.repositories import tree_of
@@ -26,7 +26,7 @@ from graphrec.models.batches import Triplets
 def data():
     """Communities, with times over half a year."""
     full, _ = testing.communities(2, 15)
-    times = stream(0, "tests/times").integers(0, 180 * int(DAY), len(full.train))
+    times = numpy_rng(0, "tests/times").integers(0, 180 * int(DAY), len(full.train))
     train = Interactions(full.train.users, full.train.items, full.n_users, full.n_items, times)
     return replace(full, train=train)
 
@@ -107,7 +107,7 @@ def test_what_a_person_did_lately_counts_more(data) -> None:
 def test_beside_another_model_nothing_a_person_did_speaks_for_itself(data) -> None:
     """Each train pair counts as if the person had not taken the item up, but for how many took it up."""
     config = CoChange.Config()
-    beside, train = Beside(data.train, config), data.train
+    beside, train = CoChangeTerm(data.train, config), data.train
     found = beside.left_out()
     degree = train.item_degree
     for at in range(0, len(train), 17):
@@ -124,7 +124,7 @@ def test_beside_another_model_nothing_a_person_did_speaks_for_itself(data) -> No
 
 
 def test_what_is_left_out_is_not_below_nothing_where_few_neighbors_are_kept(data) -> None:
-    found = Beside(data.train, CoChangeConfig(k=1)).left_out()
+    found = CoChangeTerm(data.train, CoChangeConfig(k=1)).left_out()
     assert found.min() == 0
     assert found.max() > 0
 
@@ -132,7 +132,7 @@ def test_what_is_left_out_is_not_below_nothing_where_few_neighbors_are_kept(data
 def test_differences_are_of_pairs(data) -> None:
     import torch
 
-    beside, train = Beside(data.train, CoChange.Config()), data.train
+    beside, train = CoChangeTerm(data.train, CoChange.Config()), data.train
     scores = CoChange.build(data, None, CoChange.Config()).score(np.arange(data.n_users)).numpy()
     at = np.arange(0, len(train), 11)
     negatives = (train.items[at] + 7) % data.n_items

@@ -14,10 +14,10 @@ from graphrec import testing
 from graphrec.code.models.cochange import CoChange
 from graphrec.code.models.coder import CODER, CoAttention, Tree, contrast
 from graphrec.core.errors import ConfigError, DataError
-from graphrec.core.random import stream, torch_stream
+from graphrec.core.random import numpy_rng, torch_rng
 from graphrec.data.repositories import Repositories, tree_of
 from graphrec.features import FeatureTable
-from graphrec.models.batches import Plan
+from graphrec.models.batches import EpochContext
 from graphrec.models.lightgcn import LightGCN
 
 
@@ -25,7 +25,7 @@ from graphrec.models.lightgcn import LightGCN
 def material():
     """Communities whose files have four segments of five values; some lack the last ones, item 3 all."""
     data, _ = testing.communities(2, 15)
-    values = stream(0, "tests/code").normal(size=(data.n_items, 4, 5)).astype(np.float32)
+    values = numpy_rng(0, "tests/code").normal(size=(data.n_items, 4, 5)).astype(np.float32)
     values[1, 2:] = values[2, 1:] = values[3] = 0
     present = np.arange(data.n_items) != 3
     table = FeatureTable.from_array(values.reshape(data.n_items, -1), data, "code", present=present)
@@ -35,7 +35,7 @@ def material():
 def built(material, **options) -> CODER:
     data, tables = material
     model = CODER.build(data, tables, CODER.Config(segments=4, dim=8, heads=2, **options))
-    model.start_epoch(stream(0, "tests/start"))
+    model.start_epoch(numpy_rng(0, "tests/start"))
     return model
 
 
@@ -43,7 +43,7 @@ def built(material, **options) -> CODER:
 
 
 def test_attention_is_that_of_the_equations() -> None:
-    rng = torch_stream(0, "tests/attention")
+    rng = torch_rng(0, "tests/attention")
     layer = CoAttention(6, 5, rng)
     code, people = torch.randn(7, 4, 6, generator=rng), torch.randn(7, 3, 6, generator=rng)
     says = torch.ones(7, 4, dtype=torch.bool)
@@ -62,7 +62,7 @@ def test_attention_is_that_of_the_equations() -> None:
 
 
 def test_attention_ignores_padding_and_nobody_changes_nothing() -> None:
-    rng = torch_stream(1, "tests/attention")
+    rng = torch_rng(1, "tests/attention")
     layer = CoAttention(6, 5, rng)
     code, says = torch.randn(2, 4, 6, generator=rng), torch.tensor([[True, True, False, False]] * 2)
     other = code.clone()
@@ -78,7 +78,7 @@ def test_attention_ignores_padding_and_nobody_changes_nothing() -> None:
 
 def test_a_tree_of_one_file_is_attended_to_by_hand() -> None:
     """A file, its repository and PyG's loops: two nodes that see each other and themselves."""
-    rng = torch_stream(0, "tests/tree")
+    rng = torch_rng(0, "tests/tree")
     layer = Tree(4, 2, rng)
     x, edges = torch.randn(2, 4, generator=rng), torch.tensor([[0, 1], [1, 0]])
     gat = layer.attention
@@ -109,7 +109,7 @@ def test_people_are_drawn_from_those_who_worked_on_the_file(material) -> None:
         who = set(data.train.users[data.train.items == item].tolist())
         drawn = set(first[item].tolist())
         assert drawn <= who if who else not model.known[item]
-    model.start_epoch(stream(0, "tests/again"))
+    model.start_epoch(numpy_rng(0, "tests/again"))
     assert not torch.equal(first, model.queries), "drawn anew every epoch"
 
 
@@ -153,7 +153,7 @@ def test_propagation_is_that_of_the_equations(material) -> None:
     model = built(material, n_layers=3).double()
     files, repositories = model.files()
     found = model.propagate()
-    place = Repositories.of(data)
+    place = Repositories.from_dataset(data)
     n = data.n_users
 
     def walk(pairs, n_right, right):
@@ -198,7 +198,7 @@ def test_with_everything_switched_off_it_is_lightgcn(material) -> None:
 def test_losses_are_those_of_the_equations(material) -> None:
     data, _ = material
     model = built(material, project_weight=0.5, contrast_weight=0.1, reg_weight=0.01, temperature=0.2)
-    batch = next(iter(model.batches(Plan(1, 10_000, 0))))
+    batch = next(iter(model.batches(EpochContext(1, 10_000, 0))))
     found, losses = model.propagate(), model.loss(batch)
     u, v = found.doing, found.items
     difference = (u[batch.users] * (v[batch.positives] - v[batch.negatives])).sum(1)
@@ -217,7 +217,7 @@ def test_losses_are_those_of_the_equations(material) -> None:
 
 
 def test_a_contrast_among_the_batch_is_that_among_all_where_the_batch_is_all() -> None:
-    rng = torch_stream(0, "tests/contrast")
+    rng = torch_rng(0, "tests/contrast")
     later, first = torch.randn(6, 3, generator=rng), torch.randn(6, 3, generator=rng)
     index = torch.tensor([5, 0, 1, 2, 3, 4, 4])
     assert torch.allclose(contrast(later, first, index, 0.5, False), contrast(later, first, index, 0.5, True))
@@ -229,7 +229,7 @@ def test_a_contrast_among_the_batch_is_that_among_all_where_the_batch_is_all() -
 @pytest.mark.parametrize("among_all", [True, False])
 def test_a_contrast_and_its_gradient_are_those_of_the_whole_matrix(monkeypatch, among_all) -> None:
     monkeypatch.setattr("graphrec.code.models.coder.PRODUCTS", 100)  # several parts of rows
-    rng = torch_stream(0, "tests/contrast")
+    rng = torch_rng(0, "tests/contrast")
     later, first = (torch.randn(50, 3, generator=rng, dtype=torch.float64) for _ in range(2))
     index = torch.arange(40).flip(0)
     tables = [(a.clone().requires_grad_(), b.clone().requires_grad_()) for a, b in ((later, first),) * 2]
@@ -249,7 +249,7 @@ def test_each_behavior_has_its_own_loss(material) -> None:
     data = replace(data, relations={**data.relations, ("user", "tested", "repository"): tested})
     model = built((data, tables), project_weight=1.0)
     assert model.behaviors == ["authored", "tested"]
-    batch = next(iter(model.batches(Plan(1, 10_000, 0))))
+    batch = next(iter(model.batches(EpochContext(1, 10_000, 0))))
     found, total = model.propagate(), 0.0
     for t, (z, r) in enumerate(found.done):
         mine = batch.did == t
@@ -263,14 +263,14 @@ def test_each_behavior_has_its_own_loss(material) -> None:
 def test_negatives_of_projects_are_where_it_was_not_done(material) -> None:
     data, _ = material
     model = built(material)
-    done = Repositories.of(data).behaviors["authored"]
-    batches = list(model.batches(Plan(1, 64, 0)))
+    done = Repositories.from_dataset(data).behaviors["authored"]
+    batches = list(model.batches(EpochContext(1, 64, 0)))
     doers, others = (torch.cat([getattr(b, name) for b in batches]).numpy() for name in ("doers", "others"))
     assert len(batches) > 1
     assert not done.contains(doers, others).any()
     some = np.isin(done.users, np.flatnonzero(done.user_degree < 2))  # the others have worked everywhere
     assert sorted(doers.tolist()) == sorted(done.users[some].tolist()), "all that was done, once"
-    again = [b.doers for b in model.batches(Plan(2, 64, 0))]
+    again = [b.doers for b in model.batches(EpochContext(2, 64, 0))]
     assert sorted(torch.cat(again).tolist()) == sorted(doers.tolist())
     assert torch.cat(again).tolist() != doers.tolist(), "in another order every epoch"
     assert all(len(b.users) <= 64 for b in batches)
@@ -286,7 +286,7 @@ def test_negatives_of_projects_are_where_it_was_not_done(material) -> None:
 def test_each_part_can_be_switched_off(material, off, gone) -> None:
     model = built(material, **off)
     assert not any(name.startswith(gone) for name in {**dict(model.named_parameters()), **vars(model)})
-    losses = model.loss(next(iter(model.batches(Plan(1, 64, 0)))))
+    losses = model.loss(next(iter(model.batches(EpochContext(1, 64, 0)))))
     assert ("projects" in losses) == off.get("projects", True)
     torch.stack(list(losses.values())).sum().backward()
     for name, parameter in model.named_parameters():
@@ -299,7 +299,7 @@ def test_a_shuffled_tree_changes_files_and_a_renumbered_one_does_not(material) -
     data, _ = material
     model = built(material)
     before, _ = model.files()
-    order = torch.from_numpy(stream(0, "tests/tree").permutation(data.n_items))
+    order = torch.from_numpy(numpy_rng(0, "tests/tree").permutation(data.n_items))
     edges = model.tree_edges.clone()
     files = edges < data.n_items
     edges[files] = order[edges[files]]
@@ -313,7 +313,7 @@ def test_a_shuffled_tree_changes_files_and_a_renumbered_one_does_not(material) -
 
 def test_shuffled_trees_hurt() -> None:
     """Who works where the directories say, with no file that two people share: only the tree can tell."""
-    rng, n = stream(0, "tests/places"), 120
+    rng, n = numpy_rng(0, "tests/places"), 120
     place = np.arange(n) % 6  # six directories of twenty files
     pairs = [(u, i) for u in range(60) for i in rng.choice(np.flatnonzero(place == u % 6), 5, replace=False)]
     train = [p for k, p in enumerate(pairs) if k % 5]
@@ -332,7 +332,7 @@ def test_shuffled_trees_hurt() -> None:
 
 def test_between_refreshes_files_are_as_they_were(material) -> None:
     model = built(material, refresh_every=3)
-    batch = next(iter(model.batches(Plan(1, 64, 0))))
+    batch = next(iter(model.batches(EpochContext(1, 64, 0))))
     learned = []
     for _ in range(4):
         model.zero_grad()
@@ -342,7 +342,7 @@ def test_between_refreshes_files_are_as_they_were(material) -> None:
             gradient is not None and bool((gradient - 2e-4 * model.names.weight).abs().sum() > 1e-3)
         )
     assert learned == [True, False, False, True]
-    model.start_epoch(stream(0, "tests/next"))
+    model.start_epoch(numpy_rng(0, "tests/next"))
     model.zero_grad()
     model.loss(batch)["bpr"].backward()
     assert model.names.weight.grad.abs().sum() > 0, "every epoch begins with a look at the files"
@@ -367,7 +367,7 @@ def test_with_cochange_scores_are_the_sum_of_both(material) -> None:
 
 def test_the_weight_of_cochange_is_learned_and_not_pulled_to_one(material) -> None:
     model = built(material, cochange=7.0)
-    losses = model.loss(next(iter(model.batches(Plan(1, 64, 0)))))
+    losses = model.loss(next(iter(model.batches(EpochContext(1, 64, 0)))))
     (gradient,) = torch.autograd.grad(losses["bpr"], model.log_weight, retain_graph=True)
     assert gradient.abs() > 0
     assert torch.autograd.grad(losses["reg"], model.log_weight, allow_unused=True)[0] is None

@@ -15,7 +15,7 @@ import pytest
 from test_html import NASTY, Parsed
 
 from graphrec.core.errors import ConfigError, DataError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.evaluation.metrics import bootstrap_means, holm, permutation_p
 from graphrec.evaluation.report import Report
 from graphrec.runs.comparison import Entry, ModelComparison, compare_reports
@@ -31,7 +31,7 @@ def report(values: Any, **extra: Any) -> Report:
 
 
 def drawn(label: str, n: int = 40, n_seeds: int = 3, shift: float = 0.0) -> list[Entry]:
-    rng = stream(0, f"tests/comparison/{label}")
+    rng = numpy_rng(0, f"tests/comparison/{label}")
     return [Entry(report(rng.random(n) * 0.2 + shift), seed) for seed in range(n_seeds)]
 
 
@@ -86,7 +86,7 @@ def test_without_a_baseline_the_others_are_tested_against_the_best() -> None:
 
 
 def test_the_answer_says_when_users_or_seeds_could_account_for_the_lead() -> None:
-    rng = stream(0, "tests/comparison/close")
+    rng = numpy_rng(0, "tests/comparison/close")
     base = rng.random(60)
     noise = [rng.normal(0, 0.2, 60) for _ in range(4)]
     close = {"A": [Entry(report(base + n), i) for i, n in enumerate(noise[:2])],

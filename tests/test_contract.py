@@ -109,7 +109,7 @@ class SaysItDivides(MF):
 
 
 class DividesAndSaysNothing(MF):
-    divides = None
+    data_parallel = None
 
     def loss(self, batch):
         return super().loss(batch)

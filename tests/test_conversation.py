@@ -21,7 +21,7 @@ from graphrec.conversation.play import DialogueTask, play
 from graphrec.conversation.rules import RULES, AbsGreedy, AskThenRecommend, Rule, rule
 from graphrec.conversation.simulator import Simulator
 from graphrec.core.errors import ConfigError, DataError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data import Interactions
 
 ANY_RULES = [
@@ -47,7 +47,7 @@ class Watched(Rule):
 
 
 def watch(shared: Setting, look, n: int = 40) -> Outcomes:
-    rng = stream(0, "tests/pairs")
+    rng = numpy_rng(0, "tests/pairs")
     users, targets = rng.integers(0, 7, n), rng.integers(0, shared.catalog.n_items, n)
     simulator = Simulator(shared.catalog, shared.enumerated)
     return play(Watched(look), shared, simulator, users, targets)

@@ -11,7 +11,7 @@ import torch
 from graphrec import models, testing
 from graphrec.evaluation.ranking import RankingTask
 from graphrec.graphs.knn import knn
-from graphrec.models.batches import Plan
+from graphrec.models.batches import EpochContext
 from graphrec.training.trainer import Run, TrainConfig, Trainer
 
 pytestmark = [
@@ -44,7 +44,7 @@ def test_the_step_loop_never_waits_for_the_device(name: str, monkeypatch: pytest
     kind = getattr(models, name)
     plain = kind.batches
 
-    def watched(self: Any, plan: Plan) -> Iterator[Any]:
+    def watched(self: Any, plan: EpochContext) -> Iterator[Any]:
         for number, batch in enumerate(plain(self, plan)):
             if number == 1:  # the first step may set things up
                 torch.cuda.set_sync_debug_mode("error")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphrec.core.errors import DataError, UnknownIdError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data import Content, Dataset, Interactions, Vocabulary
 
 pairs_strategy = st.sets(st.tuples(st.integers(0, 5), st.integers(0, 7)), max_size=30).map(sorted)
@@ -108,7 +108,7 @@ def test_rows_and_contains_against_brute_force(pairs, users):
     assert everything.shape == (6, 8)
     assert [tuple(p) for p in np.argwhere(everything).tolist()] == pairs
     for user in range(6):
-        assert part.of(user).tolist() == [i for u, i in pairs if u == user]
+        assert part.items_of(user).tolist() == [i for u, i in pairs if u == user]
 
 
 @settings(max_examples=40, deadline=None)
@@ -387,7 +387,7 @@ def test_half_a_character_cannot_be_saved(tmp_path):
 
 
 def test_some_users_come_with_all_they_have_and_are_drawn_once() -> None:
-    rng = stream(0, "tests/some users")
+    rng = numpy_rng(0, "tests/some users")
     pairs = np.unique(rng.integers(0, [50, 20], (300, 2)), axis=0)
     pairs = pairs[pairs[:, 0] % 5 > 0]  # some have nothing
     whole = Interactions(pairs[:, 0], pairs[:, 1], 50, 20, name="valid")

@@ -105,7 +105,7 @@ def test_users_are_picked_by_data_and_seed_alone(finished: tuple[Path, dict[str,
     assert len(set(users.tolist())) == len(users) == 6
     assert (data.test.user_degree[users] > 0).all()
     cold = data.train.item_degree == 0
-    assert all(cold[data.test.of(int(u))].any() for u in users[3:])
+    assert all(cold[data.test.items_of(int(u))].any() for u in users[3:])
     assert users.tolist() == pick_users(data, 0).tolist() != pick_users(data, 1).tolist()
 
 

@@ -11,7 +11,7 @@ from planted import planted
 from graphrec import runs
 from graphrec.conversation.vectors import DialogueVectors, read_vectors, write_vectors
 from graphrec.core.errors import CheckpointError, FeatureError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data import Dataset
 from graphrec.data.readers import load_dataset
 from graphrec.testing import communities
@@ -31,7 +31,7 @@ def run(data, tmp_path_factory) -> Path:
 
 
 def arrays(data: Dataset, dim: int = 5) -> dict[str, np.ndarray]:
-    rng = stream(0, "tests/vectors")
+    rng = numpy_rng(0, "tests/vectors")
     sizes = {"ui_emb": data.n_users + data.n_items + 1, "feature_emb": len(data.nodes["attribute"]) + 1}
     return {name: rng.normal(size=(n, dim)).astype(np.float32) for name, n in sizes.items()}
 
@@ -96,7 +96,7 @@ def test_the_authors_vectors_fit_lastfm(real_data) -> None:
     data = load_dataset("lastfm", real_data)
     users, items, attributes = read_vectors(real_data / "lastfm" / "fm_embeddings.npz", data)
     assert (users.shape, items.shape, attributes.shape) == ((1801, 64), (7432, 64), (33, 64))
-    train, rng = data.train, stream(0, "tests/uniform")
+    train, rng = data.train, numpy_rng(0, "tests/uniform")
     fit = (users[train.users] * items[train.items]).sum(1)
     other = (users[train.users] * items[rng.integers(0, data.n_items, len(train))]).sum(1)
     assert (fit > other).mean() > 0.95, "users and items are told apart and in order"

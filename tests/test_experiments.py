@@ -135,8 +135,8 @@ def test_a_cold_split_takes_the_options_and_shows_warm_and_cold(done) -> None:
     assert cold["rows"]["FREEDOM"]["options"] == warm["rows"]["FREEDOM"]["options"]
     text = table(cold)
     assert "cold among cold R@20" in text.splitlines()[0]
-    assert cold["rows"]["FREEDOM"]["places_new_items"]
-    assert not cold["rows"]["LightGCN"]["places_new_items"]
+    assert cold["rows"]["FREEDOM"]["supports_cold_items"]
+    assert not cold["rows"]["LightGCN"]["supports_cold_items"]
     lines = {line.split("|")[1].strip(): line for line in text.splitlines()[2:]}
     assert lines["FREEDOM"].endswith("| yes |")
     assert lines["LightGCN"].endswith("| no |")
@@ -187,7 +187,7 @@ def test_rows_with_what_was_said_stand_after_what_they_are_like() -> None:
 
 def test_a_row_gets_what_its_options_ask_for_and_controls_replace_it(tmp_path) -> None:
     data, features = communities(2, 20)
-    profile = FeatureTable.from_array(np.eye(data.n_users, dtype=np.float32), data, "profile", of="user")
+    profile = FeatureTable.from_array(np.eye(data.n_users, dtype=np.float32), data, "profile", entity="user")
     features = {**features, "profile": profile, "preferences": profile, "attribute_size": features["text"]}
     rows = {row.label: row for row in said.rows_of(defaults(TRAIN), TRAIN, list(features), None)}
     study = _Study(Experiment("toy", "", data, features, list(rows.values()), [0], ""), tmp_path, False)
@@ -205,7 +205,7 @@ def test_a_row_gets_what_its_options_ask_for_and_controls_replace_it(tmp_path) -
     config = model("llmrec").Config()
     noise = study.given(rows["LLMRec, noise profiles"], config)["profile"]
     others = study.given(rows["LLMRec, shuffled profiles"], config)["profile"]
-    assert noise.of == others.of == "user"
+    assert noise.entity == others.entity == "user"
     assert np.allclose(np.linalg.norm(noise.numpy(), axis=1), 1)
     assert (np.sort(others.numpy(), 0) == np.sort(profile.numpy(), 0)).all()
     assert not (others.numpy() == profile.numpy()).all()

@@ -23,7 +23,7 @@ from extraction import Hashing, files, shop, texts
 from graphrec.cli import main as cli
 from graphrec.core import files as core_files
 from graphrec.core.errors import FeatureError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.features import FeatureStore, FeatureTable
 from graphrec.features.extract.extraction import extract
 
@@ -139,7 +139,7 @@ def test_a_full_disk_is_named_and_resuming_finishes(tmp_path: Path, monkeypatch:
     build(tmp_path / "whole")
     whole = files(tmp_path / "whole")
     n_bytes = sum(map(len, whole.values()))
-    for k, room in enumerate([0, n_bytes - 1, *stream(0, "test/room").integers(1, n_bytes, 30)]):
+    for k, room in enumerate([0, n_bytes - 1, *numpy_rng(0, "test/room").integers(1, n_bytes, 30)]):
         root, rest = tmp_path / f"store-{k}", Hashing()
         monkeypatch.setattr(core_files, "open", Disk(int(room)).open, raising=False)
         with pytest.raises(FeatureError, match=r"shard-\d+|manifest") as raised:
@@ -210,7 +210,7 @@ def test_a_store_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     with pytest.raises(FeatureError, match="file stands where a directory is needed"):
         build(tmp_path / "file")
     with pytest.raises(FeatureError, match=r"file: a file; expected the directory of a feature store"):
-        FeatureStore(tmp_path / "file").of(shop(texts(50)))
+        FeatureStore(tmp_path / "file").load_tables(shop(texts(50)))
     assert FeatureStore(tmp_path / "file").verify()
     with pytest.raises(FeatureError, match="file stands where a directory is needed"):
         FeatureStore(tmp_path / "file").save(

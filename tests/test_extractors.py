@@ -21,7 +21,7 @@ from PIL import Image
 from test_features import files
 
 from graphrec.core.errors import ConfigError, FeatureError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.features import FeatureStore
 from graphrec.features import extract as features
 from graphrec.features.extract.decoding import UnreadableImageError, decode
@@ -35,7 +35,7 @@ ROOT = Path(__file__).parent.parent
 
 def picture(seed: int = 0, size: tuple[int, int] = (40, 30), mode: str = "RGB") -> Image.Image:
     """Colored stripes and noise."""
-    noise = stream(seed, "test/picture").integers(0, 120, (size[1], size[0], 3))
+    noise = numpy_rng(seed, "test/picture").integers(0, 120, (size[1], size[0], 3))
     noise[:, :: seed % 5 + 2] += 130
     return Image.fromarray(noise.astype(np.uint8)).convert(mode)
 
@@ -271,7 +271,7 @@ def test_open_clip_from_a_directory_is_frozen_and_repeats(tmp_path: Path) -> Non
     )
     assert np.allclose(twin.encode([picture(0)]), table.numpy()[:1], atol=1e-6)
     own = open_clip.image_transform(32, is_train=False)
-    noise = Image.fromarray(stream(0, "test/noise").integers(0, 256, (70, 50, 3)).astype(np.uint8))
+    noise = Image.fromarray(numpy_rng(0, "test/noise").integers(0, 256, (70, 50, 3)).astype(np.uint8))
     assert np.array_equal(clip.prepare(noise), own(noise).numpy()), (
         "open_clip's own preprocessing, to the bit"
     )

@@ -17,9 +17,9 @@ from graphrec.conversation.samples import Samples
 from graphrec.conversation.scoring import ScoringTask
 from graphrec.conversation.vectors import DialogueVectors
 from graphrec.core.errors import ConfigError, DataError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data import Dataset
-from graphrec.models.batches import Plan
+from graphrec.models.batches import EpochContext
 from graphrec.training.trainer import TrainConfig, Trainer
 
 
@@ -67,7 +67,7 @@ def parts(batch: AttributeBatch) -> list[tuple[list[int], list[int], list[int]]]
 def test_item_loss_and_gradients_are_those_of_the_formulas(data) -> None:
     """The score as a sum over pairs of vectors, each dimension kept or not; one sample after the other."""
     model = spread(FM.build(data, None, FM.Config(dim=6, dropout=0.25, reg_weight=0.3)))
-    item, attribute = (b for b, _ in zip(model.batches(Plan(1, 64, 0)), range(2), strict=False))
+    item, attribute = (b for b, _ in zip(model.batches(EpochContext(1, 64, 0)), range(2), strict=False))
     item = item._replace(there=torch.where(torch.arange(64)[:, None] % torch.tensor([5, 3]) > 0, 1.0, 0.0))
     leaves = list(model.parameters())
     found = model.loss(item)
@@ -99,7 +99,7 @@ def test_item_loss_and_gradients_are_those_of_the_formulas(data) -> None:
 
 def test_attribute_loss_and_gradients_are_those_of_the_formulas(data) -> None:
     model = spread(FM.build(data, None, FM.Config(dim=6)))
-    batch = next(b for b in model.batches(Plan(1, 64, 0)) if isinstance(b, AttributeBatch))
+    batch = next(b for b in model.batches(EpochContext(1, 64, 0)) if isinstance(b, AttributeBatch))
     users, attributes = model.user_embedding.weight, model.attribute_embedding.weight
     found = model.loss(batch)
     (gradient,) = torch.autograd.grad(found["attribute"], [attributes])
@@ -146,7 +146,7 @@ def test_options_that_need_dense_gradients_train(data, changes) -> None:
 def test_each_kind_of_step_moves_its_own_state_alone(data) -> None:
     model = FM.build(data, None, FM.Config(dim=8))
     optimizer = model.optimizer(options())
-    item, attribute = (b for b, _ in zip(model.batches(Plan(1, 64, 0)), range(2), strict=False))
+    item, attribute = (b for b, _ in zip(model.batches(EpochContext(1, 64, 0)), range(2), strict=False))
     names = {id(p): n for n, p in model.named_parameters()} | {id(model.alias): "alias"}
 
     def now():
@@ -199,7 +199,7 @@ def test_every_sample_is_what_it_says(data, table) -> None:
     model = FM.build(data, None, FM.Config(dim=4))
     seen, missing = [], 0
     for epoch in range(1, 6):
-        batches = list(model.batches(Plan(epoch, 64, 0)))
+        batches = list(model.batches(EpochContext(epoch, 64, 0)))
         assert len(batches) == 2 * (len(data.train) // 64)
         for item, attribute in zip(batches[::2], batches[1::2], strict=True):
             assert isinstance(item, ItemBatch)
@@ -232,16 +232,18 @@ def test_every_sample_is_what_it_says(data, table) -> None:
 def test_epochs_differ_and_repeat_bit_for_bit(data) -> None:
     model = FM.build(data, None, FM.Config(dim=4))
     again, one, two = (
-        [v for b in made.batches(Plan(epoch, 64, 0)) for v in b]
+        [v for b in made.batches(EpochContext(epoch, 64, 0)) for v in b]
         for made, epoch in ((FM.build(data, None, FM.Config(dim=4)), 1), (model, 1), (model, 2))
     )
     assert all(torch.equal(a, b) for a, b in zip(again, one, strict=True))
     assert not torch.equal(one[5], two[5]), "what dropout leaves"
     # Every interaction of one user, or with one item, is as good as another: these do not differ by order.
-    table = stream(0, "tests/alike").random((200, 5)) < 0.5
+    table = numpy_rng(0, "tests/alike").random((200, 5)) < 0.5
     for pairs, n_users, column in (([(0, i) for i in range(40)], 1, 1), ([(u, 3) for u in range(40)], 40, 2)):
-        samples = Samples.of(with_attributes(testing.dataset(pairs, [], n_users, 200, "alike"), table), 0)
-        first, second = (samples.draw(Plan(epoch, 64, 0)) for epoch in (1, 2))
+        samples = Samples.from_dataset(
+            with_attributes(testing.dataset(pairs, [], n_users, 200, "alike"), table), 0
+        )
+        first, second = (samples.draw(EpochContext(epoch, 64, 0)) for epoch in (1, 2))
         assert (first.items[:, column] != second.items[:, column]).mean() > 0.5
     assert len(first.said) != len(second.said), "prefixes of one item"
 
@@ -252,7 +254,7 @@ def test_what_no_negative_exists_for_is_left_out() -> None:
     table = np.zeros((6, 4), dtype=bool)
     table[0], table[2, 3], table[3:, 1] = [True, True, True, False], True, True
     data = with_attributes(testing.dataset(pairs, [], 2, 6, "gaps"), table)
-    drawn = Samples.of(data, 0).draw(Plan(1, 64, 0))
+    drawn = Samples.from_dataset(data, 0).draw(EpochContext(1, 64, 0))
     assert (drawn.items[drawn.users == 1, 1:] == -1).all(), "user 1 has every item"
     assert (drawn.items[drawn.users == 0, 1] == 5).all()
     second = dict(zip(drawn.items[drawn.users == 0, 0], drawn.items[drawn.users == 0, 2], strict=True))
@@ -266,7 +268,7 @@ def test_what_no_negative_exists_for_is_left_out() -> None:
 
 def test_an_item_with_all_attributes_has_no_negative_ones() -> None:
     data = with_attributes(testing.dataset([(0, 0)], [], 1, 3, "all"), np.ones((3, 2), dtype=bool))
-    drawn = Samples.of(data, 0).draw(Plan(1, 64, 0))
+    drawn = Samples.from_dataset(data, 0).draw(EpochContext(1, 64, 0))
     assert sorted(set(drawn.sign.tolist())) in ([0, 1], [1])
     assert -1 not in drawn.sign
 
@@ -274,7 +276,7 @@ def test_an_item_with_all_attributes_has_no_negative_ones() -> None:
 def test_without_attributes_it_is_matrix_factorization() -> None:
     data, _ = testing.communities(2, 20)
     model = FM.build(data, None, FM.Config(dim=4))
-    assert {type(b) for b in model.batches(Plan(1, 64, 0))} == {ItemBatch}
+    assert {type(b) for b in model.batches(EpochContext(1, 64, 0))} == {ItemBatch}
     assert [n for n, _ in model.named_parameters()] == ["user_embedding.weight", "item_embedding.weight"]
     assert model.vectors().attributes.shape == (0, 4)
 

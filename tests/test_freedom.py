@@ -10,7 +10,7 @@ from tolerances import BFLOAT16, SCORE
 
 from graphrec import testing
 from graphrec.core.errors import ConfigError, FeatureError
-from graphrec.core.random import stream, torch_stream
+from graphrec.core.random import numpy_rng, torch_rng
 from graphrec.features import FeatureTable
 from graphrec.models.batches import Triplets
 from graphrec.models.freedom import FREEDOM
@@ -23,7 +23,7 @@ from graphrec.training.trainer import TrainConfig, Trainer
 def catalog():
     """Communities with items 1-3 without content and items 4-9 without train interactions."""
     data = without(np.arange(4, 10))
-    vectors = stream(0, "tests/freedom").normal(size=(data.n_items, 6))
+    vectors = numpy_rng(0, "tests/freedom").normal(size=(data.n_items, 6))
     return data, testing.features_of(data, vectors, missing=(1, 2, 3))
 
 
@@ -85,13 +85,13 @@ def test_pruning_is_a_function_of_the_epoch(catalog) -> None:
     model = FREEDOM.build(data, tables, FREEDOM.Config(dropout=0.5))
     graphs = []
     for epoch in (1, 2, 1):
-        model.start_epoch(stream(0, "start_epoch", epoch))
+        model.start_epoch(numpy_rng(0, "start_epoch", epoch))
         graphs.append(model.epoch_graph.dense())
         assert len(model.epoch_graph) == 2 * (len(data.train) // 2)
     assert torch.equal(graphs[0], graphs[2])
     assert not torch.equal(graphs[0], graphs[1])
     unpruned = FREEDOM.build(data, tables, FREEDOM.Config(dropout=0.0))
-    unpruned.start_epoch(stream(0, "start_epoch", 1))
+    unpruned.start_epoch(numpy_rng(0, "start_epoch", 1))
     assert unpruned.epoch_graph is unpruned.full_graph
 
 
@@ -110,11 +110,11 @@ def test_what_it_cannot_be_built_from_is_said(catalog) -> None:
 @pytest.mark.parametrize("n_items", [40, 2000])  # fewer and more than a batch has
 @pytest.mark.parametrize("n", [0, 1, 512, 1300])
 def test_projected_differences_are_those_of_two_projections(trained, n_items, n) -> None:
-    values = stream(0, "tests/features").normal(size=(n_items, 6)).astype(np.float32)
+    values = numpy_rng(0, "tests/features").normal(size=(n_items, 6)).astype(np.float32)
     features = ItemFeatures(FeatureTable(values, np.full(n_items, True)), trained)
-    items, others = torch.from_numpy(stream(0, "tests/pairs").integers(0, n_items, (2, n)))
-    layer = projection(6, 3, torch_stream(0, "tests/layer"))
-    above = torch.from_numpy(stream(0, "tests/above").normal(size=(n, 3)).astype(np.float32))
+    items, others = torch.from_numpy(numpy_rng(0, "tests/pairs").integers(0, n_items, (2, n)))
+    layer = projection(6, 3, torch_rng(0, "tests/layer"))
+    above = torch.from_numpy(numpy_rng(0, "tests/above").normal(size=(n, 3)).astype(np.float32))
     leaves = [layer.weight, *([features.values] if trained else [])]
     found = features.projected_difference(layer.weight, items, others)
     expected = layer(features(items)) - layer(features(others))
@@ -125,8 +125,8 @@ def test_projected_differences_are_those_of_two_projections(trained, n_items, n)
 
 
 def test_memory_of_differences_is_never_shared_by_two_that_need_it(catalog) -> None:
-    features, layer = ItemFeatures(catalog[1]["image"]), projection(6, 3, torch_stream(0, "tests/layer"))
-    pairs = torch.from_numpy(stream(0, "tests/pairs").integers(0, 40, (3, 2, 20)))
+    features, layer = ItemFeatures(catalog[1]["image"]), projection(6, 3, torch_rng(0, "tests/layer"))
+    pairs = torch.from_numpy(numpy_rng(0, "tests/pairs").integers(0, 40, (3, 2, 20)))
 
     def gradient(y: torch.Tensor) -> torch.Tensor:
         return torch.autograd.grad(y.square().sum(), layer.weight, retain_graph=True)[0]
@@ -148,7 +148,7 @@ def test_memory_of_differences_is_never_shared_by_two_that_need_it(catalog) -> N
 def test_bfloat16_features_give_nearly_the_same_scores() -> None:
     data, _ = testing.communities(4, 30)
     tables = {
-        m: testing.features_of(data, stream(0, f"tests/{m}").normal(size=(data.n_items, 64)))[m]
+        m: testing.features_of(data, numpy_rng(0, f"tests/{m}").normal(size=(data.n_items, 64)))[m]
         for m in ("image", "text")
     }
     settings = TrainConfig(epochs=20, patience=None, batch_size=64, learning_rate=0.01, device="cpu")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from graphrec.core.errors import ConfigError, DataError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data.generated import MARK, THEMES, generated_options, write_catalog
 from graphrec.data.generated_pictures import KINDS, LOOKS, SIZE, render
 from graphrec.data.readers import load_dataset
@@ -155,7 +155,7 @@ def test_content_predicts_purchases_of_warm_and_of_cold_items(data):
 def test_every_kind_is_drawn_in_every_look(kind):
     corners = []
     for look in range(len(LOOKS)):
-        pixels = np.asarray(render(kind, look, stream(0, "test/picture", look)), dtype=float)
+        pixels = np.asarray(render(kind, look, numpy_rng(0, "test/picture", look)), dtype=float)
         assert pixels.shape == (SIZE, SIZE, 3)
         corners.append(pixels[:6, :6].mean())
         middle = pixels[60:84, 52:76].reshape(-1, 3).mean(0)

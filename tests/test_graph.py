@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tolerances import PROPAGATION
 
 from graphrec.core.errors import GraphError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data import Interactions
 from graphrec.graphs.graph import (
     EDGES,
@@ -65,7 +65,7 @@ def close(found, expected) -> bool:
 @given(edges(), st.sampled_from([torch.float32, torch.float64]))
 def test_product_and_gradient_equal_dense(case, dtype) -> None:
     graph, matrix = made(case), dense(*case)
-    rng = stream(0, "test/product")
+    rng = numpy_rng(0, "test/product")
     x = torch.from_numpy(rng.normal(size=(graph.n_source, 3))).to(dtype).requires_grad_()
     pull = torch.from_numpy(rng.normal(size=(graph.n_target, 3))).to(dtype)
     result = graph @ x
@@ -79,7 +79,7 @@ def test_product_and_gradient_equal_dense(case, dtype) -> None:
 @given(edges(), st.sampled_from([torch.float32, torch.float64]))
 def test_gradients_to_weights_equal_dense(case, dtype) -> None:
     graph, matrix = made(case), torch.from_numpy(dense(*case)).requires_grad_()
-    rng = stream(0, "test/weights")
+    rng = numpy_rng(0, "test/weights")
     x = torch.from_numpy(rng.normal(size=(graph.n_source, 3)))
     pull = torch.from_numpy(rng.normal(size=(graph.n_target, 3)))
     weight = graph.weight.to(dtype).requires_grad_()
@@ -95,7 +95,7 @@ def test_gradients_to_weights_equal_dense(case, dtype) -> None:
 @given(edges(square=True), st.sampled_from([torch.float32, torch.float64]))
 def test_edge_products_and_their_gradient_equal_dense(case, dtype) -> None:
     graph = made(case)
-    rng = stream(0, "test/edge products")
+    rng = numpy_rng(0, "test/edge products")
     x = torch.from_numpy(rng.normal(size=(graph.n_source, 3)))
     pull = torch.from_numpy(rng.normal(size=len(graph)))
     given_x, expected_x = x.to(dtype).requires_grad_(), x.requires_grad_()
@@ -110,7 +110,7 @@ def test_edge_products_and_their_gradient_equal_dense(case, dtype) -> None:
 
 def test_edge_products_of_several_blocks_are_those_of_one() -> None:
     n = 2 * EDGES + 5
-    rng = stream(0, "test/blocks")
+    rng = numpy_rng(0, "test/blocks")
     graph = Graph.from_edges(rng.integers(0, n, n), np.arange(n), n_source=n, n_target=n)
     x = torch.from_numpy(rng.normal(size=(n, 2)))
     assert torch.equal(edge_products(graph, x), (x[graph.target] * x[graph.col]).sum(1))
@@ -189,7 +189,7 @@ def test_a_graph_that_is_not_symmetric_is_not_taken_for_one() -> None:
 @given(edges(square=True), st.integers(0, 3))
 def test_propagation_is_the_mean_of_powers(case, n_layers: int) -> None:
     graph, matrix = made(case), dense(*case)
-    x = stream(0, "test/x").normal(size=(graph.n_source, 2)).astype(np.float32)
+    x = numpy_rng(0, "test/x").normal(size=(graph.n_source, 2)).astype(np.float32)
     powers = [np.linalg.matrix_power(matrix, i) @ x for i in range(n_layers + 1)]
     expected, found = sum(powers) / (n_layers + 1), propagate(graph, torch.from_numpy(x), n_layers)
     scale = max(1.0, *(np.abs(p).max() for p in powers))
@@ -278,7 +278,7 @@ def test_normalize_refuses_what_it_cannot() -> None:
     with pytest.raises(GraphError, match="not square"):
         normalize_weights(oblong, "symmetric")
     with pytest.raises(GraphError, match="expected 'row' or 'symmetric'"):
-        normalize(oblong, "columns")
+        normalize_weights(oblong, "columns")
     for weights in ([1.0, -1.0], [-1.0, -1.0]):
         negative = Graph.from_edges([0, 1], [0, 0], weights, n_source=2, n_target=1)
         with pytest.raises(GraphError, match="zero or less"):
@@ -312,16 +312,16 @@ def test_sampled_edges_are_as_many_as_asked_for(n: int, draw) -> None:
     rng = np.random.default_rng(draw.draw(st.integers(0, 2**32)))
     kept = draw.draw(st.integers(0, n))
     probability = rng.random(n) + 0.01
-    mask = sample_edges(probability, kept, stream(3, "edges"))
+    mask = sample_edges(probability, kept, numpy_rng(3, "edges"))
     assert mask.dtype == bool
     assert mask.sum() == kept
-    assert np.array_equal(mask, sample_edges(probability, kept, stream(3, "edges")))
+    assert np.array_equal(mask, sample_edges(probability, kept, numpy_rng(3, "edges")))
 
 
 def test_heavier_edges_are_kept_more_often() -> None:
     """The first draw is proportional to the weights; more draws keep their order."""
     probability = np.array([1.0, 2.0, 3.0, 4.0])
-    rng = stream(0, "test/sampled")
+    rng = numpy_rng(0, "test/sampled")
     n = 20_000
     first = sum(sample_edges(probability, 1, rng) for _ in range(n)) / n
     error = 4 * np.sqrt(0.25 / n)  # four standard deviations of a share

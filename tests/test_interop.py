@@ -15,7 +15,7 @@ from torch_geometric.transforms import RandomLinkSplit, ToUndirected
 
 import graphrec as gr
 from graphrec.core.errors import DataError, FeatureError, GraphError, MissingDependencyError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data import Interactions, Vocabulary
 from graphrec.graphs.graph import Graph, bipartite
 from graphrec.graphs.interop import (
@@ -41,7 +41,7 @@ def dgl():
 
 def made(times: bool = True, **changes) -> gr.Dataset:
     """Twelve users, nine items, three splits, a file tree and attributes."""
-    rng = stream(0, "test/interop")
+    rng = numpy_rng(0, "test/interop")
     keys = rng.choice(N_USERS * N_ITEMS, 60, replace=False)
     parts = [
         Interactions(
@@ -65,7 +65,7 @@ def made(times: bool = True, **changes) -> gr.Dataset:
 
 
 def tables(data: gr.Dataset) -> dict[str, gr.FeatureTable]:
-    values = stream(0, "test/features").normal(size=(N_ITEMS, 5)).astype(np.float32)
+    values = numpy_rng(0, "test/features").normal(size=(N_ITEMS, 5)).astype(np.float32)
     values[3] = 0
     return {
         "text": gr.FeatureTable.from_array(values.astype(np.float16), data, "text"),
@@ -165,7 +165,7 @@ def test_hetero_data_that_does_not_fit_is_refused() -> None:
 
 
 def test_edge_index_round_trip() -> None:
-    rng = stream(0, "test/edges")
+    rng = numpy_rng(0, "test/edges")
     keys = rng.choice(7 * 5, 14, replace=False)
     graph = Graph.from_edges(keys % 7, keys // 7, rng.normal(size=14), n_source=7, n_target=5)
     edges, weight = to_edge_index(graph)
@@ -254,7 +254,7 @@ def assert_close(
 @pytest.fixture(scope="module")
 def problem():
     """A random bipartite graph with isolated nodes, embeddings and a gradient to pull back."""
-    rng = stream(0, "test/propagation")
+    rng = numpy_rng(0, "test/propagation")
     keys = rng.choice(60 * 40, 300, replace=False)
     pairs = Interactions(keys // 40, keys % 40, 64, 44)
     x, pull = (torch.from_numpy(rng.normal(size=(108, 16)).astype(np.float32)) for _ in range(2))

@@ -14,7 +14,7 @@ from tolerances import SCORE
 import graphrec as gr
 from graphrec import runs, testing
 from graphrec.core.errors import FeatureError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.evaluation.ranking import evaluate
 from graphrec.features import FeatureTable
 from graphrec.graphs import sparse
@@ -85,7 +85,7 @@ def test_items_never_taken_score_zero() -> None:
 def test_no_square_matrix_is_held() -> None:
     """30,000 items would be 3.4 GiB of pairs; their graph is as large as its neighbors."""
     n = 30_000
-    rng = stream(0, "tests/many")
+    rng = numpy_rng(0, "tests/many")
     keys = np.unique(rng.integers(0, 2_000, 40_000) * n + rng.integers(0, n, 40_000))
     data = testing.dataset(np.stack([keys // n, keys % n], 1), [], 2_000, n, "many")
     model = ItemKNN.build(data, None, ItemKNN.Config(k=5))
@@ -166,7 +166,7 @@ def test_weights_of_any_modalities(catalog) -> None:
     def weights(*names: str) -> dict[str, float]:
         given = {m: tables["image" if m == "image" else "text"] for m in names}
         model = ItemKNNContent.build(data, given, ItemKNNContent.Config(image_weight=0.2))
-        return model.content_rule.weights
+        return model.cold_start_rule.weights
 
     assert weights("image") == {"image": 1.0}
     assert weights("sound", "text") == {"sound": 0.5, "text": 0.5}
@@ -177,7 +177,7 @@ def test_weights_of_any_modalities(catalog) -> None:
 
 def test_without_content_or_train_items_that_have_it_scores_are_zero(catalog) -> None:
     data, _ = catalog
-    vectors = stream(0, "tests/few").normal(size=(data.n_items, 4)).astype(np.float32)
+    vectors = numpy_rng(0, "tests/few").normal(size=(data.n_items, 4)).astype(np.float32)
     only_cold = np.isin(np.arange(data.n_items), [4, 5])
     table = FeatureTable.from_array(vectors, data, "text", present=only_cold)
     model = ItemKNNContent.build(data, {"text": table})
@@ -208,7 +208,9 @@ def test_evaluation_ranks_by_the_scores(data) -> None:
     scores = model.score(np.arange(data.n_users)).numpy()
     scores[data.train.users, data.train.items] = -np.inf
     order = np.argsort(-scores, axis=1, kind="stable")[:, :5]
-    hits = [len(set(order[u]) & set(data.test.of(u))) / len(data.test.of(u)) for u in report.users]
+    hits = [
+        len(set(order[u]) & set(data.test.items_of(u))) / len(data.test.items_of(u)) for u in report.users
+    ]
     assert np.allclose(report.metrics["recall@5"], hits)
     assert report.meta["cold_items"] == "as trained"
 
@@ -235,7 +237,7 @@ def test_from_training_to_exports(name: str, tmp_path, monkeypatch, graphrec: An
     answer = graphrec("recommend", "runs/knn", "--user", users[3], "-k", 4, "--format", "json")
     scores = opened.model.score([3])[0]
     known = opened.data.train + opened.data.valid + opened.data.test
-    scores[known.of(3).tolist()] = -torch.inf
+    scores[known.items_of(3).tolist()] = -torch.inf
     best = scores.sort(descending=True, stable=True).indices[:4]
     assert [row["item"] for row in json.loads(answer.out)] == items.take(best.numpy())
     assert graphrec("similar", "runs/knn", "--item", items[1]).code == 0

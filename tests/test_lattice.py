@@ -14,9 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphrec import testing
 from graphrec.core.errors import FeatureError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.features import FeatureTable
-from graphrec.models.batches import Plan, Triplets
+from graphrec.models.batches import EpochContext, Triplets
 from graphrec.models.lattice import LATTICE
 from graphrec.training.trainer import TrainConfig, Trainer
 
@@ -32,7 +32,7 @@ def catalog():
     data = testing.dataset(pairs, [], full.n_users, full.n_items, "gaps")
     tables = {}
     for field, width, missing in (("image", 7, NO_IMAGE), ("text", 5, NO_TEXT)):
-        values = stream(0, f"tests/{field}").normal(size=(data.n_items, width)).astype(np.float32)
+        values = numpy_rng(0, f"tests/{field}").normal(size=(data.n_items, width)).astype(np.float32)
         present = ~np.isin(np.arange(data.n_items), missing)
         tables[field] = FeatureTable.from_array(values, data, field, present=present)
     return data, tables
@@ -116,7 +116,7 @@ def test_graph_embeddings_loss_and_gradients_are_those_of_dense_matrices(catalog
     model = LATTICE.build(data, tables, config.replace(**options))
     with torch.no_grad():
         model.modality_weight.copy_(torch.tensor([0.2, 0.9]))
-    batch = next(iter(model.batches(Plan(1, 64, 0))))
+    batch = next(iter(model.batches(EpochContext(1, 64, 0))))
     expected, parameters = twin(model, data, tables, batch)
     assert_close(model.latent_graph().dense(), expected["graph"], "the item graph")
     for found, name in zip(model.embed(), ("users", "items"), strict=True):
@@ -141,9 +141,9 @@ def test_only_the_first_batch_of_an_epoch_reaches_what_the_graph_is_made_of(cata
     model = LATTICE.build(data, tables, LATTICE.Config(dim=8))
     makers = {n: p for n, p in model.named_parameters() if "projection" in n or n == "modality_weight"}
     assert len(makers) == 5
-    batches = list(model.batches(Plan(1, 32, 0)))
+    batches = list(model.batches(EpochContext(1, 32, 0)))
     for _ in range(2):
-        model.start_epoch(stream(0, "start_epoch", 1))
+        model.start_epoch(numpy_rng(0, "start_epoch", 1))
         for number, batch in enumerate(batches[:3]):
             model.zero_grad(set_to_none=True)
             graph = model.epoch_graph
@@ -159,14 +159,14 @@ def test_only_the_first_batch_of_an_epoch_reaches_what_the_graph_is_made_of(cata
 def test_each_epoch_begins_with_the_graph_of_its_weights(catalog) -> None:
     data, tables = catalog
     model = LATTICE.build(data, tables, LATTICE.Config(dim=8))
-    batch = next(iter(model.batches(Plan(1, 32, 0))))
+    batch = next(iter(model.batches(EpochContext(1, 32, 0))))
     total(model.loss(batch))
     before = model.epoch_graph.dense()
     with torch.no_grad():
         model.views["text"].projection.bias += 1.0
     total(model.loss(batch))
     assert torch.equal(model.epoch_graph.dense(), before)
-    model.start_epoch(stream(0, "start_epoch", 2))
+    model.start_epoch(numpy_rng(0, "start_epoch", 2))
     total(model.loss(batch))
     assert torch.equal(model.epoch_graph.dense(), model.latent_graph().dense())
     assert not torch.equal(model.epoch_graph.dense(), before)
@@ -178,7 +178,7 @@ def test_embedding_within_an_epoch_changes_nothing_of_it(catalog) -> None:
     for watched in (False, True):
         model = LATTICE.build(data, tables, LATTICE.Config(dim=8))
         optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-        for batch in list(model.batches(Plan(1, 32, 0)))[:3]:
+        for batch in list(model.batches(EpochContext(1, 32, 0)))[:3]:
             if watched:
                 model.score([0])
             loss = total(model.loss(batch))
@@ -192,7 +192,7 @@ def test_embedding_within_an_epoch_changes_nothing_of_it(catalog) -> None:
 def test_scores_within_an_epoch_are_those_of_the_weights_alone(catalog) -> None:
     data, tables = catalog
     model = LATTICE.build(data, tables, LATTICE.Config(dim=8))
-    batch = next(iter(model.batches(Plan(1, 64, 0))))
+    batch = next(iter(model.batches(EpochContext(1, 64, 0))))
     total(model.loss(batch)).backward()
     torch.optim.SGD(model.parameters(), lr=10.0).step()
     fresh = LATTICE.build(data, tables, LATTICE.Config(dim=8, seed=1))
@@ -222,7 +222,7 @@ class Largest(TorchDispatchMode):
 
 def test_no_matrix_of_items_by_items_is_ever_made() -> None:
     n = 5_000
-    rng = stream(0, "tests/many items")
+    rng = numpy_rng(0, "tests/many items")
     pairs = np.stack([np.arange(n) % 200, np.arange(n)], 1)
     data = testing.dataset(pairs, [], 200, n, "many items")
     values = rng.normal(size=(n, 8)).astype(np.float32)
@@ -230,7 +230,7 @@ def test_no_matrix_of_items_by_items_is_ever_made() -> None:
     tables = testing.features_of(data, values, missing)
     with Largest() as seen:
         model = LATTICE.build(data, tables, LATTICE.Config(dim=8, feature_dim=8, fill="mean"))
-        first, second = list(model.batches(Plan(1, 2_500, 0)))
+        first, second = list(model.batches(EpochContext(1, 2_500, 0)))
         for batch in (first, second):
             total(model.loss(batch)).backward()
         model.embed()

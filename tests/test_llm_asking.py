@@ -372,7 +372,7 @@ def test_the_budget_is_not_exceeded(tmp_path) -> None:
         chat = quick(server.url, max_tokens=20)
         with pytest.raises(FeatureError, match="budget of 4 would be exceeded"):
             ask(questions, chat, known, prices=prices, concurrency=4)
-        spent = len(server.requests) * prices.of(100, 10)
+        spent = len(server.requests) * prices.cost(100, 10)
         assert 3 < spent <= 4.0
         before = len(server.requests)
         _, counts = ask(questions[:before], chat, known, prices=Prices(1000.0, 10_000.0, 0.0), replay=True)

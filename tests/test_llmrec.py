@@ -15,10 +15,10 @@ from torch.nn.functional import normalize
 
 from graphrec import testing
 from graphrec.core.errors import FeatureError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data.interactions import Interactions
 from graphrec.features import FeatureTable
-from graphrec.models.batches import Plan, Preferences, triplets_of_users
+from graphrec.models.batches import EpochContext, Preferences, triplets_of_users
 from graphrec.models.layers import distinct_rows
 from graphrec.models.llmrec import Batch, LLMRec
 from graphrec.training.trainer import TrainConfig
@@ -106,12 +106,12 @@ def material():
     data, tables = testing.communities(2, 15)
     train = data.train.where((data.train.users != 3) & (data.train.items != 5))
     data = data.with_splits(train, data.valid, data.test)
-    rng = stream(0, "tests/llmrec")
+    rng = numpy_rng(0, "tests/llmrec")
     present = np.arange(data.n_users) % 7 != 2
     values = rng.normal(size=(data.n_users, 6)).astype(np.float32) + 1
     tables = {
         **tables,
-        "profile": FeatureTable.from_array(values, data, "profile", present=present, of="user"),
+        "profile": FeatureTable.from_array(values, data, "profile", present=present, entity="user"),
     }
     for k, name in enumerate(("director", "year")):
         values = rng.normal(size=(data.n_items, 5)).astype(np.float32) + 1
@@ -131,7 +131,7 @@ def built(material, **options) -> LLMRec:
 
 
 def first_batch(model: LLMRec, size: int = 16) -> Batch:
-    return next(iter(model.batches(Plan(1, size, 0))))
+    return next(iter(model.batches(EpochContext(1, size, 0))))
 
 
 def gradients(losses: dict[str, torch.Tensor], model: LLMRec) -> dict[str, torch.Tensor]:
@@ -244,7 +244,7 @@ def test_preferences_come_after_what_is_sampled(material, share) -> None:
     model = built(material, augmented=share)
     pairs, said = tables["preferences"].numpy(np.int64), np.array(tables["preferences"].present)
     seen = 0
-    for batch in model.batches(Plan(1, 20, 0)):
+    for batch in model.batches(EpochContext(1, 20, 0)):
         n = int(batch.n)
         users = batch.users[n:].numpy()
         assert n == 20
@@ -273,7 +273,7 @@ def test_what_is_no_preferences_is_refused(material, table) -> None:
     data, _ = material
     assert data.n_users == data.n_items == len(table)
     with pytest.raises(FeatureError, match="holds no preferences"):
-        Preferences.of(data, {"preferences": table}, 0.1)
+        Preferences.from_features(data, {"preferences": table}, 0.1)
 
 
 def test_without_preferences_there_are_none(material) -> None:
@@ -286,25 +286,29 @@ def test_without_preferences_there_are_none(material) -> None:
 def test_every_user_counts_alike(material) -> None:
     data, _ = material
     train = data.train
-    batches = list(triplets_of_users(train, Plan(1, 10, 0)))
+    batches = list(triplets_of_users(train, EpochContext(1, 10, 0)))
     assert len(batches) == len(train) // 10 + 1
     for batch in batches:
         assert len(set(batch.users.tolist())) == 10
         assert train.contains(batch.users.numpy(), batch.positives.numpy()).all()
         assert not train.contains(batch.users.numpy(), batch.negatives.numpy()).any()
         assert (train.item_degree[batch.negatives.numpy()] > 0).all()
-    many = np.concatenate([b.users for e in range(40) for b in triplets_of_users(train, Plan(e, 10, 0))])
+    many = np.concatenate(
+        [b.users for e in range(40) for b in triplets_of_users(train, EpochContext(e, 10, 0))]
+    )
     counts = np.bincount(many, minlength=data.n_users)
     assert not counts[3]
     active = np.delete(counts, 3)
     assert active.min() > 0.8 * active.mean()
     items = np.concatenate(
-        [b.positives for e in range(300) for b in triplets_of_users(train, Plan(e, 10, 0))]
+        [b.positives for e in range(300) for b in triplets_of_users(train, EpochContext(e, 10, 0))]
     )
-    users = np.concatenate([b.users for e in range(300) for b in triplets_of_users(train, Plan(e, 10, 0))])
-    own = np.bincount(items[users == 4], minlength=data.n_items)[train.of(4)]
+    users = np.concatenate(
+        [b.users for e in range(300) for b in triplets_of_users(train, EpochContext(e, 10, 0))]
+    )
+    own = np.bincount(items[users == 4], minlength=data.n_items)[train.items_of(4)]
     assert own.min() > 0.7 * own.mean(), "each of a user's items as often"
-    assert len(next(triplets_of_users(train, Plan(1, 100, 0))).users) == 100, (
+    assert len(next(triplets_of_users(train, EpochContext(1, 100, 0))).users) == 100, (
         "fewer users than a batch: repeated"
     )
 
@@ -364,7 +368,7 @@ def test_restoring_is_as_far_as_the_equation_says(material, kind) -> None:
 
 def test_compat_damages_features_and_trains_no_decoder(material) -> None:
     model = built(material, mask=0.2, restore_weight=1.0, reference_compat=True)
-    batches = list(model.batches(Plan(1, 60, 0)))
+    batches = list(model.batches(EpochContext(1, 60, 0)))
     optimizer = model.optimizer(TrainConfig(learning_rate=1e-2, weight_decay=0.01))
     decoder = model.decoders["profile"].weight.detach().clone()
     damaged = []

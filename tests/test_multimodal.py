@@ -8,7 +8,7 @@ import torch
 from tolerances import SCORE
 
 from graphrec.core.errors import FeatureError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.features import FeatureTable
 from graphrec.models.base import ContentRule
 from graphrec.models.multimodal import ColdItems, filled, item_graph, tables_of
@@ -54,7 +54,7 @@ def test_neighbors_are_weighted_by_shared_users(data, table) -> None:
 
 def test_neighbors_agree_with_a_loop_over_pairs() -> None:
     data, _ = communities(3, 30)
-    rng = stream(0, "test/fill")
+    rng = numpy_rng(0, "test/fill")
     present = rng.random(data.n_items) < 0.4
     vectors = rng.normal(size=(data.n_items, 5)).astype(np.float32)
     table = FeatureTable.from_array(vectors, data, "text", present=present)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tolerances import PROPAGATION
 
 from graphrec.core.errors import GraphError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.core.topk import topk
 from graphrec.features import FeatureTable
 from graphrec.graphs import knn as graph_module
@@ -57,7 +57,7 @@ def brute_neighbors(values: np.ndarray, present: np.ndarray, k: int) -> np.ndarr
 
 
 def test_knn_equals_brute_force() -> None:
-    rng = stream(0, "test/knn")
+    rng = numpy_rng(0, "test/knn")
     for n, d, k in ((1, 1, 3), (2, 3, 1), (17, 3, 5), (40, 8, 7), (40, 8, 40), (9, 2, 20)):
         values = rng.normal(size=(n, d)).astype(np.float32)
         present = rng.random(n) < 0.8
@@ -104,7 +104,7 @@ def test_block_sizes_do_not_matter(labels: list[int], k: int, rows: int, columns
 @pytest.mark.parametrize("k", [1, 9, 50])
 def test_half_the_products_give_all_neighbors(block: int, k: int) -> None:
     corners = (
-        stream(0, "test/within").integers(0, 2, (50, 4)) * 2.0 - 1
+        numpy_rng(0, "test/within").integers(0, 2, (50, 4)) * 2.0 - 1
     )  # halves after scaling: exact, many ties
     unit = torch.nn.functional.normalize(torch.from_numpy(corners.astype(np.float32)), dim=1)
     values, rows = nearest._search_within(unit, k, block)
@@ -117,13 +117,13 @@ def test_half_the_products_give_all_neighbors(block: int, k: int) -> None:
 def test_both_ways_to_compare_all_rows_find_the_same(wide: int, monkeypatch) -> None:
     monkeypatch.setattr(nearest, "WIDE", wide)
     monkeypatch.setattr(nearest, "SQUARE", 16)
-    vectors = stream(0, "test/wide").normal(size=(50, 6)).astype(np.float32)
+    vectors = numpy_rng(0, "test/wide").normal(size=(50, 6)).astype(np.float32)
     expected = nearest_rows(torch.from_numpy(vectors), torch.from_numpy(vectors), 9)[1]
     assert np.array_equal(columns(knn(table(vectors), 9)), expected.sort(1).values.numpy())
 
 
 def test_block_sizes_do_not_matter_for_real_vectors() -> None:
-    vectors = torch.from_numpy(stream(0, "test/blocks").normal(size=(50, 6)).astype(np.float32))
+    vectors = torch.from_numpy(numpy_rng(0, "test/blocks").normal(size=(50, 6)).astype(np.float32))
     whole = nearest_rows(vectors, vectors, 9)
     for block in ((7, 11), (50, 3), (1, 50)):
         values, rows = nearest_rows(vectors, vectors, 9, block=block)
@@ -145,7 +145,7 @@ def test_neighbors_come_from_the_cache_where_it_holds_them(tmp_path, monkeypatch
     calls = []
     compute = graph_module.all_neighbors
     monkeypatch.setattr(graph_module, "all_neighbors", lambda *a: calls.append(1) or compute(*a))
-    values = stream(0, "test/cache").normal(size=(20, 4)).astype(np.float32)
+    values = numpy_rng(0, "test/cache").normal(size=(20, 4)).astype(np.float32)
     first = knn(table(values), 3)
 
     def n_computed(t: FeatureTable, k: int = 3) -> int:
@@ -178,7 +178,7 @@ def _flip(path: Path) -> None:
 @pytest.mark.parametrize("damage", [_flip, lambda p: p.write_bytes(p.read_bytes()[:-8]), Path.unlink])
 @pytest.mark.parametrize("name", ["neighbors.npy", "similarity.npy"])
 def test_a_damaged_cache_is_computed_again(tmp_path, name: str, damage) -> None:
-    values = stream(0, "test/cache").normal(size=(20, 4)).astype(np.float32)
+    values = numpy_rng(0, "test/cache").normal(size=(20, 4)).astype(np.float32)
     expected = knn(table(values), 3, cache=tmp_path)
     (file,) = tmp_path.glob(f"*/{name}")
     whole = file.read_bytes()
@@ -188,7 +188,7 @@ def test_a_damaged_cache_is_computed_again(tmp_path, name: str, damage) -> None:
 
 
 def test_a_damaged_cache_manifest_is_computed_again(tmp_path) -> None:
-    values = stream(0, "test/cache").normal(size=(20, 4)).astype(np.float32)
+    values = numpy_rng(0, "test/cache").normal(size=(20, 4)).astype(np.float32)
     expected = knn(table(values), 3, cache=tmp_path)
     (manifest,) = tmp_path.glob("*/manifest.json")
     whole = manifest.read_bytes()
@@ -233,7 +233,7 @@ def test_content_graph_averages_the_nearest_warm_items(one, other, k: int, share
 
 
 def clustered(n: int = 3000, d: int = 12) -> np.ndarray:
-    rng = stream(0, "test/clusters")
+    rng = numpy_rng(0, "test/clusters")
     return (rng.normal(size=(60, d))[rng.integers(0, 60, n)] + 0.3 * rng.normal(size=(n, d))).astype(
         np.float32
     )
@@ -271,7 +271,7 @@ def test_approximate_search_compares_a_fraction_of_the_pairs(monkeypatch) -> Non
 
 
 def test_approximate_search_of_features_without_clusters_is_exact(monkeypatch) -> None:
-    values = table(stream(0, "test/gaussian").normal(size=(900, 40)))
+    values = table(numpy_rng(0, "test/gaussian").normal(size=(900, 40)))
     expected = columns(knn(values, 5))
     calls = []
     compute = nearest.all_neighbors
@@ -289,7 +289,7 @@ def test_approximate_neighbors_of_few_items(n: int, k: int) -> None:
 
 def test_the_form_follows_from_the_number_of_items(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(graph_module, "EXACT_UP_TO", 100)
-    values = stream(0, "test/auto").normal(size=(101, 4)).astype(np.float32)
+    values = numpy_rng(0, "test/auto").normal(size=(101, 4)).astype(np.float32)
     for count, folders in ((100, 1), (101, 3)):
         knn(table(values[:count]), 3, cache=tmp_path)
         knn(table(values[:count]), 3, cache=tmp_path, method="exact")
@@ -304,7 +304,7 @@ def test_the_form_follows_from_the_number_of_items(monkeypatch, tmp_path) -> Non
 
 
 def test_blocks_hold_the_k_best_and_the_lowest_rows() -> None:
-    rng = stream(0, "test/better")
+    rng = numpy_rng(0, "test/better")
     for n_values in (3, 50, 10**6):
         rows = torch.from_numpy(rng.integers(0, n_values, (3, 5000)).astype(np.float32))
         best, at = rows[:, :0], torch.empty(3, 0, dtype=torch.int64)
@@ -331,7 +331,7 @@ def test_topk_equals_a_stable_sort(b: int, n: int, n_values: int, draw) -> None:
 
 
 def test_topk_of_wide_rows_equals_a_stable_sort() -> None:
-    rng = stream(0, "test/topk")
+    rng = numpy_rng(0, "test/topk")
     for n, k, n_values in ((3000, 20, 40), (3001, 7, 5), (2999, 1, 3), (5000, 50, 10**6)):
         scores = rng.integers(0, n_values, (12, n)).astype(np.float32)
         values, columns = topk(torch.from_numpy(scores), k)

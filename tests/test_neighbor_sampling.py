@@ -7,11 +7,11 @@ import torch
 
 from graphrec import testing
 from graphrec.core.errors import GraphError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.evaluation.ranking import RankingTask
 from graphrec.graphs.graph import Graph, bipartite
 from graphrec.graphs.neighbor_sampling import neighborhood
-from graphrec.models.batches import Plan
+from graphrec.models.batches import EpochContext
 from graphrec.models.freedom import FREEDOM
 from graphrec.models.layers import propagate
 from graphrec.models.lightgcn import LightGCN
@@ -27,7 +27,7 @@ def graph() -> Graph:
 
 
 def some(graph: Graph, n: int = 25) -> torch.Tensor:
-    return torch.from_numpy(stream(0, "tests/neighborhood").permutation(graph.n_source)[:n])
+    return torch.from_numpy(numpy_rng(0, "tests/neighborhood").permutation(graph.n_source)[:n])
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
@@ -140,8 +140,8 @@ def test_with_full_fanout_a_model_learns_what_it_learns_from_the_whole_graph(nam
     found = []
     for fanouts in (None, [-1] * layers):
         model = cls.build(data, features, cls.Config(fanouts=fanouts, **options))
-        model.start_epoch(stream(0, "epoch"))
-        found.append(losses_and_gradients(model, next(iter(model.batches(Plan(1, 64, 0))))))
+        model.start_epoch(numpy_rng(0, "epoch"))
+        found.append(losses_and_gradients(model, next(iter(model.batches(EpochContext(1, 64, 0))))))
     (one, there), (other, here) = found
     for term, value in one.items():
         assert torch.allclose(value, other[term], atol=PARITY), term

@@ -332,7 +332,7 @@ def write_everything(root: Path, ids: list[str]) -> Iterator[str]:
         "mf", data, out=root / "run", select="none",
         train_options={"epochs": 1, "device": "cpu", "progress": False},
     )  # fmt: skip
-    recommender = Recommender.of(run.model, data)
+    recommender = Recommender.from_model(run.model, data)
     recommender.save(root / "recommender")
     recommender.export(root / "recommendations.parquet", k=3)
     if features.importlib.util.find_spec("faiss") is not None:
@@ -357,5 +357,5 @@ def test_files_do_not_depend_on_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert sorted(p.name for p in outside) == ["here", "hostile", "plain"]
     data = Dataset.load(tmp_path / "hostile/root/dataset")
     assert list(data.items.ids) == HOSTILE
-    assert FeatureStore(tmp_path / "hostile/root/store").of(data)["image"].present.all()
+    assert FeatureStore(tmp_path / "hostile/root/store").load_tables(data)["image"].present.all()
     assert set(Recommender.load(tmp_path / "hostile/root/recommender").items.ids) == set(HOSTILE)

@@ -13,7 +13,7 @@ from graphrec.conversation.play import play
 from graphrec.conversation.posterior import Posterior
 from graphrec.conversation.rules import AskThenRecommend, RecommendWhenSure
 from graphrec.conversation.simulator import Simulator
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 
 
 def binary(p: np.ndarray) -> np.ndarray:
@@ -24,7 +24,7 @@ def binary(p: np.ndarray) -> np.ndarray:
 @given(seed=st.integers(0, 20), error=st.sampled_from([0.0, 0.1]), turns=st.integers(0, 5))
 def test_it_is_bayes_rule(seed: int, error: float, turns: int) -> None:
     shared = setting(seed=seed, belief="posterior", error=error, temperature=1.5)
-    table, of, rng = table_of(shared.catalog), shared.vectors, stream(seed, "tests/answers")
+    table, of, rng = table_of(shared.catalog), shared.vectors, numpy_rng(seed, "tests/answers")
     target = int(rng.integers(60))
     talk = Simulator(shared.catalog, seed=seed).talks(np.array([target]), 15)[0]
     knows = Posterior(shared, 2, talk.opening, Answer(np.array([talk.opening])))

@@ -19,9 +19,9 @@ from tolerances import BFLOAT16_BM3, ON_DISK
 
 from graphrec import testing
 from graphrec.core.errors import ConfigError, GraphError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.features import FeatureTable
-from graphrec.features.prefetch import RowsOnDisk, ahead
+from graphrec.features.prefetch import RowsOnDisk, prefetch
 from graphrec.graphs import knn as neighbor_graphs
 from graphrec.graphs.knn import knn
 from graphrec.models import model
@@ -36,7 +36,7 @@ OPTIONS: dict[str, dict[str, Any]] = {"freedom": {"reg_weight": 0.1}, "bm3": {"r
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A dataset and its two tables in a store, several shards each, some items without."""
     data, _ = testing.communities(2, 40)
-    values = stream(0, "tests/disk").normal(size=(2, data.n_items, 6)).astype(np.float32)
+    values = numpy_rng(0, "tests/disk").normal(size=(2, data.n_items, 6)).astype(np.float32)
     values[0, [1, 5]], values[1, [2, 5]] = 0, 0
     root = tmp_path_factory.mktemp("store")
     fields = zip(("image", "text"), values, strict=True)
@@ -110,7 +110,7 @@ def test_weights_of_features_that_are_not_read_switch_reading_off(
 
 
 def test_rows_asked_for_are_read_ahead_and_others_on_the_spot() -> None:
-    values = stream(0, "tests/disk/rows").normal(size=(20, 3)).astype(np.float32)
+    values = numpy_rng(0, "tests/disk/rows").normal(size=(20, 3)).astype(np.float32)
     present = np.arange(20) % 5 > 0
     rows = RowsOnDisk(FeatureTable(values, present), torch.float32)
     a, b = torch.tensor([3, 1, 3]), torch.tensor([10, 7])
@@ -143,16 +143,16 @@ def test_batches_come_as_they_are_and_one_is_read_ahead() -> None:
         return (batch,)
 
     seen = []
-    for batch in ahead(batches, [rows], items):
+    for batch in prefetch(batches, [rows], items):
         seen.append(int(batch))
         assert asked == list(range(min(len(seen) + 1, 4)))
         rows.take(batch)
     assert seen == [0, 1, 2, 3]
-    left = ahead(iter([torch.tensor([n]) for n in range(4)]), [rows], items)
+    left = prefetch(iter([torch.tensor([n]) for n in range(4)]), [rows], items)
     next(left)
     left.close()
     assert not rows._coming
-    assert list(ahead(iter([1, 2]), [], lambda _: pytest.fail("nothing to read"))) == [1, 2]
+    assert list(prefetch(iter([1, 2]), [], lambda _: pytest.fail("nothing to read"))) == [1, 2]
 
 
 def test_an_error_of_reading_is_the_error_of_the_step(stored: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +200,7 @@ def test_what_needs_features_in_memory_says_so(name: str, options: dict[str, Any
 def test_neighbors_of_large_tables_are_looked_for_in_a_file(
     method: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    values = stream(0, "tests/disk/knn").normal(size=(300, 8)).astype(np.float32)
+    values = numpy_rng(0, "tests/disk/knn").normal(size=(300, 8)).astype(np.float32)
     table = FeatureTable(values, np.arange(300) % 7 > 0)
     plain = knn(table, 5, weight="cosine", method=method)
     monkeypatch.setattr(neighbor_graphs, "IN_MEMORY", 1000)
@@ -264,7 +264,7 @@ for name in sys.argv[2:]:
 def test_tables_larger_than_memory_are_learned_from(tmp_path: Path) -> None:
     """A process that may take 128 MiB more, and a table of 160."""
     values = np.lib.format.open_memmap(tmp_path / "values.npy", "w+", np.float32, (640, 2**16))
-    rng = stream(0, "tests/disk/large")
+    rng = numpy_rng(0, "tests/disk/large")
     for row in values:
         row[:100] = rng.normal(size=100)
     values.flush()

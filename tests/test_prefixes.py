@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from graphrec.conversation import prefixes
 from graphrec.conversation.prefixes import POOL, distinct, satisfying, simulate
 from graphrec.conversation.samples import Complement
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 
 
 def entropy(k: int, n: int) -> float:
@@ -38,7 +38,7 @@ def beginnings(table: np.ndarray, item: int, opening: int) -> list[tuple[list[in
 @given(st.integers(1, 40), st.integers(1, 7), st.sampled_from([0.2, 0.5, 0.9]), st.integers(0, 10**6))
 def test_prefixes_are_those_of_conversations_played_one_by_one(n_items, n_attributes, density, seed) -> None:
     table = np.random.default_rng(seed).random((n_items, n_attributes)) < density
-    found = simulate(np.stack(np.nonzero(table)), n_items, n_attributes, stream(seed, "tests"))
+    found = simulate(np.stack(np.nonzero(table)), n_items, n_attributes, numpy_rng(seed, "tests"))
     for item in range(n_items):
         rows = np.arange(found.bounds[item], found.bounds[item + 1])
         expected = [b for a in np.flatnonzero(table[item]) for b in beginnings(table, item, a)]
@@ -57,18 +57,18 @@ def test_prefixes_are_those_of_conversations_played_one_by_one(n_items, n_attrib
 
 
 def test_few_cells_at_a_time_change_nothing(monkeypatch) -> None:
-    table = stream(0, "tests/cells").random((60, 9)) < 0.5
+    table = numpy_rng(0, "tests/cells").random((60, 9)) < 0.5
     made = []
     for cells in (prefixes.CELLS, 20):
         monkeypatch.setattr(prefixes, "CELLS", cells)
-        made.append(simulate(np.stack(np.nonzero(table)), 60, 9, stream(0, "tests/cells")))
+        made.append(simulate(np.stack(np.nonzero(table)), 60, 9, numpy_rng(0, "tests/cells")))
     assert len(made[0].length) > 1000
     for one, other in zip(*made, strict=True):
         assert np.array_equal(one, other)
 
 
 def test_items_that_satisfy_a_set_have_all_of_it() -> None:
-    rng = stream(0, "tests/satisfying")
+    rng = numpy_rng(0, "tests/satisfying")
     table = rng.random((50, 6)) < 0.6
     sets = [np.flatnonzero(row) for row in rng.random((20, 6)) < 0.4]
     sets = [s for s in sets if len(s)]
@@ -79,7 +79,7 @@ def test_items_that_satisfy_a_set_have_all_of_it() -> None:
 
 
 def test_sets_are_drawn_with_equal_probability() -> None:
-    drawn = distinct(np.array([5] * 20_000 + [1, 0]), 2, stream(0, "tests/distinct"))
+    drawn = distinct(np.array([5] * 20_000 + [1, 0]), 2, numpy_rng(0, "tests/distinct"))
     count = Counter(tuple(sorted(row)) for row in drawn[:20_000].tolist())
     assert len(count) == 10
     assert max(abs(n - 2000) for n in count.values()) < 5 * math.sqrt(2000)
@@ -87,10 +87,12 @@ def test_sets_are_drawn_with_equal_probability() -> None:
 
 
 def test_complements_are_drawn_from_uniformly() -> None:
-    table = stream(0, "tests/complement").random((6, 9)) < np.array([[0], [0.2], [0.5], [0.5], [0.8], [1.1]])
+    table = numpy_rng(0, "tests/complement").random((6, 9)) < np.array(
+        [[0], [0.2], [0.5], [0.5], [0.8], [1.1]]
+    )
     rows, columns = np.nonzero(table)
     drawn = Complement(rows, columns, table.shape).draw(
-        np.repeat(np.arange(6), 3000), stream(0, "tests/draw")
+        np.repeat(np.arange(6), 3000), numpy_rng(0, "tests/draw")
     )
     for row, found in enumerate(drawn.reshape(6, -1)):
         free = np.flatnonzero(~table[row])

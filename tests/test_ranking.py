@@ -7,7 +7,7 @@ from tolerances import METRIC
 
 from graphrec.core.errors import ConfigError, DataError
 from graphrec.data import Interactions
-from graphrec.evaluation.candidates import Among
+from graphrec.evaluation.candidates import CandidateGroups
 from graphrec.evaluation.ranking import TILE, Beyond, RankingTask, activity_groups, evaluate, warm_cold
 
 
@@ -63,10 +63,10 @@ def twin(scores, split, seen, k, allowed=None, wanted=None):
     """Recall per user with sorted() and sets."""
     result = {}
     for user in range(split.n_users):
-        relevant = {i for i in split.of(user).tolist() if wanted is None or wanted[i]}
+        relevant = {i for i in split.items_of(user).tolist() if wanted is None or wanted[i]}
         if not relevant:
             continue
-        hidden = set() if seen is None else set(seen.of(user).tolist())
+        hidden = set() if seen is None else set(seen.items_of(user).tolist())
         items = [i for i in range(split.n_items) if i not in hidden and (allowed is None or allowed[i])]
         top = sorted(items, key=lambda i: (-scores[user, i], i))[:k]
         result[user] = len(relevant & set(top)) / len(relevant)
@@ -203,7 +203,7 @@ def test_beyond_accuracy():
     assert mean["gini@4"] == pytest.approx(46 / 50)
     assert mean["popularity@4"] == pytest.approx(train.item_degree[top].mean())
     assert mean["novelty@4"] == pytest.approx(-np.log2(train.item_degree[top] / 120).mean())
-    history = [train.item_degree[train.of(u)].mean() for u in users if train.user_degree[u]]
+    history = [train.item_degree[train.items_of(u)].mean() for u in users if train.user_degree[u]]
     assert mean["popularity_lift@4"] == pytest.approx(mean["popularity@4"] / np.mean(history) - 1)
     unit = vectors[top] / np.linalg.norm(vectors[top], axis=1, keepdims=True)
     cosines = (unit @ unit.T)[np.triu_indices(4, 1)]
@@ -281,12 +281,12 @@ def test_candidates_that_differ_between_users(inside):
     pairs = np.argwhere(rng.random((30, 40)) < 0.2)
     half = rng.random(len(pairs)) < 0.5
     train, test = (Interactions(*pairs[m].T, 30, 40) for m in (half, ~half))
-    among = Among(group, Interactions(*np.argwhere(member).T, 30, 5), inside)
+    among = CandidateGroups(group, Interactions(*np.argwhere(member).T, 30, 5), inside)
     report = evaluate(Dense(scores), test, seen=train, k=5, metrics=("ndcg", "recall"), among=among)
     found, users = [], []
     for user in range(30):
-        free = (member[user, group] == inside) & ~np.isin(np.arange(40), train.of(user))
-        wanted = set(test.of(user)[(member[user, group] == inside)[test.of(user)]].tolist())
+        free = (member[user, group] == inside) & ~np.isin(np.arange(40), train.items_of(user))
+        wanted = set(test.items_of(user)[(member[user, group] == inside)[test.items_of(user)]].tolist())
         if not wanted:
             continue
         items = np.flatnonzero(free)
@@ -306,9 +306,11 @@ def test_candidates_that_differ_between_users(inside):
 def test_candidates_by_group_are_checked():
     of = Interactions([0], [1], 3, 2)
     with pytest.raises(DataError, match="0 <= group < 2"):
-        Among(np.array([0, 2]), of)
+        CandidateGroups(np.array([0, 2]), of)
     with pytest.raises(DataError, match="expected int"):
-        Among(np.array([0.5]), of)
+        CandidateGroups(np.array([0.5]), of)
     split = Interactions([0], [0], 4, 2)
     with pytest.raises(DataError, match="expected those of its dataset"):
-        evaluate(Dense(np.zeros((4, 2), np.float32)), split, seen=None, among=Among(np.array([0, 1]), of))
+        evaluate(
+            Dense(np.zeros((4, 2), np.float32)), split, seen=None, among=CandidateGroups(np.array([0, 1]), of)
+        )

@@ -22,7 +22,7 @@ from extraction import Hashing, files, shop, texts
 from PIL import Image
 
 from graphrec.core.errors import ClusterError, ConfigError, FeatureError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.core.ray import Cluster
 from graphrec.features import FeatureStore, FeatureTable
 from graphrec.features import extract as features
@@ -78,7 +78,7 @@ def both(cluster: Cluster, root: Path, *of: Any, **options: Any) -> tuple[dict[s
 
 def pictures(root: Path) -> list[str | None]:
     """Good pictures, none, and all kinds of bad ones."""
-    rng = stream(0, "test/ray")
+    rng = numpy_rng(0, "test/ray")
     names: list[str | None] = []
     for i in range(30):
         Image.fromarray(rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)).save(root / f"{i}.png")
@@ -116,7 +116,7 @@ def test_pictures_give_the_same_files_whatever_is_wrong_with_them(
         cluster, tmp_path, data, "image", lambda: features.extractor("hog-hsv"), shard_size=8, max_bad=0.5
     )
     assert here == there
-    meta = FeatureStore(tmp_path / "there").of(data)["image"].meta
+    meta = FeatureStore(tmp_path / "there").load_tables(data)["image"].meta
     assert meta["unreadable"]["count"] == 4
 
 
@@ -287,7 +287,7 @@ def test_extractors_travel_fitted_and_without_models_and_keys(monkeypatch: pytes
 
 def vectors(n: int, d: int) -> torch.Tensor:
     """Rows of length one, every fifth a copy of another, so that there are ties."""
-    rows = torch.from_numpy(stream(0, "test/ray/knn").normal(size=(n, d)).astype(np.float32))
+    rows = torch.from_numpy(numpy_rng(0, "test/ray/knn").normal(size=(n, d)).astype(np.float32))
     rows[::5] = rows[1 : 1 + len(rows[::5])]
     return unit_length(rows)
 
@@ -319,7 +319,7 @@ def test_neighbors_are_equal_where_products_serve_both_sides(
 
 @pytest.mark.parametrize("recall", [0.9, 1.0])
 def test_approximate_neighbors_are_equal(cluster: Cluster, recall: float) -> None:
-    rng = stream(0, "test/ray/clusters")
+    rng = numpy_rng(0, "test/ray/clusters")
     rows = rng.normal(size=(60, 12))[rng.integers(0, 60, 3000)] + 0.3 * rng.normal(size=(3000, 12))
     unit = unit_length(torch.from_numpy(rows.astype(np.float32)))
     here, there = (clustered_neighbors(unit, 10, Effort(recall, 0), c) for c in (None, cluster))

@@ -25,7 +25,7 @@ def lastfm(real_data: Path) -> Dataset:
 
 def rates(data: Dataset, root: Path, name: str, **rules: object) -> dict[str, float]:
     vectors = read_vectors(root / "lastfm" / "fm_embeddings.npz", data)
-    setting = Setting(Catalog.of(data), vectors, ConversationConfig(**rules))
+    setting = Setting(Catalog.from_dataset(data), vectors, ConversationConfig(**rules))
     simulator = Simulator(setting.catalog)
     return play(rule(name), setting, simulator, data.test.users, data.test.items).mean()
 

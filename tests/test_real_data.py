@@ -25,7 +25,7 @@ def test_freedom_on_real_clip_vectors(real_data: Path, tmp_path: Path) -> None:
     found = report.compare(floor, "recall@20")
     assert found.difference > 0
     assert found.p < 0.001
-    gr.Recommender.of(run.model, data, tables).save(tmp_path / "recommender")
+    gr.Recommender.from_model(run.model, data, tables).save(tmp_path / "recommender")
     served = gr.Recommender.load(tmp_path / "recommender")
     users = data.users[:50]
     ids, scores = served.recommend(users, k=10)

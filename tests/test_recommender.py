@@ -27,7 +27,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def rec(data) -> Recommender:
-    return Recommender.of(MF.build(data, None, MF.Config(dim=8)), data)
+    return Recommender.from_model(MF.build(data, None, MF.Config(dim=8)), data)
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +55,14 @@ def test_recommends_unseen_items_in_order(data, rec) -> None:
     assert ids.shape == scores.shape == (data.n_users, 10)
     assert scores.dtype == np.float32
     for row, user in enumerate(data.users):
-        seen = set(data.items.take(known.of(row)))
+        seen = set(data.items.take(known.items_of(row)))
         assert list(ids[row]) == brute_force(rec, user, 10, set(data.items) - seen)
     expected = rec.user_vectors[0] @ rec.item_vectors[data.items.indices(ids[0])].T
     assert np.allclose(scores[0], expected, rtol=SCORE, atol=SCORE)
 
 
 def test_filters(data, rec) -> None:
-    seen = set(data.items.take((data.train + data.valid + data.test).of(0)))
+    seen = set(data.items.take((data.train + data.valid + data.test).items_of(0)))
     some, others = {f"i{i}" for i in range(0, 40, 3)}, {"i6", "i9", "i1"}
     everything = set(data.items)
     assert list(rec.recommend("u0", 12, only=some)[0]) == brute_force(rec, "u0", 12, some - seen)
@@ -77,7 +77,7 @@ def test_filters(data, rec) -> None:
 
 
 def test_short_lists_are_filled_with_none(data, rec) -> None:
-    n_unseen = data.n_items - len((data.train + data.valid + data.test).of(3))
+    n_unseen = data.n_items - len((data.train + data.valid + data.test).items_of(3))
     ids, scores = rec.recommend("u3", k=60)
     assert ids.shape == (60,)
     assert [i is None for i in ids] == [rank >= n_unseen for rank in range(60)]
@@ -117,7 +117,9 @@ def test_retrieve_equals_a_stable_sort(draw) -> None:
 
 
 def test_ties_go_to_the_lowest_index(data) -> None:
-    flat = Recommender.of(Popularity(data.n_users, torch.ones(data.n_items), Popularity.Config()), data)
+    flat = Recommender.from_model(
+        Popularity(data.n_users, torch.ones(data.n_items), Popularity.Config()), data
+    )
     ids, _ = flat.recommend("u5", k=6, exclude_seen=False)
     assert list(ids) == [f"i{i}" for i in range(6)]
 
@@ -125,7 +127,7 @@ def test_ties_go_to_the_lowest_index(data) -> None:
 def test_ids_may_be_numbers_and_come_in_any_iterable() -> None:
     frame = {"user": [7, 7, 8, 8], "item": [1, 2, 2, 3], "split": ["train"] * 4}
     data = gr.Dataset.from_frame(frame, split="split")
-    rec = Recommender.of(MF.build(data), data)
+    rec = Recommender.from_model(MF.build(data), data)
     alone = rec.recommend(7, 2)[0]
     assert alone.shape == (2,)
     assert list(alone) == ["3", None]
@@ -160,7 +162,7 @@ def test_unknown_users_may_be_offered_what_is_popular(data, rec) -> None:
 
 
 def test_seen_may_be_narrowed(data) -> None:
-    rec = Recommender.of(MF.build(data), data, seen=data.train)
+    rec = Recommender.from_model(MF.build(data), data, seen=data.train)
     offered = rec.recommend(list(data.users), data.n_items)[0]
     assert data.test.contains(data.test.users, data.test.items).all()
     for user, item in zip(data.test.users[:20], data.test.items[:20], strict=True):
@@ -186,7 +188,7 @@ def test_similar_items(data, rec) -> None:
 
 def test_of_copies_what_it_takes(data) -> None:
     model = MF.build(data)
-    rec = Recommender.of(model, data)
+    rec = Recommender.from_model(model, data)
     before = rec.item_vectors.copy()
     with torch.no_grad():
         model.item_embedding.weight.zero_()
@@ -199,20 +201,22 @@ def test_of_refuses_what_does_not_fit(data, cold) -> None:
     model = MF.build(data)
     other = dataset([(0, 0)], [], 3, 3, "toy")
     with pytest.raises(DataError, match="the model counts 40 users x 40 items, toy"):
-        Recommender.of(model, other)
+        Recommender.from_model(model, other)
     with pytest.raises(DataError, match="the seen counts 3"):
-        Recommender.of(model, data, seen=other.train)
+        Recommender.from_model(model, data, seen=other.train)
     with pytest.raises(ConfigError, match="Linear is no Ranker"):
-        Recommender.of(torch.nn.Linear(1, 1), data)
+        Recommender.from_model(torch.nn.Linear(1, 1), data)
     with torch.no_grad():
         model.item_embedding.weight[5, 0] = torch.nan
     with pytest.raises(TrainingError, match="item 'i5' is not finite"):
-        Recommender.of(model, data)
+        Recommender.from_model(model, data)
     cold_data, tables, freedom = cold
     with pytest.raises(FeatureError, match=r"\['text'\] are missing"):
-        Recommender.of(freedom, cold_data, {"image": tables["image"]})
+        Recommender.from_model(freedom, cold_data, {"image": tables["image"]})
     with pytest.raises(FeatureError, match="has 3 rows"):
-        Recommender.of(freedom, cold_data, {**tables, "image": gr.FeatureTable(np.ones((3, 12), np.float32))})
+        Recommender.from_model(
+            freedom, cold_data, {**tables, "image": gr.FeatureTable(np.ones((3, 12), np.float32))}
+        )
 
 
 # -- growing -------------------------------------------------------------------------------------------------
@@ -225,7 +229,7 @@ def test_added_items_are_placed_as_freedom_places_cold_items(cold, dtype, reload
     tables = {m: gr.FeatureTable(t.values.astype(dtype), t.present) for m, t in tables.items()}
     model = FREEDOM.build(data, tables, FREEDOM.Config(dim=8, knn_k=5, image_weight=0.3))
     expected = model.embed()[1].detach().numpy()
-    rec = Recommender.of(model, data, tables)
+    rec = Recommender.from_model(model, data, tables)
     if reloaded:
         rec = Recommender.load(rec.save(tmp_path / "rec"))
     rows = [i for i in data.cold_items if i != 33]  # 33 has neither picture nor text
@@ -248,7 +252,7 @@ def test_missing_content_of_added_items(cold) -> None:
     image, text = tables["image"].rows([30, 34]), tables["text"].rows([30, 34])
 
     def placed(**features) -> np.ndarray:
-        return Recommender.of(model, data, tables).add_items(["a", "b"], features).item_vectors[-2:]
+        return Recommender.from_model(model, data, tables).add_items(["a", "b"], features).item_vectors[-2:]
 
     only_text = placed(text=text)
     for nothing in (None, np.full_like(image, np.nan), [None, None], np.zeros_like(image)):
@@ -264,7 +268,7 @@ def test_missing_content_of_added_items(cold) -> None:
 
 def test_add_items_refuses_what_it_cannot_place(cold, rec) -> None:
     data, tables, model = cold
-    grown = Recommender.of(model, data, tables)
+    grown = Recommender.from_model(model, data, tables)
     image, text = tables["image"].rows([30, 31]), tables["text"].rows([30, 31])
     for ids, features, error, message in [
         (["a", "i3"], {"text": text}, DataError, "'i3' is known already"),
@@ -290,13 +294,13 @@ def test_add_items_refuses_what_it_cannot_place(cold, rec) -> None:
     with pytest.raises(FeatureError, match=r"\(mf\) has no rule"):
         rec.add_items(["a"], {"text": text[:1]})
     with pytest.raises(FeatureError, match="made without features"):
-        Recommender.of(model, data).add_items(["a"], {"text": text[:1]})
+        Recommender.from_model(model, data).add_items(["a"], {"text": text[:1]})
 
 
 def test_seen_of_added_items_is_kept_apart(cold) -> None:
     """Growing the item vocabulary must not shift which pairs are seen."""
     data, tables, model = cold
-    rec = Recommender.of(model, data, tables)
+    rec = Recommender.from_model(model, data, tables)
     before = rec.recommend(list(data.users), 40)[0]
     rec.add_items(["new"], {"text": tables["text"].rows([35])})
     after = rec.recommend(list(data.users), 40, exclude=["new"])[0]

@@ -17,7 +17,7 @@ from tolerances import SCORE
 
 from graphrec.core.errors import CheckpointError, ConfigError, MissingDependencyError, UnknownIdError
 from graphrec.core.files import digest
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.models.mf import MF
 from graphrec.serving import Recommender, export
 from graphrec.testing import communities
@@ -30,7 +30,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def rec(data) -> Recommender:
-    return Recommender.of(MF.build(data, None, MF.Config(dim=8)), data)
+    return Recommender.from_model(MF.build(data, None, MF.Config(dim=8)), data)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def cold():
 
 def test_saves_and_loads(cold, tmp_path) -> None:
     data, tables, model = cold
-    rec = Recommender.of(model, data, tables).add_items(["ключ"], {"text": tables["text"].rows([35])})
+    rec = Recommender.from_model(model, data, tables).add_items(["ключ"], {"text": tables["text"].rows([35])})
     found = Recommender.load(rec.save(tmp_path / "rec"))
     assert isinstance(found.user_vectors, np.memmap)
     assert isinstance(found.content["image"].values, np.memmap)
@@ -68,7 +68,7 @@ def test_loading_needs_neither_model_nor_dataset_code(rec, tmp_path) -> None:
 
 
 def test_saving_again_replaces(data, rec, tmp_path) -> None:
-    other = Recommender.of(MF.build(data, None, MF.Config(dim=4, seed=1)), data)
+    other = Recommender.from_model(MF.build(data, None, MF.Config(dim=4, seed=1)), data)
     other.save(tmp_path)
     first = {p.name for p in tmp_path.iterdir()}
     rec.save(tmp_path)
@@ -81,7 +81,7 @@ def test_saving_again_replaces(data, rec, tmp_path) -> None:
 
 def test_every_damaged_file_is_named(cold, tmp_path) -> None:
     data, tables, model = cold
-    rec = Recommender.of(model, data, tables)
+    rec = Recommender.from_model(model, data, tables)
     names = sorted(p.name for p in rec.save(tmp_path).iterdir())
     assert len(names) == 10
     for name in names:
@@ -117,7 +117,7 @@ from graphrec.models.mf import MF
 from graphrec.serving import Recommender
 from graphrec.testing import communities
 data, _ = communities(2, 20)
-recs = [Recommender.of(MF.build(data, None, MF.Config(dim=d)), data) for d in (4, 8)]
+recs = [Recommender.from_model(MF.build(data, None, MF.Config(dim=d)), data) for d in (4, 8)]
 print("ready", flush=True)
 while True:
     for rec in recs:
@@ -133,7 +133,7 @@ def test_killed_while_saving_leaves_a_whole_recommender(rec, tmp_path) -> None:
     try:
         assert saver.stdout is not None
         assert saver.stdout.readline() == b"ready\n"
-        for look, delay in enumerate(stream(0, "test/kill").uniform(0.0, 0.03, size=500)):
+        for look, delay in enumerate(numpy_rng(0, "test/kill").uniform(0.0, 0.03, size=500)):
             time.sleep(delay)
             # A stopped process leaves on disk just what one killed at that moment would.
             os.kill(saver.pid, signal.SIGSTOP)

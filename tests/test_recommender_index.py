@@ -160,7 +160,7 @@ def test_what_must_not_be_shown_is_not(rec) -> None:
     unseen = rec.recommend(names, 20)[0]
     assert (everything != unseen).mean() > 0.5, "seen items stand at the top"
     for row in range(USERS):
-        seen = set(rec.items.take(rec.seen.of(row)))
+        seen = set(rec.items.take(rec.seen.items_of(row)))
         assert not seen & set(unseen[row])
         assert None not in unseen[row]
     excluded = set(everything[:, :3].ravel())
@@ -178,7 +178,7 @@ def test_short_lists_are_searched_further_until_the_answer_is_whole(rec) -> None
     assert (np.diff(scores, axis=1) <= 0).all()
     assert all(len(set(row)) == ITEMS - 40 for row in ids)
     ids, scores = rec.recommend("u1", ITEMS + 5)
-    n_seen = len(rec.seen.of(1))
+    n_seen = len(rec.seen.items_of(1))
     assert [i is None for i in ids] == [rank >= ITEMS - n_seen for rank in range(ITEMS + 5)]
     assert np.array_equal(np.isneginf(scores), [i is None for i in ids])
 

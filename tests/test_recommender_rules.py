@@ -12,7 +12,7 @@ from tolerances import SCORE
 
 from graphrec import testing
 from graphrec.core.errors import CheckpointError, ConfigError, FeatureError, TrainingError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.features import FeatureTable
 from graphrec.graphs.graph import Graph
 from graphrec.models import MODELS
@@ -36,7 +36,7 @@ def cold():
     data = testing.dataset(pairs, [], full.n_users, full.n_items, "cold")
     tables = {}
     for modality, dim, missing in (("image", 12, [3, 31, 33]), ("text", 7, [4, 32, 33])):
-        values = stream(0, f"test/{modality}").normal(size=(data.n_items, dim)).astype(np.float32)
+        values = numpy_rng(0, f"test/{modality}").normal(size=(data.n_items, dim)).astype(np.float32)
         values[missing] = 0
         tables[modality] = FeatureTable.from_array(values, data, modality)
     return data, tables
@@ -44,7 +44,7 @@ def cold():
 
 @pytest.fixture(scope="module")
 def knn(cold) -> Recommender:
-    return Recommender.of(ItemKNN.build(cold[0]), cold[0])
+    return Recommender.from_model(ItemKNN.build(cold[0]), cold[0])
 
 
 def vectors(rec: Recommender) -> np.ndarray:
@@ -66,10 +66,10 @@ def test_models_say_whether_they_place_new_items(cold, name: str) -> None:
     kind = model_class(name)
     assert issubclass(kind, Ranker)
     model = kind.build(data, testing.chosen(kind, tables))
-    assert kind.places_new_items == (model.content_rule is not None)
-    assert model.cold_scores == ("from content" if kind.places_new_items else "as trained")
-    rec = Recommender.of(model, data, tables)
-    if not kind.places_new_items:
+    assert kind.supports_cold_items == (model.cold_start_rule is not None)
+    assert model.cold_scores == ("from content" if kind.supports_cold_items else "as trained")
+    rec = Recommender.from_model(model, data, tables)
+    if not kind.supports_cold_items:
         with pytest.raises(FeatureError, match=rf"\({name}\) has no rule"):
             rec.add_items(["new"], {"text": tables["text"].rows([35])})
     else:
@@ -96,7 +96,7 @@ def test_added_items_get_what_cold_ones_get(cold, kind, options, reloaded: bool,
         settings = TrainConfig(epochs=3, patience=None, batch_size=64, learning_rate=0.05, device="cpu")
         Trainer(settings).fit(model)  # the rule is to follow the weights
     expected = embedded(model)
-    rec = Recommender.of(model, data, tables)
+    rec = Recommender.from_model(model, data, tables)
     if reloaded:
         rec = Recommender.load(rec.save(tmp_path / "rec"))
     rows = [i for i in COLD if options.get("image_weight") != 0 or i != 32]  # 32 has but an image
@@ -119,7 +119,7 @@ def test_added_items_get_what_cold_ones_get(cold, kind, options, reloaded: bool,
 def test_a_projection_needs_no_known_items(cold) -> None:
     data, tables = cold
     model = VBPR.build(data, tables, VBPR.Config(dim=8))
-    rec = Recommender.of(model, data).add_items(["new"], {"image": tables["image"].rows([35])})
+    rec = Recommender.from_model(model, data).add_items(["new"], {"image": tables["image"].rows([35])})
     image = model.weights()["image"].detach().numpy()
     assert np.allclose(
         rec.item_vectors[-1], [*np.zeros(8), *(image @ tables["image"].values[35])], atol=SCORE
@@ -132,7 +132,7 @@ def test_a_projection_needs_no_known_items(cold) -> None:
 @pytest.mark.parametrize(("kind", "options"), CASES)
 def test_what_cannot_be_placed_is_refused(cold, kind, options) -> None:
     data, tables = cold
-    rec = Recommender.of(kind.build(data, tables, kind.Config(**options)), data, tables)
+    rec = Recommender.from_model(kind.build(data, tables, kind.Config(**options)), data, tables)
     text = tables["text"].rows([30, 31])
     for features, message in [
         ({"txt": text}, "Did you mean 'text'"),
@@ -145,12 +145,12 @@ def test_what_cannot_be_placed_is_refused(cold, kind, options) -> None:
             rec.add_items(["a", "b"], features)
         assert len(rec.items) == data.n_items == vectors(rec).shape[0]
     with pytest.raises(FeatureError, match=r"\['text'\] are missing"):
-        Recommender.of(kind.build(data, tables), data, {"image": tables["image"]})
+        Recommender.from_model(kind.build(data, tables), data, {"image": tables["image"]})
 
 
 def test_similarities_need_known_items(cold) -> None:
     data, tables = cold
-    rec = Recommender.of(ItemKNNContent.build(data, tables), data)
+    rec = Recommender.from_model(ItemKNNContent.build(data, tables), data)
     with pytest.raises(FeatureError, match="made without features"):
         rec.add_items(["new"], {"text": tables["text"].rows([35])})
 
@@ -192,7 +192,9 @@ def test_similar_items_are_those_of_the_highest_cosine(cold, knn) -> None:
 
 def test_saves_and_loads_and_damage_is_named(cold, tmp_path) -> None:
     data, tables = cold
-    rec = Recommender.of(ItemKNNContent.build(data, tables, ItemKNNContent.Config(fill="mean")), data, tables)
+    rec = Recommender.from_model(
+        ItemKNNContent.build(data, tables, ItemKNNContent.Config(fill="mean")), data, tables
+    )
     names = sorted(p.name for p in rec.save(tmp_path).iterdir())
     found = Recommender.load(tmp_path)
     assert isinstance(found.item_vectors, csr_matrix)
@@ -213,13 +215,13 @@ def test_saves_and_loads_and_damage_is_named(cold, tmp_path) -> None:
 def test_the_vectors_are_copies(cold) -> None:
     data, _ = cold
     model = ItemKNN.build(data)
-    rec = Recommender.of(model, data)
+    rec = Recommender.from_model(model, data)
     before = rec.item_vectors.toarray()
     model.neighbors.weight.zero_()
     assert np.array_equal(rec.item_vectors.toarray(), before)
     model.neighbors.weight[0] = torch.nan
     with pytest.raises(TrainingError, match="item 'i0' is not finite"):
-        Recommender.of(model, data)
+        Recommender.from_model(model, data)
 
 
 def test_faiss_refuses_sparse_vectors_and_says_why(knn, tmp_path) -> None:

@@ -12,13 +12,13 @@ import torch
 from histories import START, History
 
 from graphrec.core.errors import DataError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data import Dataset
 from graphrec.data.git import read_histories
 from graphrec.data.readers import load_dataset
 from graphrec.data.repositories import OF, Repositories, path_words
-from graphrec.evaluation.candidates import Among
-from graphrec.models.batches import Local, Plan, local_negatives, triplets
+from graphrec.evaluation.candidates import CandidateGroups
+from graphrec.models.batches import EpochContext, InGroupNegatives, local_negatives, triplets
 from graphrec.testing import communities
 
 ADA, BOB = ("Ada Lovelace", "ada@engine.test"), ("Bob Babbage", "bob@engine.test")
@@ -39,7 +39,7 @@ def data(tmp_path: Path) -> Dataset:
 
 
 def test_files_directories_and_repositories_are_one_tree(data) -> None:
-    place = Repositories.of(data)
+    place = Repositories.from_dataset(data)
     n, n_directories = data.n_items, len(data.nodes["directory"])
     assert n_directories == 6
     edges = set(map(tuple, place.edges.T.tolist()))
@@ -58,7 +58,7 @@ def test_files_directories_and_repositories_are_one_tree(data) -> None:
 
 
 def test_directories_are_described_by_their_words_and_repositories_by_what_is_known(data) -> None:
-    place = Repositories.of(data)
+    place = Repositories.from_dataset(data)
     assert place.n_words == 4  # file, reader, io, utils
     assert np.diff(place.offsets).tolist() == [2] * 6
     lengths = np.add.reduceat(place.weights**2, place.offsets[:-1])
@@ -72,15 +72,15 @@ def test_directories_are_described_by_their_words_and_repositories_by_what_is_kn
 
 
 def test_negatives_of_the_same_repository(data) -> None:
-    place, train = Repositories.of(data), data.train
+    place, train = Repositories.from_dataset(data), data.train
     users, items = train.users.repeat(20), train.items.repeat(20)
-    found = local_negatives(train, users, items, place.repository, stream(0, "tests/local"))
+    found = local_negatives(train, users, items, place.repository, numpy_rng(0, "tests/local"))
     assert (found >= 0).mean() > 0.9
     some = found >= 0
     assert np.array_equal(place.repository[found[some]], place.repository[items[some]])
     assert not train.contains(users[some], found[some]).any()
     assert train.item_degree[found[some]].min() > 0
-    touched = Among.projects(data).of
+    touched = CandidateGroups.projects(data).of
     assert touched.contains(train.users, place.repository[train.items]).all()
     assert len(touched) == len(
         {(u, place.repository[i]) for u, i in zip(train.users, train.items, strict=True)}
@@ -91,8 +91,8 @@ def test_negatives_of_the_same_repository(data) -> None:
 def test_a_share_of_the_negatives_is_local(share) -> None:
     data, _ = communities(4, 60)
     group = np.arange(data.n_items) % 20
-    local = Local(group, share) if share else None
-    batches = list(triplets(data.train, Plan(1, 256, 0), local))
+    local = InGroupNegatives(group, share) if share else None
+    batches = list(triplets(data.train, EpochContext(1, 256, 0), local))
     positives, negatives = (torch.cat([getattr(b, n) for b in batches]) for n in ("positives", "negatives"))
     same = (group[positives] == group[negatives]).mean()
     assert same == pytest.approx(share + (1 - share) / 20, abs=0.04)
@@ -102,10 +102,10 @@ def test_a_share_of_the_negatives_is_local(share) -> None:
 
 def test_what_has_no_repositories_is_said(data) -> None:
     with pytest.raises(DataError, match="graphrec data git"):
-        Repositories.of(replace(data, relations={}))
+        Repositories.from_dataset(replace(data, relations={}))
     partial = {**data.relations, OF: data.relations[OF][:, 1:]}
     with pytest.raises(DataError, match="one repository for each"):
-        Repositories.of(replace(data, relations=partial))
+        Repositories.from_dataset(replace(data, relations=partial))
 
 
 def test_words_of_paths() -> None:
@@ -131,7 +131,7 @@ def test_mined_contributions_are_read(tmp_path) -> None:
     assert data.nodes["repository"].ids == ("org/a", "org/b")
     assert data.nodes["directory"].ids == ("org/a/src/", "org/a/tests/", "org/b/src/")
     assert data.content["path"][data.items.index("org/a/tests/test_x.py")] == "tests test x py"
-    place = Repositories.of(data)
+    place = Repositories.from_dataset(data)
     assert set(place.behaviors) == {"contributed", "tested", "documented"}
     zero = data.users.index("0")
     assert place.behaviors["tested"].of(zero).tolist() == [0]

@@ -12,7 +12,7 @@ import torch
 
 from graphrec.models.search_space import Choice, Integers, Space, Uniform
 from graphrec.runs.tuning import samplers
-from graphrec.runs.tuning.samplers import Tried, suggest
+from graphrec.runs.tuning.samplers import CompletedTrial, suggest
 
 MIXED: Space = {
     "layers": Integers(1, 64, log=True),
@@ -24,12 +24,12 @@ MIXED: Space = {
 
 @pytest.mark.parametrize("sampler", samplers.SAMPLERS)
 def test_suggestions_lie_in_the_space_and_never_repeat(sampler: str) -> None:
-    tried: list[Tried] = []
+    tried: list[CompletedTrial] = []
     for number in range(12):
         options = suggest(MIXED, tried, seed=0, number=number, sampler=sampler)
         assert samplers.inside(MIXED, options)
         assert len(f"{options['rate']:.15g}".replace("0", "").replace(".", "").split("e")[0]) <= 4, "readable"
-        tried.append(Tried(options, 0.1 * number))
+        tried.append(CompletedTrial(options, 0.1 * number))
     assert len({json.dumps(t.options, sort_keys=True) for t in tried}) == 12
 
 
@@ -50,16 +50,16 @@ def test_defaults_lie_in_a_space_or_not(kind: Any, within: tuple[Any, ...], with
 @pytest.mark.parametrize("sampler", samplers.SAMPLERS)
 def test_a_small_space_is_tried_in_full(sampler: str) -> None:
     space: Space = {"a": Choice(1, True, [1]), "b": Integers(1, 3), "c": Integers(2, 3, log=True)}
-    tried: list[Tried] = []
+    tried: list[CompletedTrial] = []
     assert samplers.points(space) == 18
     for number in range(18):
         # Always the same value: an estimator of its own accord would stay where it is.
-        tried.append(Tried(suggest(space, tried, seed=1, number=number, sampler=sampler), 0.5))
+        tried.append(CompletedTrial(suggest(space, tried, seed=1, number=number, sampler=sampler), 0.5))
     assert len({json.dumps(t.options, sort_keys=True) for t in tried}) == 18
 
 
 def test_a_suggestion_follows_from_seed_number_and_the_trials_before() -> None:
-    tried = [Tried(suggest(MIXED, [], seed=9, number=n), n / 10) for n in range(7)]
+    tried = [CompletedTrial(suggest(MIXED, [], seed=9, number=n), n / 10) for n in range(7)]
     backwards = dict(reversed(MIXED.items()))
     for number in (2, 7):
         before = tried[:number]
@@ -69,7 +69,7 @@ def test_a_suggestion_follows_from_seed_number_and_the_trials_before() -> None:
         assert one != suggest(MIXED, before, seed=1, number=number)
         after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
         assert after == states, "global random state is left alone"
-    worse = [*tried[:6], Tried(tried[6].options, -1.0)]
+    worse = [*tried[:6], CompletedTrial(tried[6].options, -1.0)]
     assert suggest(MIXED, worse, seed=0, number=7) != suggest(MIXED, tried, seed=0, number=7)
 
 
@@ -78,11 +78,13 @@ def test_the_estimator_goes_where_it_was_better_and_away_from_what_failed() -> N
     found: dict[str, list[dict[str, Any]]] = {}
     for sampler in samplers.SAMPLERS:
         for seed in range(3):
-            tried: list[Tried] = []
+            tried: list[CompletedTrial] = []
             for number in range(30):
                 options = suggest(space, tried, seed=seed, number=number, sampler=sampler)
-                tried.append(Tried(options, None if options["broken"] else 1 - abs(options["x"] - 0.2)))
-            found.setdefault(name, []).extend(t.options for t in tried[10:])
+                tried.append(
+                    CompletedTrial(options, None if options["broken"] else 1 - abs(options["x"] - 0.2))
+                )
+            found.setdefault(sampler, []).extend(t.options for t in tried[10:])
     distance = {s: np.mean([abs(o["x"] - 0.2) for o in found[s]]) for s in found}
     broken = {s: np.mean([o["broken"] for o in found[s]]) for s in found}
     assert distance["tpe"] < 0.6 * distance["random"]
@@ -91,7 +93,7 @@ def test_the_estimator_goes_where_it_was_better_and_away_from_what_failed() -> N
 
 def test_a_narrow_interval_does_not_run_out_of_numbers() -> None:
     space: Space = {"x": Uniform(0.5, 0.5000001)}
-    tried: list[Tried] = []
+    tried: list[CompletedTrial] = []
     for number in range(5):
-        tried.append(Tried(suggest(space, tried, seed=0, number=number, sampler="random"), 0.0))
+        tried.append(CompletedTrial(suggest(space, tried, seed=0, number=number, sampler="random"), 0.0))
     assert len({t.options["x"] for t in tried}) == 5

@@ -15,10 +15,10 @@ from graphrec.conversation.simulator import Simulator
 from graphrec.conversation.states import ACTIONS
 from graphrec.core import distributed
 from graphrec.core.errors import ConfigError, DataError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data import Dataset, Interactions, Vocabulary
 from graphrec.data.attributes import HAS, IN
-from graphrec.models.batches import Plan
+from graphrec.models.batches import EpochContext
 from graphrec.training.trainer import TrainConfig, Trainer
 
 
@@ -26,7 +26,7 @@ from graphrec.training.trainer import TrainConfig, Trainer
 def data() -> Dataset:
     """60 items with 9 attributes in 3 groups, 7 users; pairs at random."""
     shelf = catalog()
-    chosen = stream(0, "tests/pairs").permutation(7 * 60)[:150]
+    chosen = numpy_rng(0, "tests/pairs").permutation(7 * 60)[:150]
     parts = [
         Interactions(p // 60, p % 60, 7, 60, name=n)
         for n, p in zip(("train", "valid", "test"), np.split(chosen, [80, 120]), strict=True)
@@ -88,7 +88,7 @@ def test_every_part_of_the_state_can_be_alone(data, scorer, part: str) -> None:
 @pytest.mark.parametrize("double", [False, True])
 def test_the_loss_is_the_huber_loss_of_the_temporal_difference(data, scorer, double) -> None:
     model = small(data, scorer, gamma=0.9, double=double)
-    rng = stream(0, "tests/transitions")
+    rng = numpy_rng(0, "tests/transitions")
     states, after = (torch.from_numpy(rng.normal(size=(8, 35)).astype(np.float32)) for _ in range(2))
     actions, goes_on = torch.arange(8) % 2, torch.tensor([1.0, 0] * 4)
     rewards = torch.linspace(-3, 3, 8)
@@ -117,7 +117,7 @@ def test_the_loss_is_the_huber_loss_of_the_temporal_difference(data, scorer, dou
 
 def test_what_is_remembered_is_what_happened(data, scorer) -> None:
     model = small(data, scorer)
-    list(model.batches(Plan(1, 32, 0)))
+    list(model.batches(EpochContext(1, 32, 0)))
     assert model.finished == 30
     assert model.replay.seen == model.decided
     n = len(model.replay)
@@ -148,7 +148,7 @@ def test_no_test_pair_and_no_held_pair_is_talked_about(data, scorer, monkeypatch
 
     monkeypatch.setattr(Dialogue, "__init__", note)
     for epoch in (1, 2, 3):
-        list(model.batches(Plan(epoch, 32, 0)))
+        list(model.batches(EpochContext(epoch, 32, 0)))
     users, targets = np.array(seen).T
     assert len(seen) == 90
     assert model.pairs.contains(users, targets).all()
@@ -168,7 +168,7 @@ def test_every_user_and_every_pair_of_a_user_comes_up_equally_often(data, scorer
     monkeypatch.setattr(Simulator, "talks", note)
     model = small(data, scorer, episodes=4000)
     with pytest.raises(InterruptedError):
-        list(model.batches(Plan(1, 32, 0)))
+        list(model.batches(EpochContext(1, 32, 0)))
     expected, pairs = np.zeros(60), model.pairs
     known = np.flatnonzero(pairs.user_degree)
     for user in known:
@@ -181,7 +181,7 @@ def test_every_user_and_every_pair_of_a_user_comes_up_equally_often(data, scorer
 def test_the_target_network_is_copied_every_so_many_conversations(data, scorer) -> None:
     model, copies = small(data, scorer, parallel=1), []
     before, bias = model.target.first.bias[0].item(), model.network.first.bias
-    for _ in model.batches(Plan(1, 32, 0)):
+    for _ in model.batches(EpochContext(1, 32, 0)):
         with torch.no_grad():
             bias += 1
         now = model.target.first.bias[0].item()
@@ -194,7 +194,7 @@ def test_the_target_network_is_copied_every_so_many_conversations(data, scorer) 
 
 def test_random_actions_become_fewer(data, scorer) -> None:
     model = small(data, scorer)
-    rng = stream(0, "tests/explore")
+    rng = numpy_rng(0, "tests/explore")
     states = [np.zeros(35, np.float32)] * 4000
     best = int(model.network(torch.zeros(1, 35)).argmax())
     model.config.__dict__["explore"] = (0.9, 0.05, 1e9)
@@ -250,8 +250,8 @@ def test_each_of_two_processes_leads_its_part_of_a_validation(data, scorer, monk
         model.network.second.bias[ACTIONS.index(RECOMMEND)] = 100
     task = model.task()
     whole = task.outcomes(model)
-    monkeypatch.setattr(distributed, "count", lambda: 2)
-    monkeypatch.setattr(distributed, "added", lambda x: x)  # nobody else is here
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "all_reduce_array", lambda x: x)  # nobody else is here
     halves, n = [], len(whole)
     for rank in (0, 1):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)

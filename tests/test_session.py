@@ -15,7 +15,7 @@ from graphrec.conversation.belief import Setting
 from graphrec.conversation.session import Session
 from graphrec.conversation.states import Trained, width
 from graphrec.core.errors import CheckpointError, ConfigError, DataError, UnknownIdError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data import Interactions, Vocabulary
 
 USERS = Vocabulary([f"u{i}" for i in range(7)], "user")
@@ -23,7 +23,7 @@ ITEMS = Vocabulary([f"i{i:03d}" for i in range(300)])
 
 
 def network(shared) -> Trained:
-    rng, s = stream(0, "tests/network"), width(shared, ("history", "length"))
+    rng, s = numpy_rng(0, "tests/network"), width(shared, ("history", "length"))
     shapes = {"first": (8, s), "first_bias": (8,), "second": (2, 8), "second_bias": (2,)}
     return Trained(
         ("history", "length"), {k: rng.normal(size=v).astype(np.float32) for k, v in shapes.items()}

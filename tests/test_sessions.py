@@ -14,9 +14,9 @@ from graphrec import testing
 from graphrec.code.cochange import DAY
 from graphrec.code.models.coder import CODER
 from graphrec.code.sessions import Sessions
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data.interactions import Interactions
-from graphrec.models.batches import Plan
+from graphrec.models.batches import EpochContext
 
 WEEK = 7.0
 
@@ -62,7 +62,7 @@ def test_without_times_each_person_is_one_session(times) -> None:
 def timed():
     """Communities, with times over half a year."""
     data, _ = testing.communities(2, 15)
-    times = stream(0, "tests/sessions").integers(0, 180 * int(DAY), len(data.train))
+    times = numpy_rng(0, "tests/sessions").integers(0, 180 * int(DAY), len(data.train))
     return replace(
         data, train=Interactions(data.train.users, data.train.items, data.n_users, data.n_items, times)
     )
@@ -78,7 +78,7 @@ def test_one_session_each_is_the_model_without(timed) -> None:
     )
     plain, cut = built(data, cochange=3.0), built(data, cochange=3.0, session=WEEK)
     assert torch.allclose(plain.score(range(9)), cut.score(range(9)), atol=PARITY)
-    for a, b in zip(plain.batches(Plan(1, 64, 0)), cut.batches(Plan(1, 64, 0)), strict=True):
+    for a, b in zip(plain.batches(EpochContext(1, 64, 0)), cut.batches(EpochContext(1, 64, 0)), strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
         for name, value in plain.loss(a).items():
             assert torch.allclose(value, cut.loss(b)[name], atol=PARITY), name
@@ -87,7 +87,7 @@ def test_one_session_each_is_the_model_without(timed) -> None:
 def test_batches_hold_the_session_of_each_contribution_and_no_file_of_the_person(timed) -> None:
     model, train = built(timed, session=WEEK), timed.train
     seen = []
-    for batch in model.batches(Plan(1, 50, 0)):
+    for batch in model.batches(EpochContext(1, 50, 0)):
         people = model.sessions.person[batch.users.numpy()]
         seen += list(zip(people.tolist(), batch.positives.tolist(), strict=True))
         at = train.at(people, batch.positives.numpy())
@@ -127,7 +127,7 @@ def test_sessions_learn_what_belongs_to_when() -> None:
     """Everybody works on a few files of one half of the project, then of the other; what comes next is of the
     second half, which only the order of time tells.
     """
-    rng, n = stream(0, "tests/halves"), 40
+    rng, n = numpy_rng(0, "tests/halves"), 40
     rows, held = [], []
     for user in range(60):
         halves = [0, 1] if user % 2 else [1, 0]
@@ -163,12 +163,12 @@ def test_everything_learns_with_sessions_and_own_vectors(timed) -> None:
     _, tables = testing.communities(2, 15)
     options = {"segments": 1, "dim": 8, "heads": 2, "identity": True, "session": WEEK}
     model = CODER.build(timed, {"text": tables["text"]}, CODER.Config(**options))
-    model.start_epoch(stream(0, "tests/start"))
+    model.start_epoch(numpy_rng(0, "tests/start"))
     asked, pairs = model.queries.numpy(), model.sessions.pairs
     assert all(pairs.contains(asked[i], i).all() for i in np.unique(pairs.items)), (
         "sessions in which it was worked on"
     )
-    torch.stack(list(model.loss(next(iter(model.batches(Plan(1, 64, 0))))).values())).sum().backward()
+    torch.stack(list(model.loss(next(iter(model.batches(EpochContext(1, 64, 0))))).values())).sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name

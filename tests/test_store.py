@@ -172,7 +172,7 @@ def test_a_table_opens_more_shards_than_may_be_mapped_at_once(tmp_path: Path) ->
 def test_imported_vectors_are_found_again_and_mapped(tmp_path: Path) -> None:
     table = FeatureTable.from_array(VALUES, SHOP, "image", name="mine.npy")
     FeatureStore(tmp_path).save(SHOP, "image", table)
-    found = FeatureStore(tmp_path).of(SHOP)
+    found = FeatureStore(tmp_path).load_tables(SHOP)
     assert list(found) == ["image"]
     assert isinstance(found["image"].values, ShardedRows)
     assert isinstance(found["image"].values.shard(0), np.memmap)
@@ -190,13 +190,13 @@ def test_another_split_finds_the_features_and_other_items_do_not(tmp_path: Path)
     pairs = Interactions(np.arange(6), np.arange(1, 7), 7, 7)
     again = SHOP.with_splits(pairs, SHOP.valid, SHOP.test)
     assert again.fingerprint != SHOP.fingerprint
-    assert list(store.of(again)) == ["image"]
+    assert list(store.load_tables(again)) == ["image"]
     texts = Content("text", ["a"] * 7)
     with pytest.raises(FeatureError, match=r"'image' was extracted only for items .*leave the field out"):
-        store.of(catalog(list(reversed(IDS)), image=texts))
+        store.load_tables(catalog(list(reversed(IDS)), image=texts))
     with pytest.raises(FeatureError, match="for no items at all"):
-        store.of(SHOP.with_content(text=texts))
-    assert list(store.of(SHOP.with_content(text=texts), text=None)) == ["image"]
+        store.load_tables(SHOP.with_content(text=texts))
+    assert list(store.load_tables(SHOP.with_content(text=texts), text=None)) == ["image"]
 
 
 def test_what_tells_of_a_train_split_is_served_for_that_one_alone(tmp_path: Path) -> None:
@@ -212,10 +212,10 @@ def test_what_tells_of_a_train_split_is_served_for_that_one_alone(tmp_path: Path
             table.check(other)
         store.save(data, "profile", table)
     assert len(store.tables()) == 2
-    assert store.of(SHOP)["profile"].numpy()[0, 0] == 1
-    assert store.of(again)["profile"].numpy()[0, 0] == 2
+    assert store.load_tables(SHOP)["profile"].numpy()[0, 0] == 1
+    assert store.load_tables(again)["profile"].numpy()[0, 0] == 2
     third = SHOP.with_splits(Interactions(np.arange(5), np.arange(1, 6), 7, 7), SHOP.valid, SHOP.test)
-    assert store.of(third) == {}
+    assert store.load_tables(third) == {}
     assert store.gc() == [], "one does not supersede the other"
 
 
@@ -223,23 +223,23 @@ def test_the_last_built_wins_and_others_can_be_chosen(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path)
     first = sharded(tmp_path, VALUES, 3, SHOP, "one")
     second = sharded(tmp_path, VALUES * 2, 3, SHOP, "two")
-    assert store.of(SHOP)["text"].sha256 == second.sha256
-    assert store.of(SHOP, text="one")["text"].sha256 == first.sha256
-    assert store.of(SHOP, text=first.meta["key"][:8])["text"].sha256 == first.sha256
+    assert store.load_tables(SHOP)["text"].sha256 == second.sha256
+    assert store.load_tables(SHOP, text="one")["text"].sha256 == first.sha256
+    assert store.load_tables(SHOP, text=first.meta["key"][:8])["text"].sha256 == first.sha256
     sharded(tmp_path, VALUES, 3, SHOP, "one")  # finished already, but asked for last
-    assert store.of(SHOP)["text"].sha256 == first.sha256
+    assert store.load_tables(SHOP)["text"].sha256 == first.sha256
     with pytest.raises(FeatureError, match="Did you mean 'two'"):
-        store.of(SHOP, text="tow")
+        store.load_tables(SHOP, text="tow")
     assert [row["extractor"] for row in store.status(SHOP)] == ["one", "two"]
 
 
 def test_features_of_other_content_are_not_served(tmp_path: Path) -> None:
     data = SHOP.with_content(text=Content("text", list("abcdefg")))
     sharded(tmp_path, VALUES, 3, data)
-    assert list(FeatureStore(tmp_path).of(data)) == ["text"]
+    assert list(FeatureStore(tmp_path).load_tables(data)) == ["text"]
     changed = SHOP.with_content(text=Content("text", list("abcdefX")))
     with pytest.raises(FeatureError, match="other content than shop has"):
-        FeatureStore(tmp_path).of(changed)
+        FeatureStore(tmp_path).load_tables(changed)
 
 
 @pytest.mark.parametrize("file", ["shard-00001.npy", "manifest.json"])
@@ -251,7 +251,7 @@ def test_a_flipped_bit_is_found_and_never_served(tmp_path: Path, file: str, at: 
     store = FeatureStore(tmp_path)
     assert any(file in problem for problem in store.verify())
     with pytest.raises(FeatureError, match=file):
-        store.of(SHOP)
+        store.load_tables(SHOP)
 
 
 def test_verify_finds_what_is_truncated_missing_foreign_or_unfinished(tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_verify_finds_what_is_truncated_missing_foreign_or_unfinished(tmp_path: 
         assert len(found) == (0 if spoil == "none" else 1), found
         if spoil in ("truncated", "missing", "manifest", "unfinished"):
             with pytest.raises(FeatureError):
-                FeatureStore(tmp_path / root).of(SHOP, text="own")
+                FeatureStore(tmp_path / root).load_tables(SHOP, text="own")
         return " ".join(found)
 
     assert problems("a", "none") == ""
@@ -299,7 +299,7 @@ def test_an_edited_manifest_is_refused(tmp_path: Path) -> None:
     manifest["extractor"]["name"] = "better"
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(FeatureError, match="damaged or edited"):
-        FeatureStore(tmp_path).of(SHOP)
+        FeatureStore(tmp_path).load_tables(SHOP)
 
 
 def test_gc_takes_the_unfinished_and_the_superseded_alone(tmp_path: Path) -> None:

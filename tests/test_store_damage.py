@@ -16,7 +16,7 @@ from extraction import Hashing, catalog, files, flip, texts
 
 from graphrec.core import files as core_files
 from graphrec.core.errors import FeatureError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data import Content
 from graphrec.features import FeatureStore, FeatureTable, shards
 from graphrec.features.extract.extraction import extract
@@ -79,7 +79,7 @@ def damage(root: Path, rng: np.random.Generator) -> set[str]:
 def served(store: FeatureStore) -> dict[str, FeatureTable] | None:
     """What the store serves, or None if it says that it cannot; any other error is a fault."""
     try:
-        return store.of(SHOP)
+        return store.load_tables(SHOP)
     except FeatureError:
         return None
 
@@ -87,9 +87,9 @@ def served(store: FeatureStore) -> dict[str, FeatureTable] | None:
 def test_300_random_damages_are_found_and_none_is_served(
     store: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rng = stream(0, "test/damage")
-    whole = {field: table.numpy() for field, table in store.of(SHOP).items()}
-    present = {field: table.present for field, table in store.of(SHOP).items()}
+    rng = numpy_rng(0, "test/damage")
+    whole = {field: table.numpy() for field, table in store.load_tables(SHOP).items()}
+    present = {field: table.present for field, table in store.load_tables(SHOP).items()}
     good = files(store.root)
     refused = 0
     for k in range(300):
@@ -147,22 +147,22 @@ def test_a_damage_that_keeps_the_time_stamp_is_found_at_the_next_opening(
 ) -> None:
     monkeypatch.setattr(shards, "SETTLED", 0.0)  # so that the first opening is remembered
     tick()
-    store.of(SHOP)
+    store.load_tables(SHOP)
     path = next((store.root / "text").rglob("shard-00002.npy"))
     stat = path.stat()
     flip(path, -1)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     with pytest.raises(FeatureError, match=r"shard-00002\.npy.*was damaged"):
-        store.of(SHOP)
+        store.load_tables(SHOP)
 
 
 def test_what_was_written_just_now_is_hashed_again(store: FeatureStore) -> None:
     """Its time stamp may not tell the next change, since clocks of file systems tick slowly."""
-    store.of(SHOP)
+    store.load_tables(SHOP)
     assert not any(str(store.root) in known[0] for known in shards._verified)
     for path in store.root.rglob("*.npy"):
         os.utime(path, ns=(0, 0))
-    store.of(SHOP)
+    store.load_tables(SHOP)
     assert not any(str(store.root) in known[0] for known in shards._verified), (
         "a set-back time proves nothing"
     )
@@ -175,9 +175,9 @@ def test_a_table_is_hashed_once_in_a_process(store: FeatureStore, monkeypatch: p
         shards, "sha256_file", lambda path: (hashed.append(path), core_files.sha256_file(path))[1]
     )
     tick()
-    store.of(SHOP)
+    store.load_tables(SHOP)
     assert len(hashed) == 8
-    store.of(SHOP)
+    store.load_tables(SHOP)
     assert len(hashed) == 8
     store.verify()
     assert len(hashed) == 16, "verify always hashes"
@@ -211,7 +211,7 @@ def test_a_file_changed_in_place_under_an_open_table_is_refused(
 @pytest.mark.parametrize("used", [False, True])
 def test_a_file_that_only_looks_changed_is_served(tmp_path: Path, used: bool) -> None:
     table = extract(SHOP, "text", Hashing(), FeatureStore(tmp_path), shard_size=5)
-    whole = table.numpy() if used else FeatureStore(tmp_path).of(SHOP, title=None)["text"].numpy()
+    whole = table.numpy() if used else FeatureStore(tmp_path).load_tables(SHOP, title=None)["text"].numpy()
     tick()
     for path in sorted(tmp_path.rglob("*.npy")):
         os.utime(path)
@@ -235,14 +235,14 @@ def test_a_file_replaced_between_the_check_and_the_use_is_not_mixed_in(
         return problem
 
     monkeypatch.setattr(shards, "shard_problem", replaced)
-    table = store.of(SHOP, title=None)["text"]
+    table = store.load_tables(SHOP, title=None)["text"]
     with pytest.raises(FeatureError, match="was replaced after the table was opened"):
         table.rows([0])
 
 
 def test_a_file_that_vanishes_between_manifest_and_use_is_named(store: FeatureStore) -> None:
     stored = store.tables("text")[0]
-    table = store.of(SHOP, title=None)["text"]
+    table = store.load_tables(SHOP, title=None)["text"]
     next((store.root / "text").rglob("shard-00003.npy")).unlink()
     with pytest.raises(FeatureError, match=r"shard-00003\.npy: no such file"):
         stored.open()
@@ -253,7 +253,7 @@ def test_a_file_that_vanishes_between_manifest_and_use_is_named(store: FeatureSt
     with pytest.raises(FeatureError, match="no such file"):
         stored.open()
     with pytest.raises(FeatureError, match="features build"):
-        store.of(SHOP)
+        store.load_tables(SHOP)
 
 
 def test_a_manifest_that_vanishes_while_tables_are_listed_is_no_error(

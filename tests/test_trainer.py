@@ -102,9 +102,9 @@ def test_gradients_are_cleared_between_steps(data) -> None:
     config = options(epochs=3, learning_rate=0.5)
     Trainer(config).fit(model)
     for epoch in (1, 2, 3):
-        from graphrec.models.batches import Plan
+        from graphrec.models.batches import EpochContext
 
-        (batch,) = twin.batches(Plan(epoch, config.batch_size, config.seed))
+        (batch,) = twin.batches(EpochContext(epoch, config.batch_size, config.seed))
         grads = torch.autograd.grad(sum(twin.loss(batch).values()), list(twin.parameters()))
         with torch.no_grad():
             for p, g in zip(twin.parameters(), grads, strict=True):

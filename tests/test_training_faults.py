@@ -19,7 +19,7 @@ from training import Trainings, outcome, until_done
 from graphrec.cli import main as cli
 from graphrec.core import bundle, files
 from graphrec.core.errors import CheckpointError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data import Dataset
 from graphrec.serving import Recommender
 from graphrec.training import checkpoint, run_directory
@@ -59,7 +59,7 @@ def lines(path: Path) -> list[str]:
 
 def test_killed_at_random_moments(trainings: Trainings, straight: dict[str, Any], tmp_path: Path) -> None:
     """Ten kills and more; each costs one epoch at most, and nothing in the outcome shows them."""
-    rng, seen = stream(0, "test/kills"), Counter[str]()
+    rng, seen = numpy_rng(0, "test/kills"), Counter[str]()
     kills = runs = 0
     while kills < 10:
         folder = tmp_path / str(runs)

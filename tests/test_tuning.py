@@ -25,7 +25,7 @@ from graphrec.core.errors import (
     MissingDependencyError,
     TrainingError,
 )
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.evaluation.ranking import RankingTask
@@ -51,18 +51,18 @@ def _others(train: Interactions, valid: Interactions, seed: int) -> Interactions
     """A test split of pairs that are in neither of the other splits."""
     shape = train.n_users, train.n_items
     free = np.setdiff1d(np.arange(shape[0] * shape[1]), np.concatenate([train.keys, valid.keys]))
-    users, items = np.divmod(stream(seed, "test/others").choice(free, 60, replace=False), shape[1])
+    users, items = np.divmod(numpy_rng(seed, "test/others").choice(free, 60, replace=False), shape[1])
     return Interactions(users, items, *shape, name="test")
 
 
 @pytest.fixture
 def tune(
     made: tuple[Dataset, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuner.Tuned]:
+) -> Callable[..., tuner.Study]:
     """A study of MF's options on two communities; power does not fail here, so that nothing is flushed."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
 
-    def run(out: str = "study", **changes: Any) -> tuner.Tuned:
+    def run(out: str = "study", **changes: Any) -> tuner.Study:
         data, features = made
         given = {"model": "mf", "data": data, "features": features, "space": SMALL, "train_options": FIXED}
         return tuner.tune(**{**given, "trials": 3, "out": tmp_path / out, **changes})
@@ -99,7 +99,7 @@ def outcome(path: Path) -> dict[str, Any]:
 
 
 def test_a_trial_is_the_run_that_its_options_make(
-    tune: Callable[..., tuner.Tuned], made: tuple[Dataset, dict[str, Any]], tmp_path: Path
+    tune: Callable[..., tuner.Study], made: tuple[Dataset, dict[str, Any]], tmp_path: Path
 ) -> None:
     seen: list[int] = []
     study = tune(on_trial=lambda trial: seen.append(trial.number), select="ndcg@5", seed=3)
@@ -126,7 +126,7 @@ def test_a_trial_is_the_run_that_its_options_make(
 
 
 def test_the_test_split_changes_nothing(
-    tune: Callable[..., tuner.Tuned], made: tuple[Dataset, dict[str, Any]]
+    tune: Callable[..., tuner.Study], made: tuple[Dataset, dict[str, Any]]
 ) -> None:
     data, features = made
     other = data.with_splits(data.train, data.valid, _others(data.train, data.valid, 1))
@@ -138,7 +138,7 @@ def test_the_test_split_changes_nothing(
     assert [metrics(t.path) for t in one.trials] == [metrics(t.path) for t in two.trials]
 
 
-def test_weights_of_the_best_are_kept_and_metrics_of_all(tune: Callable[..., tuner.Tuned]) -> None:
+def test_weights_of_the_best_are_kept_and_metrics_of_all(tune: Callable[..., tuner.Study]) -> None:
     for keep in ("best", "all"):
         study = tune(keep, keep=keep)
         for trial in study.trials:
@@ -162,14 +162,14 @@ def test_of_equal_trials_the_earliest_is_best() -> None:
     trials = [
         tuner.Trial(n, Path(f"{n}"), "finished" if v else "failed", v, **common) for n, v in enumerate(values)
     ]
-    study = tuner.Tuned(Path(), "mf", "recall@20", trials)
+    study = tuner.Study(Path(), "mf", "recall@20", trials)
     assert study.best.number == 2
     assert [row[0][-1] for row in study.table()[1]] == ["2", "3", "1", "0", "4"]
     with pytest.raises(TrainingError, match="all 1 trials failed"):
-        _ = tuner.Tuned(Path(), "mf", "recall@20", trials[:1]).best
+        _ = tuner.Study(Path(), "mf", "recall@20", trials[:1]).best
 
 
-def test_what_is_fixed_is_not_searched(tune: Callable[..., tuner.Tuned]) -> None:
+def test_what_is_fixed_is_not_searched(tune: Callable[..., tuner.Study]) -> None:
     one = tune("one", trials=20, model_options={"dim": 3})
     assert len(one.trials) == 4, "three learning rates, and the default one"
     assert {t.model_options["dim"] for t in one.trials} == {3}
@@ -180,7 +180,7 @@ def test_what_is_fixed_is_not_searched(tune: Callable[..., tuner.Tuned]) -> None
 
 
 def test_a_trial_that_cannot_be_trained_is_recorded_and_the_study_goes_on(
-    tune: Callable[..., tuner.Tuned], monkeypatch: pytest.MonkeyPatch
+    tune: Callable[..., tuner.Study], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     space: Space = {"train.learning_rate": Choice(1e30, 0.02)}
     study = tune(space=space, trials=3)
@@ -195,7 +195,7 @@ def test_a_trial_that_cannot_be_trained_is_recorded_and_the_study_goes_on(
 
 
 def test_without_optuna_the_extra_is_named(
-    tune: Callable[..., tuner.Tuned], monkeypatch: pytest.MonkeyPatch
+    tune: Callable[..., tuner.Study], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(MissingDependencyError, match=r"graphrec\[tune\].*sampler") as raised:
@@ -206,7 +206,7 @@ def test_without_optuna_the_extra_is_named(
 
 
 def test_what_stands_in_the_way_of_all_trials_is_raised(
-    tune: Callable[..., tuner.Tuned], tmp_path: Path, made: tuple[Dataset, dict[str, Any]]
+    tune: Callable[..., tuner.Study], tmp_path: Path, made: tuple[Dataset, dict[str, Any]]
 ) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="cuda"):
@@ -238,7 +238,7 @@ def test_what_stands_in_the_way_of_all_trials_is_raised(
     ],
 )
 def test_mistakes_are_answered_before_any_work(
-    tune: Callable[..., tuner.Tuned], tmp_path: Path, changes: dict[str, Any], expected: str
+    tune: Callable[..., tuner.Study], tmp_path: Path, changes: dict[str, Any], expected: str
 ) -> None:
     with pytest.raises(ConfigError, match=expected):
         tune(**changes)
@@ -254,7 +254,7 @@ def test_every_models_own_space_can_be_searched(name: str) -> None:
 
 
 def test_more_trials_go_on_and_fewer_are_refused(
-    tune: Callable[..., tuner.Tuned], monkeypatch: pytest.MonkeyPatch
+    tune: Callable[..., tuner.Study], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     straight = tune("straight", trials=6)
     assert tune("parts", trials=3).trials[-1].number == 2
@@ -289,7 +289,7 @@ def test_more_trials_go_on_and_fewer_are_refused(
     ],
 )
 def test_another_study_is_refused_by_what_differs(
-    tune: Callable[..., tuner.Tuned], changes: dict[str, Any], expected: str
+    tune: Callable[..., tuner.Study], changes: dict[str, Any], expected: str
 ) -> None:
     study = tune(trials=1)
     before = (study.path / "study.json").read_bytes()
@@ -302,7 +302,7 @@ def test_another_study_is_refused_by_what_differs(
 
 
 def test_other_features_are_another_study(
-    tune: Callable[..., tuner.Tuned], made: tuple[Dataset, dict[str, Any]]
+    tune: Callable[..., tuner.Study], made: tuple[Dataset, dict[str, Any]]
 ) -> None:
     given = {"model": "freedom", "space": None, "trials": 1}
     tune(**given)
@@ -311,7 +311,7 @@ def test_other_features_are_another_study(
         tune(**given, features={**features, "image": features["text"]}, resume=True)
 
 
-def test_another_optuna_is_refused_only_where_it_would_suggest(tune: Callable[..., tuner.Tuned]) -> None:
+def test_another_optuna_is_refused_only_where_it_would_suggest(tune: Callable[..., tuner.Study]) -> None:
     study = tune(trials=6)
     facts = read_sealed(study.path / "study.json", "")
     write_sealed(study.path / "study.json", {**facts, "optuna": "0.0.1"})
@@ -321,7 +321,7 @@ def test_another_optuna_is_refused_only_where_it_would_suggest(tune: Callable[..
 
 
 def test_damaged_records_are_named_and_a_removed_trial_is_trained_again(
-    tune: Callable[..., tuner.Tuned],
+    tune: Callable[..., tuner.Study],
 ) -> None:
     study = tune()
     expected = outcome(study.path)
@@ -345,10 +345,10 @@ def test_damaged_records_are_named_and_a_removed_trial_is_trained_again(
 
 
 def test_interrupted_in_random_epochs_it_ends_as_if_it_had_not_been(
-    tune: Callable[..., tuner.Tuned], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    tune: Callable[..., tuner.Study], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     straight = outcome(tune("straight", trials=6).path)
-    rng, real = stream(0, "test/tuning"), runs.train
+    rng, real = numpy_rng(0, "test/tuning"), runs.train
     left, epochs = [0], [0]
 
     def stopping(*given: Any, **options: Any) -> Any:
@@ -382,7 +382,7 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(
     data.save(tmp_path / "data")
     line = ["tune", "mf", str(tmp_path / "data"), "--trials", "6", "--device", "cpu", "--set", "model.dim=4"]
     line += ["--set", "train.epochs=2", "--set", "train.batch_size=64"]
-    rng, kills = stream(1, "test/tuning"), 0
+    rng, kills = numpy_rng(1, "test/tuning"), 0
     with Trainings() as trainings:
 
         def sitting(out: Path, **more: Any) -> int:

@@ -10,10 +10,10 @@ from tolerances import BFLOAT16, PARITY, SCORE
 
 from graphrec import testing
 from graphrec.core.errors import ConfigError, FeatureError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data import Interactions
 from graphrec.evaluation.ranking import evaluate
-from graphrec.models.batches import Plan, triplets
+from graphrec.models.batches import EpochContext, triplets
 from graphrec.models.vbpr import VBPR, Batch
 from graphrec.training.trainer import TrainConfig, Trainer
 
@@ -41,7 +41,7 @@ def test_loss_and_gradients_are_those_of_the_formulas(catalog) -> None:
     """The projection of all features side by side, each triplet on its own, norms of whole vectors."""
     data, tables = catalog
     model = VBPR.build(data, tables, VBPR.Config(dim=8, content_dim=5, reg_weight=0.3))
-    plan = Plan(1, 100, 0)
+    plan = EpochContext(1, 100, 0)
     batch, (users, positives, negatives) = next(model.batches(plan)), next(triplets(data.train, plan))
     leaves = [model.user_embedding.weight, model.item_embedding.weight, model.projection.weight]
     found = model.loss(batch)
@@ -60,7 +60,7 @@ def test_loss_and_gradients_are_those_of_the_formulas(catalog) -> None:
 
 def test_a_batch_names_each_of_its_items_once(catalog) -> None:
     data, tables = catalog
-    model, plan = VBPR.build(data, tables), Plan(3, 150, 1)
+    model, plan = VBPR.build(data, tables), EpochContext(3, 150, 1)
     for batch, triple in zip(model.batches(plan), triplets(data.train, plan), strict=True):
         assert isinstance(batch, Batch)
         assert len(batch.items.unique()) == len(batch.items) < 2 * len(batch.users)
@@ -120,7 +120,7 @@ def test_any_modalities_will_do(catalog) -> None:
     data, tables = catalog
     alone = VBPR.build(data, {"sound": tables["text"]}, VBPR.Config(dim=4))
     assert alone.embed()[1].shape == (data.n_items, 8)
-    assert set(alone.content_rule.weights) == {"sound"}
+    assert set(alone.cold_start_rule.weights) == {"sound"}
     with pytest.raises(FeatureError, match="features build"):
         VBPR.build(data, {})
     with pytest.raises(ConfigError, match="content_dim"):
@@ -147,7 +147,7 @@ def test_content_finds_cold_items() -> None:
 
 def test_bfloat16_features_give_nearly_the_same_scores() -> None:
     data, _ = testing.communities(4, 30)
-    tables = testing.features_of(data, stream(0, "tests/wide").normal(size=(data.n_items, 64)))
+    tables = testing.features_of(data, numpy_rng(0, "tests/wide").normal(size=(data.n_items, 64)))
     full, half = (
         trained(data, tables, 20, feature_dtype=dtype).score(np.arange(data.n_users))
         for dtype in ("float32", "bfloat16")

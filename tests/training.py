@@ -66,7 +66,7 @@ def train(model: str, out: Path, trained: Path | None = None, on_epoch: Any = No
 def recommender(dim: int) -> Recommender:
     """One of two that differ in all their files but the ids."""
     data, _ = communities(2, 20)
-    return Recommender.of(MF.build(data, None, MF.Config(dim=dim)), data)
+    return Recommender.from_model(MF.build(data, None, MF.Config(dim=dim)), data)
 
 
 # -- what is on disk -----------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data import Dataset, Interactions, Vocabulary
 from graphrec.features import FeatureStore, FeatureTable
 
@@ -36,7 +36,7 @@ def save_features(data: Dataset, cache: Path, widths: Mapping[str, int] = WIDTHS
     """Writes generated features for the items of any dataset."""
     store = FeatureStore(cache)
     for field, width in widths.items():
-        rng = stream(0, f"bench/{field}")
+        rng = numpy_rng(0, f"bench/{field}")
         centers = rng.standard_normal((200, width), dtype=np.float32)
         values = centers[rng.integers(0, 200, data.n_items)]
         values += rng.standard_normal(values.shape, dtype=np.float32)
@@ -47,7 +47,7 @@ def dataset(scale: float = 1) -> Dataset:
     """The interactions alone."""
     users, items = round(USERS * scale), round(ITEMS * scale)
     counts = {name: round(scale * count) for name, count in SPLITS.items()}
-    rng = stream(0, "bench/interactions")
+    rng = numpy_rng(0, "bench/interactions")
     popularity = 1 / np.arange(1, items + 1) ** 0.8
     popularity /= popularity.sum()
     total = sum(counts.values())

@@ -29,10 +29,10 @@ from graphrec.conversation.play import play
 from graphrec.conversation.rules import rule
 from graphrec.conversation.simulator import Simulator
 from graphrec.conversation.vectors import DialogueVectors, read_vectors, write_vectors
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data import Dataset
 from graphrec.data.readers import dataset_folder, load_dataset
-from graphrec.models.batches import Plan
+from graphrec.models.batches import EpochContext
 from graphrec.training.trainer import TrainConfig, Trainer
 
 POLICIES = (
@@ -53,7 +53,7 @@ def data_and_vectors(folder: Path) -> tuple[Dataset, DialogueVectors, Path]:
     if root and path.exists():
         data = load_dataset("lastfm", root)
         return data, read_vectors(path, data), path
-    data, rng = generated(33, 30_290), stream(0, "bench/vectors")
+    data, rng = generated(33, 30_290), numpy_rng(0, "bench/vectors")
     sizes = (data.n_users, data.n_items, 33)
     vectors = DialogueVectors(*(rng.normal(0, 0.2, (n, 64)).astype(np.float32) for n in sizes))
     return data, vectors, write_vectors(folder / "vectors", vectors)
@@ -96,9 +96,9 @@ def floor(setting: Setting, scored: list[int], valued: list[int]) -> float:
 
 def conversations(data: Dataset, vectors: DialogueVectors, n: int) -> None:
     """Prints a line per policy."""
-    chosen = np.sort(stream(0, "bench/pairs").permutation(len(data.test))[:n])
+    chosen = np.sort(numpy_rng(0, "bench/pairs").permutation(len(data.test))[:n])
     users, targets = data.test.users[chosen], data.test.items[chosen]
-    catalog = Catalog.of(data)
+    catalog = Catalog.from_dataset(data)
     print(f"{'policy':26s}{'rules':28s}{'per CPU s':>10s}{'reference':>11s}{'ratio':>7s}{'products':>10s}")
     for name, rules in POLICIES:
         setting = Setting(catalog, vectors, ConversationConfig(**rules))
@@ -123,7 +123,7 @@ def _sizes(
 
     traced = Traced(catalog, vectors, ConversationConfig(**rules))
     talks = Simulator(catalog).talks(targets, 15)
-    chance = stream(0, "conversation/policy").random((len(targets), 15))
+    chance = numpy_rng(0, "conversation/policy").random((len(targets), 15))
     for number, talk in enumerate(talks):
         dialogue = Dialogue(traced, int(users[number]), talk)
         while not dialogue.done and dialogue.actions_left:
@@ -139,7 +139,7 @@ def training(data: Dataset, scorer: Path) -> None:
     model = SCPR.build(data, None, config)
     Trainer(TrainConfig(epochs=1, batch_size=128, learning_rate=1e-2, progress=False)).fit(model)
     began = time.process_time()
-    updates = sum(1 for _ in model.batches(Plan(2, 128, 0)))
+    updates = sum(1 for _ in model.batches(EpochContext(2, 128, 0)))
     playing = time.process_time() - began
     began = time.process_time()
     Trainer(TrainConfig(epochs=1, batch_size=128, learning_rate=1e-2, progress=False)).fit(model)

@@ -44,7 +44,7 @@ BATCH = 2048
 def case(folder: Path, name: str, epochs: int) -> dict[str, Any]:
     """One case, measured in this process."""
     import graphrec as gr
-    from graphrec.models.batches import Plan
+    from graphrec.models.batches import EpochContext
 
     model_name, options = CASES[name]
     kind, opening, model = getattr(gr.models, model_name), [], None
@@ -56,7 +56,7 @@ def case(folder: Path, name: str, epochs: int) -> dict[str, Any]:
         data = dataset.load(folder / "dataset")
         features = store(folder / "cache").of(data) if kind.modalities else None
         model = kind.build(data, features, kind.Config(**options))
-        next(iter(model.batches(Plan(1, BATCH, 0))))
+        next(iter(model.batches(EpochContext(1, BATCH, 0))))
         opening.append(time.perf_counter() - began)
     task = gr.RankingTask(data.valid, seen=data.train, k=50)
     settings = gr.TrainConfig(epochs=epochs, batch_size=BATCH, patience=None, device="cpu", progress=False)
@@ -80,10 +80,10 @@ def toolbox(folder: Path, steps: int = 6) -> dict[str, Any]:
     import graphrec as gr
     from graphrec.graphs.graph import bipartite
     from graphrec.graphs.knn import knn
-    from graphrec.models.batches import Plan, triplets
+    from graphrec.models.batches import EpochContext, triplets
 
     data = gr.Dataset.load(folder / "dataset")
-    features = gr.FeatureStore(folder / "cache").of(data)
+    features = gr.FeatureStore(folder / "cache").load_tables(data)
     graph = bipartite(data.train)
     adjacency = graph.matrix().to_sparse_coo().coalesce()
     item_graph = knn(features["text"], 10).matrix().to_sparse_coo().coalesce()
@@ -95,7 +95,7 @@ def toolbox(folder: Path, steps: int = 6) -> dict[str, Any]:
     parameters = [*ids.parameters(), *raw.parameters(), *maps.parameters()]
     adam = torch.optim.Adam(parameters, lr=1e-3, fused=False)
     times = []
-    for number, (users, positives, negatives) in enumerate(triplets(data.train, Plan(1, BATCH, 0))):
+    for number, (users, positives, negatives) in enumerate(triplets(data.train, EpochContext(1, BATCH, 0))):
         if number == steps + 2:
             break
         began = time.perf_counter()

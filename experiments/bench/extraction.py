@@ -25,7 +25,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from experiments.bench import measure
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data import Content, Dataset, Interactions, Vocabulary
 from graphrec.features import FeatureStore
 from graphrec.features import extract as features
@@ -39,7 +39,7 @@ WORDS = 5_000
 
 def poster(number: int) -> bytes:
     """One JPEG: a color gradient, some shapes, a little noise."""
-    rng = stream(0, "bench/poster", number)
+    rng = numpy_rng(0, "bench/poster", number)
     width, height = SIZE
     ends = rng.integers(0, 256, (2, 3))
     ramp = np.linspace(0, 1, height)[:, None, None]
@@ -67,7 +67,7 @@ def catalog(values: Sequence[str], kind: str, root: Path | None = None) -> Datas
 
 def sentences(n: int) -> list[str]:
     """Texts of 40 words, frequent and rare ones."""
-    rng = stream(0, "bench/texts")
+    rng = numpy_rng(0, "bench/texts")
     return [" ".join(f"w{w}" for w in rng.zipf(1.3, 40) % WORDS) for _ in range(n)]
 
 

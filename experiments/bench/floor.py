@@ -20,10 +20,10 @@ import torch
 
 import graphrec as gr
 from experiments.bench import catalog, measure
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.evaluation.metrics import accuracy, metric_names, top_k
 from graphrec.graphs.graph import Graph
-from graphrec.models.batches import Plan, triplets
+from graphrec.models.batches import EpochContext, triplets
 from graphrec.models.freedom import FREEDOM
 from graphrec.models.layers import ItemFeatures
 from graphrec.models.losses import bpr
@@ -71,8 +71,8 @@ def product_bytes(graph: Graph) -> float:
 def stages(data: gr.Dataset, model: FREEDOM, folder: Path) -> list[Stage]:
     """All of an epoch, in order."""
     train, n_steps = data.train, -(-len(data.train) // BATCH)
-    model.start_epoch(stream(0, "bench", 1))
-    batch = next(model.batches(Plan(1, BATCH, 0)))
+    model.start_epoch(numpy_rng(0, "bench", 1))
+    batch = next(model.batches(EpochContext(1, BATCH, 0)))
     graph, items = model.epoch_graph, model.item_graph
     nodes = 4 * DIM * (data.n_users + data.n_items)
     table = 4 * DIM * data.n_items
@@ -90,9 +90,9 @@ def stages(data: gr.Dataset, model: FREEDOM, folder: Path) -> list[Stage]:
 
     found = [
         Stage("shuffle, one negative a pair", 1, len(train) * 8 * 6, 0,
-              lambda: next(triplets(train, Plan(1, BATCH, 0)))),
+              lambda: next(triplets(train, EpochContext(1, BATCH, 0)))),
         Stage("prune and normalize the graph", 1, len(train) * 16 + len(graph) * 12, 0,
-              lambda: model.start_epoch(stream(0, "bench", 1))),
+              lambda: model.start_epoch(numpy_rng(0, "bench", 1))),
         Stage("propagate", n_steps, once, 0, lambda: _no_grad(lambda: model.propagate(graph))),
         Stage("propagate, backward", n_steps, once, 0,
               lambda: torch.autograd.grad(outputs, embeddings, ones, retain_graph=True)),
@@ -171,7 +171,7 @@ def main() -> None:
         folder = Path(name)
         catalog.save(folder)
         data = gr.Dataset.load(folder / "dataset")
-        model = FREEDOM.build(data, gr.FeatureStore(folder / "cache").of(data))
+        model = FREEDOM.build(data, gr.FeatureStore(folder / "cache").load_tables(data))
         cells = [["stage", "calls", "MB", "GFLOP", "floor ms", "ms", "ratio", "ms an epoch"]]
         for stage in stages(data, model, folder / "run"):
             floor = 1e3 * max(stage.bytes / bandwidth, stage.flops / flops)

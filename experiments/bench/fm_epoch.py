@@ -26,10 +26,10 @@ from experiments.bench import measure
 from graphrec.conversation import prefixes
 from graphrec.conversation.models.fm import FM, ItemBatch
 from graphrec.conversation.scoring import ScoringTask
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data import Dataset, Interactions, Vocabulary
 from graphrec.data.readers import load_dataset
-from graphrec.models.batches import Plan
+from graphrec.models.batches import EpochContext
 from graphrec.training.trainer import TrainConfig, Trainer
 
 USERS, ITEMS, PAIRS = 1_801, 7_432, (52_910, 11_891, 11_892)
@@ -38,7 +38,7 @@ BATCH, DIM = 64, 64
 
 def generated(n_attributes: int, n_edges: int) -> Dataset:
     """Items and attributes drawn in proportion to ``1 / rank``; every item has an attribute at least."""
-    rng = stream(0, "bench/conversation")
+    rng = numpy_rng(0, "bench/conversation")
     attributes = _distinct(rng, ITEMS, n_attributes, n_edges, 1 / np.arange(1, n_attributes + 1))
     pairs = rng.permutation(_distinct(rng, USERS, ITEMS, sum(PAIRS), 1 / np.arange(1, ITEMS + 1) ** 0.8))
     parts = np.split(pairs, np.cumsum(PAIRS)[:-1])
@@ -81,7 +81,7 @@ def bandwidth() -> float:
 
 def stages(model: FM, config: TrainConfig) -> dict[str, float]:
     """Processor seconds of the parts of one epoch, without the Trainer."""
-    optimizer, batches = model.optimizer(config), model.batches(Plan(1, BATCH, 0))
+    optimizer, batches = model.optimizer(config), model.batches(EpochContext(1, BATCH, 0))
     took = dict.fromkeys(("batches", "forward", "backward", "optimizer"), 0.0)
     clock = time.process_time
     while True:
@@ -105,7 +105,7 @@ def stages(model: FM, config: TrainConfig) -> dict[str, float]:
 def epoch_bytes(model: FM) -> int:
     """What the steps of one epoch have to move at least."""
     row, moved = 4 * DIM, 0
-    for batch in model.batches(Plan(1, BATCH, 0)):
+    for batch in model.batches(EpochContext(1, BATCH, 0)):
         if isinstance(batch, ItemBatch):
             gathered = 4 * len(batch.users) + len(batch.said)
             touched = sum(len(t.unique()) for t in (batch.users, batch.items, batch.said))
@@ -151,15 +151,15 @@ def main() -> None:
     # One increment reads and writes a count and reads an index: three numbers of four bytes.
     made: list[prefixes.Prefixes] = []
     took = spent(
-        lambda: made.append(prefixes.simulate(pairs, data.n_items, n_attributes, stream(0, "bench")))
+        lambda: made.append(prefixes.simulate(pairs, data.n_items, n_attributes, numpy_rng(0, "bench")))
     )
     least = 12 * increments(made[0], prefixes.matrix(pairs, data.n_items, n_attributes)) / rate
     sizes = made[0].length
     print(f"{len(sizes):,} prefixes of {sizes.mean():.1f} attributes on average, {sizes.max()} at most")
     print(f"prefixes                  {took:7.2f} s   floor {least:.3f} s, ratio {took / least:.0f}")
     model = FM.build(data, None, FM.Config(dim=DIM))
-    print(f"samples of an epoch       {spent(lambda: model.samples.draw(Plan(1, BATCH, 0))):7.2f} s")
-    print(f"all batches of an epoch   {spent(lambda: list(model.batches(Plan(1, BATCH, 0)))):7.2f} s")
+    print(f"samples of an epoch       {spent(lambda: model.samples.draw(EpochContext(1, BATCH, 0))):7.2f} s")
+    print(f"all batches of an epoch   {spent(lambda: list(model.batches(EpochContext(1, BATCH, 0)))):7.2f} s")
     task: list[ScoringTask] = []
     print(f"validation, made once     {spent(lambda: task.append(ScoringTask(data))):7.2f} s")
     print(f"validation                {spent(lambda: task[0](model)):7.2f} s")

@@ -49,14 +49,14 @@ HEADER = (
 def row(folder: Path, name: str, batch: int, steps: int) -> dict[str, Any]:
     """One model on one dataset, measured in this process."""
     import graphrec as gr
-    from graphrec.core.random import stream
-    from graphrec.models.batches import Plan
+    from graphrec.core.random import numpy_rng
+    from graphrec.models.batches import EpochContext
 
     kind = getattr(gr.models, MODELS[name])
     gr.RankingTask, gr.FeatureStore  # noqa: B018, imported before memory is looked at
     bare = measure.peak()
     data = gr.Dataset.load(folder / "dataset")
-    features = gr.FeatureStore(folder / "cache").of(data) if kind.modalities else None
+    features = gr.FeatureStore(folder / "cache").load_tables(data) if kind.modalities else None
     began = time.perf_counter()
     cache = {"graph_cache": folder / "graphs"} if "graph_cache" in kind.Config.model_fields else {}
     model = kind.build(data, features, kind.Config(**cache))
@@ -67,8 +67,8 @@ def row(folder: Path, name: str, batch: int, steps: int) -> dict[str, Any]:
     for epoch in (1, 2):  # the first warms up; an epoch of fewer steps than asked for is a whole one
         times = []
         began = time.perf_counter()
-        model.start_epoch(stream(0, "bench/growth", epoch))
-        batches = model.batches(Plan(epoch, batch, 0))
+        model.start_epoch(numpy_rng(0, "bench/growth", epoch))
+        batches = model.batches(EpochContext(epoch, batch, 0))
         for number, made in enumerate(batches):
             losses = model(made)
             sum(losses.values()).backward()

@@ -22,21 +22,21 @@ import torch
 
 from experiments.bench import measure
 from graphrec.code.models.coder import CODER
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data import Dataset, Interactions, Vocabulary
 from graphrec.data.git.log import Repository
 from graphrec.data.git.mining import MiningConfig, mine
 from graphrec.data.git.people import People
 from graphrec.data.repositories import tree_of
 from graphrec.features import FeatureTable
-from graphrec.models.batches import Plan
+from graphrec.models.batches import EpochContext
 
 WORDS = 64  # values of a segment's vector
 
 
 def repository(path: Path, commits: int, files: int) -> None:
     """A bare repository; every commit is by one of 2,000 people and touches one to five files."""
-    rng = stream(0, "bench/histories")
+    rng = numpy_rng(0, "bench/histories")
     person = (rng.pareto(1.0, commits) * 20).astype(int) % 2000
     many = rng.integers(1, 6, commits)
     touched = (rng.pareto(0.8, int(many.sum())) * 50).astype(int) % files
@@ -70,7 +70,7 @@ def repository(path: Path, commits: int, files: int) -> None:
 
 def generated(users: int, files: int, contributions: int) -> tuple[Dataset, FeatureTable]:
     """People who keep to one of fifty repositories, files in folders of twenty."""
-    rng = stream(0, "bench/contributions")
+    rng = numpy_rng(0, "bench/contributions")
     home, repositories = rng.integers(0, 50, users), 50
     who = rng.integers(0, users, 2 * contributions)
     what = (rng.pareto(0.6, len(who)) * 100).astype(np.int64) % (files // repositories)
@@ -128,9 +128,9 @@ def main() -> None:
             model = CODER.build(data, {"code": table}, config)
             optimizer = torch.optim.Adam(model.parameters(), fused=True)
             model.train()
-            model.start_epoch(stream(0, "bench/start"))
+            model.start_epoch(numpy_rng(0, "bench/start"))
             steps, clock = -(-len(data.train) // batch), [0.0]
-            for number, made in enumerate(model.batches(Plan(1, batch, 0))):
+            for number, made in enumerate(model.batches(EpochContext(1, batch, 0))):
                 if number % 8 == 0 and number > chosen.steps:
                     break
                 optimizer.zero_grad()

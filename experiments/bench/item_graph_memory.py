@@ -38,8 +38,8 @@ BATCH, DIM, K, ORIGINAL = 2048, 64, 10, 0.9
 def ours(folder: Path, name: str) -> dict[str, float]:
     """One of the registered models, measured in this process."""
     import graphrec as gr
-    from graphrec.core.random import stream
-    from graphrec.models.batches import Plan
+    from graphrec.core.random import numpy_rng
+    from graphrec.models.batches import EpochContext
 
     kind = {"freedom": gr.models.FREEDOM, "lattice": gr.models.LATTICE}[name]
     data, features = _read(folder)
@@ -48,10 +48,10 @@ def ours(folder: Path, name: str) -> dict[str, float]:
         model = kind.build(data, features)
         build = time.perf_counter() - began
         adam = model.optimizer(gr.TrainConfig())
-        batch = next(model.batches(Plan(1, BATCH, 0)))
+        batch = next(model.batches(EpochContext(1, BATCH, 0)))
         model.train()
         began = time.perf_counter()
-        model.start_epoch(stream(0, "bench/item_graph", 1))
+        model.start_epoch(numpy_rng(0, "bench/item_graph", 1))
         sum(model(batch).values()).backward()
         adam.step()
         step = time.perf_counter() - began
@@ -64,9 +64,9 @@ def dense(folder: Path) -> dict[str, float]:
     from torch import Tensor, nn
     from torch.nn.functional import normalize
 
-    from graphrec.core.random import torch_stream
+    from graphrec.core.random import torch_rng
     from graphrec.graphs.graph import bipartite
-    from graphrec.models.batches import Plan, triplets
+    from graphrec.models.batches import EpochContext, triplets
 
     data, features = _read(folder)
 
@@ -86,11 +86,11 @@ def dense(folder: Path) -> dict[str, float]:
         maps = nn.ModuleDict({m: nn.Linear(x.shape[1], DIM) for m, x in raw.items()})
         share = nn.Parameter(torch.full((len(raw),), 0.5))
         start = torch.empty(data.n_users + data.n_items, DIM)
-        ids = nn.Parameter(nn.init.xavier_uniform_(start, generator=torch_stream(0, "bench/dense")))
+        ids = nn.Parameter(nn.init.xavier_uniform_(start, generator=torch_rng(0, "bench/dense")))
         users_items = bipartite(data.train)
         build = time.perf_counter() - began
         adam = torch.optim.Adam([ids, share, *maps.parameters()], fused=True)
-        users, positives, negatives = next(triplets(data.train, Plan(1, BATCH, 0)))
+        users, positives, negatives = next(triplets(data.train, EpochContext(1, BATCH, 0)))
         began = time.perf_counter()
         weights = share.softmax(0)
         # Sums, not stacks: a toolbox adds two matrices and keeps no third.
@@ -119,7 +119,7 @@ def _read(folder: Path) -> tuple[Any, Any]:
     import graphrec as gr
 
     data = gr.Dataset.load(folder / "dataset")
-    features = gr.FeatureStore(folder / "cache").of(data)
+    features = gr.FeatureStore(folder / "cache").load_tables(data)
     for table in features.values():
         table.numpy().sum()
     warm = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], fused=True)  # imports much when first used

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from experiments.bench import measure
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.features import FeatureTable
 from graphrec.graphs.knn import knn
 from graphrec.graphs.nearest import nearest_rows
@@ -43,7 +43,7 @@ EXTRA = {100_000: measure.GIB, 1_000_000: 2 * measure.GIB + 1_000_000 * 128 * 4}
 
 def vectors(n: int, d: int, kind: str = "gaussian") -> np.ndarray:
     """Generated rows ``(n, d) float32``: ``"gaussian"``, around ``"centers"``, or ``"catalog"``."""
-    rng = stream(0, "bench/knn")
+    rng = numpy_rng(0, "bench/knn")
     rows = rng.standard_normal((n, d), dtype=np.float32)
     if kind == "gaussian":
         return rows
@@ -117,7 +117,7 @@ def approximate_of(n: int, d: int, kind: str, folder: Path) -> dict[str, float]:
     nearest_rows(torch.ones(64, d), torch.ones(64, d), K)
     with measure.spent() as spent:
         graph = knn(table, K, method="approximate")
-    sample = np.sort(stream(1, "bench/knn/sample").choice(n, 2000, replace=False))
+    sample = np.sort(numpy_rng(1, "bench/knn/sample").choice(n, 2000, replace=False))
     true = nearest_rows(torch.from_numpy(table.rows(sample)), torch.from_numpy(table.numpy()), K)[1]
     found = graph.col.view(n, K).long()[torch.from_numpy(sample)]
     return {

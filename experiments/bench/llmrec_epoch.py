@@ -20,10 +20,10 @@ import numpy as np
 import torch
 
 from experiments.bench import measure
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data.interactions import Interactions
 from graphrec.features import FeatureTable
-from graphrec.models.batches import Plan, Preferences
+from graphrec.models.batches import EpochContext, Preferences
 from graphrec.models.llmrec import LLMRec
 from graphrec.training.trainer import TrainConfig
 
@@ -35,7 +35,7 @@ WIDTHS = {"image": 512, "text": 768, **{f"attribute_{k}": 1_536 for k in ATTRIBU
 
 def generated(few: Sequence[str] = ()) -> tuple[Interactions, dict[str, FeatureTable]]:
     """Interactions with a long tail, and random features, those of ``few`` attributes of few values."""
-    rng = stream(0, "bench/llmrec")
+    rng = numpy_rng(0, "bench/llmrec")
     draws = 3 * PAIRS
     users, items = rng.integers(0, USERS, draws), (rng.pareto(1.0, draws) * 200).astype(np.int64) % ITEMS
     keys = np.sort(rng.permutation(np.unique(users * ITEMS + items))[:PAIRS])
@@ -54,7 +54,7 @@ def step_seconds(model: LLMRec, steps: int) -> float:
     """Median time of a step after the first."""
     optimizer = model.optimizer(TrainConfig(learning_rate=1e-4, weight_decay=0.01))
     times = []
-    for number, batch in enumerate(model.batches(Plan(1, BATCH, 0))):
+    for number, batch in enumerate(model.batches(EpochContext(1, BATCH, 0))):
         began = time.perf_counter()
         loss = torch.stack(list(model.loss(batch).values())).sum()
         optimizer.zero_grad()
@@ -98,7 +98,7 @@ def main() -> None:
             print(f"{shape}, {per_epoch} steps an epoch")
         with measure.spent() as built:
             model = LLMRec(train, tables, LLMRec.Config())
-        said = stream(0, "bench/preferences").integers(0, ITEMS, (2, USERS))
+        said = numpy_rng(0, "bench/preferences").integers(0, ITEMS, (2, USERS))
         model.preferences = Preferences(said[0], said[1], model.config.augmented)
         # The tables are random numbers in memory here, and mapped files in use.
         held = sum(table.numpy().nbytes for table in tables.values())

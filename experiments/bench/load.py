@@ -16,7 +16,7 @@ import time
 
 import numpy as np
 
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 
 
 def request(user: str, k: int) -> bytes:
@@ -59,7 +59,7 @@ async def drive(
 ) -> dict[str, object]:
     """Asks for ``seconds``, after a second to warm up; what came of it."""
     loop = asyncio.get_running_loop()
-    names = stream(0, "bench/load").integers(0, users, 5000)
+    names = numpy_rng(0, "bench/load").integers(0, users, 5000)
     requests = [request(f"U{n:07d}", k) for n in names]
     made = [(await loop.create_connection(Connection, "127.0.0.1", port))[1] for _ in range(connections)]
     began = time.perf_counter() + 1.0

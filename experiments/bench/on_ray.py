@@ -24,7 +24,7 @@ import torch
 
 from experiments.bench import measure
 from experiments.bench.extraction import catalog, measured, poster
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.core.ray import Cluster
 from graphrec.features import FeatureStore
 from graphrec.features import extract as features
@@ -52,7 +52,7 @@ def pictures(n: int, folder: Path) -> Work:
 
 def neighbors(n: int, d: int) -> Work:
     """The ten nearest of each of ``n`` rows ``(n, d)``."""
-    rows = stream(0, "bench/on_ray").standard_normal((n, d), dtype=np.float32)
+    rows = numpy_rng(0, "bench/on_ray").standard_normal((n, d), dtype=np.float32)
     unit = unit_length(torch.from_numpy(rows))
     return lambda cluster: all_neighbors(unit, 10, cluster)
 

@@ -255,7 +255,7 @@ def profile(folder: Path, name: str, epochs: int, rates: tuple[float, float]) ->
     """Prints one model's table."""
     data = gr.Dataset.load(folder / "dataset")
     kind = getattr(gr.models, MODELS[name])
-    features = gr.FeatureStore(folder / "cache").of(data) if kind.modalities else None
+    features = gr.FeatureStore(folder / "cache").load_tables(data) if kind.modalities else None
     settings = gr.TrainConfig(
         epochs=epochs + 1, batch_size=BATCH, patience=None, device="cpu", progress=False
     )

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from experiments.bench.measure import machine, milliseconds
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data import Interactions
 from graphrec.graphs.graph import bipartite
 
@@ -23,7 +23,7 @@ USERS, ITEMS, PAIRS, DIM = 19_445, 7_050, 118_551, 64
 
 def interactions() -> Interactions:
     """Generated pairs, as many as Amazon Baby's train split has."""
-    keys = stream(0, "bench/propagation").choice(USERS * ITEMS, PAIRS, replace=False)
+    keys = numpy_rng(0, "bench/propagation").choice(USERS * ITEMS, PAIRS, replace=False)
     return Interactions(keys // ITEMS, keys % ITEMS, USERS, ITEMS, name="generated")
 
 
@@ -36,7 +36,7 @@ def main() -> None:
     torch.set_num_threads(parser.parse_args().threads)
     print(machine())
     graph = bipartite(interactions())
-    x = torch.from_numpy(stream(0, "bench/x").standard_normal((USERS + ITEMS, DIM)).astype(np.float32))
+    x = torch.from_numpy(numpy_rng(0, "bench/x").standard_normal((USERS + ITEMS, DIM)).astype(np.float32))
     parameter = x.clone().requires_grad_(True)
     matrix = graph.matrix()
 

@@ -26,7 +26,7 @@ import numpy as np
 import polars as pl
 
 from experiments.bench import measure
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 
 ROWS, SECONDS, MEMORY = 10_000_000, 60, 4 * measure.GIB
 SPLITS = ("random", "leave-one-out", "time")
@@ -43,7 +43,7 @@ STAGES = (
 
 def generate(rows: int, folder: Path) -> tuple[Path, Path]:
     """A CSV and a Parquet file of the same interactions: ``user, item, time``."""
-    rng = stream(0, "bench/reading")
+    rng = numpy_rng(0, "bench/reading")
     n_users, n_items = rows // 10, rows // 50
     activity = rng.lognormal(0, 1, n_users).cumsum()
     popularity = (1 / (np.arange(n_items) + 10.0)).cumsum()
@@ -135,7 +135,7 @@ def _all(rows: int, folder: Path) -> bool:
         generate(rows, folder)
     exceeded = False
     for path in paths:
-        keys = stream(0, "bench/floor").integers(0, 2**40, rows)
+        keys = numpy_rng(0, "bench/floor").integers(0, 2**40, rows)
         with measure.spent() as floor:
             size = len(path.read_bytes())
             keys.sort()

@@ -43,12 +43,12 @@ HEADER = (
 
 def generated(scale: float, folder: Path) -> Any:
     """Interactions with a long tail, and features in a file."""
-    from graphrec.core.random import stream
+    from graphrec.core.random import numpy_rng
     from graphrec.data.interactions import Interactions
     from graphrec.features import FeatureTable
 
     users, items, pairs = (int(n * scale / LARGEST) for n in (USERS, ITEMS, PAIRS))
-    rng = stream(0, "bench/sampled")
+    rng = numpy_rng(0, "bench/sampled")
     keys = np.empty(0, dtype=np.int64)
     while len(keys) < pairs:  # long tails meet twice
         who = rng.integers(0, users, pairs // 2)
@@ -73,8 +73,8 @@ def built(name: str, train: Any, table: Any, fanouts: list[int]) -> Any:
 
 def row(name: str, scale: float, batch: int, fanouts: list[int], steps: int) -> dict[str, Any]:
     """One model at one size, measured in this process."""
-    from graphrec.core.random import stream
-    from graphrec.models.batches import Plan
+    from graphrec.core.random import numpy_rng
+    from graphrec.models.batches import EpochContext
     from graphrec.training.trainer import TrainConfig
 
     bare = measure.peak()
@@ -86,9 +86,9 @@ def row(name: str, scale: float, batch: int, fanouts: list[int], steps: int) -> 
     optimizer = model.optimizer(TrainConfig())
     times, n_steps = [], -(-len(train) // batch)
     began = time.perf_counter()
-    model.start_epoch(stream(0, "bench/sampled/epoch"))
+    model.start_epoch(numpy_rng(0, "bench/sampled/epoch"))
     draw = 0.0
-    for number, made in enumerate(model.batches(Plan(1, batch, 0))):
+    for number, made in enumerate(model.batches(EpochContext(1, batch, 0))):
         if not number:
             draw, began = time.perf_counter() - began, time.perf_counter()
         sum(model(made).values()).backward()
@@ -108,13 +108,13 @@ def row(name: str, scale: float, batch: int, fanouts: list[int], steps: int) -> 
 
 def whole(name: str, scale: float, batch: int, fanouts: list[int]) -> dict[str, Any]:
     """An epoch of one model by the Trainer, in this process."""
-    from graphrec.core.random import stream
+    from graphrec.core.random import numpy_rng
     from graphrec.evaluation.ranking import RankingTask
     from graphrec.training.trainer import TrainConfig, Trainer
 
     with tempfile.TemporaryDirectory() as folder:
         known, table = generated(scale, Path(folder))
-        held = stream(0, "bench/sampled/held").random(len(known)) < 0.01
+        held = numpy_rng(0, "bench/sampled/held").random(len(known)) < 0.01
         train, valid = known.where(~held), known.where(held)
         model = built(name, train, table, fanouts)
         task = RankingTask(valid.of_some_users(1000), seen=train, k=20)

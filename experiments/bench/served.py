@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.bench import measure
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data import Interactions, Vocabulary
 from graphrec.models.base import ContentProjection
 from graphrec.serving import Recommender
@@ -39,7 +39,7 @@ WANTED, ASKED = 0.95, 512
 
 def groups() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Means ``(GROUPS, DIM)``, spreads of the same shape, and shares of the items ``(GROUPS,)``."""
-    rng = stream(0, "bench/served/groups")
+    rng = numpy_rng(0, "bench/served/groups")
     scale = 1 / np.sqrt(1 + np.arange(DIM) / 8)
     means = rng.standard_normal((GROUPS, DIM)) * scale
     spreads = rng.uniform(0.3, 0.9, (GROUPS, DIM)) * scale
@@ -52,12 +52,12 @@ def save(path: Path, n_items: int) -> None:
     means, spreads, shares = groups()
     items = np.empty((n_items, DIM), dtype=np.float32)
     for start in range(0, n_items, 2**20):
-        rng = stream(0, "bench/served/items", start)
+        rng = numpy_rng(0, "bench/served/items", start)
         part = items[start : start + 2**20]
         group = rng.choice(GROUPS, len(part), p=shares)
         part[:] = means[group] + spreads[group] * rng.standard_normal(part.shape, dtype=np.float32)
         part *= rng.lognormal(0, 0.2, (len(part), 1)).astype(np.float32)
-    rng = stream(0, "bench/served/users")
+    rng = numpy_rng(0, "bench/served/users")
     liked = rng.choice(GROUPS, (2, USERS), p=shares)
     users = (means[liked[0]] + means[liked[1]]) / 2
     users += 0.3 * spreads[liked[0]] * rng.standard_normal(users.shape, dtype=np.float32)
@@ -133,7 +133,7 @@ def _ask(folder: Path, n_items: int) -> None:
     print(f"load                      {loading.seconds:8.1f} s (all files' sha256 checked)")
     print(f"  memory after load       {(after[0] - before[0]) / 2**20:8.0f} MiB more, and", end=" ")
     print(f"{(after[1] - before[1]) / 2**20:.0f} MiB of mapped files")
-    names = [f"U{i:07d}" for i in stream(0, "bench/served/asked").choice(USERS, 2000, replace=False)]
+    names = [f"U{i:07d}" for i in numpy_rng(0, "bench/served/asked").choice(USERS, 2000, replace=False)]
     exact: list[np.ndarray] = []
     with measure.spent() as all_items:
         for start in range(0, ASKED, 64):

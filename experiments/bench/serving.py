@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from experiments.bench import measure
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data import Interactions, Vocabulary
 from graphrec.serving import Recommender
 
@@ -28,7 +28,7 @@ USERS, ITEMS, DIM, K, SEEN, SECONDS = 10_000, 50_000, 64, 20, 50, 2.0
 
 def recommender() -> Recommender:
     """Generated embeddings and known interactions."""
-    rng = stream(0, "bench/serving")
+    rng = numpy_rng(0, "bench/serving")
     users, items = (rng.standard_normal((n, DIM), dtype=np.float32) for n in (USERS, ITEMS))
     keys = np.unique(np.repeat(np.arange(USERS), SEEN) * ITEMS + rng.integers(0, ITEMS, USERS * SEEN))
     return Recommender(

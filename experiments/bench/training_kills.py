@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 from experiments.bench.measure import machine
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from training import MODELS, Trainings, outcome, until_done
@@ -33,7 +33,7 @@ def row(trainings: Trainings, model: str, kills: int, folder: Path) -> tuple[str
     task = {"model": model, "slow": SLOW}
     assert trainings.run(**task, out=folder / "straight", trained=trained) == 0
     expected, epochs = outcome(folder / "straight"), len(trained.read_text())
-    rng, seen = stream(0, "bench/training_kills"), Counter[str]()
+    rng, seen = numpy_rng(0, "bench/training_kills"), Counter[str]()
     done = runs = different = redone = 0
     began = time.perf_counter()
     while done < kills:

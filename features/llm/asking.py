@@ -89,7 +89,7 @@ class Prices:
         if self.budget is not None and not (self.prompt or self.completion):
             raise ConfigError("a budget needs prices; give --price-in and --price-out, per million tokens")
 
-    def of(self, prompt: int, completion: int) -> float:
+    def cost(self, prompt: int, completion: int) -> float:
         """What tokens cost."""
         return (prompt * self.prompt + completion * self.completion) / MILLION
 
@@ -101,7 +101,7 @@ def estimate(questions: Sequence[Question], chat: Chat, known: Responses, prices
     longest = len(todo) * int(chat.parameters["max_tokens"])
     return {
         "questions": len(questions), "known": len(questions) - len(todo), "prompt tokens": tokens,
-        "completion tokens at most": longest, "cost at most": prices.of(tokens, longest),
+        "completion tokens at most": longest, "cost at most": prices.cost(tokens, longest),
     }  # fmt: skip
 
 
@@ -149,7 +149,7 @@ def ask(
         if replay or stop.is_set():
             return None
         tokens = _tokens(messages)
-        most = prices.of(tokens, int(chat.parameters["max_tokens"]))
+        most = prices.cost(tokens, int(chat.parameters["max_tokens"]))
         with lock:
             if prices.budget is not None and counts.cost + reserved[0] + most > prices.budget:
                 stop.set()
@@ -168,7 +168,7 @@ def ask(
             counts.fetched += 1
             counts.prompt_tokens += reply.prompt_tokens or tokens
             counts.completion_tokens += reply.completion_tokens
-            counts.cost = prices.of(counts.prompt_tokens, counts.completion_tokens)
+            counts.cost = prices.cost(counts.prompt_tokens, counts.completion_tokens)
         return reply
 
     def one(question: Question) -> tuple[Any, str, list[str]]:

@@ -43,7 +43,7 @@ def profiles(data: Dataset) -> list[str | None]:
         raise DataError(f"{data.name}: no attributes and no texts to make profiles of; {_HOW}")
     found: list[str | None] = []
     for user in range(data.n_users):
-        items = data.train.of(user)
+        items = data.train.items_of(user)
         parts = []
         for name, values in kinds.items():
             counts = Counter(text for item in items for text in values[item])

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from graphrec.core.errors import FeatureError
-from graphrec.core.files import digest, explained, held
+from graphrec.core.files import acquire_lock, digest, explained
 
 FILE, LOCK = "responses.jsonl", ".lock"
 Messages = Sequence[Mapping[str, str]]
@@ -112,7 +112,7 @@ def responses(folder: Path) -> Iterator[Responses]:
         refusal = FeatureError(
             f"{folder}: another process is asking with this cache; wait for it, or name another one (--cache)"
         )
-        lock = held(folder / LOCK, refusal)
+        lock = acquire_lock(folder / LOCK, refusal)
         try:
             found = Responses(folder / FILE)
         except BaseException:

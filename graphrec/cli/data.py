@@ -36,7 +36,7 @@ def read(dataset: str, root: Path | None, options: dict[str, Any]) -> tuple[Data
     """A dataset as commands name it, and where it was read."""
     from graphrec.runs import Source
 
-    source = Source.of(dataset, root, settings.reader_options(dataset, options))
+    source = Source.create(dataset, root, settings.reader_options(dataset, options))
     return source.read(), source
 
 
@@ -125,7 +125,7 @@ def git(
 
     given = settings.read(options, ["data"], bare="data")["data"]
     given["repositories"] = [str(path.absolute()) for path in paths]
-    data = Source.of("git", Path.cwd(), settings.reader_options("git", given)).read()
+    data = Source.create("git", Path.cwd(), settings.reader_options("git", given)).read()
     with explained(out, DataError):
         data.save(out)
     output.say(f"{out}: {data!r}")
@@ -156,7 +156,7 @@ def generate(
 
     with explained(directory, DataError):
         write_catalog(directory, items, users, seed)
-    source = Source.of("table", directory, generated_options())
+    source = Source.create("table", directory, generated_options())
     data = source.read()
     data.save(directory / "dataset")
     output.say(f"{directory}: generated data, {data!r}")

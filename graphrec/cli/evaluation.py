@@ -70,7 +70,7 @@ def evaluate(
         raise ConfigError("--split valid with --masked train+valid would hide what is looked for; mask train")
     cuts = settings.numbers(k, "--k")
     from graphrec.core.files import explained
-    from graphrec.evaluation.candidates import Among
+    from graphrec.evaluation.candidates import CandidateGroups
     from graphrec.evaluation.metrics import metric_names
     from graphrec.evaluation.ranking import Beyond, warm_cold
     from graphrec.evaluation.ranking import evaluate as measure
@@ -89,7 +89,7 @@ def evaluate(
     show_groups = cold or bool(groups["cold"][held_out.items].any())
     among, new = None, None
     if projects is not None:
-        among, new = Among.projects(data, projects == "own"), {"new": data.train.user_degree <= NEW}
+        among, new = CandidateGroups.projects(data, projects == "own"), {"new": data.train.user_degree <= NEW}
     report: Report = measure(
         opened.model, held_out, seen=seen, k=cuts, metrics=names, among=among, user_groups=new,
         item_groups=groups if show_groups else None, within=cold,

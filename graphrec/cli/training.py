@@ -204,7 +204,7 @@ def models(
     for name in MODELS:
         made = find(name)
         first = (inspect.getdoc(inspect.getmodule(made)) or "").splitlines()[0].rstrip(".")
-        new_items = "from content" if getattr(made, "places_new_items", False) else ""
+        new_items = "from content" if getattr(made, "supports_cold_items", False) else ""
         rows.append((name, ", ".join(made.fields) if made.modalities else "", new_items, first))
     output.table(["model", "features", "new items", "what"], rows)
     output.say()
@@ -220,7 +220,7 @@ def grows(made: type[Model]) -> tuple[str, str, str]:
     told = made.scales()
     if not told.trains:
         return "", "", ""
-    divided = {"batches": "batches", "dialogues": "conversations"}.get(told.divides or "", "no")
+    divided = {"batches": "batches", "dialogues": "conversations"}.get(told.data_parallel or "", "no")
     yes = {True: "yes", False: "no"}
     return divided, yes[told.samples], yes[told.reads] if made.modalities else ""
 

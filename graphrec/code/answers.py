@@ -146,7 +146,7 @@ def _why_file(project: Project, user: int, item: int) -> str:
             f"worked on together with {' and '.join(_file(project, i) for i in best)}"
             + (f" ({both} did both)" if both > 1 else "")
         )
-    mine = train.of(user)
+    mine = train.items_of(user)
     folder = _folder(_file(project, item))
     beside = sum(_folder(_file(project, int(i))) == folder for i in mine)
     if beside:
@@ -162,7 +162,7 @@ def _colleague(project: Project, user: int, score: float, files: np.ndarray, bes
     """A person with what they did to ``files``, and to those that go with them by ``beside (n_items,)``."""
     train, parts = project.data.train, []
     assert train.times is not None
-    mine = train.of(user)
+    mine = train.items_of(user)
     start = train.indptr[user]
     inside = np.isin(mine, files)
     if inside.any():

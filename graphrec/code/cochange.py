@@ -124,7 +124,7 @@ def neighbors(train: Interactions, config: CoChangeConfig) -> csr_matrix:
     return products(inside, similarity, config.k)
 
 
-class Beside:
+class CoChangeTerm:
     """Co-change as a term of another model's scores.
 
     Args:

@@ -62,7 +62,7 @@ class ConversationalRecommender:
         self._groups = {n: i for i, n in enumerate(setting.catalog.group_names)}
 
     @classmethod
-    def of(cls, policy: str | Policy, setting: Setting, data: Dataset) -> Self:
+    def from_policy(cls, policy: str | Policy, setting: Setting, data: Dataset) -> Self:
         """From a policy and the dataset it is for.
 
         Args:

@@ -57,7 +57,7 @@ class Catalog:
             self.table[items, attributes] = 1
 
     @classmethod
-    def of(cls, data: Dataset) -> Catalog:
+    def from_dataset(cls, data: Dataset) -> Catalog:
         """The catalog of a dataset with the relation ``("item", "has", "attribute")``.
 
         Raises:

@@ -16,7 +16,7 @@ from graphrec.conversation.simulator import Simulator
 from graphrec.conversation.states import ACTIONS
 from graphrec.core import distributed
 from graphrec.core.errors import DataError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data import Interactions
 
 WAVE = 64
@@ -57,9 +57,9 @@ def play(
         raise DataError("no held-out pair to talk about; choose a split that holds some out")
     turns = setting.config.turns
     talks = simulator.talks(targets, turns, epoch)
-    chance = stream(simulator.seed, "conversation/policy", epoch).random((len(targets), turns))
+    chance = numpy_rng(simulator.seed, "conversation/policy", epoch).random((len(targets), turns))
     found, place = np.zeros(len(targets), dtype=np.int64), np.zeros(len(targets), dtype=np.int64)
-    own = range(len(targets))[distributed.part(len(targets)) if divided else slice(None)]
+    own = range(len(targets))[distributed.local_slice(len(targets)) if divided else slice(None)]
     for start in range(own.start, own.stop, wave):
         numbers = range(start, min(start + wave, own.stop))
         going = {n: Dialogue(setting, int(users[n]), talks[n]) for n in numbers}
@@ -72,11 +72,11 @@ def play(
                     found[number], place[number] = dialogue.found, dialogue.place
                     del going[number]
     if divided:  # of those of others nothing is known here, so they add 0
-        found, place = distributed.added(np.stack([found, place]))
+        found, place = distributed.all_reduce_array(np.stack([found, place]))
     return Outcomes(found, np.where(found > 0, place, 0), turns)
 
 
-class Came(NamedTuple):
+class StepResult(NamedTuple):
     """What came of one action in each of some conversations.
 
     Attributes:
@@ -94,7 +94,7 @@ class Came(NamedTuple):
 
 def step(
     going: Sequence[tuple[int, Dialogue]], actions: Sequence[int], state: Callable[[Dialogue], np.ndarray]
-) -> Came:
+) -> StepResult:
     """Goes one action further in each of some conversations. Of several processes each leads those of its
     numbers, and all get what came of all.
 
@@ -105,13 +105,13 @@ def step(
     """
     came = np.zeros((len(going), 3 + len(state(going[0][1]))), dtype=np.float32)
     for row, (number, dialogue), action in zip(came, going, actions, strict=True):
-        if number % distributed.count() == distributed.rank():
+        if number % distributed.world_size() == distributed.rank():
             row[:3] = action, dialogue.step(ACTIONS[action]), dialogue.done
             if not dialogue.done:
                 row[3:] = state(dialogue)
-    came = distributed.added(came)
+    came = distributed.all_reduce_array(came)
     did, rewards, over = came[:, 0].astype(int), came[:, 1], came[:, 2] > 0
-    return Came(did.tolist(), rewards.tolist(), over.tolist(), came[:, 3:])
+    return StepResult(did.tolist(), rewards.tolist(), over.tolist(), came[:, 3:])
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class DialogueTask:
         """The conversations one by one; see :func:`play`."""
         chosen = np.arange(len(self.split))
         if self.n is not None and self.n < len(chosen):
-            drawn = stream(self.simulator.seed, "conversation/pairs").permutation(len(chosen))
+            drawn = numpy_rng(self.simulator.seed, "conversation/pairs").permutation(len(chosen))
             chosen = np.sort(drawn[: self.n])
         users, items = self.split.users[chosen], self.split.items[chosen]
         return play(policy, self.setting, self.simulator, users, items, divided=divided)

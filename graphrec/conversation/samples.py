@@ -7,9 +7,9 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from graphrec.conversation.prefixes import Prefixes, distinct_pairs, simulate
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data import Dataset, Interactions
-from graphrec.models.batches import Plan
+from graphrec.models.batches import EpochContext
 
 TRIES = 16
 """Prefixes that are drawn at most until one leaves a candidate that the user does not have."""
@@ -80,7 +80,7 @@ class Samples:
         self.other_attributes = Complement(items, attributes, (train.n_items, n_attributes))
 
     @classmethod
-    def of(cls, data: Dataset, seed: int) -> Self:
+    def from_dataset(cls, data: Dataset, seed: int) -> Self:
         """Those of a dataset, with attributes or without.
 
         Args:
@@ -88,10 +88,10 @@ class Samples:
             seed: of what is kept with the prefixes.
         """
         pairs, n_attributes = distinct_pairs(data)
-        made = simulate(pairs, data.n_items, n_attributes, stream(seed, "conversation/prefixes"))
+        made = simulate(pairs, data.n_items, n_attributes, numpy_rng(seed, "conversation/prefixes"))
         return cls(data.train, made, n_attributes)
 
-    def draw(self, plan: Plan) -> Drawn:
+    def draw(self, plan: EpochContext) -> Drawn:
         """One epoch: every interaction once, but for those that would be left over from whole batches."""
         n = min(len(self.train), plan.batch_size)
         order = plan.rng("shuffle").permutation(len(self.train))[: len(self.train) // n * n]

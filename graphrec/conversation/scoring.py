@@ -9,7 +9,7 @@ import numpy as np
 from graphrec.conversation.prefixes import CELLS, distinct, distinct_pairs, matrix, satisfying, simulate
 from graphrec.conversation.vectors import DialogueVectors
 from graphrec.core.errors import DataError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data import Dataset
 
 CANDIDATES = 300
@@ -66,12 +66,12 @@ class ScoringTask:
             )
         chosen = np.arange(len(data.valid))
         if len(chosen) > pairs:
-            chosen = np.sort(stream(seed, "scoring/pairs").choice(chosen, pairs, replace=False))
+            chosen = np.sort(numpy_rng(seed, "scoring/pairs").choice(chosen, pairs, replace=False))
         self.users = data.valid.users[chosen].astype(np.int64)
         self.items = data.valid.items[chosen].astype(np.int64)
         self.has = matrix(edges, data.n_items, n_attributes)
-        prefixes = simulate(edges, data.n_items, n_attributes, stream(seed, "scoring/prefixes"))
-        rows = prefixes.draw(self.items, stream(seed, "scoring/prefix"))
+        prefixes = simulate(edges, data.n_items, n_attributes, numpy_rng(seed, "scoring/prefixes"))
+        rows = prefixes.draw(self.items, numpy_rng(seed, "scoring/prefix"))
         self.said_at, said = prefixes.said(rows)
         self.said = said.astype(np.int64)
         self.others = self._candidates(candidates, seed)
@@ -85,7 +85,7 @@ class ScoringTask:
 
     def _candidates(self, k: int, seed: int) -> np.ndarray:
         """Other items with all accepted attributes, filled up with -1 ``(n, k) int64``."""
-        rng, found = stream(seed, "scoring/candidates"), np.full((len(self.users), k), -1, dtype=np.int64)
+        rng, found = numpy_rng(seed, "scoring/candidates"), np.full((len(self.users), k), -1, dtype=np.int64)
         step = max(1, CELLS // self.has.shape[0])
         for start in range(0, len(found), step):
             rows = np.arange(start, min(start + step, len(found)))

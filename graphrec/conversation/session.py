@@ -16,7 +16,7 @@ from graphrec.conversation.belief import Answer
 from graphrec.conversation.dialogue import RECOMMEND, Action, Dialogue
 from graphrec.conversation.paths import Path, to_item, to_question
 from graphrec.core.errors import ConfigError, DataError, nearest
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 
 if TYPE_CHECKING:
     from graphrec.conversation.agent import ConversationalRecommender
@@ -179,7 +179,7 @@ class Session:
         """The policy's; when its turns are used up or there is nothing to ask, to recommend."""
         if not self._dialogue.actions_left or self._dialogue.knows.question is None:
             return RECOMMEND
-        chance = stream(0, "session/turn", number).random(1)
+        chance = numpy_rng(0, "session/turn", number).random(1)
         return self.agent.policy.act([self._dialogue], chance)[0]
 
     def _take(self, event: dict[str, Any]) -> None:

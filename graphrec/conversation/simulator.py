@@ -12,7 +12,7 @@ import numpy as np
 from graphrec.conversation.belief import Answer
 from graphrec.conversation.catalog import Catalog
 from graphrec.core.errors import ConfigError, DataError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Simulator:
         Raises:
             DataError: a target has no attribute to open with.
         """
-        opening = stream(self.seed, "conversation/opening", epoch).random(len(targets))
-        luck = stream(self.seed, "conversation/answers", epoch).random((len(targets), turns + 1))
+        opening = numpy_rng(self.seed, "conversation/opening", epoch).random(len(targets))
+        luck = numpy_rng(self.seed, "conversation/answers", epoch).random((len(targets), turns + 1))
         return [Talk(self, int(t), opening[i], luck[i]) for i, t in enumerate(targets)]
 
 

@@ -20,100 +20,100 @@ from torch import Tensor
 Batch = TypeVar("Batch")
 
 
-def count() -> int:
+def world_size() -> int:
     """How many processes there are."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
     """Which of them this is, from 0."""
-    return dist.get_rank() if count() > 1 else 0
+    return dist.get_rank() if world_size() > 1 else 0
 
 
-def first() -> bool:
+def is_rank_zero() -> bool:
     """Whether this is the one that writes and speaks; known before the others can be reached."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def launched() -> int:
+def env_world_size() -> int:
     """How many processes were started together; known before they can be reached."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def wait() -> None:
+def barrier() -> None:
     """Until all processes are here."""
-    if count() > 1:
+    if world_size() > 1:
         dist.barrier()
 
 
-def part(n: int) -> slice:
+def local_slice(n: int) -> slice:
     """Which of ``n`` rows are this process's: neighbors, as many for each as can be."""
-    return slice(n * rank() // count(), n * (rank() + 1) // count())
+    return slice(n * rank() // world_size(), n * (rank() + 1) // world_size())
 
 
-def mine(batch: Batch) -> Batch:
+def local_shard(batch: Batch) -> Batch:
     """This process's rows of a batch, a NamedTuple of tensors of as many rows each."""
-    if count() == 1:
+    if world_size() == 1:
         return batch
     fields: Any = batch
-    own: Batch = type(fields)(*(t[part(len(t))] for t in fields))
+    own: Batch = type(fields)(*(t[local_slice(len(t))] for t in fields))
     return own
 
 
-def total(x: Tensor) -> Tensor:
+def all_reduce_sum(x: Tensor) -> Tensor:
     """The sum of a tensor over the processes; the gradient of each is that of its own."""
-    found: Tensor = x if count() == 1 else _Total.apply(x)
+    found: Tensor = x if world_size() == 1 else _Total.apply(x)
     return found
 
 
-def added(x: np.ndarray) -> np.ndarray:
+def all_reduce_array(x: np.ndarray) -> np.ndarray:
     """The sum of an array over the processes."""
-    if count() == 1:
+    if world_size() == 1:
         return x
     on = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    found: np.ndarray = total(torch.from_numpy(x).to(on)).cpu().numpy()
+    found: np.ndarray = all_reduce_sum(torch.from_numpy(x).to(on)).cpu().numpy()
     return found
 
 
-def once(x: Tensor) -> Tensor:
+def replicated(x: Tensor) -> Tensor:
     """A value that every process computes in full: each has its share of the gradient."""
-    shared: Tensor = x if count() == 1 else _Once.apply(x)
+    shared: Tensor = x if world_size() == 1 else _Once.apply(x)
     return shared
 
 
-def mean(x: Tensor) -> Tensor:
+def global_mean(x: Tensor) -> Tensor:
     """The mean of the rows that all processes have of a tensor."""
-    if count() == 1:
+    if world_size() == 1:
         return x.mean()
-    return total(x.sum()) / total(torch.tensor(x.numel(), device=x.device))
+    return all_reduce_sum(x.sum()) / all_reduce_sum(torch.tensor(x.numel(), device=x.device))
 
 
-def norm(x: Tensor) -> Tensor:
+def global_norm(x: Tensor) -> Tensor:
     """The Frobenius norm of the rows that all processes have."""
     own: Tensor = x.norm()
-    return own if count() == 1 else torch.linalg.vector_norm(gathered(own[None]))
+    return own if world_size() == 1 else torch.linalg.vector_norm(all_gather(own[None]))
 
 
-def rows(x: Tensor) -> Tensor | int:
+def global_rows(x: Tensor) -> Tensor | int:
     """How many rows all processes have."""
-    return len(x) if count() == 1 else total(torch.tensor(len(x), device=x.device))
+    return len(x) if world_size() == 1 else all_reduce_sum(torch.tensor(len(x), device=x.device))
 
 
-def gathered(x: Tensor) -> Tensor:
+def all_gather(x: Tensor) -> Tensor:
     """The rows ``(B, ...)`` of all processes, in their order; the gradient of each is that of its own."""
-    found: Tensor = x if count() == 1 else _Gathered.apply(x)
+    found: Tensor = x if world_size() == 1 else _Gathered.apply(x)
     return found
 
 
-def add_gradients(parameters: Iterable[Tensor]) -> None:
+def all_reduce_gradients(parameters: Iterable[Tensor]) -> None:
     """Adds up the gradients of all processes, dense ones in one go."""
-    if count() == 1:
+    if world_size() == 1:
         return
     found = list[Tensor]()
     for p in parameters:
         if p.grad is not None and p.grad.is_sparse:
             own = p.grad.coalesce()
-            rows, values = gathered(own.indices()[0]), gathered(own.values())
+            rows, values = all_gather(own.indices()[0]), all_gather(own.values())
             p.grad = torch.sparse_coo_tensor(rows[None], values, own.shape).coalesce()
         elif p.grad is not None:
             found.append(p.grad)
@@ -127,15 +127,15 @@ def add_gradients(parameters: Iterable[Tensor]) -> None:
         at += g.numel()
 
 
-def of_first(make: Callable[[], Any], device: torch.device) -> Any:
+def broadcast_object(make: Callable[[], Any], device: torch.device) -> Any:
     """What the first process makes, JSON-able, in all of them."""
-    if count() == 1:
+    if world_size() == 1:
         return make()
-    text = json.dumps(make()).encode() if first() else b""
+    text = json.dumps(make()).encode() if is_rank_zero() else b""
     size = torch.tensor([len(text)], device=device)
     dist.broadcast(size, 0)
     data = torch.zeros(int(size), dtype=torch.uint8, device=device)
-    if first():
+    if is_rank_zero():
         data.copy_(torch.frombuffer(bytearray(text), dtype=torch.uint8))
     dist.broadcast(data, 0)
     return json.loads(bytes(data.cpu().numpy()))
@@ -160,13 +160,13 @@ class _Once(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return grads[0] / count()
+        return grads[0] / world_size()
 
 
 class _Gathered(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        sizes = torch.zeros(count(), dtype=torch.int64, device=x.device)
+        sizes = torch.zeros(world_size(), dtype=torch.int64, device=x.device)
         sizes[rank()] = len(x)
         dist.all_reduce(sizes)
         ctx.starts = [0, *sizes.cumsum(0).tolist()]

@@ -130,7 +130,7 @@ def read_json(path: str | Path, error: type[GraphrecError] = DataError) -> Any:
         raise error(f"{path}: not readable as JSON ({cause}); restore it or build it again") from cause
 
 
-def held(path: Path, refusal: GraphrecError) -> FileLock:
+def acquire_lock(path: Path, refusal: GraphrecError) -> FileLock:
     """Takes a lock without waiting, until it is released; the system frees it when the process dies.
 
     Args:

@@ -27,14 +27,12 @@ def derive(seed: int, purpose: str, epoch: int = 0) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def stream(seed: int, purpose: str, epoch: int = 0) -> np.random.Generator:
+def numpy_rng(seed: int, purpose: str, epoch: int = 0) -> np.random.Generator:
     """A NumPy generator for one purpose in one epoch (see :func:`derive`)."""
     return np.random.default_rng(derive(seed, purpose, epoch))
 
 
-def torch_stream(
-    seed: int, purpose: str, epoch: int = 0, device: str | torch.device = "cpu"
-) -> torch.Generator:
+def torch_rng(seed: int, purpose: str, epoch: int = 0, device: str | torch.device = "cpu") -> torch.Generator:
     """A torch generator for one purpose in one epoch (see :func:`derive`)."""
     import torch
 

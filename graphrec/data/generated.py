@@ -23,7 +23,7 @@ import numpy as np
 
 from graphrec.core.errors import ConfigError, DataError
 from graphrec.core.files import write_text
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data.generated_pictures import KINDS, LOOKS, SIZE, render
 
 MARK = "GENERATED DATA"
@@ -206,7 +206,7 @@ def _draw_pictures(items: _Items, folder: Path, seed: int) -> None:
     folder.mkdir(exist_ok=True)
     drawn = set()
     for item in np.flatnonzero(items.has_image).tolist():
-        rng = stream(seed, "generated/picture", item)
+        rng = numpy_rng(seed, "generated/picture", item)
         picture = render(int(items.kind[item]), int(items.look[item]), rng)
         picture.save(folder / f"{item + 1}.png", compress_level=4)
         drawn.add(f"{item + 1}.png")
@@ -216,7 +216,7 @@ def _draw_pictures(items: _Items, folder: Path, seed: int) -> None:
 
 
 def _draw_items(n_items: int, seed: int) -> _Items:
-    rng = stream(seed, "generated/items")
+    rng = numpy_rng(seed, "generated/items")
     rank = rng.permutation(n_items)
     missing = rng.random((2, n_items)) < 0.08
     return _Items(
@@ -232,7 +232,7 @@ def _draw_items(n_items: int, seed: int) -> _Items:
 
 def _purchases(items: _Items, n_users: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Users, items and times ``(E,) int64``, by user and then by time."""
-    rng = stream(seed, "generated/purchases")
+    rng = numpy_rng(seed, "generated/purchases")
     n_items = len(items.look)
     pull = np.zeros((n_users, n_items))
     n_tastes = rng.choice((1, 2, 3), size=n_users, p=(0.4, 0.4, 0.2))
@@ -265,7 +265,7 @@ def _write(items: _Items, seed: int) -> tuple[list[str], list[str]]:
     for item, (theme_index, kind_index, use_index) in enumerate(
         zip(items.theme, items.kind, items.use, strict=True)
     ):
-        rng = stream(seed, "generated/text", item)
+        rng = numpy_rng(seed, "generated/text", item)
         theme, kind = themes[theme_index], kinds[kind_index]
         material = str(rng.choice(theme.soft if kind in SOFT else theme.hard))
         word, word2 = (str(w) for w in rng.permutation(theme.words)[:2])

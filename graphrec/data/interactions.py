@@ -9,7 +9,7 @@ import numpy as np
 
 from graphrec.core.errors import DataError
 from graphrec.core.files import digest
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 
 BLOCK = 2**22  # pairs looked up at a time
 
@@ -139,7 +139,7 @@ class Interactions:
         """Hex sha256 over who has what, without times."""
         return digest("interactions", self.n_users, self.n_items, self.keys)
 
-    def of(self, user: int) -> np.ndarray:
+    def items_of(self, user: int) -> np.ndarray:
         """Items of one user, ascending."""
         return self.items[self.indptr[user] : self.indptr[user + 1]]
 
@@ -158,7 +158,7 @@ class Interactions:
         if n >= len(active):
             return self
         chosen = np.zeros(self.n_users, dtype=bool)
-        chosen[stream(seed, "users").choice(active, n, replace=False)] = True
+        chosen[numpy_rng(seed, "users").choice(active, n, replace=False)] = True
         return self.where(chosen[self.users])
 
     def _key(self, users: Any, items: Any) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Repositories, as models see them: which file is in which, the tree, and what people did in them.
 
-Made by :func:`Repositories.of` from a dataset with the relations of :mod:`graphrec.data.git.dataset`.
+Made by :func:`Repositories.from_dataset` from a dataset with the relations of :mod:`graphrec.data.git.dataset`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Repositories:
     behaviors: Mapping[str, Interactions]
 
     @classmethod
-    def of(cls, data: Dataset) -> Self:
+    def from_dataset(cls, data: Dataset) -> Self:
         """Those of a dataset.
 
         Raises:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from graphrec.core.errors import ConfigError, DataError, nearest
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data.interactions import Interactions
 
 TRAIN, VALID, TEST = 0, 1, 2
@@ -58,7 +58,7 @@ class RandomSplit(_Named):
     def assign(self, pairs: Interactions, seed: int) -> np.ndarray:
         """See :class:`Split`."""
         # A 53-bit whole number each, which is what random() draws and divides.
-        drawn = (stream(seed, "split/random").random(len(pairs)) * 2.0**53).astype(np.uint64)
+        drawn = (numpy_rng(seed, "split/random").random(len(pairs)) * 2.0**53).astype(np.uint64)
         order = _by_user(pairs, drawn)
         return _tail(pairs, order, self.valid, self.test)
 
@@ -180,7 +180,7 @@ class ColdItems(_Named):
     def assign(self, pairs: Interactions, seed: int) -> np.ndarray:
         """See :class:`Split`."""
         present = np.flatnonzero(pairs.item_degree)
-        held = stream(seed, "split/cold-items").permutation(present)[
+        held = numpy_rng(seed, "split/cold-items").permutation(present)[
             : max(2, round(self.share * len(present)))
         ]
         role = np.full(pairs.n_items, TRAIN, dtype=np.int8)

@@ -13,27 +13,27 @@ from graphrec.data.repositories import repository_of
 
 
 @dataclass(frozen=True)
-class Among:
+class CandidateGroups:
     """Candidates that differ between users: items of the groups a user belongs to, such as the files of the
     repositories somebody works in; or all others.
 
     Attributes:
         group: that of each item ``(n_items,) int``.
-        of: users and their groups.
+        groups: users and their groups.
         inside: False takes the items of all other groups.
     """
 
     group: np.ndarray
-    of: Interactions
+    groups: Interactions
     inside: bool = True
 
     def __post_init__(self) -> None:
         group = np.asarray(self.group)
         if group.ndim != 1 or group.dtype.kind not in "iu":
             raise DataError(f"among: group is {group.dtype} of shape {group.shape}; expected int (n_items,)")
-        if len(group) and not (group.min() >= 0 and group.max() < self.of.n_items):
+        if len(group) and not (group.min() >= 0 and group.max() < self.groups.n_items):
             raise DataError(
-                f"among: groups {group.min()}..{group.max()}; expected 0 <= group < {self.of.n_items}, as "
+                f"among: groups {group.min()}..{group.max()}; expected 0 <= group < {self.groups.n_items}, as "
                 "``of`` counts them"
             )
 
@@ -55,13 +55,13 @@ class Among:
 
     def contains(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """Whether each item may be recommended to the user beside it ``(n,) bool``."""
-        found: np.ndarray = self.of.contains(users, self.group[items]) == self.inside
+        found: np.ndarray = self.groups.contains(users, self.group[items]) == self.inside
         return found
 
     def rows(self, users: np.ndarray) -> np.ndarray:
         """What may be recommended to each user ``(B, n_items) bool``."""
-        member = np.zeros((len(users), self.of.n_items), dtype=bool)
-        row, group = self.of.rows(users)
+        member = np.zeros((len(users), self.groups.n_items), dtype=bool)
+        row, group = self.groups.rows(users)
         member[row, group] = True
         found: np.ndarray = member[:, self.group] == self.inside
         return found
@@ -72,8 +72,8 @@ class Among:
         Raises:
             DataError: they are not.
         """
-        if (self.of.n_users, len(self.group)) != (n_users, n_items):
+        if (self.groups.n_users, len(self.group)) != (n_users, n_items):
             raise DataError(
-                f"among: counts {self.of.n_users:,} users x {len(self.group):,} items, the model "
+                f"among: counts {self.groups.n_users:,} users x {len(self.group):,} items, the model "
                 f"{n_users:,} x {n_items:,}; expected those of its dataset"
             )

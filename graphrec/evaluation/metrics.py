@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphrec.core.errors import ConfigError, DataError, nearest
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 
 if TYPE_CHECKING:
     import torch
@@ -281,7 +281,7 @@ def bootstrap_means(values: np.ndarray, n: int = 2000, seed: int = 0) -> np.ndar
     size = len(values)
     if not size:
         raise DataError("no users to resample; expected at least one evaluated user")
-    rng = stream(seed, "report/bootstrap")
+    rng = numpy_rng(seed, "report/bootstrap")
     distinct, counts = np.unique(values, return_counts=True)
     # Drawing how often each value occurs has the same distribution and is far quicker for few values.
     few = len(distinct) * 16 <= size
@@ -301,7 +301,7 @@ def permutation_p(difference: np.ndarray, seed: int = 0, n: int = 10_000) -> flo
     size = np.abs(difference[difference != 0])  # a zero does not move with its sign
     if not len(size):
         return 1.0
-    rng = stream(seed, "report/permutation")
+    rng = numpy_rng(seed, "report/permutation")
     limit = abs(difference.sum()) - 1e-12 * size.sum()  # sums in another order may differ in the last bit
     width, extreme, step = -(-len(size) // 8), 0, max(1, CHUNK_BYTES // 16 // len(size))
     for start in range(0, n, step):

@@ -19,7 +19,7 @@ from graphrec.core.errors import ConfigError, DataError
 from graphrec.core.files import digest
 from graphrec.data import Interactions
 from graphrec.evaluation import metrics as m
-from graphrec.evaluation.candidates import Among
+from graphrec.evaluation.candidates import CandidateGroups
 from graphrec.evaluation.report import Report
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def evaluate(
     k: int | Sequence[int] = (10, 20),
     metrics: Iterable[str] = METRICS,
     candidates: Any = None,
-    among: Among | None = None,
+    among: CandidateGroups | None = None,
     item_groups: Mapping[str, np.ndarray] | None = None,
     user_groups: Mapping[str, np.ndarray] | None = None,
     within: bool = False,
@@ -150,7 +150,7 @@ def evaluate(
     data = digest(
         "evaluation", split.n_users, split.n_items, split.keys,
         "nothing" if seen is None else seen.keys, "all" if columns is None else columns,
-        *(() if among is None else (among.group, among.of.keys, among.inside)),
+        *(() if among is None else (among.group, among.groups.keys, among.inside)),
     )  # fmt: skip
     model_name = name or type(model).__name__
     total = measure(relevant, "", "")
@@ -213,7 +213,7 @@ class RankingTask:
         k: int | Sequence[int] = (10, 20),
         metrics: Iterable[str] = ("recall", "ndcg"),
         candidates: Any = None,
-        among: Among | None = None,
+        among: CandidateGroups | None = None,
         batch_size: int = TILE,
     ) -> None:
         self.metrics = m.metric_names(metrics, k)
@@ -288,7 +288,7 @@ def _rank(
     views: Mapping[str, np.ndarray | None],
     batch_size: int,
     progress: bool,
-    among: Among | None = None,
+    among: CandidateGroups | None = None,
 ) -> dict[str, np.ndarray]:
     """Lists ``(n, k) int32`` per view, a view being the ascending candidates, or None for all items."""
     import torch

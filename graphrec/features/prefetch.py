@@ -71,7 +71,7 @@ class RowsOnDisk:
         self._coming.clear()
 
 
-def ahead(
+def prefetch(
     batches: Iterator[Batch], tables: Iterable[RowsOnDisk], items: Callable[[Batch], Iterable[Tensor]]
 ) -> Iterator[Batch]:
     """The same batches; while one is worked on, the rows that the next one needs are read.

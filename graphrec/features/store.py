@@ -45,7 +45,7 @@ class StoredTable:
         return str(self.manifest["extractor"]["name"])
 
     @property
-    def of(self) -> str:
+    def entity(self) -> str:
         """What its rows are: ``"item"`` or ``"user"``."""
         return str(self.manifest.get("of", "item"))
 
@@ -122,10 +122,10 @@ class FeatureStore:
         made = {"item": dataset.items.fingerprint, "user": dataset.users.fingerprint}
         return [
             t for t in self.tables()
-            if made.get(t.of) == t.manifest["items"] and tells_of(t.manifest, dataset)
+            if made.get(t.entity) == t.manifest["items"] and tells_of(t.manifest, dataset)
         ]  # fmt: skip
 
-    def of(self, dataset: Dataset, **choose: str | None) -> dict[str, FeatureTable]:
+    def load_tables(self, dataset: Dataset, **choose: str | None) -> dict[str, FeatureTable]:
         """One table for every content field of the dataset, and for every other field that there are tables
         of its items or users for.
 
@@ -183,7 +183,7 @@ class FeatureStore:
         source = str(table.meta.get("extractor", {}).get("source", "array"))
         train = {k: v for k, v in table.meta.get("extractor", {}).items() if k == TRAIN}
         describe = {"name": "imported", "source": source, "values_sha256": table.compute_sha256(), **train}
-        rows = dataset if table.of == "item" else dataset.transposed()
+        rows = dataset if table.entity == "item" else dataset.transposed()
         key = shards.table_key(describe, rows.items.fingerprint, field)
         folder = self.folder(field, key)
         with locked(folder), explained(folder, FeatureError):

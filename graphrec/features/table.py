@@ -75,7 +75,7 @@ class FeatureTable:
         return (int(self.values.shape[0]), int(self.values.shape[1]))
 
     @property
-    def of(self) -> str:
+    def entity(self) -> str:
         """What the rows are: ``"item"`` or ``"user"``."""
         return str(self.meta.get("of", "item"))
 
@@ -113,17 +113,18 @@ class FeatureTable:
         Raises:
             FeatureError: it was made for other items, for another number of them, or for another train split.
         """
-        field, of = self.meta.get("field", "features"), self.of
-        vocabulary = dataset.vocabulary(of)
+        field = self.meta.get("field", "features")
+        entity = self.entity
+        vocabulary = dataset.vocabulary(entity)
         made_for = self.meta.get("items")
         if made_for is not None and made_for != vocabulary.fingerprint:
             raise FeatureError(
-                f"{field!r} was extracted for {of}s {made_for[:8]}…, {dataset.name} has {of}s "
+                f"{field!r} was extracted for {entity}s {made_for[:8]}…, {dataset.name} has {entity}s "
                 f"{vocabulary.fingerprint[:8]}…; {BUILD} for this dataset"
             )
         if len(self) != len(vocabulary):
             raise FeatureError(
-                f"{field!r} has {len(self):,} rows, {dataset.name} has {len(vocabulary):,} {of}s; "
+                f"{field!r} has {len(self):,} rows, {dataset.name} has {len(vocabulary):,} {entity}s; "
                 f"{BUILD} for this dataset"
             )
         if not tells_of(self.meta, dataset):
@@ -142,7 +143,7 @@ class FeatureTable:
         present: Any = None,
         ids: Sequence[Any] | None = None,
         name: str = "array",
-        of: str = "item",
+        entity: str = "item",
     ) -> FeatureTable:
         """Brings ready-made vectors. Rows of zeros count as missing (how many: ``meta["zero_rows"]``).
 
@@ -155,7 +156,7 @@ class FeatureTable:
                 without a row are missing, and rows of unknown items are left out and counted in
                 ``meta["unknown_ids"]``. Without ids, row ``i`` is item ``i``.
             name: where they come from, for messages and ``meta``.
-            of: what the rows are: ``"item"``, or ``"user"`` for profiles and the like.
+            entity: what the rows are: ``"item"``, or ``"user"`` for profiles and the like.
 
         Raises:
             FeatureError: wrong shape or type, values that are not finite, an id twice, or hardly any id
@@ -165,12 +166,12 @@ class FeatureTable:
         mask = np.ones(len(array), dtype=bool) if present is None else np.asarray(present)
         if mask.shape != (len(array),) or mask.dtype != bool:
             raise FeatureError(f"{name}: present is {mask.shape} {mask.dtype}; expected ({len(array)},) bool")
-        unknown, vocabulary = 0, dataset.vocabulary(of)
+        unknown, vocabulary = 0, dataset.vocabulary(entity)
         if ids is None:
             if len(array) != len(vocabulary):
                 raise FeatureError(
-                    f"{name}: {len(array):,} rows, {dataset.name} has {len(vocabulary):,} {of}s; "
-                    f"give ids=, the external {of} id of each row, to align them"
+                    f"{name}: {len(array):,} rows, {dataset.name} has {len(vocabulary):,} {entity}s; "
+                    f"give ids=, the external {entity} id of each row, to align them"
                 )
             at, rows = np.arange(len(array)), np.arange(len(array))
         else:
@@ -187,7 +188,7 @@ class FeatureTable:
         if not finite.all():
             first = int(np.flatnonzero(~finite)[0])
             raise FeatureError(
-                f"{name}: row {rows[first]} ({of} {vocabulary[int(at[first])]!r}) holds NaN or Inf, as do "
+                f"{name}: row {rows[first]} ({entity} {vocabulary[int(at[first])]!r}) holds NaN or Inf, as do "
                 f"{int((~finite).sum()):,} rows in all; repair them, or leave them out with present="
             )
         has[at] = made[at].any(axis=1)
@@ -198,7 +199,7 @@ class FeatureTable:
             "items": vocabulary.fingerprint,
             "unknown_ids": unknown,
             "zero_rows": len(at) - int(has.sum()),
-            **({} if of == "item" else {"of": of}),
+            **({} if entity == "item" else {"of": entity}),
         }
         made.setflags(write=False)
         return cls(made, has, meta)

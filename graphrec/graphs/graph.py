@@ -333,7 +333,7 @@ def sample_edges(probability: np.ndarray, n: int, rng: np.random.Generator) -> n
 
 
 def normalize_weights(graph: Graph, how: Literal["row", "symmetric"]) -> Graph:
-    """Scales weights by row sums: ``"row"`` gives ``D^-1 A``, ``"symmetric"`` gives ``D^-1/2 A D^-1/2``.
+    """Capabilities weights by row sums: ``"row"`` gives ``D^-1 A``, ``"symmetric"`` gives ``D^-1/2 A D^-1/2``.
 
     ``D`` holds the row sums (over incoming edges) on both sides, also for directed graphs, as FREEDOM does
     it. Empty rows stay empty.

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.core.ray import Cluster
 from graphrec.core.topk import topk
 
@@ -275,7 +275,7 @@ def clustered_neighbors(
     rank = torch.empty_like(order).scatter_(
         1, order, torch.arange(len(order), device=order.device).expand_as(order)
     )
-    sample = torch.from_numpy(stream(effort.seed, "knn/sample").choice(n, min(n, SAMPLE), replace=False))
+    sample = torch.from_numpy(numpy_rng(effort.seed, "knn/sample").choice(n, min(n, SAMPLE), replace=False))
     true = _search(unit[sample], unit, k, BLOCK)[1]
     ranks = rank[label[sample][:, None], label[true]]  # (s, k): clusters to look into for each true neighbor
     probes = _probes(ranks.cpu(), effort.recall, len(order))
@@ -337,7 +337,7 @@ def _probes(ranks: Tensor, recall: float, n_clusters: int) -> int:
 
 def _centers(unit: Tensor, n_clusters: int, seed: int) -> Tensor:
     """Directions ``(n_clusters, d)`` of length one by k-means with cosines on a sample of the rows."""
-    rng = stream(seed, "knn/clusters")
+    rng = numpy_rng(seed, "knn/clusters")
     sample = np.sort(rng.choice(len(unit), min(len(unit), 128 * n_clusters), replace=False))
     # On the CPU: adding up there has a fixed order, so that the same seed gives the same clusters.
     rows = unit[torch.from_numpy(sample).to(unit.device)].cpu()

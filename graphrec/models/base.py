@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from graphrec.core.config import Config
 from graphrec.core.errors import ConfigError
-from graphrec.core.random import torch_stream
+from graphrec.core.random import torch_rng
 from graphrec.features import ATTRIBUTE, PREFERENCES
 from graphrec.graphs import sparse
 from graphrec.graphs.graph import Graph
-from graphrec.models.batches import Plan, Preferences
+from graphrec.models.batches import EpochContext, Preferences
 from graphrec.models.row_adam import RowAdam, trusted_indices
 from graphrec.models.search_space import Space
 
@@ -78,23 +78,23 @@ class ContentSimilarity(NamedTuple):
     fill: dict[str, np.ndarray]
 
 
-class Scales(NamedTuple):
+class Capabilities(NamedTuple):
     """How a model grows; the contract suite (:mod:`graphrec.testing`) holds it to this.
 
     Attributes:
         trains: whether there is anything to train.
-        divides: what several processes divide, see :attr:`Model.divides`.
+        data_parallel: what several processes divide, see :attr:`Model.data_parallel`.
         samples: whether ``Config.fanouts`` trains it on sampled subgraphs.
         reads: whether ``Config.features_on_disk`` leaves features on disk.
     """
 
     trains: bool
-    divides: str | None
+    data_parallel: str | None
     samples: bool
     reads: bool
 
 
-Placement = ContentRule | ContentProjection | ContentSimilarity
+ColdStartRule = ContentRule | ContentProjection | ContentSimilarity
 """How new items get an embedding from their content."""
 
 
@@ -113,7 +113,7 @@ class Model(nn.Module):
     """Of which fields; it takes those that the dataset has."""
     extractor: ClassVar[str | None] = None
     """The one extractor whose features it takes, of the first of ``fields`` that has any; None: of any."""
-    divides: ClassVar[Literal["batches", "dialogues"] | None] = None
+    data_parallel: ClassVar[Literal["batches", "dialogues"] | None] = None
     """What several processes divide (:mod:`graphrec.core.distributed`): the rows of batches, losses and gradients
     being summed, or the conversations it learns from, each process then making every step itself; None:
     nothing, it trains in one process."""
@@ -140,7 +140,7 @@ class Model(nn.Module):
         raise TypeError(f"{cls.__name__} does not define build()")
 
     @classmethod
-    def reads(cls, config: ModelConfig) -> tuple[str, ...]:
+    def optional_fields(cls, config: ModelConfig) -> tuple[str, ...]:
         """Fields it takes beside image and text, as the options ask for; ``*`` stands for anything."""
         asked = {"augmented": PREFERENCES, "attributes": f"{ATTRIBUTE}*"}
         return tuple(field for option, field in asked.items() if getattr(config, option, False))
@@ -153,17 +153,17 @@ class Model(nn.Module):
     @classmethod
     def inputs(cls, features: Features | None, config: ModelConfig) -> dict[str, FeatureTable]:
         """Those of some tables that it is built with: all, or where it needs none, what options ask for."""
-        patterns = ("*",) if cls.needs_features(config) else cls.reads(config)
+        patterns = ("*",) if cls.needs_features(config) else cls.optional_fields(config)
         return {f: t for f, t in (features or {}).items() if any(fnmatchcase(f, p) for p in patterns)}
 
     @classmethod
-    def scales(cls) -> Scales:
+    def scales(cls) -> Capabilities:
         """How it grows beyond one process, steps over whole graphs, and features in memory."""
         options = cls.Config.model_fields
         trains = cls.loss is not Model.loss
-        return Scales(trains, cls.divides, "fanouts" in options, "features_on_disk" in options)
+        return Capabilities(trains, cls.data_parallel, "fanouts" in options, "features_on_disk" in options)
 
-    def batches(self, plan: Plan) -> Iterator[Any]:
+    def batches(self, plan: EpochContext) -> Iterator[Any]:
         """Yields one epoch's batches, each a NamedTuple of tensors; all randomness comes from ``plan``."""
         return iter(())
 
@@ -221,12 +221,12 @@ class Ranker(Model):
     n_items: int
     personalized: ClassVar[bool] = True
     """Whether different users may be offered different items."""
-    places_new_items: ClassVar[bool] = False
+    supports_cold_items: ClassVar[bool] = False
     """Whether items without interactions can be scored by their content; instances then have a
-    ``content_rule``."""
+    ``cold_start_rule``."""
     preferences: Preferences | None = None
     """What users are said to like and not to, where ``Config.augmented`` adds it to batches."""
-    content_rule: Placement | None = None
+    cold_start_rule: ColdStartRule | None = None
     """How new items get an embedding from content; None if the model has no way to place them."""
 
     @property
@@ -235,7 +235,7 @@ class Ranker(Model):
         what initialization and training made of them.
         """
         as_trained = getattr(self.config, "cold_items", None) == "as_trained"
-        return "from content" if self.places_new_items and not as_trained else "as trained"
+        return "from content" if self.supports_cold_items and not as_trained else "as trained"
 
     def embed(self) -> tuple[Tensor, Tensor] | tuple[Graph, Graph]:
         """Final embeddings ``(n_users, d), (n_items, d)``.
@@ -266,6 +266,6 @@ class Ranker(Model):
         """Scores of all items ``(B, n_items)`` for users ``(B,)``."""
         return self.scorer()(torch.as_tensor(users, dtype=torch.int64))
 
-    def stream(self, purpose: str) -> torch.Generator:
+    def rng(self, purpose: str) -> torch.Generator:
         """A generator for initial parameters: a function of the config's seed and the purpose."""
-        return torch_stream(self.config.seed, f"init/{purpose}")
+        return torch_rng(self.config.seed, f"init/{purpose}")

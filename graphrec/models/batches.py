@@ -12,7 +12,7 @@ from torch import Tensor
 
 from graphrec.core import distributed
 from graphrec.core.errors import FeatureError, TrainingError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.data.repositories import repository_of
@@ -20,7 +20,7 @@ from graphrec.features import PREFERENCES, FeatureTable
 
 
 @dataclass(frozen=True)
-class Plan:
+class EpochContext:
     """What a model needs to know to make one epoch's batches."""
 
     epoch: int
@@ -29,7 +29,7 @@ class Plan:
 
     def rng(self, purpose: str) -> np.random.Generator:
         """The stream of this epoch for one purpose."""
-        return stream(self.seed, purpose, self.epoch)
+        return numpy_rng(self.seed, purpose, self.epoch)
 
 
 class Triplets(NamedTuple):
@@ -40,7 +40,7 @@ class Triplets(NamedTuple):
     negatives: Tensor
 
 
-class Keyed(NamedTuple):
+class SeededTriplets(NamedTuple):
     """Triplets, and a key ``() int64`` for what the loss draws."""
 
     users: Tensor
@@ -49,7 +49,7 @@ class Keyed(NamedTuple):
     key: Tensor
 
 
-class Local(NamedTuple):
+class InGroupNegatives(NamedTuple):
     """Negatives from where the positive is, such as files of the same repository: harder ones.
 
     Attributes:
@@ -61,7 +61,7 @@ class Local(NamedTuple):
     share: float
 
     @classmethod
-    def of(cls, data: Dataset, share: float) -> Self | None:
+    def from_dataset(cls, data: Dataset, share: float) -> Self | None:
         """Of the repositories of a dataset; None for a share of 0.
 
         Raises:
@@ -71,7 +71,10 @@ class Local(NamedTuple):
 
 
 def triplets(
-    train: Interactions, plan: Plan, local: Local | None = None, preferences: Preferences | None = None
+    train: Interactions,
+    plan: EpochContext,
+    local: InGroupNegatives | None = None,
+    preferences: Preferences | None = None,
 ) -> Iterator[Triplets]:
     """One epoch of triplets: every interaction once, shuffled, with one uniform negative each; of several
     processes each has its part of every batch.
@@ -102,14 +105,14 @@ def triplets(
     rng = plan.rng("preferences")
     for start in range(0, len(users), plan.batch_size):
         batch = Triplets(*(t[start : start + plan.batch_size] for t in tensors))
-        yield distributed.mine(batch if preferences is None else preferences.added(batch, rng))
+        yield distributed.local_shard(batch if preferences is None else preferences.added(batch, rng))
 
 
-def keyed(batches: Iterator[Triplets], plan: Plan, purpose: str) -> Iterator[Keyed]:
+def keyed(batches: Iterator[Triplets], plan: EpochContext, purpose: str) -> Iterator[SeededTriplets]:
     """Each batch with a key of its own."""
     rng = plan.rng(purpose)
     for batch in batches:
-        yield Keyed(*batch, torch.tensor(rng.integers(2**62, dtype=np.int64)))
+        yield SeededTriplets(*batch, torch.tensor(rng.integers(2**62, dtype=np.int64)))
 
 
 def uniform_negatives(train: Interactions, users: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -137,7 +140,7 @@ def uniform_negatives(train: Interactions, users: np.ndarray, rng: np.random.Gen
         open_rows = open_rows[train.contains(users[open_rows], negatives[open_rows])]
     for user in np.unique(users[open_rows]):
         rows = open_rows[users[open_rows] == user]
-        free = np.setdiff1d(pool, train.of(int(user)), assume_unique=True)
+        free = np.setdiff1d(pool, train.items_of(int(user)), assume_unique=True)
         negatives[rows] = free[rng.integers(0, len(free), len(rows))] if len(free) else -1
     return negatives
 
@@ -174,7 +177,7 @@ def local_negatives(
     return found
 
 
-def triplets_of_users(train: Interactions, plan: Plan) -> Iterator[Triplets]:
+def triplets_of_users(train: Interactions, plan: EpochContext) -> Iterator[Triplets]:
     """One epoch of triplets in which every user counts alike: as many batches as the interactions would fill
     and one more, each of distinct users (of repeated ones if there are fewer than a batch holds), with one of
     a user's items and one uniform negative.
@@ -228,7 +231,9 @@ class Preferences(NamedTuple):
     share: float
 
     @classmethod
-    def of(cls, data: Dataset, features: Mapping[str, FeatureTable] | None, share: float) -> Self | None:
+    def from_features(
+        cls, data: Dataset, features: Mapping[str, FeatureTable] | None, share: float
+    ) -> Self | None:
         """Those of the table ``preferences`` of users ``(n_users, 2) int32``: the item they would like, the
         one they would not. None for a share of 0.
 
@@ -248,7 +253,7 @@ class Preferences(NamedTuple):
                 "preferences DATASET, or set augmented=0"
             )
         table = features[PREFERENCES].check(data)
-        if table.of != "user" or table.dim != 2 or table.values.dtype != np.int32:
+        if table.entity != "user" or table.dim != 2 or table.values.dtype != np.int32:
             raise FeatureError(f"{table!r} holds no preferences; expected two items of each user, int32")
         pairs = np.where(table.present[:, None], table.numpy(np.int64), -1)
         return cls(pairs[:, 0], pairs[:, 1], share)

@@ -32,10 +32,10 @@ from graphrec.core import distributed
 from graphrec.core.random import derive
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
-from graphrec.features.prefetch import ahead
+from graphrec.features.prefetch import prefetch
 from graphrec.graphs.graph import bipartite
 from graphrec.models.base import ContentRule, Features, Ranker
-from graphrec.models.batches import Plan, Preferences
+from graphrec.models.batches import EpochContext, Preferences
 from graphrec.models.layers import ItemFeatures, embedding, linear, on_disk, propagate, row_dropout
 from graphrec.models.multimodal import ColdItems, FeatureLossConfig, tables_of
 from graphrec.models.search_space import Choice, Integers, Space
@@ -78,9 +78,9 @@ class BM3(Ranker):
         """Embedding of items without train interactions."""
 
     name = "bm3"
-    divides = "batches"
+    data_parallel = "batches"
     modalities = True
-    places_new_items = True
+    supports_cold_items = True
     search_space: ClassVar[Space] = {
         "n_layers": Integers(1, 2),
         "dropout": Choice(0.3, 0.5),
@@ -95,34 +95,36 @@ class BM3(Ranker):
         self.n_users, self.n_items = train.n_users, train.n_items
         self.graph = bipartite(train)
 
-        self.user_embedding = embedding(self.n_users, config.dim, self.stream("users"))  # (n_users, d)
-        self.item_embedding = embedding(self.n_items, config.dim, self.stream("items"))  # (n_items, d)
-        self.features = nn.ModuleDict({m: ItemFeatures.of(t, config, train) for m, t in features.items()})
+        self.user_embedding = embedding(self.n_users, config.dim, self.rng("users"))  # (n_users, d)
+        self.item_embedding = embedding(self.n_items, config.dim, self.rng("items"))  # (n_items, d)
+        self.features = nn.ModuleDict(
+            {m: ItemFeatures.from_table(t, config, train) for m, t in features.items()}
+        )
         self.projections = nn.ModuleDict(
             {
-                m: linear(table.shape[1], config.dim, self.stream(m), nn.init.xavier_normal_)
+                m: linear(table.shape[1], config.dim, self.rng(m), nn.init.xavier_normal_)
                 for m, table in features.items()
             }
         )
-        self.predictor = linear(config.dim, config.dim, self.stream("predictor"), nn.init.xavier_normal_)
-        self.content_rule = ContentRule(dict.fromkeys(features, 1 / len(features)), config.knn_k)
+        self.predictor = linear(config.dim, config.dim, self.rng("predictor"), nn.init.xavier_normal_)
+        self.cold_start_rule = ContentRule(dict.fromkeys(features, 1 / len(features)), config.knn_k)
         placed = config.cold_items == "neighbors"
-        self.cold_items = ColdItems(train, features, self.content_rule, placed)
+        self.cold_items = ColdItems(train, features, self.cold_start_rule, placed)
 
     @classmethod
     def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
         """See :meth:`graphrec.models.base.Model.build`; needs one feature table at least, of any modality."""
         config = config or cls.Config()
         model = cls(data.train, tables_of("BM3", data, features, config.attributes), config)
-        model.preferences = Preferences.of(data, features, config.augmented)
+        model.preferences = Preferences.from_features(data, features, config.augmented)
         return model
 
-    def batches(self, plan: Plan) -> Iterator[Pairs]:
+    def batches(self, plan: EpochContext) -> Iterator[Pairs]:
         """Every train interaction once, without negatives, and what preferences say is liked."""
         tables = on_disk(self.features.values()) if self.config.cl_weight else []
-        return ahead(self._batches(plan), tables, lambda batch: (batch.items,))
+        return prefetch(self._batches(plan), tables, lambda batch: (batch.items,))
 
-    def _batches(self, plan: Plan) -> Iterator[Pairs]:
+    def _batches(self, plan: EpochContext) -> Iterator[Pairs]:
         order, rng = plan.rng("shuffle").permutation(len(self.train_pairs)), plan.rng("preferences")
         users = self.train_pairs.users[order].astype(np.int64)
         items = self.train_pairs.items[order].astype(np.int64)
@@ -135,7 +137,7 @@ class BM3(Ranker):
             if self.preferences is not None:
                 more = self.preferences.drawn(who, rng)
                 who, what = np.append(who, more), np.append(what, self.preferences.positives[more])
-            own = distributed.part(len(who))
+            own = distributed.local_slice(len(who))
             distinct, position, counts = np.unique(what[own], return_inverse=True, return_counts=True)
             arrays = who[own], distinct, position, counts.astype(np.float32), np.asarray(key)
             yield Pairs(*(torch.from_numpy(a) for a in arrays))
@@ -160,7 +162,7 @@ class BM3(Ranker):
         i_target = self.target(i, "items", batch.items, batch.key)  # (D, d)
         to_items = cosine(self.predictor(u), rows(batch.position, i_target))  # (B,)
         to_users = cosine(rows(batch.position, self.predictor(i)), u_target)  # (B,)
-        terms = {"rec": 2 - distributed.mean(to_items) - distributed.mean(to_users)}
+        terms = {"rec": 2 - distributed.global_mean(to_items) - distributed.global_mean(to_users)}
         if self.config.cl_weight:
             for m in self.features:
                 features, layer = cast(ItemFeatures, self.features[m]), cast(nn.Linear, self.projections[m])
@@ -168,11 +170,17 @@ class BM3(Ranker):
                 x_target = self.target(x, f"modality/{m}", batch.items, batch.key)  # (D, d)
                 predicted = self.predictor(x)  # (D, d)
                 weight = batch.counts * features.present[batch.items]  # (D,)
-                weight = self.config.cl_weight * weight / distributed.total(weight.sum()).clamp(min=1)
-                terms[f"align_{m}"] = distributed.total((weight * (1 - cosine(predicted, i_target))).sum())
-                terms[f"mask_{m}"] = distributed.total((weight * (1 - cosine(predicted, x_target))).sum())
+                weight = (
+                    self.config.cl_weight * weight / distributed.all_reduce_sum(weight.sum()).clamp(min=1)
+                )
+                terms[f"align_{m}"] = distributed.all_reduce_sum(
+                    (weight * (1 - cosine(predicted, i_target))).sum()
+                )
+                terms[f"mask_{m}"] = distributed.all_reduce_sum(
+                    (weight * (1 - cosine(predicted, x_target))).sum()
+                )
         if self.config.reg_weight:
-            norms = distributed.once(users.norm() + items.norm())
+            norms = distributed.replicated(users.norm() + items.norm())
             terms["reg"] = self.config.reg_weight / self.n_items * norms
         return terms
 

@@ -31,11 +31,11 @@ from graphrec.core.errors import ConfigError
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.features import ATTRIBUTE, FeatureTable
-from graphrec.features.prefetch import ahead
+from graphrec.features.prefetch import prefetch
 from graphrec.graphs.graph import Graph, bipartite, degree_probability, mix, normalize_weights, sample_edges
 from graphrec.graphs.neighbor_sampling import ALL, Fanouts, check_fanouts, convolved, propagated
 from graphrec.models.base import ContentRule, Features, Ranker
-from graphrec.models.batches import Keyed, Plan, Preferences, keyed, triplets
+from graphrec.models.batches import EpochContext, Preferences, SeededTriplets, keyed, triplets
 from graphrec.models.layers import ItemFeatures, embedding, on_disk, projection, propagate
 from graphrec.models.losses import bpr
 from graphrec.models.multimodal import ColdItems, FeatureLossConfig, item_graph, tables_of
@@ -81,9 +81,9 @@ class FREEDOM(Ranker):
             return self
 
     name = "freedom"
-    divides = "batches"
+    data_parallel = "batches"
     modalities = True
-    places_new_items = True
+    supports_cold_items = True
     search_space: ClassVar[Space] = {
         "dropout": Choice(0.5, 0.8, 0.9),
         "reg_weight": Choice(0.0, 1e-4, 1e-3, 1e-2, 1e-1),
@@ -102,16 +102,18 @@ class FREEDOM(Ranker):
         self.epoch_graph = self.full_graph
         self.edge_probability = degree_probability(train)  # Eq. 4
 
-        self.user_embedding = embedding(self.n_users, config.dim, self.stream("users"))  # (n_users, d)
-        self.item_embedding = embedding(self.n_items, config.dim, self.stream("items"))  # (n_items, d)
+        self.user_embedding = embedding(self.n_users, config.dim, self.rng("users"))  # (n_users, d)
+        self.item_embedding = embedding(self.n_items, config.dim, self.rng("items"))  # (n_items, d)
         self.sparse_gradients = config.fanouts is not None
-        self.features = nn.ModuleDict({m: ItemFeatures.of(features[m], config, train) for m in self.weights})
-        self.projections = nn.ModuleDict(
-            {m: projection(features[m].shape[1], config.dim, self.stream(m)) for m in self.weights}
+        self.features = nn.ModuleDict(
+            {m: ItemFeatures.from_table(features[m], config, train) for m in self.weights}
         )
-        self.content_rule = ContentRule(self.weights, config.knn_k)
+        self.projections = nn.ModuleDict(
+            {m: projection(features[m].shape[1], config.dim, self.rng(m)) for m in self.weights}
+        )
+        self.cold_start_rule = ContentRule(self.weights, config.knn_k)
         placed = config.cold_items == "neighbors"
-        self.cold_items = ColdItems(train, features, self.content_rule, placed)
+        self.cold_items = ColdItems(train, features, self.cold_start_rule, placed)
 
     @classmethod
     def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
@@ -120,7 +122,7 @@ class FREEDOM(Ranker):
         """
         config = config or cls.Config()
         model = cls(data.train, tables_of("FREEDOM", data, features, config.attributes), config)
-        model.preferences = Preferences.of(data, features, config.augmented)
+        model.preferences = Preferences.from_features(data, features, config.augmented)
         return model
 
     def start_epoch(self, rng: np.random.Generator) -> None:
@@ -132,11 +134,11 @@ class FREEDOM(Ranker):
         if not self.config.freeze_item_graph:
             self.item_graph = self.learned_item_graph()
 
-    def batches(self, plan: Plan) -> Iterator[Keyed]:
+    def batches(self, plan: EpochContext) -> Iterator[SeededTriplets]:
         """Every train interaction once, with one uniform negative."""
         made = keyed(triplets(self.train_pairs, plan, preferences=self.preferences), plan, "fanouts")
         tables = on_disk(self.features.values()) if self.config.reg_weight else []
-        return ahead(made, tables, lambda batch: (batch.positives, batch.negatives))
+        return prefetch(made, tables, lambda batch: (batch.positives, batch.negatives))
 
     def propagate(self, graph: Graph) -> tuple[Tensor, Tensor]:
         """User and item embeddings over one user-item graph ``(n_users, d), (n_items, d)`` (Eqs. 6-8)."""
@@ -159,7 +161,7 @@ class FREEDOM(Ranker):
             projected, self.weights, self.train_pairs, self.config.replace(graph_cache=None)
         )
 
-    def propagated(self, batch: Keyed) -> tuple[Tensor, Tensor]:
+    def propagated(self, batch: SeededTriplets) -> tuple[Tensor, Tensor]:
         """Embeddings of the batch's users, and those of its positives less those of its negatives."""
         if self.config.fanouts is None:
             users, items = self.propagate(self.epoch_graph)
@@ -171,7 +173,7 @@ class FREEDOM(Ranker):
         h = convolved(self.item_graph, tables[1], torch.cat([batch.positives, batch.negatives]), whole)
         return u, p - n + h[: len(p)] - h[len(p) :]
 
-    def loss(self, batch: Keyed) -> dict[str, Tensor]:
+    def loss(self, batch: SeededTriplets) -> dict[str, Tensor]:
         """``bpr`` on embeddings and ``bpr_<modality>`` on projected features (Eq. 9)."""
         u, difference = self.propagated(batch)  # (B, d)
         terms = {"bpr": bpr((u * difference).sum(1))}

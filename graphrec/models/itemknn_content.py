@@ -54,7 +54,7 @@ class ItemKNNContent(Ranker):
 
     name = "itemknn-content"
     modalities = True
-    places_new_items = True
+    supports_cold_items = True
     search_space: ClassVar[Space] = {
         "k": Integers(5, 500, log=True),
         "image_weight": Uniform(0.0, 1.0),
@@ -70,7 +70,7 @@ class ItemKNNContent(Ranker):
         self.taken = Graph(indptr, items, torch.ones(len(train)), train.n_items)  # row u: what u has
         found = [(w, *neighbors(tables[m], train, config)) for m, w in weights.items() if w > 0]
         self.neighbors = graph_of(mixed(found, config.normalize))  # row i: sim(i, j) of its neighbors j
-        self.content_rule = ContentSimilarity(
+        self.cold_start_rule = ContentSimilarity(
             weights, config.k, config.normalize, means_of(tables, config.fill)
         )
 

@@ -39,7 +39,7 @@ from graphrec.features import FeatureTable
 from graphrec.graphs.graph import Graph, bipartite, edge_products, mix, normalize_weights, union
 from graphrec.graphs.nearest import all_neighbors, nearest_rows, unit_length
 from graphrec.models.base import ContentRule, Features, Ranker
-from graphrec.models.batches import Plan, Preferences, Triplets, triplets
+from graphrec.models.batches import EpochContext, Preferences, Triplets, triplets
 from graphrec.models.layers import ItemFeatures, embedding, propagate
 from graphrec.models.losses import bpr, half_squares
 from graphrec.models.multimodal import AugmentedConfig, ColdItems, item_graph, tables_of
@@ -73,9 +73,9 @@ class LATTICE(Ranker):
         each time."""
 
     name = "lattice"
-    divides = "batches"
+    data_parallel = "batches"
     modalities = True
-    places_new_items = True
+    supports_cold_items = True
     search_space: ClassVar[Space] = {
         "n_ui_layers": Integers(1, 3),
         "reg_weight": Choice(0.0, 1e-5, 1e-4, 1e-3),
@@ -89,8 +89,8 @@ class LATTICE(Ranker):
         self.config, self.train_pairs = config, train
         self.n_users, self.n_items = train.n_users, train.n_items
         self.user_item_graph = self_looped(train)  # Eq. 7
-        self.user_embedding = embedding(self.n_users, config.dim, self.stream("users"))  # (n_users, d)
-        self.item_embedding = embedding(self.n_items, config.dim, self.stream("items"))  # (n_items, d)
+        self.user_embedding = embedding(self.n_users, config.dim, self.rng("users"))  # (n_users, d)
+        self.item_embedding = embedding(self.n_items, config.dim, self.rng("items"))  # (n_items, d)
 
         k, cache, fill = config.knn_k, config.graph_cache, config.fill
         original = [
@@ -105,27 +105,27 @@ class LATTICE(Ranker):
             weight[place] = graph.weight
         self.register_buffer("original_weights", weights, persistent=False)
         self.views = nn.ModuleDict(
-            {m: LearnedView(t, config, train, self.stream(m)) for m, t in features.items()}
+            {m: LearnedView(t, config, train, self.rng(m)) for m, t in features.items()}
         )
         self.modality_weight = nn.Parameter(torch.full((len(features),), 0.5))
         self.epoch_graph: Graph | None = None
 
-        self.content_rule = ContentRule(dict.fromkeys(features, 1 / len(features)), k)
-        self.cold_items = ColdItems(train, features, self.content_rule, config.cold_items == "neighbors")
+        self.cold_start_rule = ContentRule(dict.fromkeys(features, 1 / len(features)), k)
+        self.cold_items = ColdItems(train, features, self.cold_start_rule, config.cold_items == "neighbors")
 
     @classmethod
     def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
         """See :meth:`graphrec.models.base.Model.build`; needs one feature table at least, of any modality."""
         config = config or cls.Config()
         model = cls(data.train, tables_of("LATTICE", data, features, config.attributes), config)
-        model.preferences = Preferences.of(data, features, config.augmented)
+        model.preferences = Preferences.from_features(data, features, config.augmented)
         return model
 
     def start_epoch(self, rng: np.random.Generator) -> None:
         """Drops the item graph, so that the epoch's first batch builds it anew."""
         self.epoch_graph = None
 
-    def batches(self, plan: Plan) -> Iterator[Triplets]:
+    def batches(self, plan: EpochContext) -> Iterator[Triplets]:
         """Every train interaction once, with one uniform negative."""
         return triplets(self.train_pairs, plan, preferences=self.preferences)
 

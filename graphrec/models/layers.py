@@ -142,7 +142,7 @@ class ItemFeatures(nn.Module):
         self._held: list[Tensor] = []  # memory for gathered rows
 
     @classmethod
-    def of(cls, table: FeatureTable, config: StreamedConfig, train: Interactions) -> Self:
+    def from_table(cls, table: FeatureTable, config: StreamedConfig, train: Interactions) -> Self:
         """One modality as a model's options ask for it."""
         dtype = getattr(torch, config.feature_dtype)
         trained = bool(getattr(config, "train_features", False))

@@ -24,7 +24,14 @@ from graphrec.data.interactions import Interactions
 from graphrec.graphs.graph import bipartite
 from graphrec.graphs.neighbor_sampling import Fanouts, check_fanouts, propagated
 from graphrec.models.base import Features, ModelConfig, Ranker
-from graphrec.models.batches import Keyed, Local, Plan, Preferences, keyed, triplets
+from graphrec.models.batches import (
+    EpochContext,
+    InGroupNegatives,
+    Preferences,
+    SeededTriplets,
+    keyed,
+    triplets,
+)
 from graphrec.models.layers import embedding, propagate
 from graphrec.models.losses import bpr, embedding_norms
 from graphrec.models.search_space import Choice, Integers, Space
@@ -56,37 +63,37 @@ class LightGCN(Ranker):
             return self
 
     name = "lightgcn"
-    divides = "batches"
+    data_parallel = "batches"
     search_space: ClassVar[Space] = {
         "n_layers": Integers(1, 4),
         "reg_weight": Choice(1e-5, 1e-4, 1e-3, 1e-2),
         "train.learning_rate": Choice(1e-3, 2e-3, 5e-3),
     }
     config: Config
-    local: Local | None = None
+    local: InGroupNegatives | None = None
 
     def __init__(self, train: Interactions, config: Config) -> None:
         super().__init__()
         self.config, self.train_pairs = config, train
         self.n_users, self.n_items = train.n_users, train.n_items
         self.graph = bipartite(train)  # Eq. 3
-        self.user_embedding = embedding(self.n_users, config.dim, self.stream("users"))  # (n_users, d)
-        self.item_embedding = embedding(self.n_items, config.dim, self.stream("items"))  # (n_items, d)
+        self.user_embedding = embedding(self.n_users, config.dim, self.rng("users"))  # (n_users, d)
+        self.item_embedding = embedding(self.n_items, config.dim, self.rng("items"))  # (n_items, d)
         self.sparse_gradients = config.fanouts is not None
 
     @classmethod
     def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
         """See :meth:`graphrec.models.base.Model.build`; of features only preferences are used."""
         model = cls(data.train, config or cls.Config())
-        model.preferences = Preferences.of(data, features, model.config.augmented)
-        model.local = Local.of(data, model.config.local_negatives)
+        model.preferences = Preferences.from_features(data, features, model.config.augmented)
+        model.local = InGroupNegatives.from_dataset(data, model.config.local_negatives)
         return model
 
-    def batches(self, plan: Plan) -> Iterator[Keyed]:
+    def batches(self, plan: EpochContext) -> Iterator[SeededTriplets]:
         """Every train interaction once, with one negative, and preferences."""
         return keyed(triplets(self.train_pairs, plan, self.local, self.preferences), plan, "fanouts")
 
-    def loss(self, batch: Keyed) -> dict[str, Tensor]:
+    def loss(self, batch: SeededTriplets) -> dict[str, Tensor]:
         """``bpr`` on propagated embeddings and ``reg`` on the ID embeddings (Eq. 15)."""
         (u, p, n), own = self.propagated(batch)  # (B, d)
         return {
@@ -94,7 +101,7 @@ class LightGCN(Ranker):
             "reg": self.config.reg_weight * embedding_norms(*own),
         }
 
-    def propagated(self, batch: Keyed) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    def propagated(self, batch: SeededTriplets) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """Embeddings of the batch's users, positives and negatives, and their ID embeddings."""
         tables = self.user_embedding.weight, self.item_embedding.weight
         if self.config.fanouts is None:

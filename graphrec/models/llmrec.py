@@ -45,7 +45,7 @@ from graphrec.data.interactions import Interactions
 from graphrec.features import ATTRIBUTE, PREFERENCES, PROFILE, FeatureTable
 from graphrec.graphs.graph import Graph
 from graphrec.models.base import Features, ModelConfig, Ranker
-from graphrec.models.batches import Plan, Preferences, triplets_of_users
+from graphrec.models.batches import EpochContext, Preferences, triplets_of_users
 from graphrec.models.layers import ItemFeatures, distinct_rows, embedding, linear, row_dropout
 from graphrec.models.search_space import Choice, Space
 
@@ -121,7 +121,7 @@ class LLMRec(Ranker):
         """Does what the authors' code does instead of what was meant."""
 
     name = "llmrec"
-    divides = "batches"
+    data_parallel = "batches"
     modalities = True
     train_defaults: ClassVar[dict[str, Any]] = {"learning_rate": 1e-4, "weight_decay": 0.01}
     search_space: ClassVar[Space] = {
@@ -140,8 +140,8 @@ class LLMRec(Ranker):
         self.attributes = sorted(f for f in tables if f.startswith(ATTRIBUTE))
         self.content = sorted(set(tables) - {PROFILE, *self.attributes})
         self.to_users, self.to_items = halves(train)
-        self.user_embedding = embedding(self.n_users, config.dim, self.stream("users"))  # (n_users, d)
-        self.item_embedding = embedding(self.n_items, config.dim, self.stream("items"))  # (n_items, d)
+        self.user_embedding = embedding(self.n_users, config.dim, self.rng("users"))  # (n_users, d)
+        self.item_embedding = embedding(self.n_items, config.dim, self.rng("items"))  # (n_items, d)
         self.whole = bool(config.mask or config.dropout)
         self.channels, self.projections = nn.ModuleDict(), nn.ModuleDict()
         self.decoders = nn.ModuleDict()
@@ -149,9 +149,9 @@ class LLMRec(Ranker):
             kept = (self.whole, config.reference_compat)
             self.channels[f] = Channel(table, self.to_users, self.to_items, f == PROFILE, *kept)
             if self.shared(f) not in self.projections:
-                self.projections[self.shared(f)] = linear(table.dim, config.dim, self.stream(self.shared(f)))
+                self.projections[self.shared(f)] = linear(table.dim, config.dim, self.rng(self.shared(f)))
                 if config.mask and config.restore_weight and f not in self.content:
-                    decoder = linear(config.dim, table.dim, self.stream(f"decoder/{self.shared(f)}"))
+                    decoder = linear(config.dim, table.dim, self.rng(f"decoder/{self.shared(f)}"))
                     self.decoders[self.shared(f)] = decoder
 
     @classmethod
@@ -173,11 +173,11 @@ class LLMRec(Ranker):
         model = cls(data.train, tables, config or cls.Config())
         # Nobody has to have been asked: without preferences there are none.
         if PREFERENCES in tables:
-            model.preferences = Preferences.of(data, tables, model.config.augmented)
+            model.preferences = Preferences.from_features(data, tables, model.config.augmented)
         return model
 
     @classmethod
-    def reads(cls, config: ModelConfig) -> tuple[str, ...]:
+    def optional_fields(cls, config: ModelConfig) -> tuple[str, ...]:
         """Whatever was said."""
         return PROFILE, f"{ATTRIBUTE}*", PREFERENCES
 
@@ -294,19 +294,21 @@ class LLMRec(Ranker):
             terms["bpr_attributes"] = config.attribute_loss * losses.sum()
         if config.feature_reg and self.content:
             squares = torch.stack([self.named[f].squares(self.weight(f)) for f in self.content]).sum()
-            terms["features"] = config.feature_reg * distributed.once(squares) / 2 / self.n_items
+            terms["features"] = config.feature_reg * distributed.replicated(squares) / 2 / self.n_items
         if config.reg_weight:
-            norms = distributed.total(torch.stack([part.square().sum() for part in (u, i[:n], i[n:])]))
+            norms = distributed.all_reduce_sum(
+                torch.stack([part.square().sum() for part in (u, i[:n], i[n:])])
+            )
             penalties = 1 / (2 * norms + 1e-8) if config.reference_compat else norms / 2
             terms["reg"] = config.reg_weight * penalties.sum() / batch.n
         if self.decoders:
             assert whole is not None
-            terms["restore"] = config.restore_weight * distributed.once(self.restored(batch, whole))
+            terms["restore"] = config.restore_weight * distributed.replicated(self.restored(batch, whole))
         return terms
 
     def pruned(self, difference: Tensor) -> Tensor:
         """BPR over the triplets that are kept (Eq. 8)."""
-        log = distributed.gathered(logsigmoid(difference + 1e-8))
+        log = distributed.all_gather(logsigmoid(difference + 1e-8))
         kept = max(1, int((1 - self.config.prune) * len(log)))
         return -log.topk(kept, largest=self.config.prune_keep == "easy", sorted=False).values.mean()
 
@@ -339,7 +341,7 @@ class LLMRec(Ranker):
 
     # -- batches ---------------------------------------------------------------------------------------------
 
-    def batches(self, plan: Plan) -> Iterator[Batch]:
+    def batches(self, plan: EpochContext) -> Iterator[Batch]:
         """As many batches of distinct users as the interactions would fill, an item and a negative each,
         and preferences of some of them.
         """
@@ -354,7 +356,7 @@ class LLMRec(Ranker):
             ]
             key = rng["dropout"].integers(2**63, dtype=np.int64)
             arrays = np.asarray(n), *masked, np.asarray(key)
-            yield Batch(*distributed.mine(batch), *(torch.from_numpy(a) for a in arrays))
+            yield Batch(*distributed.local_shard(batch), *(torch.from_numpy(a) for a in arrays))
 
 
 class Channel(nn.Module):

@@ -19,7 +19,7 @@ from torch import Tensor
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.models.base import Features, ModelConfig, Ranker
-from graphrec.models.batches import Local, Plan, Triplets, triplets
+from graphrec.models.batches import EpochContext, InGroupNegatives, Triplets, triplets
 from graphrec.models.layers import embedding
 from graphrec.models.losses import bpr, embedding_norms
 from graphrec.models.search_space import Choice, Space
@@ -39,29 +39,29 @@ class MF(Ranker):
         """Share of negatives from the positive's repository; for datasets of ``graphrec data git``."""
 
     name = "mf"
-    divides = "batches"
+    data_parallel = "batches"
     search_space: ClassVar[Space] = {
         "reg_weight": Choice(1e-3, 1e-2, 1e-1, 0.3),
         "train.learning_rate": Choice(1e-3, 2e-3, 5e-3),
     }
     config: Config
-    local: Local | None = None
+    local: InGroupNegatives | None = None
 
     def __init__(self, train: Interactions, config: Config) -> None:
         super().__init__()
         self.config, self.train_pairs = config, train
         self.n_users, self.n_items = train.n_users, train.n_items
-        self.user_embedding = embedding(self.n_users, config.dim, self.stream("users"))  # (n_users, d)
-        self.item_embedding = embedding(self.n_items, config.dim, self.stream("items"))  # (n_items, d)
+        self.user_embedding = embedding(self.n_users, config.dim, self.rng("users"))  # (n_users, d)
+        self.item_embedding = embedding(self.n_items, config.dim, self.rng("items"))  # (n_items, d)
 
     @classmethod
     def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
         """See :meth:`graphrec.models.base.Model.build`; features are not used."""
         model = cls(data.train, config or cls.Config())
-        model.local = Local.of(data, model.config.local_negatives)
+        model.local = InGroupNegatives.from_dataset(data, model.config.local_negatives)
         return model
 
-    def batches(self, plan: Plan) -> Iterator[Triplets]:
+    def batches(self, plan: EpochContext) -> Iterator[Triplets]:
         """Every train interaction once, with one negative."""
         return triplets(self.train_pairs, plan, self.local)
 

@@ -97,7 +97,7 @@ def tables_of(
     """
     items = {
         field: table for field, table in (features or {}).items()
-        if table.of == "item" and (attributes or not field.startswith(ATTRIBUTE))
+        if table.entity == "item" and (attributes or not field.startswith(ATTRIBUTE))
     }  # fmt: skip
     if not items:
         raise FeatureError(

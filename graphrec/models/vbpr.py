@@ -31,9 +31,9 @@ from torch.nn.functional import embedding as rows
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.features import FeatureTable
-from graphrec.features.prefetch import ahead
+from graphrec.features.prefetch import prefetch
 from graphrec.models.base import ContentProjection, Features, Ranker
-from graphrec.models.batches import Plan, Preferences, triplets
+from graphrec.models.batches import EpochContext, Preferences, triplets
 from graphrec.models.layers import ItemFeatures, embedding, on_disk, projection
 from graphrec.models.losses import bpr, embedding_norms
 from graphrec.models.multimodal import StreamedConfig, means_of, tables_of
@@ -71,9 +71,9 @@ class VBPR(Ranker):
         """Vector of items without train interactions: their content part alone, or all that is there."""
 
     name = "vbpr"
-    divides = "batches"
+    data_parallel = "batches"
     modalities = True
-    places_new_items = True
+    supports_cold_items = True
     search_space: ClassVar[Space] = {
         "reg_weight": Choice(1e-4, 1e-3, 1e-2, 1e-1, 1.0),
         "train.learning_rate": Choice(1e-3, 2e-3, 5e-3),
@@ -86,12 +86,14 @@ class VBPR(Ranker):
         self.config, self.train_pairs = config, train
         self.n_users, self.n_items = train.n_users, train.n_items
         content_dim = config.content_dim or config.dim
-        self.user_embedding = embedding(self.n_users, config.dim + content_dim, self.stream("users"))
-        self.item_embedding = embedding(self.n_items, config.dim, self.stream("items"))  # (n_items, d)
-        self.features = nn.ModuleDict({m: ItemFeatures.of(t, config, train) for m, t in tables.items()})
+        self.user_embedding = embedding(self.n_users, config.dim + content_dim, self.rng("users"))
+        self.item_embedding = embedding(self.n_items, config.dim, self.rng("items"))  # (n_items, d)
+        self.features = nn.ModuleDict(
+            {m: ItemFeatures.from_table(t, config, train) for m, t in tables.items()}
+        )
         # One map of all features side by side; each modality is multiplied by its columns.
         self.widths = {m: t.dim for m, t in tables.items()}
-        self.projection = projection(sum(self.widths.values()), content_dim, self.stream("content"))
+        self.projection = projection(sum(self.widths.values()), content_dim, self.rng("content"))
         self.fill = means_of(tables, config.fill)
         warm = torch.from_numpy(train.item_degree > 0)
         self.register_buffer("warm", warm[:, None], persistent=False)  # (n_items, 1)
@@ -101,14 +103,14 @@ class VBPR(Ranker):
         """See :meth:`graphrec.models.base.Model.build`; needs one feature table at least, of any name."""
         config = config or cls.Config()
         model = cls(data.train, tables_of("VBPR", data, features, config.attributes), config)
-        model.preferences = Preferences.of(data, features, config.augmented)
+        model.preferences = Preferences.from_features(data, features, config.augmented)
         return model
 
-    def batches(self, plan: Plan) -> Iterator[Batch]:
+    def batches(self, plan: EpochContext) -> Iterator[Batch]:
         """Every train interaction once, with one uniform negative."""
-        return ahead(self._batches(plan), on_disk(self.features.values()), lambda batch: (batch.items,))
+        return prefetch(self._batches(plan), on_disk(self.features.values()), lambda batch: (batch.items,))
 
-    def _batches(self, plan: Plan) -> Iterator[Batch]:
+    def _batches(self, plan: EpochContext) -> Iterator[Batch]:
         for users, positives, negatives in triplets(self.train_pairs, plan, preferences=self.preferences):
             both = torch.cat([positives, negatives]).numpy()
             items, at = (torch.from_numpy(v) for v in np.unique(both, return_inverse=True))
@@ -147,7 +149,7 @@ class VBPR(Ranker):
         return self.user_embedding.weight, torch.cat([ids, content], 1)
 
     @property
-    def content_rule(self) -> ContentProjection:  # type: ignore[override]  # follows the weights
+    def cold_start_rule(self) -> ContentProjection:  # type: ignore[override]  # follows the weights
         """``[0 ; W x]``, with the weights as they are now."""
         d = self.config.dim
         padded = {m: nn.functional.pad(w.detach().T, (d, 0)) for m, w in self.weights().items()}

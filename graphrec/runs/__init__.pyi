@@ -1,5 +1,5 @@
 from .record import (
-    Recorded as Recorded,
+    RunRecord as RunRecord,
 )
 from .record import (
     inputs_of as inputs_of,

@@ -34,7 +34,7 @@ class _Read(BaseModel):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
-class Recorded(BaseModel):
+class RunRecord(BaseModel):
     """The part of ``run.json`` that opening a run, and training it again, depend on."""
 
     model: str
@@ -75,7 +75,7 @@ def read_meta(path: str | Path) -> dict[str, Any]:
     return read_sealed(path / "run.json", "train again")
 
 
-def read_record(path: str | Path) -> Recorded:
+def read_record(path: str | Path) -> RunRecord:
     """What ``run.json`` of a run directory records, checked.
 
     Raises:
@@ -83,7 +83,7 @@ def read_record(path: str | Path) -> Recorded:
     """
     path = Path(path)
     try:
-        return Recorded.model_validate(read_meta(path))
+        return RunRecord.model_validate(read_meta(path))
     except ValidationError as cause:
         first = cause.errors()[0]
         raise damaged(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from cause
@@ -130,7 +130,7 @@ def inputs_of(
     return data, {field: found[field] for field in facts.features}
 
 
-def source_of(path: Path, facts: Recorded, root: str | Path | None = None) -> Source:
+def source_of(path: Path, facts: RunRecord, root: str | Path | None = None) -> Source:
     """Where the dataset of a run is read.
 
     Args:
@@ -149,16 +149,16 @@ def source_of(path: Path, facts: Recorded, root: str | Path | None = None) -> So
     source = Source(**facts.source.model_dump())
     if root is None:
         return source
-    return Source.of(source.dataset if source.dataset in READERS else root, root, source.options)
+    return Source.create(source.dataset if source.dataset in READERS else root, root, source.options)
 
 
-def _dataset(path: Path, facts: Recorded, root: str | Path | None) -> Dataset:
+def _dataset(path: Path, facts: RunRecord, root: str | Path | None) -> Dataset:
     """The dataset, read where it was, or where ``root`` says it is now."""
     source = source_of(path, facts, root)
     return Dataset.load(path / COPY) if source == Source(COPY) else source.read()
 
 
-def _tables(path: Path, facts: Recorded, data: Dataset, store: str | Path | None) -> dict[str, FeatureTable]:
+def _tables(path: Path, facts: RunRecord, data: Dataset, store: str | Path | None) -> dict[str, FeatureTable]:
     """The recorded tables, from the feature store they came from."""
     if not facts.features:
         return {}
@@ -172,6 +172,6 @@ def _tables(path: Path, facts: Recorded, data: Dataset, store: str | Path | None
     others = {str(row["field"]) for row in known.status(data)} | set(data.content)
     choose: dict[str, str | None] = {f: facts.keys.get(f) for f in others | set(facts.keys)}
     try:
-        return known.of(data, **choose)
+        return known.load_tables(data, **choose)
     except FeatureError as cause:
         raise FeatureError(f"{path}: its features cannot be opened again: {cause}") from cause

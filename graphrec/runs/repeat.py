@@ -20,13 +20,13 @@ from graphrec.core.environment import differences
 from graphrec.core.errors import CheckpointError, ConfigError
 from graphrec.data import Dataset
 from graphrec.models.base import Features
-from graphrec.runs.record import COPY, Recorded, damaged, inputs_of, read_record, source_of
+from graphrec.runs.record import COPY, RunRecord, damaged, inputs_of, read_record, source_of
 from graphrec.runs.run import configure, refuse_another, train
 from graphrec.runs.source import Source
 from graphrec.training import checkpoint
 from graphrec.training.trainer import Run
 
-__all__ = ["Repeated", "train_like"]
+__all__ = ["Reproduction", "train_like"]
 
 INDIFFERENT = frozenset({"device", "progress", "tensorboard", "checkpoint_every"})
 """Options of training that do not say what is trained."""
@@ -34,7 +34,7 @@ AGAIN, CHANGED = "-again", "-changed"
 
 
 @dataclass(frozen=True)
-class Repeated:
+class Reproduction:
     """A run that was trained like another.
 
     Attributes:
@@ -125,7 +125,7 @@ def train_like(
     store: str | Path | None = None,
     resume: bool = False,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
-) -> Repeated:
+) -> Reproduction:
     """Trains what a run directory records, into another directory, and compares the two.
 
     It is trained where the run was (a run of ``device=auto`` that came to a CPU on a CPU, even where there is
@@ -184,7 +184,7 @@ def train_like(
 
 
 def _options(
-    path: Path, facts: Recorded, seed: int | None, model: Mapping[str, Any], training: Mapping[str, Any]
+    path: Path, facts: RunRecord, seed: int | None, model: Mapping[str, Any], training: Mapping[str, Any]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, tuple[Any, Any]]]:
     """The options to train with, and which of them are other than recorded."""
     try:
@@ -223,7 +223,7 @@ def _beside(path: Path, changed: Mapping[str, object], seed: int | None) -> Path
 
 
 @contextmanager
-def _threads(facts: Recorded) -> Iterator[None]:
+def _threads(facts: RunRecord) -> Iterator[None]:
     """As many threads as the run had, where it says how many; afterwards what there were."""
     before, wanted = torch.get_num_threads(), facts.environment.get("threads")
     if isinstance(wanted, int) and wanted >= 1:
@@ -235,12 +235,12 @@ def _threads(facts: Recorded) -> Iterator[None]:
 
 
 def _compared(
-    run: Run, path: Path, out: Path, facts: Recorded, select: str, changed: dict[str, tuple[Any, Any]]
-) -> Repeated:
+    run: Run, path: Path, out: Path, facts: RunRecord, select: str, changed: dict[str, tuple[Any, Any]]
+) -> Reproduction:
     before = checkpoint.read(path / "last")["training"] if checkpoint.exists(path / "last") else {}
     best = before.get("best_value") if select == facts.select else None
     if changed:
-        return Repeated(run, path, select, changed, best)
+        return Reproduction(run, path, select, changed, best)
     now = read_record(out)
     devices = [str(f.device.get("device", "cpu")) for f in (facts, now)]
     cuda = any(d.startswith("cuda") for d in devices)
@@ -262,7 +262,7 @@ def _compared(
             unequal[epoch] = names[0], one.get(names[0]), other.get(names[0])
     weights = _weights(path) == _weights(out) if finished else None
     on_cpu = all(d.startswith("cpu") for d in devices)
-    return Repeated(run, path, select, {}, best, len(there), unequal, weights, found, on_cpu)
+    return Reproduction(run, path, select, {}, best, len(there), unequal, weights, found, on_cpu)
 
 
 def _weights(path: Path) -> str | None:

@@ -24,7 +24,7 @@ from graphrec.evaluation.ranking import RankingTask
 from graphrec.features import FeatureTable
 from graphrec.models import model as model_class
 from graphrec.models.base import Features, Model, ModelConfig, Ranker
-from graphrec.runs.record import COPY, Recorded, damaged, inputs_of, read_meta, read_record
+from graphrec.runs.record import COPY, RunRecord, damaged, inputs_of, read_meta, read_record
 from graphrec.runs.source import NONE, Source, features_for, load
 from graphrec.serving import Recommender
 from graphrec.training import checkpoint
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from graphrec.conversation.agent import ConversationalRecommender
 
 __all__ = [
-    "NONE", "SELECT", "OpenedRun", "Recorded", "Source", "agent_of", "configure", "features_for",
+    "NONE", "SELECT", "OpenedRun", "RunRecord", "Source", "agent_of", "configure", "features_for",
     "inputs_of", "load", "open_agent", "open_recommender", "open_run", "read_meta", "read_record",
     "recommender_folder", "refuse_another", "train",
 ]  # fmt: skip
@@ -170,7 +170,7 @@ def train(
     run = Trainer(train_config, out).fit(
         made, task, None if task is None else select, resume=resume, about=about, on_epoch=on_epoch
     )
-    if not distributed.first():
+    if not distributed.is_rank_zero():
         return run
     titles = _titles(data)
     with explained(out, CheckpointError):
@@ -179,7 +179,7 @@ def train(
         if titles:
             write_json(out / "titles.json", titles)
     if isinstance(run.model, Ranker):
-        Recommender.of(run.model, data, given or None).save(out / "recommender")
+        Recommender.from_model(run.model, data, given or None).save(out / "recommender")
     agent = agent_of(run.model, data)
     if agent is not None:
         agent.save(out / TALKS)
@@ -206,10 +206,10 @@ def agent_of(model: Model, data: Dataset) -> ConversationalRecommender | None:
     if isinstance(model, SCPR):
         rules = model.setting.config.replace(**talk)
         setting = Setting(model.setting.catalog, model.setting.vectors, rules)
-        return ConversationalRecommender.of(model.trained(), setting, data)
+        return ConversationalRecommender.from_policy(model.trained(), setting, data)
     if isinstance(model, FM) and HAS in data.relations:
-        setting = Setting(Catalog.of(data), model.vectors(), ConversationConfig(**talk))
-        return ConversationalRecommender.of("recommend-when-sure:30", setting, data)
+        setting = Setting(Catalog.from_dataset(data), model.vectors(), ConversationConfig(**talk))
+        return ConversationalRecommender.from_policy("recommend-when-sure:30", setting, data)
     return None
 
 
@@ -236,7 +236,7 @@ def refuse_another(out: Path, select: str, resume: bool) -> None:
     Raises:
         CheckpointError: it holds one and ``resume`` is false, or one that selects on another metric.
     """
-    if not (out / "run.json").exists() or not distributed.first():
+    if not (out / "run.json").exists() or not distributed.is_rank_zero():
         return
     if not resume:
         raise CheckpointError(

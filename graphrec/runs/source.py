@@ -50,7 +50,7 @@ class Source:
                 ) from cause
 
     @classmethod
-    def of(
+    def create(
         cls, dataset: str | Path, root: str | Path | None = None, options: Mapping[str, Any] | None = None
     ) -> Self:
         """The same place with absolute paths, so that it means the same from any working directory.
@@ -99,7 +99,7 @@ def load(
     dataset: str | Path, root: str | Path | None = None, options: Mapping[str, Any] | None = None
 ) -> Dataset:
     """Reads a dataset by name, or a saved one by its directory (see :func:`graphrec.load_dataset`)."""
-    return Source.of(dataset, root, options).read()
+    return Source.create(dataset, root, options).read()
 
 
 def features_for(
@@ -130,7 +130,7 @@ def features_for(
     if isinstance(model, str):
         model = model_class(model)
     config = config or model.Config()
-    patterns, needs = model.reads(config), model.needs_features(config)
+    patterns, needs = model.optional_fields(config), model.needs_features(config)
     if not needs and not patterns:
         return {}
     store = store if isinstance(store, FeatureStore) else FeatureStore(store)
@@ -147,7 +147,7 @@ def features_for(
             raise FeatureError(_how_to_have_it_said(model.name, store, patterns, source))
         raise FeatureError(_how_to_get(model.name, data.name, store, wanted, missing, source))
     choose = dict.fromkeys((stored | set(data.content)) - {*wanted, *further})
-    return store.of(data, **choose, **{f: asked[f] for f in wanted if asked[f] is not None})
+    return store.load_tables(data, **choose, **{f: asked[f] for f in wanted if asked[f] is not None})
 
 
 def _how_to_have_it_said(
@@ -191,7 +191,7 @@ def _of_one_extractor(
             )
         )
     chosen: dict[str, str | None] = dict.fromkeys(stored | set(data.content))
-    return store.of(data, **{**chosen, field: model.extractor})
+    return store.load_tables(data, **{**chosen, field: model.extractor})
 
 
 def _how_to_get(

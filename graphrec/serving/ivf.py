@@ -25,7 +25,7 @@ from torch import Tensor
 from graphrec.core.bundle import Committed, Write, commit
 from graphrec.core.errors import CheckpointError, ConfigError, requires
 from graphrec.core.files import digest, read_array, sha256_file, write_array, writing
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.core.topk import topk
 from graphrec.serving.exact import retrieve
 
@@ -203,11 +203,11 @@ def build(
     files: dict[str, tuple[str, str, Write]] = {}
     facts: dict[str, Any] = {}
     for name, part in parts.items():
-        centroids = _train(part, lists or _default(n), stream(seed, f"index/{name}"))
+        centroids = _train(part, lists or _default(n), numpy_rng(seed, f"index/{name}"))
         assigned = _assign(part, centroids)
         sizes = np.bincount(assigned, minlength=len(centroids)).astype(np.int64)
         facts[name] = _chosen(
-            part, centroids, assigned, sizes, recall, k, stream(seed, f"recall/{name}")
+            part, centroids, assigned, sizes, recall, k, numpy_rng(seed, f"recall/{name}")
         )._asdict()
         content = digest(about, centroids, assigned)
         files[f"{name}_centroids"] = (digest(centroids), "npy", partial(write_array, array=centroids))

@@ -13,7 +13,7 @@ from graphrec.data import Dataset, Vocabulary
 from graphrec.features import FeatureTable
 from graphrec.graphs import sparse
 from graphrec.graphs.nearest import nearest_rows
-from graphrec.models.base import ContentProjection, ContentRule, ContentSimilarity, Features, Placement
+from graphrec.models.base import ColdStartRule, ContentProjection, ContentRule, ContentSimilarity, Features
 from graphrec.serving.array_bundle import Bundle
 from graphrec.serving.vectors import Vectors
 
@@ -42,14 +42,14 @@ class Queries(NamedTuple):
     present: np.ndarray
 
 
-def compares(rule: Placement) -> bool:
+def compares(rule: ColdStartRule) -> bool:
     """Whether the rule compares new items with known ones, whose content it then needs."""
     return not isinstance(rule, ContentProjection)
 
 
 def usable(
-    rule: Placement | None, content: Mapping[str, ContentVectors], meta: Mapping[str, Any]
-) -> Placement:
+    rule: ColdStartRule | None, content: Mapping[str, ContentVectors], meta: Mapping[str, Any]
+) -> ColdStartRule:
     """The rule, if new items can be placed by it.
 
     Raises:
@@ -63,19 +63,19 @@ def usable(
     if not content and compares(rule):
         raise FeatureError(
             "this recommender was made without features, so new items cannot be compared with known "
-            "ones; make it with Recommender.of(model, data, features)"
+            "ones; make it with Recommender.from_model(model, data, features)"
         )
     return rule
 
 
-def widths(rule: Placement | None, content: Mapping[str, ContentVectors]) -> dict[str, int]:
+def widths(rule: ColdStartRule | None, content: Mapping[str, ContentVectors]) -> dict[str, int]:
     """Modality -> length of its vectors, of what new items can be placed by."""
     if isinstance(rule, ContentProjection):
         return {modality: len(weight) for modality, weight in rule.weights.items()}
     return {modality: vectors.values.shape[1] for modality, vectors in content.items()} if rule else {}
 
 
-def trained_content(rule: Placement, data: Dataset, features: Features) -> dict[str, ContentVectors]:
+def trained_content(rule: ColdStartRule, data: Dataset, features: Features) -> dict[str, ContentVectors]:
     """The content of the items with train interactions, by modality of the rule.
 
     Raises:
@@ -98,7 +98,7 @@ def trained_content(rule: Placement, data: Dataset, features: Features) -> dict[
 def place(
     added: Vocabulary,
     features: Mapping[str, Any],
-    rule: Placement,
+    rule: ColdStartRule,
     content: Mapping[str, ContentVectors],
     item_vectors: Vectors,
 ) -> Vectors:
@@ -107,7 +107,7 @@ def place(
     Args:
         added: ids of the new items, for messages.
         features: modality -> vectors ``(n, d_m)``; see :meth:`graphrec.Recommender.add_items`.
-        rule: see :data:`graphrec.models.base.Placement`.
+        rule: see :data:`graphrec.models.base.ColdStartRule`.
         content: what to compare with, by modality.
         item_vectors: embeddings of the known items ``(n_items, d) float32``.
 
@@ -235,7 +235,7 @@ def _vectors(given: Any, items: Vocabulary, dim: int, modality: str) -> Queries:
 # -- keeping -------------------------------------------------------------------------------------------------
 
 
-def described(rule: Placement | None) -> tuple[dict[str, Any] | None, dict[str, np.ndarray]]:
+def described(rule: ColdStartRule | None) -> tuple[dict[str, Any] | None, dict[str, np.ndarray]]:
     """A rule as JSON-able facts, and the arrays it holds by part of a bundle."""
     if rule is None or isinstance(rule, ContentRule):
         return (None if rule is None else rule._asdict()), {}
@@ -246,7 +246,7 @@ def described(rule: Placement | None) -> tuple[dict[str, Any] | None, dict[str, 
     return {"kind": "similarity", **rule._asdict(), "fill": list(rule.fill)}, arrays
 
 
-def restored(saved: Bundle, facts: dict[str, Any] | None) -> Placement | None:
+def restored(saved: Bundle, facts: dict[str, Any] | None) -> ColdStartRule | None:
     """The rule that :func:`described` took apart."""
     if facts is None:
         return None

@@ -48,7 +48,7 @@ def exactly(asked: Question, sides: Sequence[tuple[int, int, Keys]]) -> Found:
         sides: index of the first item, number of items and their vectors ``(n, d)``, of consecutive items.
 
     Returns:
-        Among equal scores the item with the lowest index comes first.
+        CandidateGroups equal scores the item with the lowest index comes first.
     """
     values = torch.empty(asked.queries.shape[0], 0)
     items = np.empty((asked.queries.shape[0], 0), dtype=np.int64)

@@ -15,7 +15,7 @@ import numpy as np
 
 from graphrec.core.errors import CheckpointError, ConfigError
 from graphrec.data import Dataset, Interactions, Vocabulary
-from graphrec.models.base import Features, Placement, Ranker
+from graphrec.models.base import ColdStartRule, Features, Ranker
 from graphrec.serving import array_bundle, vectors
 from graphrec.serving.catalog import Items, Side
 from graphrec.serving.export import dense, write_faiss, write_parquet
@@ -60,7 +60,7 @@ class Recommender:
         user_vectors: Vectors,
         item_vectors: Vectors,
         seen: Interactions,
-        rule: Placement | None = None,
+        rule: ColdStartRule | None = None,
         content: Mapping[str, ContentVectors] | None = None,
         meta: Mapping[str, Any] | None = None,
     ) -> None:
@@ -108,7 +108,7 @@ class Recommender:
     # -- making ----------------------------------------------------------------------------------------------
 
     @classmethod
-    def of(
+    def from_model(
         cls,
         model: Ranker,
         data: Dataset,
@@ -122,7 +122,7 @@ class Recommender:
             model: a trained ranker for this dataset.
             data: gives the ids and the known interactions.
             features: feature tables the model was built with; they make :meth:`add_items` possible for models
-                with a ``content_rule`` and are of no use to others.
+                with a ``cold_start_rule`` and are of no use to others.
             seen: pairs not to recommend again; default: all splits, everything that is known when serving.
 
         Raises:
@@ -133,7 +133,7 @@ class Recommender:
         """
         seen = data.train + data.valid + data.test if seen is None else seen
         users, items = vectors.embeddings(model, data, seen)
-        rule = model.content_rule
+        rule = model.cold_start_rule
         content = trained_content(rule, data, features) if rule is not None and features else {}
         meta = {"model": model.name, "dataset": data.name, "fingerprint": data.fingerprint}
         return cls(data.users, data.items, users, items, seen, rule, content, meta)

@@ -32,7 +32,7 @@ def taken(embeddings: Tensor | Graph) -> Vectors:
 
 
 def embeddings(model: Ranker, data: Dataset, seen: Interactions) -> tuple[Vectors, Vectors]:
-    """A model's embeddings of users and items, checked against the dataset; see ``Recommender.of``.
+    """A model's embeddings of users and items, checked against the dataset; see ``Recommender.from_model``.
 
     Raises:
         ConfigError: the model is no ranker.

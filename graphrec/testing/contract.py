@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from graphrec.core.errors import ConfigError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data.dataset import Dataset
 from graphrec.features import FeatureTable
 from graphrec.models.base import Features, Model, ModelConfig, Ranker
-from graphrec.models.batches import Plan
+from graphrec.models.batches import EpochContext
 from graphrec.testing.fixtures import checkerboard, chosen, communities, dataset, features_of, material
 from graphrec.training import checkpoint
 from graphrec.training.trainer import TrainConfig, Trainer
@@ -137,8 +137,8 @@ def check_every_parameter_learns(model_class: type[Model], config: ModelConfig) 
         parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         if not parameters:
             return
-        model.start_epoch(stream(0, "start_epoch", 1))
-        batch = next(iter(model.batches(Plan(1, 256, 0))))
+        model.start_epoch(numpy_rng(0, "start_epoch", 1))
+        batch = next(iter(model.batches(EpochContext(1, 256, 0))))
         losses = model.loss(batch)
         for name, value in losses.items():
             assert value.dim() == 0, f"loss term {name!r} has shape {tuple(value.shape)}; expected a scalar"
@@ -156,7 +156,7 @@ def check_gaps(model_class: type[Ranker], config: ModelConfig) -> None:
     keep = (full.train.users != 0) & (full.train.items != 1)
     pairs = np.stack([full.train.users[keep], full.train.items[keep]], 1)
     data = dataset(pairs, [], full.n_users, full.n_items, "gaps")
-    vectors = stream(0, "testing/gaps").normal(size=(data.n_items, 6))
+    vectors = numpy_rng(0, "testing/gaps").normal(size=(data.n_items, 6))
     model = train(model_class, config, data, features_of(data, vectors, missing=(1, 2, 3)), 2)
     scores = model.score(np.arange(data.n_users))
     assert torch.isfinite(scores).all(), (
@@ -169,7 +169,7 @@ def check_missing_content_is_not_read(model_class: type[Ranker], config: ModelCo
     if not model_class.modalities:
         return
     data, _ = communities(2, 20)
-    vectors = stream(0, "testing/missing").normal(size=(data.n_items, 6)).astype(np.float32)
+    vectors = numpy_rng(0, "testing/missing").normal(size=(data.n_items, 6)).astype(np.float32)
     present = np.ones(data.n_items, dtype=bool)
     present[[1, 2, 3]] = False
     other = np.where(present[:, None], vectors, np.float32(1e4))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from graphrec.conversation.vectors import DialogueVectors, write_vectors
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.data.repositories import tree_of
@@ -76,14 +76,14 @@ def checkerboard(n: int = 20) -> tuple[Dataset, dict[str, FeatureTable]]:
     # User u keeps back item (u + 2) mod n, so that every item is kept back exactly once.
     held = pairs[:, 1] == (pairs[:, 0] + 2) % n
     data = dataset(pairs[~held], pairs[held], n, n, "checkerboard")
-    noise = stream(0, "testing/checkerboard").normal(size=(n, 8))
+    noise = numpy_rng(0, "testing/checkerboard").normal(size=(n, 8))
     noise[:, 0] += np.where(np.arange(n) % 2, 2.0, -2.0)
     return data, features_of(data, noise)
 
 
 def communities(n_groups: int = 4, size: int = 30, seed: int = 0) -> tuple[Dataset, dict[str, FeatureTable]]:
     """Users who mostly stay within their group's items, with a popularity skew across all of them."""
-    rng = stream(seed, "testing/communities")
+    rng = numpy_rng(seed, "testing/communities")
     n = n_groups * size
     group = np.arange(n) % n_groups
     popularity = 1.0 / (1.0 + rng.permutation(n)) ** 0.5
@@ -107,7 +107,7 @@ def conversations(folder: Path) -> tuple[Dataset, Path]:
     Returns:
         the dataset and where the vectors are.
     """
-    rng = stream(0, "testing/conversations")
+    rng = numpy_rng(0, "testing/conversations")
     has = rng.random((30, 8)) < 0.3
     has[np.arange(30), np.arange(30) % 8] = True
     pairs = rng.permutation(300)[:120]

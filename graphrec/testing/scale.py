@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from graphrec.core.errors import ConfigError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.features import FeatureTable
 from graphrec.models.base import Model, ModelConfig
-from graphrec.models.batches import Plan
+from graphrec.models.batches import EpochContext
 from graphrec.testing.contract import train
 from graphrec.testing.fixtures import chosen, communities, material
 
@@ -34,10 +34,10 @@ def check_processes(model_class: type[Model], config: ModelConfig) -> None:
         return
     with material(model_class, config) as (data, features, config), tempfile.TemporaryDirectory() as folder:
         answers = list(_in_processes(2, Path(folder), model_class, config, data, features))
-        if model_class.divides is None:
+        if model_class.data_parallel is None:
             for answer in answers:
                 assert "trains in one process" in answer.get("refused", ""), (
-                    f"divides is None, and two processes were not refused: {answer}"
+                    f"data_parallel is None, and two processes were not refused: {answer}"
                 )
             return
         made = model_class.build(data, chosen(model_class, features), config)
@@ -121,8 +121,8 @@ def _first_step(
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Losses and dense gradients of an epoch's first batch."""
     model = model_class.build(data, chosen(model_class, features), config)
-    model.start_epoch(stream(0, "start_epoch", 1))
-    losses = model.loss(next(iter(model.batches(Plan(1, 64, 0)))))
+    model.start_epoch(numpy_rng(0, "start_epoch", 1))
+    losses = model.loss(next(iter(model.batches(EpochContext(1, 64, 0)))))
     torch.stack(list(losses.values())).sum().backward()
     gradients = {
         n: p.grad.to_dense() if p.grad.is_sparse else p.grad

@@ -22,7 +22,7 @@ from graphrec.core import distributed
 from graphrec.core.bundle import read_sealed, write_sealed
 from graphrec.core.environment import environment
 from graphrec.core.errors import CheckpointError
-from graphrec.core.files import held, sweep, write_text
+from graphrec.core.files import acquire_lock, sweep, write_text
 from graphrec.training import checkpoint
 
 RUN, METRICS, LAST, BEST = "run.json", "metrics.jsonl", "last", "best"
@@ -108,7 +108,7 @@ class RunDirectory:
             f"{path}: another training is writing to it; wait for its end, or choose another directory"
         )
         with suppress(NotImplementedError):  # a file system without locks: none is held, as before there were
-            self._lock = held(path / LOCK, refusal)
+            self._lock = acquire_lock(path / LOCK, refusal)
 
     def close(self) -> None:
         """Lets others write."""
@@ -153,7 +153,7 @@ class RunDirectory:
         if state.best_value is not None and self.writes:
             self._check_best(path, model, state, step)
         checkpoint.read(path / LAST, model, optimizer)
-        distributed.wait()
+        distributed.barrier()
         for part in (LAST, BEST) if state.best_value is not None else (LAST,):
             if self.writes:
                 checkpoint.tidy(path / part)

@@ -26,9 +26,9 @@ from graphrec.core.config import Config
 from graphrec.core.environment import device_facts
 from graphrec.core.errors import ConfigError, TrainingError, nearest
 from graphrec.core.progress import ProgressBar, TensorBoard
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.models.base import Model
-from graphrec.models.batches import Plan
+from graphrec.models.batches import EpochContext
 from graphrec.training.run_directory import RunDirectory, State
 
 logger = logging.getLogger("graphrec")
@@ -117,7 +117,7 @@ class Trainer:
     def __init__(self, config: TrainConfig | None = None, out: str | Path | None = None) -> None:
         self.config = config or TrainConfig()
         self.out = Path(out) if out is not None else None
-        self.kept = RunDirectory(self.out)
+        self.run_directory = RunDirectory(self.out)
         self._device = torch.device("cpu")
 
     def fit(
@@ -146,36 +146,40 @@ class Trainer:
             ConfigError: ``select`` is not validated.
         """
         config, start, state = self.config, 0, State()
-        if distributed.launched() > 1 and model.divides is None:  # before the others wait for this one
+        if (
+            distributed.env_world_size() > 1 and model.data_parallel is None
+        ):  # before the others wait for this one
             raise ConfigError(f"{model.name} trains in one process; its batches cannot be divided")
         accelerator = _accelerator(config)
-        self.kept.writes, self._device = distributed.first(), accelerator.device
+        self.run_directory.writes, self._device = distributed.is_rank_zero(), accelerator.device
         model.to(accelerator.device)
         trainable = any(p.requires_grad for p in model.parameters())
         optimizer = model.optimizer(config) if trainable else None
-        device = {**device_facts(accelerator.device, config.precision), "processes": distributed.count()}
+        device = {**device_facts(accelerator.device, config.precision), "processes": distributed.world_size()}
         try:
-            self.kept.open(
+            self.run_directory.open(
                 self._facts(model, {"device": device, **(about or {})}), resume, self._defaults(model)
             )
-            if resume and distributed.of_first(self.kept.holds_checkpoint, accelerator.device):
-                state, start = self.kept.read(model, optimizer)
+            if resume and distributed.broadcast_object(
+                self.run_directory.holds_checkpoint, accelerator.device
+            ):
+                state, start = self.run_directory.read(model, optimizer)
                 if optimizer is not None:  # more epochs or patience than before go on from here
                     state.done = self._is_over(start, state)
-            self.kept.rewrite_metrics(state.history)
+            self.run_directory.rewrite_metrics(state.history)
             if state.done:
                 logger.info("the run in %s is finished; nothing to do", self.out)
             elif optimizer is None:
                 self._validate(model, validate, select, state, {"epoch": 0, "seconds": 0.0}, last=True)
                 state.done = True
-                self.kept.write(model, None, 0, state)
-                self.kept.rewrite_metrics(state.history)
+                self.run_directory.write(model, None, 0, state)
+                self.run_directory.rewrite_metrics(state.history)
             else:
                 self._loop(accelerator, model, optimizer, validate, select, state, start, on_epoch)
-            distributed.wait()  # for the best weights to be written
-            self.kept.load_best(model, state)
+            distributed.barrier()  # for the best weights to be written
+            self.run_directory.load_best(model, state)
         finally:
-            self.kept.close()
+            self.run_directory.close()
         model.eval()
         return Run(model, state.history, state.best_epoch, state.best_value, self.out)
 
@@ -191,9 +195,9 @@ class Trainer:
         on_epoch: Callable[[dict[str, float]], None] | None,
     ) -> None:
         config = self.config
-        # Gradients are added up by distributed.add_gradients; DistributedDataParallel would take their mean, and
+        # Gradients are added up by distributed.all_reduce_gradients; DistributedDataParallel would take their mean, and
         # expects one of each parameter in every step.
-        wrapped = accelerator.prepare_model(model, evaluation_mode=distributed.count() > 1)
+        wrapped = accelerator.prepare_model(model, evaluation_mode=distributed.world_size() > 1)
         stepper = accelerator.prepare_optimizer(optimizer)
         if accelerator.scaler is None:
             # Accelerate's wrapper looks twice a step for a package that is not there; only a gradient scaler
@@ -201,8 +205,8 @@ class Trainer:
             stepper = optimizer
         for group in optimizer.param_groups:
             group["initial_lr"] = config.learning_rate * group.get("lr_scale", 1.0)
-        bar = ProgressBar(config.progress if distributed.first() else False, config.epochs, start)
-        events = TensorBoard(config.tensorboard and distributed.first(), self.out)
+        bar = ProgressBar(config.progress if distributed.is_rank_zero() else False, config.epochs, start)
+        events = TensorBoard(config.tensorboard and distributed.is_rank_zero(), self.out)
         with bar as progress, events as board:
             for epoch in range(start + 1, config.epochs + 1):
                 began = time.perf_counter()
@@ -215,8 +219,8 @@ class Trainer:
                 record["seconds"] = time.perf_counter() - began
                 state.done = self._is_over(epoch, state)
                 if improved or state.done or epoch % config.checkpoint_every == 0:
-                    self.kept.write(model, optimizer, epoch, state, improved)
-                self.kept.log(record)
+                    self.run_directory.write(model, optimizer, epoch, state, improved)
+                self.run_directory.log(record)
                 board(record)
                 progress(record, state.best_value, state.best_epoch)
                 if on_epoch is not None:
@@ -234,13 +238,13 @@ class Trainer:
         """One pass over the model's batches; the mean of each loss term."""
         config = self.config
         model.train()
-        model.start_epoch(stream(config.seed, "start_epoch", epoch))
+        model.start_epoch(numpy_rng(config.seed, "start_epoch", epoch))
         terms: dict[str, list[Tensor]] = {}
-        for batch in model.batches(Plan(epoch, config.batch_size, config.seed)):
+        for batch in model.batches(EpochContext(epoch, config.batch_size, config.seed)):
             losses = wrapped(_to(batch, accelerator.device))
             accelerator.backward(torch.stack(list(losses.values())).sum())
-            if model.divides == "batches":
-                distributed.add_gradients(model.parameters())
+            if model.data_parallel == "batches":
+                distributed.all_reduce_gradients(model.parameters())
             if config.clip_norm is not None:
                 accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
             optimizer.step()
@@ -288,7 +292,9 @@ class Trainer:
         with torch.no_grad():
             divided = getattr(validate, "divided", False)
             metrics = (
-                validate(model) if divided else distributed.of_first(lambda: validate(model), self._device)
+                validate(model)
+                if divided
+                else distributed.broadcast_object(lambda: validate(model), self._device)
             )
         record.update(metrics)
         chosen = select or next(iter(metrics))

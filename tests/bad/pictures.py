@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 
 KNOWN = "not a picture in a known format"
 CUT = "cannot be decoded: "
@@ -26,7 +26,7 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 @cache
 def noise(kind: str = "JPEG") -> bytes:
-    return encoded(Image.fromarray(stream(0, "bad").integers(0, 256, (60, 80, 3)).astype(np.uint8)), kind)
+    return encoded(Image.fromarray(numpy_rng(0, "bad").integers(0, 256, (60, 80, 3)).astype(np.uint8)), kind)
 
 
 def cut(kind: str, share: float) -> bytes:

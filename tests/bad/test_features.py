@@ -173,7 +173,7 @@ def test_numbers_in_any_layout_are_the_same_numbers(case: str, saved: Path, grap
     np.save(saved / "features.npy", array)
     answer = graphrec("features", "import", "saved", "image", "features.npy")
     assert answer.code == 0, answer
-    table = FeatureStore(saved / "cache").of(shop())["image"]
+    table = FeatureStore(saved / "cache").load_tables(shop())["image"]
     assert np.array_equal(table.numpy(), GOOD)
     assert table.values.dtype == (np.float16 if "float16" in case else np.float32)
     assert np.array_equal(FeatureTable.from_array(array, shop(), "image").numpy(), GOOD)
@@ -185,7 +185,7 @@ def test_misaligned_rows_are_brought_into_order_and_strangers_counted(saved: Pat
     answer = graphrec("features", "import", "saved", "image", "features.npy", "--ids", "ids.txt")
     assert answer.code == 0, answer
     assert "1 rows are of unknown items and were left out" in answer.out
-    table = FeatureStore(saved / "cache").of(shop())["image"]
+    table = FeatureStore(saved / "cache").load_tables(shop())["image"]
     assert np.flatnonzero(table.present).tolist() == [3, 5]
     assert np.array_equal(table.rows([3, 5]), GOOD[[3, 5]])
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from graphrec.core.errors import FeatureError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data import Content, Dataset, Interactions, Vocabulary
 from graphrec.features import FeatureStore
 from graphrec.features.extract.decoding import UnreadableImageError, decode
@@ -178,7 +178,7 @@ print(int(line.split()[1]) // 1024)
 
 
 def test_large_pictures_convert_like_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    values = stream(0, "bad/bands").integers(0, 256, (50, 40, 4)).astype(np.uint8)
+    values = numpy_rng(0, "bad/bands").integers(0, 256, (50, 40, 4)).astype(np.uint8)
     pictures = [
         encoded(Image.fromarray(values), "PNG"),
         encoded(Image.fromarray(values).convert("CMYK"), "TIFF"),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bad.cases import arrow, parquet
 from bad.test_tables import BABY, INTER, MOVIELENS, SCIENTIFIC, WHOLE, XWINES
 from graphrec.core.errors import GraphrecError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data import Dataset, Interactions
 from graphrec.data.readers import load_dataset
 from graphrec.data.readers.files import ordered_ids
@@ -156,7 +156,7 @@ def test_splits_are_disjoint_cover_all_and_repeat(pairs, seed, recipe):
     assert labels.shape == (len(pairs),)
     assert set(np.unique(labels)) <= {0, 1, 2}
     assert np.array_equal(labels, recipe.assign(part, seed))
-    shuffled = stream(seed, "test").permutation(len(pairs))
+    shuffled = numpy_rng(seed, "test").permutation(len(pairs))
     again = Interactions(users[shuffled], items[shuffled], 8, 8, part.times[shuffled])
     assert np.array_equal(labels, recipe.assign(again, seed)), "the order of the rows does not matter"
     keys = [set(part.keys[labels == label].tolist()) for label in (0, 1, 2)]
@@ -220,7 +220,7 @@ def test_mutated_files_are_a_dataset_or_an_error(tmp_path, name):
     whole = {n: text if isinstance(text, bytes) else text.encode() for n, text in files.items()}
     for other, content in whole.items():
         (tmp_path / other).write_bytes(content)
-    rng = stream(0, f"mutate/{name}")
+    rng = numpy_rng(0, f"mutate/{name}")
     for _ in range(ROUNDS):
         content = mutate(whole[file], rng)
         (tmp_path / file).write_bytes(content)

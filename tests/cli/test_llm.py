@@ -16,7 +16,7 @@ from chat_server import Answer, serving
 from graphrec.data import Dataset
 from graphrec.data.attributes import with_attributes
 from graphrec.features import FeatureStore
-from graphrec.models.batches import Plan
+from graphrec.models.batches import EpochContext
 from graphrec.models.lightgcn import LightGCN
 
 SMALL = ("--set", "train.epochs=2", "--set", "train.device=cpu", "--set", "model.dim=8")
@@ -51,9 +51,9 @@ def test_the_catalog_fills_everything_and_asks_nobody(shop, graphrec) -> None:
     for job in ("profiles", "attributes", "preferences"):
         answer = graphrec("llm", job, "described")
         assert answer.code == 0, answer.err
-    tables = FeatureStore("cache").of(shop)
+    tables = FeatureStore("cache").load_tables(shop)
     assert {"profile", "attribute_color", "attribute_size", "preferences"} < set(tables)
-    assert tables["profile"].of == tables["preferences"].of == "user"
+    assert tables["profile"].entity == tables["preferences"].entity == "user"
     assert len(tables["profile"]) == shop.n_users
     assert tables["attribute_color"].dim == tables["attribute_size"].dim, "one space"
     same = tables["attribute_color"].numpy()
@@ -92,7 +92,7 @@ def test_a_server_is_asked_once_and_what_it_said_becomes_features(shop, graphrec
     assert "dress" in text
     for one in (*shop.users.ids, *shop.items.ids):
         assert f'"{one}"' not in text, "no id leaves"
-    tables = FeatureStore("cache").of(shop)
+    tables = FeatureStore("cache").load_tables(shop)
     pool = tables["preferences"].numpy(np.int64)
     assert not shop.train.contains(np.arange(shop.n_users)[:, None], pool).any()
     assert tables["attribute_color"].present.all()
@@ -122,11 +122,13 @@ def test_preferences_are_added_to_the_batches_of_other_models(shop, graphrec, re
         assert out.code == 0, out.err
         plain = json.loads(Path(f"runs/{model}+/run.json").read_text())
         assert "preferences" in plain["features"]
-    tables = FeatureStore("cache").of(shop)
+    tables = FeatureStore("cache").load_tables(shop)
     model = LightGCN.build(shop, tables, LightGCN.Config(augmented=0.5))
-    batch = next(model.batches(Plan(1, 64, 0)))
+    batch = next(model.batches(EpochContext(1, 64, 0)))
     assert len(batch.users) == 96
-    assert len(next(LightGCN.build(shop, tables, LightGCN.Config()).batches(Plan(1, 64, 0))).users) == 64
+    assert (
+        len(next(LightGCN.build(shop, tables, LightGCN.Config()).batches(EpochContext(1, 64, 0))).users) == 64
+    )
 
 
 def test_what_was_said_of_one_train_split_is_no_feature_of_another(shop, graphrec, refused) -> None:
@@ -205,7 +207,7 @@ def test_a_local_model_that_babbles_is_asked_counted_and_replaced(shop, graphrec
         shown = graphrec("llm", "preferences", "described", *to, "--top", "3")
         assert shown.code == 0, shown.err
     assert re.search(r"outcomes +.*given up: \d+", shown.out)
-    pairs = FeatureStore("cache").of(shop)["preferences"].numpy(np.int64)
+    pairs = FeatureStore("cache").load_tables(shop)["preferences"].numpy(np.int64)
     assert not shop.train.contains(np.arange(shop.n_users)[:, None], pairs).any()
     trained = graphrec("train", "llmrec", "shop/dataset", "--out", "runs/babble", *SMALL)
     assert trained.code == 0, trained.err

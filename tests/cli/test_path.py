@@ -62,7 +62,7 @@ def test_own_files_and_lists_of_columns(there: Path, graphrec: Command, tmp_path
 def test_training_records_what_is_needed_to_come_back(there: Path) -> None:
     meta = json.loads(Path("runs/freedom/run.json").read_text())
     data = Dataset.load("shop/dataset")
-    tables = FeatureStore("cache").of(data)
+    tables = FeatureStore("cache").load_tables(data)
     assert meta["dataset"] == {"name": "generated", "fingerprint": data.fingerprint}
     assert meta["features"] == {f: t.sha256 for f, t in tables.items()}
     assert meta["source"]["dataset"] == str(there / "shop" / "dataset")
@@ -168,7 +168,7 @@ def test_features_status_verify_gc_and_import(copy: Path, graphrec: Command) -> 
     Path("ids.txt").write_text("\n".join(reversed(Dataset.load("shop/dataset").items.ids)))
     brought = graphrec("features", "import", "shop/dataset", "text", "vectors.npy", "--ids", "ids.txt")
     assert brought.code == 0
-    table = FeatureStore("cache").of(Dataset.load("shop/dataset"))["text"]
+    table = FeatureStore("cache").load_tables(Dataset.load("shop/dataset"))["text"]
     assert table.numpy()[-1].tolist() == [2, 1, 1, 1, 1, 1, 1]
     keys = [t.folder.name for t in FeatureStore("cache").tables("image")]
     planned = graphrec("features", "gc", "--keep", keys[0][:8], "--dry-run")

@@ -37,7 +37,7 @@ def test_the_command_line_starts_them(copy) -> None:
 
 
 def test_what_cannot_be_divided_says_so(copy) -> None:
-    assert not all(model(name).divides for name in MODELS)
+    assert not all(model(name).data_parallel for name in MODELS)
     told = train("fm", "shop/dataset", "--processes", "2", "--select", "none")
     assert told.returncode == 2
     assert "trains in one process" in told.stderr

@@ -99,7 +99,7 @@ def test_moved_data_and_store_are_found_when_named(copy: Path, graphrec: Command
 
 def test_other_data_or_features_are_refused(copy: Path, refused: Refused, graphrec: Command) -> None:
     data = Dataset.load("shop/dataset")
-    tables = FeatureStore("cache").of(data)
+    tables = FeatureStore("cache").load_tables(data)
     other = {**tables, "image": tables["text"]}
     with pytest.raises(CheckpointError, match="trained with the features image"):
         runs.open_run("runs/freedom", data=data, features=other)

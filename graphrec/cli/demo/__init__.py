@@ -173,7 +173,7 @@ def _source(out: Path, seed: int) -> Any:
     from graphrec.data.generated import generated_options
     from graphrec.runs import Source
 
-    return Source.of("table", out / "catalog", {**generated_options(), "seed": seed})
+    return Source.create("table", out / "catalog", {**generated_options(), "seed": seed})
 
 
 def _data(out: Path, settings: Mapping[str, Any], console: Console, steps: dict[str, float]) -> Dataset:

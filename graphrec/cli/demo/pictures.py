@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphrec.cli.demo import MODELS
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.runs.html import Card, Html, element, gallery, join, thumbnail
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def pick_users(data: Dataset, seed: int, n: int = N_USERS) -> np.ndarray:
 
     Depends on the data and the seed alone, never on what a model recommends.
     """
-    rng = stream(seed, "demo/users")
+    rng = numpy_rng(seed, "demo/users")
     cold, degree = data.train.item_degree == 0, data.test.user_degree
     enough = degree >= (HELD_OUT if (degree >= HELD_OUT).sum() >= n else 1)
     anyone = rng.permutation(np.flatnonzero(enough))
@@ -75,7 +75,7 @@ def people(data: Dataset, models: Mapping[str, Any], out: Path, seed: int) -> Ht
     cards = _Cards(data, _titles(out))
     people = []
     for place, user in enumerate(users):
-        liked, later = data.train.of(user), data.test.of(user)
+        liked, later = data.train.items_of(user), data.test.items_of(user)
         held = set(later.tolist())
         strips = [
             gallery(

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding as rows
 from torch_geometric.nn import GATConv
 
-from graphrec.code.cochange import Beside, CoChangeConfig
+from graphrec.code.cochange import CoChangeConfig, CoChangeTerm
 from graphrec.code.sessions import Sessions
 from graphrec.core.errors import ConfigError
 from graphrec.data.dataset import Dataset
@@ -30,7 +30,7 @@ from graphrec.data.interactions import Interactions
 from graphrec.data.repositories import Repositories
 from graphrec.graphs.graph import Graph, bipartite
 from graphrec.models.base import Features, ModelConfig, Ranker
-from graphrec.models.batches import Local, Plan, triplets, uniform_negatives
+from graphrec.models.batches import EpochContext, InGroupNegatives, triplets, uniform_negatives
 from graphrec.models.layers import embedding, projection, propagate
 from graphrec.models.losses import bpr
 from graphrec.models.search_space import Choice, Space
@@ -167,48 +167,50 @@ class CODER(Ranker):
     ) -> None:
         super().__init__()
         d = config.dim
-        self.local = Local(place.repository, config.local_negatives) if config.local_negatives else None
+        self.local = (
+            InGroupNegatives(place.repository, config.local_negatives) if config.local_negatives else None
+        )
         self.config, self.train_pairs, self.place = config, train, place
         self.n_users, self.n_items = train.n_users, train.n_items
         self.sessions = Sessions.cut(train, config.session) if config.session else None
         self.doing = train if self.sessions is None else self.sessions.pairs
         self.graph = bipartite(self.doing)
-        self.user_embedding = embedding(self.doing.n_users, d, self.stream("users"))
+        self.user_embedding = embedding(self.doing.n_users, d, self.rng("users"))
         if self.sessions is not None:
             self.share = self.sessions.share
             self.register_buffer("person", torch.from_numpy(self.sessions.person), persistent=False)
         if config.identity or not config.semantics:
-            self.item_embedding = embedding(self.n_items, d, self.stream("items"))
+            self.item_embedding = embedding(self.n_items, d, self.rng("items"))
         if config.semantics:
             assert code is not None
             parts = torch.from_numpy(code.reshape(self.n_items, config.segments, -1))  # (V, N_C, d')
             self.register_buffer("code", parts, persistent=False)
             self.register_buffer("says", (parts != 0).any(2), persistent=False)  # (V, N_C)
-            self.project = projection(parts.shape[2], d, self.stream("code"))
-            self.attention = CoAttention(d, config.attention, self.stream("attention"))
+            self.project = projection(parts.shape[2], d, self.rng("code"))
+            self.attention = CoAttention(d, config.attention, self.rng("attention"))
             self.register_buffer("queries", torch.zeros(self.n_items, config.queries, dtype=torch.int64))
             self.register_buffer("known", torch.from_numpy(train.item_degree > 0), persistent=False)
         self.register_buffer("repository", torch.from_numpy(place.repository), persistent=False)
         if config.tree or config.projects:
-            self.about_repositories = projection(place.about.shape[1], d, self.stream("repositories"))
+            self.about_repositories = projection(place.about.shape[1], d, self.rng("repositories"))
             self.register_buffer("about", torch.from_numpy(place.about), persistent=False)
         if config.tree:
             for part in ("edges", "words", "weights", "offsets"):
                 self.register_buffer(f"tree_{part}", torch.from_numpy(getattr(place, part)), persistent=False)
             self.names = nn.EmbeddingBag(place.n_words, d, mode="sum", include_last_offset=True,
                                          _weight=torch.empty(place.n_words, d))  # fmt: skip
-            nn.init.xavier_uniform_(self.names.weight, generator=self.stream("directories"))
-            self.layers = nn.ModuleList(Tree(d, config.heads, self.stream(f"tree/{i}"))
+            nn.init.xavier_uniform_(self.names.weight, generator=self.rng("directories"))
+            self.layers = nn.ModuleList(Tree(d, config.heads, self.rng(f"tree/{i}"))
                                         for i in range(config.tree_layers))  # fmt: skip
         self.behaviors = list(place.behaviors) if config.projects else []
         for name in self.behaviors:
             setattr(self, f"graph_{name}", bipartite(place.behaviors[name]))
         if config.fusion == "mlp":
             width = 2 * d if self.behaviors else d
-            self.fuse_users = mlp(width, d, self.stream("fuse/users"))
-            self.fuse_items = mlp(width, d, self.stream("fuse/items"))
+            self.fuse_users = mlp(width, d, self.rng("fuse/users"))
+            self.fuse_items = mlp(width, d, self.rng("fuse/items"))
         if config.cochange:
-            self.beside = Beside(train, CoChangeConfig())
+            self.beside = CoChangeTerm(train, CoChangeConfig())
             self.log_weight = nn.Parameter(torch.tensor(math.log(config.cochange)))
         self._files: tuple[Tensor, Tensor] | None = None
         self._steps = 0
@@ -218,7 +220,7 @@ class CODER(Ranker):
         """See :meth:`graphrec.models.base.Model.build`; needs repositories, and features of ``code-segments``."""
         config = config or cls.Config()
         code = segments_of(data, features, config.segments) if config.semantics else None
-        return cls(data.train, code, Repositories.of(data), config)
+        return cls(data.train, code, Repositories.from_dataset(data), config)
 
     @classmethod
     def needs_features(cls, config: ModelConfig) -> bool:
@@ -336,7 +338,7 @@ class CODER(Ranker):
 
     # -- batches ---------------------------------------------------------------------------------------------
 
-    def batches(self, plan: Plan) -> Iterator[Batch]:
+    def batches(self, plan: EpochContext) -> Iterator[Batch]:
         """Every train interaction once, with one negative, and as large a share of what was done."""
         whole = list(triplets(self.train_pairs, plan, self.local))
         deeds = self._deeds(plan)
@@ -349,7 +351,7 @@ class CODER(Ranker):
                 triplet = triplet._replace(users=torch.from_numpy(of))
             yield Batch(*triplet, did, doers, done, others, beside)
 
-    def _deeds(self, plan: Plan) -> list[np.ndarray]:
+    def _deeds(self, plan: EpochContext) -> list[np.ndarray]:
         """All that was done in repositories, shuffled, each with one where it was not done."""
         found: list[tuple[np.ndarray, ...]] = []
         for t, name in enumerate(self.behaviors):

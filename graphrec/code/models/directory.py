@@ -59,7 +59,7 @@ class Directory(Ranker):
     @classmethod
     def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
         """See :meth:`graphrec.models.base.Model.build`; needs directories, features are not used."""
-        return cls(data.train, Repositories.of(data), config or cls.Config())
+        return cls(data.train, Repositories.from_dataset(data), config or cls.Config())
 
     def embed(self) -> tuple[Graph, Graph]:
         """People by the directories they work in, files by those they stand in (Eq. 1)."""

@@ -39,7 +39,7 @@ from graphrec.conversation.scoring import ScoringTask
 from graphrec.conversation.vectors import DialogueVectors
 from graphrec.data.dataset import Dataset
 from graphrec.models.base import Features, ModelConfig, Ranker
-from graphrec.models.batches import Plan
+from graphrec.models.batches import EpochContext
 from graphrec.models.row_adam import trusted_indices
 from graphrec.models.search_space import Choice, Space
 
@@ -113,14 +113,14 @@ class FM(Ranker):
         self.sparse = False  # gradients of the tables
 
     def _table(self, n: int, purpose: str) -> nn.Embedding:
-        weight = torch.empty(n, self.config.dim).normal_(0, 0.01, generator=self.stream(purpose))
+        weight = torch.empty(n, self.config.dim).normal_(0, 0.01, generator=self.rng(purpose))
         return nn.Embedding(n, self.config.dim, _weight=weight)
 
     @classmethod
     def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
         """See :meth:`graphrec.models.base.Model.build`; features are not used, attributes if there are any."""
         config = config or cls.Config()
-        return cls(Samples.of(data, config.seed), config)
+        return cls(Samples.from_dataset(data, config.seed), config)
 
     def task(self, data: Dataset) -> ScoringTask:
         """Areas under the ROC curve in the middle of conversations."""
@@ -146,7 +146,7 @@ class FM(Ranker):
         kind = {"foreach": False} if self.sparse else {"fused": True}
         return torch.optim.Adagrad(groups, config.learning_rate, weight_decay=config.weight_decay, **kind)
 
-    def batches(self, plan: Plan) -> Iterator[ItemBatch | AttributeBatch]:
+    def batches(self, plan: EpochContext) -> Iterator[ItemBatch | AttributeBatch]:
         """Train interactions in whole batches, an item batch and an attribute batch of each in turns."""
         drawn = self.samples.draw(plan)
         rng, n = plan.rng("fm/dropout"), min(len(drawn.users), plan.batch_size)

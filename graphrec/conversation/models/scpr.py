@@ -35,11 +35,11 @@ from graphrec.conversation.simulator import Simulator
 from graphrec.conversation.states import ACTIONS, Part, Trained, state, width
 from graphrec.conversation.vectors import read_vectors
 from graphrec.core.errors import ConfigError, DataError
-from graphrec.core.random import stream
+from graphrec.core.random import numpy_rng
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.models.base import Features, Model, ModelConfig
-from graphrec.models.batches import Plan
+from graphrec.models.batches import EpochContext
 
 
 class SCPR(Model):
@@ -75,7 +75,7 @@ class SCPR(Model):
         """Conversations in a validation; None takes all that are held."""
 
     name = "scpr"
-    divides = "dialogues"
+    data_parallel = "dialogues"
     converses = True
     train_defaults: ClassVar[Mapping[str, Any]] = {
         "learning_rate": 1e-2, "batch_size": 128, "epochs": 63, "patience": None,
@@ -107,11 +107,11 @@ class SCPR(Model):
                 "--set model.scorer=RUN"
             )
         rules = ConversationConfig(**{k: getattr(config, k) for k in ConversationConfig.model_fields})
-        setting = Setting(Catalog.of(data), read_vectors(config.scorer, data), rules)
+        setting = Setting(Catalog.from_dataset(data), read_vectors(config.scorer, data), rules)
         pairs = data.valid.where(setting.catalog.described[data.valid.items])
         if not len(pairs):
             raise DataError(f"{data.name}: no validation pair has an item with attributes; nothing to learn")
-        order = stream(config.seed, "scpr/held").permutation(len(pairs))
+        order = numpy_rng(config.seed, "scpr/held").permutation(len(pairs))
         held = np.isin(np.arange(len(pairs)), order[: round(len(pairs) * config.held)])
         return cls(setting, pairs.where(~held), pairs.where(held), config)
 
@@ -122,7 +122,7 @@ class SCPR(Model):
 
     def simulator(self, purpose: str) -> Simulator:
         """Simulated users."""
-        seed = int(stream(self.config.seed, f"scpr/{purpose}").integers(2**31))
+        seed = int(numpy_rng(self.config.seed, f"scpr/{purpose}").integers(2**31))
         return Simulator(self.setting.catalog, self.setting.enumerated, seed=seed)
 
     # -- states and actions ----------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ class SCPR(Model):
 
     # -- learning --------------------------------------------------------------------------------------------
 
-    def batches(self, plan: Plan) -> Iterator[Transitions]:
+    def batches(self, plan: EpochContext) -> Iterator[Transitions]:
         """Plays conversations and yields a batch of remembered transitions for every step of each."""
         config, rng = self.config, plan.rng("scpr/play")
         users = rng.choice(np.flatnonzero(self.pairs.user_degree), config.episodes)
@@ -206,7 +206,7 @@ class Network(nn.Module):
 
     def __init__(self, s: int, hidden: int, seed: int) -> None:
         super().__init__()
-        rng = stream(seed, "init/scpr")
+        rng = numpy_rng(seed, "init/scpr")
         self.first, self.second = nn.Linear(s, hidden), nn.Linear(hidden, len(ACTIONS))
         for layer in (self.first, self.second):  # weights as the authors', biases as torch's
             bound = layer.in_features**-0.5

@@ -204,7 +204,7 @@ def _behaviors(
         user: index of each user by id.
         until: time of each user's first contribution that is held out ``(n_users,)``.
         mined: the histories.
-        names_of: id of each number that :meth:`People.of` gave.
+        names_of: id of each number that :meth:`People.register` gave.
     """
     done: dict[str, list[tuple[int, int]]] = {behavior: [] for behavior in BEHAVIORS}
     for at, history in enumerate(mined):

@@ -57,7 +57,7 @@ class Mined:
         head: the commit whose history was read, in hex; None where nothing was committed.
         tree: the commit whose files these are; None where the cut is before the first.
         files: their paths, sorted.
-        times: of the contribution by ``person << 32 | file``, a person as :meth:`People.of` has it, in
+        times: of the contribution by ``person << 32 | file``, a person as :meth:`People.register` has it, in
             seconds.
         behaviors: time of the first by behavior and person.
         counts: how much was read, and what was left out.
@@ -230,7 +230,7 @@ class _Reading:
     def _person(self, person: Person) -> int | None:
         if not self.config.bots and is_bot(person):
             return None
-        return self.people.of(person, self.mined.name)
+        return self.people.register(person, self.mined.name)
 
     def _did(self, behavior: str, who: list[int], time: int) -> None:
         for person in who:

@@ -57,8 +57,8 @@ class People:
         """What is kept of a name or an address: 12 bytes."""
         return blake2b(kind + b"\0" + value, digest_size=12, key=self._key).digest()
 
-    def of(self, person: Person, repository: str) -> int:
-        """A number for a person as a commit names it; see :meth:`number`.
+    def register(self, person: Person, repository: str) -> int:
+        """A number for a person as a commit names it; see :meth:`numbers`.
 
         Args:
             person: name and address.
@@ -81,7 +81,7 @@ class People:
         """Who all are.
 
         Returns:
-            For every number that :meth:`of` has given the person, from 0; an id for each person; and the
+            For every number that :meth:`register` has given the person, from 0; an id for each person; and the
             person by the hash of each address, login and name, in hex.
         """
         roots = [self._find(node) for node in range(len(self._parent))]

@@ -25,7 +25,7 @@ from graphrec.evaluation.report import Report
 from graphrec.models import model as model_class
 from graphrec.models.base import Features, Ranker
 from graphrec.runs.comparison.results import Entry, ModelComparison, compare_reports
-from graphrec.runs.record import Recorded, read_meta, read_record
+from graphrec.runs.record import RunRecord, read_meta, read_record
 from graphrec.runs.run import open_run
 from graphrec.training import checkpoint
 from graphrec.training.trainer import TrainConfig
@@ -59,7 +59,7 @@ class _Run:
 
     path: Path
     meta: Mapping[str, Any]
-    facts: Recorded
+    facts: RunRecord
     options: Mapping[str, Any]
     seed: int
     weights: Path
@@ -324,7 +324,7 @@ def _read(path: Path) -> _Run:
     return _Run(path, meta, facts, _options(facts, meta, seed), seed, weights, history)
 
 
-def _options(facts: Recorded, meta: Mapping[str, Any], seed: int) -> dict[str, Any]:
+def _options(facts: RunRecord, meta: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Everything that two runs of a row have in common. An option that was unknown then had its default."""
     try:
         known = model_class(facts.model).Config.defaults()

@@ -96,7 +96,7 @@ def warm_cold(made: ModelComparison) -> Html | None:
         if n_cold:
             parts.append(
                 paragraph(
-                    f"Among the {n_cold:,} cold items alone, a random order would reach a {made.metric} of "
+                    f"CandidateGroups the {n_cold:,} cold items alone, a random order would reach a {made.metric} of "
                     f"about {min(1.0, cut / n_cold):.2f}."
                 )
             )

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from graphrec.core.errors import MissingDependencyError, requires
-from graphrec.core.random import derive, stream
+from graphrec.core.random import derive, numpy_rng
 from graphrec.models.search_space import Choice, Integers, Space, Uniform
 
 SAMPLERS = ("tpe", "random")
@@ -30,7 +30,7 @@ EXACT = 17
 TRIES = 10  # suggestions that may repeat an earlier trial; then what was not tried yet is drawn at random
 
 
-class Tried(NamedTuple):
+class CompletedTrial(NamedTuple):
     """A trial that is over.
 
     Attributes:
@@ -65,7 +65,7 @@ def described(space: Space) -> dict[str, dict[str, Any]]:
 
 
 def suggest(
-    space: Space, tried: Sequence[Tried], *, seed: int, number: int, sampler: str = "tpe"
+    space: Space, tried: Sequence[CompletedTrial], *, seed: int, number: int, sampler: str = "tpe"
 ) -> dict[str, Any]:
     """Options for the next trial, different from those of all others.
 
@@ -87,7 +87,7 @@ def suggest(
             found = _estimated(space, told, derive(seed, f"tune/tpe/{attempt}", number) % 2**32)
             if _key(found) not in known:
                 return found
-    rng = stream(seed, "tune/random", number)
+    rng = numpy_rng(seed, "tune/random", number)
     # This ends: there is a point left, and real numbers are drawn exactly after some tries.
     for attempt in count():
         digits = DIGITS if attempt < TRIES else EXACT
@@ -146,7 +146,7 @@ def _within(kind: Uniform | Integers, value: float, digits: int = DIGITS) -> flo
     return min(max(float(f"{value:.{digits}g}"), kind.low), kind.high)
 
 
-def _told(space: Space, tried: Sequence[Tried]) -> list[tuple[dict[str, Any], float]]:
+def _told(space: Space, tried: Sequence[CompletedTrial]) -> list[tuple[dict[str, Any], float]]:
     """What the estimator learns from: parameters, as it knows them, and values."""
     worst = min((one.value for one in tried if one.value is not None), default=0.0)
     told = []

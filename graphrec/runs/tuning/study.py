@@ -57,7 +57,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Tuned:
+class Study:
     """A study.
 
     Attributes:
@@ -102,7 +102,7 @@ class Tuned:
         return ["trial", self.select, "best epoch", "epochs", "seconds", *keys], rows
 
 
-def read_study(path: str | Path) -> Tuned:
+def read_study(path: str | Path) -> Study:
     """The trials of a study directory that are over, whether or not all of them are.
 
     Raises:
@@ -114,12 +114,12 @@ def read_study(path: str | Path) -> Tuned:
             f"{path}: no study there (no {STUDY}); expected a directory that graphrec tune wrote"
         )
     facts = read_sealed(path / STUDY, REMEDY, FORMAT)
-    return Tuned(
+    return Study(
         path, facts["model"], facts["select"], [read_trial(path / trial_name(n), n) for n in over(path)]
     )
 
 
-def settle(study: Tuned, keep: str) -> None:
+def prune(study: Study, keep: str) -> None:
     """Names the best trial so far, and removes what nobody needs of the others.
 
     Args:

@@ -23,23 +23,23 @@ from graphrec.models.search_space import Choice, Integers, Space, Uniform
 from graphrec.runs import run as runs
 from graphrec.runs.run import SELECT, Source, configure
 from graphrec.runs.tuning import samplers
-from graphrec.runs.tuning.samplers import SAMPLERS, STARTUP, Tried
+from graphrec.runs.tuning.samplers import SAMPLERS, STARTUP, CompletedTrial
 from graphrec.runs.tuning.study import (
     FORMAT,
     REMEDY,
     STUDY,
     TRIAL,
+    Study,
     Trial,
-    Tuned,
     over,
+    prune,
     read_study,
     read_trial,
-    settle,
     trial_name,
 )
 from graphrec.training.trainer import TrainConfig
 
-__all__ = ["Trial", "Tuned", "read_study", "refuse_another", "search_space", "tune"]
+__all__ = ["Study", "Trial", "read_study", "refuse_another", "search_space", "tune"]
 
 TRAIN = "train."  # before the keys of a space that are options of training
 KEEP = ("best", "all")
@@ -65,7 +65,7 @@ def tune(
     source: Source | None = None,
     store: str | Path | None = None,
     on_trial: Callable[[Trial], None] | None = None,
-) -> Tuned:
+) -> Study:
     """Trains a model with several options and says which did best in validation; test is not looked at.
 
     Trial 0 has the defaults. No two trials have the same options: a space with fewer combinations than
@@ -125,7 +125,7 @@ def tune(
         "seed": seed,
         "sampler": sampler,
     }
-    study = Tuned(Path(out), cls.name, select)
+    study = Study(Path(out), cls.name, select)
     older = {"model_config": cls.Config.defaults(), "train_config": TrainConfig.defaults()}
     _open(study.path, facts, planned, resume, older)
     for number in range(planned):
@@ -133,7 +133,7 @@ def tune(
         if (place / TRIAL).exists():
             study.trials.append(read_trial(place, number))
             continue
-        tried = [Tried(trial.options, trial.value) for trial in study.trials]
+        tried = [CompletedTrial(trial.options, trial.value) for trial in study.trials]
         options = _plain(
             samplers.suggest(searched, tried, seed=seed, number=number, sampler=sampler)
             if number
@@ -162,10 +162,10 @@ def tune(
             about = {"format": FORMAT, "number": number, "options": options, "seed": seed}
             write_sealed(place / TRIAL, {**about, **json.loads(json.dumps(chosen, default=str)), **outcome})
         study.trials.append(read_trial(place, number))
-        settle(study, keep)
+        prune(study, keep)
         if on_trial is not None:
             on_trial(study.trials[-1])
-    settle(study, keep)
+    prune(study, keep)
     _ = study.best  # there is none if all trials failed
     return study
 
