@@ -19,7 +19,8 @@ from graphrec.core.random import numpy_rng
 from graphrec.evaluation.ranking import RankingTask
 from graphrec.features import FeatureTable
 from graphrec.models import MODELS, model
-from graphrec.training.trainer import TrainConfig, Trainer
+from graphrec.models.train_config import TrainConfig
+from graphrec.training.trainer import Trainer
 
 EPOCHS = 4
 OPTIONS = {

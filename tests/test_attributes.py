@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from layouts import ALL_TRAIN, write
 
 from graphrec.core.errors import ConfigError, DataError

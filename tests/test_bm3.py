@@ -22,8 +22,9 @@ from graphrec.features import FeatureTable
 from graphrec.models.batches import EpochContext
 from graphrec.models.bm3 import BM3, Pairs
 from graphrec.models.layers import ItemFeatures, row_dropout
+from graphrec.models.train_config import TrainConfig
 from graphrec.serving import Recommender
-from graphrec.training.trainer import TrainConfig, Trainer
+from graphrec.training.trainer import Trainer
 
 
 def pairs(users, items, key: int = 1) -> Pairs:

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from conversations import catalog, setting, table_of, vectors
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import graphrec.conversation.catalog as shelves
 from graphrec.conversation.belief import Answer, Setting

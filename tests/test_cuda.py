@@ -12,7 +12,8 @@ from graphrec import models, testing
 from graphrec.evaluation.ranking import RankingTask
 from graphrec.graphs.knn import knn
 from graphrec.models.batches import EpochContext
-from graphrec.training.trainer import Run, TrainConfig, Trainer
+from graphrec.models.train_config import TrainConfig
+from graphrec.training.trainer import Run, Trainer
 
 pytestmark = [
     pytest.mark.cuda,

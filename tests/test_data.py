@@ -9,8 +9,7 @@ from datetime import date, datetime
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from graphrec.core.errors import DataError, UnknownIdError
 from graphrec.core.random import numpy_rng

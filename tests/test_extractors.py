@@ -22,8 +22,7 @@ from test_features import files
 
 from graphrec.core.errors import ConfigError, FeatureError
 from graphrec.core.random import numpy_rng
-from graphrec.features import FeatureStore
-from graphrec.features import extract as features
+from graphrec.features import FeatureStore, extract as features
 from graphrec.features.extract.decoding import UnreadableImageError, decode
 from graphrec.features.extract.extraction import extract
 

@@ -9,8 +9,7 @@ import pytest
 from extraction import Hashing, files, flip, shop, texts
 
 from graphrec.core.errors import ConfigError, FeatureError
-from graphrec.features import FeatureStore
-from graphrec.features import extract as features
+from graphrec.features import FeatureStore, extract as features
 from graphrec.features.extract.extraction import extract
 
 

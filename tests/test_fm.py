@@ -20,7 +20,8 @@ from graphrec.core.errors import ConfigError, DataError
 from graphrec.core.random import numpy_rng
 from graphrec.data import Dataset
 from graphrec.models.batches import EpochContext
-from graphrec.training.trainer import TrainConfig, Trainer
+from graphrec.models.train_config import TrainConfig
+from graphrec.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from graphrec.models.batches import Triplets
 from graphrec.models.freedom import FREEDOM
 from graphrec.models.layers import ItemFeatures, projection
 from graphrec.models.losses import bpr
-from graphrec.training.trainer import TrainConfig, Trainer
+from graphrec.models.train_config import TrainConfig
+from graphrec.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")

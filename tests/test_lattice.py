@@ -18,7 +18,8 @@ from graphrec.core.random import numpy_rng
 from graphrec.features import FeatureTable
 from graphrec.models.batches import EpochContext, Triplets
 from graphrec.models.lattice import LATTICE
-from graphrec.training.trainer import TrainConfig, Trainer
+from graphrec.models.train_config import TrainConfig
+from graphrec.training.trainer import Trainer
 
 NO_IMAGE, NO_TEXT, COLD = (1, 2), (2, 3), tuple(range(4, 8))
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from graphrec.features.extract.llm import jobs, prompts
 from graphrec.features.extract.llm.replies import LONGEST, UNKNOWN, BadReply, attributes, pair, profile

@@ -21,7 +21,7 @@ from graphrec.features import FeatureTable
 from graphrec.models.batches import EpochContext, Preferences, triplets_of_users
 from graphrec.models.layers import distinct_rows
 from graphrec.models.llmrec import Batch, LLMRec
-from graphrec.training.trainer import TrainConfig
+from graphrec.models.train_config import TrainConfig
 
 TOY = json.loads((Path(__file__).parent / "fixtures" / "llmrec_toy.json").read_text())
 ATTRIBUTES = list(TOY["features"]["attributes"])

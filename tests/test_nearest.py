@@ -7,16 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from tolerances import PROPAGATION
 
 from graphrec.core.errors import GraphError
 from graphrec.core.random import numpy_rng
 from graphrec.core.topk import topk
 from graphrec.features import FeatureTable
-from graphrec.graphs import knn as graph_module
-from graphrec.graphs import nearest
+from graphrec.graphs import knn as graph_module, nearest
 from graphrec.graphs.knn import content_graph, knn
 from graphrec.graphs.nearest import nearest_rows
 

@@ -15,7 +15,8 @@ from graphrec.models.batches import EpochContext
 from graphrec.models.freedom import FREEDOM
 from graphrec.models.layers import propagate
 from graphrec.models.lightgcn import LightGCN
-from graphrec.training.trainer import TrainConfig, Trainer
+from graphrec.models.train_config import TrainConfig
+from graphrec.training.trainer import Trainer
 
 PARITY = 1e-6
 MODELS_OF = {"lightgcn": LightGCN, "freedom": FREEDOM}

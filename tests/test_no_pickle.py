@@ -23,8 +23,7 @@ from graphrec.data import Content, Dataset
 from graphrec.data.readers import load_dataset
 from graphrec.data.readers.images import match_images
 from graphrec.evaluation.ranking import evaluate
-from graphrec.features import FeatureStore, FeatureTable
-from graphrec.features import extract as features
+from graphrec.features import FeatureStore, FeatureTable, extract as features
 from graphrec.features.extract.extraction import extract
 from graphrec.models.mf import MF
 from graphrec.serving import Recommender

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from conversations import catalog, setting, table_of
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from graphrec.conversation.belief import Answer, Setting
 from graphrec.conversation.play import play

@@ -26,7 +26,8 @@ from graphrec.graphs import knn as neighbor_graphs
 from graphrec.graphs.knn import knn
 from graphrec.models import model
 from graphrec.models.layers import ItemFeatures
-from graphrec.training.trainer import TrainConfig, Trainer
+from graphrec.models.train_config import TrainConfig
+from graphrec.training.trainer import Trainer
 
 MODELS = ("bm3", "freedom", "vbpr")
 OPTIONS: dict[str, dict[str, Any]] = {"freedom": {"reg_weight": 0.1}, "bm3": {"reg_weight": 0.0}}
@@ -236,7 +237,8 @@ from graphrec.graphs import knn
 from graphrec import testing
 from graphrec.models import model
 from graphrec.features import FeatureTable
-from graphrec.training.trainer import TrainConfig, Trainer
+from graphrec.models.train_config import TrainConfig
+from graphrec.training.trainer import Trainer
 knn.IN_MEMORY = knn.READ = 2**23
 data, _ = testing.communities(2, 320)
 config = TrainConfig(epochs=1, batch_size=32, device="cpu", progress=False, patience=None)

@@ -6,8 +6,7 @@ import math
 from collections import Counter
 
 import numpy as np
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from graphrec.conversation import prefixes
 from graphrec.conversation.prefixes import POOL, distinct, satisfying, simulate

@@ -24,8 +24,7 @@ from PIL import Image
 from graphrec.core.errors import ClusterError, ConfigError, FeatureError
 from graphrec.core.random import numpy_rng
 from graphrec.core.ray import Cluster
-from graphrec.features import FeatureStore, FeatureTable
-from graphrec.features import extract as features
+from graphrec.features import FeatureStore, FeatureTable, extract as features
 from graphrec.features.extract.extraction import extract
 from graphrec.features.extract.llm.embeddings import EndpointEncoder
 from graphrec.graphs import nearest

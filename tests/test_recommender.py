@@ -7,8 +7,7 @@ import polars as pl
 import pytest
 import torch
 from cold_catalog import cold_catalog
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from tolerances import PROPAGATION, SCORE
 
 import graphrec as gr

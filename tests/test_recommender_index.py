@@ -15,8 +15,7 @@ from tolerances import SCORE
 from graphrec.core.errors import CheckpointError, ConfigError, MissingDependencyError, UnknownIdError
 from graphrec.data import Interactions, Vocabulary
 from graphrec.models.base import ContentProjection
-from graphrec.serving import Recommender, ids, ivf, query
-from graphrec.serving import catalog as serving_catalog
+from graphrec.serving import Recommender, catalog as serving_catalog, ids, ivf, query
 
 pytest.importorskip("faiss", reason="faiss is not installed; pip install 'graphrec[ann]'")
 

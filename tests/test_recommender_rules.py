@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy.sparse import csc_matrix, csr_matrix
 from tolerances import SCORE
 
@@ -15,14 +14,14 @@ from graphrec.core.errors import CheckpointError, ConfigError, FeatureError, Tra
 from graphrec.core.random import numpy_rng
 from graphrec.features import FeatureTable
 from graphrec.graphs.graph import Graph
-from graphrec.models import MODELS
-from graphrec.models import model as model_class
+from graphrec.models import MODELS, model as model_class
 from graphrec.models.base import Ranker
 from graphrec.models.itemknn import ItemKNN
 from graphrec.models.itemknn_content import ItemKNNContent
+from graphrec.models.train_config import TrainConfig
 from graphrec.models.vbpr import VBPR
 from graphrec.serving import Recommender, exact
-from graphrec.training.trainer import TrainConfig, Trainer
+from graphrec.training.trainer import Trainer
 
 COLD = [30, 31, 32, 34, 35, 36, 37, 38, 39]
 

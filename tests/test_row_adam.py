@@ -9,7 +9,7 @@ from graphrec import testing
 from graphrec.core.errors import ConfigError
 from graphrec.models.lightgcn import LightGCN
 from graphrec.models.row_adam import RowAdam
-from graphrec.training.trainer import TrainConfig
+from graphrec.models.train_config import TrainConfig
 
 
 def table() -> torch.Tensor:

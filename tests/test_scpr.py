@@ -19,7 +19,8 @@ from graphrec.core.random import numpy_rng
 from graphrec.data import Dataset, Interactions, Vocabulary
 from graphrec.data.attributes import HAS, IN
 from graphrec.models.batches import EpochContext
-from graphrec.training.trainer import TrainConfig, Trainer
+from graphrec.models.train_config import TrainConfig
+from graphrec.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")

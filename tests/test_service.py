@@ -19,8 +19,7 @@ from fastapi.testclient import TestClient
 
 from graphrec.core.errors import CheckpointError, ConfigError, DataError, FeatureError
 from graphrec.serving import Recommender
-from graphrec.serving.http import live as served_module
-from graphrec.serving.http import schema
+from graphrec.serving.http import live as served_module, schema
 from graphrec.serving.http.journal import Addition, Journal
 from graphrec.serving.http.live import Options, Served
 from graphrec.serving.http.service import create_service

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from extraction import catalog, flip, sharded
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from graphrec.core.errors import FeatureError
 from graphrec.data import Content, Interactions

@@ -14,8 +14,9 @@ from graphrec.core.bundle import read_sealed, write_sealed
 from graphrec.core.errors import CheckpointError, ConfigError, TrainingError
 from graphrec.models.mf import MF
 from graphrec.models.popularity import Popularity
+from graphrec.models.train_config import TrainConfig
 from graphrec.training import checkpoint
-from graphrec.training.trainer import TrainConfig, Trainer, rate
+from graphrec.training.trainer import Trainer, rate
 
 
 @pytest.fixture

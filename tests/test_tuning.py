@@ -29,8 +29,7 @@ from graphrec.core.random import numpy_rng
 from graphrec.data import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.evaluation.ranking import RankingTask
-from graphrec.models import MODELS
-from graphrec.models import model as model_class
+from graphrec.models import MODELS, model as model_class
 from graphrec.models.base import Ranker
 from graphrec.models.search_space import Choice, Integers, Space
 from graphrec.runs.tuning import samplers, tuner

@@ -14,8 +14,9 @@ from graphrec.core.random import numpy_rng
 from graphrec.data import Interactions
 from graphrec.evaluation.ranking import evaluate
 from graphrec.models.batches import EpochContext, triplets
+from graphrec.models.train_config import TrainConfig
 from graphrec.models.vbpr import VBPR, Batch
-from graphrec.training.trainer import TrainConfig, Trainer
+from graphrec.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from shop_agent import N_ITEMS, attributes, item, shop, title
 
 pytest.importorskip("fastapi", reason="fastapi is not installed; pip install 'graphrec[serve]'")

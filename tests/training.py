@@ -32,11 +32,12 @@ from graphrec.evaluation.ranking import RankingTask
 from graphrec.models.freedom import FREEDOM
 from graphrec.models.lightgcn import LightGCN
 from graphrec.models.mf import MF
+from graphrec.models.train_config import TrainConfig
 from graphrec.runs import train as _train  # noqa: F401, as the commands import it when they need it
 from graphrec.serving import Recommender
 from graphrec.testing import communities
 from graphrec.training import run_directory
-from graphrec.training.trainer import TrainConfig, Trainer
+from graphrec.training.trainer import Trainer
 
 MODELS = {"freedom": FREEDOM, "lightgcn": LightGCN}
 PATIENCE = 3

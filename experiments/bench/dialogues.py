@@ -33,7 +33,8 @@ from graphrec.core.random import numpy_rng
 from graphrec.data import Dataset
 from graphrec.data.readers import dataset_folder, load_dataset
 from graphrec.models.batches import EpochContext
-from graphrec.training.trainer import TrainConfig, Trainer
+from graphrec.models.train_config import TrainConfig
+from graphrec.training.trainer import Trainer
 
 POLICIES = (
     ("abs-greedy", {"weighting": "plain"}),

@@ -54,7 +54,7 @@ def case(folder: Path, name: str, epochs: int) -> dict[str, Any]:
     for _ in range(2):  # the second time the item graph is in its cache
         began = time.perf_counter()
         data = dataset.load(folder / "dataset")
-        features = store(folder / "cache").of(data) if kind.modalities else None
+        features = store(folder / "cache").load_tables(data) if kind.modalities else None
         model = kind.build(data, features, kind.Config(**options))
         next(iter(model.batches(EpochContext(1, BATCH, 0))))
         opening.append(time.perf_counter() - began)

@@ -27,8 +27,7 @@ from PIL import Image, ImageDraw
 from experiments.bench import measure
 from graphrec.core.random import numpy_rng
 from graphrec.data import Content, Dataset, Interactions, Vocabulary
-from graphrec.features import FeatureStore
-from graphrec.features import extract as features
+from graphrec.features import FeatureStore, extract as features
 from graphrec.features.extract.decoding import decode
 from graphrec.features.extract.extraction import extract
 from graphrec.features.extract.image import OpenClip

@@ -30,7 +30,8 @@ from graphrec.core.random import numpy_rng
 from graphrec.data import Dataset, Interactions, Vocabulary
 from graphrec.data.readers import load_dataset
 from graphrec.models.batches import EpochContext
-from graphrec.training.trainer import TrainConfig, Trainer
+from graphrec.models.train_config import TrainConfig
+from graphrec.training.trainer import Trainer
 
 USERS, ITEMS, PAIRS = 1_801, 7_432, (52_910, 11_891, 11_892)
 BATCH, DIM = 64, 64

@@ -25,7 +25,7 @@ from graphrec.data.interactions import Interactions
 from graphrec.features import FeatureTable
 from graphrec.models.batches import EpochContext, Preferences
 from graphrec.models.llmrec import LLMRec
-from graphrec.training.trainer import TrainConfig
+from graphrec.models.train_config import TrainConfig
 
 USERS, ITEMS, PAIRS, BATCH = 13_187, 17_366, 68_933, 1_024
 ATTRIBUTES = ("title", "director", "year", "country", "language")

@@ -26,8 +26,7 @@ from experiments.bench import measure
 from experiments.bench.extraction import catalog, measured, poster
 from graphrec.core.random import numpy_rng
 from graphrec.core.ray import Cluster
-from graphrec.features import FeatureStore
-from graphrec.features import extract as features
+from graphrec.features import FeatureStore, extract as features
 from graphrec.features.extract.extraction import extract
 from graphrec.graphs.nearest import all_neighbors, unit_length
 

@@ -75,7 +75,7 @@ def row(name: str, scale: float, batch: int, fanouts: list[int], steps: int) -> 
     """One model at one size, measured in this process."""
     from graphrec.core.random import numpy_rng
     from graphrec.models.batches import EpochContext
-    from graphrec.training.trainer import TrainConfig
+    from graphrec.models.train_config import TrainConfig
 
     bare = measure.peak()
     with tempfile.TemporaryDirectory() as folder:  # what is mapped stays readable
@@ -110,7 +110,8 @@ def whole(name: str, scale: float, batch: int, fanouts: list[int]) -> dict[str, 
     """An epoch of one model by the Trainer, in this process."""
     from graphrec.core.random import numpy_rng
     from graphrec.evaluation.ranking import RankingTask
-    from graphrec.training.trainer import TrainConfig, Trainer
+    from graphrec.models.train_config import TrainConfig
+    from graphrec.training.trainer import Trainer
 
     with tempfile.TemporaryDirectory() as folder:
         known, table = generated(scale, Path(folder))

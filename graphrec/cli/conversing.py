@@ -56,7 +56,7 @@ def converse(
     dataset is not needed. Answers are read from standard input, a line each.
     """
     from graphrec.conversation.agent import ConversationalRecommender
-    from graphrec.runs import open_agent
+    from graphrec.conversation.from_run import open_agent
 
     if web and (user is not None or like or replay is not None or save is not None):
         raise ConfigError("--web asks who you are and what you like on the page; leave out the rest")

@@ -72,8 +72,7 @@ def evaluate(
     from graphrec.core.files import explained
     from graphrec.evaluation.candidates import CandidateGroups
     from graphrec.evaluation.metrics import metric_names
-    from graphrec.evaluation.ranking import Beyond, warm_cold
-    from graphrec.evaluation.ranking import evaluate as measure
+    from graphrec.evaluation.ranking import Beyond, evaluate as measure, warm_cold
     from graphrec.models.base import Ranker
     from graphrec.runs import open_run
 

@@ -10,18 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from graphrec.cli import launch
+from graphrec.core.progress import note as note
 
 
 def say(*parts: object) -> None:
     """One line of text; of several processes, the first one's."""
     if launch.speaks():
         print(*parts, flush=True)
-
-
-def note(*parts: object) -> None:
-    """One line about the work itself; on stderr, so that results can be piped on."""
-    if launch.speaks():
-        print(*parts, file=sys.stderr, flush=True)
 
 
 def complain(*parts: object) -> None:

@@ -183,9 +183,8 @@ def models(
     ] = False,
 ) -> None:
     """List the models, or show what one is and which options it has."""
-    from graphrec.models import MODELS
-    from graphrec.models import model as find
-    from graphrec.training.trainer import TrainConfig
+    from graphrec.models import MODELS, model as find
+    from graphrec.models.train_config import TrainConfig
 
     if model is not None:
         made = find(model)

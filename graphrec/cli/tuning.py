@@ -125,8 +125,7 @@ def tune(
 
 def list_all() -> None:
     """Prints what is searched for each model."""
-    from graphrec.models import MODELS
-    from graphrec.models import model as find
+    from graphrec.models import MODELS, model as find
 
     rows = []
     for name in MODELS:

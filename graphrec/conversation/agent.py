@@ -13,8 +13,7 @@ from graphrec.conversation.belief import Setting
 from graphrec.conversation.catalog import Catalog
 from graphrec.conversation.config import ConversationConfig
 from graphrec.conversation.rules import Policy, Rule, rule
-from graphrec.conversation.session import FORMAT as SESSIONS
-from graphrec.conversation.session import Session
+from graphrec.conversation.session import FORMAT as SESSIONS, Session
 from graphrec.conversation.states import Trained
 from graphrec.conversation.vectors import DialogueVectors
 from graphrec.core.bundle import Committed, Write, commit

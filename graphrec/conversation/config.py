@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -35,3 +35,8 @@ class ConversationConfig(Config):
     """Share of wrong answers that ``posterior`` reckons with; above 0 no single answer rules an item out."""
     temperature: float = Field(2.0, gt=0)
     """``posterior`` starts from the softmax of the items' scores divided by this."""
+
+
+SPOKEN: dict[str, Any] = {"belief": "posterior", "error": 0.05}
+"""Rules of conversations with people, whatever a policy was trained on: a no counts as well, and one wrong
+answer is forgiven."""

@@ -1,13 +1,23 @@
-"""What a person sees of a training while it runs: a progress bar, TensorBoard curves."""
+"""What a person sees while work is done: notes on stderr, a progress bar, TensorBoard curves."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from graphrec.core.errors import ConfigError, requires
+
+
+def note(*parts: object) -> None:
+    """Prints one line about the work itself to stderr, so that results can be piped on.
+
+    Of several processes only the first one prints.
+    """
+    if os.environ.get("RANK", "0") == "0":
+        print(*parts, file=sys.stderr, flush=True)
 
 
 class ProgressBar:

@@ -1,33 +1,5 @@
 """Datasets: vocabularies, interactions, splits, content, readers."""
 
-from graphrec.data.attributes import with_attributes
-from graphrec.data.content import Content
-from graphrec.data.dataset import Dataset
-from graphrec.data.interactions import Interactions
-from graphrec.data.splits import (
-    SPLITS,
-    Chronological,
-    ColdItems,
-    LeaveOneOut,
-    RandomSplit,
-    Split,
-    TimeCut,
-    TimeSplit,
-)
-from graphrec.data.vocabulary import Vocabulary
+import lazy_loader
 
-__all__ = [
-    "SPLITS",
-    "Chronological",
-    "ColdItems",
-    "Content",
-    "Dataset",
-    "Interactions",
-    "LeaveOneOut",
-    "RandomSplit",
-    "Split",
-    "TimeCut",
-    "TimeSplit",
-    "Vocabulary",
-    "with_attributes",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

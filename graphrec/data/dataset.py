@@ -13,13 +13,13 @@ import polars as pl
 
 from graphrec.core.errors import DataError, GraphrecError, nearest
 from graphrec.core.files import digest, read_array, read_json, sha256_file, write_array, write_json, writing
+from graphrec.data import from_frame
 from graphrec.data.content import Content
-from graphrec.data.interactions import Interactions
+from graphrec.data.interactions import SPLIT_NAMES, Interactions
 from graphrec.data.splits import as_split
 from graphrec.data.vocabulary import Vocabulary
 
 FORMAT = 1
-SPLITS = ("train", "valid", "test")
 Relation = tuple[str, str, str]
 
 
@@ -57,7 +57,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         shape = (len(self.users), len(self.items))
-        for split in SPLITS:
+        for split in SPLIT_NAMES:
             part: Interactions = getattr(self, split)
             if (part.n_users, part.n_items) != shape:
                 raise DataError(
@@ -125,7 +125,7 @@ class Dataset:
     @cached_property
     def fingerprint(self) -> str:
         """Hex sha256 over ids, splits and relations: equal exactly when models see the same numbers."""
-        splits = [getattr(self, s).keys for s in SPLITS]
+        splits = [getattr(self, s).keys for s in SPLIT_NAMES]
         relations = [
             p for k in sorted(self.relations) for p in ("/".join(k), self.relations[k].astype(np.int64))
         ]
@@ -140,7 +140,7 @@ class Dataset:
 
     def __repr__(self) -> str:
         n = len(self.train) + len(self.valid) + len(self.test)
-        parts = "/".join(f"{len(getattr(self, s)):,}" for s in SPLITS)
+        parts = "/".join(f"{len(getattr(self, s)):,}" for s in SPLIT_NAMES)
         fields = ", ".join(f"{k}: {c.n_present:,}" for k, c in self.content.items()) or "none"
         return (
             f"Dataset({self.name}: {self.n_users:,} users x {self.n_items:,} items, {n:,} interactions "
@@ -155,7 +155,7 @@ class Dataset:
             "users": self.n_users,
             "items": self.n_items,
             "interactions": n,
-            **{s: len(getattr(self, s)) for s in SPLITS},
+            **{s: len(getattr(self, s)) for s in SPLIT_NAMES},
             "density": n / max(1, self.n_users * self.n_items),
             "items without train interactions": len(self.cold_items),
             **{f"items with {k}": c.n_present for k, c in self.content.items()},
@@ -213,13 +213,12 @@ class Dataset:
             leaves
                 nothing, or the split leaves train empty.
         """
-        from graphrec.data.from_frame import build
-
-        return build(
+        parts = from_frame.parse(
             interactions, user=user, item=item, time=time, rating=rating, min_rating=min_rating,
             k_core=k_core, split=split, items=items, item_id=item_id, content=content, root=root, seed=seed,
             name=name, source=source,
         )  # fmt: skip
+        return cls(**parts)
 
     def with_content(self, **content: Content) -> Dataset:
         """A copy with further (or other) content fields."""
@@ -257,7 +256,7 @@ class Dataset:
         """
         recipe, together = as_split(split), self.train + self.valid + self.test
         label = recipe.assign(together, seed)
-        parts = [together.where(label == i, name) for i, name in enumerate(SPLITS)]
+        parts = [together.where(label == i, name) for i, name in enumerate(SPLIT_NAMES)]
         if not len(parts[0]):
             raise DataError(f"{self.name}: {recipe.describe()} leaves train empty; hold out less")
         return self.with_splits(*parts, split={**recipe.describe(), "seed": seed})
@@ -299,7 +298,7 @@ class Dataset:
         arrow("items.arrow", id=self.items.ids)
         for node_type, vocabulary in self.nodes.items():
             arrow(f"nodes-{_safe(node_type)}.arrow", id=vocabulary.ids)
-        for split in SPLITS:
+        for split in SPLIT_NAMES:
             part: Interactions = getattr(self, split)
             npy(f"{split}.npy", np.stack([part.users, part.items]))
             if part.times is not None:
@@ -365,7 +364,7 @@ class Dataset:
 
         users, items = Vocabulary(arrow("users.arrow"), "user"), Vocabulary(arrow("items.arrow"), "item")
         parts = {}
-        for split in SPLITS:
+        for split in SPLIT_NAMES:
             pairs = read_array(path / f"{split}.npy")
             times = read_array(path / f"{split}-times.npy") if f"{split}-times.npy" in head["files"] else None
             parts[split] = Interactions(pairs[0], pairs[1], len(users), len(items), times, split)

@@ -12,10 +12,8 @@ import polars as pl
 
 from graphrec.core.errors import ConfigError, DataError, nearest
 from graphrec.data.content import Content, Kind
-from graphrec.data.dataset import SPLITS, Dataset
-from graphrec.data.interactions import Interactions
-from graphrec.data.splits import as_split
-from graphrec.data.splits import k_core as core_mask
+from graphrec.data.interactions import SPLIT_NAMES, Interactions
+from graphrec.data.splits import as_split, k_core as core_mask
 from graphrec.data.vocabulary import Vocabulary
 
 LABELS = {"0": 0, "1": 1, "2": 2, "train": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2}
@@ -156,7 +154,7 @@ def _no_time(series: pl.Series, row: int, source: str, first_row: int) -> DataEr
     )
 
 
-def build(
+def parse(
     interactions: Any,
     *,
     user: str,
@@ -176,8 +174,9 @@ def build(
     first_row: int = 1,
     items_source: str = "the item table",
     items_first_row: int = 1,
-) -> Dataset:
-    """See :meth:`graphrec.Dataset.from_frame` for everything up to ``source``.
+) -> dict[str, Any]:
+    """The fields of a :class:`graphrec.Dataset`; see :meth:`graphrec.Dataset.from_frame` for everything up to
+    ``source``.
 
     The rest is for messages: ``first_row`` is the number of the first interaction (2 where the file has a
     header line), ``items_source`` what to call the item table, and ``items_first_row`` the number of its
@@ -232,7 +231,7 @@ def build(
     else:
         recipe = as_split(split)
         labels, meta["split"] = recipe.assign(pairs, seed), {**recipe.describe(), "seed": seed}
-    train, valid, test = (pairs.where(labels == i, s) for i, s in enumerate(SPLITS))
+    train, valid, test = (pairs.where(labels == i, s) for i, s in enumerate(SPLIT_NAMES))
     fields, unknown = (
         ({}, 0)
         if items is None
@@ -240,7 +239,16 @@ def build(
     )
     if items is not None:
         meta["item rows without interactions"] = unknown
-    return Dataset(name, users, vocabulary, train, valid, test, content=fields, meta=meta)
+    return {
+        "name": name,
+        "users": users,
+        "items": vocabulary,
+        "train": train,
+        "valid": valid,
+        "test": test,
+        "content": fields,
+        "meta": meta,
+    }
 
 
 def _check_options(

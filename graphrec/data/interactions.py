@@ -13,6 +13,8 @@ from graphrec.core.random import numpy_rng
 
 BLOCK = 2**22  # pairs looked up at a time
 
+SPLIT_NAMES = ("train", "valid", "test")
+
 
 class Interactions:
     """Unique (user, item) pairs, sorted by user then item, validated once and read-only afterwards.

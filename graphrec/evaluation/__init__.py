@@ -1,6 +1,5 @@
 """Evaluation: metrics, full ranking, reports with intervals and paired tests."""
 
-from graphrec.evaluation.ranking import RankingTask, evaluate
-from graphrec.evaluation.report import Report
+import lazy_loader
 
-__all__ = ["RankingTask", "Report", "evaluate"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

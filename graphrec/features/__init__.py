@@ -1,6 +1,5 @@
 """Feature tables and the directory they are kept in: the reading side (``graphrec.features.extract.extraction`` writes)."""
 
-from graphrec.features.store import FeatureStore, StoredTable
-from graphrec.features.table import ATTRIBUTE, PREFERENCES, PROFILE, TRAIN, FeatureTable
+import lazy_loader
 
-__all__ = ["ATTRIBUTE", "PREFERENCES", "PROFILE", "TRAIN", "FeatureStore", "FeatureTable", "StoredTable"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

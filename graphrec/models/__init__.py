@@ -8,11 +8,6 @@ from typing import TYPE_CHECKING, Any
 from graphrec.core.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from graphrec.code.models.cochange import CoChange as CoChange
-    from graphrec.code.models.coder import CODER as CODER
-    from graphrec.code.models.directory import Directory as Directory
-    from graphrec.conversation.models.fm import FM as FM
-    from graphrec.conversation.models.scpr import SCPR as SCPR
     from graphrec.models.base import Model
     from graphrec.models.bm3 import BM3 as BM3
     from graphrec.models.freedom import FREEDOM as FREEDOM

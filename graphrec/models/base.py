@@ -24,7 +24,7 @@ from graphrec.models.search_space import Space
 if TYPE_CHECKING:
     from graphrec.data.dataset import Dataset
     from graphrec.features import FeatureTable
-    from graphrec.training.trainer import Task, TrainConfig
+    from graphrec.models.train_config import Task, TrainConfig
 
 Features = Mapping[str, "FeatureTable"]
 
@@ -200,6 +200,14 @@ class Model(nn.Module):
 
     def task(self, data: Dataset) -> Task | None:
         """What validates it where ``select`` is not a metric of ranking; None: nothing else does.
+
+        Args:
+            data: what the model was built from.
+        """
+        return None
+
+    def conversational_agent(self, data: Dataset) -> Any:
+        """The agent that holds conversations with this model, saved with its run; None if there is none.
 
         Args:
             data: what the model was built from.

@@ -25,8 +25,7 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity as cosine
-from torch.nn.functional import embedding as rows
+from torch.nn.functional import cosine_similarity as cosine, embedding as rows
 
 from graphrec.core import distributed
 from graphrec.core.random import derive

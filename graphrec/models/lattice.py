@@ -30,8 +30,7 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import embedding as rows
-from torch.nn.functional import normalize
+from torch.nn.functional import embedding as rows, normalize
 
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions

@@ -34,8 +34,7 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import embedding as rows
-from torch.nn.functional import leaky_relu, logsigmoid, normalize
+from torch.nn.functional import embedding as rows, leaky_relu, logsigmoid, normalize
 
 from graphrec.core import distributed
 from graphrec.core.errors import FeatureError

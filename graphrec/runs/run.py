@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from graphrec.core import distributed
 from graphrec.core.config import Config
@@ -24,23 +24,22 @@ from graphrec.evaluation.ranking import RankingTask
 from graphrec.features import FeatureTable
 from graphrec.models import model as model_class
 from graphrec.models.base import Features, Model, ModelConfig, Ranker
+from graphrec.models.train_config import Task, TrainConfig
 from graphrec.runs.record import COPY, RunRecord, damaged, inputs_of, read_meta, read_record
 from graphrec.runs.source import NONE, Source, features_for, load
 from graphrec.serving import Recommender
 from graphrec.training import checkpoint
-from graphrec.training.trainer import Run, Task, TrainConfig, Trainer
-
-if TYPE_CHECKING:
-    from graphrec.conversation.agent import ConversationalRecommender
+from graphrec.training.trainer import Run, Trainer
 
 __all__ = [
-    "NONE", "SELECT", "OpenedRun", "RunRecord", "Source", "agent_of", "configure", "features_for",
-    "inputs_of", "load", "open_agent", "open_recommender", "open_run", "read_meta", "read_record",
+    "NONE", "SELECT", "OpenedRun", "RunRecord", "Source", "configure", "features_for",
+    "inputs_of", "load", "open_recommender", "open_run", "read_meta", "read_record",
     "recommender_folder", "refuse_another", "train",
 ]  # fmt: skip
 
 SELECT = Model.select
-TALKS = "conversation"
+CONVERSATION = "conversation"
+"""Folder of a run directory for the agent that holds conversations."""
 C = TypeVar("C", bound=Config)
 
 
@@ -180,37 +179,10 @@ def train(
             write_json(out / "titles.json", titles)
     if isinstance(run.model, Ranker):
         Recommender.from_model(run.model, data, given or None).save(out / "recommender")
-    agent = agent_of(run.model, data)
+    agent = run.model.conversational_agent(data)
     if agent is not None:
-        agent.save(out / TALKS)
+        agent.save(out / CONVERSATION)
     return run
-
-
-def agent_of(model: Model, data: Dataset) -> ConversationalRecommender | None:
-    """Who leads conversations by a model, if it is for that.
-
-    Whatever a policy was trained on, to a person a no counts as well, and one wrong answer is forgiven; a
-    policy decides when to recommend, and where there are vectors alone a rule does.
-    """
-    if model.name not in ("scpr", "fm"):
-        return None
-    from graphrec.conversation.agent import ConversationalRecommender
-    from graphrec.conversation.belief import Setting
-    from graphrec.conversation.catalog import Catalog
-    from graphrec.conversation.config import ConversationConfig
-    from graphrec.conversation.models.fm import FM
-    from graphrec.conversation.models.scpr import SCPR
-    from graphrec.data.attributes import HAS
-
-    talk = {"belief": "posterior", "error": 0.05}
-    if isinstance(model, SCPR):
-        rules = model.setting.config.replace(**talk)
-        setting = Setting(model.setting.catalog, model.setting.vectors, rules)
-        return ConversationalRecommender.from_policy(model.trained(), setting, data)
-    if isinstance(model, FM) and HAS in data.relations:
-        setting = Setting(Catalog.from_dataset(data), model.vectors(), ConversationConfig(**talk))
-        return ConversationalRecommender.from_policy("recommend-when-sure:30", setting, data)
-    return None
 
 
 def ranks(kind: type[Model], select: str) -> bool:
@@ -321,35 +293,13 @@ def recommender_folder(path: str | Path) -> Path:
     folder = next((p for p in (path, path / "recommender") if (p / "recommender.json").exists()), None)
     if folder is None:
         trained = read_meta(path).get("model")
-        if (path / TALKS).is_dir():
+        if (path / CONVERSATION).is_dir():
             raise CheckpointError(
                 f"{path}: a run of {trained!r}, which recommends in conversations alone; run: "
                 f"graphrec converse {path}"
             )
         raise CheckpointError(f"{path}: holds no recommender yet; finish the training (--resume)")
     return folder
-
-
-def open_agent(path: str | Path) -> ConversationalRecommender:
-    """Who leads conversations in a run, or one saved on its own.
-
-    Args:
-        path: a run directory, or a directory that :meth:`ConversationalRecommender.save` wrote.
-
-    Raises:
-        CheckpointError: there is neither, or it is damaged.
-    """
-    from graphrec.conversation.agent import ConversationalRecommender
-
-    path = Path(path)
-    folder = next((p for p in (path, path / TALKS) if (p / "conversation.json").exists()), None)
-    if folder is None:
-        meta = read_meta(path)
-        raise CheckpointError(
-            f"{path}: a run of {meta.get('model')!r}, which leads no conversations; train scpr, or fm on a "
-            "dataset with attributes, or finish the training (--resume)"
-        )
-    return ConversationalRecommender.load(folder)
 
 
 def _made(kind: type[C], owner: str, options: Mapping[str, Any]) -> C:

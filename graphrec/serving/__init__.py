@@ -1,6 +1,5 @@
 """Serving: external ids in, external ids and scores out; loads without the dataset and the model."""
 
-from graphrec.serving.placement import ContentVectors
-from graphrec.serving.recommender import Recommender
+import lazy_loader
 
-__all__ = ["ContentVectors", "Recommender"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

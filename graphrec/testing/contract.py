@@ -15,9 +15,10 @@ from graphrec.data.dataset import Dataset
 from graphrec.features import FeatureTable
 from graphrec.models.base import Features, Model, ModelConfig, Ranker
 from graphrec.models.batches import EpochContext
+from graphrec.models.train_config import TrainConfig
 from graphrec.testing.fixtures import checkerboard, chosen, communities, dataset, features_of, material
 from graphrec.training import checkpoint
-from graphrec.training.trainer import TrainConfig, Trainer
+from graphrec.training.trainer import Trainer
 
 SCORE_TOLERANCE = 1e-6  # float32: one row of a product may be summed in another order than many
 

@@ -13,73 +13,24 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from pydantic import Field
 from torch import Tensor
 
 from graphrec.core import distributed
-from graphrec.core.config import Config
 from graphrec.core.environment import device_facts
 from graphrec.core.errors import ConfigError, TrainingError, nearest
 from graphrec.core.progress import ProgressBar, TensorBoard
 from graphrec.core.random import numpy_rng
 from graphrec.models.base import Model
 from graphrec.models.batches import EpochContext
+from graphrec.models.train_config import Task, TrainConfig
 from graphrec.training.run_directory import RunDirectory, State
 
 logger = logging.getLogger("graphrec")
-
-
-class TrainConfig(Config):
-    """How to train; the defaults are the protocol of the published Amazon tables."""
-
-    epochs: int = Field(1000, ge=1)
-    """Most epochs to train."""
-    batch_size: int = Field(2048, ge=1)
-    """Interactions per step."""
-    learning_rate: float = Field(1e-3, gt=0)
-    """Learning rate at the start."""
-    schedule: Literal["constant", "cosine", "linear"] = "constant"
-    """How the learning rate falls over ``epochs``: not at all, or to zero along a cosine or a line."""
-    warmup: int = Field(0, ge=0)
-    """Epochs over which the learning rate rises linearly first."""
-    weight_decay: float = Field(0.0, ge=0)
-    """L2 penalty applied by the optimizer to all parameters."""
-    clip_norm: float | None = Field(None, gt=0)
-    """Largest norm of the whole gradient; None does not clip."""
-    patience: int | None = Field(20, ge=1)
-    """Validations without improvement that are tolerated; one more stops training. None never stops early."""
-    decimals: int | None = Field(4, ge=1)
-    """Digits to which the selected metric is rounded before comparing; None compares exactly."""
-    validate_every: int = Field(1, ge=1)
-    """Epochs between validations; the last epoch is always validated."""
-    validate_users: int | None = Field(None, ge=1)
-    """Users to rank for in a validation of ``graphrec train``, drawn once by the seed; None takes all.
-    Ranking for all costs users times items."""
-    checkpoint_every: int = Field(1, ge=1)
-    """Epochs between checkpoints of the full state; improvements and the last epoch are always written."""
-    seed: int = Field(0, ge=0)
-    """Seed of batches, negatives and all that models redraw while training."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to train; ``auto`` takes an accelerator if there is one."""
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    """Mixed precision of the forward pass."""
-    progress: bool | None = None
-    """Show a progress bar; None shows it on a terminal."""
-    tensorboard: bool = False
-    """Write TensorBoard events under the run directory (needs the extra ``track``)."""
-
-
-class Task(Protocol):
-    """What validates: :class:`graphrec.RankingTask` and others."""
-
-    def __call__(self, model: Any) -> dict[str, float]:
-        """Metric name -> value; higher is better."""
-        ...
 
 
 @dataclass

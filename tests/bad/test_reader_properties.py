@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from bad.cases import arrow, parquet
 from bad.test_tables import BABY, INTER, MOVIELENS, SCIENTIFIC, WHOLE, XWINES

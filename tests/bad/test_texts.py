@@ -12,8 +12,7 @@ from encoders import sentence_encoder
 
 from graphrec.core.errors import ConfigError, DataError, FeatureError
 from graphrec.data import Content, Dataset, Interactions, Vocabulary
-from graphrec.features import FeatureStore
-from graphrec.features import extract as features
+from graphrec.features import FeatureStore, extract as features
 from graphrec.features.extract.extraction import extract
 
 WORDS = ["red", "lamp", "wooden", "chair"]

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from graphrec import runs
-from graphrec.cli import doctor
-from graphrec.cli import main as cli
+from graphrec.cli import doctor, main as cli
 
 Command = Callable[..., Any]
 

@@ -34,9 +34,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import embedding, embedding_bag, logsigmoid
 
+from graphrec.conversation.agent import ConversationalRecommender
+from graphrec.conversation.belief import Setting
+from graphrec.conversation.catalog import Catalog
+from graphrec.conversation.config import SPOKEN, ConversationConfig
 from graphrec.conversation.samples import Samples
 from graphrec.conversation.scoring import ScoringTask
 from graphrec.conversation.vectors import DialogueVectors
+from graphrec.data.attributes import HAS
 from graphrec.data.dataset import Dataset
 from graphrec.models.base import Features, ModelConfig, Ranker
 from graphrec.models.batches import EpochContext
@@ -125,6 +130,13 @@ class FM(Ranker):
     def task(self, data: Dataset) -> ScoringTask:
         """Areas under the ROC curve in the middle of conversations."""
         return ScoringTask(data)
+
+    def conversational_agent(self, data: Dataset) -> ConversationalRecommender | None:
+        """An agent that recommends when it is sure enough; None for a dataset without attributes."""
+        if HAS not in data.relations:
+            return None
+        setting = Setting(Catalog.from_dataset(data), self.vectors(), ConversationConfig(**SPOKEN))
+        return ConversationalRecommender.from_policy("recommend-when-sure:30", setting, data)
 
     def optimizer(self, config: Any) -> torch.optim.Optimizer:
         """Adagrad, with two states and two learning rates for the attribute table: one for each loss.

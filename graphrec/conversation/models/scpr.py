@@ -25,9 +25,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from graphrec.conversation.agent import ConversationalRecommender
 from graphrec.conversation.belief import Setting
 from graphrec.conversation.catalog import Catalog
-from graphrec.conversation.config import ConversationConfig
+from graphrec.conversation.config import SPOKEN, ConversationConfig
 from graphrec.conversation.dialogue import Action, Dialogue
 from graphrec.conversation.play import DialogueTask, step
 from graphrec.conversation.replay import Replay, Transitions
@@ -119,6 +120,12 @@ class SCPR(Model):
         """Conversations about the pairs that are held."""
         split = self.held if len(self.held) else self.pairs
         return DialogueTask(self.setting, split, self.simulator("validate"), self.config.validated)
+
+    def conversational_agent(self, data: Dataset) -> ConversationalRecommender:
+        """An agent that asks and recommends as the trained policy decides."""
+        rules = self.setting.config.replace(**SPOKEN)
+        setting = Setting(self.setting.catalog, self.setting.vectors, rules)
+        return ConversationalRecommender.from_policy(self.trained(), setting, data)
 
     def simulator(self, purpose: str) -> Simulator:
         """Simulated users."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from graphrec.conversation.agent import ConversationalRecommender
 from graphrec.conversation.web.messages import LENGTH, Answered, Attributes, Going, Reply, Start, State, reply
-from graphrec.conversation.web.page import PAGE
+from graphrec.conversation.web.page import PAGE, POLICY
 from graphrec.conversation.web.pictures import picture_file, picture_type
 from graphrec.core.errors import requires
 from graphrec.serving.http.guard import Guard
@@ -42,7 +42,7 @@ def create_app(agent: ConversationalRecommender, hosts: Sequence[str] | None = N
         docs_url=None,
         redoc_url=None,
     )
-    app.add_middleware(Guard, hosts=None if hosts is None else tuple(hosts))
+    app.add_middleware(Guard, hosts=None if hosts is None else tuple(hosts), policy=POLICY)
     fingerprint, search = agent.fingerprint, _search(agent)  # worked out once, before anybody waits
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
@@ -128,7 +128,7 @@ def serve(
         ConfigError: nothing can listen there, as when the port is taken.
     """
     if ready is None:
-        from graphrec.cli.output import note
+        from graphrec.core.progress import note
 
         def ready(address: str) -> None:
             note(f"{address}: open it in a browser; Ctrl-C ends it")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 
 from graphrec.conversation.agent import ConversationalRecommender
 from graphrec.conversation.session import Recommended, Session, Turn
 from graphrec.conversation.web.pictures import picture_file
+from graphrec.serving.http.schema import Received
 
 EVENTS = 500
 """Turns a conversation may have."""
@@ -19,12 +20,6 @@ LENGTH = 1000
 """Characters of a name or an id."""
 
 Name = Annotated[str, StringConstraints(max_length=LENGTH)]
-
-
-class Received(BaseModel):
-    """Base of what comes in: exact types, nothing besides."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
 class Asked(Received):
@@ -56,7 +51,7 @@ class Start(Received):
 
     user: Name | None = None
     """External id; null for somebody unknown."""
-    likes: Annotated[list[Name], Field(max_length=LIKES)] = []
+    likes: Annotated[list[Name], Field(default_factory=list, max_length=LIKES)]
     """Names of attributes."""
 
 

@@ -82,12 +82,12 @@ def read(
     }
     listens, first_row = _numbers_table(paths["user_artists"], ["user", "item", "listens"])
     artists, artists_row = _text_table(paths["artists"], ["item", "name", "url", "picture"])
-    dataset = from_frame.build(
+    dataset = Dataset(**from_frame.parse(
         listens, user="user", item="item", time=None, rating="listens", min_rating=min_listens,
         k_core=k_core, split=split, items=artists, item_id="item", content={"text": ("text", "name")},
         root=None, seed=seed, name="hetrec-lastfm", source=str(paths["user_artists"]), first_row=first_row,
         items_source=str(paths["artists"]), items_first_row=artists_row,
-    )  # fmt: skip
+    ))  # fmt: skip
     assigned, assigned_row = _numbers_table(
         paths["user_taggedartists"], ["user", "item", "tag", "day", "month", "year"]
     )

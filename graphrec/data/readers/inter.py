@@ -17,8 +17,8 @@ import polars as pl
 
 from graphrec.core.errors import DataError
 from graphrec.data import from_frame
-from graphrec.data.dataset import SPLITS, Dataset
-from graphrec.data.interactions import Interactions
+from graphrec.data.dataset import Dataset
+from graphrec.data.interactions import SPLIT_NAMES, Interactions
 from graphrec.data.readers import ReadyFeatures
 from graphrec.data.readers.files import find, first_row, read_features, read_table
 
@@ -61,12 +61,12 @@ def read(
     frame = read_inter(path)
     if split is None:
         split = "label" if "label" in frame.columns else "random"
-    return from_frame.build(
+    return Dataset(**from_frame.parse(
         frame, user="user", item="item", time="time" if "time" in frame.columns else None,
         rating="rating" if "rating" in frame.columns else None, min_rating=min_rating, k_core=k_core,
         split=split, items=None, item_id=None, content=None, root=None, seed=seed, name=name or path.stem,
         source=str(path), first_row=first_row(path),
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def features(folder: Path) -> list[ReadyFeatures]:
@@ -134,7 +134,7 @@ def labeled(path: Path, n_users: int, n_items: int) -> tuple[Interactions, Inter
             None if times is None else times[label == index],
             f"{path.name} ({split})",
         )
-        for index, split in enumerate(SPLITS)
+        for index, split in enumerate(SPLIT_NAMES)
     )
     return train, valid, test
 

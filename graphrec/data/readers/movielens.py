@@ -77,13 +77,13 @@ def read(
         if name in plain.columns
     )
     films = films.with_columns(sentences(films, list(text), table).alias("composed text"))
-    dataset = from_frame.build(
+    dataset = Dataset(**from_frame.parse(
         read_table(ratings), user="userId", item="movieId", time="timestamp", rating="rating",
         min_rating=min_rating, k_core=k_core, split=split, items=films, item_id="movieId",
         content={"text": ("text", "composed text")}, root=None, seed=seed, name="movielens-small",
         source=str(ratings), first_row=first_row(ratings), items_source=str(table),
         items_first_row=first_row(table),
-    )  # fmt: skip
+    ))  # fmt: skip
     if columns:
         dataset = with_attributes(
             dataset, _listed(plain, columns, table), "movieId", columns, min_items=min_items,

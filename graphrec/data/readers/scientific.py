@@ -21,8 +21,8 @@ import polars as pl
 from graphrec.core.errors import DataError
 from graphrec.data import from_frame
 from graphrec.data.content import Content
-from graphrec.data.dataset import SPLITS, Dataset
-from graphrec.data.interactions import Interactions
+from graphrec.data.dataset import Dataset
+from graphrec.data.interactions import SPLIT_NAMES, Interactions
 from graphrec.data.readers import ReadyFeatures
 from graphrec.data.readers.delimited import read_tabs
 from graphrec.data.readers.files import find, first_row, ordered_ids
@@ -60,9 +60,10 @@ def read(folder: Path) -> Dataset:
     kept = rows.sort("label", "time", descending=[False, True], maintain_order=True).unique(
         ["user", "item"], keep="first", maintain_order=True
     )
-    parts = {split: kept.filter(pl.col("label") == index) for index, split in enumerate(SPLITS)}
+    parts = {split: kept.filter(pl.col("label") == index) for index, split in enumerate(SPLIT_NAMES)}
     dropped = {
-        split: int((rows["label"] == index).sum()) - parts[split].height for index, split in enumerate(SPLITS)
+        split: int((rows["label"] == index).sum()) - parts[split].height
+        for index, split in enumerate(SPLIT_NAMES)
     }
     train, valid, test = (
         Interactions(

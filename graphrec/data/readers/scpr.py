@@ -26,9 +26,9 @@ import numpy as np
 from graphrec.core.errors import ConfigError, DataError
 from graphrec.data.attributes import HAS, IN, KNOWS, LIKES, sorted_edges
 from graphrec.data.content import Content
-from graphrec.data.dataset import SPLITS, Dataset, Relation
+from graphrec.data.dataset import Dataset, Relation
 from graphrec.data.from_frame import short
-from graphrec.data.interactions import Interactions
+from graphrec.data.interactions import SPLIT_NAMES, Interactions
 from graphrec.data.readers.files import find
 from graphrec.data.vocabulary import Vocabulary
 
@@ -103,7 +103,7 @@ def read(
     graph = folder / GRAPH
     layout = _layout(graph, attributes)
     users, items = _Numbered("user"), _Numbered("item")
-    splits = {split: _lists(_split_file(folder, split), users, items) for split in SPLITS}
+    splits = {split: _lists(_split_file(folder, split), users, items) for split in SPLIT_NAMES}
     item_file = find(folder, f"{GRAPH}/{layout.items}", "the attributes of every item", SOURCE)
     tag_file = find(folder, f"{GRAPH}/{layout.tags}", "the numbers of all attributes", SOURCE)
     tags = _numbers_by_name(tag_file)
@@ -116,7 +116,7 @@ def read(
     pairs = {split: _edges(lists) for split, lists in splits.items()}
     train, valid, test = (
         Interactions(pairs[split][0], pairs[split][1], n_users, n_items, name=f"review_dict_{split}.json")
-        for split in SPLITS
+        for split in SPLIT_NAMES
     )
     _check_disjoint(folder, [train, valid, test])
     _check_published_train(folder, train)

@@ -97,12 +97,12 @@ def read(
         if image is not None:
             item_frame = item_frame.with_columns(_paths(item_frame, image, item_path).alias("image path"))
             content["image"] = ("image", "image path")
-    dataset = from_frame.build(
+    dataset = Dataset(**from_frame.parse(
         frame, user=user, item=item, time=time, rating=rating, min_rating=min_rating, k_core=k_core,
         split=split, items=item_frame, item_id=item_id, content=content, root=item_path.parent, seed=seed,
         name=name or path.stem, source=str(path), first_row=first_row(path), items_source=str(item_path),
         items_first_row=first_row(item_path),
-    )  # fmt: skip
+    ))  # fmt: skip
     if attributes is not None and item_frame is not None:
         dataset = with_attributes(
             dataset, item_frame, item_id or item, attributes, separator=separator, min_items=min_items,

@@ -68,13 +68,13 @@ def read(
     ratings = find(folder, "XWines_Slim_150K_ratings.csv", "UserID, WineID, Rating and Date", SOURCE)
     table = find(folder, "XWines_Slim_1K_wines.csv", "one row a wine", SOURCE)
     wines = read_table(table)
-    dataset = from_frame.build(
+    dataset = Dataset(**from_frame.parse(
         read_table(ratings), user="UserID", item="WineID", time="Date", rating="Rating",
         min_rating=min_rating, k_core=k_core, split=split, items=_described(wines, table),
         item_id="WineID", content={"text": ("text", "composed text")}, root=None, seed=seed, name="xwines",
         source=str(ratings), first_row=first_row(ratings), items_source=str(table),
         items_first_row=first_row(table),
-    )  # fmt: skip
+    ))  # fmt: skip
     if columns:
         lists = {name: _parts(wines, name, table) for name in LISTS if name in columns}
         dataset = with_attributes(

@@ -4,7 +4,6 @@
 end in a :class:`ModelComparison`.
 """
 
-from graphrec.runs.comparison.opened import compare
-from graphrec.runs.comparison.results import Entry, ModelComparison, Result, compare_reports
+import lazy_loader
 
-__all__ = ["Entry", "ModelComparison", "Result", "compare", "compare_reports"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

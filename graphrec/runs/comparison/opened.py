@@ -24,11 +24,11 @@ from graphrec.evaluation.ranking import Beyond, evaluate, warm_cold
 from graphrec.evaluation.report import Report
 from graphrec.models import model as model_class
 from graphrec.models.base import Features, Ranker
+from graphrec.models.train_config import TrainConfig
 from graphrec.runs.comparison.results import Entry, ModelComparison, compare_reports
 from graphrec.runs.record import RunRecord, read_meta, read_record
 from graphrec.runs.run import open_run
 from graphrec.training import checkpoint
-from graphrec.training.trainer import TrainConfig
 
 logger = logging.getLogger("graphrec")
 SPLITS = ("test", "valid")

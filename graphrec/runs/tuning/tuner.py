@@ -20,6 +20,7 @@ from graphrec.data import Dataset
 from graphrec.evaluation.metrics import parse_metric
 from graphrec.models.base import Features
 from graphrec.models.search_space import Choice, Integers, Space, Uniform
+from graphrec.models.train_config import TrainConfig
 from graphrec.runs import run as runs
 from graphrec.runs.run import SELECT, Source, configure
 from graphrec.runs.tuning import samplers
@@ -37,7 +38,6 @@ from graphrec.runs.tuning.study import (
     read_trial,
     trial_name,
 )
-from graphrec.training.trainer import TrainConfig
 
 __all__ = ["Study", "Trial", "read_study", "refuse_another", "search_space", "tune"]
 

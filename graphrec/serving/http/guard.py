@@ -6,8 +6,6 @@ import json
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
-from graphrec.conversation.web.page import POLICY
-
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -18,8 +16,9 @@ BODY = 64 * 1024
 DRAINED = 2**24
 """Bytes of a body that is too long which are read before it is refused: a client that still sends when the
 connection is closed may never see why."""
+POLICY = "default-src 'none'; frame-ancestors 'none'"
+"""What a browser may do with an answer that is no page: nothing."""
 HEADERS = {
-    "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
@@ -36,12 +35,22 @@ class Guard:
             is made to point to this machine is turned away by that.
         limit: bytes of a request's body.
         remedy: what to do about a longer one.
+        policy: content security policy of every answer.
     """
 
     def __init__(
-        self, app: App, hosts: Sequence[str] | None = None, limit: int = BODY, remedy: str = "start anew"
+        self,
+        app: App,
+        hosts: Sequence[str] | None = None,
+        limit: int = BODY,
+        remedy: str = "start anew",
+        policy: str = POLICY,
     ) -> None:
-        self.app, self.hosts, self.limit, self.remedy = app, hosts, limit, remedy
+        self.app = app
+        self.hosts = hosts
+        self.limit = limit
+        self.remedy = remedy
+        self.policy = policy
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Handles a request."""
@@ -53,7 +62,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 headers = list(message.get("headers", []))
                 known = {name.lower() for name, _ in headers}
-                new = {"cache-control": "no-store", **HEADERS}
+                new = {"cache-control": "no-store", "content-security-policy": self.policy, **HEADERS}
                 headers += [(k.encode(), v.encode()) for k, v in new.items() if k.encode() not in known]
                 message = {**message, "headers": headers}
             await send(message)

@@ -6,8 +6,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, create_model
 
-from graphrec.conversation.web.messages import Received
-
 BODY = 2**20
 """Bytes of a request's body."""
 LENGTH = 512
@@ -26,6 +24,12 @@ Some = Annotated[list[Id], Field(max_length=LIMITS)]
 _Whole = BeforeValidator(lambda v: int(v) if isinstance(v, float) and v.is_integer() else v)
 Wanted = Annotated[int, Field(ge=1, le=K), _Whole]
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-3e38, le=3e38)]
+
+
+class Received(BaseModel):
+    """Base of what comes in: exact types, nothing besides."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
 class Recommend(Received):

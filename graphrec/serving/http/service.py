@@ -142,7 +142,7 @@ def serve(
         CheckpointError: the journal is damaged or cannot be written.
         FeatureError: the journal holds items that this recommender cannot place.
     """
-    from graphrec.cli.output import note
+    from graphrec.core.progress import note
 
     kept = None if journal is None else Journal(journal)
     try:

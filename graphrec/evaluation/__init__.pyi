@@ -1,0 +1,2 @@
+from .ranking import RankingTask as RankingTask, evaluate as evaluate
+from .report import Report as Report

@@ -1,0 +1,2 @@
+from .placement import ContentVectors as ContentVectors
+from .recommender import Recommender as Recommender
