@@ -32,6 +32,7 @@ from graphrec.evaluation.ranking import RankingTask
 from graphrec.models import MODELS, model as model_class
 from graphrec.models.base import Ranker
 from graphrec.models.search_space import Choice, Integers, Space
+from graphrec.runs import run as run_module
 from graphrec.runs.tuning import samplers, tuner
 from graphrec.testing import communities
 
@@ -246,7 +247,7 @@ def test_mistakes_are_answered_before_any_work(
 
 @pytest.mark.parametrize("name", RANKERS)
 def test_every_models_own_space_can_be_searched(name: str) -> None:
-    assert tune.search_space(name) == dict(model_class(name).search_space)
+    assert tuner.search_space(name) == dict(model_class(name).search_space)
 
 
 # -- a study that goes on ------------------------------------------------------------------------------------
@@ -261,7 +262,7 @@ def test_more_trials_go_on_and_fewer_are_refused(
         tune("parts", trials=6)
     trained: list[Any] = []
     real = runs.train
-    monkeypatch.setattr(runs, "train", lambda *a, **o: trained.append(o["out"]) or real(*a, **o))
+    monkeypatch.setattr(run_module, "train", lambda *a, **o: trained.append(o["out"]) or real(*a, **o))
     # Where and how visibly to train is no matter of what is tuned.
     changed = {**FIXED, "device": "auto" if not torch.cuda.is_available() else "cpu", "checkpoint_every": 2}
     assert len(tune("parts", trials=6, train_options=changed, resume=True).trials) == 6
@@ -359,7 +360,7 @@ def test_interrupted_in_random_epochs_it_ends_as_if_it_had_not_been(
 
         return real(*given, **options, on_epoch=count)
 
-    monkeypatch.setattr(runs, "train", stopping)
+    monkeypatch.setattr(run_module, "train", stopping)
     stops = 0
     while True:
         left[0] = int(rng.integers(1, 6))

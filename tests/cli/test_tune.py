@@ -15,6 +15,7 @@ import pytest
 
 from graphrec import runs
 from graphrec.models import MODELS
+from graphrec.runs import run as run_module
 from graphrec.runs.tuning import tuner
 
 Command = Callable[..., Any]
@@ -88,7 +89,7 @@ def test_an_interrupted_study_says_how_to_go_on(
             signal.raise_signal(signal.SIGINT)
         return train(*given, **options)
 
-    monkeypatch.setattr(runs, "train", stop)
+    monkeypatch.setattr(run_module, "train", stop)
     line = ("tune", "mf", "shop/dataset", *SMALL, "--trials", 3)
     first = graphrec(*line)
     assert first.code == 130
