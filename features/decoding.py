@@ -15,7 +15,7 @@ MAX_PIXELS = 64_000_000
 MAX_ASPECT = 100
 MAX_SCANS = 100
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
-BAND = 4_000_000  # pixels that are brought to RGB at once
+BAND_PIXELS = 4_000_000  # pixels that are brought to RGB at once
 ORIENTATION = 0x0112
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -48,13 +48,13 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         UnreadableImageError: not a picture, truncated, damaged, or too large; the message does not depend on
             where the file is.
     """
-    return decoded(opened(data, max_pixels))
+    return decode_picture(open_picture(data, max_pixels))
 
 
-def opened(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The picture of an image file with its size known and nothing decompressed; see :func:`decode`."""
     Image.init()
-    with _reasons(data):
+    with _as_unreadable(data):
         picture = Image.open(io.BytesIO(data), formats=[f for f in FORMATS if f in Image.OPEN])
         _check_size(picture, max_pixels)
         # Thousands of scans of a few bytes each would keep a processor busy for hours.
@@ -65,12 +65,12 @@ def opened(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return picture
 
 
-def decoded(picture: Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode_picture(picture: Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The picture that :func:`opened` gave, decompressed, upright and RGB; see :func:`decode`."""
-    with _reasons():
+    with _as_unreadable():
         picture.load()
         _check_size(picture, max_pixels)  # some formats correct the header here
-        return _rgb(_upright(picture))
+        return _to_rgb(_upright(picture))
 
 
 class PixelBudget:
@@ -100,7 +100,7 @@ class PixelBudget:
 
 
 @contextmanager
-def _reasons(data: bytes = b" ") -> Iterator[None]:
+def _as_unreadable(data: bytes = b" ") -> Iterator[None]:
     """Whatever Pillow raises becomes a reason."""
     try:
         yield
@@ -144,23 +144,23 @@ def _upright(picture: Image.Image) -> Image.Image:
     return picture if how is None else picture.transpose(how)
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
+def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture
     width, height = picture.size
     peak = _peak(picture) if picture.mode == "F" else 0.0
-    if width * height <= BAND:
-        return _converted(picture, peak)
+    if width * height <= BAND_PIXELS:
+        return _convert(picture, peak)
     whole = Image.new("RGB", picture.size)
     for top, band in _bands(picture):
-        whole.paste(_converted(band, peak), (0, top))
+        whole.paste(_convert(band, peak), (0, top))
     return whole
 
 
 def _bands(picture: Image.Image) -> Iterator[tuple[int, Image.Image]]:
     """Parts of at most ``BAND`` pixels: conversion makes several copies of what it is given."""
     width, height = picture.size
-    rows = max(1, BAND // width)
+    rows = max(1, BAND_PIXELS // width)
     for top in range(0, height, rows):
         yield top, picture.crop((0, top, width, min(top + rows, height)))
 
@@ -171,7 +171,7 @@ def _peak(picture: Image.Image) -> float:
     return max((float(p[np.isfinite(p)].max(initial=0)) for p in parts), default=0.0)
 
 
-def _converted(picture: Image.Image, peak: float) -> Image.Image:
+def _convert(picture: Image.Image, peak: float) -> Image.Image:
     if picture.mode.startswith("I") or picture.mode == "F":
         gray = np.asarray(picture, dtype=np.float64)
         if picture.mode == "F":

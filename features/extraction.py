@@ -17,14 +17,14 @@ from graphrec.core.ray import Cluster
 from graphrec.data import Content, Dataset
 from graphrec.features import FeatureStore, FeatureTable
 from graphrec.features.extract.shard import (
-    AHEAD,
-    Encoded,
-    Loaded,
-    encoded,
-    loading,
+    PREFETCH_BATCHES,
+    EncodedShard,
+    LoadedItem,
+    encode_shard,
+    load_rows,
     prefetch_map,
     printable,
-    source,
+    row_digest,
 )
 from graphrec.features.extract.writer import Shard, TableWriter, writing_table
 
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
     from graphrec.features.extract.registry import Extractor
 
-BATCH = 64
-PATIENCE = 2.0  # seconds before a progress bar is worth showing
-EXAMPLES = 5
+DEFAULT_BATCH = 64
+PROGRESS_DELAY = 2.0  # seconds before a progress bar is worth showing
+MAX_EXAMPLES = 5
 
 
 def extract(
@@ -101,7 +101,7 @@ def extract(
     with (
         writing_table(dataset, field, store, extractor.describe(), shard_size, corpus) as writer,
         ThreadPoolExecutor(threads, thread_name_prefix="features") as pool,
-        _Bar(f"{field} ({extractor.name})", dataset.n_items, progress) as bar,
+        _ProgressBar(f"{field} ({extractor.name})", dataset.n_items, progress) as bar,
     ):
         readers = pool if content.kind == "image" else None
         todo = []
@@ -109,54 +109,54 @@ def extract(
             entry = None if rebuild else writer.finished(shard)
             rows = range(shard.first, shard.last)
             if entry is not None and entry["inputs"] == writer.inputs(
-                shard.first, list(prefetch_map(readers, lambda r: source(content, r), rows, 4 * threads))
+                shard.first, list(prefetch_map(readers, lambda r: row_digest(content, r), rows, 4 * threads))
             ):
                 writer.keep(shard, entry)
                 bar.advance(len(rows))
             else:
                 todo.append(shard)
-        _check_bad(writer, content, field, max_bad)
+        _check_unreadable(writer, content, field, max_bad)
         if todo and fit is not None:
             fit(texts)
         if cluster is None:
-            made = _here(todo, content, extractor, batch, readers, threads, bar)
+            made = _encode_locally(todo, content, extractor, batch, readers, threads, bar)
         else:
-            from graphrec.features.extract.on_ray import encoded_on_cluster
+            from graphrec.features.extract.on_ray import encode_on_cluster
 
-            made = encoded_on_cluster(cluster, todo, content, extractor, batch, workers)
+            made = encode_on_cluster(cluster, todo, content, extractor, batch, workers)
         reason = getattr(extractor, "empty_reason", "the extractor returned a vector of zeros")
         with closing(made):
             for shard, done in made:
-                _write(writer, shard, done, reason)
-                _check_bad(writer, content, field, max_bad)
+                _write_shard(writer, shard, done, reason)
+                _check_unreadable(writer, content, field, max_bad)
                 if cluster is not None:
                     bar.advance(shard.last - shard.first)
         return writer.finish().open(store.verify_on_open)
 
 
-def _here(
+def _encode_locally(
     todo: Sequence[Shard],
     content: Content,
     extractor: Extractor,
     batch: int,
     readers: ThreadPoolExecutor | None,
     threads: int,
-    bar: _Bar,
-) -> Generator[tuple[Shard, Encoded], None, None]:
+    bar: _ProgressBar,
+) -> Generator[tuple[Shard, EncodedShard], None, None]:
     """Computes shards one after another; reading runs ahead of encoding, across their borders."""
     rows = (row for shard in todo for row in range(shard.first, shard.last))
-    loaded = loading(content, rows, extractor, readers, max(AHEAD * batch, threads))
+    loaded = load_rows(content, rows, extractor, readers, max(PREFETCH_BATCHES * batch, threads))
 
-    def counted(n: int) -> Iterator[Loaded]:
+    def counted(n: int) -> Iterator[LoadedItem]:
         for one in islice(loaded, n):
             yield one
             bar.advance(1)
 
     for shard in todo:
-        yield shard, encoded(counted(shard.last - shard.first), extractor, batch)
+        yield shard, encode_shard(counted(shard.last - shard.first), extractor, batch)
 
 
-def _write(writer: TableWriter, shard: Shard, done: Encoded, empty_reason: str) -> None:
+def _write_shard(writer: TableWriter, shard: Shard, done: EncodedShard, empty_reason: str) -> None:
     ids = writer.dataset.items.ids
     shard.sources = done.sources
     shard.unreadable = {ids[shard.first + place]: reason for place, reason in done.unreadable.items()}
@@ -171,18 +171,18 @@ def _batch_size(extractor: Extractor, asked: int | None) -> int:
             f"the last "
             f"bits; make the extractor with batch_size={asked} instead"
         )
-    size = fixed or asked or BATCH
+    size = fixed or asked or DEFAULT_BATCH
     if size < 1:
         raise ConfigError(f"batch_size {size}; expected at least 1")
     return size
 
 
-def _check_bad(writer: TableWriter, content: Content, field: str, max_bad: float) -> None:
+def _check_unreadable(writer: TableWriter, content: Content, field: str, max_bad: float) -> None:
     bad = writer.n_unreadable
     if bad <= max_bad * content.n_present:
         return
     reasons = [pair for n in sorted(writer.entries) for pair in writer.entries[n]["unreadable"].items()]
-    examples = "; ".join(f"{printable(item)}: {reason}" for item, reason in reasons[:EXAMPLES])
+    examples = "; ".join(f"{printable(item)}: {reason}" for item, reason in reasons[:MAX_EXAMPLES])
     done = sum(writer.plan[n].last - writer.plan[n].first for n in writer.entries)
     raise FeatureError(
         f"{writer.dataset.name}: {bad:,} of {content.n_present:,} items with {field!r} content cannot be "
@@ -191,7 +191,7 @@ def _check_bad(writer: TableWriter, content: Content, field: str, max_bad: float
     )
 
 
-class _Bar:
+class _ProgressBar:
     """A progress bar that appears only when the work turns out to be long."""
 
     def __init__(self, title: str, total: int, wanted: bool | None) -> None:
@@ -200,7 +200,7 @@ class _Bar:
         self.begun, self.done = time.monotonic(), 0
         self.bar: Progress | None = None
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> _ProgressBar:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -209,7 +209,7 @@ class _Bar:
 
     def advance(self, n: int) -> None:
         self.done += n
-        if self.wanted and self.bar is None and time.monotonic() - self.begun > PATIENCE:
+        if self.wanted and self.bar is None and time.monotonic() - self.begun > PROGRESS_DELAY:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image
 
-from graphrec.core.errors import ConfigError, FeatureError, nearest, requires
+from graphrec.core.errors import ConfigError, FeatureError, missing_dependency, nearest
 from graphrec.core.files import sha256_file
 from graphrec.core.random import torch_rng
 from graphrec.features.extract.registry import versions
@@ -85,7 +85,7 @@ class OpenClip:
 
     def _resolve(self) -> tuple[Path | None, dict[str, Any]]:
         """The weight file and what its tag says about preprocessing and activation."""
-        open_clip = _open_clip()
+        open_clip = _import_open_clip()
         path = Path(self.pretrained) if self.pretrained is not None else None
         config_in_directory = path is not None and (path / "open_clip_config.json").is_file()
         if not config_in_directory:
@@ -140,7 +140,7 @@ class OpenClip:
         """The frozen model and both halves of its preprocessing, made when first used."""
         import torch
 
-        open_clip = _open_clip()
+        open_clip = _import_open_clip()
         options: dict[str, Any] = {"device": self.device, "pretrained_text": False}
         name = self.model
         if (
@@ -155,7 +155,7 @@ class OpenClip:
             options["force_preprocess_cfg"] = {k: self._tag[k] for k in keys if k in self._tag}
             options["force_quick_gelu"] = bool(self._tag.get("quick_gelu"))
         devices = [torch.device(self.device)] if self.device.startswith("cuda") else []
-        with torch.random.fork_rng(devices), _quiet():  # building draws numbers, which are replaced below
+        with torch.random.fork_rng(devices), _without_weight_warning():  # building draws numbers, which are replaced below
             try:
                 model = open_clip.create_model(name, **options)
             except Exception as cause:
@@ -167,12 +167,12 @@ class OpenClip:
                 first = str(cause).splitlines()[0]
                 raise FeatureError(f"{self._weights}: not weights of {self.model!r} ({first})") from cause
         else:
-            _randomize(model, self.seed)
+            _draw_weights(model, self.seed)
         model.requires_grad_(False).eval()
         steps = dict(open_clip.get_model_preprocess_cfg(model))
         size = steps.pop("size")
         steps.pop("mode", None)
-        return model, *_halves(open_clip.image_transform(size, is_train=False, **steps))
+        return model, *_split_transform(open_clip.image_transform(size, is_train=False, **steps))
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the model, which each process loads itself."""
@@ -237,7 +237,7 @@ class OpenClip:
             return torch.nn.functional.normalize(vectors.float(), dim=1) if self.normalize else vectors
 
 
-def _halves(transform: Any) -> tuple[Any, np.ndarray]:
+def _split_transform(transform: Any) -> tuple[Any, np.ndarray]:
     """What a transform does to a picture, and what it then makes of each byte of a channel ``(3, 256)``.
 
     Looking numbers up takes a third of the time of computing them, keeps off torch's own threads, and gives
@@ -256,7 +256,7 @@ def _halves(transform: Any) -> tuple[Any, np.ndarray]:
     return type(transform)(picture_steps), normalize(to_tensor(every)).numpy()[:, 0]
 
 
-def _randomize(model: torch.nn.Module, seed: int) -> None:
+def _draw_weights(model: torch.nn.Module, seed: int) -> None:
     """Draws every parameter that is not a constant from this object's own stream."""
     import torch
 
@@ -268,7 +268,7 @@ def _randomize(model: torch.nn.Module, seed: int) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _without_weight_warning() -> Iterator[None]:
     """Holds back open_clip's warning that no weights were loaded: that comes after, or is not wanted."""
 
     def wanted(record: logging.LogRecord) -> bool:
@@ -281,9 +281,9 @@ def _quiet() -> Iterator[None]:
         logging.getLogger().removeFilter(wanted)
 
 
-def _open_clip() -> Any:
+def _import_open_clip() -> Any:
     try:
         import open_clip
     except ImportError as cause:
-        raise requires("open_clip_torch", "features") from cause
+        raise missing_dependency("open_clip_torch", "features") from cause
     return open_clip

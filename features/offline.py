@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from graphrec.core.errors import ConfigError, FeatureError, requires
-from graphrec.core.random import derive
+from graphrec.core.errors import ConfigError, FeatureError, missing_dependency
+from graphrec.core.random import derive_seed
 from graphrec.features.extract.registry import versions
 
 
@@ -109,7 +109,7 @@ class TfidfSvd:
             ) from cause
         dim = min(self.size, *terms.shape)
         svd = TruncatedSVD(
-            dim, algorithm="randomized", n_iter=5, random_state=derive(self.seed, "tfidf-svd") % 2**32
+            dim, algorithm="randomized", n_iter=5, random_state=derive_seed(self.seed, "tfidf-svd") % 2**32
         )
         # The last bits of a threaded product depend on the number of threads. Equal texts have no variance
         # to divide by, which concerns a number that is not used here; and a single term is its own axis.
@@ -165,7 +165,7 @@ class HogHsv:
         try:
             import skimage  # noqa: F401
         except ImportError as cause:
-            raise requires("scikit-image", "features") from cause
+            raise missing_dependency("scikit-image", "features") from cause
         self.side, self.weights = side, tuple(float(w) for w in weights)
 
     @property
@@ -195,8 +195,8 @@ class HogHsv:
         """Vectors ``(B, dim) float32`` of length 1 of pictures, prepared or not."""
         prepared = np.stack([self.prepare(x) if isinstance(x, Image.Image) else x for x in batch])
         parts = (self._shape(prepared[..., 3]), _palette(prepared[..., :3]), _layout(prepared[..., :3]))
-        whole = np.concatenate([w * _unit(p) for w, p in zip(self.weights, parts, strict=True)], axis=1)
-        return _unit(whole).astype(np.float32)
+        whole = np.concatenate([w * _unit_rows(p) for w, p in zip(self.weights, parts, strict=True)], axis=1)
+        return _unit_rows(whole).astype(np.float32)
 
     def _shape(self, gray: np.ndarray) -> np.ndarray:
         """HOG of 6 x 6 cells, 2 x 2 cells a block, 8 directions ``(B, 800)``."""
@@ -238,6 +238,6 @@ def _layout(hsv: np.ndarray) -> np.ndarray:
     return np.asarray(areas.mean(axis=(2, 4)).reshape(n, 48))
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
+def _unit_rows(rows: np.ndarray) -> np.ndarray:
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.asarray(rows / np.where(length > 0, length, 1))

@@ -24,23 +24,23 @@ import numpy as np
 import pyarrow as pa
 
 from graphrec.core.errors import ClusterError, ConfigError, GraphrecError
-from graphrec.core.ray import RETRIES, Cluster, raised_here, torch_threads
+from graphrec.core.ray import RETRIES, Cluster, reraise_worker_errors, torch_threads
 from graphrec.data import Content
-from graphrec.features.extract.shard import AHEAD, Encoded, encoded, loading
+from graphrec.features.extract.shard import PREFETCH_BATCHES, EncodedShard, encode_shard, load_rows
 from graphrec.features.extract.writer import Shard
 
 if TYPE_CHECKING:
     from graphrec.features.extract.registry import Extractor
 
 
-def encoded_on_cluster(
+def encode_on_cluster(
     cluster: Cluster,
     todo: Sequence[Shard],
     content: Content,
     extractor: Extractor,
     batch: int,
     readers: int | None,
-) -> Generator[tuple[Shard, Encoded], None, None]:
+) -> Generator[tuple[Shard, EncodedShard], None, None]:
     """Computes shards on a cluster; yields them in the order in which they are done.
 
     A worker gets the extractor once and then shard after shard, with the content of their rows. The shard of
@@ -62,14 +62,14 @@ def encoded_on_cluster(
     """
     if not todo:
         return
-    with cluster.joined():
+    with cluster.connect():
         import ray
         from ray.data import ActorPoolStrategy, DataContext
 
         # Where the last bits of a row depend on its batch, they may depend on the number of threads as well.
         torch_computes = getattr(extractor, "batch_size", None) is not None
-        cpus = cluster.share(torch_computes)
-        workers = min(cluster.room(cpus), len(todo))
+        cpus = cluster.cpus_per_worker(torch_computes)
+        workers = min(cluster.max_workers(cpus), len(todo))
         try:
             held = ray.put(extractor)
         except TypeError as cause:
@@ -79,7 +79,7 @@ def encoded_on_cluster(
             ) from cause
         settings: dict[str, Any] = {
             "held": [held],  # within a list: a worker fetches it when it can say what went wrong
-            "described": _told(extractor),
+            "described": _description_json(extractor),
             "kind": content.kind,
             # Workers stand in another directory than this process.
             "root": str(Path(content.root or ".").resolve()) if content.kind == "image" else None,
@@ -96,7 +96,7 @@ def encoded_on_cluster(
         ]
         context = DataContext.get_current().copy()
         context.enable_progress_bars = context.print_on_execution_start = False
-        with DataContext.current(context), _quiet(), raised_here(cluster.address):
+        with DataContext.current(context), _quiet_ray_data(), reraise_worker_errors(cluster.address):
             results = ray.data.from_arrow(blocks).map_batches(
                 ShardEncoder,
                 fn_constructor_kwargs=settings,
@@ -111,7 +111,7 @@ def encoded_on_cluster(
                 for table in tables:
                     for row in range(len(table)):
                         shard = by_number.pop(table["shard"][row].as_py())
-                        yield shard, _unpacked(table["told"][row].as_py(), table["vectors"][row].as_buffer())
+                        yield shard, _unpack_result(table["told"][row].as_py(), table["vectors"][row].as_buffer())
         if by_number:
             raise ClusterError(f"{cluster.address}: {len(by_number)} shards did not come back; run it again")
 
@@ -169,10 +169,10 @@ class ShardEncoder:
             try:
                 self._begin(number)
                 done = self._encoded(json.loads(values))
-                told.append(_packed(done))
+                told.append(_pack_result(done))
                 vectors.append(done.vectors.tobytes())
             except Exception as cause:
-                told.append(_failed(cause))
+                told.append(_pack_error(cause))
                 vectors.append(b"")
         return pa.table(
             {
@@ -191,18 +191,18 @@ class ShardEncoder:
                 "library that crashes (the logs are in Ray's session directory), and run it again"
             )
 
-    def _encoded(self, values: list[str | None]) -> Encoded:
+    def _encoded(self, values: list[str | None]) -> EncodedShard:
         if self.extractor is None:
             self.extractor = self._fetched()
         content = Content(self.kind, values, self.root)
         extractor = self.extractor
         if self.kind != "image":
-            return encoded(loading(content, range(len(values)), extractor, None, 1), extractor, self.batch)
+            return encode_shard(load_rows(content, range(len(values)), extractor, None, 1), extractor, self.batch)
         _ = extractor.dim  # loads the model before threads need it
         with ThreadPoolExecutor(self.readers, thread_name_prefix="features") as pool:
-            ahead = max(AHEAD * self.batch, self.readers)
-            return encoded(
-                loading(content, range(len(values)), extractor, pool, ahead), extractor, self.batch
+            ahead = max(PREFETCH_BATCHES * self.batch, self.readers)
+            return encode_shard(
+                load_rows(content, range(len(values)), extractor, pool, ahead), extractor, self.batch
             )
 
     def _fetched(self) -> Extractor:
@@ -224,7 +224,7 @@ class ShardEncoder:
                 f"{host}: the extractor cannot be made there ({str(cause).strip().splitlines()[-1]}); "
                 "expected the same packages on all machines"
             ) from cause
-        found = _told(extractor)
+        found = _description_json(extractor)
         if found != self.described:
             own, other = json.loads(found), json.loads(self.described)
             differing = {k: own.get(k) for k in sorted({*own, *other}) if own.get(k) != other.get(k)}
@@ -235,11 +235,11 @@ class ShardEncoder:
         return extractor
 
 
-def _told(extractor: Extractor) -> str:
+def _description_json(extractor: Extractor) -> str:
     return json.dumps(extractor.describe(), sort_keys=True)
 
 
-def _packed(done: Encoded) -> str:
+def _pack_result(done: EncodedShard) -> str:
     """All but the vectors as JSON, in which texts may hold what UTF-8 cannot."""
     return json.dumps(
         {
@@ -252,7 +252,7 @@ def _packed(done: Encoded) -> str:
     )
 
 
-def _failed(cause: Exception) -> str:
+def _pack_error(cause: Exception) -> str:
     """An error as JSON: the name of its class, its message, and where it came from."""
     from ray.exceptions import RayError
 
@@ -261,7 +261,7 @@ def _failed(cause: Exception) -> str:
     return json.dumps({"error": name, "message": message, "origin": traceback.format_exc()})
 
 
-def _unpacked(told: str, vectors: Any) -> Encoded:
+def _unpack_result(told: str, vectors: Any) -> EncodedShard:
     found = json.loads(told)
     if "error" in found:
         known = {kind.__name__: kind for kind in GraphrecError.__subclasses__()}
@@ -273,11 +273,11 @@ def _unpacked(told: str, vectors: Any) -> Encoded:
         raise error
     values = np.frombuffer(vectors, dtype=found["dtype"]).reshape(found["shape"])
     places = np.asarray(found["places"], dtype=np.int64)
-    return Encoded(found["sources"], dict(map(tuple, found["unreadable"])), places, values)
+    return EncodedShard(found["sources"], dict(map(tuple, found["unreadable"])), places, values)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet_ray_data() -> Iterator[None]:
     """Ray Data tells of its plans as it goes; this keeps what it says to errors."""
     logger = logging.getLogger("ray.data")
     before = logger.level

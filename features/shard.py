@@ -17,18 +17,18 @@ import numpy as np
 
 from graphrec.core.errors import FeatureError
 from graphrec.data import Content
-from graphrec.features.extract.decoding import PixelBudget, UnreadableImageError, decoded, opened
+from graphrec.features.extract.decoding import PixelBudget, UnreadableImageError, decode_picture, open_picture
 
 if TYPE_CHECKING:
     from graphrec.features.extract.registry import Extractor
 
-AHEAD = 3  # batches decoded beside the forward pass
-MAX_BYTES = 2**28  # of an image file
-LONGEST_NAME = 200  # characters of a file name that are worth repeating
+PREFETCH_BATCHES = 3  # batches decoded beside the forward pass
+MAX_FILE_BYTES = 2**28  # of an image file
+MAX_NAME = 200  # characters of a file name that are worth repeating
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedItem:
     """One item's content, read.
 
     Attributes:
@@ -43,7 +43,7 @@ class Loaded:
 
 
 @dataclass
-class Encoded:
+class EncodedShard:
     """The rows of one shard, computed.
 
     Attributes:
@@ -59,7 +59,7 @@ class Encoded:
     vectors: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))
 
 
-def encoded(loaded: Iterable[Loaded], extractor: Extractor, batch: int) -> Encoded:
+def encode_shard(loaded: Iterable[LoadedItem], extractor: Extractor, batch: int) -> EncodedShard:
     """Encodes the rows of one shard.
 
     Args:
@@ -71,7 +71,7 @@ def encoded(loaded: Iterable[Loaded], extractor: Extractor, batch: int) -> Encod
         FeatureError: the extractor returned vectors of another shape than it promised.
     """
     dim, dtype = extractor.dim, np.dtype(getattr(extractor, "dtype", "float32"))
-    found, places, items, blocks = Encoded(), list[int](), list[Any](), list[np.ndarray]()
+    found, places, items, blocks = EncodedShard(), list[int](), list[Any](), list[np.ndarray]()
 
     def flush() -> None:
         vectors = np.asarray(extractor.encode(items))
@@ -100,48 +100,48 @@ def encoded(loaded: Iterable[Loaded], extractor: Extractor, batch: int) -> Encod
     return found
 
 
-def loading(
+def load_rows(
     content: Content,
     rows: Iterable[int],
     extractor: Extractor,
     pool: ThreadPoolExecutor | None,
     n: int,
-) -> Iterator[Loaded]:
+) -> Iterator[LoadedItem]:
     """The content of rows in order, read and decoded in a pool ``n`` rows ahead; texts need no pool."""
     budget = PixelBudget()
-    return prefetch_map(pool, lambda row: _load(content, row, extractor, budget), rows, n)
+    return prefetch_map(pool, lambda row: _load_row(content, row, extractor, budget), rows, n)
 
 
-def source(content: Content, row: int) -> str | None:
+def row_digest(content: Content, row: int) -> str | None:
     """Digest of a row's content, or None where it has none, without decoding."""
     value = content.values[row]
     if value is None or content.kind == "text":
         return value
-    data, reason = _read(content, row)
+    data, reason = _read_file(content, row)
     return f"unreadable: {reason}" if data is None else hashlib.sha256(data).hexdigest()
 
 
-def _load(content: Content, row: int, extractor: Extractor, budget: PixelBudget) -> Loaded:
+def _load_row(content: Content, row: int, extractor: Extractor, budget: PixelBudget) -> LoadedItem:
     value = content.values[row]
     if value is None:
-        return Loaded()
+        return LoadedItem()
     prepare = getattr(extractor, "prepare", None)
     if content.kind == "text":
-        return Loaded(value, prepare(value) if prepare else value)
-    data, reason = _read(content, row)
+        return LoadedItem(value, prepare(value) if prepare else value)
+    data, reason = _read_file(content, row)
     if data is None:
-        return Loaded(f"unreadable: {reason}", reason=reason)
+        return LoadedItem(f"unreadable: {reason}", reason=reason)
     digest = hashlib.sha256(data).hexdigest()
     try:
-        picture = opened(data)
+        picture = open_picture(data)
         with budget.taking(picture):
-            picture = decoded(picture)
-            return Loaded(digest, prepare(picture) if prepare else picture)
+            picture = decode_picture(picture)
+            return LoadedItem(digest, prepare(picture) if prepare else picture)
     except UnreadableImageError as cause:
-        return Loaded(digest, reason=printable(str(cause)))
+        return LoadedItem(digest, reason=printable(str(cause)))
 
 
-def _read(content: Content, row: int) -> tuple[bytes | None, str]:
+def _read_file(content: Content, row: int) -> tuple[bytes | None, str]:
     """The bytes of an image file, or why there are none; never waits for a pipe or reads without end."""
     path = content.path(row)
     if path is None:
@@ -152,15 +152,15 @@ def _read(content: Content, row: int) -> tuple[bytes | None, str]:
             reason = "is a directory"
         elif not stat.S_ISREG(found.st_mode):
             reason = "not a regular file"
-        elif found.st_size > MAX_BYTES:
-            reason = f"{found.st_size:,} bytes; at most {MAX_BYTES:,} are read"
+        elif found.st_size > MAX_FILE_BYTES:
+            reason = f"{found.st_size:,} bytes; at most {MAX_FILE_BYTES:,} are read"
         else:
             return path.read_bytes(), ""
     except (OSError, ValueError) as cause:  # a name no file can have is a ValueError
         # Without the directory, which is elsewhere on other machines: of a name that cannot be encoded,
         # Python tells the place within the whole path.
         reason = str(getattr(cause, "strerror", None) or getattr(cause, "reason", None) or cause)
-    return None, printable(f"{str(content.values[row])[:LONGEST_NAME]}: {reason}")
+    return None, printable(f"{str(content.values[row])[:MAX_NAME]}: {reason}")
 
 
 def printable(text: str) -> str:

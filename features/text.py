@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from graphrec.core.errors import ConfigError, FeatureError, requires
+from graphrec.core.errors import ConfigError, FeatureError, missing_dependency
 from graphrec.features.extract.registry import versions
 from graphrec.features.extract.weights import files_sha256, hub_directory, refuse_pickle
 
@@ -56,8 +56,8 @@ class SentenceEncoder:
             )
         self.max_seq_length, self.prompt, self.normalize = max_seq_length, prompt, normalize
         self.batch_size, self.device = batch_size, device
-        self.model, self.directory = _locate(str(model))
-        self._files = _checked(self.directory)
+        self.model, self.directory = _locate_model(str(model))
+        self._files = _weight_files(self.directory)
 
     @cached_property
     def _loaded(self) -> Any:
@@ -66,7 +66,7 @@ class SentenceEncoder:
             from sentence_transformers import SentenceTransformer
             from transformers.utils import logging as transformers_logging
         except ImportError as cause:
-            raise requires("sentence-transformers", "features") from cause
+            raise missing_dependency("sentence-transformers", "features") from cause
         shown = transformers_logging.is_progress_bar_enabled()
         transformers_logging.disable_progress_bar()  # it would be drawn into log files too
         try:
@@ -123,7 +123,7 @@ class SentenceEncoder:
 
         with torch.inference_mode():
             vectors = self._loaded.encode(
-                [_unicode(text) for text in batch],
+                [_valid_unicode(text) for text in batch],
                 batch_size=self.batch_size,
                 prompt=self.prompt,
                 convert_to_numpy=True,
@@ -133,12 +133,12 @@ class SentenceEncoder:
         return np.asarray(vectors, dtype=np.float32)
 
 
-def _unicode(text: str) -> str:
+def _valid_unicode(text: str) -> str:
     """The text with halves of surrogate pairs joined, and lone ones replaced: tokenizers refuse them."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def _locate(model: str) -> tuple[str, Path]:
+def _locate_model(model: str) -> tuple[str, Path]:
     """The name to record and the directory to load from."""
     if model in PACKAGED:
         package, folder, hub_name = PACKAGED[model]
@@ -157,7 +157,7 @@ def _locate(model: str) -> tuple[str, Path]:
     return repository, hub_directory(repository, "tfidf-svd")
 
 
-def _checked(directory: Path) -> list[Path]:
+def _weight_files(directory: Path) -> list[Path]:
     """The files that decide the numbers; refuses modules whose weights are pickles alone."""
     for file in sorted(directory.rglob("*.bin")):
         if not any(file.parent.glob("*.safetensors")):

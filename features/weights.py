@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from graphrec.core.errors import FeatureError, requires
+from graphrec.core.errors import FeatureError, missing_dependency
 from graphrec.core.files import digest, sha256_file
 
 TIMEOUT = 4.0
 PICKLED = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
-CONVERT = (
+CONVERT_HINT = (
     "a pickle can run code when it is loaded; convert it once where you trust it: "
     "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'model.safetensors')"
 )
@@ -28,7 +28,7 @@ def refuse_pickle(path: Path) -> None:
         FeatureError: it is one; says how to convert it.
     """
     if path.suffix.lower() in PICKLED:
-        raise FeatureError(f"{path}: pickled weights are not loaded, expected .safetensors; {CONVERT}")
+        raise FeatureError(f"{path}: pickled weights are not loaded, expected .safetensors; {CONVERT_HINT}")
 
 
 def hub_file(repository: str, names: Iterable[str], instead: str) -> Path:
@@ -51,7 +51,7 @@ def hub_file(repository: str, names: Iterable[str], instead: str) -> Path:
             continue
     tried = []
     for name in names:
-        reason = _unreachable(f"{repository}/resolve/main/{name}")
+        reason = _hub_problem(f"{repository}/resolve/main/{name}")
         if reason is None:
             try:
                 return Path(hub.hf_hub_download(repository, name, etag_timeout=TIMEOUT))
@@ -60,7 +60,7 @@ def hub_file(repository: str, names: Iterable[str], instead: str) -> Path:
         tried.append(f"{name}: {reason}")
         if not reason.startswith("HTTP 404"):
             break
-    raise _out_of_reach(repository, "; ".join(tried), instead)
+    raise _unavailable(repository, "; ".join(tried), instead)
 
 
 def hub_directory(repository: str, instead: str) -> Path:
@@ -81,7 +81,7 @@ def hub_directory(repository: str, instead: str) -> Path:
             return cached
     except Exception:
         pass
-    reason = _unreachable(f"{repository}/resolve/main/config.json")
+    reason = _hub_problem(f"{repository}/resolve/main/config.json")
     if reason is None:
         try:
             ignored = ["onnx/*", "openvino/*"]
@@ -92,7 +92,7 @@ def hub_directory(repository: str, instead: str) -> Path:
             )
         except Exception as cause:
             reason = f"{type(cause).__name__}: {cause}".splitlines()[0]
-    raise _out_of_reach(repository, reason, instead)
+    raise _unavailable(repository, reason, instead)
 
 
 def files_sha256(paths: Iterable[Path], root: Path) -> str:
@@ -104,11 +104,11 @@ def _hub() -> Any:
     try:
         import huggingface_hub
     except ImportError as cause:
-        raise requires("huggingface_hub", "features") from cause
+        raise missing_dependency("huggingface_hub", "features") from cause
     return huggingface_hub
 
 
-def _unreachable(path: str) -> str | None:
+def _hub_problem(path: str) -> str | None:
     """Why the hub does not serve a file, or None; in a thread, as name resolution knows no time-out."""
     from huggingface_hub import constants
 
@@ -134,7 +134,7 @@ def _unreachable(path: str) -> str | None:
     return answer[0]
 
 
-def _out_of_reach(repository: str, reason: str, instead: str) -> FeatureError:
+def _unavailable(repository: str, reason: str, instead: str) -> FeatureError:
     return FeatureError(
         f"the weights of {repository!r} are neither in the Hugging Face cache nor to be had from the hub "
         f"(tried "

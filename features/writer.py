@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from graphrec.core.errors import FeatureError
-from graphrec.core.files import digest, explained, sweep
+from graphrec.core.files import digest, explain_os_errors, remove_stale_temporaries
 from graphrec.data import Dataset
 from graphrec.features import FeatureStore, StoredTable, shards
-from graphrec.features.store import completed, content_digest, locked, manifest_head
+from graphrec.features.store import complete_table, content_digest, manifest_head, table_lock
 
 
 @dataclass
@@ -107,7 +107,7 @@ class TableWriter:
         present = np.asarray(block.any(axis=1))
         empty = {ids[int(row)]: empty_reason for row in rows[~present[rows - shard.first]]}
         self.check()
-        with explained(self.folder, FeatureError):
+        with explain_os_errors(self.folder, FeatureError):
             # Until all shards agree again, this is no table.
             (self.folder / shards.MANIFEST).unlink(missing_ok=True)
             self.entries[shard.number] = shards.write_shard(
@@ -137,8 +137,8 @@ class TableWriter:
             self.dataset, self.field, content.kind, self.key, self.describe, content_digest(content)
         )
         self.check()
-        with explained(self.folder, FeatureError):
-            return completed(self.folder, head, [self.entries[shard.number] for shard in self.plan])
+        with explain_os_errors(self.folder, FeatureError):
+            return complete_table(self.folder, head, [self.entries[shard.number] for shard in self.plan])
 
 
 @contextmanager
@@ -158,7 +158,7 @@ def writing_table(
         FeatureError: the store cannot be written.
     """
     writer = TableWriter(dataset, field, store, describe, shard_size, corpus)
-    with locked(writer.folder) as writer.check:
-        with explained(writer.folder, FeatureError):
-            sweep(writer.folder, locked=True)
+    with table_lock(writer.folder) as writer.check:
+        with explain_os_errors(writer.folder, FeatureError):
+            remove_stale_temporaries(writer.folder, locked=True)
         yield writer

@@ -77,14 +77,14 @@ def with_attributes(
     group_of: list[int] = []
     rare = common = 0
     for group, name in enumerate(names):
-        values = _values(from_frame.column(frame, name, source), separator, source)
-        pairs = _pairs(items, values)
+        values = _as_texts(from_frame.column(frame, name, source), separator, source)
+        pairs = _item_values(items, values)
         counts = pairs.group_by("value").len("items").sort("value")
         few = counts["items"] < min_items
         many = ~few & (counts["items"] / dataset.n_items > (1.0 if max_share is None else max_share))
         kept = counts.filter(~few & ~many)
         if not kept.height:
-            raise _nothing_shared(name, counts, int(few.sum()), min_items, max_share, dataset, source)
+            raise _no_shared_value(name, counts, int(few.sum()), min_items, max_share, dataset, source)
         rare, common = rare + int(few.sum()), common + int(many.sum())
         index = pl.DataFrame({"value": kept["value"], "at": np.arange(kept.height) + len(texts)})
         joined = pairs.join(index, on="value")
@@ -119,7 +119,7 @@ def with_attributes(
     )
 
 
-def chosen_columns(
+def select_columns(
     attributes: bool | str | list[str] | tuple[str, ...] | None, known: Sequence[str]
 ) -> list[str]:
     """The columns that a reader's option ``attributes`` names: all known ones for True.
@@ -149,7 +149,7 @@ def sorted_edges(pairs: Any) -> np.ndarray:
     return np.ascontiguousarray(np.unique(array, axis=1).astype(np.int32))
 
 
-def edges_of(pairs: Iterable[tuple[int, int]]) -> np.ndarray:
+def edges_from_pairs(pairs: Iterable[tuple[int, int]]) -> np.ndarray:
     """:func:`sorted_edges` of (source, target) pairs, of which there may be none."""
     return sorted_edges(np.array(list(pairs), dtype=np.int64).reshape(-1, 2).T)
 
@@ -185,7 +185,7 @@ def _item_indices(
     dataset: Dataset, frame: pl.DataFrame, item_id: str, source: str, first_row: int
 ) -> np.ndarray:
     """Item index of each row ``(n,) int32``, -1 for an item that the dataset does not have."""
-    keys = from_frame.ids(from_frame.column(frame, item_id, source), "item", source, first_row)
+    keys = from_frame.as_ids(from_frame.column(frame, item_id, source), "item", source, first_row)
     if keys.n_unique() != len(keys):
         second = int((~keys.is_first_distinct()).arg_max() or 0)
         raise DataError(
@@ -194,16 +194,16 @@ def _item_indices(
         )
     items = dataset.items.find(keys.to_list())
     if not (items >= 0).any():
-        first = from_frame.short(keys[0]) if len(keys) else "none"
+        first = from_frame.quoted(keys[0]) if len(keys) else "none"
         raise DataError(
             f"{source}: none of its {len(keys):,} items, first {first}, is among the {dataset.n_items:,} "
-            f"items of {dataset.name}, first {from_frame.short(dataset.items[0])}; check that {item_id!r} is the "
+            f"items of {dataset.name}, first {from_frame.quoted(dataset.items[0])}; check that {item_id!r} is the "
             "column of item ids"
         )
     return items
 
 
-def _values(series: pl.Series, separator: str | None, source: str) -> pl.Series:
+def _as_texts(series: pl.Series, separator: str | None, source: str) -> pl.Series:
     """Texts, or lists of texts, not yet trimmed; null where a row has none."""
     dtype = series.dtype
     plain = dtype.inner if isinstance(dtype, (pl.List, pl.Array)) else dtype
@@ -223,7 +223,7 @@ def _values(series: pl.Series, separator: str | None, source: str) -> pl.Series:
     return text if separator is None else text.str.split(separator)
 
 
-def _pairs(items: np.ndarray, values: pl.Series) -> pl.DataFrame:
+def _item_values(items: np.ndarray, values: pl.Series) -> pl.DataFrame:
     """Distinct pairs of ``item`` and trimmed ``value``, of the dataset's items alone."""
     rows = pl.DataFrame({"item": items, "value": values}).filter(pl.col("item") >= 0)
     if isinstance(values.dtype, pl.List):
@@ -232,7 +232,7 @@ def _pairs(items: np.ndarray, values: pl.Series) -> pl.DataFrame:
     return rows.filter(pl.col("value") != "").unique(maintain_order=True)
 
 
-def _nothing_shared(
+def _no_shared_value(
     name: str,
     counts: pl.DataFrame,
     few: int,
@@ -247,7 +247,7 @@ def _nothing_shared(
             "the column out"
         )
     limit = "" if max_share is None else f", {counts.height - few:,} in more than a share of {max_share}"
-    first = from_frame.short(counts["value"][0])
+    first = from_frame.quoted(counts["value"][0])
     return DataError(
         f"{source}: column {name!r} has {counts.height:,} values, first {first}, of which {few:,} occur in "
         f"fewer than {min_items:,} items{limit}, so none is left; bin them into fewer values, lower "

@@ -12,7 +12,15 @@ import numpy as np
 import polars as pl
 
 from graphrec.core.errors import DataError, GraphrecError, nearest
-from graphrec.core.files import digest, read_array, read_json, sha256_file, write_array, write_json, writing
+from graphrec.core.files import (
+    atomic_write,
+    digest,
+    read_array,
+    read_json,
+    sha256_file,
+    write_array,
+    write_json,
+)
 from graphrec.data import from_frame
 from graphrec.data.content import Content
 from graphrec.data.interactions import SPLIT_NAMES, Interactions
@@ -287,7 +295,7 @@ class Dataset:
                     f"{path / file}: {ascii(cause.object)[:80]} holds half a character ({cause.reason}), "
                     "which no file can hold; remove it with text.encode('utf-8', 'ignore').decode()"
                 ) from cause
-            with writing(path / file) as out:
+            with atomic_write(path / file) as out:
                 frame.write_ipc(out)
             files[file] = sha256_file(path / file)
 
@@ -297,16 +305,16 @@ class Dataset:
         arrow("users.arrow", id=self.users.ids)
         arrow("items.arrow", id=self.items.ids)
         for node_type, vocabulary in self.nodes.items():
-            arrow(f"nodes-{_safe(node_type)}.arrow", id=vocabulary.ids)
+            arrow(f"nodes-{_file_part(node_type)}.arrow", id=vocabulary.ids)
         for split in SPLIT_NAMES:
             part: Interactions = getattr(self, split)
             npy(f"{split}.npy", np.stack([part.users, part.items]))
             if part.times is not None:
                 npy(f"{split}-times.npy", part.times)
         for key, edges in self.relations.items():
-            npy(f"relation-{'-'.join(map(_safe, key))}.npy", edges)
+            npy(f"relation-{'-'.join(map(_file_part, key))}.npy", edges)
         for name, content in self.content.items():
-            arrow(f"content-{_safe(name)}.arrow", value=content.values)
+            arrow(f"content-{_file_part(name)}.arrow", value=content.values)
         write_json(
             path / "dataset.json",
             {
@@ -374,12 +382,12 @@ class Dataset:
             items,
             **parts,
             content={
-                k: Content(c["kind"], arrow(f"content-{_safe(k)}.arrow", "value"), c["root"])
+                k: Content(c["kind"], arrow(f"content-{_file_part(k)}.arrow", "value"), c["root"])
                 for k, c in head["content"].items()
             },
-            nodes={n: Vocabulary(arrow(f"nodes-{_safe(n)}.arrow"), n) for n in head["nodes"]},
+            nodes={n: Vocabulary(arrow(f"nodes-{_file_part(n)}.arrow"), n) for n in head["nodes"]},
             relations={
-                (r[0], r[1], r[2]): read_array(path / f"relation-{'-'.join(map(_safe, r))}.npy")
+                (r[0], r[1], r[2]): read_array(path / f"relation-{'-'.join(map(_file_part, r))}.npy")
                 for r in head["relations"]
             },
             meta=head["meta"],
@@ -405,7 +413,7 @@ class Dataset:
         return self.content[name]
 
 
-def _safe(name: str) -> str:
+def _file_part(name: str) -> str:
     """A file-name part for a name the program (not the data) chose."""
     if not name or not all(c.isalnum() or c == "_" for c in name):
         raise DataError(

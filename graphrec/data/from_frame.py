@@ -43,17 +43,17 @@ def column(frame: pl.DataFrame, name: str, source: str) -> pl.Series:
     """One column by name; a missing one is an error that lists those there are."""
     if name not in frame.columns:
         raise DataError(
-            f"{source}: no column {name!r}; it has {some(frame.columns)}.{nearest(name, frame.columns)}"
+            f"{source}: no column {name!r}; it has {first_names(frame.columns)}.{nearest(name, frame.columns)}"
         )
     return frame[name]
 
 
-def some(names: list[str]) -> str:
+def first_names(names: list[str]) -> str:
     """The first twenty names and how many more there are, for messages."""
     return f"{names[:20]}" + (f" and {len(names) - 20:,} more" if len(names) > 20 else "")
 
 
-def ids(series: pl.Series, kind: str, source: str, first_row: int = 1) -> pl.Series:
+def as_ids(series: pl.Series, kind: str, source: str, first_row: int = 1) -> pl.Series:
     """Ids as text, exactly as they came; the first unusable one is named with its row.
 
     Args:
@@ -98,7 +98,7 @@ def ids(series: pl.Series, kind: str, source: str, first_row: int = 1) -> pl.Ser
     return text
 
 
-def numbers(series: pl.Series, what: str, source: str, first_row: int = 1) -> np.ndarray:
+def as_numbers(series: pl.Series, what: str, source: str, first_row: int = 1) -> np.ndarray:
     """A numeric column ``(E,) float64``; text is parsed, and the first value that is not finite is named."""
     if not (series.dtype.is_numeric() or series.dtype in (pl.String, pl.Boolean, pl.Null)):
         raise DataError(
@@ -113,7 +113,7 @@ def numbers(series: pl.Series, what: str, source: str, first_row: int = 1) -> np
     return parsed.to_numpy()
 
 
-def seconds(series: pl.Series, source: str, first_row: int = 1) -> np.ndarray:
+def as_seconds(series: pl.Series, source: str, first_row: int = 1) -> np.ndarray:
     """Times ``(E,) int64`` in seconds from numbers, dates, date-times or ISO text.
 
     Whole numbers are kept exactly. Only their order matters to splits, so milliseconds do as well.
@@ -132,22 +132,22 @@ def seconds(series: pl.Series, source: str, first_row: int = 1) -> np.ndarray:
             as_time = series.str.to_datetime(strict=False)
         except pl.exceptions.ComputeError as cause:  # no value looks like a date
             row = int(series.cast(pl.Float64, strict=False).is_null().arg_max() or 0)
-            raise _no_time(series, row, source, first_row) from cause
+            raise _time_error(series, row, source, first_row) from cause
         if as_time.null_count():
-            raise _no_time(series, int(as_time.is_null().arg_max() or 0), source, first_row)
+            raise _time_error(series, int(as_time.is_null().arg_max() or 0), source, first_row)
         series = as_time
     if series.dtype.is_temporal():
         if series.null_count():
-            raise _no_time(series, int(series.is_null().arg_max() or 0), source, first_row)
+            raise _time_error(series, int(series.is_null().arg_max() or 0), source, first_row)
         return series.cast(pl.Datetime("us")).dt.epoch("s").to_numpy().astype(np.int64)
-    values = numbers(series, "time", source, first_row)
+    values = as_numbers(series, "time", source, first_row)
     bad = np.flatnonzero(np.abs(values) >= 2.0**63)
     if len(bad):
-        raise _no_time(series, int(bad[0]), source, first_row)
+        raise _time_error(series, int(bad[0]), source, first_row)
     return values.astype(np.int64)
 
 
-def _no_time(series: pl.Series, row: int, source: str, first_row: int) -> DataError:
+def _time_error(series: pl.Series, row: int, source: str, first_row: int) -> DataError:
     return DataError(
         f"{source}, row {row + first_row}: time {series[row]!r}; expected seconds, or a date such as "
         "2024-05-31 or 2024-05-31 18:00:00"
@@ -190,16 +190,16 @@ def parse(
     if rating is not None:
         column(frame, rating, source)
     # From here on ids are numbers in the order they appear in: ten million texts are sorted no second time.
-    user_codes, users_of = _codes(ids(column(frame, user, source), "user", source, first_row))
-    item_codes, items_of = _codes(ids(column(frame, item, source), "item", source, first_row))
+    user_codes, users_of = _encode_ids(as_ids(column(frame, user, source), "user", source, first_row))
+    item_codes, items_of = _encode_ids(as_ids(column(frame, item, source), "item", source, first_row))
     table = pl.DataFrame({"user": user_codes, "item": item_codes})
     if time is not None:
-        table = table.with_columns(pl.Series("time", seconds(column(frame, time, source), source, first_row)))
+        table = table.with_columns(pl.Series("time", as_seconds(column(frame, time, source), source, first_row)))
     # A column that is known to hold something else is not meant: time="time", split="time" is the time split.
     taken = (user, item, time, rating)
     label_column = split if isinstance(split, str) and split in frame.columns and split not in taken else None
     if label_column is not None:
-        table = table.with_columns(pl.Series("label", _labels(frame[label_column], source, first_row)))
+        table = table.with_columns(pl.Series("label", _read_labels(frame[label_column], source, first_row)))
     meta: dict[str, Any] = {"source": Path(source).name, "rows": frame.height}
     if min_rating is not None:
         if rating is None:
@@ -207,21 +207,21 @@ def parse(
                 f"{source}: min_rating={min_rating} needs the rating column; name it with rating="
             )
         table = table.filter(
-            numbers(column(frame, rating, source), "rating", source, first_row) >= min_rating
+            as_numbers(column(frame, rating, source), "rating", source, first_row) >= min_rating
         )
         meta["min_rating"] = min_rating
-        _not_empty(table, source, f"no row has a rating of at least {min_rating}")
-    table, meta["repeated pairs dropped"] = _unique(table, users_of, items_of, source)
+        _require_rows(table, source, f"no row has a rating of at least {min_rating}")
+    table, meta["repeated pairs dropped"] = _drop_repeats(table, users_of, items_of, source)
 
     cores = (k_core, k_core) if isinstance(k_core, int) else tuple(k_core)
     if max(cores) > 1:
         table = table.filter(core_mask(table["user"].to_numpy(), table["item"].to_numpy(), *cores))
         meta["k_core"] = list(cores)
-        _not_empty(table, source, f"no interaction is left by the {cores[0]}/{cores[1]}-core filter")
+        _require_rows(table, source, f"no interaction is left by the {cores[0]}/{cores[1]}-core filter")
     # Ids in a fixed order (numbers by value, else text) make the dataset independent of the order of the
     # rows.
-    user_ids, user_codes = _ordered(table["user"], users_of)
-    item_ids, item_codes = _ordered(table["item"], items_of)
+    user_ids, user_codes = _sort_ids(table["user"], users_of)
+    item_ids, item_codes = _sort_ids(table["item"], items_of)
     users, vocabulary = Vocabulary(user_ids, "user"), Vocabulary(item_ids, "item")
     times = table["time"].to_numpy() if time is not None else None
     pairs = Interactions(user_codes, item_codes, len(users), len(vocabulary), times, source)
@@ -235,7 +235,7 @@ def parse(
     fields, unknown = (
         ({}, 0)
         if items is None
-        else _content(items, vocabulary, item_id or item, content, root, items_source, items_first_row)
+        else _read_content(items, vocabulary, item_id or item, content, root, items_source, items_first_row)
     )
     if items is not None:
         meta["item rows without interactions"] = unknown
@@ -268,7 +268,7 @@ def _check_options(
         raise ConfigError(f"{source}: min_rating={min_rating}; expected a finite number")
 
 
-def _unique(table: pl.DataFrame, users: pl.Series, items: pl.Series, source: str) -> tuple[pl.DataFrame, int]:
+def _drop_repeats(table: pl.DataFrame, users: pl.Series, items: pl.Series, source: str) -> tuple[pl.DataFrame, int]:
     """Keeps the latest of repeated pairs (the first where there is no time)."""
     if "label" in table.columns:
         mixed = (
@@ -290,7 +290,7 @@ def _unique(table: pl.DataFrame, users: pl.Series, items: pl.Series, source: str
     return unique, table.height - unique.height
 
 
-def _content(
+def _read_content(
     items: Any,
     vocabulary: Vocabulary,
     item_id: str,
@@ -300,7 +300,7 @@ def _content(
     first_row: int,
 ) -> tuple[dict[str, Content], int]:
     frame = as_frame(items, source)
-    keys = ids(column(frame, item_id, source), "item", source, first_row)
+    keys = as_ids(column(frame, item_id, source), "item", source, first_row)
     if keys.n_unique() != len(keys):
         second = int((~keys.is_first_distinct()).arg_max() or 0)
         raise DataError(
@@ -312,8 +312,8 @@ def _content(
     known = at >= 0
     if not known.any():
         raise DataError(
-            f"{source}: none of its {len(keys):,} items, first {short(keys[0])}, is among the "
-            f"{len(vocabulary):,} items with interactions, first {short(vocabulary[0])}; check that "
+            f"{source}: none of its {len(keys):,} items, first {quoted(keys[0])}, is among the "
+            f"{len(vocabulary):,} items with interactions, first {quoted(vocabulary[0])}; check that "
             f"{item_id!r} is the column of item ids"
         )
     fields: dict[str, Content] = {}
@@ -326,7 +326,7 @@ def _content(
     return fields, int((~known).sum())
 
 
-def _labels(series: pl.Series, source: str, first_row: int) -> np.ndarray:
+def _read_labels(series: pl.Series, source: str, first_row: int) -> np.ndarray:
     if not (
         series.dtype.is_numeric()
         or series.dtype in (pl.String, pl.Boolean, pl.Null)
@@ -349,14 +349,14 @@ def _labels(series: pl.Series, source: str, first_row: int) -> np.ndarray:
     return labels.to_numpy()
 
 
-def _codes(values: pl.Series) -> tuple[np.ndarray, pl.Series]:
+def _encode_ids(values: pl.Series) -> tuple[np.ndarray, pl.Series]:
     """A number for each text ``(E,) int32``, and the texts by number, in the order they appear in."""
     known = values.unique(maintain_order=True)
     numbers = pl.Series(np.arange(len(known), dtype=np.int32))
     return values.replace_strict(known, numbers, return_dtype=pl.Int32).to_numpy(), known
 
 
-def _ordered(codes: pl.Series, known: pl.Series) -> tuple[list[str], np.ndarray]:
+def _sort_ids(codes: pl.Series, known: pl.Series) -> tuple[list[str], np.ndarray]:
     """The ids that are left, numbers by value and else as text; the codes ``(E,) int32`` by that order."""
     at = np.flatnonzero(np.bincount(codes.to_numpy(), minlength=len(known)))
     frame = pl.DataFrame({"id": known.gather(at), "at": at})
@@ -367,11 +367,11 @@ def _ordered(codes: pl.Series, known: pl.Series) -> tuple[list[str], np.ndarray]
     return frame["id"].to_list(), place[codes.to_numpy()]
 
 
-def short(value: str) -> str:
+def quoted(value: str) -> str:
     """A value in quotes, cut to 80 characters, for messages."""
     return repr(value if len(value) <= 80 else value[:79] + "…")
 
 
-def _not_empty(table: pl.DataFrame, source: str, why: str) -> None:
+def _require_rows(table: pl.DataFrame, source: str, why: str) -> None:
     if not table.height:
         raise DataError(f"{source}: {why}; loosen the filter")

@@ -11,7 +11,7 @@ from graphrec.core.errors import DataError
 from graphrec.core.files import digest
 from graphrec.core.random import numpy_rng
 
-BLOCK = 2**22  # pairs looked up at a time
+LOOKUP_BLOCK = 2**22  # pairs looked up at a time
 
 SPLIT_NAMES = ("train", "valid", "test")
 
@@ -46,9 +46,9 @@ class Interactions:
         name: str = "interactions",
     ) -> None:
         self.n_users, self.n_items, self.name = int(n_users), int(n_items), name
-        user_array = _integers(users, "users", name)
-        item_array = _integers(items, "items", name)
-        time_array = None if times is None else _integers(times, "times", name)
+        user_array = _as_integers(users, "users", name)
+        item_array = _as_integers(items, "items", name)
+        time_array = None if times is None else _as_integers(times, "times", name)
         if len(user_array) != len(item_array) or (
             time_array is not None and len(time_array) != len(user_array)
         ):
@@ -57,8 +57,8 @@ class Interactions:
                 + (f", {len(time_array):,} times" if time_array is not None else "")
                 + "; expected columns of one length"
             )
-        _in_range(user_array, self.n_users, "user", name)
-        _in_range(item_array, self.n_items, "item", name)
+        _check_range(user_array, self.n_users, "user", name)
+        _check_range(item_array, self.n_items, "item", name)
         keys = user_array * self.n_items + item_array
         if len(keys) and not np.all(keys[1:] > keys[:-1]):
             order = np.argsort(keys, kind="stable")
@@ -71,10 +71,10 @@ class Interactions:
                     f"{name}: {len(repeated):,} repeated pairs, first (user {user_array[first]}, item "
                     f"{item_array[first]}); expected unique pairs: drop repeats before building Interactions"
                 )
-        self.users = _frozen(user_array.astype(np.int32))
-        self.items = _frozen(item_array.astype(np.int32))
-        self.times = None if time_array is None else _frozen(time_array)
-        self.keys = _frozen(keys)
+        self.users = _read_only(user_array.astype(np.int32))
+        self.items = _read_only(item_array.astype(np.int32))
+        self.times = None if time_array is None else _read_only(time_array)
+        self.keys = _read_only(keys)
         """``user * n_items + item`` as ``(E,) int64``, ascending."""
 
     def __len__(self) -> int:
@@ -124,17 +124,17 @@ class Interactions:
     @cached_property
     def user_degree(self) -> np.ndarray:
         """Interactions per user ``(n_users,) int64``."""
-        return _frozen(np.bincount(self.users, minlength=self.n_users))
+        return _read_only(np.bincount(self.users, minlength=self.n_users))
 
     @cached_property
     def item_degree(self) -> np.ndarray:
         """Interactions per item ``(n_items,) int64``."""
-        return _frozen(np.bincount(self.items, minlength=self.n_items))
+        return _read_only(np.bincount(self.items, minlength=self.n_items))
 
     @cached_property
     def indptr(self) -> np.ndarray:
         """CSR offsets ``(n_users + 1,) int64``: user ``u`` has ``items[indptr[u]:indptr[u + 1]]``."""
-        return _frozen(np.concatenate([[0], np.cumsum(self.user_degree)]).astype(np.int64))
+        return _read_only(np.concatenate([[0], np.cumsum(self.user_degree)]).astype(np.int64))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -145,7 +145,7 @@ class Interactions:
         """Items of one user, ascending."""
         return self.items[self.indptr[user] : self.indptr[user + 1]]
 
-    def rows(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def items_of_users(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """All interactions of several users: position in ``users`` and item, two ``(n,)`` arrays."""
         users = np.asarray(users, dtype=np.int64)
         counts = self.user_degree[users]
@@ -154,7 +154,7 @@ class Interactions:
         offset = np.arange(len(row)) - np.repeat(ends - counts, counts)
         return row, self.items[self.indptr[users][row] + offset] if len(row) else self.items[:0]
 
-    def of_some_users(self, n: int, seed: int = 0) -> Interactions:
+    def sample_users(self, n: int, seed: int = 0) -> Interactions:
         """All interactions of ``n`` of the users who have any, drawn once; all if there are no more."""
         active = np.flatnonzero(self.user_degree)
         if n >= len(active):
@@ -167,7 +167,7 @@ class Interactions:
         """What ``keys`` holds for pairs, of the broadcast shape."""
         return np.asarray(users, dtype=np.int64) * self.n_items + np.asarray(items, dtype=np.int64)
 
-    def at(self, users: Any, items: Any) -> np.ndarray:
+    def positions(self, users: Any, items: Any) -> np.ndarray:
         """Where pairs stand that are known to be present ``(n,) int64``; vectorized binary search."""
         return np.searchsorted(self.keys, self._key(users, items))
 
@@ -178,18 +178,18 @@ class Interactions:
             return np.zeros(wanted.shape, dtype=bool)
         found, asked = np.empty(wanted.shape, dtype=bool), wanted.ravel()
         flat = found.reshape(-1)
-        for start in range(0, len(asked), BLOCK):
-            part = asked[start : start + BLOCK]
+        for start in range(0, len(asked), LOOKUP_BLOCK):
+            part = asked[start : start + LOOKUP_BLOCK]
             # In ascending order a search finds what it reads in the cache: sorting included that takes half
             # the time among 100,000 pairs, and a tenth among 3 million.
             order = np.argsort(part)
             keys = part[order]
             at = np.searchsorted(self.keys, keys)
-            flat[start : start + BLOCK][order] = self.keys[np.minimum(at, len(self.keys) - 1)] == keys
+            flat[start : start + LOOKUP_BLOCK][order] = self.keys[np.minimum(at, len(self.keys) - 1)] == keys
         return found
 
 
-def _integers(values: Any, what: str, name: str) -> np.ndarray:
+def _as_integers(values: Any, what: str, name: str) -> np.ndarray:
     array = np.asarray(values)
     if array.ndim != 1:
         raise DataError(f"{name}: {what} has shape {array.shape}; expected one dimension")
@@ -210,12 +210,12 @@ def _integers(values: Any, what: str, name: str) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def _in_range(values: np.ndarray, size: int, what: str, name: str) -> None:
+def _check_range(values: np.ndarray, size: int, what: str, name: str) -> None:
     bad = np.flatnonzero((values < 0) | (values >= size))
     if len(bad):
         raise DataError(f"{name}: {what} {values[bad[0]]} at row {bad[0]}; expected 0 <= {what} < {size}")
 
 
-def _frozen(array: np.ndarray) -> np.ndarray:
+def _read_only(array: np.ndarray) -> np.ndarray:
     array.setflags(write=False)
     return array

@@ -33,7 +33,7 @@ class Split(Protocol):
 
 
 @dataclass(frozen=True)
-class _Named:
+class _NamedSplit:
     name: ClassVar[str] = ""
 
     def describe(self) -> dict[str, Any]:
@@ -41,7 +41,7 @@ class _Named:
 
 
 @dataclass(frozen=True)
-class RandomSplit(_Named):
+class RandomSplit(_NamedSplit):
     """A random share of each user's interactions for validation and for test.
 
     Each user's shares are rounded to the nearest whole number and never take the user's last train
@@ -53,18 +53,18 @@ class RandomSplit(_Named):
     test: float = 0.1
 
     def __post_init__(self) -> None:
-        _shares(self.valid, self.test)
+        _check_shares(self.valid, self.test)
 
     def assign(self, pairs: Interactions, seed: int) -> np.ndarray:
         """See :class:`Split`."""
         # A 53-bit whole number each, which is what random() draws and divides.
         drawn = (numpy_rng(seed, "split/random").random(len(pairs)) * 2.0**53).astype(np.uint64)
-        order = _by_user(pairs, drawn)
-        return _tail(pairs, order, self.valid, self.test)
+        order = _order_by_user(pairs, drawn)
+        return _label_tail(pairs, order, self.valid, self.test)
 
 
 @dataclass(frozen=True)
-class LeaveOneOut(_Named):
+class LeaveOneOut(_NamedSplit):
     """The last interaction of each user by time for test, the one before for validation; ties by item id.
 
     Users with fewer than three interactions stay in train entirely.
@@ -74,16 +74,16 @@ class LeaveOneOut(_Named):
 
     def assign(self, pairs: Interactions, seed: int) -> np.ndarray:
         """See :class:`Split`."""
-        times = _times(pairs, self.name)
-        order = _by_user(pairs, times.astype(np.uint64) - times.min(initial=0).astype(np.uint64))
+        times = _require_times(pairs, self.name)
+        order = _order_by_user(pairs, times.astype(np.uint64) - times.min(initial=0).astype(np.uint64))
         from_end = np.repeat(pairs.indptr[1:], pairs.user_degree) - 1 - np.arange(len(pairs))
         label = np.where(from_end == 0, TEST, np.where(from_end == 1, VALID, TRAIN))
         label[np.repeat(pairs.user_degree, pairs.user_degree) < 3] = TRAIN
-        return _unordered(label, order)
+        return _restore_order(label, order)
 
 
 @dataclass(frozen=True)
-class Chronological(_Named):
+class Chronological(_NamedSplit):
     """The newest share of each user's interactions for test, those before for validation; ties by item id.
 
     Shares are rounded as in :class:`RandomSplit`. Users with fewer than ``least`` interactions stay in train.
@@ -95,21 +95,21 @@ class Chronological(_Named):
     least: int = 3
 
     def __post_init__(self) -> None:
-        _shares(self.valid, self.test)
+        _check_shares(self.valid, self.test)
         if isinstance(self.least, bool) or not isinstance(self.least, int) or self.least < 1:
             raise ConfigError(f"split 'chronological', least={self.least!r}; expected a whole number from 1")
 
     def assign(self, pairs: Interactions, seed: int) -> np.ndarray:
         """See :class:`Split`."""
-        times = _times(pairs, self.name)
-        order = _by_user(pairs, times.astype(np.uint64) - times.min(initial=0).astype(np.uint64))
-        label = _tail(pairs, order, self.valid, self.test)
+        times = _require_times(pairs, self.name)
+        order = _order_by_user(pairs, times.astype(np.uint64) - times.min(initial=0).astype(np.uint64))
+        label = _label_tail(pairs, order, self.valid, self.test)
         label[pairs.user_degree[pairs.users] < self.least] = TRAIN
         return label
 
 
 @dataclass(frozen=True)
-class TimeCut(_Named):
+class TimeCut(_NamedSplit):
     """Interactions from one time on for validation and from another on for test, for all users.
 
     Attributes:
@@ -131,12 +131,12 @@ class TimeCut(_Named):
 
     def assign(self, pairs: Interactions, seed: int) -> np.ndarray:
         """See :class:`Split`."""
-        times = _times(pairs, self.name)
+        times = _require_times(pairs, self.name)
         return np.where(times >= self.test, TEST, np.where(times >= self.valid, VALID, TRAIN)).astype(np.int8)
 
 
 @dataclass(frozen=True)
-class TimeSplit(_Named):
+class TimeSplit(_NamedSplit):
     """One global cut: the newest share for test, the one before for validation. Equal times stay together."""
 
     name: ClassVar[str] = "time"
@@ -144,11 +144,11 @@ class TimeSplit(_Named):
     test: float = 0.1
 
     def __post_init__(self) -> None:
-        _shares(self.valid, self.test)
+        _check_shares(self.valid, self.test)
 
     def assign(self, pairs: Interactions, seed: int) -> np.ndarray:
         """See :class:`Split`."""
-        times = _times(pairs, self.name)
+        times = _require_times(pairs, self.name)
         ordered = np.sort(times)
         cuts = [
             ordered[min(len(ordered) - 1, round(len(ordered) * (1 - s)))]
@@ -158,7 +158,7 @@ class TimeSplit(_Named):
 
 
 @dataclass(frozen=True)
-class ColdItems(_Named):
+class ColdItems(_NamedSplit):
     """Holds a share of the items out of train entirely, and splits the rest by another recipe.
 
     Of the held-out items one half (by item) goes to validation and one half to test, with all their
@@ -260,7 +260,7 @@ def k_core(users: np.ndarray, items: np.ndarray, user_core: int, item_core: int)
     return mask
 
 
-def _shares(valid: float, test: float) -> None:
+def _check_shares(valid: float, test: float) -> None:
     numbers = _is_share(valid) and _is_share(test)
     if not (numbers and 0 <= valid < 1 and 0 <= test < 1 and valid + test < 1):
         raise ConfigError(
@@ -272,7 +272,7 @@ def _is_share(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _times(pairs: Interactions, name: str) -> np.ndarray:
+def _require_times(pairs: Interactions, name: str) -> np.ndarray:
     if pairs.times is None:
         raise DataError(
             f"{pairs.name}: the {name!r} split needs times and the interactions have none; name a time column"
@@ -280,7 +280,7 @@ def _times(pairs: Interactions, name: str) -> np.ndarray:
     return pairs.times
 
 
-def _by_user(pairs: Interactions, values: np.ndarray) -> np.ndarray:
+def _order_by_user(pairs: Interactions, values: np.ndarray) -> np.ndarray:
     """The order of the pairs ``(E,)`` by user, then by ``values (E,) uint64``, then by item.
 
     User and value make up one number wherever they fit into 64 bits, or nearly fit: one sort instead of two.
@@ -297,7 +297,7 @@ def _by_user(pairs: Interactions, values: np.ndarray) -> np.ndarray:
     return order
 
 
-def _tail(pairs: Interactions, order: np.ndarray, valid: float, test: float) -> np.ndarray:
+def _label_tail(pairs: Interactions, order: np.ndarray, valid: float, test: float) -> np.ndarray:
     """Labels each user's last interactions in ``order`` test, those before valid."""
     counts = pairs.user_degree
     n_test = np.floor(counts * test + 0.5).astype(np.int64)
@@ -309,10 +309,10 @@ def _tail(pairs: Interactions, order: np.ndarray, valid: float, test: float) -> 
     label = np.where(
         from_end < per_pair_test, TEST, np.where(from_end < per_pair_test + per_pair_valid, VALID, TRAIN)
     )
-    return _unordered(label, order)
+    return _restore_order(label, order)
 
 
-def _unordered(label: np.ndarray, order: np.ndarray) -> np.ndarray:
+def _restore_order(label: np.ndarray, order: np.ndarray) -> np.ndarray:
     result = np.empty(len(order), dtype=np.int8)
     result[order] = label
     return result

@@ -14,10 +14,10 @@ from graphrec.core.errors import FeatureError
 from graphrec.core.files import read_array, sha256_file
 
 Stamp = tuple[int, int, int, int, int]
-OPEN_SHARDS = 32  # every memmap holds a file descriptor, and 1,024 is a common limit
+MAX_OPEN_SHARDS = 32  # every memmap holds a file descriptor, and 1,024 is a common limit
 
 
-def stamp(path: Path) -> Stamp | None:
+def file_stamp(path: Path) -> Stamp | None:
     """What changes when a file is replaced or written to: its device, inode, size and times (of its numbers,
     and of the file itself, which no program can set back); None where there is none.
     """
@@ -64,7 +64,7 @@ class ShardedRows:
         self.paths, self.starts = tuple(paths), np.asarray(starts, dtype=np.int64)
         self.shape, self.dtype = (int(self.starts[-1]), dim), np.dtype(dtype)
         self._open: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._stamps = [stamp(path) for path in self.paths] if stamps is None else list(stamps)
+        self._stamps = [file_stamp(path) for path in self.paths] if stamps is None else list(stamps)
         self._digests = digests
 
     def __len__(self) -> int:
@@ -77,7 +77,7 @@ class ShardedRows:
         """One shard ``(n, d)``, memory-mapped."""
         path, known = self.paths[number], self._stamps[number]
         mapped = self._open.pop(number, None)
-        now = stamp(path)
+        now = file_stamp(path)
         # A mapped file that was replaced or removed by name is still whole under its mapping.
         if now != known and (mapped is None or (now and known and now[:2] == known[:2])):
             if now is None or self._digests is None or sha256_file(path) != self._digests[number]:
@@ -86,10 +86,10 @@ class ShardedRows:
         if mapped is None:
             mapped = read_array(path, FeatureError, mmap=True)
             # Extracted again meanwhile? A table half old and half new is none.
-            if stamp(path) != self._stamps[number]:
+            if file_stamp(path) != self._stamps[number]:
                 raise FeatureError(f"{path}: was replaced after the table was opened; open the table again")
         self._open[number] = mapped
-        while len(self._open) > OPEN_SHARDS:
+        while len(self._open) > MAX_OPEN_SHARDS:
             self._open.popitem(last=False)
         return mapped
 

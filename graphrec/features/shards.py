@@ -20,13 +20,13 @@ import numpy as np
 
 from graphrec.core.errors import FeatureError
 from graphrec.core.files import digest, json_bytes, read_array, sha256_file, write_array, write_json
-from graphrec.features.shard_rows import ShardedRows, Stamp, stamp
+from graphrec.features.shard_rows import ShardedRows, Stamp, file_stamp
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 LOCK = ".lock"
 DTYPES = ("float16", "float32", "int32")
-SETTLED = 2.0  # seconds after which a further change to a file is sure to change its time stamp
+TIMESTAMP_SETTLED = 2.0  # seconds after which a further change to a file is sure to change its time stamp
 
 
 def table_key(describe: Mapping[str, Any], items: str, field: str) -> str:
@@ -176,7 +176,7 @@ def finished_shard(folder: Path, number: int, first: int, last: int) -> dict[str
         return None
 
 
-def present_of(entries: Sequence[Mapping[str, Any]]) -> np.ndarray:
+def decode_present(entries: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """The present mask ``(N,) bool`` recorded by the shards' entries."""
     masks = [
         np.unpackbits(
@@ -187,7 +187,7 @@ def present_of(entries: Sequence[Mapping[str, Any]]) -> np.ndarray:
     return np.concatenate(masks).astype(bool) if masks else np.zeros(0, dtype=bool)
 
 
-def complete(folder: Path, head: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def write_manifest(folder: Path, head: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Writes the manifest that makes the shards a table, after removing shard files it does not name.
 
     Args:
@@ -202,7 +202,7 @@ def complete(folder: Path, head: Mapping[str, Any], entries: Sequence[Mapping[st
     if len(kinds) != 1:
         raise FeatureError(f"{folder}: shards of {sorted(kinds)}; expected one width and type; extract again")
     (dim, dtype) = kinds.pop()
-    present = present_of(entries)
+    present = decode_present(entries)
     parts = (read_array(folder / e["file"], FeatureError, mmap=True) for e in entries)
     manifest = seal(
         {
@@ -245,7 +245,7 @@ def open_shards(folder: Path, manifest: Mapping[str, Any], verify: bool) -> Shar
         FeatureError: a shard is missing or differs from what was recorded; names it.
     """
     paths = [folder / e["file"] for e in manifest["shards"]]
-    stamps = [stamp(path) for path in paths]  # before the check: what is replaced after it must not pass
+    stamps = [file_stamp(path) for path in paths]  # before the check: what is replaced after it must not pass
     for entry in manifest["shards"]:
         problem = shard_problem(folder, entry, hashed=verify)
         if problem:
@@ -267,7 +267,7 @@ def shard_problem(folder: Path, entry: Mapping[str, Any], hashed: bool, again: b
     path = folder / entry["file"]
     if path.name != entry["file"] or not path.is_file():
         return f"{path}: no such file, though the manifest names it"
-    found = stamp(path)
+    found = file_stamp(path)
     if found is None or found[2] != entry["bytes"]:
         return f"{path}: {found[2] if found else 0:,} bytes; expected {entry['bytes']:,}"
     known = (str(path.resolve()), found, entry["sha256"])
@@ -277,7 +277,7 @@ def shard_problem(folder: Path, entry: Mapping[str, Any], hashed: bool, again: b
                 return f"{path}: its sha256 is not the one recorded, the file was damaged"
             # A file's clock ticks every few milliseconds (two seconds on some systems): what was written just
             # now may change once more and keep its time, so it is not yet remembered.
-            if time.time() - max(found[3], found[4]) / 1e9 > SETTLED:
+            if time.time() - max(found[3], found[4]) / 1e9 > TIMESTAMP_SETTLED:
                 _verified.add(known)
         array = read_array(path, FeatureError, mmap=True)
     except OSError as cause:

@@ -16,13 +16,13 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from graphrec.core.errors import FeatureError, nearest
-from graphrec.core.files import digest, explained, sweep
+from graphrec.core.files import digest, explain_os_errors, remove_stale_temporaries
 from graphrec.data import Content, Dataset
 from graphrec.features import shards
-from graphrec.features.table import BUILD, TRAIN, FeatureTable, tells_of
+from graphrec.features.table import BUILD_HINT, TRAIN_FINGERPRINT, FeatureTable, matches_train_split
 
 MAX_REASONS = 50
-VOLATILE = ("versions", "values_sha256")  # parts of describe() in which a newer table replaces an older one
+VOLATILE_KEYS = ("versions", "values_sha256")  # parts of describe() in which a newer table replaces an older one
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class StoredTable:
         for what in ("unreadable", "empty"):
             reasons = {k: v for entry in self.manifest["shards"] for k, v in entry[what].items()}
             meta[what] = {"count": len(reasons), "reasons": dict(list(reasons.items())[:MAX_REASONS])}
-        return FeatureTable(values, shards.present_of(self.manifest["shards"]), meta)
+        return FeatureTable(values, shards.decode_present(self.manifest["shards"]), meta)
 
 
 class FeatureStore:
@@ -115,14 +115,14 @@ class FeatureStore:
                 found.append(StoredTable(path.parent, manifest, built))
         return sorted(found, key=lambda t: (-t.built, t.folder.name))
 
-    def made_for(self, dataset: Dataset) -> list[StoredTable]:
+    def tables_for(self, dataset: Dataset) -> list[StoredTable]:
         """All complete tables of the dataset's items or users, the last built first; without those that tell
         of another train split.
         """
         made = {"item": dataset.items.fingerprint, "user": dataset.users.fingerprint}
         return [
             t for t in self.tables()
-            if made.get(t.entity) == t.manifest["items"] and tells_of(t.manifest, dataset)
+            if made.get(t.entity) == t.manifest["items"] and matches_train_split(t.manifest, dataset)
         ]  # fmt: skip
 
     def load_tables(self, dataset: Dataset, **choose: str | None) -> dict[str, FeatureTable]:
@@ -138,7 +138,7 @@ class FeatureStore:
             FeatureError: a field has no table, none that was chosen, only one made from other content, or a
                 damaged one.
         """
-        stored = self.made_for(dataset)
+        stored = self.tables_for(dataset)
         fields = {t.manifest["field"] for t in stored} | set(dataset.content) | set(choose)
         return {f: self._one(dataset, f, stored, choose.get(f)) for f in sorted(fields)
                 if choose.get(f, "") is not None}  # fmt: skip
@@ -154,7 +154,7 @@ class FeatureStore:
             made = f"only for items {', '.join(sorted(others))}" if others else "for no items at all"
             raise FeatureError(
                 f"{self.root}: {field!r} was extracted {made}, {dataset.name} has items "
-                f"{dataset.items.fingerprint[:8]}…; {BUILD}, or leave the field out with "
+                f"{dataset.items.fingerprint[:8]}…; {BUILD_HINT}, or leave the field out with "
                 f"of(dataset, {field}=None)"
             )
         if chosen is not None:
@@ -169,7 +169,7 @@ class FeatureStore:
         if not fresh:
             raise FeatureError(
                 f"{tables[0].folder}: {field!r} was extracted from other content than {dataset.name} has; "
-                f"{BUILD} again (only what changed is made again)"
+                f"{BUILD_HINT} again (only what changed is made again)"
             )
         return fresh[0].open(self.verify_on_open).check(dataset)
 
@@ -181,13 +181,13 @@ class FeatureStore:
         """
         table.check(dataset)
         source = str(table.meta.get("extractor", {}).get("source", "array"))
-        train = {k: v for k, v in table.meta.get("extractor", {}).items() if k == TRAIN}
+        train = {k: v for k, v in table.meta.get("extractor", {}).items() if k == TRAIN_FINGERPRINT}
         describe = {"name": "imported", "source": source, "values_sha256": table.compute_sha256(), **train}
         rows = dataset if table.entity == "item" else dataset.transposed()
         key = shards.table_key(describe, rows.items.fingerprint, field)
         folder = self.folder(field, key)
-        with locked(folder), explained(folder, FeatureError):
-            sweep(folder, locked=True)
+        with table_lock(folder), explain_os_errors(folder, FeatureError):
+            remove_stale_temporaries(folder, locked=True)
             entry = shards.finished_shard(folder, 0, 0, len(table))
             if entry is None:
                 entry = shards.write_shard(folder, 0, 0, np.asarray(table.values[:]), table.present)
@@ -195,7 +195,7 @@ class FeatureStore:
             notes: dict[str, Any] = {
                 k: table.meta[k] for k in ("unknown_ids", "zero_rows") if k in table.meta
             }
-            return completed(folder, {**head, **notes}, [entry])
+            return complete_table(folder, {**head, **notes}, [entry])
 
     def verify(self) -> list[str]:
         """Re-hashes every file; returns what is damaged, missing, unfinished or foreign, one line each."""
@@ -226,7 +226,7 @@ class FeatureStore:
         kept = None if keep is None else set(keep)
         doomed, seen = [], set()
         for table in self.tables(skip_damaged=True):
-            facts = {k: v for k, v in table.manifest["extractor"].items() if k not in VOLATILE}
+            facts = {k: v for k, v in table.manifest["extractor"].items() if k not in VOLATILE_KEYS}
             identity = digest(table.manifest["field"], table.manifest["items"], facts)
             if (identity in seen) if kept is None else (table.folder.name not in kept):
                 doomed.append(table.folder)
@@ -238,11 +238,11 @@ class FeatureStore:
                 doomed.append(folder)
         removed = []
         for folder in folders:
-            with suppress(Timeout), locked(folder, timeout=0), explained(folder, FeatureError):
+            with suppress(Timeout), table_lock(folder, timeout=0), explain_os_errors(folder, FeatureError):
                 if folder not in doomed:
                     removed += sorted(folder.rglob(".*.tmp"))
                     if not dry_run:
-                        sweep(folder, locked=True)
+                        remove_stale_temporaries(folder, locked=True)
                     continue
                 if folder not in complete and (folder / shards.MANIFEST).exists():
                     with suppress(FeatureError):  # unfinished when it was listed
@@ -271,12 +271,12 @@ class FeatureStore:
                 "fresh": is_fresh(t.manifest, dataset.content.get(t.manifest["field"])),
                 "built": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(t.built / 1e9)),
             }
-            for t in self.made_for(dataset)
+            for t in self.tables_for(dataset)
         ]
 
 
 @contextmanager
-def locked(folder: Path, timeout: float = -1) -> Iterator[Callable[[], None]]:
+def table_lock(folder: Path, timeout: float = -1) -> Iterator[Callable[[], None]]:
     """Holds the lock a writer of the table in ``folder`` needs; the system frees it when the process dies.
 
     Yields a function that raises when the directory is no longer the one that was locked. A writer calls it
@@ -300,7 +300,7 @@ def locked(folder: Path, timeout: float = -1) -> Iterator[Callable[[], None]]:
         raise
     except OSError:
         lock.release()
-        with explained(path, FeatureError):
+        with explain_os_errors(path, FeatureError):
             raise
 
     def check() -> None:
@@ -342,7 +342,7 @@ def manifest_head(
     }
 
 
-def completed(folder: Path, head: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> StoredTable:
+def complete_table(folder: Path, head: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> StoredTable:
     """Writes the manifest unless it says all this already, and makes the table the last built."""
     path = folder / shards.MANIFEST
     manifest: Mapping[str, Any] | None = None
@@ -353,7 +353,7 @@ def completed(folder: Path, head: Mapping[str, Any], entries: Sequence[Mapping[s
             manifest = None  # damaged: it is written anew below
     agrees = manifest is not None and manifest["shards"] == list(entries)
     if not agrees or manifest is None or any(manifest.get(k) != v for k, v in head.items()):
-        manifest = shards.complete(folder, head, entries)
+        manifest = shards.write_manifest(folder, head, entries)
     now = time.time_ns()  # the file clock is coarser, and two tables must not tie
     os.utime(path, ns=(now, now))
     return StoredTable(folder, manifest, now)

@@ -15,16 +15,16 @@ from graphrec.data import Dataset, Vocabulary
 from graphrec.features.shard_rows import ShardedRows
 from graphrec.features.shards import DTYPES, values_sha256
 
-BUILD = "run: graphrec features build"
-PROFILE, PREFERENCES, ATTRIBUTE = "profile", "preferences", "attribute_"
+BUILD_HINT = "run: graphrec features build"
+PROFILE, PREFERENCES, ATTRIBUTE_PREFIX = "profile", "preferences", "attribute_"
 """Fields of what a language model says: of users two, of items one for each attribute, which begins so."""
-TRAIN = "train"
+TRAIN_FINGERPRINT = "train"
 """In what a table's extractor says of itself: the fingerprint of the train split that it tells of."""
 
 
-def tells_of(meta: Mapping[str, Any], dataset: Dataset) -> bool:
+def matches_train_split(meta: Mapping[str, Any], dataset: Dataset) -> bool:
     """Whether a table tells of no interactions, or of this dataset's train split alone."""
-    made_of = dict(meta.get("extractor") or {}).get(TRAIN)
+    made_of = dict(meta.get("extractor") or {}).get(TRAIN_FINGERPRINT)
     return made_of is None or made_of == dataset.train.fingerprint
 
 
@@ -101,7 +101,7 @@ class FeatureTable:
             return np.array(self.values, dtype=dtype)
         return self.values[:].astype(dtype, copy=False)  # a stored table's slice is a copy already
 
-    def rows(self, indices: Any) -> np.ndarray:
+    def take(self, indices: Any) -> np.ndarray:
         """The vectors ``(n, d)`` of some items, in the asked order, as a new array."""
         picked = np.asarray(self.values[np.asarray(indices)])
         return picked if np.ndim(indices) else picked.copy()  # an array of indices has copied already
@@ -120,14 +120,14 @@ class FeatureTable:
         if made_for is not None and made_for != vocabulary.fingerprint:
             raise FeatureError(
                 f"{field!r} was extracted for {entity}s {made_for[:8]}…, {dataset.name} has {entity}s "
-                f"{vocabulary.fingerprint[:8]}…; {BUILD} for this dataset"
+                f"{vocabulary.fingerprint[:8]}…; {BUILD_HINT} for this dataset"
             )
         if len(self) != len(vocabulary):
             raise FeatureError(
                 f"{field!r} has {len(self):,} rows, {dataset.name} has {len(vocabulary):,} {entity}s; "
-                f"{BUILD} for this dataset"
+                f"{BUILD_HINT} for this dataset"
             )
-        if not tells_of(self.meta, dataset):
+        if not matches_train_split(self.meta, dataset):
             raise FeatureError(
                 f"{field!r} tells of another train split than {dataset.name} has here, and so perhaps of "
                 "what is held out; make it of this one (graphrec llm with the same split)"
@@ -175,7 +175,7 @@ class FeatureTable:
                 )
             at, rows = np.arange(len(array)), np.arange(len(array))
         else:
-            at, rows = _aligned(list(ids), vocabulary, dataset.name, len(array), name)
+            at, rows = _align_rows(list(ids), vocabulary, dataset.name, len(array), name)
             unknown = len(array) - len(rows)
         native = array.dtype.newbyteorder("=")
         dtype = native if str(native) in DTYPES else np.dtype(np.float32)
@@ -233,7 +233,7 @@ def _as_array(values: Any, name: str) -> np.ndarray:
     return array
 
 
-def _aligned(
+def _align_rows(
     ids: list[Any], vocabulary: Vocabulary, dataset: str, n_rows: int, name: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Index and row of every row whose id is known."""

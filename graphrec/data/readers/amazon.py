@@ -22,8 +22,8 @@ from graphrec.data import from_frame
 from graphrec.data.content import Content
 from graphrec.data.dataset import Dataset
 from graphrec.data.readers import ReadyFeatures
-from graphrec.data.readers.files import find, read_mapping, read_table, sentences
-from graphrec.data.readers.inter import indexed_features, labeled
+from graphrec.data.readers.files import join_columns, read_mapping, read_table, require_file
+from graphrec.data.readers.inter import indexed_features, read_published_splits
 from graphrec.data.vocabulary import Vocabulary
 
 SOURCE = "https://github.com/enoche/MMRec/tree/master/data"
@@ -73,8 +73,8 @@ features_sports = features_baby
 
 def _read(folder: Path, name: str, text_file: str, columns: list[str]) -> Dataset:
     users, items = Vocabulary(_ids(folder, "user"), "user"), Vocabulary(_ids(folder, "item"), "item")
-    inter = find(folder, f"{name}.inter", "userID, itemID and x_label, tab-separated", SOURCE)
-    train, valid, test = labeled(inter, len(users), len(items))
+    inter = require_file(folder, f"{name}.inter", "userID, itemID and x_label, tab-separated", SOURCE)
+    train, valid, test = read_published_splits(inter, len(users), len(items))
     content = {}
     if (folder / text_file).is_file():
         content["text"] = Content("text", _texts(folder / text_file, columns, len(items)))
@@ -92,7 +92,7 @@ def _read(folder: Path, name: str, text_file: str, columns: list[str]) -> Datase
 
 def _ids(folder: Path, kind: str) -> list[str]:
     column = {"item": "asin", "user": "user_id"}[kind]
-    path = find(folder, f"{kind[0]}_id_mapping.csv", f"{column} and {kind}ID, tab-separated", SOURCE)
+    path = require_file(folder, f"{kind[0]}_id_mapping.csv", f"{column} and {kind}ID, tab-separated", SOURCE)
     return read_mapping(path, column, f"{kind}ID")
 
 
@@ -113,6 +113,6 @@ def _texts(path: Path, columns: list[str], n_items: int) -> list[str | None]:
             "at most once"
         )
     texts: list[str | None] = [None] * n_items
-    for item, text in zip(index.to_list(), sentences(frame, columns, path).to_list(), strict=True):
+    for item, text in zip(index.to_list(), join_columns(frame, columns, path).to_list(), strict=True):
         texts[item] = None if text is None else html.unescape(text)
     return texts

@@ -12,17 +12,17 @@ import polars as pl
 from graphrec.core.errors import DataError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".inter": "\t"}
-MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 """UTF-8's byte order mark."""
 
 
 def read_delimited(path: Path) -> pl.DataFrame:
     """A CSV, TSV or ``.inter`` file; see :func:`graphrec.data.readers.files.read_table`."""
     suffix = path.suffix.lower()
-    return _separated(path, DELIMITERS[suffix], quote=suffix != ".inter")
+    return _read_separated(path, DELIMITERS[suffix], quote=suffix != ".inter")
 
 
-def read_tabs(path: Path, names: list[str] | None = None, header: bool = True) -> pl.DataFrame:
+def read_tab_separated(path: Path, names: list[str] | None = None, header: bool = True) -> pl.DataFrame:
     """A tab-separated table without quoting, whatever the file is called; all columns come as text.
 
     Args:
@@ -35,19 +35,19 @@ def read_tabs(path: Path, names: list[str] | None = None, header: bool = True) -
     """
     if not path.stat().st_size:
         raise DataError(f"{path}: the file is empty; expected a tab-separated table with at least one row")
-    frame = _separated(path, "\t", quote=False, names=names, header=header)
+    frame = _read_separated(path, "\t", quote=False, names=names, header=header)
     if not frame.height:
         raise DataError(f"{path}: the table has no rows; expected at least one")
     return frame
 
 
-def _separated(
+def _read_separated(
     path: Path, delimiter: str, quote: bool, names: list[str] | None = None, header: bool = True
 ) -> pl.DataFrame:
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
-    first = _checked_header(path, delimiter, quote)
+    first = _read_header(path, delimiter, quote)
     if names is not None and len(first) != len(names):
         raise DataError(
             f"{path}, line 1: {len(first)} columns; expected {len(names)}, tab-separated: {names}"
@@ -68,7 +68,7 @@ def _separated(
             ),
         )
     except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as cause:
-        _utf8(path)
+        _check_utf8(path)
         reason = str(cause).removeprefix("CSV parse error: ")
         raise DataError(
             f"{path}: {reason if len(reason) <= 300 else reason[:300] + '…'}; expected one "
@@ -90,7 +90,7 @@ def _separated(
     return frame
 
 
-def _checked_header(path: Path, delimiter: str, quote: bool) -> list[str]:
+def _read_header(path: Path, delimiter: str, quote: bool) -> list[str]:
     """The fields of the first line; the whole file is searched for NUL bytes first."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         at = data.find(b"\0")
@@ -100,7 +100,7 @@ def _checked_header(path: Path, delimiter: str, quote: bool) -> list[str]:
                 f"{path}, line {line}: holds a NUL byte; expected UTF-8 text (UTF-16 files must be "
                 "converted: iconv -f utf-16 -t utf-8)"
             )
-        start = 3 if data[:3] == MARK else 0
+        start = 3 if data[:3] == BYTE_ORDER_MARK else 0
         while start < len(data) and data[start] in b"\r\n":  # as the reader does
             start += 1
         end = data.find(b"\n", start)
@@ -108,7 +108,7 @@ def _checked_header(path: Path, delimiter: str, quote: bool) -> list[str]:
     try:
         line_text = raw.decode("utf-8")
     except UnicodeDecodeError as cause:
-        raise _not_utf8(path, 1, raw[cause.start]) from cause
+        raise _utf8_error(path, 1, raw[cause.start]) from cause
     if "\r" in line_text:
         raise DataError(
             f"{path}, line 1: holds a carriage return without a line feed; expected lines that end in "
@@ -161,16 +161,16 @@ def _check_repeated_header(frame: pl.DataFrame, path: Path) -> None:
             )
 
 
-def _utf8(path: Path) -> None:
+def _check_utf8(path: Path) -> None:
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError as cause:
-                raise _not_utf8(path, number, line[cause.start]) from cause
+                raise _utf8_error(path, number, line[cause.start]) from cause
 
 
-def _not_utf8(path: Path, line: int, byte: int) -> DataError:
+def _utf8_error(path: Path, line: int, byte: int) -> DataError:
     return DataError(
         f"{path}, line {line}: byte 0x{byte:02x} is not valid UTF-8; convert the file, for example: "
         "iconv -f latin1 -t utf-8"

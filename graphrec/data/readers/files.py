@@ -13,10 +13,10 @@ import polars as pl
 from graphrec.core.errors import ConfigError, DataError
 from graphrec.core.files import read_array
 from graphrec.data import from_frame
-from graphrec.data.readers.delimited import DELIMITERS, MARK, read_delimited, read_tabs
+from graphrec.data.readers.delimited import BYTE_ORDER_MARK, DELIMITERS, read_delimited, read_tab_separated
 
 
-def find(folder: Path, file: str, holds: str, source: str) -> Path:
+def require_file(folder: Path, file: str, holds: str, source: str) -> Path:
     """The path of a file that a reader needs.
 
     Args:
@@ -63,13 +63,13 @@ def read_table(path: Path) -> pl.DataFrame:
         )
     if not path.stat().st_size:
         raise DataError(f"{path}: the file is empty; expected a table with at least one row")
-    frame = _guarded(FORMATS[suffix], path)
+    frame = _read_guarded(FORMATS[suffix], path)
     if not frame.width or not frame.height:
         raise DataError(f"{path}: the table has no rows; expected at least one")
     return frame
 
 
-def _guarded(read: Callable[[Path], pl.DataFrame], path: Path) -> pl.DataFrame:
+def _read_guarded(read: Callable[[Path], pl.DataFrame], path: Path) -> pl.DataFrame:
     """What a format's reader makes of a file; what Rust code panics at is a damaged file like any other."""
     try:
         return read(path)
@@ -81,7 +81,7 @@ def _guarded(read: Callable[[Path], pl.DataFrame], path: Path) -> pl.DataFrame:
 
 def _json_lines(path: Path) -> pl.DataFrame:
     with open(path, "rb") as file:
-        mark = len(MARK) if file.read(len(MARK)) == MARK else 0
+        mark = len(BYTE_ORDER_MARK) if file.read(len(BYTE_ORDER_MARK)) == BYTE_ORDER_MARK else 0
     try:
         return pl.read_ndjson(path.read_bytes()[mark:] if mark else path, infer_schema_length=None)
     except (pl.exceptions.PolarsError, OSError) as cause:
@@ -90,7 +90,7 @@ def _json_lines(path: Path) -> pl.DataFrame:
             blank = True
             for number, line in enumerate(file, start=1):
                 try:
-                    value = json.loads(line.decode(), parse_constant=_no_constant) if line.strip() else {}
+                    value = json.loads(line.decode(), parse_constant=_refuse_constant) if line.strip() else {}
                     blank &= not line.strip()
                 except (ValueError, RecursionError) as bad:
                     raise DataError(
@@ -108,7 +108,7 @@ def _json_lines(path: Path) -> pl.DataFrame:
         ) from cause
 
 
-def _no_constant(name: str) -> None:
+def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
@@ -167,7 +167,7 @@ def read_mapping(path: Path, key: str, index: str) -> list[str]:
     Raises:
         DataError: a column is missing, or the indices are not exactly ``0 .. n-1``.
     """
-    return ordered_ids(read_tabs(path), key, index, path, first_row=2)
+    return ordered_ids(read_tab_separated(path), key, index, path, first_row=2)
 
 
 def ordered_ids(frame: pl.DataFrame, key: str, index: str, path: Path, first_row: int = 1) -> list[str]:
@@ -194,7 +194,7 @@ def ordered_ids(frame: pl.DataFrame, key: str, index: str, path: Path, first_row
             f"numbers 0 to {len(indices) - 1}, each once; expected an index without gaps, because rows of "
             "feature arrays are matched to it"
         )
-    keys = from_frame.ids(named, key, str(path), first_row)
+    keys = from_frame.as_ids(named, key, str(path), first_row)
     if keys.n_unique() != len(keys):
         second = int((~keys.is_first_distinct()).arg_max() or 0)
         raise DataError(
@@ -222,7 +222,7 @@ def read_features(path: Path, n_rows: int | None) -> np.ndarray:
     return array
 
 
-def sentences(frame: pl.DataFrame, columns: list[str], path: Path | str) -> pl.Series:
+def join_columns(frame: pl.DataFrame, columns: list[str], path: Path | str) -> pl.Series:
     """Several columns joined into one text a row ``(n,)``; null where all are empty.
 
     Each part ends with a full stop. Lists are joined with commas; numbers are written out.

@@ -13,7 +13,7 @@ import numpy as np
 from graphrec.core.errors import DataError
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
-from graphrec.data.readers.files import find
+from graphrec.data.readers.files import require_file
 from graphrec.data.splits import RandomSplit
 from graphrec.data.vocabulary import Vocabulary
 
@@ -37,7 +37,7 @@ def read(folder: Path, *, valid_share: float = 0.1, seed: int = 0) -> Dataset:
         DataError: the file is missing or damaged.
         ConfigError: the share is not below 1.
     """
-    path = find(folder, FILE, "arrays train and test, each (E, 2) of user and item", SOURCE)
+    path = require_file(folder, FILE, "arrays train and test, each (E, 2) of user and item", SOURCE)
     try:
         with np.load(path, allow_pickle=False) as arrays:
             train, test = arrays["train"], arrays["test"]

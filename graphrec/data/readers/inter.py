@@ -20,7 +20,7 @@ from graphrec.data import from_frame
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import SPLIT_NAMES, Interactions
 from graphrec.data.readers import ReadyFeatures
-from graphrec.data.readers.files import find, first_row, read_features, read_table
+from graphrec.data.readers.files import first_row, read_features, read_table, require_file
 
 COLUMNS = {
     "user": ("userid", "user_id", "user"),
@@ -57,7 +57,7 @@ def read(
     Raises:
         DataError: the file is missing or damaged, has no user or item column, or an id or value is unusable.
     """
-    path = _inter_file(folder, interactions)
+    path = _find_inter_file(folder, interactions)
     frame = read_inter(path)
     if split is None:
         split = "label" if "label" in frame.columns else "random"
@@ -105,7 +105,7 @@ def read_inter(path: Path) -> pl.DataFrame:
     return renamed
 
 
-def labeled(path: Path, n_users: int, n_items: int) -> tuple[Interactions, Interactions, Interactions]:
+def read_published_splits(path: Path, n_users: int, n_items: int) -> tuple[Interactions, Interactions, Interactions]:
     """The published splits of a ``.inter`` file whose ids are already indices, kept exactly as they are.
 
     Args:
@@ -121,10 +121,10 @@ def labeled(path: Path, n_users: int, n_items: int) -> tuple[Interactions, Inter
     """
     frame = read_inter(path)
     source, row = str(path), first_row(path)
-    label = np.array(labels(frame, path))
-    users = indices(frame["user"], "user", n_users, path)
-    items = indices(frame["item"], "item", n_items, path)
-    times = from_frame.seconds(frame["time"], source, row) if "time" in frame.columns else None
+    label = np.array(split_labels(frame, path))
+    users = parse_indices(frame["user"], "user", n_users, path)
+    items = parse_indices(frame["item"], "item", n_items, path)
+    times = from_frame.as_seconds(frame["time"], source, row) if "time" in frame.columns else None
     train, valid, test = (
         Interactions(
             users[label == index],
@@ -139,13 +139,13 @@ def labeled(path: Path, n_users: int, n_items: int) -> tuple[Interactions, Inter
     return train, valid, test
 
 
-def indices(series: pl.Series, kind: str, size: int, path: Path) -> np.ndarray:
+def parse_indices(series: pl.Series, kind: str, size: int, path: Path) -> np.ndarray:
     """A column of indices ``(E,) int64``, each at least 0 and below ``size``.
 
     Raises:
         DataError: a value is no index or out of range; names the row.
     """
-    values = from_frame.numbers(series, kind, str(path), first_row(path))
+    values = from_frame.as_numbers(series, kind, str(path), first_row(path))
     bad = np.flatnonzero((values < 0) | (values >= size) | (values != np.floor(values)))
     if len(bad):
         raise DataError(
@@ -155,7 +155,7 @@ def indices(series: pl.Series, kind: str, size: int, path: Path) -> np.ndarray:
     return values.astype(np.int64)
 
 
-def labels(frame: pl.DataFrame, path: Path) -> np.ndarray:
+def split_labels(frame: pl.DataFrame, path: Path) -> np.ndarray:
     """The ``x_label`` column ``(E,) int``: 0 train, 1 valid, 2 test.
 
     Raises:
@@ -163,7 +163,7 @@ def labels(frame: pl.DataFrame, path: Path) -> np.ndarray:
     """
     if "label" not in frame.columns:
         raise DataError(f"{path}: no x_label column; expected 0, 1, 2 for train, valid, test")
-    label = from_frame.numbers(frame["label"], "x_label", str(path), first_row(path))
+    label = from_frame.as_numbers(frame["label"], "x_label", str(path), first_row(path))
     bad = np.flatnonzero(~np.isin(label, (0, 1, 2)))
     if len(bad):
         raise DataError(
@@ -185,7 +185,7 @@ def indexed_features(folder: Path, ids: tuple[str, ...] | None, source: str = SO
     """
     present = {kind: folder / file for kind, file in FEATURE_FILES.items() if (folder / file).is_file()}
     if not present:
-        find(folder, FEATURE_FILES["image"], "one image vector per item (n_items, d)", source)
+        require_file(folder, FEATURE_FILES["image"], "one image vector per item (n_items, d)", source)
     made = []
     for kind, path in present.items():
         values = read_features(path, None if ids is None else len(ids))
@@ -194,9 +194,9 @@ def indexed_features(folder: Path, ids: tuple[str, ...] | None, source: str = SO
     return made
 
 
-def _inter_file(folder: Path, interactions: str | None) -> Path:
+def _find_inter_file(folder: Path, interactions: str | None) -> Path:
     if interactions is not None:
-        return find(folder, interactions, "tab-separated interactions", SOURCE)
+        return require_file(folder, interactions, "tab-separated interactions", SOURCE)
     found = sorted(folder.glob("*.inter"))
     if len(found) != 1:
         names = [path.name for path in found]

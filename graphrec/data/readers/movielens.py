@@ -17,14 +17,14 @@ import polars as pl
 
 from graphrec.core.errors import DataError
 from graphrec.data import from_frame
-from graphrec.data.attributes import chosen_columns, with_attributes
+from graphrec.data.attributes import select_columns, with_attributes
 from graphrec.data.dataset import Dataset
-from graphrec.data.readers.files import find, first_row, read_table, sentences
+from graphrec.data.readers.files import first_row, join_columns, read_table, require_file
 from graphrec.data.readers.images import with_pictures
 
 SOURCE = "https://grouplens.org/datasets/movielens/latest/"
-LISTS = ("genres", "actors", "plot_keywords")
-TEXT = ("title", "genres", "director", "overview", "plot_keywords")
+LIST_COLUMNS = ("genres", "actors", "plot_keywords")
+TEXT_COLUMNS = ("title", "genres", "director", "overview", "plot_keywords")
 ATTRIBUTES = ("genres", "director", "country", "language", "decade")
 """What can become attributes; ``decade`` is made of the column ``year``, 1994 becomes ``1990s``."""
 SPELLINGS = {
@@ -43,7 +43,7 @@ def read(
     k_core: int | tuple[int, int] = 5,
     split: Any = "random",
     seed: int = 0,
-    text: list[str] | tuple[str, ...] = TEXT,
+    text: list[str] | tuple[str, ...] = TEXT_COLUMNS,
     attributes: bool | str | list[str] | tuple[str, ...] | None = None,
     min_items: int = 2,
 ) -> Dataset:
@@ -64,19 +64,19 @@ def read(
         ConfigError: an attribute that there is not.
         DataError: a file is missing or damaged, or a column does not exist.
     """
-    ratings = find(folder, "ratings.csv", "userId, movieId, rating and timestamp", SOURCE)
+    ratings = require_file(folder, "ratings.csv", "userId, movieId, rating and timestamp", SOURCE)
     table = folder / "items.csv"
     if not table.exists():
-        table = find(folder, "movies.csv", "movieId, title and genres", SOURCE)
-        text = [name for name in text if name in ("title", "genres")] if tuple(text) == TEXT else text
+        table = require_file(folder, "movies.csv", "movieId, title and genres", SOURCE)
+        text = [name for name in text if name in ("title", "genres")] if tuple(text) == TEXT_COLUMNS else text
     plain = read_table(table)
-    columns = _columns(attributes, plain)
+    columns = _attribute_columns(attributes, plain)
     films = plain.with_columns(
         pl.col(name).replace("(no genres listed)", "").str.replace_all("|", ", ", literal=True)
-        for name in LISTS
+        for name in LIST_COLUMNS
         if name in plain.columns
     )
-    films = films.with_columns(sentences(films, list(text), table).alias("composed text"))
+    films = films.with_columns(join_columns(films, list(text), table).alias("composed text"))
     dataset = Dataset(**from_frame.parse(
         read_table(ratings), user="userId", item="movieId", time="timestamp", rating="rating",
         min_rating=min_rating, k_core=k_core, split=split, items=films, item_id="movieId",
@@ -86,20 +86,20 @@ def read(
     ))  # fmt: skip
     if columns:
         dataset = with_attributes(
-            dataset, _listed(plain, columns, table), "movieId", columns, min_items=min_items,
+            dataset, _normalize_columns(plain, columns, table), "movieId", columns, min_items=min_items,
             source=str(table), first_row=first_row(table),
         )  # fmt: skip
     return with_pictures(dataset, folder / "posters")
 
 
-def _columns(attributes: bool | str | list[str] | tuple[str, ...] | None, films: pl.DataFrame) -> list[str]:
+def _attribute_columns(attributes: bool | str | list[str] | tuple[str, ...] | None, films: pl.DataFrame) -> list[str]:
     if attributes is not True:
-        return chosen_columns(attributes, ATTRIBUTES)
+        return select_columns(attributes, ATTRIBUTES)
     there = {*films.columns, *(["decade"] if "year" in films.columns else [])}
     return [name for name in ATTRIBUTES if name in there]
 
 
-def _listed(films: pl.DataFrame, columns: list[str], path: Path) -> pl.DataFrame:
+def _normalize_columns(films: pl.DataFrame, columns: list[str], path: Path) -> pl.DataFrame:
     """The columns in one form; the sources of the item table disagree on separators and on names."""
     made = []
     for name in columns:
@@ -109,7 +109,7 @@ def _listed(films: pl.DataFrame, columns: list[str], path: Path) -> pl.DataFrame
             if bad.any():
                 row = int(bad.arg_max() or 0)
                 raise DataError(
-                    f"{path}, row {row + first_row(path)}: year {from_frame.short(values[row])}; expected four "
+                    f"{path}, row {row + first_row(path)}: year {from_frame.quoted(values[row])}; expected four "
                     "digits or nothing"
                 )
             values = values.str.replace(r"^([0-9]{3})[0-9]$", "${1}0s")

@@ -16,7 +16,7 @@ from graphrec.data import from_frame
 from graphrec.data.attributes import with_attributes
 from graphrec.data.content import Content
 from graphrec.data.dataset import Dataset
-from graphrec.data.readers.files import first_row, read_table, sentences
+from graphrec.data.readers.files import first_row, join_columns, read_table
 from graphrec.data.readers.images import match_images
 
 
@@ -91,11 +91,11 @@ def read(
         if text is not None:
             columns = [text] if isinstance(text, str) else list(text)
             item_frame = item_frame.with_columns(
-                sentences(item_frame, columns, item_path).alias("composed text")
+                join_columns(item_frame, columns, item_path).alias("composed text")
             )
             content["text"] = ("text", "composed text")
         if image is not None:
-            item_frame = item_frame.with_columns(_paths(item_frame, image, item_path).alias("image path"))
+            item_frame = item_frame.with_columns(_picture_paths(item_frame, image, item_path).alias("image path"))
             content["image"] = ("image", "image path")
     dataset = Dataset(**from_frame.parse(
         frame, user=user, item=item, time=time, rating=rating, min_rating=min_rating, k_core=k_core,
@@ -111,11 +111,11 @@ def read(
     if images is not None:
         files, _ = match_images(folder / images, dataset.items.ids)
         dataset = dataset.with_content(image=Content("image", files, folder / images))
-    _any_picture(dataset)
+    _require_some_picture(dataset)
     return dataset
 
 
-def _paths(frame: pl.DataFrame, name: str, source: Path) -> pl.Series:
+def _picture_paths(frame: pl.DataFrame, name: str, source: Path) -> pl.Series:
     """The column of picture paths; one that leads out of the folder is refused."""
     paths = from_frame.column(frame, name, str(source))
     if paths.dtype not in (pl.String, pl.Null) and not isinstance(paths.dtype, (pl.Categorical, pl.Enum)):
@@ -134,7 +134,7 @@ def _paths(frame: pl.DataFrame, name: str, source: Path) -> pl.Series:
     return paths
 
 
-def _any_picture(dataset: Dataset) -> None:
+def _require_some_picture(dataset: Dataset) -> None:
     """Single gaps show when features are extracted; if all pictures are missing, the folder is wrong."""
     if "image" not in dataset.content:
         return

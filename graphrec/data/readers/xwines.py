@@ -15,13 +15,13 @@ import polars as pl
 
 from graphrec.core.errors import DataError
 from graphrec.data import from_frame
-from graphrec.data.attributes import chosen_columns, with_attributes
+from graphrec.data.attributes import select_columns, with_attributes
 from graphrec.data.dataset import Dataset
-from graphrec.data.readers.files import find, first_row, read_table
+from graphrec.data.readers.files import first_row, read_table, require_file
 from graphrec.data.readers.images import with_pictures
 
 SOURCE = "https://github.com/rogerioxavier/X-Wines"
-COLUMNS = {
+TEXT_TEMPLATES = {
     "WineName": "{}.",
     "Type": "{} wine.",
     "Grapes": "Grapes: {}.",
@@ -34,7 +34,7 @@ COLUMNS = {
 }
 ATTRIBUTES = ("Type", "Grapes", "Body", "Acidity", "Country", "RegionName", "Harmonize")
 """Columns that can become attributes; ``Harmonize`` is the food a wine goes with."""
-LISTS = ("Grapes", "Harmonize")
+LIST_COLUMNS = ("Grapes", "Harmonize")
 
 
 def read(
@@ -64,19 +64,19 @@ def read(
         ConfigError: a column that cannot become attributes.
         DataError: a file is missing or damaged.
     """
-    columns = chosen_columns(attributes, ATTRIBUTES)
-    ratings = find(folder, "XWines_Slim_150K_ratings.csv", "UserID, WineID, Rating and Date", SOURCE)
-    table = find(folder, "XWines_Slim_1K_wines.csv", "one row a wine", SOURCE)
+    columns = select_columns(attributes, ATTRIBUTES)
+    ratings = require_file(folder, "XWines_Slim_150K_ratings.csv", "UserID, WineID, Rating and Date", SOURCE)
+    table = require_file(folder, "XWines_Slim_1K_wines.csv", "one row a wine", SOURCE)
     wines = read_table(table)
     dataset = Dataset(**from_frame.parse(
         read_table(ratings), user="UserID", item="WineID", time="Date", rating="Rating",
-        min_rating=min_rating, k_core=k_core, split=split, items=_described(wines, table),
+        min_rating=min_rating, k_core=k_core, split=split, items=_with_text(wines, table),
         item_id="WineID", content={"text": ("text", "composed text")}, root=None, seed=seed, name="xwines",
         source=str(ratings), first_row=first_row(ratings), items_source=str(table),
         items_first_row=first_row(table),
     ))  # fmt: skip
     if columns:
-        lists = {name: _parts(wines, name, table) for name in LISTS if name in columns}
+        lists = {name: _list_column(wines, name, table) for name in LIST_COLUMNS if name in columns}
         dataset = with_attributes(
             dataset, wines.with_columns(**lists), "WineID", columns, separator=None, min_items=min_items,
             source=str(table), first_row=first_row(table),
@@ -84,27 +84,27 @@ def read(
     return with_pictures(dataset, folder / "images")
 
 
-def _described(wines: pl.DataFrame, path: Path) -> pl.DataFrame:
+def _with_text(wines: pl.DataFrame, path: Path) -> pl.DataFrame:
     parts = []
-    for name, template in COLUMNS.items():
+    for name, template in TEXT_TEMPLATES.items():
         values = from_frame.column(wines, name, str(path))
-        if name in LISTS:
-            values = _parts(wines, name, path).list.join(", ")
+        if name in LIST_COLUMNS:
+            values = _list_column(wines, name, path).list.join(", ")
         before, after = template.split("{}")
         part = pl.when(values != "").then(pl.lit(before) + pl.lit(values) + pl.lit(after)).otherwise(None)
         parts.append(part.alias(name))
     return wines.with_columns(pl.concat_str(parts, separator=" ", ignore_nulls=True).alias("composed text"))
 
 
-def _parts(wines: pl.DataFrame, name: str, path: Path) -> pl.Series:
+def _list_column(wines: pl.DataFrame, name: str, path: Path) -> pl.Series:
     """A column of lists written out, as lists of texts."""
     written = from_frame.column(wines, name, str(path))
     return pl.Series(
-        name, [_listed(v, row, path) for row, v in enumerate(written, start=2)], pl.List(pl.String)
+        name, [_parse_list(v, row, path) for row, v in enumerate(written, start=2)], pl.List(pl.String)
     )
 
 
-def _listed(value: str, row: int, path: Path) -> list[str]:
+def _parse_list(value: str, row: int, path: Path) -> list[str]:
     """``"['Beef', 'Lamb']"`` as the list it shows."""
     try:
         listed = ast.literal_eval(value) if value else []
@@ -112,6 +112,6 @@ def _listed(value: str, row: int, path: Path) -> list[str]:
         listed = None
     if not (isinstance(listed, list) and all(isinstance(part, str) for part in listed)):
         raise DataError(
-            f"{path}, row {row}: {from_frame.short(value)}; expected a list such as ['Beef', 'Lamb']"
+            f"{path}, row {row}: {from_frame.quoted(value)}; expected a list such as ['Beef', 'Lamb']"
         )
     return listed
