@@ -382,7 +382,9 @@ def test_the_budget_is_not_exceeded(tmp_path) -> None:
         spent = len(server.requests) * prices.cost(100, 10)
         assert 3 < spent <= 4.0
         before = len(server.requests)
-        _, counts = ask_all(questions[:before], chat, known, prices=Prices(1000.0, 10_000.0, 0.0), replay=True)
+        _, counts = ask_all(
+            questions[:before], chat, known, prices=Prices(1000.0, 10_000.0, 0.0), replay=True
+        )
         assert not counts.cost, "what is known costs nothing"
 
 

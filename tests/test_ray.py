@@ -378,7 +378,9 @@ def test_what_is_shared_is_read_in_place(cluster: Cluster) -> None:
 def test_workers_fit_or_it_is_said(cluster: Cluster) -> None:
     assert cluster.max_workers(1.0) == 2
     assert Cluster("local", workers=1).max_workers(1.0) == 1
-    assert Counter(Cluster("local").cpus_per_worker(t) for t in (True, False)) == {1.0: 2}, "one thread of torch here"
+    assert Counter(Cluster("local").cpus_per_worker(t) for t in (True, False)) == {1.0: 2}, (
+        "one thread of torch here"
+    )
     assert Cluster("local", cpus=0.5).cpus_per_worker(True) == 0.5
     with pytest.raises(ClusterError, match=r"no machine has the 64 CPUs and 0 GPUs of a worker; there are"):
         cluster.max_workers(64)

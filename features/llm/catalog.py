@@ -46,7 +46,10 @@ def profiles(data: Dataset) -> list[str | None]:
     elif "text" in data.content and data.content["text"].kind == "text":
         kinds = {"likes": [sorted(set(WORD.findall((text or "").lower()))) for text in data.content["text"]]}
     else:
-        raise DataError(f"{data.name}: it has neither item attributes nor item texts to build profiles from; {_ATTRIBUTES_HINT}")
+        raise DataError(
+            f"{data.name}: it has neither item attributes nor item texts to build profiles from; "
+            f"{_ATTRIBUTES_HINT}"
+        )
     found: list[str | None] = []
     for user in range(data.n_users):
         items = data.train.items_of(user)

@@ -1,4 +1,4 @@
-"""Client of OpenAI-compatible servers (vLLM, Ollama, llama.cpp, gateways), based on the ``openai`` package."""
+"""Client of OpenAI-compatible servers (vLLM, Ollama, llama.cpp, ...), based on the ``openai`` package."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     import openai
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-RESPONSE_FORMATS = ("json_schema", "json_object")  # OpenAI's response_format, and llama.cpp's, which holds the schema
+RESPONSE_FORMATS = (
+    "json_schema",
+    "json_object",
+)  # OpenAI's response_format, and llama.cpp's, which holds the schema
 
 
 class Chat:
@@ -98,13 +101,17 @@ class Chat:
             )
         except openai.APIStatusError as cause:
             if form is not None and _is_unknown_format(cause):
-                self.response_formats = RESPONSE_FORMATS[RESPONSE_FORMATS.index(form) + 1 :]  # the same value in every thread
+                self.response_formats = RESPONSE_FORMATS[
+                    RESPONSE_FORMATS.index(form) + 1 :
+                ]  # the same value in every thread
                 return self.ask(messages, schema)
             raise self._as_feature_error(cause) from cause
         except openai.OpenAIError as cause:
             raise self._as_feature_error(cause) from cause
         except ValueError as cause:  # invalid JSON
-            raise FeatureError(f"{self._endpoint()}: the response is not JSON ({_first_line(cause)}); check the base URL") from cause
+            raise FeatureError(
+                f"{self._endpoint()}: the response is not JSON ({_first_line(cause)}); check the base URL"
+            ) from cause
         choices = getattr(completion, "choices", None)
         if not choices or getattr(choices[0], "message", None) is None:
             raise FeatureError(
@@ -141,16 +148,20 @@ def as_feature_error(cause: Exception, where: str, key_variable: str) -> Feature
     import openai
 
     if isinstance(cause, openai.APITimeoutError):
-        return FeatureError(
-            f"{where}: repeated timeouts; raise the option timeout or lower --concurrency"
-        )
+        return FeatureError(f"{where}: repeated timeouts; raise the option timeout or lower --concurrency")
     if isinstance(cause, openai.APIConnectionError):
-        return FeatureError(f"{where}: cannot be reached ({_first_line(cause)}); check --base-url and the server")
+        return FeatureError(
+            f"{where}: cannot be reached ({_first_line(cause)}); check --base-url and the server"
+        )
     status = getattr(cause, "status_code", None)
     if status in (401, 403):
-        return FeatureError(f"{where}: the server rejected the API key ({status}); set {key_variable} to a valid key")
+        return FeatureError(
+            f"{where}: the server rejected the API key ({status}); set {key_variable} to a valid key"
+        )
     if status == 404:
-        return FeatureError(f"{where}: not found (404); check --model and --base-url, which often ends in /v1")
+        return FeatureError(
+            f"{where}: not found (404); check --model and --base-url, which often ends in /v1"
+        )
     if status == 429:
         return FeatureError(f"{where}: rate limit exceeded (429); lower --concurrency, or continue later")
     return FeatureError(f"{where}: {_first_line(cause)}")

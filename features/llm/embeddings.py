@@ -88,9 +88,7 @@ class EndpointEncoder:
         except openai.OpenAIError as cause:
             raise as_feature_error(cause, where, self._key_variable) from cause
         except (ValueError, TypeError, AttributeError) as cause:
-            raise FeatureError(
-                f"{where}: the response holds no embeddings; check the base URL"
-            ) from cause
+            raise FeatureError(f"{where}: the response holds no embeddings; check the base URL") from cause
         if (
             vectors.ndim != 2
             or len(vectors) != len(batch)

@@ -129,7 +129,9 @@ def attribute_questions(titles: Sequence[str], names: Sequence[str], kind: str) 
         "required": list(names), "additionalProperties": False,
     }  # fmt: skip
     parse = partial(parsing.parse_attributes, names=names)
-    return [Question(i, prompts.attributes(text, names, kind), schema, parse) for i, text in enumerate(titles)]
+    return [
+        Question(i, prompts.attributes(text, names, kind), schema, parse) for i, text in enumerate(titles)
+    ]
 
 
 def profile_questions(

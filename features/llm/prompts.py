@@ -31,7 +31,9 @@ def preferences(history: Sequence[str], candidates: Sequence[str], kind: str) ->
         "the one the person would like least. Answer with two different numbers of candidates and nothing "
         f'else, as JSON: {{"favorite": number, "least": number}}. {DATA_NOTICE}'
     )
-    return _chat(task, f"History:\n{_list_titles(history)}\n\nCandidates:\n{_list_titles(candidates, numbered=True)}")
+    return _chat(
+        task, f"History:\n{_list_titles(history)}\n\nCandidates:\n{_list_titles(candidates, numbered=True)}"
+    )
 
 
 def attributes(title: str, names: Sequence[str], kind: str) -> list[Message]:

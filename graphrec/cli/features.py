@@ -64,9 +64,7 @@ def build(
     store: settings.Store = CACHE,
     options: settings.Set = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Extract everything again.")] = False,
-    max_bad: Annotated[
-        float, typer.Option(help="Maximum share of unreadable content.")
-    ] = 0.05,
+    max_bad: Annotated[float, typer.Option(help="Maximum share of unreadable content.")] = 0.05,
     workers: Annotated[
         int | None,
         typer.Option(help="Threads per process that read images. Default: two per CPU core."),
@@ -99,7 +97,11 @@ def build(
         used = EXTRACTORS.get(name or DEFAULTS[kind])
         if given[kind] and used is not None:
             known = settings.arguments_of(_load_class(used))
-            inner = given[kind].get("encoder", _default_encoder(_load_class(used))) if "encoder" in known else None
+            inner = (
+                given[kind].get("encoder", _default_encoder(_load_class(used)))
+                if "encoder" in known
+                else None
+            )
             if inner in EXTRACTORS:  # code-segments passes further options to its encoder
                 known += settings.arguments_of(_load_class(EXTRACTORS[inner]))
             settings.known_only(given[kind], known, f"extractor {name or DEFAULTS[kind]!r}")
@@ -124,7 +126,9 @@ def build(
                 missing = table.meta.get(key, {})
                 if missing.get("count"):
                     item, reason = next(iter(missing["reasons"].items()))
-                    output.print_line(f"{field}: {missing['count']:,} items {label}, such as {item}: {reason}")
+                    output.print_line(
+                        f"{field}: {missing['count']:,} items {label}, such as {item}: {reason}"
+                    )
                     incomplete = True
             n_tables += 1
     if not n_tables:
@@ -148,12 +152,15 @@ def build(
 def import_vectors(
     dataset: settings.Dataset,
     field: Annotated[
-        str | None, typer.Argument(metavar="[FIELD]", help="Content field of the vectors, such as image or text.")
+        str | None,
+        typer.Argument(metavar="[FIELD]", help="Content field of the vectors, such as image or text."),
     ] = None,
     file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Vectors as .npy file.")] = None,
     ids: Annotated[
         Path | None,
-        typer.Option(help="File with the item id of each row, one per line. Default: row i is item i of the dataset."),
+        typer.Option(
+            help="File with the item id of each row, one per line. Default: row i is item i of the dataset."
+        ),
     ] = None,
     root: settings.Root = None,
     store: settings.Store = CACHE,
@@ -166,7 +173,8 @@ def import_vectors(
     given = settings.read(options, ["data"], bare="data")["data"]
     if (field is None) != (file is None):
         raise ConfigError(
-            f"found only {field or file}; expected both FIELD and FILE, or neither for the vectors of {dataset}"
+            f"found only {field or file}; expected both FIELD and FILE, or neither for the vectors of "
+            f"{dataset}"
         )
     data, source = read(dataset, root, given)
     if field is not None and file is not None:
@@ -200,7 +208,9 @@ def status(
     rows = FeatureStore(store).status(data)
     if not rows:
         output.print_line(f"{store}: no feature tables for the items of {data.name}")
-        output.print_next_steps(f"graphrec features build {source.arguments()} --store {shlex.quote(str(store))}")
+        output.print_next_steps(
+            f"graphrec features build {source.arguments()} --store {shlex.quote(str(store))}"
+        )
         return
     header = ["field", "extractor", "model", "key", "shape", "present", "unreadable", "fresh", "built"]
     cells = []
@@ -224,7 +234,7 @@ def broken(
     options: settings.Set = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
-    """List every item whose content was unreadable or gave no vector, with its file or text and the reason."""
+    """List every item whose content was unreadable or gave no vector, with file or text and reason."""
     from graphrec.features import FeatureStore
 
     data, _ = read(dataset, root, settings.read(options, ["data"], bare="data")["data"])
@@ -254,7 +264,9 @@ def broken(
     elif cells:
         output.print_table(header, cells, left=header)
     else:
-        output.print_line(f"{store}: {len(tables)} tables for the items of {data.name}, all items have vectors")
+        output.print_line(
+            f"{store}: {len(tables)} tables for the items of {data.name}, all items have vectors"
+        )
 
 
 @app.command("verify", epilog=epilog("graphrec features verify --store cache"))
@@ -268,7 +280,8 @@ def verify(store: settings.Store = CACHE) -> None:
         output.print_line(problem)
     if problems:
         output.print_note(
-            f"{store}: {len(problems)} problems; build the features again, which extracts only what is missing"
+            f"{store}: {len(problems)} problems; build the features again, which extracts only what is "
+            "missing"
         )
         raise typer.Exit(1)
     output.print_line(f"{store}: {len(FeatureStore(store).tables())} tables, no problems")
@@ -281,7 +294,9 @@ def collect_garbage(
         list[str] | None,
         typer.Option(metavar="KEY", help="Key prefix of a table to keep; all other tables are removed."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be removed, remove nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List what would be removed, remove nothing.")
+    ] = False,
 ) -> None:
     """Remove unfinished and superseded tables and temporary files, or all tables except some."""
     from graphrec.features import FeatureStore

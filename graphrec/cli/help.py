@@ -25,5 +25,5 @@ def group(text: str, *examples: str) -> typer.Typer:
 
 
 def epilog(*examples: str) -> str:
-    """Examples at the end of a help text; ``\\b`` keeps their line breaks."""
+    """Examples at the end of a help text, with their line breaks kept."""
     return "\b\nExamples:\n" + "\n".join(f"  {example}" for example in examples)

@@ -34,7 +34,9 @@ def launch(n: int, option: str) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the failed process has already printed its error
+    logging.getLogger("torch.distributed.elastic").setLevel(
+        logging.CRITICAL
+    )  # the failed process has already printed its error
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n)))
     where = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=n, max_restarts=0, monitor_interval=0.1,

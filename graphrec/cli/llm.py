@@ -32,19 +32,31 @@ app = group(
 
 CATALOG = "catalog"
 Name = Annotated[
-    str, typer.Option("--model", help=f"Model name on the server; {CATALOG} needs no model and counts instead.")
+    str,
+    typer.Option("--model", help=f"Model name on the server; {CATALOG} needs no model and counts instead."),
 ]
-Url = Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server. Default: $OPENAI_BASE_URL.")]
+Url = Annotated[
+    str | None, typer.Option(help="URL of an OpenAI-compatible server. Default: $OPENAI_BASE_URL.")
+]
 ReplyCache = Annotated[Path, typer.Option("--cache", help="Folder of the reply cache.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print prompts and estimated cost; send no requests.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print prompts and estimated cost; send no requests.")
+]
 Replay = Annotated[bool, typer.Option("--replay", help="Use cached replies only; send no requests.")]
 Budget = Annotated[float | None, typer.Option(help="Maximum cost; needs prices.")]
 PriceIn = Annotated[float, typer.Option(help="Price of a million prompt tokens.")]
 PriceOut = Annotated[float, typer.Option(help="Price of a million completion tokens.")]
 Concurrency = Annotated[int, typer.Option(help="Number of simultaneous requests.")]
 Noun = Annotated[str, typer.Option(help="Noun for an item, such as film or wine.")]
-FullText = Annotated[bool, typer.Option("--whole", help="Put the full text of an item into the prompt, not only its first sentence.")]
-TextExtractor = Annotated[str, typer.Option("--text", metavar="EXTRACTOR", help="Extractor that turns the replies into vectors.")]
+FullText = Annotated[
+    bool,
+    typer.Option(
+        "--whole", help="Put the full text of an item into the prompt, not only its first sentence."
+    ),
+]
+TextExtractor = Annotated[
+    str, typer.Option("--text", metavar="EXTRACTOR", help="Extractor that turns the replies into vectors.")
+]
 
 
 class _Job:
@@ -65,7 +77,8 @@ class _Job:
         self.replay = replay
         if name == CATALOG and (url or given["chat"] or replay):
             raise ConfigError(
-                f"{CATALOG} sends no requests; choose another --model, or remove --base-url, --replay and chat.*"
+                f"{CATALOG} sends no requests; choose another --model, or remove --base-url, --replay and "
+                "chat.*"
             )
         settings.known_only(given["chat"], set(settings.arguments_of(Chat)) - {"model", "base_url"}, "a chat")
         self.prices = Prices(*prices)
@@ -90,7 +103,9 @@ class _Job:
             if self.dry_run:
                 for question in questions[:2]:
                     for message in question.messages:
-                        output.print_line(f"--- {message['role']}\n{output.printable_lines(message['content'])}")
+                        output.print_line(
+                            f"--- {message['role']}\n{output.printable_lines(message['content'])}"
+                        )
                 output.print_line("---")
                 output.print_fields(estimate(questions, self.chat, cache, self.prices))
                 return None
@@ -167,7 +182,8 @@ def attributes(
     model: Name = CATALOG,
     base_url: Url = None,
     names: Annotated[
-        str | None, typer.Option(help="Attributes to ask for, such as director,country. Default: the dataset's.")
+        str | None,
+        typer.Option(help="Attributes to ask for, such as director,country. Default: the dataset's."),
     ] = None,
     text: TextExtractor = "tfidf-svd",
     noun: Noun = "item",

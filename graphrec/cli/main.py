@@ -165,8 +165,8 @@ def _run(arguments: list[str], debug: bool) -> int:
             return _report_mistake("out of memory; use less data, smaller batches or fewer dimensions", debug)
         if not debug:
             output.print_error(
-                f"error: {type(cause).__name__}: {_one_line(str(cause))}; this is a defect of graphrec; run the "
-                "command again with --debug for a traceback"
+                f"error: {type(cause).__name__}: {_one_line(str(cause))}; this is a defect of graphrec; "
+                "run the command again with --debug for a traceback"
             )
             return DEFECT
         raise

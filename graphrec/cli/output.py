@@ -25,7 +25,9 @@ def print_error(*parts: object) -> None:
     print(*parts, file=sys.stderr, flush=True)
 
 
-def print_table(header: Sequence[str], rows: Iterable[Sequence[object]], left: Iterable[str] | None = None) -> None:
+def print_table(
+    header: Sequence[str], rows: Iterable[Sequence[object]], left: Iterable[str] | None = None
+) -> None:
     """Prints a table.
 
     Args:

@@ -144,14 +144,18 @@ def export(
 def index(
     run: settings.Run,
     recall: Annotated[
-        float, typer.Option(help="Target recall: average share of the exact top K that a search finds, up to 1.")
+        float,
+        typer.Option(help="Target recall: average share of the exact top K that a search finds, up to 1."),
     ] = 0.95,
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="The K of the recall.")] = 20,
     lists: Annotated[
         int | None, typer.Option(min=1, help="Number of inverted lists. Default: 4 sqrt(items).")
     ] = None,
     similar: Annotated[
-        bool, typer.Option("--similar/--no-similar", help="Also build an index for similar items, of the same size.")
+        bool,
+        typer.Option(
+            "--similar/--no-similar", help="Also build an index for similar items, of the same size."
+        ),
     ] = True,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
 ) -> None:
@@ -172,7 +176,9 @@ def index(
             f"{what}: recall@{facts.k} {facts.recall:.4f} on {facts.queries:,} queries, {facts.probes:,} of "
             f"{facts.lists:,} lists searched, {facts.scanned:.2%} of {facts.items:,} items compared"
         )
-    output.print_next_steps(f"graphrec serve {run}", f"graphrec recommend {run} --user ID --search approximate")
+    output.print_next_steps(
+        f"graphrec serve {run}", f"graphrec recommend {run} --user ID --search approximate"
+    )
 
 
 def serve(
@@ -182,7 +188,10 @@ def serve(
     search: Search = "auto",
     journal: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help=f"File that records added items. Default: {JOURNAL} in the recommender's folder."),
+        typer.Option(
+            metavar="FILE",
+            help=f"File that records added items. Default: {JOURNAL} in the recommender's folder.",
+        ),
     ] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="Accept no new items.")] = False,
 ) -> None:
@@ -193,7 +202,10 @@ def serve(
     """
     settings.choice(search, SEARCHES, "--search")
     if read_only and journal is not None:
-        raise ConfigError("--read-only accepts no items, so there is nothing to record with --journal; remove one of the two")
+        raise ConfigError(
+            "--read-only accepts no items, so there is nothing to record with --journal; remove one of the "
+            "two"
+        )
     from graphrec.runs import open_recommender, recommender_folder
     from graphrec.serving.http.service import serve as run_server
 
@@ -202,9 +214,7 @@ def serve(
     path = None if read_only else journal or folder / JOURNAL
     if path is not None and not recommender.modalities:
         if journal is not None:
-            raise ConfigError(
-                "--journal records new items, but this recommender does not support new items"
-            )
+            raise ConfigError("--journal records new items, but this recommender does not support new items")
         output.print_note("new items are not accepted: this recommender does not support them")
         path = None
     run_server(recommender, host, port, search=cast(Any, search), journal=path)

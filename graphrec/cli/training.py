@@ -193,11 +193,15 @@ def models(
         output.print_line()
         _options("model", made.Config.options())
         show_space(made.search_space)
-        output.print_next_steps("graphrec models (the options of training)", f"graphrec train {made.name} DATASET")
+        output.print_next_steps(
+            "graphrec models (the options of training)", f"graphrec train {made.name} DATASET"
+        )
         return
     if scale:
         output.print_table(SCALE, [(name, *grows(find(name))) for name in MODELS])
-        output.print_next_steps("graphrec train MODEL DATASET --processes 2 --set model.features_on_disk=true")
+        output.print_next_steps(
+            "graphrec train MODEL DATASET --processes 2 --set model.features_on_disk=true"
+        )
         return
     rows = []
     for name in MODELS:

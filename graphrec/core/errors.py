@@ -73,6 +73,4 @@ def missing_dependency(package: str, extra: str) -> MissingDependencyError:
         package: the missing distribution.
         extra: graphrec extra that installs it.
     """
-    return MissingDependencyError(
-        f"{package} is not installed; run: pip install 'graphrec[{extra}]'"
-    )
+    return MissingDependencyError(f"{package} is not installed; run: pip install 'graphrec[{extra}]'")

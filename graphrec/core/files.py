@@ -148,7 +148,7 @@ def acquire_lock(path: Path, refusal: GraphrecError) -> FileLock:
 
 
 def write_array(path: str | Path, array: np.ndarray) -> str:
-    """Writes one ``.npy`` file atomically and returns its sha256; object arrays, which need pickle, are refused."""
+    """Writes one ``.npy`` file atomically and returns its sha256; object arrays (pickle) are refused."""
     with atomic_write(path) as file:
         # NumPy writes to a real file with its own C code, whose error on a full disk has no errno; behind a
         # wrapper it calls our write().
@@ -176,7 +176,9 @@ def read_array(
     except FileNotFoundError as cause:
         raise error(f"{path}: no such file") from cause
     except Exception as cause:  # numpy's header parser also raises tokenizer, zip and overflow errors
-        raise error(f"{path}: not a readable .npy array ({cause}); restore the file or create it again") from cause
+        raise error(
+            f"{path}: not a readable .npy array ({cause}); restore the file or create it again"
+        ) from cause
     if not isinstance(array, np.ndarray):
         array.close()
         raise error(
@@ -203,7 +205,7 @@ def _refuse_named_pipe(path: str | Path, error: type[GraphrecError]) -> None:
 
 
 def digest(*parts: Any) -> str:
-    """Hex sha256 over strings, bytes, arrays and JSON-serializable values, each prefixed by kind and length."""
+    """Hex sha256 over strings, bytes, arrays and JSON values, each prefixed by kind and length."""
     total = hashlib.sha256()
     frame: Callable[[bytes, bytes], None] = lambda kind, data: total.update(  # noqa: E731
         kind + len(data).to_bytes(8, "big") + data

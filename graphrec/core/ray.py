@@ -105,8 +105,8 @@ class Cluster:
                     "with the token of the head node in ~/.ray/auth_token or at RAY_AUTH_TOKEN_PATH"
                 ) from cause
             raise ClusterError(
-                f"Ray at {self.address!r} refused the connection ({_first_line(cause)}); expected a cluster with the "
-                "same Ray and Python versions that this machine is part of (ray start)"
+                f"Ray at {self.address!r} refused the connection ({_first_line(cause)}); expected a "
+                "cluster with the same Ray and Python versions that this machine is part of (ray start)"
             ) from cause
         try:
             yield
@@ -253,9 +253,7 @@ def _run_task(work: Callable[[Any, Any], Any], shared: Any, part: Any, threads: 
 def _import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray reads it
     os.environ.setdefault("RAY_enable_metrics_collection", "0")
-    os.environ.setdefault(
-        "RAY_IGNORE_UNHANDLED_ERRORS", "1"
-    )  # errors of abandoned tasks
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # errors of abandoned tasks
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it logs problems that it recovers from
     try:
         import ray

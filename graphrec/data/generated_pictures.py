@@ -1,4 +1,4 @@
-"""Pictures for the generated catalog: a silhouette in a look's colors and pattern, on a soft ground."""
+"""Images of the generated catalog: a silhouette in the colors and pattern of a look on a light background."""
 
 from __future__ import annotations
 

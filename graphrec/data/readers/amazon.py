@@ -32,7 +32,7 @@ SOURCE = "https://github.com/enoche/MMRec/tree/master/data"
 def read_baby(folder: Path) -> Dataset:
     """Amazon Baby: 19,445 users, 7,050 items, 160,792 interactions.
 
-    Reads ``baby.inter``, ``i_id_mapping.csv``, ``u_id_mapping.csv`` and, where it is there,
+    Reads ``baby.inter``, ``i_id_mapping.csv``, ``u_id_mapping.csv`` and, if present,
     ``item_text_partial.jsonl`` (``itemID``, ``title``, ``description``; HTML entities are resolved).
 
     Args:
@@ -47,7 +47,7 @@ def read_baby(folder: Path) -> Dataset:
 def read_sports(folder: Path) -> Dataset:
     """Amazon Sports & Outdoors: 35,598 users, 18,357 items, 296,337 interactions.
 
-    Reads ``sports.inter``, ``i_id_mapping.csv``, ``u_id_mapping.csv`` and, where it is there,
+    Reads ``sports.inter``, ``i_id_mapping.csv``, ``u_id_mapping.csv`` and, if present,
     ``item_attributes.jsonl`` (``itemID``, ``brand_and_categories``, which are joined into one text).
 
     Args:
@@ -63,7 +63,7 @@ def features_baby(folder: Path) -> list[ReadyFeatures]:
     """``image_feat.npy`` and ``text_feat.npy`` beside ``baby.inter``, one row per ``itemID``.
 
     Raises:
-        DataError: there is neither, or one is damaged or has another number of rows.
+        DataError: both files are missing, or one is damaged or has another number of rows.
     """
     return indexed_features(folder, tuple(_ids(folder, "item")), SOURCE)
 
@@ -72,7 +72,8 @@ features_sports = features_baby
 
 
 def _read(folder: Path, name: str, text_file: str, columns: list[str]) -> Dataset:
-    users, items = Vocabulary(_ids(folder, "user"), "user"), Vocabulary(_ids(folder, "item"), "item")
+    users = Vocabulary(_ids(folder, "user"), "user")
+    items = Vocabulary(_ids(folder, "item"), "item")
     inter = require_file(folder, f"{name}.inter", "userID, itemID and x_label, tab-separated", SOURCE)
     train, valid, test = read_published_splits(inter, len(users), len(items))
     content = {}
@@ -108,9 +109,8 @@ def _texts(path: Path, columns: list[str], n_items: int) -> list[str | None]:
     if bad.any():
         row = int(bad.arg_max() or 0)
         raise DataError(
-            f"{path}, line {row + 1}: itemID {frame['itemID'][row]!r}; expected each number from 0 to "
-            f"{n_items - 1} "
-            "at most once"
+            f"{path}, line {row + 1}: itemID {frame['itemID'][row]!r}; expected each integer from 0 to "
+            f"{n_items - 1} at most once"
         )
     texts: list[str | None] = [None] * n_items
     for item, text in zip(index.to_list(), join_columns(frame, columns, path).to_list(), strict=True):

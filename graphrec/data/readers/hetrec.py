@@ -171,8 +171,8 @@ def _tags(tags: pl.DataFrame, path: Path, first_row: int) -> Vocabulary:
     if bad.any():
         row = int(bad.arg_max() or 0)
         raise DataError(
-            f"{path}, row {row + first_row}: tag {from_frame.quoted(column[row])}; expected a whole number that "
-            "no other row has"
+            f"{path}, row {row + first_row}: tag {from_frame.quoted(column[row])}; expected a whole number "
+            "that no other row has"
         )
     return Vocabulary(sorted(column.to_list(), key=int), "tag")
 

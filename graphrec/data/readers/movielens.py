@@ -26,14 +26,14 @@ SOURCE = "https://grouplens.org/datasets/movielens/latest/"
 LIST_COLUMNS = ("genres", "actors", "plot_keywords")
 TEXT_COLUMNS = ("title", "genres", "director", "overview", "plot_keywords")
 ATTRIBUTES = ("genres", "director", "country", "language", "decade")
-"""What can become attributes; ``decade`` is made of the column ``year``, 1994 becomes ``1990s``."""
+"""Available attributes; ``decade`` is derived from the column ``year``: 1994 becomes ``1990s``."""
 SPELLINGS = {
     "United States of America": "USA", "United Kingdom": "UK", "Deutsch": "German", "Français": "French",
     "Italiano": "Italian", "Español": "Spanish", "Português": "Portuguese", "Český": "Czech",
     "Magyar": "Hungarian", "日本語": "Japanese", "普通话": "Mandarin", "广州话 / 廣州話": "Cantonese",
     "Pусский": "Russian", "العربية": "Arabic",
 }  # fmt: skip
-"""TMDB's names of countries and languages, as IMDb and OMDb have them; ``items.csv`` mixes the three."""
+"""Maps TMDB's names of countries and languages to those of IMDb and OMDb; ``items.csv`` mixes the three."""
 
 
 def read(
@@ -52,16 +52,16 @@ def read(
     Args:
         folder: holds ``ratings.csv``, ``items.csv`` or ``movies.csv``, and ``posters/``.
         min_rating: keep ratings of at least this.
-        k_core: least interactions per user and film, or a pair of the two.
-        split: a split's name or description (see :mod:`graphrec.data.splits`).
-        seed: of the split.
-        text: columns of the item table that are joined into the text; lists are written with commas.
-        attributes: which of :data:`ATTRIBUTES` the films get, for conversations; true means all that the
-            item table has (``movies.csv`` has genres alone).
-        min_items: least films that have an attribute; rarer ones are left out.
+        k_core: minimum interactions per user and film, or a pair of the two.
+        split: name or description of a split (see :mod:`graphrec.data.splits`).
+        seed: random seed of the split.
+        text: columns of the item table that are joined into the text; lists are joined with commas.
+        attributes: which of :data:`ATTRIBUTES` to add, for conversations; True means all that the item
+            table has (``movies.csv`` has only genres).
+        min_items: minimum number of films with an attribute; rarer attributes are dropped.
 
     Raises:
-        ConfigError: an attribute that there is not.
+        ConfigError: unknown attribute.
         DataError: a file is missing or damaged, or a column does not exist.
     """
     ratings = require_file(folder, "ratings.csv", "userId, movieId, rating and timestamp", SOURCE)
@@ -92,16 +92,18 @@ def read(
     return with_pictures(dataset, folder / "posters")
 
 
-def _attribute_columns(attributes: bool | str | list[str] | tuple[str, ...] | None, films: pl.DataFrame) -> list[str]:
+def _attribute_columns(
+    attributes: bool | str | list[str] | tuple[str, ...] | None, films: pl.DataFrame
+) -> list[str]:
     if attributes is not True:
         return select_columns(attributes, ATTRIBUTES)
-    there = {*films.columns, *(["decade"] if "year" in films.columns else [])}
-    return [name for name in ATTRIBUTES if name in there]
+    available = {*films.columns, *(["decade"] if "year" in films.columns else [])}
+    return [name for name in ATTRIBUTES if name in available]
 
 
 def _normalize_columns(films: pl.DataFrame, columns: list[str], path: Path) -> pl.DataFrame:
-    """The columns in one form; the sources of the item table disagree on separators and on names."""
-    made = []
+    """The columns in a uniform form; the sources of the item table use different separators and names."""
+    normalized = []
     for name in columns:
         values = from_frame.column(films, "year" if name == "decade" else name, str(path))
         if name == "decade":
@@ -109,8 +111,8 @@ def _normalize_columns(films: pl.DataFrame, columns: list[str], path: Path) -> p
             if bad.any():
                 row = int(bad.arg_max() or 0)
                 raise DataError(
-                    f"{path}, row {row + first_row(path)}: year {from_frame.quoted(values[row])}; expected four "
-                    "digits or nothing"
+                    f"{path}, row {row + first_row(path)}: year {from_frame.quoted(values[row])}; expected "
+                    "four digits or an empty value"
                 )
             values = values.str.replace(r"^([0-9]{3})[0-9]$", "${1}0s")
         elif name == "genres":
@@ -118,5 +120,5 @@ def _normalize_columns(films: pl.DataFrame, columns: list[str], path: Path) -> p
         else:
             parts = values.str.replace_all(",", "|", literal=True).str.split("|")
             values = parts.list.eval(pl.element().str.strip_chars().replace(SPELLINGS))
-        made.append(values.alias(name))
-    return films.with_columns(made)
+        normalized.append(values.alias(name))
+    return films.with_columns(normalized)

@@ -5,10 +5,9 @@ Source: https://github.com/gimpong/MM23-MISSRec (data) and https://github.com/RU
 Counts: 2,928 users, 1,585 items, 19,712 interactions, of which 144 repeat an earlier (user, item) pair;
 19,568 remain.
 
-Each user's last interaction is test, the one before it validation. A user may buy one item twice, and a pair
-must stand in one split only: it is kept in the earliest split it occurs in (train before valid before test),
-with its latest time there, and leaves the others. Otherwise a model would be asked for an item that it is
-told to hide.
+Each user's last interaction is test, the one before it validation. A repeated pair is kept only in the
+earliest split it occurs in (train before valid before test), with its latest time there, because splits must
+be disjoint: evaluation masks training items.
 """
 
 from __future__ import annotations
@@ -104,7 +103,9 @@ def features(folder: Path) -> list[ReadyFeatures]:
 
 
 def _ids(folder: Path, kind: str) -> list[str]:
-    path = require_file(folder, f"Scientific.{kind}2index", f"{kind} id and index, tab-separated, no header", SOURCE)
+    path = require_file(
+        folder, f"Scientific.{kind}2index", f"{kind} id and index, tab-separated, no header", SOURCE
+    )
     return ordered_ids(read_tab_separated(path, [kind, "index"], header=False), kind, "index", path)
 
 
@@ -119,5 +120,5 @@ def _texts(folder: Path, items: Vocabulary) -> list[str | None]:
         )
     texts = np.full(len(items), None, dtype=object)
     texts[at[at >= 0]] = np.array(frame["text"].to_list(), dtype=object)[at >= 0]
-    found: list[str | None] = texts.tolist()
-    return found
+    result: list[str | None] = texts.tolist()
+    return result

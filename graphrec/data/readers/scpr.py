@@ -109,7 +109,9 @@ def read(
     tags = _numbers_by_name(tag_file)
     known = _Numbered("attribute", frozenset(tags.values()), tag_file)
     has = _lists(item_file, items, known, "feature_index")
-    user_file = require_file(folder, f"{GRAPH}/user_dict.json", "friends and liked attributes of users", SOURCE)
+    user_file = require_file(
+        folder, f"{GRAPH}/user_dict.json", "friends and liked attributes of users", SOURCE
+    )
     knows = _lists(user_file, users, users, "friends", optional=True)
     likes = _lists(user_file, users, known, "like", optional=True)
     n_users, n_items = users.count(), items.count()
@@ -201,8 +203,8 @@ class _Numbered:
         for value in found:
             if type(value) is not int or not 0 <= value < LIMIT:  # a bool is an int to isinstance
                 raise DataError(
-                    f"{where}: {self.what} {quoted(str(value))}; expected a whole number from 0, the index of "
-                    f"a known {self.what}"
+                    f"{where}: {self.what} {quoted(str(value))}; expected a whole number from 0, the index "
+                    f"of a known {self.what}"
                 )
             if self.known is not None and value not in self.known:
                 raise DataError(

@@ -33,7 +33,7 @@ TEXT_TEMPLATES = {
     "WineryName": "Winery: {}.",
 }
 ATTRIBUTES = ("Type", "Grapes", "Body", "Acidity", "Country", "RegionName", "Harmonize")
-"""Columns that can become attributes; ``Harmonize`` is the food a wine goes with."""
+"""Available attributes; ``Harmonize`` is the food a wine goes with."""
 LIST_COLUMNS = ("Grapes", "Harmonize")
 
 
@@ -53,15 +53,14 @@ def read(
         folder: holds ``XWines_Slim_150K_ratings.csv``, ``XWines_Slim_1K_wines.csv`` and
             ``images/<WineID>.jpeg``.
         min_rating: keep ratings of at least this.
-        k_core: least interactions per user and wine, or a pair of the two.
-        split: a split's name or description (see :mod:`graphrec.data.splits`).
-        seed: of the split.
-        attributes: columns among :data:`ATTRIBUTES` that become attributes, for conversations; true means
-            all of them.
-        min_items: least wines that have an attribute; rarer ones are left out.
+        k_core: minimum interactions per user and wine, or a pair of the two.
+        split: name or description of a split (see :mod:`graphrec.data.splits`).
+        seed: random seed of the split.
+        attributes: which of :data:`ATTRIBUTES` to add, for conversations; True means all.
+        min_items: minimum number of wines with an attribute; rarer attributes are dropped.
 
     Raises:
-        ConfigError: a column that cannot become attributes.
+        ConfigError: unknown attribute.
         DataError: a file is missing or damaged.
     """
     columns = select_columns(attributes, ATTRIBUTES)
@@ -97,15 +96,15 @@ def _with_text(wines: pl.DataFrame, path: Path) -> pl.DataFrame:
 
 
 def _list_column(wines: pl.DataFrame, name: str, path: Path) -> pl.Series:
-    """A column of lists written out, as lists of texts."""
-    written = from_frame.column(wines, name, str(path))
+    """A column of list literals, parsed to lists of text."""
+    literals = from_frame.column(wines, name, str(path))
     return pl.Series(
-        name, [_parse_list(v, row, path) for row, v in enumerate(written, start=2)], pl.List(pl.String)
+        name, [_parse_list(v, row, path) for row, v in enumerate(literals, start=2)], pl.List(pl.String)
     )
 
 
 def _parse_list(value: str, row: int, path: Path) -> list[str]:
-    """``"['Beef', 'Lamb']"`` as the list it shows."""
+    """Parses a list literal such as ``"['Beef', 'Lamb']"``."""
     try:
         listed = ast.literal_eval(value) if value else []
     except (ValueError, SyntaxError, RecursionError, MemoryError):
