@@ -216,7 +216,7 @@ def test_content_graph_averages_the_nearest_warm_items(one, other, k: int, share
         has = tables[name].present
         keys, queries = np.flatnonzero(has & warm), np.flatnonzero(has & ~warm)
         if weight > 0 and len(keys) and len(queries):
-            vectors = (torch.from_numpy(tables[name].rows(r)) for r in (queries, keys))
+            vectors = (torch.from_numpy(tables[name].take(r)) for r in (queries, keys))
             rows = nearest_rows(*vectors, k)[1].numpy()
             np.add.at(expected, (queries[:, None], keys[rows]), weight / rows.shape[1])
             total[queries] += weight

@@ -43,7 +43,7 @@ def cold():
 
 def test_saves_and_loads(cold, tmp_path) -> None:
     data, tables, model = cold
-    rec = Recommender.from_model(model, data, tables).add_items(["ключ"], {"text": tables["text"].rows([35])})
+    rec = Recommender.from_model(model, data, tables).add_items(["ключ"], {"text": tables["text"].take([35])})
     found = Recommender.load(rec.save(tmp_path / "rec"))
     assert isinstance(found.user_vectors, np.memmap)
     assert isinstance(found.content["image"].values, np.memmap)

@@ -246,7 +246,7 @@ def write_in_place() -> None:
         with files.open(path, "wb") as file:  # type: ignore[attr-defined]
             yield file
 
-    files.writing = writing
+    files.atomic_write = writing
 
 
 def carry_out(task: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from graphrec.core.errors import ConfigError, DataError, nearest
-from graphrec.core.files import writing
+from graphrec.core.files import atomic_write
 from graphrec.core.text_table import Format, emphasize, escape, render
 from graphrec.evaluation.metrics import bootstrap_means, holm, permutation_p
 
@@ -165,7 +165,7 @@ class Report:
         }
         text = json.dumps({"format": FORMAT, "parts": head}, allow_nan=False)
         rows = pa.table(columns).replace_schema_metadata({"graphrec_report": text})
-        with writing(path) as file:
+        with atomic_write(path) as file:
             pq.write_table(rows, file, compression="zstd")
         return Path(path)
 

@@ -193,7 +193,7 @@ def _unit_rows(
         unit = torch.empty(shape, device=device)
     step = max(1, READ // (4 * table.dim))
     for start in range(0, len(rows), step):
-        part = table.rows(rows[start : start + step])
+        part = table.take(rows[start : start + step])
         unit[start : start + len(part)] = unit_length(torch.from_numpy(part).to(device))
     return unit
 

@@ -146,7 +146,7 @@ def _each(
 ) -> Iterator[tuple[Any, tuple[Tensor, Tensor]]]:
     """``work(*tensors, part)`` of every part on a cluster, on the device that the tensors are on."""
     task = partial(_on_arrays, work, tensors[0].device.type)
-    for part, found in cluster.each(task, tuple(t.cpu().numpy() for t in tensors), parts):
+    for part, found in cluster.map_unordered(task, tuple(t.cpu().numpy() for t in tensors), parts):
         with _read_only():
             yield part, (torch.from_numpy(found[0]), torch.from_numpy(found[1]))
 

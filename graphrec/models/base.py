@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from graphrec.core.config import Config
 from graphrec.core.errors import ConfigError
 from graphrec.core.random import torch_rng
-from graphrec.features import ATTRIBUTE, PREFERENCES
+from graphrec.features import ATTRIBUTE_PREFIX, PREFERENCES
 from graphrec.graphs import sparse
 from graphrec.graphs.graph import Graph
 from graphrec.models.batches import EpochContext, Preferences
@@ -142,7 +142,7 @@ class Model(nn.Module):
     @classmethod
     def optional_fields(cls, config: ModelConfig) -> tuple[str, ...]:
         """Fields it takes beside image and text, as the options ask for; ``*`` stands for anything."""
-        asked = {"augmented": PREFERENCES, "attributes": f"{ATTRIBUTE}*"}
+        asked = {"augmented": PREFERENCES, "attributes": f"{ATTRIBUTE_PREFIX}*"}
         return tuple(field for option, field in asked.items() if getattr(config, option, False))
 
     @classmethod

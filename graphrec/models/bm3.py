@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity as cosine, embedding as rows
 
 from graphrec.core import distributed
-from graphrec.core.random import derive
+from graphrec.core.random import derive_seed
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.features.prefetch import prefetch
@@ -149,7 +149,7 @@ class BM3(Ranker):
 
     def target(self, x: Tensor, of: str, index: Tensor, key: Tensor) -> Tensor:
         """Rows ``index`` ``(B,)`` of the table ``of``, ``x (B, d)``, through dropout, no gradient (Eq. 5)."""
-        return row_dropout(x.detach(), index, self.config.dropout, key + derive(0, of))
+        return row_dropout(x.detach(), index, self.config.dropout, key + derive_seed(0, of))
 
     def loss(self, batch: Pairs) -> dict[str, Tensor]:
         """``rec`` between users and items, ``align_<modality>`` between features and items,

@@ -30,7 +30,7 @@ from torch.nn.functional import embedding as rows
 from graphrec.core.errors import ConfigError
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
-from graphrec.features import ATTRIBUTE, FeatureTable
+from graphrec.features import ATTRIBUTE_PREFIX, FeatureTable
 from graphrec.features.prefetch import prefetch
 from graphrec.graphs.graph import Graph, bipartite, degree_probability, mix, normalize_weights, sample_edges
 from graphrec.graphs.neighbor_sampling import ALL, Fanouts, check_fanouts, convolved, propagated
@@ -196,7 +196,7 @@ class FREEDOM(Ranker):
 
 def modality_weights(features: Features, image_weight: float) -> dict[str, float]:
     """Weight per modality at hand; a single one has all of it."""
-    unknown = sorted(f for f in set(features) - {"image", "text"} if not f.startswith(ATTRIBUTE))
+    unknown = sorted(f for f in set(features) - {"image", "text"} if not f.startswith(ATTRIBUTE_PREFIX))
     if unknown:
         raise ConfigError(
             f"FREEDOM knows the modalities 'image' and 'text', not {unknown}; rename the features"

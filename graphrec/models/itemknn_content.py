@@ -114,6 +114,6 @@ def neighbors(
     if len(others):
         queries = torch.from_numpy(filled(table, config.fill, train)[0][others])
         keys = np.flatnonzero(known)
-        found, at = nearest_rows(queries, torch.from_numpy(table.rows(keys)), k)  # (q, k)
+        found, at = nearest_rows(queries, torch.from_numpy(table.take(keys)), k)  # (q, k)
         similarity = similarity + of_neighbors(others, keys[at.numpy()], found.numpy(), (n, n))
     return similarity, asking

@@ -81,7 +81,7 @@ def test_titles_that_look_like_markup_are_printed_as_they_are(monkeypatch: pytes
 
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
-    output.table(["item", "title"], [("a", "[bold]x[/bold] [/]")])
+    output.print_table(["item", "title"], [("a", "[bold]x[/bold] [/]")])
     assert "[bold]x[/bold] [/]" in terminal.getvalue()
 
 

@@ -55,7 +55,7 @@ def recommendations(model: Any, data: Dataset, users: np.ndarray, k: int) -> np.
     from graphrec.core.topk import topk
 
     scores = model.score(users).float().cpu()
-    row, item = (data.train + data.valid).rows(users)
+    row, item = (data.train + data.valid).items_of_users(users)
     scores[torch.from_numpy(row).long(), torch.from_numpy(item).long()] = -torch.inf
     values, items = topk(scores, min(k, data.n_items))
     return items.masked_fill(values == -torch.inf, -1).numpy()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphrec.core.errors import ConfigError, nearest
-from graphrec.core.files import writing
+from graphrec.core.files import atomic_write
 from graphrec.runs.comparison.results import TEST, Result
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def write(made: ModelComparison, path: Path, per: str) -> Path:
             "n_users": pa.array([r[6] for r in rows], pa.int64()),
         }
     text = json.dumps(summary(made), allow_nan=False)
-    with writing(path) as file:
+    with atomic_write(path) as file:
         pq.write_table(
             pa.table(columns).replace_schema_metadata({"graphrec_comparison": text}), file, compression="zstd"
         )

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from graphrec.core.errors import MissingDependencyError, requires
-from graphrec.core.random import derive, numpy_rng
+from graphrec.core.errors import MissingDependencyError, missing_dependency
+from graphrec.core.random import derive_seed, numpy_rng
 from graphrec.models.search_space import Choice, Integers, Space, Uniform
 
 SAMPLERS = ("tpe", "random")
@@ -84,7 +84,7 @@ def suggest(
     if sampler == "tpe" and number >= STARTUP:
         told = _told(space, tried)
         for attempt in range(TRIES):
-            found = _estimated(space, told, derive(seed, f"tune/tpe/{attempt}", number) % 2**32)
+            found = _estimated(space, told, derive_seed(seed, f"tune/tpe/{attempt}", number) % 2**32)
             if _key(found) not in known:
                 return found
     rng = numpy_rng(seed, "tune/random", number)
@@ -196,7 +196,7 @@ def _optuna() -> Any:
         import optuna
     except ImportError as cause:
         raise MissingDependencyError(
-            f"{requires('optuna', 'tune')}; or choose the sampler that does without: sampler='random', "
+            f"{missing_dependency('optuna', 'tune')}; or choose the sampler that does without: sampler='random', "
             "--sampler random"
         ) from cause
     return optuna

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from graphrec.core.bundle import read_sealed
 from graphrec.core.errors import CheckpointError, TrainingError
-from graphrec.core.files import explained, write_json
+from graphrec.core.files import explain_os_errors, write_json
 
 FORMAT = 1
 STUDY, TRIAL, BEST = "study.json", "trial.json", "best.json"
@@ -131,7 +131,7 @@ def prune(study: Study, keep: str) -> None:
     """
     failed = sum(trial.value is None for trial in study.trials)
     best = study.best if failed < len(study.trials) else None
-    with explained(study.path, CheckpointError):
+    with explain_os_errors(study.path, CheckpointError):
         if best is not None:
             named = {k: v for k, v in asdict(best).items() if k not in ("path", "state", "message")}
             about = {"model": study.model, "select": study.select, "trials": len(study.trials)}

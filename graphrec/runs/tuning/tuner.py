@@ -15,7 +15,7 @@ from typing import Any
 from graphrec.core.bundle import read_sealed, write_sealed
 from graphrec.core.environment import environment
 from graphrec.core.errors import CheckpointError, ConfigError, DataError, TrainingError, nearest
-from graphrec.core.files import explained, sweep
+from graphrec.core.files import explain_os_errors, remove_stale_temporaries
 from graphrec.data import Dataset
 from graphrec.evaluation.metrics import parse_metric
 from graphrec.models.base import Features
@@ -158,7 +158,7 @@ def tune(
                 "epochs": int(run.history[-1]["epoch"]),
                 "seconds": run.seconds,
             }
-        with explained(place, CheckpointError):
+        with explain_os_errors(place, CheckpointError):
             about = {"format": FORMAT, "number": number, "options": options, "seed": seed}
             write_sealed(place / TRIAL, {**about, **json.loads(json.dumps(chosen, default=str)), **outcome})
         study.trials.append(read_trial(place, number))
@@ -279,9 +279,9 @@ def _open(
             f"{out}: its trials were suggested by optuna {was}, and optuna {now} may suggest others; run: "
             f"pip install optuna=={was}, or choose another directory (--out)"
         )
-    with explained(out, CheckpointError):
+    with explain_os_errors(out, CheckpointError):
         out.mkdir(parents=True, exist_ok=True)
-        sweep(out)
+        remove_stale_temporaries(out)
         write_sealed(
             out / STUDY, {"format": FORMAT, **facts, "optuna": now or was, "environment": environment()}
         )
