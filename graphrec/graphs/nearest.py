@@ -17,7 +17,7 @@ from torch import Tensor
 
 from graphrec.core.random import numpy_rng
 from graphrec.core.ray import Cluster
-from graphrec.core.topk import topk
+from graphrec.core.topk import topk, update_topk
 
 BLOCK = (1024, 4096)
 """Queries and keys of one product: 16 MiB of similarities, which stay in the processor's cache."""
@@ -96,7 +96,7 @@ def _search(
             key = keys[offset : offset + block[1]]
             similarity = held[: len(query) * len(key)].view(len(query), len(key))
             torch.mm(query, key.T, out=similarity)
-            best, at = _better(best, at, similarity, offset, k)
+            best, at = update_topk(best, at, similarity, offset, k)
         values[start : start + len(query)], rows[start : start + len(query)] = best.cpu(), at.cpu()
     return values, rows
 
@@ -199,58 +199,15 @@ def _search_within(
         for j, other in enumerate(parts[i:], start=i):
             similarity = held[0, : len(own) * len(other)].view(len(own), len(other))
             torch.mm(own, other.T, out=similarity)
-            best[i], at[i] = _better(best[i], at[i], similarity, j * block, k)
+            best[i], at[i] = update_topk(best[i], at[i], similarity, j * block, k)
             if j > i:
                 turned = held[1, : similarity.numel()].view(len(other), len(own))
                 turned.copy_(similarity.T)
-                best[j], at[j] = _better(best[j], at[j], turned, i * block, k)
+                best[j], at[j] = update_topk(best[j], at[j], turned, i * block, k)
     if owns is not None:
         best = [torch.nn.functional.pad(b, (0, k - b.shape[1]), value=-torch.inf) for b in best]
         at = [torch.nn.functional.pad(a, (0, k - a.shape[1]), value=len(unit)) for a in at]
     return torch.cat(best).cpu(), torch.cat(at).cpu()
-
-
-def _better(best: Tensor, at: Tensor, similarity: Tensor, offset: int, k: int) -> tuple[Tensor, Tensor]:
-    """The ``k`` best of those found so far and of one more block; among equals the lowest row.
-
-    Only a value above the worst of ``k`` found so far can enter, as rows of later blocks are higher. Nearly
-    all of a block is therefore read once, for the maxima of its groups of columns ``j, j + 512, ...``; only
-    groups with a maximum above take part.
-
-    Args:
-        best: ``(b, at most k)`` descending.
-        at: rows of their keys.
-        similarity: of the next block ``(b, n)``.
-        offset: its first row.
-        k: how many.
-    """
-    n = similarity.shape[1]
-    if best.shape[1] < k:
-        both = torch.cat([best, similarity], 1) if best.shape[1] else similarity
-        where = torch.cat([at, torch.arange(offset, offset + n, device=at.device).expand(len(at), n)], 1)
-        values, place = topk(both, min(k, both.shape[1]))
-        return values, where.gather(1, place)
-    groups = min(512, n)
-    depth, rest = divmod(n, groups)
-    grouped = similarity[:, : n - rest].unflatten(1, (depth, groups))
-    above = grouped.amax(1) > best[:, -1:]  # (b, groups)
-    row, group = above.nonzero().unbind(1)
-    counts = above.sum(1)
-    most = max(1, int(counts.max()))
-    if not len(row) and not rest:
-        return best, at
-    # Each row's groups side by side, ascending; with depth before group, candidates stand in the order of
-    # their rows, as ties need.
-    slot = torch.arange(len(row), device=at.device) - (counts.cumsum(0) - counts)[row]
-    chosen = at.new_zeros(len(best), most).index_put_((row, slot), group)
-    inside = grouped.gather(2, chosen.unsqueeze(1).expand(-1, depth, -1))  # (b, depth, most)
-    unused = torch.arange(most, device=at.device) >= counts.unsqueeze(1)
-    inside = inside.masked_fill_(unused.unsqueeze(1), -torch.inf).flatten(1)
-    values, place = topk(torch.cat([best, inside, similarity[:, n - rest :]], 1), k)
-    local = place - k
-    column = local.div(most, rounding_mode="floor") * groups + chosen.gather(1, local % most)
-    column = torch.where(local < depth * most, column, local - depth * most + n - rest)
-    return values, torch.where(local < 0, at.gather(1, place.clamp(max=k - 1)), column + offset)
 
 
 # -- approximate ---------------------------------------------------------------------------------------------
