@@ -29,7 +29,7 @@ from graphrec.features.extract.extraction import extract
 from graphrec.features.extract.llm.embeddings import EndpointEncoder
 from graphrec.graphs import nearest
 from graphrec.graphs.knn import knn
-from graphrec.graphs.nearest import Effort, all_neighbors, clustered_neighbors, unit_length
+from graphrec.graphs.nearest import all_neighbors, approximate_neighbors, unit_length
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'graphrec[ray]'")
 ROOT = Path(__file__).parent.parent
@@ -321,7 +321,7 @@ def test_approximate_neighbors_are_equal(cluster: Cluster, recall: float) -> Non
     rng = numpy_rng(0, "test/ray/clusters")
     rows = rng.normal(size=(60, 12))[rng.integers(0, 60, 3000)] + 0.3 * rng.normal(size=(3000, 12))
     unit = unit_length(torch.from_numpy(rows.astype(np.float32)))
-    here, there = (clustered_neighbors(unit, 10, Effort(recall, 0), c) for c in (None, cluster))
+    here, there = (approximate_neighbors(unit, 10, recall, 0, c) for c in (None, cluster))
     assert torch.equal(here[1], there[1])
     assert torch.equal(here[0], there[0])
 
