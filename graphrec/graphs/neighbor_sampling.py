@@ -221,9 +221,8 @@ def _with_transpose(graph: Graph) -> Graph:
     """The same with its transpose, which backward needs and which costs a CPU a sort otherwise."""
     if graph.device.type != "cpu":
         return graph
-    parts = graph.weight.numpy(), graph.col.numpy(), graph.rowptr.numpy()
-    back = csr_matrix(parts, shape=(graph.n_target, graph.n_source)).tocsc()
+    arrays = (graph.weight.numpy(), graph.col.numpy(), graph.rowptr.numpy())
+    back = csr_matrix(arrays, shape=(graph.n_target, graph.n_source)).tocsc()
     rowptr, col, weight = (torch.from_numpy(part) for part in (back.indptr, back.indices, back.data))
-    graph._transposed = Graph(rowptr, col, weight, graph.n_target)
-    graph._transposed._transposed = graph
+    graph.set_transpose(Graph(rowptr, col, weight, graph.n_target))
     return graph

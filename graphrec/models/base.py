@@ -102,7 +102,7 @@ class Model(nn.Module):
     """Something that can be trained by :class:`graphrec.Trainer`.
 
     A subclass has a nested ``Config``, a ``build`` that is the only place to see a dataset, ``batches`` and
-    ``loss``. Graphs held as attributes follow the model to its device.
+    ``loss``.
     """
 
     Config: ClassVar[type[ModelConfig]] = ModelConfig
@@ -213,13 +213,6 @@ class Model(nn.Module):
             data: what the model was built from.
         """
         return None
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
-        for key, value in self.__dict__.items():
-            if isinstance(value, Graph):
-                self.__dict__[key] = value.to(fn(torch.empty(0)).device)
-        return self
 
 
 class Ranker(Model):
