@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from graphrec.core.errors import requires
+from graphrec.core.errors import missing_dependency
 
 POINTS = 40
 """Training vectors per list."""
@@ -34,7 +34,7 @@ def import_faiss() -> Any:
     try:
         import faiss
     except ImportError as cause:
-        raise requires("faiss-cpu", "ann") from cause
+        raise missing_dependency("faiss-cpu", "ann") from cause
     return faiss
 
 
