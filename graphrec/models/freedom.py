@@ -27,6 +27,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import embedding as rows
 
+from graphrec.core.config import option
 from graphrec.core.errors import ConfigError
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
@@ -47,6 +48,8 @@ class FREEDOM(Ranker):
 
     class Config(FeatureLossConfig):
         """Options of FREEDOM; the defaults are the authors' for Amazon Baby."""
+
+        renamed_values: ClassVar = {"cold_items": {"neighbours": "neighbors"}}
 
         dim: int = Field(64, ge=1)
         """Embedding size."""
@@ -70,7 +73,7 @@ class FREEDOM(Ranker):
         """Embedding of items without train interactions."""
         fanouts: Fanouts = None
         """As of LightGCN, for the user-item graph; neighborhoods of the item graph are whole."""
-        graph_cache: Path | None = None
+        graph_cache: Path | None = option(None, affects_result=False)
         """Directory in which neighbors are kept between runs; None computes them each time."""
 
         @model_validator(mode="after")
