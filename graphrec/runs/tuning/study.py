@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from graphrec.core.bundle import read_sealed
+from graphrec.core.bundle import FileFormat, read_sealed
 from graphrec.core.errors import CheckpointError, TrainingError
 from graphrec.core.files import explained, write_json
 
-FORMAT = 1
+FORMAT = FileFormat("study")
 STUDY, TRIAL, BEST = "study.json", "trial.json", "best.json"
 WEIGHTS = ("best", "last", "recommender", "dataset")  # the parts of a run that only the best trial keeps
 REMEDY = "tune again in another directory"

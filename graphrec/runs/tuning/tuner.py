@@ -159,7 +159,7 @@ def tune(
                 "seconds": run.seconds,
             }
         with explained(place, CheckpointError):
-            about = {"format": FORMAT, "number": number, "options": options, "seed": seed}
+            about = {**FORMAT.header, "number": number, "options": options, "seed": seed}
             write_sealed(place / TRIAL, {**about, **json.loads(json.dumps(chosen, default=str)), **outcome})
         study.trials.append(read_trial(place, number))
         prune(study, keep)
@@ -283,7 +283,7 @@ def _open(
         out.mkdir(parents=True, exist_ok=True)
         sweep(out)
         write_sealed(
-            out / STUDY, {"format": FORMAT, **facts, "optuna": now or was, "environment": environment()}
+            out / STUDY, {**FORMAT.header, **facts, "optuna": now or was, "environment": environment()}
         )
 
 
