@@ -38,7 +38,13 @@ def test_another_version_is_refused_with_the_versions_that_are_read(found: objec
     with pytest.raises(DataError) as raised:
         THIRD.read({"format": found, "present": 1}, "folder/thing.json", "save it again", DataError)
     message = str(raised.value)
-    for fact in ("folder/thing.json", repr(found["version"] if isinstance(found, dict) else found), "thing", "1 to 3", "save it again"):
+    for fact in (
+        "folder/thing.json",
+        repr(found["version"] if isinstance(found, dict) else found),
+        "thing",
+        "1 to 3",
+        "save it again",
+    ):
         assert fact in message
     assert ("later version" in message and "upgrade graphrec" in message) == (found in (4, 99))
 

@@ -70,9 +70,7 @@ def test_runs_open_and_evaluate_to_the_recorded_metrics(
 
 
 def test_a_run_is_found_where_its_dataset_is_now(saved: Path, expected: dict[str, Any]) -> None:
-    opened = runs.open_run(
-        saved / "runs" / "freedom", root=saved / "shop" / "dataset", store=saved / "cache"
-    )
+    opened = runs.open_run(saved / "runs" / "freedom", root=saved / "shop" / "dataset", store=saved / "cache")
     assert opened.data.fingerprint == expected["fingerprint"]
     assert opened.model.config.cold_items == "neighbors"
     fm = runs.open_run(saved / "runs" / "fm", root=saved / "shop" / "with-attributes")

@@ -262,6 +262,10 @@ def carry_out(task: dict[str, Any]) -> None:
         write_in_place()
     if "arguments" in task:
         os.dup2(2, 1)
+        if task["arguments"][0] == "tune":
+            from optuna.storages.journal import _file as journal
+
+            journal.open = files.open  # type: ignore[attr-defined]
         cli.main(task["arguments"])
     elif "save" in task:
         recommender(task["dim"]).save(task["save"])
