@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from graphrec.core.bundle import FileFormat
 from graphrec.core.errors import DataError, GraphrecError, nearest
 from graphrec.core.files import (
     atomic_write,
@@ -27,7 +28,7 @@ from graphrec.data.interactions import SPLIT_NAMES, Interactions
 from graphrec.data.splits import as_split
 from graphrec.data.vocabulary import Vocabulary
 
-FORMAT = 1
+FORMAT = FileFormat("dataset")
 Relation = tuple[str, str, str]
 
 
@@ -319,7 +320,7 @@ class Dataset:
         write_json(
             path / "dataset.json",
             {
-                "format": FORMAT,
+                **FORMAT.header,
                 "name": self.name,
                 "fingerprint": self.fingerprint,
                 "files": files,
@@ -355,9 +356,7 @@ class Dataset:
     @classmethod
     def _load(cls, path: Path) -> Dataset:
         head = read_json(path / "dataset.json")
-        if not isinstance(head, dict) or head.get("format") != FORMAT:
-            found = head.get("format") if isinstance(head, dict) else type(head).__name__
-            raise DataError(f"{path / 'dataset.json'}: format {found!r}; this version reads format {FORMAT}")
+        head = FORMAT.read(head, path / "dataset.json", "save the dataset again", DataError)
         if not (isinstance(head["name"], str) and head["name"]) or not isinstance(head["meta"], dict):
             raise TypeError(f"name {head['name']!r}; expected text, and an object as meta")
         for file, expected in head["files"].items():

@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from graphrec.core.bundle import FileFormat
 from graphrec.core.errors import FeatureError
 from graphrec.core.files import digest, json_bytes, read_array, sha256_file, write_array, write_json
 from graphrec.features.shard_rows import ShardedRows, Stamp, file_stamp
 
-FORMAT = 1
+FORMAT = FileFormat("feature table")
 MANIFEST = "manifest.json"
 LOCK = ".lock"
 DTYPES = ("float16", "float32", "int32")
@@ -41,7 +42,7 @@ def table_key(describe: Mapping[str, Any], items: str, field: str) -> str:
         items: fingerprint of the item vocabulary.
         field: content field.
     """
-    return digest("feature table", FORMAT, dict(describe), items, field)[:32]
+    return digest("feature table", 1, dict(describe), items, field)[:32]
 
 
 def values_sha256(
@@ -88,15 +89,13 @@ def read_sealed(path: Path, part: str) -> dict[str, Any]:
         raise FeatureError(
             f"{path}: not readable as JSON ({cause}); extract again, or remove it with gc"
         ) from cause
-    found = entry.get("format") if isinstance(entry, dict) else type(entry).__name__
-    if found != FORMAT:
-        raise FeatureError(f"{path}: format {found!r}; this version reads format {FORMAT}; remove it with gc")
+    FORMAT.check(entry, path, "remove it with gc", FeatureError)
     if not unchanged or part not in entry:
         raise FeatureError(
             f"{path}: its digest differs from the recorded one, the file was damaged or edited; extract "
             "again or run gc"
         )
-    return dict(entry)
+    return FORMAT.upgrade(entry)
 
 
 def seal(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,7 +138,7 @@ def write_shard(
     sha256 = write_array(folder / array_name, values)
     entry = seal(
         {
-            "format": FORMAT,
+            **FORMAT.header,
             "key": folder.name,
             "file": array_name,
             "rows": [first, first + len(values)],
@@ -217,7 +216,7 @@ def write_manifest(
     manifest = seal(
         {
             **head,
-            "format": FORMAT,
+            **FORMAT.header,
             "shape": [len(present), dim],
             "dtype": dtype,
             "sha256": values_sha256((len(present), dim), dtype, parts, present),

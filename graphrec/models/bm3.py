@@ -60,6 +60,8 @@ class BM3(Ranker):
     class Config(FeatureLossConfig):
         """Options of BM3; the defaults are the authors' for Amazon Baby."""
 
+        renamed_values: ClassVar = {"cold_items": {"neighbours": "neighbors"}}
+
         dim: int = Field(64, ge=1)
         """Embedding size."""
         n_layers: int = Field(1, ge=0)

@@ -26,6 +26,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from graphrec.core.config import option
 from graphrec.core.errors import ConfigError
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
@@ -45,6 +46,8 @@ class FREEDOM(Ranker):
 
     class Config(NeighborSamplingConfig, FeatureLossConfig):
         """Options of FREEDOM; the defaults are the authors' for Amazon Baby."""
+
+        renamed_values: ClassVar = {"cold_items": {"neighbours": "neighbors"}}
 
         dim: int = Field(64, ge=1)
         """Embedding size."""
@@ -66,7 +69,7 @@ class FREEDOM(Ranker):
         paper argues against."""
         cold_items: Literal["neighbors", "as_trained"] = "neighbors"
         """Embedding of items without train interactions."""
-        graph_cache: Path | None = None
+        graph_cache: Path | None = option(None, affects_result=False)
         """Directory in which neighbors are kept between runs; None computes them each time."""
 
         layers_option: ClassVar[str] = "n_ui_layers"

@@ -24,6 +24,7 @@ import torch
 from pydantic import Field
 from scipy.sparse import csr_matrix
 
+from graphrec.core.config import option
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.features import FeatureTable
@@ -42,6 +43,8 @@ class ItemKNNContent(Ranker):
     class Config(MultimodalConfig):
         """Options of ItemKNN on content."""
 
+        renamed_options: ClassVar = {"normalise": "normalize"}
+
         k: int = Field(50, ge=1)
         """Neighbors per item and modality, the item itself not counted."""
         image_weight: float = Field(0.5, ge=0, le=1)
@@ -49,7 +52,7 @@ class ItemKNNContent(Ranker):
         normalize: bool = False
         """Divide an item's similarities by their sum: the score is then the share of its neighborhood that
         the user has, and items with many or near neighbors have no advantage."""
-        graph_cache: Path | None = None
+        graph_cache: Path | None = option(None, affects_result=False)
         """Directory in which neighbors are kept between runs; None computes them each time."""
 
     name = "itemknn-content"

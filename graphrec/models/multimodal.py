@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ BLOCK = 1024  # missing items that are filled at a time
 
 class MultimodalConfig(ModelConfig):
     """Options every multimodal model has."""
+
+    renamed_values: ClassVar = {"fill": {"neighbours": "neighbors"}}
 
     fill: Fill = "zero"
     """What stands for the image or text an item lacks: nothing (it is masked), the mean of all items that

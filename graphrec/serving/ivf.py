@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphrec.core.bundle import Committed, Write, commit
+from graphrec.core.bundle import Committed, FileFormat, Write, commit
 from graphrec.core.errors import CheckpointError, ConfigError, missing_dependency
 from graphrec.core.files import atomic_write, digest, read_array, sha256_file, write_array
 from graphrec.core.random import numpy_rng
 from graphrec.core.topk import topk
 from graphrec.serving.exact import retrieve
 
-FORMAT = 1
+FORMAT = FileFormat("index")
 HEAD = "index.json"
 REMEDY = "build the index again"
 BLOCK = 2**18  # items handled at once while building

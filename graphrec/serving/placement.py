@@ -246,6 +246,14 @@ def described(rule: ColdStartRule | None) -> tuple[dict[str, Any] | None, dict[s
     return {"kind": "similarity", **rule._asdict(), "fill": list(rule.fill)}, arrays
 
 
+def upgrade_rule(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of ``recommender.json`` in format 2, from format 1, which spelled ``normalize`` otherwise."""
+    rule = content["head"]["rule"]
+    if rule is not None and "normalise" in rule:
+        rule["normalize"] = rule.pop("normalise")
+    return content
+
+
 def restored(saved: Bundle, facts: dict[str, Any] | None) -> ColdStartRule | None:
     """The rule that :func:`described` took apart."""
     if facts is None:

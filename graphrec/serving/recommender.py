@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
+from graphrec.core.bundle import FileFormat
 from graphrec.core.errors import CheckpointError, ConfigError
 from graphrec.data import Dataset, Interactions, Vocabulary
 from graphrec.models.base import ColdStartRule, Features, Ranker
@@ -27,13 +28,14 @@ from graphrec.serving.placement import (
     place,
     restored,
     trained_content,
+    upgrade_rule,
     usable,
     widths,
 )
 from graphrec.serving.recommend import Search, recommended, searched, several, similar, whole
 from graphrec.serving.vectors import Vectors
 
-FORMAT = 1
+FORMAT = FileFormat("recommender", 2, {1: upgrade_rule})
 HEAD = "recommender.json"
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from graphrec.core.bundle import FileFormat
 from graphrec.core.errors import ConfigError, nearest
 from graphrec.core.files import atomic_write
 from graphrec.runs.comparison.results import TEST, Result
@@ -17,7 +18,7 @@ from graphrec.runs.comparison.results import TEST, Result
 if TYPE_CHECKING:
     from graphrec.runs.comparison.results import ModelComparison
 
-FORMAT = 1
+FORMAT = FileFormat("comparison")
 PER = ("seed", "user")
 
 
@@ -26,7 +27,7 @@ def summary(made: ModelComparison) -> dict[str, Any]:
     first = next(iter(made.results.values()))
     about = first.report.meta
     return {
-        "format": FORMAT,
+        **FORMAT.header,
         "answer": made.answer,
         "notes": made.notes,
         "metric": made.metric,
