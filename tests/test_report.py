@@ -202,13 +202,7 @@ def test_other_masking_is_not_comparable():
         parts["items/a"].compare(parts["items/a/within"], "recall@5")
 
 
-@pytest.fixture
-def registry(monkeypatch) -> None:
-    """The registry of metrics, as it was before the test again after it."""
-    monkeypatch.setattr(metrics, "METRICS", dict(metrics.METRICS))
-
-
-def test_a_registered_metric_is_in_evaluations_and_tables(registry):
+def test_a_registered_metric_is_in_evaluations_and_tables(metric_registry):
     @metrics.metric("missed", "the share of held-out items that are not found", higher_is_better=False)
     def missed(hits, n_relevant, k):
         return 1 - metrics.recall(hits, n_relevant, k)

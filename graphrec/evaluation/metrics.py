@@ -360,7 +360,7 @@ def popularity(lists: RecommendedLists) -> float:
 
 @metric(
     "popularity_lift",
-    "that mean over the mean of the items in the users' own histories, minus 1",
+    "the mean popularity of the lists over that of the users' histories, minus 1",
     per="lists",
     higher_is_better=None,
 )
