@@ -80,7 +80,7 @@ def test_negatives_of_the_same_repository(data) -> None:
     assert np.array_equal(place.repository[found[some]], place.repository[items[some]])
     assert not train.contains(users[some], found[some]).any()
     assert train.item_degree[found[some]].min() > 0
-    touched = CandidateGroups.projects(data).of
+    touched = CandidateGroups.from_repositories(data).user_groups
     assert touched.contains(train.users, place.repository[train.items]).all()
     assert len(touched) == len(
         {(u, place.repository[i]) for u, i in zip(train.users, train.items, strict=True)}

@@ -86,12 +86,13 @@ def evaluate(
     seen = {"train": data.train, "train+valid": data.train + data.valid, "none": None}[masked]
     groups = warm_cold(data.train)
     show_groups = cold or bool(groups["cold"][held_out.items].any())
-    among, new = None, None
+    candidate_groups = user_groups = None
     if projects is not None:
-        among, new = CandidateGroups.projects(data, projects == "own"), {"new": data.train.user_degree <= NEW}
+        candidate_groups = CandidateGroups.from_repositories(data, projects == "own")
+        user_groups = {"new": data.train.user_degree <= NEW}
     report: Report = measure(
-        opened.model, held_out, seen=seen, k=cuts, metrics=names, among=among, user_groups=new,
-        item_groups=groups if show_groups else None, within=cold,
+        opened.model, held_out, seen=seen, k=cuts, metrics=names, candidate_groups=candidate_groups,
+        user_groups=user_groups, item_groups=groups if show_groups else None, within=cold,
         beyond=Beyond(data.train, opened.features) if beyond else None, name=opened.meta["model"],
     )  # fmt: skip
     if out is not None:
