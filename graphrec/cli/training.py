@@ -216,12 +216,12 @@ SCALE = ("model", "processes divide", "sampled subgraphs", "features on disk")
 
 def grows(made: type[Model]) -> tuple[str, str, str]:
     """What a model says under :data:`SCALE`; nothing where there is nothing to train, or no features."""
-    told = made.scales()
-    if not told.trains:
+    scaling = made.scaling()
+    if not scaling.trains:
         return "", "", ""
-    divided = {"batches": "batches", "dialogues": "conversations"}.get(told.data_parallel or "", "no")
+    divided = {"batches": "batches", "dialogues": "conversations"}.get(scaling.data_parallel or "", "no")
     yes = {True: "yes", False: "no"}
-    return divided, yes[told.samples], yes[told.reads] if made.modalities else ""
+    return divided, yes[scaling.sampled_subgraphs], yes[scaling.features_on_disk] if made.modalities else ""
 
 
 def _options(prefix: str, options: dict[str, str]) -> None:
