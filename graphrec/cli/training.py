@@ -196,19 +196,29 @@ def models(
         output.following("graphrec models (the options of training)", f"graphrec train {made.name} DATASET")
         return
     if scale:
-        output.table(SCALE, [(name, *grows(find(name))) for name in MODELS])
+        output.table(SCALE, [(name, *grows(found)) for name, found in settings.registered(MODELS, find)])
         output.following("graphrec train MODEL DATASET --processes 2 --set model.features_on_disk=true")
         return
     rows = []
-    for name in MODELS:
-        made = find(name)
-        first = (inspect.getdoc(inspect.getmodule(made)) or "").splitlines()[0].rstrip(".")
+    for name, made in settings.registered(MODELS, find):
+        described = inspect.getdoc(inspect.getmodule(made)) or inspect.getdoc(made) or name
         new_items = "from content" if getattr(made, "supports_cold_items", False) else ""
-        rows.append((name, ", ".join(made.fields) if made.modalities else "", new_items, first))
-    output.table(["model", "features", "new items", "what"], rows)
+        answers = getattr(made, "capability", "").replace("_", " ")
+        first = described.splitlines()[0].rstrip(".")
+        package = MODELS.package(name)
+        first += f" ({package})" if package is not None else ""
+        rows.append((name, answers, _modalities(made), new_items, first))
+    output.table(["model", "answers by", "modalities", "new items", "what"], rows)
     output.say()
     _options("train", TrainConfig.options())
     output.following("graphrec models MODEL (its options)", "graphrec train MODEL DATASET")
+
+
+def _modalities(made: type[Model]) -> str:
+    """What content a model is built from, for the table of models."""
+    if not made.modalities:
+        return ""
+    return "any" if made.extractor is None else made.extractor
 
 
 SCALE = ("model", "processes divide", "sampled subgraphs", "features on disk")
