@@ -100,7 +100,7 @@ def build(
             known = settings.arguments_of(made_by)
             inner = given[kind].get("of", _default_of(made_by)) if "of" in known else None
             if inner in EXTRACTORS:  # takes the options of the extractor that it hands its parts to
-                known += settings.arguments_of(EXTRACTORS.load(inner))
+                known += settings.arguments_of(EXTRACTORS.load(str(inner)))
             settings.known_only(given[kind], known, f"extractor {name or DEFAULTS[kind]!r}")
     data, source = read(dataset, root, given["data"])
     made, incomplete = 0, False
