@@ -16,11 +16,12 @@ from graphrec.core.errors import ConfigError
 from graphrec.core.random import torch_rng
 from graphrec.data.query import Histories, Query
 from graphrec.features import ATTRIBUTE, PREFERENCES
+from graphrec.features.prefetch import RowsOnDisk, prefetch
 from graphrec.graphs import sparse
 from graphrec.graphs.graph import Graph
-from graphrec.models.batches import EpochContext, Preferences
+from graphrec.models.batches import BatchSampler, EpochContext
 from graphrec.models.capabilities import Capability, Encoder, Generator, RankedLists
-from graphrec.models.row_adam import RowAdam, trusted_indices
+from graphrec.models.row_adam import RowAdam, skip_index_checks
 from graphrec.models.search_space import Space
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class Model(nn.Module):
     """Something that can be trained by :class:`graphrec.Trainer`.
 
     A subclass has a nested ``Config``, a ``build`` that is the only place to see a dataset, ``batches`` and
-    ``loss``. Graphs held as attributes follow the model to its device.
+    ``loss``.
     """
 
     Config: ClassVar[type[ModelConfig]] = ModelConfig
@@ -170,6 +171,17 @@ class Model(nn.Module):
         """Yields one epoch's batches, each a NamedTuple of tensors; all randomness comes from ``plan``."""
         return iter(())
 
+    def feature_items(self, batch: Any) -> tuple[Tensor, ...]:
+        """The items whose features the loss of a batch reads; default: none."""
+        return ()
+
+    def epoch_batches(self, plan: EpochContext) -> Iterator[Any]:
+        """:meth:`batches`; features that stay on disk are read for the next batch while one is processed."""
+        disk = [
+            rows for module in self.modules() if isinstance(rows := getattr(module, "disk", None), RowsOnDisk)
+        ]
+        return prefetch(self.batches(plan), disk, self.feature_items)
+
     def loss(self, batch: Any) -> dict[str, Tensor]:
         """Named scalars, already weighted; the trainer minimizes their sum."""
         raise TypeError(f"{type(self).__name__} has no loss; it has nothing to train")
@@ -181,21 +193,24 @@ class Model(nn.Module):
     def start_epoch(self, rng: np.random.Generator) -> None:
         """Called before each epoch's batches, for what is redrawn once an epoch."""
 
-    sparse_gradients: bool = False
-    """Whether a step has gradients for some rows of its tables only, those of its batch's neighborhood."""
+    @property
+    def sparse_gradients(self) -> bool:
+        """Whether a step has gradients only for the rows of its tables in the batch's neighborhood."""
+        return getattr(self.config, "fanouts", None) is not None
 
     def optimizer(self, config: TrainConfig) -> torch.optim.Optimizer:
-        """The optimizer; default: Adam, fused where torch has it, and one for some rows where gradients are.
+        """The optimizer; default: Adam, or :class:`~graphrec.models.row_adam.RowAdam` if gradients are sparse.
 
         Raises:
-            ConfigError: gradients are sparse, and an option needs whole ones.
+            ConfigError: gradients are sparse, and ``weight_decay`` or ``clip_norm`` needs dense ones.
         """
         if self.sparse_gradients:
             if config.weight_decay or config.clip_norm is not None:
                 raise ConfigError(
-                    "weight_decay and clip_norm need whole gradients; leave out fanouts, or them"
+                    "weight_decay and clip_norm need dense gradients, and fanouts makes them sparse; "
+                    "leave out fanouts, or both of them"
                 )
-            trusted_indices()
+            skip_index_checks()
             return RowAdam(self.parameters(), config.learning_rate)
         return torch.optim.Adam(
             self.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
@@ -216,13 +231,6 @@ class Model(nn.Module):
             data: what the model was built from.
         """
         return None
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
-        for key, value in self.__dict__.items():
-            if isinstance(value, Graph):
-                self.__dict__[key] = value.to(fn(torch.empty(0)).device)
-        return self
 
 
 class Ranker(Model):
@@ -246,8 +254,8 @@ class Ranker(Model):
     supports_cold_items: ClassVar[bool] = False
     """Whether items without interactions can be scored by their content; instances then have a
     ``cold_start_rule``."""
-    preferences: Preferences | None = None
-    """What users are said to like and not to, where ``Config.augmented`` adds it to batches."""
+    sampler: BatchSampler
+    """Draws the batches, where a model learns from triplets or pairs; :meth:`build` sets it by the options."""
     cold_start_rule: ColdStartRule | None = None
     """How new items get an embedding from content; None if the model has no way to place them."""
     train_pairs: Interactions
@@ -255,6 +263,17 @@ class Ranker(Model):
     query gives none."""
     encoder: Encoder
     generator: Generator
+
+    @classmethod
+    def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
+        """See :meth:`Model.build`; for models of the train interactions alone, ``cls(train, config)``."""
+        model = cls(data.train, config or cls.Config())  # type: ignore[call-arg]
+        return model.with_sampler(data, features)
+
+    def with_sampler(self, data: Dataset, features: Features | None) -> Self:
+        """The model, with batches drawn from a dataset as its options ask for."""
+        self.sampler = BatchSampler.from_options(data, features, self.config)
+        return self
 
     @property
     def cold_scores(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Self
 
 import numpy as np
@@ -38,6 +38,22 @@ def propagate(graph: Graph, x: Tensor, n_layers: int) -> Tensor:
     for _ in range(n_layers):
         total = (graph @ total).add_(x)
     return total
+
+
+def propagate_tables(graph: Graph, users: Tensor, items: Tensor, n_layers: int) -> tuple[Tensor, Tensor]:
+    """:func:`propagate` over a user-item graph.
+
+    Args:
+        graph: normalized, over users and, numbered after them, items.
+        users: embeddings ``(n_users, d)``.
+        items: embeddings ``(n_items, d)``.
+        n_layers: number of products.
+
+    Returns:
+        ``(n_users, d), (n_items, d)``.
+    """
+    x = propagate(graph, torch.cat([users, items]), n_layers)  # (n_users + n_items, d)
+    return x[: len(users)], x[len(users) :]
 
 
 def embedding(n: int, dim: int, generator: torch.Generator) -> nn.Embedding:
@@ -239,11 +255,6 @@ def _gathered(values: Tensor, items: Tensor, others: Tensor | None, memory: Tens
         torch.index_select(values, 0, others[start : start + BLOCK], out=subtracted)
         part -= subtracted
     return difference
-
-
-def on_disk(features: Iterable[nn.Module]) -> list[RowsOnDisk]:
-    """Those of some modalities, each :class:`ItemFeatures`, that stay on disk."""
-    return [f.disk for f in features if isinstance(f, ItemFeatures) and f.disk is not None]
 
 
 def distinct_rows(x: Tensor, most: int) -> tuple[Tensor, Tensor] | None:

@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import embedding as rows, leaky_relu, logsigmoid, normalize
+from torch.nn.functional import leaky_relu, logsigmoid, normalize
 
 from graphrec.core import distributed
 from graphrec.core.errors import FeatureError
@@ -44,7 +44,7 @@ from graphrec.data.interactions import Interactions
 from graphrec.features import ATTRIBUTE, PREFERENCES, PROFILE, FeatureTable
 from graphrec.graphs.graph import Graph
 from graphrec.models.base import Features, ModelConfig, Ranker
-from graphrec.models.batches import EpochContext, Preferences, triplets_of_users
+from graphrec.models.batches import BatchSampler, EpochContext
 from graphrec.models.layers import ItemFeatures, distinct_rows, embedding, linear, row_dropout
 from graphrec.models.search_space import Choice, Space
 
@@ -134,6 +134,7 @@ class LLMRec(Ranker):
     def __init__(self, train: Interactions, features: Features, config: Config) -> None:
         super().__init__()
         self.config, self.train_pairs = config, train
+        self.sampler = BatchSampler(train)
         self.n_users, self.n_items = train.n_users, train.n_items
         tables = {f: table for f, table in features.items() if f != PREFERENCES}
         self.attributes = sorted(f for f in tables if f.startswith(ATTRIBUTE))
@@ -170,10 +171,8 @@ class LLMRec(Ranker):
                 f"attributes share one projection and are of widths {widths}; build them alike"
             )
         model = cls(data.train, tables, config or cls.Config())
-        # Nobody has to have been asked: without preferences there are none.
-        if PREFERENCES in tables:
-            model.preferences = Preferences.from_features(data, tables, model.config.augmented)
-        return model
+        # Preferences are optional here, although augmented is not 0 by default.
+        return model.with_sampler(data, tables) if PREFERENCES in tables else model
 
     @classmethod
     def optional_fields(cls, config: ModelConfig) -> tuple[str, ...]:
@@ -211,15 +210,16 @@ class LLMRec(Ranker):
         """Channels of some users ``(B, d)`` and some items (Eqs. 1-4), out of ``whole`` if given."""
         if whole is not None:
             return {
-                f: (rows(users, of_users), rows(items, of_items)) for f, (of_users, of_items) in whole.items()
+                f: (nn.functional.embedding(users, of_users), nn.functional.embedding(items, of_items))
+                for f, (of_users, of_items) in whole.items()
             }
         (who, u), (what, i) = (x.unique(return_inverse=True) for x in (users, items))  # each once
         found = {}
         for f, channel in self.named.items():
             weight = channel.through(self.weight(f))
             found[f] = (
-                rows(u, channel.users.projected(weight, who)),
-                rows(i, channel.items.projected(weight, what)),
+                nn.functional.embedding(u, channel.users.projected(weight, who)),
+                nn.functional.embedding(i, channel.items.projected(weight, what)),
             )
         return found
 
@@ -280,7 +280,9 @@ class LLMRec(Ranker):
         whole = self.all_sides(batch) if self.whole else None
         index = torch.cat([batch.positives, batch.negatives])
         sides, (users, items) = self.sides(batch.users, index, whole), self.ids()
-        u, i = self.fused((rows(batch.users, users), rows(index, items)), sides)  # (B, d), (2B, d)
+        u, i = self.fused(
+            (nn.functional.embedding(batch.users, users), nn.functional.embedding(index, items)), sides
+        )  # (B, d), (2B, d)
         terms = {"bpr": self.pruned((u * (i[:n] - i[n:])).sum(1))}
         if config.content_loss:
             for f in self.content:
@@ -316,12 +318,12 @@ class LLMRec(Ranker):
         losses = []
         for f in [f for f in whole if f not in self.content]:
             index = self.masked(f, batch)
-            x = rows(index, whole[f][0 if f == PROFILE else 1])  # (M, d)
+            x = nn.functional.embedding(index, whole[f][0 if f == PROFILE else 1])  # (M, d)
             if self.config.reference_compat and f == PROFILE:
                 x = x.detach()
             slope = 1.0 if self.config.reference_compat else 0.01
             decoded = normalize(leaky_relu(self.decoders[self.shared(f)](x), slope))  # (M, d_f)
-            target = normalize(rows(index, self.named[f].own)[:, :-1])
+            target = normalize(nn.functional.embedding(index, self.named[f].own)[:, :-1])
             if self.config.restore_loss == "mse":
                 losses.append((decoded - target).square().mean())
             else:
@@ -344,18 +346,16 @@ class LLMRec(Ranker):
         """As many batches of distinct users as the interactions would fill, an item and a negative each,
         and preferences of some of them.
         """
-        rng = {purpose: plan.rng(purpose) for purpose in ("preferences", "mask", "dropout")}
-        for batch in triplets_of_users(self.train_pairs, plan):
-            n = len(batch.users)
-            if self.preferences is not None:
-                batch = self.preferences.added(batch, rng["preferences"])
+        mask_rng = plan.rng("mask")
+        dropout_rng = plan.rng("dropout")
+        for batch, n_sampled in self.sampler.user_triplets(plan):
             masked = [
-                rng["mask"].choice(size, int(self.config.mask * size), replace=False)
+                mask_rng.choice(size, int(self.config.mask * size), replace=False)
                 for size in (self.n_users, self.n_items)
             ]
-            key = rng["dropout"].integers(2**63, dtype=np.int64)
-            arrays = np.asarray(n), *masked, np.asarray(key)
-            yield Batch(*distributed.local_shard(batch), *(torch.from_numpy(a) for a in arrays))
+            key = dropout_rng.integers(2**63, dtype=np.int64)
+            arrays = (np.asarray(n_sampled), *masked, np.asarray(key))
+            yield Batch(*batch, *(torch.from_numpy(a) for a in arrays))
 
 
 class Channel(nn.Module):
