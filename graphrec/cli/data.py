@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 import shlex
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,11 +45,9 @@ def show_readers(root: settings.Root = None) -> None:
     from graphrec.data.readers import FORMATS, READERS, dataset_folder
 
     rows = []
-    for name, target in READERS.items():
-        module, _, function = target.partition(":")
-        found = import_module(module)
-        first = (inspect.getdoc(getattr(found, function)) or "").splitlines()[0].rstrip(".").replace("``", "")
-        link = re.search(r"https?://[^\s),]+", inspect.getdoc(found) or "")
+    for name, reader in settings.registered(READERS):
+        first = (inspect.getdoc(reader) or name).splitlines()[0].rstrip(".").replace("``", "")
+        link = re.search(r"https?://[^\s),]+", inspect.getdoc(inspect.getmodule(reader)) or "")
         here = "" if name in FORMATS else "yes" if dataset_folder(name, root).is_dir() else "no"
         rows.append((name, here, first, link.group().rstrip(".") if link else "your own files"))
     output.print_table(["name", "here", "what", "source"], rows)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import shlex
 from contextlib import nullcontext
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,9 +34,8 @@ def show_extractors() -> None:
     from graphrec.features.extract import DEFAULTS, EXTRACTORS
 
     rows = []
-    for name, target in EXTRACTORS.items():
-        made = _load_class(target)
-        first = (made.__doc__ or "").splitlines()[0].rstrip(".")
+    for name, made in settings.registered(EXTRACTORS):
+        first = (made.__doc__ or name).splitlines()[0].rstrip(".")
         rows.append((name, made.kind, "yes" if name in DEFAULTS.values() else "", first))
     output.print_table(["name", "kind", "default", "what"], rows)
     output.print_next_steps("graphrec features build DATASET --image NAME --text NAME")
@@ -94,16 +92,13 @@ def build(
     for kind, name in chosen.items():
         if name is not None:
             settings.choice(name, [*EXTRACTORS, "none"], f"--{kind}")
-        used = EXTRACTORS.get(name or DEFAULTS[kind])
-        if given[kind] and used is not None:
-            known = settings.arguments_of(_load_class(used))
-            inner = (
-                given[kind].get("encoder", _default_encoder(_load_class(used)))
-                if "encoder" in known
-                else None
-            )
-            if inner in EXTRACTORS:  # code-segments passes further options to its encoder
-                known += settings.arguments_of(_load_class(EXTRACTORS[inner]))
+        used = name or DEFAULTS[kind]
+        if given[kind] and used in EXTRACTORS:
+            made_by = EXTRACTORS.load(used)
+            known = settings.arguments_of(made_by)
+            inner = given[kind].get("encoder", _default_encoder(made_by)) if "encoder" in known else None
+            if inner in EXTRACTORS:  # takes the options of the extractor that it hands its parts to
+                known += settings.arguments_of(EXTRACTORS.load(str(inner)))
             settings.known_only(given[kind], known, f"extractor {name or DEFAULTS[kind]!r}")
     data, source = read(dataset, root, given["data"])
     n_tables = 0
@@ -329,11 +324,6 @@ def _cluster(address: str | None, options: dict[str, Any]) -> Cluster | None:
 
 def _default_encoder(extractor: Any) -> Any:
     return inspect.signature(extractor).parameters["encoder"].default
-
-
-def _load_class(target: str) -> Any:
-    module, _, name = target.partition(":")
-    return getattr(import_module(module), name)
 
 
 def _require_store(store: Path) -> None:

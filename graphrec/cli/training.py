@@ -198,21 +198,29 @@ def models(
         )
         return
     if scale:
-        output.print_table(SCALE, [(name, *grows(find(name))) for name in MODELS])
-        output.print_next_steps(
-            "graphrec train MODEL DATASET --processes 2 --set model.features_on_disk=true"
-        )
+        output.print_table(SCALE, [(name, *grows(found)) for name, found in settings.registered(MODELS, find)])
+        output.print_next_steps("graphrec train MODEL DATASET --processes 2 --set model.features_on_disk=true")
         return
     rows = []
-    for name in MODELS:
-        made = find(name)
-        first = (inspect.getdoc(inspect.getmodule(made)) or "").splitlines()[0].rstrip(".")
+    for name, made in settings.registered(MODELS, find):
+        described = inspect.getdoc(inspect.getmodule(made)) or inspect.getdoc(made) or name
         new_items = "from content" if getattr(made, "supports_cold_items", False) else ""
-        rows.append((name, ", ".join(made.fields) if made.modalities else "", new_items, first))
-    output.print_table(["model", "features", "new items", "what"], rows)
+        answers = getattr(made, "capability", "").replace("_", " ")
+        first = described.splitlines()[0].rstrip(".")
+        package = MODELS.package(name)
+        first += f" ({package})" if package is not None else ""
+        rows.append((name, answers, _modalities(made), new_items, first))
+    output.print_table(["model", "answers by", "modalities", "new items", "what"], rows)
     output.print_line()
     _options("train", TrainConfig.options())
     output.print_next_steps("graphrec models MODEL (its options)", "graphrec train MODEL DATASET")
+
+
+def _modalities(made: type[Model]) -> str:
+    """What content a model is built from, for the table of models."""
+    if not made.modalities:
+        return ""
+    return "any" if made.extractor is None else made.extractor
 
 
 SCALE = ("model", "processes divide", "sampled subgraphs", "features on disk")
@@ -220,12 +228,12 @@ SCALE = ("model", "processes divide", "sampled subgraphs", "features on disk")
 
 def grows(made: type[Model]) -> tuple[str, str, str]:
     """What a model says under :data:`SCALE`; nothing where there is nothing to train, or no features."""
-    told = made.scales()
-    if not told.trains:
+    scaling = made.scaling()
+    if not scaling.trains:
         return "", "", ""
-    divided = {"batches": "batches", "dialogues": "conversations"}.get(told.data_parallel or "", "no")
+    divided = {"batches": "batches", "dialogues": "conversations"}.get(scaling.data_parallel or "", "no")
     yes = {True: "yes", False: "no"}
-    return divided, yes[told.samples], yes[told.reads] if made.modalities else ""
+    return divided, yes[scaling.sampled_subgraphs], yes[scaling.features_on_disk] if made.modalities else ""
 
 
 def _options(prefix: str, options: dict[str, str]) -> None:

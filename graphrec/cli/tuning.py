@@ -128,8 +128,8 @@ def list_all() -> None:
     from graphrec.models import MODELS, model as find
 
     rows = []
-    for name in MODELS:
-        space = find(name).search_space
+    for name, found in settings.registered(MODELS, find):
+        space = found.search_space
         rows += [(name, key, spoken(kind)) for key, kind in space.items()] or [(name, "", "nothing")]
     output.print_table(["model", "option", "searched"], rows)
     output.print_next_steps("graphrec models MODEL (its options)", "graphrec tune MODEL DATASET")
