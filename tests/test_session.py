@@ -76,7 +76,7 @@ def play(session: Session, target: int, turns: int = 60) -> None:
 
 def test_an_honest_person_finds_what_it_looks_for(anybody) -> None:
     for target in (3, 77, 250):
-        session = anybody.start()
+        session = Session.start(anybody)
         play(session, target)
         assert session.found == ITEMS[target]
         assert session.done
@@ -85,14 +85,14 @@ def test_an_honest_person_finds_what_it_looks_for(anybody) -> None:
 
 
 def test_the_next_turn_stays_until_it_is_answered(anybody) -> None:
-    session = anybody.start("u0")
+    session = Session.start(anybody, "u0")
     assert session.next() is session.next()
     assert session.next().number == 1
     assert session.next().remaining == 300
 
 
 def test_taking_back_leads_to_where_one_was(anybody) -> None:
-    session, turns = anybody.start("u0"), []
+    session, turns = Session.start(anybody, "u0"), []
     assert not session.undo()
     for _ in range(4):
         turns.append(session.next())
@@ -109,7 +109,7 @@ def test_taking_back_leads_to_where_one_was(anybody) -> None:
 
 
 def test_a_session_is_json_and_goes_on_elsewhere(anybody, tmp_path) -> None:
-    session = anybody.start("u1", likes=[anybody.setting.catalog.names[2]])
+    session = Session.start(anybody, "u1", likes=[anybody.setting.catalog.names[2]])
     for _ in range(3):
         turn = session.next()
         empty = [] if turn.values else "unknown"
@@ -117,7 +117,7 @@ def test_a_session_is_json_and_goes_on_elsewhere(anybody, tmp_path) -> None:
     anybody.save(tmp_path / "agent")
     loaded = ConversationalRecommender.load(tmp_path / "agent")
     assert loaded.fingerprint == anybody.fingerprint
-    other = loaded.resume(json.loads(json.dumps(session.state())))
+    other = Session.resume(loaded, json.loads(json.dumps(session.state())))
     assert other.next() == session.next()
     assert other.state() == session.state()
     gone = {id_ for event in session.events for id_ in event.get("shown", ())}
@@ -131,7 +131,7 @@ def test_every_turn_has_a_path_that_the_graph_has() -> None:
     made = agent()
     shelf, table = made.setting.catalog, table_of(made.setting.catalog)
     titles = [made.title(i) for i in range(300)]
-    session = made.start("u0")
+    session = Session.start(made, "u0")
     first = session.next()
     assert first.path[:2] in {("you", "The Third"), ("you", "The Eighth")} or first.why.startswith("it tells")
     assert "which has it" in first.why or first.why.startswith("it tells")
@@ -152,10 +152,10 @@ def test_every_turn_has_a_path_that_the_graph_has() -> None:
 
 
 def test_somebody_unknown_begins_without_a_history_and_is_told_why() -> None:
-    session = agent().start()
+    session = Session.start(agent())
     assert session.next().why == "it tells the 300 items apart best"
     assert session.history.tolist() == []
-    liked = agent().start(likes=["group 2: 5"])
+    liked = Session.start(agent(), likes=["group 2: 5"])
     assert liked.next().remaining == len(liked.agent.setting.catalog.items_with(5))
     assert liked.next().why.startswith("you asked for group 2: 5")
 
@@ -166,16 +166,16 @@ def test_it_is_said_when_no_item_meets_all_that_was_said(error) -> None:
     made = agent(**rules)
     table, names = table_of(made.setting.catalog), made.setting.catalog.names
     three = next(list(np.flatnonzero(row)[:3]) for row in table if row.sum() >= 3)
-    assert made.start(likes=[names[a] for a in three]).next().unmet == 0
+    assert Session.start(made, likes=[names[a] for a in three]).next().unmet == 0
     misses = (~table).sum(1)
     assert misses.min() > 0
-    turn = made.start(likes=list(names)).next()
+    turn = Session.start(made, likes=list(names)).next()
     assert turn.unmet == misses.min() if error else turn.unmet > 0
     assert turn.remaining == (misses == misses.min()).sum() if error else turn.remaining > 0
 
 
 def test_after_the_last_question_it_goes_on_recommending_until_nothing_is_left() -> None:
-    session, shown, asked = agent("ask-then-recommend:9", turns=4).start(), [], 0
+    session, shown, asked = Session.start(agent("ask-then-recommend:9", turns=4)), [], 0
     while not session.done:
         turn = session.next()
         shown += [item.id for item in turn.items]
@@ -188,7 +188,7 @@ def test_after_the_last_question_it_goes_on_recommending_until_nothing_is_left()
 
 
 def test_not_knowing_rules_nothing_out() -> None:
-    session = agent(belief="posterior").start()
+    session = Session.start(agent(belief="posterior"))
     first = session.next()
     session.answer("unknown")
     assert session.next().remaining == first.remaining
@@ -199,16 +199,16 @@ def test_not_knowing_rules_nothing_out() -> None:
 
 
 def test_answers_that_a_question_does_not_have_are_refused() -> None:
-    session = agent().start()
+    session = Session.start(agent())
     for wrong in ("maybe", None, ["yes"], 3):
         with pytest.raises(ConfigError, match="expected yes, no or unknown"):
             session.answer(wrong)
-    several = agent(questions="enumerated").start()
+    several = Session.start(agent(questions="enumerated"))
     with pytest.raises(ConfigError, match="expected a list"):
         several.answer("yes")
     with pytest.raises(ConfigError, match="not one of the 4 values"):
         several.answer(["group 9: 1"])
-    shown = agent("abs-greedy").start()
+    shown = Session.start(agent("abs-greedy"))
     with pytest.raises(ConfigError, match="was not recommended"):
         shown.answer("i999")
     assert not session.events + several.events + shown.events
@@ -217,26 +217,26 @@ def test_answers_that_a_question_does_not_have_are_refused() -> None:
 def test_who_and_what_is_not_known_is_said() -> None:
     made = agent()
     with pytest.raises(UnknownIdError, match="u9"):
-        made.start("u9")
+        Session.start(made, "u9")
     with pytest.raises(ConfigError, match="Did you mean 'group 2: 5'"):
-        made.start(likes=["grup 2: 5"])
-    for broken in ({}, {"format": 9}, None, [], {**made.start().state(), "agent": "x"}):
+        Session.start(made, likes=["grup 2: 5"])
+    for broken in ({}, {"format": 9}, None, [], {**Session.start(made).state(), "agent": "x"}):
         with pytest.raises(DataError):
-            made.resume(broken)
-    state = made.start().state()
+            Session.resume(made, broken)
+    state = Session.start(made).state()
     for event in (
         {"asked": "nothing", "answer": "yes"},
         {"shown": []},
         3,
-        {"asked": made.start().next().question},
+        {"asked": Session.start(made).next().question},
     ):
         with pytest.raises(DataError, match="event 1"):
-            made.resume({**state, "events": [event]})
+            Session.resume(made, {**state, "events": [event]})
 
 
 def test_sessions_in_many_threads_are_those_in_one(anybody) -> None:
     def talk(target: int) -> dict:
-        session = anybody.start(likes=())
+        session = Session.start(anybody, likes=())
         play(session, target)
         return session.state()
 
@@ -282,7 +282,7 @@ def test_damaged_agents_are_refused(tmp_path) -> None:
 
 def test_another_rule_can_be_given_and_odd_policies_are_not_saved(tmp_path) -> None:
     made = agent(None).changed("abs-greedy", "posterior", 0.1)
-    assert made.start().next().kind == "recommendation"
+    assert Session.start(made).next().kind == "recommendation"
     assert made.setting.config.error == 0.1
     with pytest.raises(ConfigError, match="cannot be saved"):
         ConversationalRecommender(made.setting, object(), USERS, ITEMS, made.history).save(tmp_path / "odd")

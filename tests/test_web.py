@@ -26,6 +26,7 @@ pytest.importorskip("httpx2", reason="httpx2 is not installed; FastAPI's test cl
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from graphrec.conversation.session import Session
 from graphrec.conversation.web import app as web
 from graphrec.conversation.web.app import create_app, serve
 from graphrec.conversation.web.messages import EVENTS, LENGTH, LIKES
@@ -80,7 +81,7 @@ def converse(to: TestClient, target: int, **start) -> list[dict]:
 def test_a_conversation_over_the_wire_is_the_one_in_python(kind) -> None:
     agent = shop(**KINDS[kind])
     replies = converse(client(agent), 77, user="U1")
-    session = agent.start("U1")
+    session = Session.start(agent, "U1")
     for reply in replies[:-1]:
         turn = session.next()
         assert (reply["kind"], reply["number"], reply["remaining"]) == (

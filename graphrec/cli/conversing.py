@@ -57,6 +57,7 @@ def converse(
     """
     from graphrec.conversation.agent import ConversationalRecommender
     from graphrec.conversation.from_run import open_agent
+    from graphrec.conversation.session import Session
 
     if web and (user is not None or like or replay is not None or save is not None):
         raise ConfigError("--web asks who you are and what you like on the page; leave out the rest")
@@ -75,7 +76,9 @@ def converse(
 
         serve(agent, host, port)
         return
-    session = agent.start(user, like or ()) if replay is None else agent.resume(_saved(replay))
+    session = (
+        Session.start(agent, user, like or ()) if replay is None else Session.resume(agent, _saved(replay))
+    )
     for event in session.events:
         output.say(_event(event))
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -13,7 +13,6 @@ from graphrec.conversation.belief import Setting
 from graphrec.conversation.catalog import Catalog
 from graphrec.conversation.config import ConversationConfig
 from graphrec.conversation.rules import Policy, Rule, rule
-from graphrec.conversation.session import FORMAT as SESSIONS, Session
 from graphrec.conversation.states import Trained
 from graphrec.conversation.vectors import DialogueVectors
 from graphrec.core.bundle import Committed, Write, commit
@@ -102,53 +101,6 @@ class ConversationalRecommender:
             setting, decides, self.users, self.items, self.history, self.titles, self.images, name,
             self.picture_root,
         )  # fmt: skip
-
-    def start(self, user: str | None = None, likes: Sequence[str] = ()) -> Session:
-        """A new conversation.
-
-        Args:
-            user: external id; None for somebody unknown.
-            likes: names of attributes the person begins with.
-
-        Raises:
-            UnknownIdError: no such user; leave it out to talk to somebody unknown.
-            ConfigError: no such attribute; names the nearest.
-        """
-        return Session(self, user, likes)
-
-    def resume(self, state: Mapping[str, Any]) -> Session:
-        """A conversation from what :meth:`Session.state` returned.
-
-        Raises:
-            DataError: it is not such a state, was led by another agent, or does not go as this agent leads.
-        """
-        try:
-            if state["format"] != SESSIONS:
-                raise DataError(f"a session of format {state['format']!r}; expected {SESSIONS}")
-            agent, events = state["agent"], list(state["events"])
-            session = Session(self, state["user"], state["likes"])
-        except (KeyError, TypeError) as cause:
-            raise DataError(
-                f"not the state of a session ({type(cause).__name__}: {cause}); expected what "
-                "Session.state() returned"
-            ) from cause
-        if agent != self.fingerprint:
-            raise DataError(
-                f"the session was led by agent {str(agent)[:12]}, this one is {self.fingerprint[:12]}; load "
-                "the agent that led it, or start anew"
-            )
-        for number, event in enumerate(events, 1):
-            turn = session.next()
-            try:
-                said = turn.question if turn.kind == "question" else [item.id for item in turn.items]
-                if event["asked" if turn.kind == "question" else "shown"] != said:
-                    raise DataError(f"event {number} of the session is {event}; expected {said!r}")
-                session.answer(event["answer"] if turn.kind == "question" else event["chosen"])
-            except (KeyError, TypeError, ConfigError) as cause:
-                raise DataError(
-                    f"event {number} of the session, {event!r}, is not one of this agent's: {cause}"
-                ) from cause
-        return session
 
     @cached_property
     def fingerprint(self) -> str:

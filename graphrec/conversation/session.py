@@ -6,20 +6,18 @@ read back anywhere, replayed, and shortened by its last event.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 
+from graphrec.conversation.agent import ConversationalRecommender
 from graphrec.conversation.belief import Answer
 from graphrec.conversation.dialogue import RECOMMEND, Action, Dialogue
 from graphrec.conversation.paths import Path, to_item, to_question
 from graphrec.core.errors import ConfigError, DataError, nearest
 from graphrec.core.random import numpy_rng
-
-if TYPE_CHECKING:
-    from graphrec.conversation.agent import ConversationalRecommender
 
 YES, NO, UNKNOWN = "yes", "no", "unknown"
 FORMAT = 1
@@ -72,7 +70,7 @@ class Turn:
 
 
 class Session:
-    """A conversation with one person; made by :meth:`ConversationalRecommender.start`.
+    """A conversation with one person; created by :meth:`start` or :meth:`resume`.
 
     Args:
         agent: who leads it.
@@ -90,6 +88,65 @@ class Session:
         for name in self.likes:
             agent.attribute(name)
         self._begin()
+
+    @classmethod
+    def start(
+        cls, agent: ConversationalRecommender, user: str | None = None, likes: Sequence[str] = ()
+    ) -> Self:
+        """Starts a conversation.
+
+        Args:
+            agent: leads the conversation.
+            user: external user id; None for an unknown user.
+            likes: names of attributes that the person likes.
+
+        Raises:
+            UnknownIdError: there is no such user; pass None for an unknown user.
+            ConfigError: there is no such attribute; the error names the nearest one.
+        """
+        return cls(agent, user, likes)
+
+    @classmethod
+    def resume(cls, agent: ConversationalRecommender, state: Mapping[str, Any]) -> Self:
+        """Restores a conversation from the return value of :meth:`state`.
+
+        Raises:
+            DataError: ``state`` is not such a value, belongs to another agent, or does not match what this
+                agent asks and recommends.
+        """
+        try:
+            if state["format"] != FORMAT:
+                raise DataError(f"a session of format {state['format']!r}; expected {FORMAT}")
+            fingerprint = state["agent"]
+            events = list(state["events"])
+            session = cls(agent, state["user"], state["likes"])
+        except (KeyError, TypeError) as cause:
+            raise DataError(
+                f"not the state of a session ({type(cause).__name__}: {cause}); expected what "
+                "Session.state() returned"
+            ) from cause
+        if fingerprint != agent.fingerprint:
+            raise DataError(
+                f"the session was led by agent {str(fingerprint)[:12]}, this one is "
+                f"{agent.fingerprint[:12]}; load the agent that led it, or start anew"
+            )
+        for number, event in enumerate(events, 1):
+            turn = session.next()
+            try:
+                if turn.kind == "question":
+                    expected: str | list[str] | None = turn.question
+                    actual, value = event["asked"], event["answer"]
+                else:
+                    expected = [item.id for item in turn.items]
+                    actual, value = event["shown"], event["chosen"]
+                if actual != expected:
+                    raise DataError(f"event {number} of the session is {event}; expected {expected!r}")
+                session.answer(value)
+            except (KeyError, TypeError, ConfigError) as cause:
+                raise DataError(
+                    f"event {number} of the session, {event!r}, is not one of this agent's: {cause}"
+                ) from cause
+        return session
 
     def _begin(self) -> None:
         self._dialogue = Dialogue(self.agent.setting, self._index)
@@ -152,7 +209,7 @@ class Session:
         return True
 
     def state(self) -> dict[str, Any]:
-        """The session, JSON-able; :meth:`ConversationalRecommender.resume` goes on from it."""
+        """The session, JSON-able; :meth:`resume` restores it."""
         return {
             "format": FORMAT,
             "agent": self.agent.fingerprint,

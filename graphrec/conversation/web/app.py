@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from graphrec.conversation.agent import ConversationalRecommender
+from graphrec.conversation.session import Session
 from graphrec.conversation.web.messages import LENGTH, Answered, Attributes, Going, Reply, Start, State, reply
 from graphrec.conversation.web.page import PAGE, POLICY
 from graphrec.conversation.web.pictures import picture_file, picture_type
@@ -67,24 +68,24 @@ def create_app(agent: ConversationalRecommender, hosts: Sequence[str] | None = N
     @app.post("/api/start")
     def start(body: Start) -> Reply:
         """Begins a conversation."""
-        return reply(agent.start(body.user, body.likes))
+        return reply(Session.start(agent, body.user, body.likes))
 
     @app.post("/api/next")
     def following(body: Going) -> Reply:
         """What is asked or shown now."""
-        return reply(agent.resume(_plain(body.state)))
+        return reply(Session.resume(agent, _plain(body.state)))
 
     @app.post("/api/answer")
     def answer(body: Answered) -> Reply:
         """Takes an answer in."""
-        session = agent.resume(_plain(body.state))
+        session = Session.resume(agent, _plain(body.state))
         session.answer(body.value)
         return reply(session)
 
     @app.post("/api/undo")
     def undo(body: Going) -> Reply:
         """Takes the last answer back, if there is one."""
-        session = agent.resume(_plain(body.state))
+        session = Session.resume(agent, _plain(body.state))
         session.undo()
         return reply(session)
 
