@@ -13,7 +13,7 @@ from conversations import catalog, setting, table_of
 from graphrec.conversation.agent import ConversationalRecommender
 from graphrec.conversation.belief import Setting
 from graphrec.conversation.session import Session
-from graphrec.conversation.states import Trained, width
+from graphrec.conversation.states import TrainedPolicy, state_width
 from graphrec.core.errors import CheckpointError, ConfigError, DataError, UnknownIdError
 from graphrec.core.random import numpy_rng
 from graphrec.data import Interactions, Vocabulary
@@ -22,10 +22,10 @@ USERS = Vocabulary([f"u{i}" for i in range(7)], "user")
 ITEMS = Vocabulary([f"i{i:03d}" for i in range(300)])
 
 
-def network(shared) -> Trained:
-    rng, s = numpy_rng(0, "tests/network"), width(shared, ("history", "length"))
+def network(shared) -> TrainedPolicy:
+    rng, s = numpy_rng(0, "tests/network"), state_width(shared, ("history", "length"))
     shapes = {"first": (8, s), "first_bias": (8,), "second": (2, 8), "second_bias": (2,)}
-    return Trained(
+    return TrainedPolicy(
         ("history", "length"), {k: rng.normal(size=v).astype(np.float32) for k, v in shapes.items()}
     )
 
@@ -36,9 +36,9 @@ def agent(policy: str | None = "ask-then-recommend:5", **rules) -> Conversationa
     titles = {"i003": "The Third", "i008": "The Eighth"}
     decides = network(shared) if policy is None else None
     if decides is None:
-        from graphrec.conversation.rules import rule
+        from graphrec.conversation.rules import parse_rule
 
-        decides = rule(policy)
+        decides = parse_rule(policy)
     return ConversationalRecommender(
         shared, decides, USERS, ITEMS, history, titles, {"i003": "pictures/3.jpg"}, policy
     )
@@ -70,7 +70,7 @@ def play(session: Session, target: int, turns: int = 60) -> None:
             session.answer([v for v in turn.values if v in has])
         else:
             session.answer("yes" if table[target, shelf.names.index(turn.question)] else "no")
-        if session.found is not None:
+        if session.chosen_item is not None:
             return
 
 
@@ -78,7 +78,7 @@ def test_an_honest_person_finds_what_it_looks_for(anybody) -> None:
     for target in (3, 77, 250):
         session = Session.start(anybody)
         play(session, target)
-        assert session.found == ITEMS[target]
+        assert session.chosen_item == ITEMS[target]
         assert session.done
         with pytest.raises(DataError, match="over"):
             session.answer("yes")
@@ -103,9 +103,9 @@ def test_taking_back_leads_to_where_one_was(anybody) -> None:
         assert session.next() == turn
     assert not session.events
     play(session, 77)
-    assert session.found == "i077"
+    assert session.chosen_item == "i077"
     session.undo()
-    assert session.found is None
+    assert session.chosen_item is None
 
 
 def test_a_session_is_json_and_goes_on_elsewhere(anybody, tmp_path) -> None:
@@ -137,7 +137,7 @@ def test_every_turn_has_a_path_that_the_graph_has() -> None:
     assert "which has it" in first.why or first.why.startswith("it tells")
     for _ in range(12):
         turn = session.next()
-        if turn.kind == "end" or session.found:
+        if turn.kind == "end" or session.chosen_item:
             break
         walks = [turn.path] if turn.kind == "question" else [item.path for item in turn.items]
         for walk in walks:
@@ -184,7 +184,7 @@ def test_after_the_last_question_it_goes_on_recommending_until_nothing_is_left()
     assert len(shown) == len(set(shown)) == 300
     assert asked == 3
     assert session.next().kind == "end"
-    assert session.found is None
+    assert session.chosen_item is None
 
 
 def test_not_knowing_rules_nothing_out() -> None:
@@ -256,8 +256,8 @@ def test_agents_that_would_lead_otherwise_have_another_fingerprint() -> None:
     prior = np.arange(300.0)
     found = [
         other(),
-        other(policy=Trained(("length", "history"), policy.weights)),
-        other(policy=Trained(policy.parts, moved)),
+        other(policy=TrainedPolicy(("length", "history"), policy.weights)),
+        other(policy=TrainedPolicy(policy.fields, moved)),
         other(Setting(shared.catalog, shared.vectors, shared.config, prior)),
         other(Setting(shared.catalog, shared.vectors, shared.config.replace(turns=9))),
     ]
@@ -281,7 +281,7 @@ def test_damaged_agents_are_refused(tmp_path) -> None:
 
 
 def test_another_rule_can_be_given_and_odd_policies_are_not_saved(tmp_path) -> None:
-    made = agent(None).changed("abs-greedy", "posterior", 0.1)
+    made = agent(None).replace("abs-greedy", "posterior", 0.1)
     assert Session.start(made).next().kind == "recommendation"
     assert made.setting.config.error == 0.1
     with pytest.raises(ConfigError, match="cannot be saved"):

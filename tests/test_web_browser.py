@@ -22,6 +22,8 @@ pytest.importorskip("playwright", reason="playwright is not installed; pip insta
 from browsing import FLAGS, PATIENCE, Served, at, begin, look, state, until
 from playwright.sync_api import sync_playwright
 
+from graphrec.conversation.session import Session
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if CHROMIUM is None:
     pytest.skip("no Chromium; apt-get install chromium", allow_module_level=True)
@@ -108,7 +110,7 @@ def test_a_whole_conversation_by_mouse_leads_to_the_item(opened, binary) -> None
     assert download.value.suggested_filename == "conversation.json"
     saved = json.loads(Path(download.value.path()).read_text())
     assert saved == state(page)
-    assert Session.resume(binary.agent, saved).found == item(target)
+    assert Session.resume(binary.agent, saved).chosen_item == item(target)
     page.get_by_role("button", name="Start anew").click()
     assert page.locator("#start").is_visible()
     assert page.locator("#chosen").is_hidden()
