@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 import graphrec as gr
+from experiments.recording import RESULTS, write_result
 from experiments.rendering import details, table
 from graphrec.core.environment import environment
 from graphrec.core.errors import CheckpointError
@@ -40,7 +41,6 @@ from graphrec.training.run_directory import METRICS as HISTORY
 METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 CUTS = (1, 5, 10, 20, 50)
 SELECT = "recall@20"
-RESULTS = Path(__file__).parent / "results"
 QUICK = {"epochs": 1, "trials": 2}
 
 
@@ -206,7 +206,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
         "pairs": _pairs(entries, experiment.pairs),
     }  # fmt: skip
     path = (options.out / "quick" if options.quick else RESULTS) / f"{experiment.name}.json"
-    write_json(path, result)
+    write_result(path, result)
     result = read_json(path)
     page = compared.to_html(study.folder / "report.html")
     print(f"{table(result)}\n\n{details(result)}\n\nwritten: {path}, {page}")

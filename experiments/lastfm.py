@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import graphrec as gr
-from experiments.talks import Learned, Talks, arguments, run, scorer
+from experiments.conversations import Learned, Talks, arguments, run, scorer
 from graphrec.data.readers import dataset_folder
 
 COMMAND = "python -m experiments.lastfm"

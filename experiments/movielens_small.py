@@ -12,7 +12,7 @@ each modality and each part of FREEDOM is worth, and what is said of films and p
 from __future__ import annotations
 
 import graphrec as gr
-from experiments import said
+from experiments import llm_augmentation
 from experiments.content import extracted, text_encoder
 from experiments.harness import Experiment, arguments, run
 from experiments.rows import checks, defaults
@@ -39,7 +39,7 @@ def main() -> None:
     cold = Experiment(
         "movielens_small_cold", COMMAND, data, tables, ROWS, range(5), "LightGCN", tuned_as=warm
     )
-    for experiment in (warm, cold, *said.experiments(warm, cold, rich, options.store)):
+    for experiment in (warm, cold, *llm_augmentation.experiments(warm, cold, rich, options.store)):
         run(experiment, options)
 
 

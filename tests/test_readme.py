@@ -38,7 +38,7 @@ def test_the_tables_are_the_recorded_results() -> None:
 
 
 def test_every_bench_script_has_a_block_of_its_own_output() -> None:
-    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "results" / "performance.md").read_text(encoding="utf-8")
     blocks = re.findall(r"<!-- bench: (.+?) -->\n(.*?)<!-- end -->", page, flags=re.DOTALL)
     for command, body in blocks:
         assert body.startswith(f"```\n$ python -m experiments.bench.{command}\n"), f"{command}: never run"

@@ -1,4 +1,4 @@
-"""One command in several processes, by torch's own launcher; docs/scale.md tells of several machines."""
+"""One command in several processes, by torch's own launcher; docs/explanations/scale.md describes several machines."""
 
 from __future__ import annotations
 

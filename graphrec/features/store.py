@@ -64,7 +64,7 @@ class StoredTable:
 
 
 class FeatureStore:
-    """A directory of feature tables, ``root/<field>/<key>/``; docs/features.md describes the files.
+    """A directory of feature tables, ``root/<field>/<key>/``; docs/explanations/cache.md describes the files.
 
     A table belongs to the item ids (in order) and the field, not to the splits: another split of the same
     catalog finds the features of the first, unless they tell of its train interactions.

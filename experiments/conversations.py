@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 import graphrec as gr
-from experiments.harness import RESULTS, folder_of, options_of_all
+from experiments.harness import folder_of, options_of_all
+from experiments.recording import RESULTS, write_result
 from graphrec import runs
 from graphrec.conversation.belief import Setting
 from graphrec.conversation.catalog import Catalog
@@ -30,7 +31,7 @@ from graphrec.conversation.rules import Policy
 from graphrec.conversation.simulator import Simulator
 from graphrec.conversation.vectors import read_vectors
 from graphrec.core.environment import environment
-from graphrec.core.files import read_json, write_json, write_text
+from graphrec.core.files import read_json, write_text
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 WRONG = (0.0, 0.05, 0.1, 0.2, 0.3)
@@ -159,7 +160,7 @@ def run(talks: Talks, options: argparse.Namespace) -> dict[str, Any]:
         "environment": environment(),
     }
     path = (options.out / "quick" if options.quick else RESULTS) / f"{talks.name}.json"
-    write_json(path, result)
+    write_result(path, result)
     result = read_json(path)
     written = [path]
     if talks.picture:

@@ -3,19 +3,19 @@
 Nothing is published for this data; every policy stands beside all rules. Yes or no about one attribute, and
 which of a group's.
 
-    python -m experiments.xwines_talks             # three seeds; one where which of a group's
-    python -m experiments.xwines_talks --quick     # one epoch, one seed, few pairs
+    python -m experiments.xwines_conversations             # three seeds; one where which of a group's
+    python -m experiments.xwines_conversations --quick     # one epoch, one seed, few pairs
 """
 
 from __future__ import annotations
 
 import graphrec as gr
-from experiments.talks import Learned, Talks, arguments, run, scorer
+from experiments.conversations import Learned, Talks, arguments, run, scorer
 
-COMMAND = "python -m experiments.xwines_talks"
+COMMAND = "python -m experiments.xwines_conversations"
 SHORT = {"epochs": 25}  # more is not needed: success on validation is at 98 % by epoch 6
 LEARNED = (Learned("SCPR", train=SHORT), Learned("SCPR, posterior", {"belief": "posterior"}, SHORT))
-FORMS = (("xwines_talks", {}, range(3)), ("xwines_talks_enumerated", {"questions": "enumerated"}, range(1)))
+FORMS = (("xwines_conversations", {}, range(3)), ("xwines_conversations_enumerated", {"questions": "enumerated"}, range(1)))
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """What a size would take, by arithmetic: bytes of each table, products of each stage, machines.
 
-    python -m experiments.bench.on_paper
-    python -m experiments.bench.on_paper --users 1e6 --items 2e5 --pairs 2e7
+    python -m experiments.bench.size_estimate
+    python -m experiments.bench.size_estimate --users 1e6 --items 2e5 --pairs 2e7
 
 Nothing is measured but what ``--bandwidth`` and ``--rate`` say of a machine, defaults of one GPU of 80 GB (2
 TB/s, 100 TFLOP/s that a product reaches) and, in brackets, of two cores (10 GB/s, 60 GFLOP/s).

@@ -1,6 +1,6 @@
 """Every stage of a FREEDOM epoch against the least it could take on this machine.
 
-    python -m experiments.bench.floor [--markdown]
+    python -m experiments.bench.roofline [--markdown]
 
 The floor of a stage is the longer of its bytes over the measured copy bandwidth and its FLOPs over the
 measured float32 matrix product rate. Bytes are those that any implementation must read and write once:
@@ -159,7 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--markdown", action="store_true", help="as a table for docs/performance.md")
+    parser.add_argument("--markdown", action="store_true", help="as a table for docs/results/performance.md")
     markdown = parser.parse_args().markdown
     print(measure.machine())
     bandwidth, flops, half = ceilings()

@@ -1,4 +1,4 @@
-"""The papers' claims as tables of the recorded results; what they say is written in docs/claims.md."""
+"""The papers' claims as tables of the recorded results; what they say is written in docs/results/claims.md."""
 
 from __future__ import annotations
 

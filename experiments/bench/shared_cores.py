@@ -1,6 +1,6 @@
 """What waiting costs: trainings alone and two beside one another, by OpenMP's wait policy.
 
-    python -m experiments.bench.together [--epochs 3]
+    python -m experiments.bench.shared_cores [--epochs 3]
 
 Seconds per epoch of LightGCN (2 layers) on generated data of Amazon Baby's size, median over epochs and
 processes. Two processes on the same cores should take twice as long each. Between parallel regions OpenMP's

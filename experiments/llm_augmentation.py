@@ -64,7 +64,7 @@ def rows_of(
         return (*content, *parts)
 
     whole = Row("LLMRec", "llmrec", LLMRec.Config(), train)
-    part = replace(whole, like="LLMRec", change=dict(on or {}), group="said")
+    part = replace(whole, like="LLMRec", change=dict(on or {}), group="augmentation")
 
     def but(what: str, change: Mapping[str, Any] | None = None, **more: Any) -> Row:
         return replace(part, label=f"LLMRec{what}", change={**part.change, **(change or {})}, **more)
@@ -105,7 +105,7 @@ def augmented(main: Sequence[Row]) -> list[Row]:
             parts += [PREFERRED, DESCRIBED]
         for options in parts:
             label = f"{row.label} + {' and '.join(NAMES[option] for option in options)}"
-            found.append(replace(row, label=label, like=row.label, change=options, group="said"))
+            found.append(replace(row, label=label, like=row.label, change=options, group="augmentation"))
     return found
 
 
@@ -136,12 +136,12 @@ def experiments(
     tables = [{**warm.features, **said(data, store)} for data in rich]
     rows = rows_of(warm.rows, warm.rows[0].train, list(tables[0]), on)
     first = Experiment(
-        f"{warm.name}_said", warm.command, warm.data, tables[0], rows, range(3), warm.baseline,
+        f"{warm.name}_augmented", warm.command, warm.data, tables[0], rows, range(3), warm.baseline,
         warm.trials, pairs_of(rows), tuned_as=warm, shares=warm,
     )  # fmt: skip
     rows = [row for row in rows if row.model in ("lightgcn", "freedom") and not row.control]
     second = Experiment(
-        f"{cold.name}_said", warm.command, cold.data, tables[1], rows, range(3), warm.baseline,
+        f"{cold.name}_augmented", warm.command, cold.data, tables[1], rows, range(3), warm.baseline,
         0, pairs_of(rows), tuned_as=first, shares=cold,
     )  # fmt: skip
     return [first, second]
