@@ -6,7 +6,8 @@ Nothing of this is committed; it is made from the docstrings, the command line a
 - ``reference/api/<folder>.md`` lists every public module of a folder of ``graphrec/`` for mkdocstrings.
 - ``reference/cli.md`` is the help text of every command.
 - A page says ``<!-- options: MODEL -->`` or ``<!-- options: module:Config -->`` where the table of options
-  belongs, and ``<!-- models -->`` or ``<!-- capabilities -->`` for the tables of all models.
+  belongs, ``<!-- reader: NAME -->`` for those of a reader, and ``<!-- models -->`` or ``<!-- capabilities -->``
+  for the tables of all models.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent.parent
 PACKAGE = ROOT / "graphrec"
-MARKER = re.compile(r"<!-- (options: (?P<options>\S+)|(?P<table>models|capabilities)) -->")
+MARKER = re.compile(
+    r"^<!-- (options: (?P<options>\S+)|reader: (?P<reader>\S+)|(?P<table>models|capabilities)) -->$", re.MULTILINE
+)
 TOP = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
 """Page of the site -> file at the top of the repository."""
 MOVED = {"docs/notebooks/": "notebooks/index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
@@ -44,19 +47,28 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Puts the generated tables where a page has a marker."""
-    tables = {"models": _models, "capabilities": _capabilities}
-    return MARKER.sub(
-        lambda m: _options(m["options"]) if m["options"] else tables[m["table"]](), markdown
-    )
+
+    def generated(marker: re.Match[str]) -> str:
+        if marker["options"]:
+            return _options(marker["options"])
+        if marker["reader"]:
+            return _reader(marker["reader"])
+        return {"models": _models, "capabilities": _capabilities}[marker["table"]]()
+
+    return MARKER.sub(generated, markdown)
 
 
 def _from_top(name: str) -> str:
     """A file at the top of the repository with its links as the site has them."""
 
-    def target(link: re.Match[str]) -> str:
-        return f"]({MOVED.get(link[1], link[1].removeprefix('docs/'))}"
+    def link(found: re.Match[str]) -> str:
+        text, target, anchor = found.groups()
+        if name == "CHANGELOG.md" and not (ROOT / target).exists():
+            return str(text)  # older entries name pages that have moved
+        return f"[{text}]({MOVED.get(target, target.removeprefix('docs/'))}{anchor or ''})"
 
-    return re.sub(r"\]\((?!https?://|#)([^)#]+)", target, (ROOT / name).read_text(encoding="utf-8"))
+    source = (ROOT / name).read_text(encoding="utf-8")
+    return re.sub(r"\[([^\[\]]*)\]\((?!https?://|#)([^)#]+)(#[^)]*)?\)", link, source)
 
 
 # -- API -----------------------------------------------------------------------------------------------------
@@ -136,6 +148,22 @@ def _options(name: str) -> str:
         kind = getattr(info.annotation, "__name__", "") if isinstance(info.annotation, type) else ""
         kind = kind or str(info.annotation).replace("typing.", "")
         lines.append(f"| `{field}` | `{_cell(kind)}` | {default} | {_cell(_plain(info.description or ''))} |")
+    return "\n".join(lines)
+
+
+def _reader(name: str) -> str:
+    """Options of a reader, from its signature and the ``Args`` of its docstring."""
+    from graphrec.data.readers import READERS
+
+    module, _, attribute = READERS[name].partition(":")
+    read = getattr(importlib.import_module(module), attribute)
+    arguments = re.search(r"Args:\n(.*?)(?:\n\n|\Z)", inspect.getdoc(read) or "", re.DOTALL)
+    meanings = dict(re.findall(r"^ {4}(\w+): (.*?)(?=^ {4}\w+: |\Z)", arguments[1] if arguments else "", re.S | re.M))
+    lines = ["| option | default | meaning |", "|---|---|---|"]
+    for option, parameter in inspect.signature(read).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            meaning = _cell(_plain(meanings.get(option, "")))
+            lines.append(f"| `{option}` | `{_cell(repr(parameter.default))}` | {meaning} |")
     return "\n".join(lines)
 
 

@@ -41,7 +41,7 @@ class Dataset:
 
     Raises:
         DataError: sizes disagree, splits overlap, train is empty, or a relation points outside its
-        vocabularies.
+            vocabularies.
     """
 
     name: str
@@ -210,8 +210,7 @@ class Dataset:
 
         Raises:
             DataError: a column is missing, an id or a value is unusable (row and value are named), a filter
-            leaves
-                nothing, or the split leaves train empty.
+                leaves nothing, or the split leaves train empty.
         """
         parts = from_frame.parse(
             interactions, user=user, item=item, time=time, rating=rating, min_rating=min_rating,

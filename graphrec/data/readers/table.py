@@ -73,7 +73,7 @@ def read(
         ConfigError: ``text``, ``image`` or ``attributes`` without ``items``, both ``image`` and ``images``,
             or a limit on attributes that is out of range.
         DataError: a file is missing or damaged, a column does not exist, or a value is unusable; names file
-        and row.
+            and row.
     """
     if items is None and any(given is not None for given in (text, image, item_id, attributes)):
         raise ConfigError(
