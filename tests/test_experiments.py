@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 import graphrec as gr
-from experiments import llm_augmentation, paper_claims, tables
+from experiments import llm_augmentation, paper_claims, tables, train_from_scratch
 from experiments.harness import Experiment, _Study, arguments, run
 from experiments.rendering import about, details, table
 from experiments.rows import MULTIMODAL, NAMES, checks, defaults, settled
 from graphrec.core.errors import CheckpointError
+from graphrec.data.generated import generated_options, write_catalog
 from graphrec.features import FeatureTable
 from graphrec.models import MODELS, model
 from graphrec.testing import communities
@@ -211,3 +212,28 @@ def test_pages_are_rewritten_between_markers_only() -> None:
     with pytest.raises(ValueError, match="is not recorded"):
         tables.rewritten(page.replace("nothing x", "main no_such_result"))
     assert tables.rewritten("no marker") == "no marker"
+
+
+@pytest.mark.parametrize("name", ["lightgcn", "freedom"])
+def test_training_from_scratch_reaches_what_the_trainer_reaches(name: str, tmp_path) -> None:
+    shop = write_catalog(tmp_path / "shop", n_items=80, n_users=150, seed=0)
+    data = gr.load_dataset("table", shop, **{**generated_options(), "split": "random"})
+    store = gr.FeatureStore(tmp_path / "cache")
+    gr.extract(data, "image", gr.extractor("hog-hsv"), store)
+    gr.extract(data, "text", gr.extractor("tfidf-svd"), store)
+    features = store.load_tables(data) if name == "freedom" else None
+    losses, metrics = train_from_scratch.train(data, name, 6, features)
+
+    cls = model(name)
+    config = cls.Config(dim=train_from_scratch.DIM, seed=train_from_scratch.SEED)
+    settings = gr.TrainConfig(
+        epochs=6, batch_size=train_from_scratch.BATCH_SIZE, learning_rate=train_from_scratch.LEARNING_RATE,
+        seed=train_from_scratch.SEED, patience=None, device="cpu", progress=False,
+    )  # fmt: skip
+    run = gr.Trainer(settings).fit(cls.build(data, features, config))
+    theirs = [sum(v for k, v in epoch.items() if k.startswith("loss/")) for epoch in run.history]
+    assert losses == pytest.approx(theirs, rel=1e-4)
+    assert losses[-1] < losses[0]
+    report = gr.evaluate(run.model, data.test, seen=data.train + data.valid, k=(20,)).mean()
+    assert metrics["recall@20"] == pytest.approx(report["recall@20"], abs=0.01)
+    assert metrics["ndcg@20"] == pytest.approx(report["ndcg@20"], abs=0.01)
