@@ -1,8 +1,8 @@
-"""What the experiments on conversations share: policies in the same conversations, seeds, recorded results.
+"""Shared by the experiments on conversations: policies in the same conversations, seeds, recorded results.
 
 Rules have their numbers chosen on validation conversations. A learned policy is trained once per seed on
 conversations about validation pairs, its epoch chosen on a fifth of them that is kept back; then every policy
-talks about every test pair, once. Trainings are resumable: a finished one is read back.
+experiment about every test pair, once. Trainings are resumable: a finished one is read back.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from graphrec.core.environment import environment
 from graphrec.core.files import read_json, write_text
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
-WRONG = (0.0, 0.05, 0.1, 0.2, 0.3)
+ERROR_RATES = (0.0, 0.05, 0.1, 0.2, 0.3)
 """Shares of wrong answers that policies are tried with."""
-RECKONED = 0.1  # the share that the cautious posterior expects
-NOISY = 2000  # conversations for each share
+EXPECTED_ERROR = 0.1  # share of wrong answers that the posterior expects
+NOISE_CONVERSATIONS = 2000  # for each share
 QUICK = {"epochs": 1, "episodes": 100, "pairs": 200}
 FM = {"reg_weight": 2e-3, "attribute_learning_rate": 5e-3}  # the authors' rates need hundreds of epochs
-CAUTIOUS = "{}, expecting errors"
+EXPECTING_ERRORS = "{}, expecting errors"
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,15 @@ class Learned:
 
 
 @dataclass(frozen=True)
-class Talks:
-    """A table of conversations.
+class ConversationExperiment:
+    """One table of conversations.
 
     Attributes:
         name: also of the file under ``results/``.
         command: the command that makes it.
         data: a dataset with attributes.
         scorer: vectors of users, items and attributes: a file or a run.
-        vectors: what to call them in the table.
+        vectors: their name in the table.
         learned: policies to train.
         seeds: one training each.
         published: label -> metric -> published value, shown beside.
@@ -97,41 +97,41 @@ def scorer(data: gr.Dataset, out: Path, quick: bool) -> Path:
     return path
 
 
-def run(talks: Talks, options: argparse.Namespace) -> dict[str, Any]:
-    """Trains, talks, writes ``results/<name>.json``; with ``--rows`` it only trains, and returns nothing.
+def run(experiment: ConversationExperiment, options: argparse.Namespace) -> dict[str, Any]:
+    """Trains, plays conversations and writes ``results/<name>.json``; with ``--rows`` it only trains.
 
     Args:
-        talks: what to run.
+        experiment: what to run.
         options: parsed :func:`arguments`.
     """
     if options.threads:
         torch.set_num_threads(options.threads)
-    seeds = list(talks.seeds)[: 1 if options.quick else None]
-    folder = options.out / ("quick" if options.quick else "") / talks.name
+    seeds = list(experiment.seeds)[: 1 if options.quick else None]
+    folder = options.out / ("quick" if options.quick else "") / experiment.name
     if options.rows:
-        for learned in talks.learned:
+        for learned in experiment.learned:
             for seed in seeds if learned.label in options.rows else ():
                 if options.seeds and seed not in options.seeds:
                     continue
-                _, facts = _trained(talks, learned, seed, folder, options.quick)
+                _, facts = _trained(experiment, learned, seed, folder, options.quick)
                 print(f"{learned.label}: {facts}", flush=True)
         return {}
     setting = Setting(
-        Catalog.from_dataset(talks.data),
-        read_vectors(talks.scorer, talks.data),
-        ConversationConfig(**talks.rules),
+        Catalog.from_dataset(experiment.data),
+        read_vectors(experiment.scorer, experiment.data),
+        ConversationConfig(**experiment.rules),
     )
-    test = talks.data.test.where(setting.catalog.described[talks.data.test.items])
+    test = experiment.data.test.where(setting.catalog.described[experiment.data.test.items])
     if options.quick:
         test = test.where(np.arange(len(test)) % (len(test) // QUICK["pairs"]) == 0)
-    held = SCPR.build(talks.data, None, SCPR.Config(scorer=talks.scorer)).held
+    held = SCPR.build(experiment.data, None, SCPR.Config(scorer=experiment.scorer)).held
     judge = Simulator(setting.catalog, setting.enumerated, seed=1)
     task = DialogueTask(setting, held, judge, QUICK["pairs"] if options.quick else None)
 
     policies: dict[str, list[tuple[Policy, Setting]]] = {k: [v] for k, v in baselines(task).items()}
     trained: dict[str, list[dict[str, Any]]] = {}
-    for learned in talks.learned:
-        done = [_trained(talks, learned, seed, folder, options.quick) for seed in seeds]
+    for learned in experiment.learned:
+        done = [_trained(experiment, learned, seed, folder, options.quick) for seed in seeds]
         policies[learned.label] = [(model, model.setting) for model, _ in done]
         trained[learned.label] = [facts for _, facts in done]
     simulator = Simulator(setting.catalog, setting.enumerated, seed=2)
@@ -139,47 +139,49 @@ def run(talks: Talks, options: argparse.Namespace) -> dict[str, Any]:
     for label, several in policies.items():
         found = [play(policy, own, simulator, test.users, test.items) for policy, own in several]
         rows[label] = {
-            "published": dict(talks.published.get(label.partition(":")[0], {})),
+            "published": dict(experiment.published.get(label.partition(":")[0], {})),
             "runs": [_facts(outcomes) for outcomes in found],
             "training": trained.get(label, []),
         }
         print(f"{label}: {[round(r['mean']['sr@15'], 4) for r in rows[label]['runs']]}", flush=True)
     result = {
-        "experiment": talks.name,
-        "command": talks.command + (" --quick" if options.quick else ""),
-        "dataset": talks.data.summary(),
+        "experiment": experiment.name,
+        "command": experiment.command + (" --quick" if options.quick else ""),
+        "dataset": experiment.data.summary(),
         "attributes": setting.catalog.n_attributes,
-        "vectors": talks.vectors,
-        "rules": dict(talks.rules),
+        "vectors": experiment.vectors,
+        "rules": dict(experiment.rules),
         "pairs": len(test),
         "held": len(held),
         "seeds": seeds,
         "order": list(rows),
         "rows": rows,
-        "noise": [{"policy": k, "sr@15": v} for k, v in _noise(policies, simulator, test).items()],
+        "noise": [
+            {"policy": k, "sr@15": v} for k, v in _success_by_error_rate(policies, simulator, test).items()
+        ],
         "environment": environment(),
     }
-    path = (options.out / "quick" if options.quick else RESULTS) / f"{talks.name}.json"
+    path = (options.out / "quick" if options.quick else RESULTS) / f"{experiment.name}.json"
     write_result(path, result)
     result = read_json(path)
     written = [path]
-    if talks.picture:
-        written.append((path.parent if options.quick else IMAGES) / f"{talks.name}.svg")
+    if experiment.picture:
+        written.append((path.parent if options.quick else IMAGES) / f"{experiment.name}.svg")
         write_text(written[-1], plot(result))
     print(f"{table(result)}\n\n{noise(result)}\n\nwritten: {', '.join(map(str, written))}")
     return result
 
 
 def _trained(
-    talks: Talks, learned: Learned, seed: int, folder: Path, quick: bool
+    experiment: ConversationExperiment, learned: Learned, seed: int, folder: Path, quick: bool
 ) -> tuple[Any, dict[str, Any]]:
-    """A policy of one seed with what its training took."""
-    model_options = {"scorer": str(talks.scorer), **talks.rules, **learned.options}
+    """A policy of one seed with the facts of its training."""
+    model_options = {"scorer": str(experiment.scorer), **experiment.rules, **learned.options}
     train_options = {"checkpoint_every": 5, **learned.train}
     if quick:
         model_options["episodes"], train_options["epochs"] = QUICK["episodes"], QUICK["epochs"]
     run = runs.train(
-        "scpr", talks.data, model_options=model_options, train_options=train_options,
+        "scpr", experiment.data, model_options=model_options, train_options=train_options,
         out=folder / folder_of(learned.label) / f"seed-{seed}", seed=seed, resume=True,
     )  # fmt: skip
     facts = {
@@ -196,7 +198,7 @@ def _facts(outcomes: Outcomes) -> dict[str, Any]:
     return {"mean": outcomes.mean(), "interval": interval(outcomes.found > 0)}
 
 
-def _noise(
+def _success_by_error_rate(
     policies: Mapping[str, Sequence[tuple[Policy, Setting]]], simulator: Simulator, test: gr.Interactions
 ) -> dict[str, list[float]]:
     """Success by turn 15 of some policies at each share of wrong answers, in the same conversations."""
@@ -204,12 +206,15 @@ def _noise(
              ("random", "abs-greedy", "max-entropy", "recommend-when-few")}  # fmt: skip
     for label, (policy, own) in list(shown.items()):
         if own.config.belief == "posterior" and not own.config.error:
-            shown[CAUTIOUS.format(label)] = policy, with_posterior(own, RECKONED)
-    users, targets = test.users[:: -(-len(test) // NOISY)], test.items[:: -(-len(test) // NOISY)]
+            shown[EXPECTING_ERRORS.format(label)] = policy, with_posterior(own, EXPECTED_ERROR)
+    users, targets = (
+        test.users[:: -(-len(test) // NOISE_CONVERSATIONS)],
+        test.items[:: -(-len(test) // NOISE_CONVERSATIONS)],
+    )
     return {
         label: [
             float((play(policy, own, replace(simulator, wrong=wrong), users, targets).found > 0).mean())
-            for wrong in WRONG
+            for wrong in ERROR_RATES
         ]
         for label, (policy, own) in shown.items()
     }
@@ -219,7 +224,7 @@ def _noise(
 
 
 def about(result: Mapping[str, Any]) -> str:
-    """A paragraph: what was run, on what."""
+    """A paragraph about the data, the vectors and the seeds."""
     data, seeds = result["dataset"], result["seeds"]
     spread = f"mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else "one seed"
     rules = "".join(f"; {key} {value}" for key, value in result["rules"].items())
@@ -260,7 +265,7 @@ def table(result: Mapping[str, Any]) -> str:
 
 def noise(result: Mapping[str, Any]) -> str:
     """SR@15 at each share of wrong answers."""
-    heads = [f"{wrong:.0%} wrong" for wrong in WRONG]
+    heads = [f"{wrong:.0%} wrong" for wrong in ERROR_RATES]
     lines = [f"| policy | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for row in result["noise"]:
         lines.append(f"| {row['policy']} | {' | '.join(f'{v:.3f}' for v in row['sr@15'])} |")
@@ -276,7 +281,7 @@ def plot(result: Mapping[str, Any]) -> str:
     rows = result["noise"]
 
     def place(wrong: float, rate: float) -> str:
-        return f"{LEFT + WIDTH * wrong / WRONG[-1]:.1f},{TOP + HEIGHT * (1 - rate):.1f}"
+        return f"{LEFT + WIDTH * wrong / ERROR_RATES[-1]:.1f},{TOP + HEIGHT * (1 - rate):.1f}"
 
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH + 400} {HEIGHT + 80}" role="img" '
@@ -291,11 +296,11 @@ def plot(result: Mapping[str, Any]) -> str:
         y = TOP + HEIGHT * (1 - tenth / 10)
         parts.append(f'<line x1="{LEFT}" x2="{LEFT + WIDTH}" y1="{y}" y2="{y}" stroke="#ddd"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{y + 4}" text-anchor="end">{tenth / 10:.1f}</text>')
-    for wrong in WRONG:
-        x = LEFT + WIDTH * wrong / WRONG[-1]
+    for wrong in ERROR_RATES:
+        x = LEFT + WIDTH * wrong / ERROR_RATES[-1]
         parts.append(f'<text x="{x}" y="{TOP + HEIGHT + 18}" text-anchor="middle">{wrong:.0%}</text>')
     for number, row in enumerate(rows):
-        color, values = COLORS[number % len(COLORS)], zip(WRONG, row["sr@15"], strict=True)
+        color, values = COLORS[number % len(COLORS)], zip(ERROR_RATES, row["sr@15"], strict=True)
         points = " ".join(place(wrong, rate) for wrong, rate in values)
         y = TOP + 20 + 22 * number
         parts.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="2"/>')

@@ -1,9 +1,9 @@
-"""What a language model would be measured against: LLMRec and models with its augmentation, fed by the
-catalog, which asks nobody, and by controls that say nothing.
+"""LLMRec, and other models with its augmentation, with attributes, profiles and preferences that no language
+model wrote, and with controls.
 
 Attributes are the dataset's own, profiles are counted in train, preferences are the first and the last of
-ItemKNN's best ten. Both controls keep everything but the profiles (FREEDOM's: the attributes): *noise* are
-random vectors, *shuffled* are other people's (other items').
+ItemKNN's best ten; a language model has to beat them. The controls replace the profiles (FREEDOM's: the
+attributes): *noise* by random vectors, *shuffled* by those of other people (other items).
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ CANDIDATES = 10
 PRUNED = 0.71  # the authors' rate
 
 
-def said(data: gr.Dataset, store: Path) -> dict[str, FeatureTable]:
-    """What the catalog says of a dataset that was read with its attributes: tables by field."""
+def augmentation(data: gr.Dataset, store: Path) -> dict[str, FeatureTable]:
+    """Attributes, profiles and preferences of a dataset that was read with attributes: tables by field."""
     kept = FeatureStore(store)
     tables = dict(write_attributes(data, catalog.attributes(data), extractor("tfidf-svd"), kept))
     tables[PROFILE] = write_profiles(data, catalog.profiles(data), extractor("tfidf-svd"), kept)
@@ -49,38 +49,38 @@ def said(data: gr.Dataset, store: Path) -> dict[str, FeatureTable]:
 def rows_of(
     main: Sequence[Row], train: gr.TrainConfig, fields: Sequence[str], on: Mapping[str, Any] | None
 ) -> list[Row]:
-    """The rows: models without any of it, LLMRec, its controls and parts, and models with it.
+    """The rows: models without augmentation, LLMRec, its controls and parts, and models with augmentation.
 
     Args:
-        main: of the dataset's table.
+        main: the rows of the dataset's table.
         train: options of training.
-        fields: all there are.
-        on: options of the row that controls and parts are of, where tuning switched parts off.
+        fields: all fields of features.
+        on: options of the row that controls and parts belong to, if tuning switched parts off.
     """
     written = [f for f in fields if f.startswith(ATTRIBUTE)]
     content = [f for f in fields if f not in (PROFILE, PREFERENCES, *written)]
 
-    def given(*parts: str) -> tuple[str, ...]:
+    def fields_with(*parts: str) -> tuple[str, ...]:
         return (*content, *parts)
 
     whole = Row("LLMRec", "llmrec", LLMRec.Config(), train)
     part = replace(whole, like="LLMRec", change=dict(on or {}), group="augmentation")
 
-    def but(what: str, change: Mapping[str, Any] | None = None, **more: Any) -> Row:
-        return replace(part, label=f"LLMRec{what}", change={**part.change, **(change or {})}, **more)
+    def variant(suffix: str, change: Mapping[str, Any] | None = None, **more: Any) -> Row:
+        return replace(part, label=f"LLMRec{suffix}", change={**part.change, **(change or {})}, **more)
 
     return [
         *bases_of(main),
         whole,
-        *([but(ALL_ON)] if on else []),
-        but(", noise profiles", control={PROFILE: "noise"}),
-        but(", shuffled profiles", control={PROFILE: "shuffled"}),
-        but(" without profiles", features=given(PREFERENCES, *written)),
-        but(" without attributes", features=given(PREFERENCES, PROFILE)),
-        but(" without preferences", {"augmented": 0.0}),
-        but(f", pruned by {PRUNED}", {"prune": PRUNED}),  # tuning prunes nothing on either dataset
-        but(", attributes only", features=given(*written)),
-        but(", nothing said", features=given()),
+        *([variant(ALL_ON)] if on else []),
+        variant(", noise profiles", control={PROFILE: "noise"}),
+        variant(", shuffled profiles", control={PROFILE: "shuffled"}),
+        variant(" without profiles", features=fields_with(PREFERENCES, *written)),
+        variant(" without attributes", features=fields_with(PREFERENCES, PROFILE)),
+        variant(" without preferences", {"augmented": 0.0}),
+        variant(f", pruned by {PRUNED}", {"prune": PRUNED}),  # tuning prunes nothing on either dataset
+        variant(", attributes only", features=fields_with(*written)),
+        variant(", nothing said", features=fields_with()),
         *augmented(main),
         *(
             replace(row, label=f"FREEDOM + {how} attributes", control=dict.fromkeys(written, how))
@@ -97,7 +97,7 @@ def bases_of(main: Sequence[Row]) -> list[Row]:
 
 
 def augmented(main: Sequence[Row]) -> list[Row]:
-    """Models with what was said: preferences in their batches and, where they take content, attributes."""
+    """Models with augmentation: preferences in their batches and, if they take content, attributes."""
     found = []
     for row in bases_of(main):
         parts: list[dict[str, Any]] = [{**PREFERRED, **(DESCRIBED if row.model != "lightgcn" else {})}]
@@ -110,10 +110,10 @@ def augmented(main: Sequence[Row]) -> list[Row]:
 
 
 def pairs_of(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """What is compared: LLMRec with each control and part, models that have it with those that have not."""
+    """LLMRec is compared with each control and part, models with augmentation with those without."""
     ours = [row.label for row in rows if row.model == "llmrec"]
-    own = 1 if f"LLMRec{ALL_ON}" in ours else 0  # where what parts are taken from stands
-    compared = [(ours[own], label) for label in ours if label != ours[own]]
+    whole = 1 if f"LLMRec{ALL_ON}" in ours else 0  # the row that parts are taken from
+    compared = [(ours[whole], label) for label in ours if label != ours[whole]]
     return compared + [(row.label, str(row.like)) for row in rows if row.model != "llmrec" and row.like]
 
 
@@ -124,16 +124,16 @@ def experiments(
     store: Path,
     on: Mapping[str, Any] | None = None,
 ) -> list[Experiment]:
-    """The table with what was said, and a shorter one with cold items, to which LLMRec has nothing to say.
+    """The table with augmentation, and a shorter one with cold items, which LLMRec cannot place.
 
     Args:
-        warm: the dataset's table, of which options and trainings are taken over.
-        cold: likewise with cold items.
+        warm: the dataset's table, whose options and trainings are used.
+        cold: the table with cold items.
         rich: the datasets of both, read with attributes.
-        store: of features.
+        store: the feature store.
         on: see :func:`rows_of`.
     """
-    tables = [{**warm.features, **said(data, store)} for data in rich]
+    tables = [{**warm.features, **augmentation(data, store)} for data in rich]
     rows = rows_of(warm.rows, warm.rows[0].train, list(tables[0]), on)
     first = Experiment(
         f"{warm.name}_augmented", warm.command, warm.data, tables[0], rows, range(3), warm.baseline,
@@ -153,21 +153,21 @@ HEADS = ("difference", "95 % interval", "p (Holm)")
 
 
 def parts(result: Mapping[str, Any]) -> str:
-    """LLMRec beside its controls and itself short of a part; differences are LLMRec against the row."""
+    """LLMRec, its controls, and LLMRec without a part; differences are LLMRec against the row."""
     labels = [label for label in result["order"] if result["rows"][label]["model"] == "llmrec"]
     found = {pair["baseline"]: pair for pair in result["pairs"]}
     return _table(result, labels, found)
 
 
 def added(result: Mapping[str, Any]) -> str:
-    """Models without and with what was said; differences are the row against the model without."""
+    """Models without and with augmentation; differences are the row against the model without."""
     labels = [label for label in result["order"] if result["rows"][label]["model"] != "llmrec"]
     found = {pair["model"]: pair for pair in result["pairs"]}
     return _table(result, sorted(labels, key=lambda label: _family(result, label)), found)
 
 
 def cold(result: Mapping[str, Any]) -> str:
-    """The same where a tenth of the items are cold."""
+    """The same with a tenth of the items cold."""
     lines = ["| model | R@20 | warm R@20 | cold R@20 | cold among cold R@20 |", "|---|---|---|---|---|"]
     for label in sorted(result["order"], key=lambda label: _family(result, label)):
         row = result["rows"][label]
@@ -178,12 +178,12 @@ def cold(result: Mapping[str, Any]) -> str:
 
 
 def _family(result: Mapping[str, Any], label: str) -> int:
-    """Where the model that a row is of stands."""
+    """The position of the model that a row belongs to."""
     return int(result["order"].index(result["rows"][label]["like"] or label))
 
 
 def _table(result: Mapping[str, Any], labels: Sequence[str], pairs: Mapping[str, Mapping[str, Any]]) -> str:
-    """Rows with their means for all users and by activity, and a comparison where there is one."""
+    """Rows with their means for all users and by activity, and the comparison if there is one."""
     groups = {name: group["users"] for name, group in result["rows"][labels[0]]["activity"].items()}
     heads = ["R@20", "N@20", *(f"{name} train items ({n:,} users)" for name, n in groups.items()), *HEADS]
     lines = [f"| model | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]

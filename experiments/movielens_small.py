@@ -3,7 +3,7 @@
 Ratings of at least 4, 5-core; split 8:1:1 at random per user, and with a tenth of the films kept out of
 train. Posters through HOG+HSV (no pretrained weights needed), texts through a sentence encoder where one is
 installed. Eight trials a model, chosen on validation at the first seed; five seeds; then what the content,
-each modality and each part of FREEDOM is worth, and what is said of films and people.
+each modality and each part of FREEDOM is worth, and augmentation with attributes and profiles.
 
     python -m experiments.movielens_small             # five seeds
     python -m experiments.movielens_small --quick     # one epoch, two trials, one seed

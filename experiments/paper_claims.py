@@ -1,4 +1,4 @@
-"""The papers' claims as tables of the recorded results; what they say is written in docs/results/claims.md."""
+"""Tables that check the claims of the papers, for docs/results/claims.md."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ R20 = "recall@20"
 
 
 def accuracy(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """FREEDOM against LATTICE, its direct ancestor, on every dataset, and the mean of what it gains."""
+    """FREEDOM against LATTICE, its direct ancestor, on every dataset, and its mean gain."""
     lines = ["| dataset | LATTICE | FREEDOM | relative |", "|---|---|---|---|"]
     gains = []
     for name, result in results.items():
@@ -25,7 +25,7 @@ def accuracy(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def checks(results: Mapping[str, Mapping[str, Any]], group: str) -> str:
-    """The rows of one group of checks beside the rows they are checks of, with the paired comparison."""
+    """One group of checks and the rows they belong to, with the paired comparisons."""
     lines = [
         "| dataset | model | R@20 | check | R@20 | the model against the check | 95 % interval | p (Holm) |",
         "|---|---|---|---|---|---|---|---|",

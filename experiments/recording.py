@@ -50,7 +50,9 @@ def _run(facts: Mapping[str, Any]) -> dict[str, Any]:
     if "test" in kept:
         kept["test"] = {metric: kept["test"][metric] for metric in TEST}
     if "groups" in kept:
-        kept["groups"] = {g: {"recall@20": kept["groups"][g]["recall@20"]} for g in GROUPS if g in kept["groups"]}
+        kept["groups"] = {
+            g: {"recall@20": kept["groups"][g]["recall@20"]} for g in GROUPS if g in kept["groups"]
+        }
     return kept
 
 

@@ -64,7 +64,7 @@ def best(results: Mapping[str, Mapping[str, Any]], count: int = 5) -> str:
     ]
     commands = " and ".join(f"`{result['command']}`" for result in results.values())
     seeds = len(next(iter(results.values()))["seeds"])
-    lines += ["", f"Mean ± standard deviation over {seeds} training seeds; best bold, second best in italics. "
+    lines += ["", f"Mean ± standard deviation over {seeds} training seeds; best bold, second best italic. "
               f"Recorded by {commands}."]  # fmt: skip
     return "\n".join(lines)
 
@@ -81,7 +81,9 @@ def about(result: Mapping[str, Any]) -> str:
     for field, table in result["features"].items():
         name = table["extractor"]["name"]
         fields[table.get("entity", "item")].append(f"{field} of {table['items']:,} ({name})")
-    users, items = (f" ({', '.join(fields[entity])})" if fields[entity] else "" for entity in ("user", "item"))
+    users, items = (
+        f" ({', '.join(fields[entity])})" if fields[entity] else "" for entity in ("user", "item")
+    )
     return (
         f"{data['users']:,} users{users}, {data['items']:,} items{items}, {data['train']:,} / "
         f"{data['valid']:,} / {data['test']:,} interactions; {how}, selected on validation recall@20; "

@@ -1,6 +1,6 @@
-"""LightGCN and FREEDOM in one plain file: our graphs and batches, and no Trainer, no model class, no registry.
+"""LightGCN and FREEDOM in one plain file: our graphs and batches, but no Trainer, model class or registry.
 
-It reads from top to bottom. With the same seed, the losses are those of ``graphrec train`` (a test compares them).
+It reads from top to bottom. With the same seed, the losses are those of the Trainer (a test compares them).
 
     python -m experiments.train_from_scratch                       # both models on a generated shop
     python -m experiments.train_from_scratch --data saved/shop     # on a dataset that you saved
@@ -47,10 +47,14 @@ def train(data: gr.Dataset, name: str, epochs: int, features: dict | None = None
 
     if name == "freedom":
         # One graph of the nearest items per modality, frozen; the mixture is the item graph.
-        neighbors = {m: normalize_weights(knn(table, NEIGHBORS), "symmetric") for m, table in features.items()}
+        neighbors = {
+            m: normalize_weights(knn(table, NEIGHBORS), "symmetric") for m, table in features.items()
+        }
         shares = {"image": IMAGE_WEIGHT, "text": 1 - IMAGE_WEIGHT}
         item_graph = mix([(shares[m], neighbors[m]) for m in neighbors])
-        vectors = {m: torch.from_numpy(table.numpy()).float() for m, table in features.items()}  # (n_items, d_m)
+        vectors = {
+            m: torch.from_numpy(table.numpy()).float() for m, table in features.items()
+        }  # (n_items, d_m)
         present = {m: torch.from_numpy(np.array(table.present)) for m, table in features.items()}
         maps = {m: xavier(DIM, x.shape[1], m) for m, x in vectors.items()}
         parameters += maps.values()
@@ -111,7 +115,9 @@ def train(data: gr.Dataset, name: str, epochs: int, features: dict | None = None
 
 def main() -> None:
     """Trains both models and prints their test metrics."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", help="a saved dataset; default: a generated shop")
     parser.add_argument("--model", choices=("lightgcn", "freedom"), help="default: both")
     parser.add_argument("--epochs", type=int, default=20)

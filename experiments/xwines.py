@@ -3,7 +3,7 @@
 Ratings of at least 4, 5-core; split 8:1:1 at random per user, and with a tenth of the wines kept out of
 train. Photos through HOG+HSV, texts through a sentence encoder where one is installed. Eight trials a model,
 chosen on validation at the first seed; five seeds; then what the content, each modality and each part of
-FREEDOM is worth, and what is said of wines and people.
+FREEDOM is worth, and augmentation with attributes and profiles.
 
     python -m experiments.xwines             # five seeds
     python -m experiments.xwines --quick     # one epoch, two trials, one seed

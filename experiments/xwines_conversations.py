@@ -10,12 +10,15 @@ which of a group's.
 from __future__ import annotations
 
 import graphrec as gr
-from experiments.conversations import Learned, Talks, arguments, run, scorer
+from experiments.conversations import ConversationExperiment, Learned, arguments, run, scorer
 
 COMMAND = "python -m experiments.xwines_conversations"
 SHORT = {"epochs": 25}  # more is not needed: success on validation is at 98 % by epoch 6
 LEARNED = (Learned("SCPR", train=SHORT), Learned("SCPR, posterior", {"belief": "posterior"}, SHORT))
-FORMS = (("xwines_conversations", {}, range(3)), ("xwines_conversations_enumerated", {"questions": "enumerated"}, range(1)))
+FORMS = (
+    ("xwines_conversations", {}, range(3)),
+    ("xwines_conversations_enumerated", {"questions": "enumerated"}, range(1)),
+)
 
 
 def main() -> None:
@@ -24,10 +27,10 @@ def main() -> None:
     data = gr.load_dataset("xwines", root=options.root, attributes=True)
     own = scorer(data, options.out, options.quick)
     for name, rules, seeds in FORMS:
-        talks = Talks(
+        experiment = ConversationExperiment(
             name, COMMAND, data, own, "an FM trained here", LEARNED, seeds, rules=rules, picture=not rules
         )
-        run(talks, options)
+        run(experiment, options)
 
 
 if __name__ == "__main__":

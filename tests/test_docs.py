@@ -1,7 +1,7 @@
-"""The documentation runs: every command and every Python block of the README and the docs, every notebook, and
-the site builds without a warning.
+"""The documentation runs: every command and Python block of the README and the docs, and every notebook; the
+site builds without a warning.
 
-A page's blocks run in order in an empty folder, commands and Python in one process, with one namespace a page.
+The blocks of a page run in order in an empty folder and in one process, with one namespace per page.
 Markers in HTML comments say what a block needs:
 
 - ``<!-- not run: reason -->`` before a block: it needs something that is not at hand, or never ends.
@@ -9,7 +9,7 @@ Markers in HTML comments say what a block needs:
 - ``<!-- starts with: shop, saved/shop -->`` before a block: these folders of :func:`prepared` are there.
 - ``<!-- file: PATH -->`` before a block: its text is written to that file.
 
-The generated shop is made smaller and trainings shorter (:data:`SMALLER`); nothing else of a block is changed.
+The generated shop is made smaller and trainings shorter (:data:`SMALLER`); nothing else is changed.
 """
 
 from __future__ import annotations
@@ -100,8 +100,10 @@ def run_command(words: list[str]) -> None:
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small shop, the same saved with its features in ``cache``, and a small dataset for conversations in place
-    of LastFM; not to be written to."""
+    """A small shop, the same saved with its features in ``cache``, and a small dataset in place of LastFM.
+
+    It is shared, so tests copy from it and never write into it.
+    """
     folder = tmp_path_factory.mktemp("docs")
     before = Path.cwd()
     os.chdir(folder)
@@ -137,16 +139,16 @@ def runnable(page: Path) -> bool:
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_block_has_a_language(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    recorded = re.sub(r"<!-- bench: .+?<!-- end -->", "", text, flags=re.DOTALL)  # output of the bench scripts
+    recorded = re.sub(
+        r"<!-- bench: .+?<!-- end -->", "", text, flags=re.DOTALL
+    )  # output of the bench scripts
     fences = re.findall(r"^```(\w*)$", recorded, flags=re.MULTILINE)
     assert len(fences) % 2 == 0, "a block is not closed"
     assert set(fences[::2]) <= LANGUAGES
     assert not re.search(r"^ {4}graphrec", text, flags=re.MULTILINE), "commands stand in bash blocks"
 
 
-@pytest.mark.parametrize(
-    "page", [p for p in PAGES if runnable(p)], ids=lambda p: str(p.relative_to(ROOT))
-)
+@pytest.mark.parametrize("page", [p for p in PAGES if runnable(p)], ids=lambda p: str(p.relative_to(ROOT)))
 def test_blocks_run(page: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("GRAPHREC_DATA", raising=False)
@@ -201,9 +203,10 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert "--processes" in commands_page
     api = (tmp_path / "reference/api/training/index.html").read_text(encoding="utf-8")
     assert "graphrec.training.trainer.Trainer" in api
+    loaded = re.compile(r'(?:<script[^>]*src|<link[^>]*rel="stylesheet"[^>]*href)="(https?://[^"]+)')
     external = [
         f"{page.relative_to(tmp_path)}: {url}"
         for page in tmp_path.rglob("*.html")
-        for url in re.findall(r'(?:<script[^>]*src|<link[^>]*rel="stylesheet"[^>]*href)="(https?://[^"]+)', page.read_text())
+        for url in loaded.findall(page.read_text(encoding="utf-8"))
     ]
     assert not external, "pages load nothing from other servers"

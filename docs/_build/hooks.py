@@ -28,11 +28,16 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parent.parent.parent
 PACKAGE = ROOT / "graphrec"
 MARKER = re.compile(
-    r"^<!-- (options: (?P<options>\S+)|reader: (?P<reader>\S+)|(?P<table>models|capabilities)) -->$", re.MULTILINE
+    r"^<!-- (options: (?P<options>\S+)|reader: (?P<reader>\S+)|(?P<table>models|capabilities)) -->$",
+    re.MULTILINE,
 )
 TOP = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
 """Page of the site -> file at the top of the repository."""
-MOVED = {"docs/notebooks/": "notebooks/index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+MOVED = {
+    "docs/notebooks/": "notebooks/index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -144,7 +149,11 @@ def _options(name: str) -> str:
         config = model(name).Config
     lines = ["| option | type | default | meaning |", "|---|---|---|---|"]
     for field, info in config.model_fields.items():
-        default = "required" if info.is_required() else f"`{_cell(repr(info.get_default(call_default_factory=True)))}`"
+        default = (
+            "required"
+            if info.is_required()
+            else f"`{_cell(repr(info.get_default(call_default_factory=True)))}`"
+        )
         kind = getattr(info.annotation, "__name__", "") if isinstance(info.annotation, type) else ""
         kind = kind or str(info.annotation).replace("typing.", "")
         lines.append(f"| `{field}` | `{_cell(kind)}` | {default} | {_cell(_plain(info.description or ''))} |")
@@ -158,7 +167,9 @@ def _reader(name: str) -> str:
     module, _, attribute = READERS[name].partition(":")
     read = getattr(importlib.import_module(module), attribute)
     arguments = re.search(r"Args:\n(.*?)(?:\n\n|\Z)", inspect.getdoc(read) or "", re.DOTALL)
-    meanings = dict(re.findall(r"^ {4}(\w+): (.*?)(?=^ {4}\w+: |\Z)", arguments[1] if arguments else "", re.S | re.M))
+    meanings = dict(
+        re.findall(r"^ {4}(\w+): (.*?)(?=^ {4}\w+: |\Z)", arguments[1] if arguments else "", re.S | re.M)
+    )
     lines = ["| option | default | meaning |", "|---|---|---|"]
     for option, parameter in inspect.signature(read).parameters.items():
         if parameter.kind is parameter.KEYWORD_ONLY:
@@ -199,5 +210,3 @@ def _plain(text: str) -> str:
     """A docstring without Sphinx's roles, as Markdown."""
     text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", text)
     return html.escape(text, quote=False).replace("``", "`")
-
-
