@@ -1,8 +1,8 @@
 """From names and options to a trained run, and from a run directory back to its model, dataset and features.
 
-A run directory holds what the :class:`~graphrec.training.trainer.Trainer` writes (``run.json``, ``metrics.jsonl``,
-``best/``, ``last/``), a ``recommender/``, ``titles.json`` where the items have texts and, for a dataset that
-was given as an object, a copy of it in ``dataset/``.
+A run directory holds what the :class:`~graphrec.training.trainer.Trainer` writes (``run.json``,
+``metrics.jsonl``, ``best/``, ``last/``), a ``recommender/``, ``titles.json`` where the items have texts and, for a
+dataset that was given as an object, a copy of it in ``dataset/``.
 """
 
 from __future__ import annotations

@@ -80,8 +80,8 @@ class RunDirectory:
         Args:
             facts: of the run, for ``run.json``: ``model``, ``model_config``, ``train_config``, ...
             resume: whether there may be a run already.
-            configs: class of the options by fact (``model_config``, ``train_config``), so that options recorded
-                by an earlier version are compared under their present names.
+            configs: class of the options by fact (``model_config``, ``train_config``), so that options
+                recorded by an earlier version are compared under their present names.
 
         Raises:
             CheckpointError: it holds another run, or one although ``resume`` is false; its ``run.json`` is
@@ -122,7 +122,7 @@ class RunDirectory:
         self, path: Path, facts: Mapping[str, Any], configs: Mapping[str, type[Config]]
     ) -> None:
         before = read_sealed(path / RUN, checkpoint.REMEDY)
-        # How long to train may change when a run is resumed, unless the schedule is stretched over all epochs.
+        # How long to train may change when a run is resumed, but not the epochs a schedule is stretched over.
         duration = ["patience", *(["epochs"] if facts["train_config"]["schedule"] == "constant" else [])]
         for key in ("model", "model_config", "train_config", "dataset", "features"):
             old = before.get(key)
