@@ -19,13 +19,13 @@ import torch
 import graphrec as gr
 from experiments.harness import RESULTS, folder_of, options_of_all
 from graphrec import runs
+from graphrec.conversation.baselines import baselines, mean_interval, with_posterior
 from graphrec.conversation.belief import Setting
 from graphrec.conversation.catalog import Catalog
 from graphrec.conversation.config import ConversationConfig
 from graphrec.conversation.models.scpr import SCPR
 from graphrec.conversation.outcomes import Outcomes
 from graphrec.conversation.play import DialogueTask, play
-from graphrec.conversation.rates import baselines, interval, with_posterior
 from graphrec.conversation.rules import Policy
 from graphrec.conversation.simulator import Simulator
 from graphrec.conversation.vectors import read_vectors
@@ -120,10 +120,10 @@ def run(talks: Talks, options: argparse.Namespace) -> dict[str, Any]:
         read_vectors(talks.scorer, talks.data),
         ConversationConfig(**talks.rules),
     )
-    test = talks.data.test.where(setting.catalog.described[talks.data.test.items])
+    test = talks.data.test.where(setting.catalog.has_attributes[talks.data.test.items])
     if options.quick:
         test = test.where(np.arange(len(test)) % (len(test) // QUICK["pairs"]) == 0)
-    held = SCPR.build(talks.data, None, SCPR.Config(scorer=talks.scorer)).held
+    held = SCPR.build(talks.data, None, SCPR.Config(scorer=talks.scorer)).holdout
     judge = Simulator(setting.catalog, setting.enumerated, seed=1)
     task = DialogueTask(setting, held, judge, QUICK["pairs"] if options.quick else None)
 
@@ -192,7 +192,7 @@ def _trained(
 
 
 def _facts(outcomes: Outcomes) -> dict[str, Any]:
-    return {"mean": outcomes.mean(), "interval": interval(outcomes.found > 0)}
+    return {"mean": outcomes.mean(), "interval": mean_interval(outcomes.success())}
 
 
 def _noise(
@@ -207,7 +207,7 @@ def _noise(
     users, targets = test.users[:: -(-len(test) // NOISY)], test.items[:: -(-len(test) // NOISY)]
     return {
         label: [
-            float((play(policy, own, replace(simulator, wrong=wrong), users, targets).found > 0).mean())
+            float(play(policy, own, replace(simulator, error_rate=wrong), users, targets).success().mean())
             for wrong in WRONG
         ]
         for label, (policy, own) in shown.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import io
 import pickle
 import re
@@ -334,7 +335,7 @@ def write_everything(root: Path, ids: list[str]) -> Iterator[str]:
     recommender = Recommender.from_model(run.model, data)
     recommender.save(root / "recommender")
     recommender.export(root / "recommendations.parquet", k=3)
-    if features.importlib.util.find_spec("faiss") is not None:
+    if importlib.util.find_spec("faiss") is not None:
         recommender.export_faiss(root / "index")
     evaluate(run.model, data.train, seen=data.valid, k=3).to_parquet(root / "report.parquet")
     for path in root.rglob("*"):

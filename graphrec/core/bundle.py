@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from graphrec.core.errors import CheckpointError, GraphrecError
-from graphrec.core.files import digest, read_json, sha256_file, sweep, write_json
+from graphrec.core.files import digest, read_json, remove_stale_temporaries, sha256_file, write_json
 
 DIGITS = 16
 """Hex digits of a content digest that stand in a file name."""
@@ -228,7 +228,7 @@ def _tidy(folder: Path, files: Mapping[str, Mapping[str, str]]) -> None:
     """Removes what is not committed; what cannot be removed now is removed another time."""
     current = {entry["name"] for entry in files.values()}
     with suppress(OSError):
-        sweep(folder)
+        remove_stale_temporaries(folder)
         for suffix in SUFFIXES:
             for old in folder.glob(f"*-{'[0-9a-f]' * DIGITS}.{suffix}"):
                 if old.name not in current:

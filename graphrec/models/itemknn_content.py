@@ -56,6 +56,7 @@ class ItemKNNContent(Ranker):
         """Directory in which neighbors are kept between runs; None computes them each time."""
 
     name = "itemknn-content"
+    capability = "item_weights"
     modalities = True
     supports_cold_items = True
     search_space: ClassVar[Space] = {
@@ -83,9 +84,13 @@ class ItemKNNContent(Ranker):
         config = config or cls.Config()
         return cls(data.train, tables_of("ItemKNN on content", data, features, config.attributes), config)
 
-    def embed(self) -> tuple[Graph, Graph]:
-        """Users are their train rows, items their rows of similarities (Eq. 1); both over the items."""
-        return self.taken, self.neighbors
+    def history_rows(self) -> Graph:
+        """The train interactions."""
+        return self.taken
+
+    def item_weights(self) -> Graph:
+        """Each item's similarities to its neighbors (Eq. 1)."""
+        return self.neighbors
 
 
 def modality_weights(modalities: list[str], image_weight: float) -> dict[str, float]:
@@ -117,6 +122,6 @@ def neighbors(
     if len(others):
         queries = torch.from_numpy(filled(table, config.fill, train)[0][others])
         keys = np.flatnonzero(known)
-        found, at = nearest_rows(queries, torch.from_numpy(table.rows(keys)), k)  # (q, k)
+        found, at = nearest_rows(queries, torch.from_numpy(table.take(keys)), k)  # (q, k)
         similarity = similarity + of_neighbors(others, keys[at.numpy()], found.numpy(), (n, n))
     return similarity, asking

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from graphrec.core.errors import FeatureError
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
-from graphrec.features import ATTRIBUTE, FeatureTable
+from graphrec.features import ATTRIBUTE_PREFIX, FeatureTable
 from graphrec.graphs.graph import Graph
 from graphrec.graphs.knn import content_graph, knn
 from graphrec.graphs.nearest import nearest_rows
@@ -99,7 +99,7 @@ def tables_of(
     """
     items = {
         field: table for field, table in (features or {}).items()
-        if table.entity == "item" and (attributes or not field.startswith(ATTRIBUTE))
+        if table.entity == "item" and (attributes or not field.startswith(ATTRIBUTE_PREFIX))
     }  # fmt: skip
     if not items:
         raise FeatureError(

@@ -12,7 +12,7 @@ import polars as pl
 
 from graphrec.core.bundle import Committed, FileFormat, commit
 from graphrec.core.errors import CheckpointError
-from graphrec.core.files import digest, read_array, sha256_file, write_array, writing
+from graphrec.core.files import atomic_write, digest, read_array, sha256_file, write_array
 from graphrec.data import Vocabulary
 from graphrec.serving import ids as lazily
 from graphrec.serving.ids import MappedVocabulary, sorted_order
@@ -86,6 +86,6 @@ def write(
 
 def write_ids(path: Path, vocabulary: Vocabulary) -> str:
     """Writes ids as an Arrow file with the column ``id``, atomically; returns its sha256."""
-    with writing(path) as file:
+    with atomic_write(path) as file:
         pl.DataFrame({"id": pl.Series("id", list(vocabulary.ids), dtype=pl.String)}).write_ipc(file)
     return sha256_file(path)

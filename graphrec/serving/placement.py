@@ -91,7 +91,7 @@ def trained_content(rule: ColdStartRule, data: Dataset, features: Features) -> d
     content = {}
     for modality, table in tables.items() if compares(rule) else ():
         items = np.flatnonzero(table.present & (data.train.item_degree > 0))
-        content[modality] = ContentVectors(table.rows(items), items.astype(np.int32))
+        content[modality] = ContentVectors(table.take(items), items.astype(np.int32))
     return content
 
 

@@ -23,7 +23,7 @@ from graphrec.core.bundle import read_sealed, write_sealed
 from graphrec.core.config import Config
 from graphrec.core.environment import environment
 from graphrec.core.errors import CheckpointError
-from graphrec.core.files import acquire_lock, sweep, write_text
+from graphrec.core.files import acquire_lock, remove_stale_temporaries, write_text
 from graphrec.training import checkpoint
 
 RUN, METRICS, LAST, BEST = "run.json", "metrics.jsonl", "last", "best"
@@ -101,7 +101,7 @@ class RunDirectory:
         with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
             self._hold(self.path)
-            sweep(self.path)
+            remove_stale_temporaries(self.path)
             write_sealed(self.path / RUN, {**facts, "environment": environment()})
 
     def _hold(self, path: Path) -> None:

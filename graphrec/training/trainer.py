@@ -192,7 +192,7 @@ class Trainer:
         model.train()
         model.start_epoch(numpy_rng(config.seed, "start_epoch", epoch))
         terms: dict[str, list[Tensor]] = {}
-        for batch in model.batches(EpochContext(epoch, config.batch_size, config.seed)):
+        for batch in model.epoch_batches(EpochContext(epoch, config.batch_size, config.seed)):
             losses = wrapped(_to(batch, accelerator.device))
             accelerator.backward(torch.stack(list(losses.values())).sum())
             if model.data_parallel == "batches":

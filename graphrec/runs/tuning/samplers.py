@@ -18,8 +18,8 @@ from dataclasses import asdict
 from itertools import count
 from typing import Any, NamedTuple
 
-from graphrec.core.errors import requires
-from graphrec.core.random import derive
+from graphrec.core.errors import missing_dependency
+from graphrec.core.random import derive_seed
 from graphrec.models.search_space import Choice, Integers, Space, Uniform
 
 SAMPLERS = ("tpe", "random")
@@ -95,13 +95,13 @@ def suggest(
         # This ends: there is a point left, and real numbers are not rounded after some attempts.
         for attempt in count():
             if sampler == "tpe" and number >= STARTUP and attempt < TRIES:
-                own_seed = derive(seed, f"tune/tpe/{attempt}", number) % 2**32
+                own_seed = derive_seed(seed, f"tune/tpe/{attempt}", number) % 2**32
                 study.sampler = optuna.samplers.TPESampler(
                     n_startup_trials=1, multivariate=True, seed=own_seed
                 )
             else:
                 study.sampler = optuna.samplers.RandomSampler(
-                    derive(seed, f"tune/random/{attempt}", number) % 2**32
+                    derive_seed(seed, f"tune/random/{attempt}", number) % 2**32
                 )
             params = study.ask(_distributions(space)).params
             digits = DIGITS if attempt < 2 * TRIES else EXACT
@@ -145,7 +145,7 @@ def require_optuna() -> Any:
     try:
         import optuna
     except ImportError as cause:
-        raise requires("optuna", "tune") from cause
+        raise missing_dependency("optuna", "tune") from cause
     return optuna
 
 

@@ -23,7 +23,7 @@ from filelock import FileLock
 
 from graphrec.core.bundle import FileFormat, read_sealed
 from graphrec.core.errors import CheckpointError, GraphrecError, TrainingError
-from graphrec.core.files import digest, explained, write_json
+from graphrec.core.files import digest, explain_os_errors, write_json
 from graphrec.models import model as model_class
 from graphrec.models.search_space import Space
 from graphrec.models.train_config import TrainConfig
@@ -184,7 +184,7 @@ class TrialJournal:
         """
         content = {key: value for key, value in asdict(trial).items() if key != "path"}
         sealed = {**content, "seal": digest("trial", content)}
-        with explained(self.path, CheckpointError), quiet():
+        with explain_os_errors(self.path, CheckpointError), quiet():
             self._study.add_trial(optuna_trial(space, trial.options, trial.value, sealed))
 
     def _damaged(self, cause: str) -> CheckpointError:
@@ -258,7 +258,7 @@ def prune(study: Study, keep: str) -> None:
     """
     failed = sum(trial.value is None for trial in study.trials)
     best = study.best if failed < len(study.trials) else None
-    with explained(study.path, CheckpointError):
+    with explain_os_errors(study.path, CheckpointError):
         if best is not None:
             named = {k: v for k, v in asdict(best).items() if k not in ("path", "state", "message")}
             about = {"model": study.model, "select": study.select, "trials": len(study.trials)}
@@ -283,7 +283,7 @@ def _cut_torn_line(path: Path) -> None:
         CheckpointError: the file cannot be written.
     """
     if path.exists():
-        with explained(path, CheckpointError):
+        with explain_os_errors(path, CheckpointError):
             data = path.read_bytes()
             whole = data.rfind(b"\n") + 1
             if whole < len(data):

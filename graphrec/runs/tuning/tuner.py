@@ -16,7 +16,7 @@ from typing import Any
 from graphrec.core.bundle import read_sealed, write_sealed
 from graphrec.core.environment import environment
 from graphrec.core.errors import CheckpointError, ConfigError, DataError, TrainingError, nearest
-from graphrec.core.files import acquire_lock, explained, sweep
+from graphrec.core.files import acquire_lock, explain_os_errors, remove_stale_temporaries
 from graphrec.data import Dataset
 from graphrec.evaluation.metrics import parse_metric
 from graphrec.models import model as model_class
@@ -263,7 +263,7 @@ def _opened(
     before = read_sealed(out / STUDY, REMEDY, FORMAT) if (out / STUDY).exists() else {}
     if before:
         _refuse_another_study(out, before, facts)
-    with explained(out, CheckpointError):
+    with explain_os_errors(out, CheckpointError):
         out.mkdir(parents=True, exist_ok=True)
         lock = acquire_lock(
             out / LOCK,
@@ -273,8 +273,8 @@ def _opened(
             ),
         )
     try:
-        with explained(out, CheckpointError):
-            sweep(out)
+        with explain_os_errors(out, CheckpointError):
+            remove_stale_temporaries(out)
             journal = TrialJournal(out, lock)
             for trial in trials_of_format_1(out, str(facts["model"]))[len(journal.read()) :]:
                 journal.add(space, trial)
