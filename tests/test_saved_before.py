@@ -17,6 +17,7 @@ import pytest
 import graphrec as gr
 from graphrec import runs
 from graphrec.conversation.agent import ConversationalRecommender
+from graphrec.conversation.session import Session
 from graphrec.core.errors import CheckpointError
 from graphrec.data import Dataset
 from graphrec.features import FeatureStore
@@ -120,11 +121,12 @@ def test_the_index_opens_or_is_refused_with_advice(saved: Path, expected: dict[s
 @pytest.mark.parametrize("name", ["fm", "scpr"])
 def test_agents_lead_conversations(saved: Path, name: str) -> None:
     agent = ConversationalRecommender.load(saved / "runs" / name / "conversation")
-    session = agent.start()
+    session = Session.start(agent)
     turn = session.next()
     assert turn.kind in ("question", "recommendation")
-    assert agent.resume(session.state()).next() == turn
-    assert agent.resume({**session.state(), "format": 1}).next() == turn, "as the earlier version kept it"
+    assert Session.resume(agent, session.state()).next() == turn
+    older = {**session.state(), "format": 1}
+    assert Session.resume(agent, older).next() == turn, "as the earlier version kept it"
 
 
 def test_a_journal_is_replayed(saved: Path, expected: dict[str, Any]) -> None:

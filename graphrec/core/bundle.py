@@ -1,7 +1,7 @@
 """Versioned formats, JSON that shows when it was changed, and directories of files that one JSON commits.
 
-Every kind of file that graphrec writes has a :class:`FileFormat`: a version, and how files of earlier versions
-are read.
+Every kind of file that graphrec writes has a :class:`FileFormat`: a version, and how files of earlier
+versions are read.
 
 Files are written first, under names that carry a digest of their content, so that none is ever written over
 by another. Replacing the JSON, which names them with their sha256, is the commit; only then are the files of
@@ -170,14 +170,14 @@ class Committed:
         if Path(name).name != name:
             raise CheckpointError(f"{self.path}: names {name!r}, which is outside the directory")
         try:
-            found = sha256_file(path)
+            sha256 = sha256_file(path)
         except FileNotFoundError as cause:
             raise CheckpointError(
                 f"{path}: no such file, though {self.path.name} names it; restore it or {self.remedy}"
             ) from cause
         except OSError as cause:
             raise CheckpointError(f"{path}: cannot be read ({cause}); restore it or {self.remedy}") from cause
-        if found != expected:
+        if sha256 != expected:
             raise CheckpointError(f"{path}: its sha256 is not the recorded one; restore it or {self.remedy}")
         return path
 

@@ -131,9 +131,8 @@ class RunDirectory:
                 old = configs[key].result_options(old or {})
                 new = configs[key].result_options(new or {})
             if key == "train_config":
-                for name in duration:
-                    old.pop(name, None)
-                    new.pop(name, None)
+                old = {name: value for name, value in (old or {}).items() if name not in duration}
+                new = {name: value for name, value in (new or {}).items() if name not in duration}
             if old != new:
                 raise CheckpointError(
                     f"{path} holds another run: its {key} is {old}, this one's is {new}; "

@@ -1,11 +1,11 @@
 """A study directory: what is tuned, the trials that are over, and which of them is best.
 
 It holds ``study.json`` (what is tuned, on what, with what), ``trials.log`` (the trials that are over, in a
-journal of Optuna), ``best.json`` (the best options so far) and one run directory a trial, ``trial-0000`` and so
-on, as :func:`graphrec.runs.train` writes it.
+journal of Optuna), ``best.json`` (the best options so far) and one run directory a trial, ``trial-0000`` and
+so on, as :func:`graphrec.runs.train` writes it.
 
-A trial enters the journal when its training has ended, by one line that is synchronized to the disk. Until then
-only its run directory exists, so that a study killed at any moment goes on from that run's last checkpoint.
+A trial enters the journal when its training has ended, by one line that is synchronized to the disk. Until
+then only its run directory exists, so that a study killed at any moment goes on from that run's last checkpoint.
 Optuna's own ask and tell write a line per parameter and state: a kill between two of them leaves a trial that
 Optuna cannot go on with.
 """
@@ -123,8 +123,8 @@ class Study:
 class TrialJournal:
     """The trials of a study that are over, in a journal of Optuna.
 
-    The journal is a text file of JSON lines, which Optuna reads without pickle. Each trial carries a digest of
-    its own content.
+    The journal is a text file of JSON lines, which Optuna reads without pickle. Each trial carries a digest
+    of its own content.
 
     Args:
         folder: the study directory.
@@ -147,7 +147,7 @@ class TrialJournal:
                 # The system frees this lock when its process dies; Optuna's own is left behind for 30 s.
                 backend = storages.journal.JournalFileBackend(str(self.path), lock)
                 storage = storages.JournalStorage(backend)
-                self._study = None
+                self._study: Any = None
                 if storage.get_all_studies():
                     self._study = optuna.load_study(study_name=STUDY, storage=storage)
                 elif lock is not None:

@@ -1,8 +1,8 @@
 """Choosing a model's options by validation: a study of some trials, each of them a run.
 
 What a trial tries follows from the seed and the trials before it (:mod:`graphrec.runs.tuning.samplers`), and
-those are read back from the study's directory (:mod:`graphrec.runs.tuning.study`), so that a study killed at any
-moment goes on as if it had not been.
+those are read back from the study's directory (:mod:`graphrec.runs.tuning.study`), so that a study killed at
+any moment goes on as if it had not been.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from graphrec.core.bundle import read_sealed, write_sealed
+from graphrec.core.config import Config
 from graphrec.core.environment import environment
 from graphrec.core.errors import CheckpointError, ConfigError, DataError, TrainingError, nearest
 from graphrec.core.files import acquire_lock, explain_os_errors, remove_stale_temporaries
@@ -313,7 +314,10 @@ def _begin(
 def _refuse_another_study(out: Path, before: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     """Refuses a study of another model, other data or other options, and says what differs."""
     model = str(facts["model"])
-    configs = {"model_config": model_class(model).Config, "train_config": TrainConfig}
+    configs: dict[str, type[Config]] = {
+        "model_config": model_class(model).Config,
+        "train_config": TrainConfig,
+    }
     for key, new in facts.items():
         old = before.get(key)
         where = key
