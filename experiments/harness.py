@@ -33,7 +33,7 @@ from graphrec.features import FeatureTable
 from graphrec.models import model as model_class
 from graphrec.models.base import Features, ModelConfig
 from graphrec.runs import read_meta
-from graphrec.runs.comparison import Entry, compare_reports
+from graphrec.runs.comparison import Entry, compare_reports, to_html
 from graphrec.runs.tuning.tuner import tune
 from graphrec.training.run_directory import METRICS as HISTORY
 
@@ -208,7 +208,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
     path = (options.out / "quick" if options.quick else RESULTS) / f"{experiment.name}.json"
     write_json(path, result)
     result = read_json(path)
-    page = compared.to_html(study.folder / "report.html")
+    page = to_html(compared, study.folder / "report.html")
     print(f"{table(result)}\n\n{details(result)}\n\nwritten: {path}, {page}")
     return result
 

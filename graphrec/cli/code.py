@@ -46,7 +46,7 @@ def open_project(
         features=_features,
     )
     train = project.data.train
-    output.note(
+    output.print_note(
         f"{project.name} at {project.revision[:12]}: {train.n_users:,} people, {train.n_items:,} files, "
         f"{len(train):,} contributions{' (from the cache)' if project.from_cache else ''}"
     )
@@ -88,17 +88,17 @@ def suggest(
             raise ConfigError(f"{repo}: git has no user.email; give an address or a name with --user")
     suggestions = answers.suggest(open_project(repo, cache, model, options), user, k, under)
     if as_json:
-        output.as_json([asdict(suggestion) for suggestion in suggestions])
+        output.print_json([asdict(suggestion) for suggestion in suggestions])
         return
     if not suggestions:
-        output.say(f"{user} has worked on every file there")
+        output.print_line(f"{user} has worked on every file there")
         return
-    output.table(
+    output.print_table(
         ["file", "score", "why"],
         [(s.file, f"{s.score:.3f}", s.why) for s in suggestions],
         left=["file", "why"],
     )
-    output.following("graphrec code reviewers FILE...")
+    output.print_next_steps("graphrec code reviewers FILE...")
 
 
 @app.command(
@@ -145,9 +145,9 @@ def experts(
 
 def _print_people(people: list[Colleague], as_json: bool) -> None:
     if as_json:
-        output.as_json([asdict(person) for person in people])
+        output.print_json([asdict(person) for person in people])
         return
-    output.table(
+    output.print_table(
         ["person", "score", "why"],
         [(p.name, f"{p.score:.3f}", p.why) for p in people],
         left=["person", "why"],

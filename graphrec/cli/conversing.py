@@ -85,14 +85,14 @@ def converse(
         else Session.resume(agent, _read_state(replay))
     )
     for event in session.events:
-        output.say(_describe(event))
+        output.print_line(_describe(event))
     try:
         _converse(session, _reader())
     finally:
         if save is not None:
             _save(save, session)
     if save is not None:
-        output.note(f"{save}: the conversation; continue it with --replay {save}")
+        output.print_note(f"{save}: the conversation; continue it with --replay {save}")
 
 
 def _converse(session: Session, read: Callable[[str], str | None]) -> None:
@@ -108,40 +108,40 @@ def _converse(session: Session, read: Callable[[str], str | None]) -> None:
                 return
             if line.lower() in BACK:
                 if not session.undo():
-                    output.note("there is no answer to undo yet")
+                    output.print_note("there is no answer to undo yet")
                     continue
                 break
             try:
                 session.answer(_parse_answer(turn, line))
             except ConfigError as cause:
-                output.note(str(cause))
+                output.print_note(str(cause))
                 continue
             break
-    output.say(
+    output.print_line(
         f"found: {output.printable(session.agent.titles.get(session.chosen_item, session.chosen_item))}"
     )
 
 
 def _print_turn(turn: Turn) -> None:
     if turn.kind == "end":
-        output.say(f"{turn.number}. nothing is left to recommend")
+        output.print_line(f"{turn.number}. nothing is left to recommend")
         return
     if turn.unmet:
-        output.say(f"   (no item fits all your answers; these contradict {turn.unmet} of them)")
+        output.print_line(f"   (no item fits all your answers; these contradict {turn.unmet} of them)")
     if turn.kind == "question":
-        output.say(f"{turn.number}. {turn.remaining:,} left. {output.printable(str(turn.question))}?")
-        output.say(f"   ({output.printable(turn.why)})")
+        output.print_line(f"{turn.number}. {turn.remaining:,} left. {output.printable(str(turn.question))}?")
+        output.print_line(f"   ({output.printable(turn.why)})")
         if turn.values:
             for number, value in enumerate(turn.values, 1):
-                output.say(f"   {number}. {output.printable(value)}")
-            output.say("   numbers that fit, n for none, ? do not know, b undo, q quit")
+                output.print_line(f"   {number}. {output.printable(value)}")
+            output.print_line("   numbers that fit, n for none, ? do not know, b undo, q quit")
         else:
-            output.say("   y yes, n no, ? do not know, b undo, q quit")
+            output.print_line("   y yes, n no, ? do not know, b undo, q quit")
         return
-    output.say(f"{turn.number}. {turn.remaining:,} left. How about one of these?")
+    output.print_line(f"{turn.number}. {turn.remaining:,} left. How about one of these?")
     for number, item in enumerate(turn.items, 1):
-        output.say(f"   {number}. {output.printable(item.title)} ({output.printable(item.why)})")
-    output.say("   the number of one, n for none of these, b undo, q quit")
+        output.print_line(f"   {number}. {output.printable(item.title)} ({output.printable(item.why)})")
+    output.print_line("   the number of one, n for none of these, b undo, q quit")
 
 
 def _parse_answer(turn: Turn, line: str) -> str | list[str] | None:
@@ -187,7 +187,7 @@ def _reader() -> Callable[[str], str | None]:
         line = sys.stdin.readline()
         if not line:
             return None
-        output.say(f"{prompt}{output.printable(line.strip())}")
+        output.print_line(f"{prompt}{output.printable(line.strip())}")
         return line.strip()
 
     return read

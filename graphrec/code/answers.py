@@ -15,6 +15,7 @@ import numpy as np
 from graphrec.code.cochange import SECONDS_PER_DAY
 from graphrec.code.project import Project
 from graphrec.core.errors import ConfigError
+from graphrec.core.topk import top_indices
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -149,8 +150,7 @@ def knowledge(project: Project) -> csr_matrix:
 
 
 def _best(score: np.ndarray, k: int) -> list[int]:
-    order = np.argsort(-score, kind="stable")[:k]
-    return [int(u) for u in order if score[u] > 0]
+    return [int(u) for u in top_indices(score, k) if score[u] > 0]
 
 
 def _explain_file(project: Project, user: int, item: int) -> str:
@@ -160,7 +160,7 @@ def _explain_file(project: Project, user: int, item: int) -> str:
     train = project.data.train
     parts = []
     shared = project.neighbors[[item]].multiply(project.profiles[[user]]).tocoo()
-    best = [int(shared.col[i]) for i in np.argsort(-shared.data, kind="stable")[:MAX_NAMED]]
+    best = [int(shared.col[i]) for i in top_indices(shared.data, MAX_NAMED)]
     if best:
         both = _count_shared_contributors(project, item, best[0])
         parts.append(

@@ -15,14 +15,14 @@ from graphrec.conversation.config import ConversationConfig
 from graphrec.conversation.rules import Policy, Rule, parse_rule
 from graphrec.conversation.states import TrainedPolicy
 from graphrec.conversation.vectors import DialogueVectors
-from graphrec.core.bundle import Committed, Write, commit
+from graphrec.core.bundle import Committed, FileFormat, Write, commit
 from graphrec.core.errors import CheckpointError, ConfigError, DataError, nearest
 from graphrec.core.files import digest, read_array, write_array
 from graphrec.data import Dataset, Interactions, Vocabulary
 from graphrec.data.content import title
 
-FORMAT = 1
-"""Format number of a saved agent."""
+FORMAT = FileFormat("conversation")
+"""Format of a saved agent."""
 MANIFEST = "conversation.json"
 """The file of a saved agent that names the others."""
 NETWORK = "network_"

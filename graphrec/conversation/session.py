@@ -16,14 +16,15 @@ from graphrec.conversation.agent import ConversationalRecommender
 from graphrec.conversation.belief import Answer
 from graphrec.conversation.dialogue import RECOMMEND, Action, Dialogue
 from graphrec.conversation.paths import ExplanationPath, path_to_item, path_to_question
+from graphrec.core.bundle import FileFormat
 from graphrec.core.errors import ConfigError, DataError, nearest
 from graphrec.core.random import numpy_rng
 
 YES = "yes"
 NO = "no"
 UNKNOWN = "unknown"
-FORMAT = 1
-"""Format number of a saved session."""
+FORMAT = FileFormat("session")
+"""Format of a saved session."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,7 @@ class Session:
                 agent asks and recommends.
         """
         try:
-            if state["format"] != FORMAT:
-                raise DataError(f"a session of format {state['format']!r}; expected {FORMAT}")
+            state = FORMAT.read(state, "session", "start a new session", DataError)
             fingerprint = state["agent"]
             events = list(state["events"])
             session = cls(agent, state["user"], state["likes"])
@@ -222,7 +222,7 @@ class Session:
     def state(self) -> dict[str, Any]:
         """The session as JSON-able values; :meth:`resume` restores it."""
         return {
-            "format": FORMAT,
+            **FORMAT.header,
             "agent": self.agent.fingerprint,
             "user": self.user,
             "likes": list(self.likes),

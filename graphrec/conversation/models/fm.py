@@ -46,7 +46,7 @@ from graphrec.data.attributes import HAS
 from graphrec.data.dataset import Dataset
 from graphrec.models.base import Features, ModelConfig, Ranker
 from graphrec.models.batches import EpochContext
-from graphrec.models.row_adam import trusted_indices
+from graphrec.models.row_adam import skip_index_checks
 from graphrec.models.search_space import Choice, Space
 
 
@@ -158,7 +158,7 @@ class FM(Ranker):
             scale = self.config.attribute_learning_rate / config.learning_rate
             groups.append({"params": [self.alias], "lr_scale": scale})
         if self.sparse:
-            trusted_indices()
+            skip_index_checks()
         kind = {"foreach": False} if self.sparse else {"fused": True}
         return torch.optim.Adagrad(groups, config.learning_rate, weight_decay=config.weight_decay, **kind)
 

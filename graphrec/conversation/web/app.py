@@ -20,7 +20,7 @@ from graphrec.conversation.web.messages import (
 )
 from graphrec.conversation.web.page import PAGE, POLICY
 from graphrec.conversation.web.pictures import picture_file, picture_type
-from graphrec.core.errors import requires
+from graphrec.core.errors import missing_dependency
 from graphrec.serving.http.guard import Guard
 from graphrec.serving.http.server import explain_errors, listen, names_of
 
@@ -28,7 +28,7 @@ try:
     from fastapi import FastAPI, HTTPException, Query
     from fastapi.responses import FileResponse, HTMLResponse, Response
 except ImportError as cause:
-    raise requires("fastapi", "serve") from cause
+    raise missing_dependency("fastapi", "serve") from cause
 
 MAX_MATCHES = 50
 """Maximum number of attributes that a search returns."""
@@ -138,10 +138,10 @@ def serve(
         ConfigError: the server cannot listen there, as when the port is in use.
     """
     if ready is None:
-        from graphrec.core.progress import note
+        from graphrec.core.progress import print_note
 
         def ready(address: str) -> None:
-            note(f"{address}: open it in a browser; stop with Ctrl-C")
+            print_note(f"{address}: open it in a browser; stop with Ctrl-C")
 
     listen(create_app(agent, names_of(host)), host, port, ready)
 

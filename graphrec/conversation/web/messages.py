@@ -39,7 +39,7 @@ class RecommendationEvent(Received):
 class State(Received):
     """A session, as returned by :meth:`Session.state`."""
 
-    format: int
+    format: int | dict[Name, Name | int]
     agent: Name
     user: Name | None
     likes: Annotated[list[Name], Field(max_length=MAX_LIKES)]

@@ -25,10 +25,10 @@ import numpy as np
 import polars as pl
 
 from graphrec.core.errors import ConfigError, DataError
-from graphrec.data.attributes import edges_of
+from graphrec.data.attributes import edges_from_pairs
 from graphrec.data.content import Content
 from graphrec.data.dataset import Dataset, Relation
-from graphrec.data.from_frame import as_frame, column, ids
+from graphrec.data.from_frame import as_frame, as_ids, column
 from graphrec.data.git.contents import MAX_BYTES, contents
 from graphrec.data.git.log import Repository
 from graphrec.data.git.mining import BEHAVIORS, Mined, MiningConfig, mine
@@ -226,7 +226,7 @@ def _addresses(
         (hash_, users[user_ids[person]]) for hash_, person in addresses.items() if user_ids[person] in users
     )
     vocabulary = Vocabulary([hash_ for hash_, _ in known], "address")
-    return vocabulary, edges_of((i, user) for i, (_, user) in enumerate(known))
+    return vocabulary, edges_from_pairs((i, user) for i, (_, user) in enumerate(known))
 
 
 def _behaviors(
@@ -246,7 +246,7 @@ def _behaviors(
             user = users.get(ids_of[number])
             if user is not None and time < until[user]:
                 pairs[behavior].append((user, repository))
-    return {("user", behavior, "repository"): edges_of(edges) for behavior, edges in pairs.items()}
+    return {("user", behavior, "repository"): edges_from_pairs(edges) for behavior, edges in pairs.items()}
 
 
 def _first_held_out(data: Dataset, side: Literal["users", "items"], n: int) -> np.ndarray:
@@ -267,8 +267,8 @@ def _read_behavior(
     people: People,
 ) -> tuple[np.ndarray, int]:
     """Edges of a table of users and repositories, and how many rows are of unknown ones or too late."""
-    users = ids(column(frame, "user", name), "user", name).to_list()
-    repositories = ids(column(frame, "repository", name), "repository", name).to_list()
+    users = as_ids(column(frame, "user", name), "user", name).to_list()
+    repositories = as_ids(column(frame, "repository", name), "repository", name).to_list()
     times: list[int | None] = [None] * len(users)
     has_times = "time" in frame.columns
     if has_times:
@@ -282,7 +282,7 @@ def _read_behavior(
         user = user_of.get(people.lookup(who))
         if user is not None and repository in repository_of and (time is None or time < until[user]):
             edges.append((user, repository_of[repository]))
-    return edges_of(edges), len(users) - len(edges)
+    return edges_from_pairs(edges), len(users) - len(edges)
 
 
 def _contents(

@@ -24,8 +24,8 @@ from graphrec.core.errors import ConfigError, DataError
 from graphrec.data import from_frame
 from graphrec.data.attributes import HAS, KNOWS, LIKES, sorted_edges
 from graphrec.data.dataset import Dataset, Relation
-from graphrec.data.readers.delimited import MARK, read_tabs
-from graphrec.data.readers.files import find
+from graphrec.data.readers.delimited import BYTE_ORDER_MARK, read_tab_separated
+from graphrec.data.readers.files import require_file
 from graphrec.data.splits import RandomSplit
 from graphrec.data.vocabulary import Vocabulary
 
@@ -70,7 +70,7 @@ def read(
         if value is not None and value < 1:
             raise ConfigError(f"{option}={value}; expected a whole number from 1")
     paths = {
-        name: find(folder, f"{name}.dat", description, SOURCE)
+        name: require_file(folder, f"{name}.dat", description, SOURCE)
         for name, description in (
             ("user_artists", "userID, artistID and weight, tab-separated"),
             ("artists", "id, name, url and pictureURL, tab-separated"),
@@ -142,15 +142,15 @@ def read(
 def _numbers_table(path: Path, names: list[str]) -> tuple[pl.DataFrame, int]:
     """Reads a table of numbers as text, and the number of its first row; some releases have no header."""
     with open(path, "rb") as file:
-        header = bool(HEADER.match(file.readline(200).removeprefix(MARK).decode("latin-1")))
-    frame = read_tabs(path, names, header=header)
+        header = bool(HEADER.match(file.readline(200).removeprefix(BYTE_ORDER_MARK).decode("latin-1")))
+    frame = read_tab_separated(path, names, header=header)
     for name in names:
-        column = from_frame.ids(frame[name], name, str(path), 1 + header)
+        column = from_frame.as_ids(frame[name], name, str(path), 1 + header)
         invalid = ~column.str.contains(r"^[0-9]{1,15}$")
         if invalid.any():
             row = int(invalid.arg_max() or 0)
             raise DataError(
-                f"{path}, row {row + 1 + header}: {name} {from_frame.short(column[row])}; expected a whole "
+                f"{path}, row {row + 1 + header}: {name} {from_frame.quoted(column[row])}; expected a whole "
                 "number from 0"
             )
     return frame, 1 + header
@@ -181,12 +181,12 @@ def _text_table(path: Path, names: list[str]) -> tuple[pl.DataFrame, int]:
 
 def _tags(tags: pl.DataFrame, path: Path, first_row: int) -> Vocabulary:
     """All tag ids in the order of their numbers."""
-    column = from_frame.ids(tags["tag"], "tag", str(path), first_row)
+    column = from_frame.as_ids(tags["tag"], "tag", str(path), first_row)
     invalid = ~column.str.contains(r"^[0-9]{1,15}$") | ~column.is_first_distinct()
     if invalid.any():
         row = int(invalid.arg_max() or 0)
         raise DataError(
-            f"{path}, row {row + first_row}: tag {from_frame.short(column[row])}; expected a whole "
+            f"{path}, row {row + first_row}: tag {from_frame.quoted(column[row])}; expected a whole "
             "number that no other row has"
         )
     return Vocabulary(sorted(column.to_list(), key=int), "tag")

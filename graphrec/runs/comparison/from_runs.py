@@ -1,7 +1,7 @@
-"""From run directories to a comparison; runs that differ in the seed alone form a row.
+"""Comparison of run directories; runs that differ in the seed alone form a row.
 
-The test split is looked at once a run. What came out is kept in ``RUN/reports/`` under a key of everything it
-rests on: checkpoint, dataset, features, split, masking, metrics and the code itself.
+Each run is evaluated once. Its report is stored in ``RUN/reports/`` under a key of everything it depends on:
+checkpoint, dataset, features, split, masking, metrics and the code itself.
 """
 
 from __future__ import annotations
@@ -33,25 +33,34 @@ from graphrec.training import checkpoint
 logger = logging.getLogger("graphrec")
 SPLITS = ("test", "valid")
 MASKED = ("train", "train+valid", "none")
-CURVE = (1, 5, 10, 20, 50)
+CUTOFFS = (1, 5, 10, 20, 50)
 """Cut-offs that are measured besides those of the table, for the chart of a metric against k."""
 REPORTS = "reports"
-STUDY = "study.json"  # in a directory of trials
-# Options that do not tell two models apart.
-_NOT_THE_MODEL = {"seed", "graph_cache"}
-_NOT_THE_TRAINING = {"seed", "device", "progress", "tensorboard", "checkpoint_every"}
-_QUIET = ("html", "commands", "demo")  # parts of the package that no number comes from
+"""Folder of a run in which reports are stored."""
+STUDY = "study.json"
+"""File that marks a directory of trials."""
+SAME_MODEL = {"seed", "graph_cache"}
+"""Options of a model in which runs of one row may differ."""
+SAME_TRAINING = {"seed", "device", "progress", "tensorboard", "checkpoint_every"}
+"""Options of training in which runs of one row may differ."""
+PRESENTATION = ("runs/html", "cli")
+"""Folders of the package that no number depends on."""
+ABOUT = (
+    "model", "model_config", "train_config", "dataset", "split", "features", "extractors", "select",
+    "environment", "device", "commit",
+)  # fmt: skip
+"""Keys of a run's record that a comparison shows."""
 
 
 @dataclass(frozen=True)
 class _Run:
-    """A run that is finished.
+    """A finished run.
 
     Attributes:
         path: its directory.
         meta: what ``run.json`` records.
-        facts: the part of it that is relied on.
-        options: what tells it apart from other runs: option -> value, without the seed.
+        facts: the part of it that is checked.
+        options: option -> value; runs with the same options form a row.
         seed: of the training.
         weights: the checkpoint that is evaluated.
         history: one dict per epoch.
@@ -80,7 +89,7 @@ def compare(
     features: Features | None = None,
     root: str | Path | None = None,
     store: str | Path | None = None,
-    say: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> ModelComparison:
     """Evaluates finished runs on the same split and compares the models they trained.
 
@@ -88,52 +97,52 @@ def compare(
     enough, the options in which the rows differ. Each run is evaluated once; a second call reads that back.
 
     Args:
-        runs: run directories, or directories that hold some (one or two levels deep; studies of
-            ``graphrec tune`` are passed over, name a trial's directory itself).
+        runs: run directories, or directories with run directories one or two levels below (trials of
+            ``graphrec tune`` are skipped; name a trial's directory itself).
         baseline: label that the others are tested against; default: the best on ``metric``.
-        metric: decides which model is best, and is tested.
+        metric: metric that decides which model is best, and is tested.
         k: cut-offs of the table.
         metrics: of the table, with or without a cut-off.
         split: ``"test"`` or ``"valid"``.
-        masked: what is not recommended again: ``"train"``, ``"train+valid"`` or ``"none"``; default:
-            ``"train+valid"`` for test, ``"train"`` for valid.
-        labels: label -> its runs, for names of one's own; they need not be among ``runs``.
-        data: the dataset, if it is at hand; default: read again from where it was.
-        features: the tables, likewise.
-        root: where the dataset is now, if it has been moved.
-        store: where the feature store is now, if it has been moved.
-        say: called with a line before each evaluation.
+        masked: items that are not recommended to their users again: those of ``"train"``,
+            ``"train+valid"`` or ``"none"``; default: ``"train+valid"`` for test, ``"train"`` for valid.
+        labels: label -> its runs, for labels of your own; the runs need not be among ``runs``.
+        data: the dataset; default: read from the recorded place.
+        features: the feature tables, likewise.
+        root: folder of the dataset, if it has been moved.
+        store: folder of the feature store, if it has been moved.
+        log: called with a line before each evaluation.
 
     Raises:
         ConfigError: an unknown metric, split, masking or baseline.
         DataError: nothing to compare, or the same seed twice in a row.
-        CheckpointError: no run there (the nearest one is named), one that is not finished, runs of different
-            datasets or splits, or different options under one of ``labels``.
+        CheckpointError: no run in a directory (names the nearest one), a run that is not finished, runs of
+            different datasets or splits, or different options under one of ``labels``.
     """
     parse_metric(metric)
-    metrics = _listed(metrics)
+    metrics = _as_list(metrics)
     table = metric_names([*metrics, metric], k)
-    masked = _choose(split, masked)
-    measured = {f"{parse_metric(name)[0]}@{cut}" for name in table for cut in CURVE}
-    names = tuple(sorted({*measured, *table}, key=parse_metric))
-    rows = _rows(_found(_listed(runs)), labels or {})
+    masked = _check_masking(split, masked)
+    curves = {f"{parse_metric(name)[0]}@{cut}" for name in table for cut in CUTOFFS}
+    names = tuple(sorted({*curves, *table}, key=parse_metric))
+    rows = _group_runs(_run_directories(_as_list(runs)), labels or {})
     if baseline is not None and baseline not in rows:
         raise ConfigError(f"baseline {baseline!r} is not one of {list(rows)}.{nearest(baseline, rows)}")
-    opened = _Opened(split, masked, names, data, features, root, store)
+    evaluator = _Evaluator(split, masked, names, data, features, root, store)
     entries: dict[str, list[Entry]] = {}
-    for label, found in rows.items():
-        for run in found:
-            report = opened.kept(run)
+    for label, group in rows.items():
+        for run in group:
+            report = evaluator.stored(run)
             if report is None:
-                if say is not None:
-                    say(f"evaluating {run.path}")
-                report = opened.measured(run)
+                if log is not None:
+                    log(f"evaluating {run.path}")
+                report = evaluator.evaluate(run)
             entries.setdefault(label, []).append(_entry(run, report))
     return compare_reports(entries, baseline=baseline, metric=metric, k=k, metrics=metrics)
 
 
-class _Opened:
-    """Evaluates runs of one dataset, which is read at most once, and keeps what came out."""
+class _Evaluator:
+    """Evaluates runs of one dataset, which is read at most once, and stores their reports."""
 
     def __init__(
         self,
@@ -145,11 +154,16 @@ class _Opened:
         root: str | Path | None,
         store: str | Path | None,
     ) -> None:
-        self.split, self.masked, self.names = split, masked, names
-        self.data, self.features, self.root, self.store = data, features, root, store
+        self.split = split
+        self.masked = masked
+        self.names = names
+        self.data = data
+        self.features = features
+        self.root = root
+        self.store = store
 
     def key(self, run: _Run) -> str:
-        """Digest of everything the numbers rest on."""
+        """Digest of everything the numbers depend on."""
         facts = run.facts
         state = (run.weights / checkpoint.STATE).read_bytes()  # holds the sha256 of the weights
         return digest(
@@ -158,30 +172,30 @@ class _Opened:
         )  # fmt: skip
 
     def file(self, run: _Run) -> Path:
-        """Where the report is kept."""
+        """File of the stored report."""
         masked = self.masked.replace("+", "-")
         return run.path / REPORTS / f"{self.split}-{masked}-{self.key(run)[:16]}.parquet"
 
-    def kept(self, run: _Run) -> Report | None:
-        """The report of an earlier evaluation of exactly this, if it is there and whole."""
+    def stored(self, run: _Run) -> Report | None:
+        """The undamaged report of an earlier evaluation under the same key, or None."""
         file = self.file(run)
         if not file.exists():
             return None
         try:
             report = Report.from_parquet(file)
         except (DataError, ValueError) as cause:
-            logger.info("%s cannot be used and is made again: %s", file, cause)
+            logger.info("%s cannot be used, the run is evaluated again: %s", file, cause)
             return None
-        whole = report.meta.get("key") == self.key(run) and report.meta.get("values") == _values(report)
-        return report if whole else None
+        valid = report.meta.get("key") == self.key(run) and report.meta.get("values") == _values(report)
+        return report if valid else None
 
-    def measured(self, run: _Run) -> Report:
-        """Evaluates the run, and keeps the report where its directory can be written."""
+    def evaluate(self, run: _Run) -> Report:
+        """Evaluates the run, and stores the report if its directory can be written."""
         opened = open_run(run.path, data=self.data, features=self.features, root=self.root, store=self.store)
         if not isinstance(opened.model, Ranker):
             raise ConfigError(
-                f"{run.path}: {run.facts.model} does not rank items, and rankings are what is compared; "
-                f"graphrec evaluate {run.path} shows it beside the rules it has to beat"
+                f"{run.path}: {run.facts.model} does not rank items; expected models whose rankings can be "
+                f"compared. graphrec evaluate {run.path} compares it with its own baselines"
             )
         self.data = data = opened.data
         held_out = data.test if self.split == "test" else data.valid
@@ -203,27 +217,27 @@ class _Opened:
         try:
             report.to_parquet(self.file(run))
         except OSError as cause:
-            logger.info("%s: the evaluation is not kept: %s", run.path, cause)
+            logger.info("%s: the report cannot be stored: %s", run.path, cause)
         return report
 
 
-def _listed(values: str | Path | Iterable[Any]) -> list[Any]:
+def _as_list(values: str | Path | Iterable[Any]) -> list[Any]:
     return [values] if isinstance(values, (str, Path)) else list(values)
 
 
-def _choose(split: str, masked: str | None) -> str:
+def _check_masking(split: str, masked: str | None) -> str:
     if split not in SPLITS:
         raise ConfigError(f"split {split!r} is not one of {list(SPLITS)}.{nearest(split, SPLITS)}")
     masked = masked or ("train+valid" if split == "test" else "train")
     if masked not in MASKED:
         raise ConfigError(f"masked {masked!r} is not one of {list(MASKED)}.{nearest(masked, MASKED)}")
     if split == "valid" and masked == "train+valid":
-        raise ConfigError("split valid with train+valid masked would hide what is looked for; mask train")
+        raise ConfigError("split valid with train+valid masked leaves nothing to find; mask train")
     return masked
 
 
-def _found(paths: Sequence[str | Path]) -> list[Path]:
-    """The run directories among or below some paths, without repeats."""
+def _run_directories(paths: Sequence[str | Path]) -> list[Path]:
+    """The run directories in and below some paths, without repeats."""
     runs: list[Path] = []
     for path in map(Path, paths):
         below = [path]
@@ -238,36 +252,36 @@ def _found(paths: Sequence[str | Path]) -> list[Path]:
     return list({run.resolve(): run for run in runs}.values())
 
 
-def _rows(paths: Sequence[Path], labels: Mapping[str, Iterable[str | Path]]) -> dict[str, list[_Run]]:
-    """Label -> runs by seed; labels of one's own where they are, then the order in which runs are named."""
-    own = {label: [_read(path) for path in _found(_listed(found))] for label, found in labels.items()}
-    taken = {run.path.resolve(): label for label, found in own.items() for run in found}
-    if sum(len(found) for found in own.values()) > len(taken):
-        raise DataError(f"a run stands under two of the labels {list(own)}; expected each run once")
-    for label, found in own.items():
-        if not found:
+def _group_runs(paths: Sequence[Path], labels: Mapping[str, Iterable[str | Path]]) -> dict[str, list[_Run]]:
+    """Label -> runs by seed; rows of ``labels`` first, then the others in the order of ``paths``."""
+    rows = {label: [_read(p) for p in _run_directories(_as_list(named))] for label, named in labels.items()}
+    labeled = {run.path.resolve() for runs in rows.values() for run in runs}
+    if sum(len(runs) for runs in rows.values()) > len(labeled):
+        raise DataError(f"a run is under two of the labels {list(rows)}; expected each run once")
+    for label, runs in rows.items():
+        if not runs:
             raise DataError(f"label {label!r} names no run; expected at least one")
-        for other in found[1:]:
-            differs = _differing([found[0].options, other.options])
+        for other in runs[1:]:
+            differs = _differing([runs[0].options, other.options])
             if differs:
                 raise CheckpointError(
-                    f"label {label!r} puts {found[0].path} and {other.path} together, which differ in "
+                    f"label {label!r} puts {runs[0].path} and {other.path} together, which differ in "
                     f"{', '.join(differs)}; expected runs that differ in the seed alone, give them two labels"
                 )
     groups: dict[str, list[_Run]] = {}
     for path in paths:
-        if path.resolve() not in taken:
+        if path.resolve() not in labeled:
             run = _read(path)
             groups.setdefault(json.dumps(run.options, sort_keys=True), []).append(run)
-    rows = {**own}
-    for label, found in zip(_named([g[0].options for g in groups.values()]), groups.values(), strict=True):
+    names = _labels([group[0].options for group in groups.values()])
+    for label, runs in zip(names, groups.values(), strict=True):
         if label in rows:
-            raise DataError(f"{label!r} is also what {found[0].path} is called; choose another label")
-        rows[label] = found
+            raise DataError(f"{label!r} is also the name of {runs[0].path}; choose another label")
+        rows[label] = runs
     if not rows:
-        raise DataError("no runs to compare; expected run directories, or a directory that holds some")
-    _same_data([run for found in rows.values() for run in found])
-    return {label: _by_seed(label, found) for label, found in rows.items()}
+        raise DataError("no runs to compare; expected run directories, or a directory with some")
+    _check_same_data([run for runs in rows.values() for run in runs])
+    return {label: _by_seed(label, runs) for label, runs in rows.items()}
 
 
 def _by_seed(label: str, runs: Sequence[_Run]) -> list[_Run]:
@@ -282,13 +296,15 @@ def _by_seed(label: str, runs: Sequence[_Run]) -> list[_Run]:
     return [by_seed[seed] for seed in sorted(by_seed)]
 
 
-def _named(groups: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The model's name, and the options in which it differs from others of that name."""
+def _labels(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Labels of groups of runs: the model's name, and the options in which groups of that name differ."""
     names = []
     for options in groups:
         alike = [other for other in groups if other["model"] == options["model"]]
         differs = _differing(alike)
-        names.append(" ".join([options["model"], *(f"{key}={_shown(options.get(key))}" for key in differs)]))
+        names.append(
+            " ".join([options["model"], *(f"{key}={_format_option(options.get(key))}" for key in differs)])
+        )
     return names
 
 
@@ -297,7 +313,7 @@ def _differing(groups: Sequence[Mapping[str, Any]]) -> list[str]:
     return [key for key in keys if any(o.get(key) != groups[0].get(key) for o in groups[1:])]
 
 
-def _shown(value: Any) -> str:
+def _format_option(value: Any) -> str:
     return value if isinstance(value, str) else "none" if value is None else json.dumps(value)
 
 
@@ -305,12 +321,12 @@ def _read(path: Path) -> _Run:
     """A run's record and state.
 
     Raises:
-        CheckpointError: no run there, a damaged one, or one that is not finished.
+        CheckpointError: no run in the directory, a damaged one, or one that is not finished.
     """
     meta, facts = read_meta(path), read_record(path)
     again = f"graphrec train {facts.model} ... --out {path} --resume"
     if not checkpoint.exists(path / "last"):
-        raise CheckpointError(f"{path}: holds no checkpoint yet; finish it ({again}) or leave it out")
+        raise CheckpointError(f"{path}: the run has no checkpoint yet; finish it ({again}) or leave it out")
     last = checkpoint.read(path / "last")
     state = last.get("training", {})
     if not state.get("done"):
@@ -325,18 +341,18 @@ def _read(path: Path) -> _Run:
 
 
 def _options(facts: RunRecord, meta: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """Everything that two runs of a row have in common. An option that was unknown then had its default."""
+    """Everything that the runs of a row have in common; an option that is not recorded had its default."""
     try:
-        known = model_class(facts.model).Config.defaults()
+        model = model_class(facts.model).Config.result_options(facts.config)
     except (ConfigError, MissingDependencyError):
         known = {}
-    model = {k: v for k, v in {**known, **facts.config}.items() if k not in _NOT_THE_MODEL}
+    model = {k: v for k, v in {**known, **facts.config}.items() if k not in SAME_MODEL}
     training = {**TrainConfig.defaults(), **facts.training}
     extractors = meta.get("extractors") or {}
     options: dict[str, Any] = {"model": facts.model, **model}
     if facts.config.get("seed", seed) != seed:
         options["model seed"] = facts.config["seed"]
-    options |= {f"train.{k}": v for k, v in training.items() if k not in _NOT_THE_TRAINING}
+    options |= {f"train.{k}": v for k, v in training.items() if k not in SAME_TRAINING}
     options["select"] = facts.select
     for field, sha256 in facts.features.items():
         named = extractors.get(field)
@@ -345,26 +361,20 @@ def _options(facts: RunRecord, meta: Mapping[str, Any], seed: int) -> dict[str, 
     return options
 
 
-def _same_data(runs: Sequence[_Run]) -> None:
+def _check_same_data(runs: Sequence[_Run]) -> None:
     first = runs[0]
     for run in runs[1:]:
         if run.facts.dataset.fingerprint != first.facts.dataset.fingerprint:
-            told = [
+            trainings = [
                 f"{r.path} was trained on {r.facts.dataset.name} {r.facts.dataset.fingerprint[:12]}… "
                 f"(split {json.dumps(r.meta.get('split'))})"
                 for r in (first, run)
             ]
-            raise CheckpointError(
-                f"{told[0]}, {told[1]}: other ids or another split; compare runs of one dataset and split"
-            )
+            raise CheckpointError(f"{trainings[0]}, {trainings[1]}; expected runs of one dataset and split")
 
 
 def _entry(run: _Run, report: Report) -> Entry:
-    told = (
-        "model", "model_config", "train_config", "dataset", "split", "features", "extractors", "select",
-        "environment", "device", "commit",
-    )  # fmt: skip
-    about = {key: run.meta[key] for key in told if key in run.meta}
+    about = {key: run.meta[key] for key in ABOUT if key in run.meta}
     return Entry(
         report,
         run.seed,
@@ -376,7 +386,7 @@ def _entry(run: _Run, report: Report) -> Entry:
 
 
 def _values(report: Report) -> str:
-    """Digest of every number of a report, by which a damaged file is noticed."""
+    """Digest of every number of a report, to detect a damaged file."""
     parts: list[Any] = []
     for label, part in {"": report, **report.groups}.items():
         scalars = np.array([float(v) if v == v else np.nan for _, v in sorted(part.scalars.items())])
@@ -388,8 +398,8 @@ def _values(report: Report) -> str:
 
 @cache
 def _code() -> str:
-    """Digest of the package's sources, but for what only shows numbers."""
-    folder = Path(__file__).parent.parent
-    files = sorted(folder.rglob("*.py"))
-    counted = [f for f in files if f.relative_to(folder).parts[0] not in _QUIET]
-    return digest("code", *(part for f in counted for part in (str(f.relative_to(folder)), f.read_bytes())))
+    """Digest of the package's sources that numbers may depend on."""
+    package = Path(__file__).parents[2]
+    sources = {file.relative_to(package).as_posix(): file for file in package.rglob("*.py")}
+    relevant = sorted(n for n in sources if not n.startswith(tuple(f"{f}/" for f in PRESENTATION)))
+    return digest("code", *(part for name in relevant for part in (name, sources[name].read_bytes())))
