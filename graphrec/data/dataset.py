@@ -21,6 +21,7 @@ from graphrec.core.files import (
     write_array,
     write_json,
 )
+from graphrec.core.html_table import html_table
 from graphrec.data import from_frame
 from graphrec.data.content import Content
 from graphrec.data.interactions import SPLIT_NAMES, Interactions
@@ -153,6 +154,10 @@ class Dataset:
             f"Dataset({self.name}: {self.n_users:,} users x {self.n_items:,} items, {n:,} interactions "
             f"[{parts}], content {{{fields}}})"
         )
+
+    def _repr_html_(self) -> str:
+        rows = {name: value for name, value in self.summary().items() if name not in ("name", "fingerprint")}
+        return html_table(f"Dataset {self.name}", rows)
 
     def summary(self) -> dict[str, Any]:
         """Counts for display: users, items, interactions per split, density, cold items, content coverage."""
