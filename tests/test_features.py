@@ -110,7 +110,7 @@ def test_extractors_that_misbehave_are_refused(tmp_path: Path) -> None:
         extract(shop(texts(20)), "text", Half(), store)
     with pytest.raises(ConfigError, match="batch_size=8"):
         extract(shop(texts(20)), "text", Fixed(), store, batch_size=8)
-    with pytest.raises(FeatureError, match="text.*'hog-hsv'.*image"):
+    with pytest.raises(FeatureError, match=r"text.*'hog-hsv'.*image"):
         extract(shop(texts(20)), "text", features.extractor("hog-hsv"), store)
 
 

@@ -226,7 +226,7 @@ def test_a_cut_is_one_time_for_all():
     for wrong in ((20, 10), (1.5, 3), (True, 3)):
         with pytest.raises(ConfigError, match="'cut'"):
             TimeCut(*wrong)
-    with pytest.raises(ConfigError, match="valid.*test"):
+    with pytest.raises(ConfigError, match=r"valid.*test"):
         as_split("cut")
     with pytest.raises(ConfigError, match="least=0"):
         Chronological(least=0)

@@ -325,5 +325,5 @@ def test_gc_takes_the_unfinished_and_the_superseded_alone(tmp_path: Path) -> Non
 
 
 def test_a_field_cannot_leave_the_store(tmp_path: Path) -> None:
-    with pytest.raises(FeatureError, match="'.*'"):
+    with pytest.raises(FeatureError, match=r"'.*'"):
         FeatureStore(tmp_path).folder("../x", "k")

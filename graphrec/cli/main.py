@@ -159,13 +159,13 @@ def _needed_for(app: typer.Typer, arguments: Sequence[str]) -> typer.Typer:
             command.callback = _without_parameters(callback)
         reduced.registered_commands.append(command)
     reduced.registered_groups = []
-    for group in app.registered_groups:
-        if group.name != invoked:
-            group = copy.copy(group)
-            group.typer_instance = copy.copy(group.typer_instance)
-            assert group.typer_instance is not None
-            group.typer_instance.registered_commands = []
-        reduced.registered_groups.append(group)
+    for subgroup in app.registered_groups:
+        if subgroup.name != invoked:
+            subgroup = copy.copy(subgroup)
+            subgroup.typer_instance = copy.copy(subgroup.typer_instance)
+            assert subgroup.typer_instance is not None
+            subgroup.typer_instance.registered_commands = []
+        reduced.registered_groups.append(subgroup)
     return reduced
 
 
