@@ -42,9 +42,7 @@ def test_what_is_no_cluster_is_found_out_within_seconds(monkeypatch: pytest.Monk
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-        with pytest.raises(
-            ClusterError, match=rf"127.0.0.1:{port}: .*refused"
-        ):
+        with pytest.raises(ClusterError, match=rf"127.0.0.1:{port}: .*refused"):
             Cluster(f"127.0.0.1:{port}")._check_address()
         free.listen()
         with pytest.raises(ClusterError, match=r"timed out"):
@@ -58,9 +56,7 @@ def test_what_is_no_cluster_is_found_out_within_seconds(monkeypatch: pytest.Monk
             connection.close()
 
         threading.Thread(target=answer).start()
-        with pytest.raises(
-            ClusterError, match=rf"127.0.0.1:{port}"
-        ):
+        with pytest.raises(ClusterError, match=rf"127.0.0.1:{port}"):
             Cluster(f"127.0.0.1:{port}")._check_address()
     assert time.monotonic() - began < 15, "where Ray alone waits for two minutes"
 

@@ -219,9 +219,7 @@ def test_a_hub_out_of_reach_is_said_quickly(silent_hub: None) -> None:
     pytest.importorskip("open_clip")
     for name, instead in (("open_clip", "hog-hsv"), ("sentence-transformers", "tfidf-svd")):
         begun = time.monotonic()
-        with pytest.raises(
-            FeatureError, match=rf"timed out.*HF_HOME.*'{instead}'"
-        ):
+        with pytest.raises(FeatureError, match=rf"timed out.*HF_HOME.*'{instead}'"):
             features.extractor(name)
         assert time.monotonic() - begun < 4
 

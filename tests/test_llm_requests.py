@@ -350,7 +350,10 @@ def test_a_server_of_the_other_form_is_asked_in_that(tmp_path, status) -> None:
 def test_progress_says_how_fast_and_how_long_still(capsys) -> None:
     counts = RequestStats(100, Counter({"first try": 15, "repeated": 5}), fetched=25, cost=0.5, seconds=10.0)
     print_progress(counts)
-    assert capsys.readouterr().err == "\r20 of 100 questions, 25 requests, 2.0 per second, 1 min left, cost 0.5000"
+    assert (
+        capsys.readouterr().err
+        == "\r20 of 100 questions, 25 requests, 2.0 per second, 1 min left, cost 0.5000"
+    )
 
 
 def test_a_failure_ends_everything_and_what_was_answered_is_kept(tmp_path) -> None:

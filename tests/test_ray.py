@@ -221,9 +221,7 @@ def test_an_error_of_a_worker_arrives_as_itself(cluster: Cluster, tmp_path: Path
 @pytest.mark.slow
 def test_too_much_unreadable_stops_as_here(cluster: Cluster, tmp_path: Path) -> None:
     data = shop([f"{i}.png" for i in range(40)], "image", tmp_path)
-    with pytest.raises(
-        FeatureError, match=r"of 40 items with 'image' content.* No such file"
-    ):
+    with pytest.raises(FeatureError, match=r"of 40 items with 'image' content.* No such file"):
         extract(
             data, "image", features.extractor("hog-hsv"), FeatureStore(tmp_path / "s"), shard_size=4,
             cluster=cluster,
@@ -248,16 +246,12 @@ def test_a_machine_that_does_not_see_the_pictures_is_refused() -> None:
     from graphrec.features.extract.on_ray import ShardEncoder
 
     worker = ShardEncoder([None], "{}", "image", "/nowhere/at/all", True, 8, 2, None, None)
-    with pytest.raises(
-        ClusterError, match="/nowhere/at/all"
-    ):
+    with pytest.raises(ClusterError, match="/nowhere/at/all"):
         worker._fetched()
 
 
 def test_an_extractor_that_cannot_travel_is_refused(cluster: Cluster, tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"hashing: .*__getstate"
-    ):
+    with pytest.raises(ConfigError, match=r"hashing: .*__getstate"):
         extract(shop(texts(9)), "text", on_ray.Unsendable(), FeatureStore(tmp_path), cluster=cluster)
 
 

@@ -48,9 +48,11 @@ def show_readers(root: settings.Root = None) -> None:
     rows = []
     for name, target in READERS.items():
         module, _, function = target.partition(":")
-        found = import_module(module)
-        first = (inspect.getdoc(getattr(found, function)) or "").splitlines()[0].rstrip(".").replace("``", "")
-        link = re.search(r"https?://[^\s),]+", inspect.getdoc(found) or "")
+        reader = import_module(module)
+        first = (
+            (inspect.getdoc(getattr(reader, function)) or "").splitlines()[0].rstrip(".").replace("``", "")
+        )
+        link = re.search(r"https?://[^\s),]+", inspect.getdoc(reader) or "")
         here = "" if name in FORMATS else "yes" if dataset_folder(name, root).is_dir() else "no"
         rows.append((name, here, first, link.group().rstrip(".") if link else "your own files"))
     output.print_table(["name", "here", "what", "source"], rows)

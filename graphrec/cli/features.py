@@ -36,9 +36,9 @@ def show_extractors() -> None:
 
     rows = []
     for name, target in EXTRACTORS.items():
-        made = _load_class(target)
-        first = (made.__doc__ or "").splitlines()[0].rstrip(".")
-        rows.append((name, made.kind, "yes" if name in DEFAULTS.values() else "", first))
+        extractor = _load_class(target)
+        first = (extractor.__doc__ or "").splitlines()[0].rstrip(".")
+        rows.append((name, extractor.kind, "yes" if name in DEFAULTS.values() else "", first))
     output.print_table(["name", "kind", "default", "what"], rows)
     output.print_next_steps("graphrec features build DATASET --image NAME --text NAME")
 

@@ -76,15 +76,15 @@ class Dataset:
                 )
         if not len(self.train):
             raise DataError(f"{self.name}: the train split is empty; check the split options and the filters")
-        for one, other in (("train", "valid"), ("train", "test"), ("valid", "test")):
-            a: Interactions = getattr(self, one)
-            b: Interactions = getattr(self, other)
+        for first, second in (("train", "valid"), ("train", "test"), ("valid", "test")):
+            a: Interactions = getattr(self, first)
+            b: Interactions = getattr(self, second)
             shared = np.flatnonzero(a.contains(b.users, b.items))
             if len(shared):
                 user, item = int(b.users[shared[0]]), int(b.items[shared[0]])
                 raise DataError(
-                    f"{self.name}: {len(shared):,} pairs occur in both {one} and {other}, the first is user "
-                    f"{self.users[user]!r} item {self.items[item]!r}; splits must be disjoint"
+                    f"{self.name}: {len(shared):,} pairs occur in both {first} and {second}, the first is "
+                    f"user {self.users[user]!r} item {self.items[item]!r}; splits must be disjoint"
                 )
         for name, content in self.content.items():
             if len(content) != shape[1]:
@@ -361,8 +361,10 @@ class Dataset:
     def _load(cls, path: Path) -> Dataset:
         head = read_json(path / "dataset.json")
         if not isinstance(head, dict) or head.get("format") != FORMAT:
-            found = head.get("format") if isinstance(head, dict) else type(head).__name__
-            raise DataError(f"{path / 'dataset.json'}: format {found!r}; this version reads format {FORMAT}")
+            version = head.get("format") if isinstance(head, dict) else type(head).__name__
+            raise DataError(
+                f"{path / 'dataset.json'}: format {version!r}; this version reads format {FORMAT}"
+            )
         if not (isinstance(head["name"], str) and head["name"]) or not isinstance(head["meta"], dict):
             raise TypeError(f"name {head['name']!r}; expected text, and an object as meta")
         for file, expected in head["files"].items():

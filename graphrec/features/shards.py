@@ -88,9 +88,11 @@ def read_sealed(path: Path, part: str) -> dict[str, Any]:
         raise FeatureError(
             f"{path}: not readable as JSON ({cause}); extract again, or remove it with gc"
         ) from cause
-    found = entry.get("format") if isinstance(entry, dict) else type(entry).__name__
-    if found != FORMAT:
-        raise FeatureError(f"{path}: format {found!r}; this version reads format {FORMAT}; remove it with gc")
+    version = entry.get("format") if isinstance(entry, dict) else type(entry).__name__
+    if version != FORMAT:
+        raise FeatureError(
+            f"{path}: format {version!r}; this version reads format {FORMAT}; remove it with gc"
+        )
     if not unchanged or part not in entry:
         raise FeatureError(
             f"{path}: its digest differs from the recorded one, the file was damaged or edited; extract "
@@ -280,15 +282,15 @@ def shard_problem(folder: Path, entry: Mapping[str, Any], hashed: bool, again: b
     current = file_stamp(path)
     if current is None or current[2] != entry["bytes"]:
         return f"{path}: {current[2] if current else 0:,} bytes; expected {entry['bytes']:,}"
-    known = (str(path.resolve()), current, entry["sha256"])
+    identity = (str(path.resolve()), current, entry["sha256"])
     try:
-        if hashed and (again or known not in _verified):
+        if hashed and (again or identity not in _verified):
             if sha256_file(path) != entry["sha256"]:
                 return f"{path}: its sha256 differs from the recorded one, the file is damaged"
             # Time stamps have a resolution of milliseconds (two seconds on some file systems): a file written
             # just now may change again with the same time stamp, so it is not remembered yet.
             if time.time() - max(current[3], current[4]) / 1e9 > TIMESTAMP_SETTLED:
-                _verified.add(known)
+                _verified.add(identity)
         array = read_array(path, FeatureError, mmap=True)
     except OSError as cause:
         return f"{path}: cannot be read ({cause.strerror or cause})"
