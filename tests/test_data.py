@@ -129,7 +129,7 @@ def test_parts_add_up(pairs, data):
         ([0, float("nan")], [0, 0], "nan at row 1"),
         ([0, 0], [3, 3], "1 repeated pairs"),
         (["a", "b"], [0, 0], "Vocabulary"),
-        ([[0, 1]], [[0, 1]], r"\(1, 2\)"),
+        ([[0, 1]], [[0, 1]], "(1, 2)"),
     ],
 )
 def test_unusable_interactions(users, items, words):

@@ -272,7 +272,7 @@ def lockless(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("spoil", "expected"),
-    [(full, "No space left"), (a_file, "cache"), (lockless, "Read-only file system")],
+    [(full, "No space left"), (a_file, "store"), (lockless, "Read-only file system")],
 )
 def test_the_command_ends_in_one_line(
     tmp_path: Path,

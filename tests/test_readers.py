@@ -106,7 +106,7 @@ def test_amazon_keeps_index_order_splits_and_text(tmp_path):
 @pytest.mark.parametrize(
     ("file", "text", "words"),
     [
-        ("i_id_mapping.csv", "asin\titemID\nA\t0\nB\t2\nC\t3\n", "row 3"),
+        ("i_id_mapping.csv", "asin\titemID\nA\t0\nB\t2\nC\t3\n", "row 4"),
         ("i_id_mapping.csv", "asin\titemID\nA\t0\nB\t1\n", "row 4: item '2'"),
         ("i_id_mapping.csv", "id\titemID\nA\t0\n", "'asin'"),
         ("i_id_mapping.csv", "asin\titemID\nA\t0\nA\t1\nB\t2\n", "'A' occurs more than once"),

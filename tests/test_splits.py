@@ -141,7 +141,7 @@ def test_cold_items_are_whole_and_out_of_train(share):
 @pytest.mark.parametrize("recipe", [LeaveOneOut(), TimeSplit()], ids=repr)
 def test_splits_by_time_need_times(recipe):
     made = Interactions([0, 0, 1], [0, 1, 0], 2, 2)
-    with pytest.raises(DataError, match="'time'"):
+    with pytest.raises(DataError, match=f"'{recipe.name}'"):
         recipe.assign(made, 0)
 
 

@@ -147,7 +147,7 @@ def test_a_truncated_parquet_is_refused(tmp_path):
         (
             {"items": "items.csv", "item_id": "sku", "image": "pic"},
             DataError,
-            "gone.png",
+            "'a/1.png'",
         ),
         ({"images": "nowhere"}, DataError, "nowhere"),
         ({"images": "empty"}, DataError, "2 items"),
