@@ -109,7 +109,7 @@ def test_amazon_keeps_index_order_splits_and_text(tmp_path):
         ("i_id_mapping.csv", "asin\titemID\nA\t0\nB\t2\nC\t3\n", "row 4"),
         ("i_id_mapping.csv", "asin\titemID\nA\t0\nB\t1\n", "row 4: item '2'"),
         ("i_id_mapping.csv", "id\titemID\nA\t0\n", "'asin'"),
-        ("i_id_mapping.csv", "asin\titemID\nA\t0\nA\t1\nB\t2\n", "'A' occurs more than once"),
+        ("i_id_mapping.csv", "asin\titemID\nA\t0\nA\t1\nB\t2\n", "row 3: asin 'A'"),
         ("baby.inter", INTER + "1\t1\t3\n", "row 7: x_label 3"),
         ("baby.inter", INTER + "1\tx\t0\n", "row 7: item 'x'"),
         ("baby.inter", INTER + "0\t0\t2\n", "train and test"),

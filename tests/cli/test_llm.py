@@ -76,7 +76,7 @@ def test_a_server_is_asked_once_and_what_it_said_becomes_features(shop, graphrec
         to = ("--model", "tiny", "--base-url", server.url, "--noun", "dress")
         shown = graphrec("llm", "preferences", "described", *to)
         assert shown.code == 0, shown.err
-        assert re.search(r"outcomes +asked again: \d+, at once: \d+", shown.out)
+        assert re.search(r"outcomes +first try: \d+, repeated: \d+", shown.out)
         assert "markup" in shown.out
         asked = len(server.requests)
         assert asked > shop.n_users * 0.9
@@ -206,7 +206,7 @@ def test_a_local_model_that_babbles_is_asked_counted_and_replaced(shop, graphrec
         to = ("--model", "random-gpt2", "--base-url", server.url, "--concurrency", "2")
         shown = graphrec("llm", "preferences", "described", *to, "--top", "3")
         assert shown.code == 0, shown.err
-    assert re.search(r"outcomes +.*given up: \d+", shown.out)
+    assert re.search(r"outcomes +.*failed: \d+", shown.out)
     pairs = FeatureStore("cache").load_tables(shop)["preferences"].numpy(np.int64)
     assert not shop.train.contains(np.arange(shop.n_users)[:, None], pairs).any()
     trained = graphrec("train", "llmrec", "shop/dataset", "--out", "runs/babble", *SMALL)
