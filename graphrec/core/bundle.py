@@ -19,7 +19,7 @@ from graphrec.core.files import digest, read_json, sha256_file, sweep, write_jso
 
 DIGITS = 16
 """Hex digits of a content digest that stand in a file name."""
-SUFFIXES = ("arrow", "npy", "safetensors")
+SUFFIXES = ("arrow", "faiss", "npy", "safetensors")
 Write = Callable[[Path], str]
 """Writes one file atomically and returns its sha256."""
 

@@ -40,7 +40,7 @@ HEAD = "recommender.json"
 class Recommender:
     """External ids in, external ids and scores out.
 
-    Use :meth:`of` or :meth:`load` to make one. The arguments are attributes, too.
+    Use :meth:`from_model` or :meth:`load` to make one. The arguments are attributes, too.
 
     Args:
         users: external user ids.
@@ -358,7 +358,8 @@ class Recommender:
         tables = [vectors.read(saved, f"{kind}_vectors", width, mmap=True) for kind in ("user", "item")]
         made = cls(users, items, tables[0], tables[1], seen, rule, content, saved.head["meta"])
         made._recorded = saved.files.get("item_vectors", {}).get("sha256")
-        made._index = open_index(Path(path), made._recorded)
+        if not width:
+            made._index = open_index(Path(path), tables[1], tables[0], made._recorded)
         return made
 
     def export(
