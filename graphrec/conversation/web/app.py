@@ -12,7 +12,7 @@ from graphrec.conversation.web.messages import LENGTH, Answered, Attributes, Goi
 from graphrec.conversation.web.page import PAGE, POLICY
 from graphrec.conversation.web.pictures import picture_file, picture_type
 from graphrec.core.errors import requires
-from graphrec.serving.http.guard import Guard
+from graphrec.serving.http.guard import protect
 from graphrec.serving.http.server import explain_errors, listen, names_of
 
 try:
@@ -42,7 +42,7 @@ def create_app(agent: ConversationalRecommender, hosts: Sequence[str] | None = N
         docs_url=None,
         redoc_url=None,
     )
-    app.add_middleware(Guard, hosts=None if hosts is None else tuple(hosts), policy=POLICY)
+    protect(app, None if hosts is None else tuple(hosts), policy=POLICY)
     fingerprint, search = agent.fingerprint, _search(agent)  # worked out once, before anybody waits
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
