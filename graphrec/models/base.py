@@ -184,7 +184,7 @@ class Model(nn.Module):
         raise TypeError(f"{type(self).__name__} has no loss; it has nothing to train")
 
     def forward(self, batch: Any) -> dict[str, Tensor]:
-        """Same as :meth:`loss`, so that wrappers such as DistributedDataParallel work."""
+        """Same as :meth:`loss`, so that hooks and wrappers of ``nn.Module`` work."""
         return self.loss(batch)
 
     def start_epoch(self, rng: np.random.Generator) -> None:
