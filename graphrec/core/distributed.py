@@ -108,7 +108,7 @@ def all_reduce_array(x: np.ndarray) -> np.ndarray:
 
 
 def replicated(x: Tensor) -> Tensor:
-    """A value that every process computes in full; backward divides its gradient by the number of processes."""
+    """A value that every process computes in full; each gets an equal share of its gradient."""
     shared: Tensor = x if world_size() == 1 else _Replicated.apply(x)
     return shared
 

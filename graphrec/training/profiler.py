@@ -7,8 +7,8 @@ import time
 import torch
 
 PHASES = ("batches", "forward", "backward", "step", "validation")
-"""Drawing batches and copying them to the device (and what a model redraws in an epoch), loss, gradients, their
-clipping and the optimizer, validation."""
+"""Drawing batches and copying them to the device, with what a model redraws in an epoch; loss; gradients;
+clipping and optimizer; validation."""
 
 
 class PhaseTimer:

@@ -1,7 +1,7 @@
 """The training loop.
 
-The trainer iterates ``model.epoch_batches(plan)``, sums ``model.loss(batch)``, steps the optimizer, validates,
-writes checkpoints and stops early. It never sees a test split.
+The trainer iterates ``model.epoch_batches(plan)``, sums the terms of ``model.loss(batch)``, steps the
+optimizer, validates, writes checkpoints and stops early. It never sees a test split.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ logger = logging.getLogger("graphrec")
 
 @dataclass
 class Run:
-    """A finished training.
+    """The result of a training.
 
     Attributes:
         model: with the best weights loaded (the last ones if nothing was validated).
@@ -246,8 +246,8 @@ class Trainer:
         record: dict[str, float],
         last: bool,
     ) -> bool:
-        """Validates when it is time, keeps the books of early stopping; says whether this epoch is the best
-        yet.
+        """Validates if the epoch is due and updates the state of early stopping. Returns whether this epoch is
+        the best so far.
         """
         epoch = int(record["epoch"])
         state.history.append(record)
@@ -286,7 +286,7 @@ class Trainer:
         return False
 
     def _facts(self, model: Model, about: Mapping[str, Any]) -> dict[str, Any]:
-        """What ``run.json`` records."""
+        """The facts that ``run.json`` records."""
         return {
             "model": model.name,
             "model_config": model.config.model_dump(mode="json") if hasattr(model, "config") else {},
