@@ -246,7 +246,7 @@ class Trainer:
         record: dict[str, float],
         last: bool,
     ) -> bool:
-        """Validates if the epoch is due and updates the state of early stopping. Returns whether this epoch is
+        """Validates if the epoch is due and updates the state of early stopping. Returns whether the epoch is
         the best so far.
         """
         epoch = int(record["epoch"])
