@@ -19,10 +19,10 @@ import graphrec as gr
 from experiments.harness import SELECT, Experiment, Row
 from experiments.rendering import GROUPS, spread, values_of
 from graphrec.evaluation.ranking import ranked
-from graphrec.features import ATTRIBUTE, PREFERENCES, PROFILE, FeatureStore, FeatureTable
+from graphrec.features import ATTRIBUTE_PREFIX, PREFERENCES, PROFILE, FeatureStore, FeatureTable
 from graphrec.features.extract import extractor
 from graphrec.features.extract.llm import catalog, jobs
-from graphrec.features.extract.llm.writing import write_attributes, write_profiles
+from graphrec.features.extract.llm.tables import write_attributes, write_profiles
 from graphrec.models.itemknn import ItemKNN
 from graphrec.models.llmrec import LLMRec
 
@@ -40,9 +40,9 @@ def said(data: gr.Dataset, store: Path) -> dict[str, FeatureTable]:
     tables = dict(write_attributes(data, catalog.attributes(data), extractor("tfidf-svd"), kept))
     tables[PROFILE] = write_profiles(data, catalog.profiles(data), extractor("tfidf-svd"), kept)
     pool = ranked(ItemKNN.build(data), CANDIDATES, data.train)
-    questions = jobs.preference_questions(data, jobs.titles_of(data), pool, "item")
+    questions = jobs.preference_questions(data, jobs.item_titles(data), pool, "item")
     answers = [None] * len(questions)
-    tables[PREFERENCES] = jobs.preferences(data, pool, questions, answers, "llm/catalog/itemknn")
+    tables[PREFERENCES] = jobs.preference_table(data, pool, questions, answers, "llm/catalog/itemknn")
     return tables
 
 
@@ -57,7 +57,7 @@ def rows_of(
         fields: all there are.
         on: options of the row that controls and parts are of, where tuning switched parts off.
     """
-    written = [f for f in fields if f.startswith(ATTRIBUTE)]
+    written = [f for f in fields if f.startswith(ATTRIBUTE_PREFIX)]
     content = [f for f in fields if f not in (PROFILE, PREFERENCES, *written)]
 
     def given(*parts: str) -> tuple[str, ...]:

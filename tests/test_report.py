@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from scipy import stats
-from test_evaluate import MatMul, drawn
+from test_ranking import MatMul, drawn
 
 from graphrec.core.errors import ConfigError, DataError
 from graphrec.data import Interactions

@@ -241,7 +241,7 @@ def test_answers_and_states_that_do_not_fit_are_refused_in_words() -> None:
     assert "was not recommended" in error(to.post("/api/answer", json={"state": state, "value": "P999"}), 400)
     for changed, words in (
         ({"agent": "0" * 64}, "was led by agent 000"),
-        ({"format": 2}, "of format 2"),
+        ({"format": 2}, "format 2"),
         ({"user": "nobody"}, "nobody"),
         ({"likes": ["nothing"]}, "nothing"),
         ({"likes": ["mug"]}, "event"),

@@ -131,7 +131,7 @@ def validation(data: gr.Dataset, model: FREEDOM) -> list[Stage]:
     score = model.scorer()
     some = score(users)
     buffer = some.clone()
-    seen = data.train.rows(held[:rows])
+    seen = data.train.items_of_users(held[:rows])
     at = torch.from_numpy(seen[0] * data.n_items + seen[1])
     names = metric_names(("recall", "ndcg"), K)
     lists = top_k(some, K, held[:rows]).numpy()

@@ -118,7 +118,7 @@ def approximate_of(n: int, d: int, kind: str, folder: Path) -> dict[str, float]:
     with measure.spent() as spent:
         graph = knn(table, K, method="approximate")
     sample = np.sort(numpy_rng(1, "bench/knn/sample").choice(n, 2000, replace=False))
-    true = nearest_rows(torch.from_numpy(table.rows(sample)), torch.from_numpy(table.numpy()), K)[1]
+    true = nearest_rows(torch.from_numpy(table.take(sample)), torch.from_numpy(table.numpy()), K)[1]
     found = graph.col.view(n, K).long()[torch.from_numpy(sample)]
     return {
         "seconds": spent.seconds,

@@ -43,7 +43,7 @@ def opened(
         model_options=given["model"], train_options={"progress": False, **given["train"]},
     )  # fmt: skip
     train = project.data.train
-    output.note(
+    output.print_note(
         f"{project.name} at {project.revision[:12]}: {train.n_users:,} people, {train.n_items:,} files, "
         f"{len(train):,} contributions{' (from the cache)' if project.reused else ''}"
     )
@@ -85,15 +85,15 @@ def suggest(
             raise ConfigError("git knows no user.email here; name somebody with --user")
     found = answers.suggest(opened(repo, cache, model, options), user, k, under)
     if as_json:
-        output.as_json([asdict(one) for one in found])
+        output.print_json([asdict(one) for one in found])
         return
     if not found:
-        output.say(f"{user} has worked on every file there")
+        output.print_line(f"{user} has worked on every file there")
         return
-    output.table(
+    output.print_table(
         ["file", "score", "why"], [(f.file, f"{f.score:.3f}", f.why) for f in found], left=["file", "why"]
     )
-    output.following("graphrec code reviewers FILE...")
+    output.print_next_steps("graphrec code reviewers FILE...")
 
 
 @app.command(
@@ -136,8 +136,8 @@ def experts(
 
 def _people(found: Any, as_json: bool) -> None:
     if as_json:
-        output.as_json([asdict(one) for one in found])
+        output.print_json([asdict(one) for one in found])
         return
-    output.table(
+    output.print_table(
         ["person", "score", "why"], [(p.name, f"{p.score:.3f}", p.why) for p in found], left=["person", "why"]
     )

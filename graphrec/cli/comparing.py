@@ -74,12 +74,12 @@ def compare(
     cuts, labels = settings.numbers(k, "--k"), _labels(label or [])
     if not runs and not labels:
         raise ConfigError("name RUNs to compare, such as: graphrec compare runs/freedom runs/lightgcn")
-    from graphrec.core.files import explained, write_json, write_text
+    from graphrec.core.files import explain_os_errors, write_json, write_text
     from graphrec.runs.comparison import compare as compared
 
     made = compared(
         runs or [], baseline=baseline, metric=metric, k=cuts, split=split, masked=masked, labels=labels,
-        metrics=[name.strip() for name in metrics.split(",")], root=root, store=store, say=output.note,
+        metrics=[name.strip() for name in metrics.split(",")], root=root, store=store, say=output.print_note,
     )  # fmt: skip
     _print(made, form)
     again = _again(
@@ -91,7 +91,7 @@ def compare(
         },
     )  # fmt: skip
     written = []
-    with explained(out or html or parquet or Path(), DataError):
+    with explain_os_errors(out or html or parquet or Path(), DataError):
         if out is not None:
             made.to_html(out / FILES[0], command=again)
             made.to_parquet(out / FILES[1])
@@ -105,7 +105,7 @@ def compare(
         if parquet is not None:
             written.append(made.to_parquet(parquet))
     for path in written:
-        output.note(f"written: {path}")
+        output.print_note(f"written: {path}")
 
 
 def _labels(pairs: list[str]) -> dict[str, list[str]]:
@@ -125,22 +125,22 @@ def _labels(pairs: list[str]) -> dict[str, list[str]]:
 
 def _print(made: ModelComparison, form: str) -> None:
     if form == "markdown" or form == "latex":
-        output.say(made.table("markdown" if form == "markdown" else "latex"))
+        output.print_line(made.table("markdown" if form == "markdown" else "latex"))
         if made.comparisons:
-            output.say()
-            output.say(made.comparisons.table("markdown" if form == "markdown" else "latex"))
+            output.print_line()
+            output.print_line(made.comparisons.table("markdown" if form == "markdown" else "latex"))
         for text in (made.answer, *made.notes):
-            output.note(output.printable(text))
+            output.print_note(output.printable(text))
         return
-    output.say(output.printable(made.answer))
-    output.say()
-    output.table(*made.cells(), left=["model"])
+    output.print_line(output.printable(made.answer))
+    output.print_line()
+    output.print_table(*made.cells(), left=["model"])
     if made.comparisons:
-        output.say()
-        output.table(*made.comparisons.cells(), left=["model", "metric"])
-    output.say()
+        output.print_line()
+        output.print_table(*made.comparisons.cells(), left=["model", "metric"])
+    output.print_line()
     for text in made.notes:
-        output.say(output.printable(text))
+        output.print_line(output.printable(text))
 
 
 def _again(runs: list[Path], labels: list[str], options: dict[str, tuple[object, object]]) -> str:

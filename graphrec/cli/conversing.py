@@ -77,14 +77,14 @@ def converse(
         return
     session = agent.start(user, like or ()) if replay is None else agent.resume(_saved(replay))
     for event in session.events:
-        output.say(_event(event))
+        output.print_line(_event(event))
     try:
         _talk(session, _reader())
     finally:
         if save is not None:
             _save(save, session)
     if save is not None:
-        output.note(f"{save}: the conversation; go on with --replay {save}")
+        output.print_note(f"{save}: the conversation; go on with --replay {save}")
 
 
 def _talk(session: Session, read: Callable[[str], str | None]) -> None:
@@ -100,38 +100,38 @@ def _talk(session: Session, read: Callable[[str], str | None]) -> None:
                 return
             if line.lower() in BACK:
                 if not session.undo():
-                    output.note("nothing to take back yet")
+                    output.print_note("nothing to take back yet")
                     continue
                 break
             try:
                 session.answer(_meant(turn, line))
             except ConfigError as cause:
-                output.note(str(cause))
+                output.print_note(str(cause))
                 continue
             break
-    output.say(f"found: {output.printable(session.agent.titles.get(session.found, session.found))}")
+    output.print_line(f"found: {output.printable(session.agent.titles.get(session.found, session.found))}")
 
 
 def _show(turn: Turn) -> None:
     if turn.kind == "end":
-        output.say(f"{turn.number}. nothing is left to recommend")
+        output.print_line(f"{turn.number}. nothing is left to recommend")
         return
     if turn.unmet:
-        output.say(f"   (nothing meets all you said; these items miss {turn.unmet} of your answers)")
+        output.print_line(f"   (nothing meets all you said; these items miss {turn.unmet} of your answers)")
     if turn.kind == "question":
-        output.say(f"{turn.number}. {turn.remaining:,} left. {output.printable(str(turn.question))}?")
-        output.say(f"   ({output.printable(turn.why)})")
+        output.print_line(f"{turn.number}. {turn.remaining:,} left. {output.printable(str(turn.question))}?")
+        output.print_line(f"   ({output.printable(turn.why)})")
         if turn.values:
             for number, value in enumerate(turn.values, 1):
-                output.say(f"   {number}. {output.printable(value)}")
-            output.say("   numbers that fit, n for none, ? do not know, b take back, q quit")
+                output.print_line(f"   {number}. {output.printable(value)}")
+            output.print_line("   numbers that fit, n for none, ? do not know, b take back, q quit")
         else:
-            output.say("   y yes, n no, ? do not know, b take back, q quit")
+            output.print_line("   y yes, n no, ? do not know, b take back, q quit")
         return
-    output.say(f"{turn.number}. {turn.remaining:,} left. How about one of these?")
+    output.print_line(f"{turn.number}. {turn.remaining:,} left. How about one of these?")
     for number, item in enumerate(turn.items, 1):
-        output.say(f"   {number}. {output.printable(item.title)} ({output.printable(item.why)})")
-    output.say("   the number of the one, n for none of these, b take back, q quit")
+        output.print_line(f"   {number}. {output.printable(item.title)} ({output.printable(item.why)})")
+    output.print_line("   the number of the one, n for none of these, b take back, q quit")
 
 
 def _meant(turn: Turn, line: str) -> str | list[str] | None:
@@ -177,7 +177,7 @@ def _reader() -> Callable[[str], str | None]:
         line = sys.stdin.readline()
         if not line:
             return None
-        output.say(f"{prompt}{output.printable(line.strip())}")
+        output.print_line(f"{prompt}{output.printable(line.strip())}")
         return line.strip()
 
     return read

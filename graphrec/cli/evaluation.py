@@ -69,7 +69,7 @@ def evaluate(
     if split == "valid" and masked == "train+valid":
         raise ConfigError("--split valid with --masked train+valid would hide what is looked for; mask train")
     cuts = settings.numbers(k, "--k")
-    from graphrec.core.files import explained
+    from graphrec.core.files import explain_os_errors
     from graphrec.evaluation.candidates import CandidateGroups
     from graphrec.evaluation.metrics import metric_names
     from graphrec.evaluation.ranking import Beyond, evaluate as measure, warm_cold
@@ -95,21 +95,21 @@ def evaluate(
         beyond=Beyond(data.train, opened.features) if beyond else None, name=opened.meta["model"],
     )  # fmt: skip
     if out is not None:
-        with explained(out, DataError):
+        with explain_os_errors(out, DataError):
             report.to_parquet(out)
     if form == "markdown":
-        output.say(report.to_markdown(intervals=True))
+        output.print_line(report.to_markdown(intervals=True))
     elif form == "latex":
-        output.say(report.to_latex(intervals=True))
+        output.print_line(report.to_latex(intervals=True))
     else:
         about = report.meta
-        output.say(
+        output.print_line(
             f"{report.name} on {split} of {data.name}, {masked} masked: {about['n_users']:,} users "
             f"({about['n_excluded']:,} without held-out items), {about['n_held_out']:,} held-out interactions"
         )
         _print(report)
     if out is not None:
-        output.note(f"written: {out}")
+        output.print_note(f"written: {out}")
 
 
 def _conversations(opened: OpenedRun, split: str) -> None:
@@ -120,7 +120,7 @@ def _conversations(opened: OpenedRun, split: str) -> None:
     model, data = opened.model, opened.data
     pairs = data.test if split == "test" else model.held
     pairs = pairs.where(model.setting.catalog.described[pairs.items])
-    output.say(
+    output.print_line(
         f"{opened.meta['model']} on {split} of {data.name}: conversations about {len(pairs):,} pairs; rules "
         f"chosen on {min(len(model.held), model.config.validated or len(model.held)):,} held validation pairs"
     )
@@ -129,7 +129,7 @@ def _conversations(opened: OpenedRun, split: str) -> None:
     for name, (policy, setting) in policies.items():
         found = play(policy, setting, model.simulator("test"), pairs.users, pairs.items)
         rows.append([name, *line(found)])
-    output.table(HEADER, rows, left=["policy"])
+    output.print_table(HEADER, rows, left=["policy"])
 
 
 def _print(report: Report) -> None:
@@ -140,7 +140,7 @@ def _print(report: Report) -> None:
         for base in dict.fromkeys(name.partition("@")[0] for name in (*part.metrics, *part.scalars)):
             rows.append((label, len(part), base, *(_cell(part, f"{base}@{cut}") for cut in cuts)))
     header = ["group", "users", "metric", *(f"@{cut}" for cut in cuts)]
-    output.table(header, rows, left=["group", "metric", *header[3:]])
+    output.print_table(header, rows, left=["group", "metric", *header[3:]])
 
 
 def _cell(part: Report, name: str) -> str:

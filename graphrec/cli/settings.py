@@ -134,14 +134,14 @@ def registered(registry: Registry, load: Callable[[str], Any] | None = None) -> 
         load: imports what a name stands for; default: the registry.
     """
     for sentence in registry.clashes:
-        output.complain(f"warning: {sentence}")
+        output.print_error(f"warning: {sentence}")
     for name in registry:
         try:
             yield name, (load or registry.load)(name)
         except ConfigError as cause:
             if registry.package(name) is None:
                 raise
-            output.complain(f"warning: {' '.join(str(cause).split())}")
+            output.print_error(f"warning: {' '.join(str(cause).split())}")
 
 
 def known_only(options: Iterable[str], known: Collection[str], owner: str) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from graphrec.code.cochange import DAY
 from graphrec.code.project import Project
 from graphrec.core.errors import ConfigError
+from graphrec.core.topk import top_indices
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -131,15 +132,14 @@ def knowledge(project: Project) -> csr_matrix:
 
 
 def _best(score: np.ndarray, k: int) -> list[int]:
-    order = np.argsort(-score, kind="stable")[:k]
-    return [int(u) for u in order if score[u] > 0]
+    return [int(u) for u in top_indices(score, k) if score[u] > 0]
 
 
 def _why_file(project: Project, user: int, item: int) -> str:
     """Files of theirs that it is worked on with, who worked on both, and what is beside it."""
     train, parts = project.data.train, []
     own = project.near[[item]].multiply(project.taken[[user]]).tocoo()
-    best = [int(own.col[at]) for at in np.argsort(-own.data, kind="stable")[:NAMED]]
+    best = [int(own.col[at]) for at in top_indices(own.data, NAMED)]
     if best:
         both = _both(project, item, best[0])
         parts.append(

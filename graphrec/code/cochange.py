@@ -156,7 +156,7 @@ class CoChangeTerm:
     def differences(self, triplets: Triplets) -> Tensor:
         """How much more Eq. 5 gives the positives than the negatives ``(B,) float32``."""
         users, positives, negatives = (part.numpy() for part in triplets)
-        at = self._train.at(users, positives)
+        at = self._train.positions(users, positives)
         return torch.from_numpy(self._left_out[at] - self._of(users, negatives))
 
     def joined(self, users: Tensor, items: Tensor, weight: float) -> tuple[Graph, Graph]:

@@ -16,13 +16,14 @@ from graphrec.conversation.rules import Policy, Rule, rule
 from graphrec.conversation.session import FORMAT as SESSIONS, Session
 from graphrec.conversation.states import Trained
 from graphrec.conversation.vectors import DialogueVectors
-from graphrec.core.bundle import Committed, Write, commit
+from graphrec.core.bundle import Committed, FileFormat, Write, commit
 from graphrec.core.errors import CheckpointError, ConfigError, DataError, nearest
 from graphrec.core.files import digest, read_array, write_array
 from graphrec.data import Dataset, Interactions, Vocabulary
 from graphrec.data.content import title
 
-FORMAT, HEAD = 1, "conversation.json"
+FORMAT = FileFormat("conversation")
+HEAD = "conversation.json"
 
 
 class ConversationalRecommender:
@@ -123,8 +124,7 @@ class ConversationalRecommender:
             DataError: it is not such a state, was led by another agent, or does not go as this agent leads.
         """
         try:
-            if state["format"] != SESSIONS:
-                raise DataError(f"a session of format {state['format']!r}; expected {SESSIONS}")
+            state = SESSIONS.read(state, "session", "start anew", DataError)
             agent, events = state["agent"], list(state["events"])
             session = Session(self, state["user"], state["likes"])
         except (KeyError, TypeError) as cause:

@@ -212,12 +212,3 @@ class Belief:
             return self.setting.catalog.totals(self.items, self.weights)
         found: np.ndarray = self.weights.astype(np.float32, copy=False) @ self.rows
         return found.astype(np.float64)
-
-
-def best_first(scores: np.ndarray, n: int) -> np.ndarray:
-    """Places of the ``n`` highest scores, highest first, the first of equals first ``(<= n,) int64``."""
-    places = np.arange(len(scores))
-    if len(scores) > n:
-        places = np.flatnonzero(scores >= np.partition(scores, len(scores) - n)[len(scores) - n])
-    best: np.ndarray = places[np.argsort(-scores[places], kind="stable")][:n]
-    return best

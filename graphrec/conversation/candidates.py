@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphrec.conversation.belief import Answer, Belief, best_first
+from graphrec.conversation.belief import Answer, Belief
+from graphrec.core.topk import top_indices
 
 
 class Candidates(Belief):
@@ -83,7 +84,7 @@ class Candidates(Belief):
         k = self.setting.config.k
         if self._order is None or (self._shown >= len(self._order) and self.n):
             left = np.flatnonzero(self.weights > 0)
-            best = best_first(self.scores[left], k * self.setting.config.turns)
+            best = top_indices(self.scores[left], k * self.setting.config.turns)
             self._order, self._shown = left[best], 0
         found: np.ndarray = self.items[self._order[self._shown : self._shown + k]]
         return found

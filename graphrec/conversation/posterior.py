@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphrec.conversation.belief import Answer, Belief, best_first
+from graphrec.conversation.belief import Answer, Belief
+from graphrec.core.topk import top_indices
 
 LEAST = 1e-6  # bits: below, there is nothing to learn from an answer
 
@@ -123,7 +124,7 @@ class Posterior(Belief):
 
     def _best(self) -> np.ndarray:
         if self._slate is None:
-            self._slate = best_first(self.log, self.setting.config.k)
+            self._slate = top_indices(self.log, self.setting.config.k)
         return self._slate
 
     def refused(self) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from graphrec.conversation.belief import Answer
 from graphrec.conversation.dialogue import RECOMMEND, Action, Dialogue
 from graphrec.conversation.paths import Path, to_item, to_question
+from graphrec.core.bundle import FileFormat
 from graphrec.core.errors import ConfigError, DataError, nearest
 from graphrec.core.random import numpy_rng
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from graphrec.conversation.agent import ConversationalRecommender
 
 YES, NO, UNKNOWN = "yes", "no", "unknown"
-FORMAT = 1
+FORMAT = FileFormat("session")
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ class Session:
     def state(self) -> dict[str, Any]:
         """The session, JSON-able; :meth:`ConversationalRecommender.resume` goes on from it."""
         return {
-            "format": FORMAT,
+            **FORMAT.header,
             "agent": self.agent.fingerprint,
             "user": self.user,
             "likes": list(self.likes),

@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 
 from graphrec.core.errors import DataError
-from graphrec.data.attributes import edges_of
+from graphrec.data.attributes import edges_from_pairs
 from graphrec.data.dataset import Dataset, Relation
 from graphrec.data.interactions import Interactions
 from graphrec.data.vocabulary import Vocabulary
@@ -128,7 +128,7 @@ def tree_of(
         "repository": Vocabulary(names, "repository"),
         "directory": Vocabulary(list(directories), "directory"),
     }
-    return nodes, {key: edges_of(pairs) for key, pairs in edges.items()}
+    return nodes, {key: edges_from_pairs(pairs) for key, pairs in edges.items()}
 
 
 def _edges(data: Dataset) -> np.ndarray:

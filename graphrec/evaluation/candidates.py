@@ -61,7 +61,7 @@ class CandidateGroups:
     def rows(self, users: np.ndarray) -> np.ndarray:
         """What may be recommended to each user ``(B, n_items) bool``."""
         member = np.zeros((len(users), self.groups.n_items), dtype=bool)
-        row, group = self.groups.rows(users)
+        row, group = self.groups.items_of_users(users)
         member[row, group] = True
         found: np.ndarray = member[:, self.group] == self.inside
         return found

@@ -354,7 +354,7 @@ def _rank(
             assert buffer is not None
             part = buffer[: len(some)]
             if seen is not None:
-                row, item = seen.rows(some)
+                row, item = seen.items_of_users(some)
                 part.view(-1).index_fill_(
                     0, torch.from_numpy(row * n_items + item).to(part.device), -torch.inf
                 )
@@ -391,7 +391,7 @@ def _generate(
             query = Query(tile, histories.take(tile))
             open_items = np.ones((len(tile), model.n_items), dtype=bool)
             if seen is not None:
-                open_items[seen.rows(tile)] = False
+                open_items[seen.pairs_of(tile)] = False
             if among is not None:
                 open_items &= among.rows(tile)
             for view, columns in views.items():
@@ -421,7 +421,7 @@ def _beyond(
 ) -> dict[str, float]:
     train, result = beyond.train, {}
     degree = train.item_degree
-    row, item = train.rows(users)
+    row, item = train.items_of_users(users)
     total = np.bincount(row, weights=degree[item], minlength=len(users))
     length = train.user_degree[users]
     history = np.where(length > 0, total / np.maximum(length, 1), np.nan)

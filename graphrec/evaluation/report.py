@@ -10,12 +10,13 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from graphrec.core.bundle import FileFormat
 from graphrec.core.errors import ConfigError, DataError, nearest
-from graphrec.core.files import writing
+from graphrec.core.files import atomic_write
 from graphrec.core.text_table import Format, emphasize, escape, render
 from graphrec.evaluation.metrics import bootstrap_means, holm, permutation_p
 
-FORMAT = 1
+FORMAT = FileFormat("report")
 Test = Literal["permutation", "t", "wilcoxon"]
 
 
@@ -163,9 +164,9 @@ class Report:
             "user": np.concatenate([r.users for r in parts.values()]),
             **{name: np.concatenate([r[name] for r in parts.values()]) for name in self.metrics},
         }
-        text = json.dumps({"format": FORMAT, "parts": head}, allow_nan=False)
+        text = json.dumps({**FORMAT.header, "parts": head}, allow_nan=False)
         rows = pa.table(columns).replace_schema_metadata({"graphrec_report": text})
-        with writing(path) as file:
+        with atomic_write(path) as file:
             pq.write_table(rows, file, compression="zstd")
         return Path(path)
 
@@ -182,8 +183,7 @@ class Report:
         try:
             rows = pq.read_table(path)
             head = json.loads(rows.schema.metadata[b"graphrec_report"])
-            if head["format"] != FORMAT:
-                raise DataError(f"{path}: report format {head['format']!r}; expected format {FORMAT}")
+            head = FORMAT.read(head, path, "write it again with Report.to_parquet", DataError)
         except FileNotFoundError as cause:
             raise DataError(f"{path}: no such file") from cause
         except (OSError, pa.ArrowException, KeyError, TypeError, json.JSONDecodeError) as cause:

@@ -32,7 +32,7 @@ class RowsOnDisk:
 
     def block(self, rows: np.ndarray) -> Tensor:
         """Vectors ``(n, d)`` of ascending rows ``(n,)``; zero for missing rows, whatever the file holds."""
-        values = self.table.rows(rows).astype(np.float32, copy=False)
+        values = self.table.take(rows).astype(np.float32, copy=False)
         values[~self.table.present[rows]] = 0
         return torch.from_numpy(values).to(self.dtype)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from graphrec.core.errors import GraphError
-from graphrec.core.random import splitmix
+from graphrec.core.random import splitmix64
 from graphrec.graphs.graph import Graph
 
 
@@ -221,10 +221,10 @@ def _without_replacement(n: Tensor, k: int, rows: Tensor, key: Tensor | int) -> 
     """``k`` different numbers below each of ``n (m,)``, all above ``k``: ``(m, k) int64`` (Floyd's algorithm,
     Bentley and Floyd, CACM 1987, https://doi.org/10.1145/30401.315746, for all rows at once).
     """
-    chosen, seed = n.new_empty(len(n), k), splitmix(torch.as_tensor(key, device=n.device))
+    chosen, seed = n.new_empty(len(n), k), splitmix64(torch.as_tensor(key, device=n.device))
     for j in range(k):
         last = n - k + j
-        drawn = (splitmix(seed + (rows * k + j) * -0x61C8864680B583EB) & (2**62 - 1)) % (last + 1)
+        drawn = (splitmix64(seed + (rows * k + j) * -0x61C8864680B583EB) & (2**62 - 1)) % (last + 1)
         known = (chosen[:, :j] == drawn[:, None]).any(1)
         chosen[:, j] = torch.where(known, last, drawn)
     return chosen

@@ -15,7 +15,7 @@ from graphrec.core.config import Config
 from graphrec.core.errors import ConfigError
 from graphrec.core.random import torch_rng
 from graphrec.data.query import Histories, Query
-from graphrec.features import ATTRIBUTE, PREFERENCES
+from graphrec.features import ATTRIBUTE_PREFIX, PREFERENCES
 from graphrec.features.prefetch import RowsOnDisk, prefetch
 from graphrec.graphs import sparse
 from graphrec.graphs.graph import Graph
@@ -146,7 +146,7 @@ class Model(nn.Module):
     @classmethod
     def optional_fields(cls, config: ModelConfig) -> tuple[str, ...]:
         """Fields it takes beside image and text, as the options ask for; ``*`` stands for anything."""
-        asked = {"augmented": PREFERENCES, "attributes": f"{ATTRIBUTE}*"}
+        asked = {"augmented": PREFERENCES, "attributes": f"{ATTRIBUTE_PREFIX}*"}
         return tuple(field for option, field in asked.items() if getattr(config, option, False))
 
     @classmethod

@@ -27,7 +27,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from graphrec.core import distributed
-from graphrec.core.random import derive
+from graphrec.core.random import derive_seed
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.graphs.graph import bipartite
@@ -59,6 +59,8 @@ class BM3(Ranker):
 
     class Config(FeatureLossConfig):
         """Options of BM3; the defaults are the authors' for Amazon Baby."""
+
+        renamed_values: ClassVar = {"cold_items": {"neighbours": "neighbors"}}
 
         dim: int = Field(64, ge=1)
         """Embedding size."""
@@ -139,7 +141,7 @@ class BM3(Ranker):
 
     def target(self, x: Tensor, table: str, index: Tensor, key: Tensor) -> Tensor:
         """A target without gradient: rows ``x (B, d)`` at ``index (B,)`` of a table, through dropout (Eq. 5)."""
-        return row_dropout(x.detach(), index, self.config.dropout, key + derive(0, table))
+        return row_dropout(x.detach(), index, self.config.dropout, key + derive_seed(0, table))
 
     def loss(self, batch: Pairs) -> dict[str, Tensor]:
         """``rec`` between users and items, ``align_<modality>`` between features and items,

@@ -26,10 +26,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from graphrec.core.config import option
 from graphrec.core.errors import ConfigError
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
-from graphrec.features import ATTRIBUTE, FeatureTable
+from graphrec.features import ATTRIBUTE_PREFIX, FeatureTable
 from graphrec.graphs.graph import Graph, bipartite, degree_probability, mix, normalize_weights, sample_edges
 from graphrec.models.base import ContentRule, Features, Ranker
 from graphrec.models.batches import BatchSampler, EpochContext, NeighborSamplingConfig, SeededTriplets
@@ -45,6 +46,8 @@ class FREEDOM(Ranker):
 
     class Config(NeighborSamplingConfig, FeatureLossConfig):
         """Options of FREEDOM; the defaults are the authors' for Amazon Baby."""
+
+        renamed_values: ClassVar = {"cold_items": {"neighbours": "neighbors"}}
 
         dim: int = Field(64, ge=1)
         """Embedding size."""
@@ -66,7 +69,7 @@ class FREEDOM(Ranker):
         paper argues against."""
         cold_items: Literal["neighbors", "as_trained"] = "neighbors"
         """Embedding of items without train interactions."""
-        graph_cache: Path | None = None
+        graph_cache: Path | None = option(None, affects_result=False)
         """Directory in which neighbors are kept between runs; None computes them each time."""
 
         layers_option: ClassVar[str] = "n_ui_layers"
@@ -184,7 +187,7 @@ class FREEDOM(Ranker):
 
 def modality_weights(features: Features, image_weight: float) -> dict[str, float]:
     """Weight per modality at hand; a single one has all of it."""
-    unknown = sorted(f for f in set(features) - {"image", "text"} if not f.startswith(ATTRIBUTE))
+    unknown = sorted(f for f in set(features) - {"image", "text"} if not f.startswith(ATTRIBUTE_PREFIX))
     if unknown:
         raise ConfigError(
             f"FREEDOM knows the modalities 'image' and 'text', not {unknown}; rename the features"

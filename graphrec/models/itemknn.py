@@ -35,6 +35,8 @@ class ItemKNN(Ranker):
     class Config(ModelConfig):
         """Options of ItemKNN."""
 
+        renamed_options: ClassVar = {"normalise": "normalize"}
+
         k: int = Field(100, ge=1)
         """Neighbors per item, the item itself not counted."""
         shrink: float = Field(10.0, ge=0)

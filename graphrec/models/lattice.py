@@ -32,6 +32,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from graphrec.core.config import option
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.features import FeatureTable
@@ -52,6 +53,8 @@ class LATTICE(Ranker):
     class Config(AugmentedConfig):
         """Options of LATTICE; the defaults are the authors'."""
 
+        renamed_values: ClassVar = {"cold_items": {"neighbours": "neighbors"}}
+
         dim: int = Field(64, ge=1)
         """Embedding size."""
         feature_dim: int = Field(64, ge=1)
@@ -68,7 +71,7 @@ class LATTICE(Ranker):
         """Weight of the squared norms of the batch's embeddings."""
         cold_items: Literal["neighbors", "as_trained"] = "neighbors"
         """Embedding of items without train interactions."""
-        graph_cache: Path | None = None
+        graph_cache: Path | None = option(None, affects_result=False)
         """Directory in which neighbors by unprojected features are kept between runs; None computes them
         each time."""
 

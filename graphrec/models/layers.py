@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from graphrec.core.random import splitmix
+from graphrec.core.random import splitmix64
 from graphrec.data.interactions import Interactions
 from graphrec.features import FeatureTable
 from graphrec.features.prefetch import RowsOnDisk
@@ -102,8 +102,8 @@ def row_dropout(x: Tensor, index: Tensor, p: float, key: Tensor) -> Tensor:
     n = -(-x.shape[1] // 4)  # outputs per row
     counter = index[:, None] * n + torch.arange(n, device=index.device)
     # int64 arithmetic wraps around as the unsigned one does; only shifts bring in the sign.
-    z = splitmix(key) + counter * -0x61C8864680B583EB
-    entries = splitmix(z).view(torch.int16)[:, : x.shape[1]]  # uniform, from -2^15
+    z = splitmix64(key) + counter * -0x61C8864680B583EB
+    entries = splitmix64(z).view(torch.int16)[:, : x.shape[1]]  # uniform, from -2^15
     return torch.where(entries >= min(round(p * 2**16) - 2**15, 2**15 - 1), x, 0)
 
 

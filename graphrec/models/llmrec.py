@@ -38,10 +38,10 @@ from torch.nn.functional import leaky_relu, logsigmoid, normalize
 
 from graphrec.core import distributed
 from graphrec.core.errors import FeatureError
-from graphrec.core.random import derive
+from graphrec.core.random import derive_seed
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
-from graphrec.features import ATTRIBUTE, PREFERENCES, PROFILE, FeatureTable
+from graphrec.features import ATTRIBUTE_PREFIX, PREFERENCES, PROFILE, FeatureTable
 from graphrec.graphs.graph import Graph
 from graphrec.models.base import Features, ModelConfig, Ranker
 from graphrec.models.batches import BatchSampler, EpochContext
@@ -137,7 +137,7 @@ class LLMRec(Ranker):
         self.sampler = BatchSampler(train)
         self.n_users, self.n_items = train.n_users, train.n_items
         tables = {f: table for f, table in features.items() if f != PREFERENCES}
-        self.attributes = sorted(f for f in tables if f.startswith(ATTRIBUTE))
+        self.attributes = sorted(f for f in tables if f.startswith(ATTRIBUTE_PREFIX))
         self.content = sorted(set(tables) - {PROFILE, *self.attributes})
         self.to_users, self.to_items = halves(train)
         self.user_embedding = embedding(self.n_users, config.dim, self.rng("users"))  # (n_users, d)
@@ -165,7 +165,7 @@ class LLMRec(Ranker):
                 "LLMRec needs image, text, profiles or attributes and got none; run: graphrec features build "
                 "DATASET, or graphrec llm profiles DATASET"
             )
-        widths = {f: table.dim for f, table in tables.items() if f.startswith(ATTRIBUTE)}
+        widths = {f: table.dim for f, table in tables.items() if f.startswith(ATTRIBUTE_PREFIX)}
         if len(set(widths.values())) > 1:
             raise FeatureError(
                 f"attributes share one projection and are of widths {widths}; build them alike"
@@ -177,7 +177,7 @@ class LLMRec(Ranker):
     @classmethod
     def optional_fields(cls, config: ModelConfig) -> tuple[str, ...]:
         """Whatever was said."""
-        return PROFILE, f"{ATTRIBUTE}*", PREFERENCES
+        return PROFILE, f"{ATTRIBUTE_PREFIX}*", PREFERENCES
 
     def shared(self, f: str) -> str:
         """Whose projection a channel has; attributes have one together."""
@@ -245,7 +245,7 @@ class LLMRec(Ranker):
             x = x.index_copy(0, masked, (channel.mean @ weight.T).expand(len(masked), -1))
         if batch is not None and self.config.dropout:
             everything = torch.arange(len(x), device=x.device)
-            x = row_dropout(x, everything, self.config.dropout, batch.key + derive(0, f))
+            x = row_dropout(x, everything, self.config.dropout, batch.key + derive_seed(0, f))
             x = x / (1 - self.config.dropout)
         return smoothed(x, self.to_users, self.to_items, f == PROFILE)
 

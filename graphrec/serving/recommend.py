@@ -72,7 +72,7 @@ def recommended(
     users = rows[known]
 
     def hidden(which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return items.seen.rows(users[which]) if exclude_seen else (NONE, NONE)
+        return items.seen.items_of_users(users[which]) if exclude_seen else (NONE, NONE)
 
     if len(known):
         asked = Question(vectors.queries(user_vectors, users), k, hidden, only, exclude)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
+from graphrec.core.bundle import FileFormat
 from graphrec.core.errors import CheckpointError, ConfigError
 from graphrec.data import Dataset, Histories, Interactions, Query, Vocabulary
 from graphrec.models.base import ColdStartRule, Features, Ranker
@@ -27,6 +28,7 @@ from graphrec.serving.placement import (
     place,
     restored,
     trained_content,
+    upgrade_rule,
     usable,
     widths,
 )
@@ -44,7 +46,7 @@ from graphrec.serving.vectors import Vectors
 if TYPE_CHECKING:
     from graphrec.models.capabilities import QueryModule
 
-FORMAT = 1
+FORMAT = FileFormat("recommender", 2, {1: upgrade_rule})
 HEAD = "recommender.json"
 
 

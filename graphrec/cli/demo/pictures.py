@@ -52,13 +52,12 @@ def recommendations(model: Any, data: Dataset, users: np.ndarray, k: int) -> np.
     """The ``k`` best items a user ``(n, k)``, train and valid hidden; -1 where no more are left."""
     import torch
 
-    from graphrec.core.topk import topk
+    from graphrec.evaluation.metrics import top_k
 
     scores = model.score(users).float().cpu()
-    row, item = (data.train + data.valid).rows(users)
+    row, item = (data.train + data.valid).items_of_users(users)
     scores[torch.from_numpy(row).long(), torch.from_numpy(item).long()] = -torch.inf
-    values, items = topk(scores, min(k, data.n_items))
-    return items.masked_fill(values == -torch.inf, -1).numpy()
+    return top_k(scores, k).numpy()
 
 
 def people(data: Dataset, models: Mapping[str, Any], out: Path, seed: int) -> Html:

@@ -347,7 +347,7 @@ class CODER(Ranker):
             beside = self.beside.differences(triplet) if self.config.cochange else torch.empty(0)
             did, doers, done, others = (torch.from_numpy(a[low:high]) for a in deeds)
             if self.sessions is not None:
-                of = self.sessions.of[self.train_pairs.at(triplet.users, triplet.positives)]
+                of = self.sessions.of[self.train_pairs.positions(triplet.users, triplet.positives)]
                 triplet = triplet._replace(users=torch.from_numpy(of))
             yield Batch(*triplet, did, doers, done, others, beside)
 

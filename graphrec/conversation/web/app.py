@@ -11,7 +11,7 @@ from graphrec.conversation.agent import ConversationalRecommender
 from graphrec.conversation.web.messages import LENGTH, Answered, Attributes, Going, Reply, Start, State, reply
 from graphrec.conversation.web.page import PAGE, POLICY
 from graphrec.conversation.web.pictures import picture_file, picture_type
-from graphrec.core.errors import requires
+from graphrec.core.errors import missing_dependency
 from graphrec.serving.http.guard import Guard
 from graphrec.serving.http.server import explain_errors, listen, names_of
 
@@ -19,7 +19,7 @@ try:
     from fastapi import FastAPI, HTTPException, Query
     from fastapi.responses import FileResponse, HTMLResponse, Response
 except ImportError as cause:
-    raise requires("fastapi", "serve") from cause
+    raise missing_dependency("fastapi", "serve") from cause
 
 OFFERED = 50
 """Attributes that a search returns at most."""
@@ -128,10 +128,10 @@ def serve(
         ConfigError: nothing can listen there, as when the port is taken.
     """
     if ready is None:
-        from graphrec.core.progress import note
+        from graphrec.core.progress import print_note
 
         def ready(address: str) -> None:
-            note(f"{address}: open it in a browser; Ctrl-C ends it")
+            print_note(f"{address}: open it in a browser; Ctrl-C ends it")
 
     listen(create_app(agent, names_of(host)), host, port, ready)
 

@@ -39,7 +39,7 @@ class Shown(Received):
 class State(Received):
     """A session, as :meth:`Session.state` writes it."""
 
-    format: int
+    format: int | dict[Name, Name | int]
     agent: Name
     user: Name | None
     likes: Annotated[list[Name], Field(max_length=LIKES)]

@@ -25,10 +25,10 @@ import numpy as np
 import polars as pl
 
 from graphrec.core.errors import ConfigError, DataError
-from graphrec.data.attributes import edges_of
+from graphrec.data.attributes import edges_from_pairs
 from graphrec.data.content import Content
 from graphrec.data.dataset import Dataset, Relation
-from graphrec.data.from_frame import as_frame, column, ids
+from graphrec.data.from_frame import as_frame, as_ids, column
 from graphrec.data.git.contents import LIMIT, contents
 from graphrec.data.git.log import Repository
 from graphrec.data.git.mining import BEHAVIORS, Mined, MiningConfig, mine
@@ -192,7 +192,7 @@ def _addresses(
     """Hashes of the addresses of users, and whose they are."""
     known = sorted((hash_, user[people[who]]) for hash_, who in addresses.items() if people[who] in user)
     vocabulary = Vocabulary([hash_ for hash_, _ in known], "address")
-    return vocabulary, edges_of((i, who) for i, (_, who) in enumerate(known))
+    return vocabulary, edges_from_pairs((i, who) for i, (_, who) in enumerate(known))
 
 
 def _behaviors(
@@ -212,7 +212,7 @@ def _behaviors(
             who = user.get(names_of[number])
             if who is not None and time < until[who]:
                 done[did].append((who, at))
-    return {("user", did, "repository"): edges_of(pairs) for did, pairs in done.items()}
+    return {("user", did, "repository"): edges_from_pairs(pairs) for did, pairs in done.items()}
 
 
 def _first_held(data: Dataset, of: Literal["users", "items"], n: int) -> np.ndarray:
@@ -229,8 +229,8 @@ def _table(
     did: str, people: People,
 ) -> tuple[np.ndarray, int]:  # fmt: skip
     """Edges of a table of users and repositories, and how many of its rows are of others or too late."""
-    users = ids(column(frame, "user", did), "user", did).to_list()
-    repositories = ids(column(frame, "repository", did), "repository", did).to_list()
+    users = as_ids(column(frame, "user", did), "user", did).to_list()
+    repositories = as_ids(column(frame, "repository", did), "repository", did).to_list()
     times = (
         column(frame, "time", did).cast(pl.Int64, strict=False).to_list() if "time" in frame.columns else None
     )
@@ -244,7 +244,7 @@ def _table(
             raise DataError(f"{did}, row {row + 1}: time {frame['time'][row]!r}; expected whole seconds")
         if user is not None and where in at and (time is None or time < until[user]):
             edges.append((user, at[where]))
-    return edges_of(edges), len(users) - len(edges)
+    return edges_from_pairs(edges), len(users) - len(edges)
 
 
 def _code(

@@ -22,7 +22,7 @@ from graphrec.data.attributes import sorted_edges
 from graphrec.data.content import Content
 from graphrec.data.dataset import Dataset, Relation
 from graphrec.data.git.paths import DOCS, TESTS
-from graphrec.data.readers.files import find
+from graphrec.data.readers.files import require_file
 from graphrec.data.repositories import OF, path_words, tree_of
 
 SOURCE = "https://github.com, mined from the histories of 20 projects (graphrec data git does the like)"
@@ -47,7 +47,7 @@ def read(
         k_core: as in :meth:`Dataset.from_frame`.
         seed: of the split.
     """
-    path = find(folder, f"{topic}_contrib.tsv.gz", "who worked on which file", SOURCE)
+    path = require_file(folder, f"{topic}_contrib.tsv.gz", "who worked on which file", SOURCE)
     frame = _table(path).with_columns(
         item=pl.col("repo") + "/" + pl.col("path"), time=pl.col("first_ts").cast(pl.Int64)
     )

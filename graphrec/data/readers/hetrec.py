@@ -25,8 +25,8 @@ from graphrec.core.errors import ConfigError, DataError
 from graphrec.data import from_frame
 from graphrec.data.attributes import HAS, KNOWS, LIKES, sorted_edges
 from graphrec.data.dataset import Dataset, Relation
-from graphrec.data.readers.delimited import MARK, read_tabs
-from graphrec.data.readers.files import find
+from graphrec.data.readers.delimited import BYTE_ORDER_MARK, read_tab_separated
+from graphrec.data.readers.files import require_file
 from graphrec.data.splits import RandomSplit
 from graphrec.data.vocabulary import Vocabulary
 
@@ -71,7 +71,7 @@ def read(
         if value is not None and value < 1:
             raise ConfigError(f"{option}={value}; expected a whole number from 1")
     paths = {
-        name: find(folder, f"{name}.dat", holds, SOURCE)
+        name: require_file(folder, f"{name}.dat", holds, SOURCE)
         for name, holds in (
             ("user_artists", "userID, artistID and weight, tab-separated"),
             ("artists", "id, name, url and pictureURL, tab-separated"),
@@ -127,15 +127,15 @@ def read(
 def _numbers_table(path: Path, names: list[str]) -> tuple[pl.DataFrame, int]:
     """A table of text and the number of its first row; some releases of these files have no header."""
     with open(path, "rb") as file:
-        header = bool(HEADER.match(file.readline(200).removeprefix(MARK).decode("latin-1")))
-    frame = read_tabs(path, names, header=header)
+        header = bool(HEADER.match(file.readline(200).removeprefix(BYTE_ORDER_MARK).decode("latin-1")))
+    frame = read_tab_separated(path, names, header=header)
     for name in names:
-        column = from_frame.ids(frame[name], name, str(path), 1 + header)
+        column = from_frame.as_ids(frame[name], name, str(path), 1 + header)
         bad = ~column.str.contains(r"^[0-9]{1,15}$")
         if bad.any():
             row = int(bad.arg_max() or 0)
             raise DataError(
-                f"{path}, row {row + 1 + header}: {name} {from_frame.short(column[row])}; expected a whole "
+                f"{path}, row {row + 1 + header}: {name} {from_frame.quoted(column[row])}; expected a whole "
                 "number from 0"
             )
     return frame, 1 + header
@@ -166,13 +166,13 @@ def _text_table(path: Path, names: list[str]) -> tuple[pl.DataFrame, int]:
 
 def _tags(tags: pl.DataFrame, path: Path, first_row: int) -> Vocabulary:
     """All tag ids by number, whether or not they become attributes."""
-    column = from_frame.ids(tags["tag"], "tag", str(path), first_row)
+    column = from_frame.as_ids(tags["tag"], "tag", str(path), first_row)
     bad = ~column.str.contains(r"^[0-9]{1,15}$") | ~column.is_first_distinct()
     if bad.any():
         row = int(bad.arg_max() or 0)
         raise DataError(
-            f"{path}, row {row + first_row}: tag {from_frame.short(column[row])}; expected a whole number that "
-            "no other row has"
+            f"{path}, row {row + first_row}: tag {from_frame.quoted(column[row])}; expected a whole number "
+            "that no other row has"
         )
     return Vocabulary(sorted(column.to_list(), key=int), "tag")
 

@@ -27,9 +27,9 @@ from graphrec.core.errors import ConfigError, DataError
 from graphrec.data.attributes import HAS, IN, KNOWS, LIKES, sorted_edges
 from graphrec.data.content import Content
 from graphrec.data.dataset import Dataset, Relation
-from graphrec.data.from_frame import short
+from graphrec.data.from_frame import quoted
 from graphrec.data.interactions import SPLIT_NAMES, Interactions
-from graphrec.data.readers.files import find
+from graphrec.data.readers.files import require_file
 from graphrec.data.vocabulary import Vocabulary
 
 SOURCE = "https://cpr-conv-rec.github.io"
@@ -104,12 +104,14 @@ def read(
     layout = _layout(graph, attributes)
     users, items = _Numbered("user"), _Numbered("item")
     splits = {split: _lists(_split_file(folder, split), users, items) for split in SPLIT_NAMES}
-    item_file = find(folder, f"{GRAPH}/{layout.items}", "the attributes of every item", SOURCE)
-    tag_file = find(folder, f"{GRAPH}/{layout.tags}", "the numbers of all attributes", SOURCE)
+    item_file = require_file(folder, f"{GRAPH}/{layout.items}", "the attributes of every item", SOURCE)
+    tag_file = require_file(folder, f"{GRAPH}/{layout.tags}", "the numbers of all attributes", SOURCE)
     tags = _numbers_by_name(tag_file)
     known = _Numbered("attribute", frozenset(tags.values()), tag_file)
     has = _lists(item_file, items, known, "feature_index")
-    user_file = find(folder, f"{GRAPH}/user_dict.json", "friends and liked attributes of users", SOURCE)
+    user_file = require_file(
+        folder, f"{GRAPH}/user_dict.json", "friends and liked attributes of users", SOURCE
+    )
     knows = _lists(user_file, users, users, "friends", optional=True)
     likes = _lists(user_file, users, known, "like", optional=True)
     n_users, n_items = users.count(), items.count()
@@ -181,7 +183,7 @@ def _split_file(folder: Path, split: str) -> Path:
             f"and test pairs too, and what is trained on it has seen the answers. Fetch {path.name} from "
             f"{SOURCE}"
         )
-    return find(path.parent, path.name, f"the {split} items of every user", SOURCE)
+    return require_file(path.parent, path.name, f"the {split} items of every user", SOURCE)
 
 
 # -- what they hold ------------------------------------------------------------------------------------------
@@ -201,8 +203,8 @@ class _Numbered:
         for value in found:
             if type(value) is not int or not 0 <= value < LIMIT:  # a bool is an int to isinstance
                 raise DataError(
-                    f"{where}: {self.what} {short(str(value))}; expected a whole number from 0, the index of "
-                    f"a known {self.what}"
+                    f"{where}: {self.what} {quoted(str(value))}; expected a whole number from 0, the index "
+                    f"of a known {self.what}"
                 )
             if self.known is not None and value not in self.known:
                 raise DataError(
@@ -243,7 +245,7 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
         twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
-        raise ValueError(f"the key {short(twice)} occurs twice in one object")
+        raise ValueError(f"the key {quoted(twice)} occurs twice in one object")
     return made
 
 
@@ -260,11 +262,11 @@ def _lists(
     """``{"0": [1, 2]}``, each pair once, or ``{"0": {field: [1, 2]}}`` where a field is given."""
     made: Lists = {}
     for key, value in _object(path).items():
-        where = f"{path}, key {short(key)}"
+        where = f"{path}, key {quoted(key)}"
         owner = _number(key, where, keys.what)
         if field is not None:
             if not isinstance(value, dict) or not (optional or field in value):
-                raise DataError(f'{where}: {short(str(value))}; expected an object {{"{field}": [...]}}')
+                raise DataError(f'{where}: {quoted(str(value))}; expected an object {{"{field}": [...]}}')
             value = value.get(field, [])
             where += f", {field}"
         if not isinstance(value, list):
@@ -289,7 +291,7 @@ def _numbers_by_name(path: Path) -> dict[str, int]:
     made: dict[str, int] = {}
     numbered = _Numbered("number")
     for key, value in _object(path).items():
-        where = f"{path}, key {short(key)}"
+        where = f"{path}, key {quoted(key)}"
         made[key] = _number(value, where, "number") if isinstance(value, str) else value
         numbered.check([made[key]], where)
     numbered.count()
@@ -302,10 +304,10 @@ def _real_names(path: Path) -> dict[int, str]:
         return {}
     made: dict[int, str] = {}
     for key, value in _object(path).items():
-        where = f"{path}, key {short(key)}"
+        where = f"{path}, key {quoted(key)}"
         names = value.get("real_name") if isinstance(value, dict) else None
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise DataError(f'{where}: {short(str(value))}; expected an object {{"real_name": ["..."]}}')
+            raise DataError(f'{where}: {quoted(str(value))}; expected an object {{"real_name": ["..."]}}')
         text = ", ".join(dict.fromkeys(name.strip() for name in names if name.strip()))
         if text:
             made[_number(key, where, "node")] = text
@@ -328,8 +330,8 @@ def _attribute_names(folder: Path, tags: dict[str, int], layout: Layout) -> tupl
 
 def _groups(folder: Path, attributes: _Numbered) -> tuple[Vocabulary, np.ndarray]:
     """Vocabulary of groups, and edges ``(2, E) int32`` from attributes to their groups."""
-    map_file = find(folder, f"{GRAPH}/{GROUPS}", "the numbers of all groups of attributes", SOURCE)
-    path = find(folder, f"{GRAPH}/{TAXONOMY}", "the attributes of every group", SOURCE)
+    map_file = require_file(folder, f"{GRAPH}/{GROUPS}", "the numbers of all groups of attributes", SOURCE)
+    path = require_file(folder, f"{GRAPH}/{TAXONOMY}", "the attributes of every group", SOURCE)
     numbers = _numbers_by_name(map_file)
     names = {number: name for name, number in numbers.items()}
     if len(names) != len(numbers):
@@ -337,7 +339,7 @@ def _groups(folder: Path, attributes: _Numbered) -> tuple[Vocabulary, np.ndarray
         raise DataError(f"{map_file}: two groups have the number {twice}; expected one number a group")
     group_of: dict[int, int] = {}
     for key, value in _object(path).items():
-        where = f"{path}, key {short(key)}"
+        where = f"{path}, key {quoted(key)}"
         if key not in numbers:
             raise DataError(f"{where}: no such group in {map_file}; expected the name of one of its groups")
         if not isinstance(value, list):

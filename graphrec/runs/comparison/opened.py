@@ -37,9 +37,6 @@ CURVE = (1, 5, 10, 20, 50)
 """Cut-offs that are measured besides those of the table, for the chart of a metric against k."""
 REPORTS = "reports"
 STUDY = "study.json"  # in a directory of trials
-# Options that do not tell two models apart.
-_NOT_THE_MODEL = {"seed", "graph_cache"}
-_NOT_THE_TRAINING = {"seed", "device", "progress", "tensorboard", "checkpoint_every"}
 _QUIET = ("html", "commands", "demo")  # parts of the package that no number comes from
 
 
@@ -327,16 +324,17 @@ def _read(path: Path) -> _Run:
 def _options(facts: RunRecord, meta: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Everything that two runs of a row have in common. An option that was unknown then had its default."""
     try:
-        known = model_class(facts.model).Config.defaults()
+        model = model_class(facts.model).Config.result_options(facts.config)
     except (ConfigError, MissingDependencyError):
-        known = {}
-    model = {k: v for k, v in {**known, **facts.config}.items() if k not in _NOT_THE_MODEL}
-    training = {**TrainConfig.defaults(), **facts.training}
+        model = dict(facts.config)
+    training = TrainConfig.result_options(facts.training)
+    model.pop("seed", None)
+    training.pop("seed")
     extractors = meta.get("extractors") or {}
     options: dict[str, Any] = {"model": facts.model, **model}
     if facts.config.get("seed", seed) != seed:
         options["model seed"] = facts.config["seed"]
-    options |= {f"train.{k}": v for k, v in training.items() if k not in _NOT_THE_TRAINING}
+    options |= {f"train.{k}": v for k, v in training.items()}
     options["select"] = facts.select
     for field, sha256 in facts.features.items():
         named = extractors.get(field)

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from graphrec.core.bundle import FileFormat
 from graphrec.core.errors import ConfigError, nearest
-from graphrec.core.files import writing
+from graphrec.core.files import atomic_write
 from graphrec.runs.comparison.results import TEST, Result
 
 if TYPE_CHECKING:
     from graphrec.runs.comparison.results import ModelComparison
 
-FORMAT = 1
+FORMAT = FileFormat("comparison")
 PER = ("seed", "user")
 
 
@@ -26,7 +27,7 @@ def summary(made: ModelComparison) -> dict[str, Any]:
     first = next(iter(made.results.values()))
     about = first.report.meta
     return {
-        "format": FORMAT,
+        **FORMAT.header,
         "answer": made.answer,
         "notes": made.notes,
         "metric": made.metric,
@@ -68,7 +69,7 @@ def write(made: ModelComparison, path: Path, per: str) -> Path:
             "n_users": pa.array([r[6] for r in rows], pa.int64()),
         }
     text = json.dumps(summary(made), allow_nan=False)
-    with writing(path) as file:
+    with atomic_write(path) as file:
         pq.write_table(
             pa.table(columns).replace_schema_metadata({"graphrec_comparison": text}), file, compression="zstd"
         )

@@ -19,15 +19,22 @@ pytest.importorskip("openai", reason="the extra llm is not installed")
 from chat_server import Answer, serving
 
 from graphrec.core.errors import ConfigError, FeatureError
-from graphrec.features.extract.llm import replies
-from graphrec.features.extract.llm.asking import Counts, Prices, Question, ask, estimate, shown
+from graphrec.features.extract.llm import parsing
 from graphrec.features.extract.llm.client import Chat
-from graphrec.features.extract.llm.responses import FILE, Reply, Responses, key_of, responses
+from graphrec.features.extract.llm.requests import (
+    Prices,
+    Question,
+    RequestStats,
+    ask_all,
+    estimate,
+    print_progress,
+)
+from graphrec.features.extract.llm.response_cache import FILE, Reply, ResponseCache, open_cache, request_key
 
 
 def question(row: int, n: int = 10) -> Question:
     messages = [{"role": "system", "content": "Choose."}, {"role": "user", "content": f"Question {row}"}]
-    return Question(row, messages, {"type": "object"}, lambda reply: replies.pair(reply, n))
+    return Question(row, messages, {"type": "object"}, lambda reply: parsing.parse_pair(reply, n))
 
 
 def number(request: dict) -> int:
@@ -50,41 +57,41 @@ def test_what_is_known_is_not_asked_again(tmp_path) -> None:
     questions = [question(row) for row in range(20)]
     with serving(right) as server:
         for again in range(2):
-            with responses(tmp_path) as known:
-                values, counts = ask(questions, quick(server.url), known, concurrency=4)
+            with open_cache(tmp_path) as known:
+                values, counts = ask_all(questions, quick(server.url), known, concurrency=4)
             assert values == [(row % 5, row % 5 + 5) for row in range(20)]
-            assert (counts.fetched, counts.kept) == ((0, 20) if again else (20, 0))
-            assert counts.outcomes == {"at once": 20}
+            assert (counts.fetched, counts.cached) == ((0, 20) if again else (20, 0))
+            assert counts.outcomes == {"first try": 20}
         assert len(server.requests) == 20
         assert server.most_at_once <= 4
-        with responses(tmp_path) as known:  # another temperature is another question
-            _, counts = ask(questions[:3], quick(server.url, temperature=0.0), known)
+        with open_cache(tmp_path) as known:  # another temperature is another question
+            _, counts = ask_all(questions[:3], quick(server.url, temperature=0.0), known)
         assert counts.fetched == 3
 
 
 def test_replay_asks_nobody(tmp_path) -> None:
     with serving(right) as server:
-        with responses(tmp_path) as known:
-            ask([question(1)], quick(server.url), known)
-        with responses(tmp_path) as known:
-            values, counts = ask([question(0), question(1)], quick(server.url), known, replay=True)
+        with open_cache(tmp_path) as known:
+            ask_all([question(1)], quick(server.url), known)
+        with open_cache(tmp_path) as known:
+            values, counts = ask_all([question(0), question(1)], quick(server.url), known, replay=True)
         assert len(server.requests) == 1
     assert values == [None, (1, 6)]
-    assert counts.outcomes == {"not asked": 1, "at once": 1}
+    assert counts.outcomes == {"not requested": 1, "first try": 1}
 
 
 def test_replies_are_found_by_who_how_and_what() -> None:
     messages, parameters = [{"role": "user", "content": "x"}], {"temperature": 0.5}
-    key = key_of("a", parameters, messages)
-    assert key == key_of("a", dict(parameters), [dict(m) for m in messages])
-    assert key != key_of("b", parameters, messages)
-    assert key != key_of("a", {"temperature": 0.6}, messages)
-    assert key != key_of("a", parameters, [{"role": "user", "content": "y"}])
-    assert key != key_of("a", parameters, [{"role": "system", "content": "x"}])
+    key = request_key("a", parameters, messages)
+    assert key == request_key("a", dict(parameters), [dict(m) for m in messages])
+    assert key != request_key("b", parameters, messages)
+    assert key != request_key("a", {"temperature": 0.6}, messages)
+    assert key != request_key("a", parameters, [{"role": "user", "content": "y"}])
+    assert key != request_key("a", parameters, [{"role": "system", "content": "x"}])
 
 
 def filled(path: Path, n: int) -> bytes:
-    known = Responses(path)
+    known = ResponseCache(path)
     for i in range(n):
         known.put(f"key {i}", Reply(f"text {i} \ud83d é\n", "stop", "m", 1, 2))
     known.close()
@@ -98,13 +105,13 @@ def test_a_line_cut_short_at_any_byte_is_dropped_and_the_others_stay(tmp_path) -
     assert len(ends) == 3
     for cut in range(ends[0], len(data) + 1):
         path.write_bytes(data[:cut])
-        known = Responses(path)
+        known = ResponseCache(path)
         whole = sum(end <= cut for end in ends)
         assert len(known) == whole
         assert not known.damaged
         known.put("new", Reply("later", "stop", "m", 1, 1))
         known.close()
-        again = Responses(path)
+        again = ResponseCache(path)
         again.close()
         assert len(again) == whole + 1
         assert again.get("key 0") == Reply("text 0 \ud83d é\n", "stop", "m", 1, 2)
@@ -119,7 +126,7 @@ def test_a_damaged_line_is_never_a_reply(tmp_path) -> None:
         at = rng.randrange(start, data.index(b"\n", start))
         other = rng.choice([b for b in b'0aZ"{}:, ' if b != data[at]])
         path.write_bytes(data[:at] + bytes([other]) + data[at + 1 :])
-        known = Responses(path)
+        known = ResponseCache(path)
         known.close()
         assert known.get("key 0") is not None
         assert known.get("key 2") is not None
@@ -131,7 +138,7 @@ def test_a_damaged_line_is_never_a_reply(tmp_path) -> None:
 def test_a_full_disk_leaves_no_half_line(tmp_path, monkeypatch) -> None:
     path = tmp_path / FILE
     data, write = filled(path, 2), os.write
-    known = Responses(path)
+    known = ResponseCache(path)
     monkeypatch.setattr(os, "write", lambda out, line: write(out, line[:20]))
     with pytest.raises(FeatureError, match="No space left"):
         known.put("key 2", Reply("x", "stop", "m", 1, 1))
@@ -140,19 +147,19 @@ def test_a_full_disk_leaves_no_half_line(tmp_path, monkeypatch) -> None:
     assert known.get("key 2") is None
     known.put("key 3", Reply("x", "stop", "m", 1, 1))
     known.close()
-    again = Responses(path)
+    again = ResponseCache(path)
     again.close()
     assert (len(again), again.damaged) == (3, [])
 
 
 def test_one_process_at_a_time(tmp_path) -> None:
     with (
-        responses(tmp_path),
+        open_cache(tmp_path),
         pytest.raises(FeatureError, match="another process is asking"),
-        responses(tmp_path),
+        open_cache(tmp_path),
     ):
         pass
-    with responses(tmp_path):
+    with open_cache(tmp_path):
         pass
 
 
@@ -187,7 +194,7 @@ def test_fifty_kills_cost_what_was_in_flight(tmp_path) -> None:
             os.kill(child, signal.SIGKILL)
             assert driver.stdout.readline().strip() == "dead"
             kills += 1
-            known = Responses(tmp_path / FILE)
+            known = ResponseCache(tmp_path / FILE)
             known.close()
             assert not known.damaged
             assert len(known) <= len(server.requests)
@@ -195,13 +202,13 @@ def test_fifty_kills_cost_what_was_in_flight(tmp_path) -> None:
             assert paid <= 4 * kills, "four at a time are in flight"
         driver.stdin.close()
         driver.wait(20)
-        with responses(tmp_path) as known:
-            values, counts = ask(
+        with open_cache(tmp_path) as known:
+            values, counts = ask_all(
                 [question(row) for row in range(300)], quick(server.url), known, concurrency=4
             )
     assert kills == 50
     assert values == [(row % 5, row % 5 + 5) for row in range(300)]
-    assert counts.kept > 50
+    assert counts.cached > 50
     assert len(server.requests) <= 300 + 4 * kills
 
 
@@ -210,8 +217,8 @@ import os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from test_llm_asking import question, quick
-from graphrec.features.extract.llm.asking import ask
-from graphrec.features.extract.llm.responses import responses
+from graphrec.features.extract.llm.requests import ask
+from graphrec.features.extract.llm.response_cache import responses
 import openai
 for line in sys.stdin:
     child = os.fork()
@@ -235,18 +242,18 @@ def test_bad_replies_are_asked_again_three_times_and_then_given_up(tmp_path) -> 
         turns = len(request["messages"]) // 2 - 1
         return Answer(said[number(request)][turns])
 
-    with serving(answer) as server, responses(tmp_path) as known:
-        values, counts = ask([question(row) for row in range(4)], quick(server.url), known, concurrency=1)
+    with serving(answer) as server, open_cache(tmp_path) as known:
+        values, counts = ask_all([question(row) for row in range(4)], quick(server.url), known, concurrency=1)
     assert values == [(2, 6), (2, 6), (1, 8), None]
-    assert counts.outcomes == {"at once": 1, "asked again": 2, "given up": 1}
+    assert counts.outcomes == {"first try": 1, "repeated": 2, "failed": 1}
     assert counts.reasons == {"no pair": 5, "outside the candidates": 1, "the same twice": 1, "empty": 1}
     assert counts.fetched == len(server.requests) == 1 + 2 + 4 + 4
     assert "outside the candidates" in server.requests[4]["messages"][-1]["content"]
 
 
 def test_what_is_cut_off_is_no_answer(tmp_path) -> None:
-    with serving(lambda r, n: Answer("3::7", finish="length")) as server, responses(tmp_path) as known:
-        values, counts = ask([question(0)], quick(server.url), known)
+    with serving(lambda r, n: Answer("3::7", finish="length")) as server, open_cache(tmp_path) as known:
+        values, counts = ask_all([question(0)], quick(server.url), known)
     assert values == [None]
     assert counts.reasons == {"cut off": 4}
 
@@ -256,8 +263,8 @@ def test_a_server_that_is_busy_is_asked_again(tmp_path, status) -> None:
     def answer(request: dict, n: int) -> Answer:
         return Answer(status=status, headers={"retry-after": "0.05"}) if n < 2 else right(request, n)
 
-    with serving(answer) as server, responses(tmp_path) as known:
-        values, counts = ask([question(1)], quick(server.url), known)
+    with serving(answer) as server, open_cache(tmp_path) as known:
+        values, counts = ask_all([question(1)], quick(server.url), known)
     assert values == [(1, 6)]
     assert counts.statuses == {status: 2}
 
@@ -266,8 +273,8 @@ def test_retry_after_is_honored(tmp_path) -> None:
     def answer(request: dict, n: int) -> Answer:
         return Answer(status=429, headers={"retry-after": "1"}) if n == 0 else right(request, n)
 
-    with serving(answer) as server, responses(tmp_path) as known:
-        ask([question(1)], quick(server.url), known)
+    with serving(answer) as server, open_cache(tmp_path) as known:
+        ask_all([question(1)], quick(server.url), known)
     assert server.times[1] - server.times[0] >= 0.95
 
 
@@ -275,9 +282,9 @@ def test_retry_after_is_honored(tmp_path) -> None:
     ("status", "says"), [(400, "no"), (401, "refuses the key"), (403, "refuses the key"), (404, "--base-url")]
 )
 def test_other_refusals_are_final(tmp_path, status, says) -> None:
-    with serving(lambda r, n: Answer(status=status)) as server, responses(tmp_path) as known:
+    with serving(lambda r, n: Answer(status=status)) as server, open_cache(tmp_path) as known:
         with pytest.raises(FeatureError, match=says):
-            ask([question(1)], quick(server.url, structured=False), known)
+            ask_all([question(1)], quick(server.url, structured=False), known)
         assert len(server.requests) == 1
 
 
@@ -285,16 +292,16 @@ def test_hanging_up_and_silence_are_tried_again_and_said(tmp_path) -> None:
     def answer(request: dict, n: int) -> Answer:
         return [Answer(hang_up=True), Answer(after=1.5), right(request, n)][min(n, 2)]
 
-    with serving(answer) as server, responses(tmp_path) as known:
-        values, _ = ask([question(1)], quick(server.url, timeout=0.4), known)
+    with serving(answer) as server, open_cache(tmp_path) as known:
+        values, _ = ask_all([question(1)], quick(server.url, timeout=0.4), known)
         assert values == [(1, 6)]
         assert len(server.requests) == 3
-    with serving(lambda r, n: Answer(after=1.0)) as server, responses(tmp_path / "b") as known:
+    with serving(lambda r, n: Answer(after=1.0)) as server, open_cache(tmp_path / "b") as known:
         with pytest.raises(FeatureError, match="no answer in time"):
-            ask([question(1)], quick(server.url, timeout=0.2, retries=1), known)
+            ask_all([question(1)], quick(server.url, timeout=0.2, retries=1), known)
         assert len(server.requests) == 2
-    with responses(tmp_path / "c") as known, pytest.raises(FeatureError, match="cannot be reached"):
-        ask([question(1)], quick("http://127.0.0.1:9/v1", retries=0), known)
+    with open_cache(tmp_path / "c") as known, pytest.raises(FeatureError, match="cannot be reached"):
+        ask_all([question(1)], quick("http://127.0.0.1:9/v1", retries=0), known)
 
 
 BODIES = (b"{", b"", b"null", b"[]", b'{"choices": []}', b"<html>hello</html>", b'{"choices": null}',
@@ -303,9 +310,9 @@ BODIES = (b"{", b"", b"null", b"[]", b'{"choices": []}', b"<html>hello</html>", 
 
 @pytest.mark.parametrize("body", BODIES)
 def test_what_is_no_completion_is_said(tmp_path, body) -> None:
-    with serving(lambda r, n: Answer(body=body)) as server, responses(tmp_path) as known:
+    with serving(lambda r, n: Answer(body=body)) as server, open_cache(tmp_path) as known:
         with pytest.raises(FeatureError, match=r"JSON|no chat completion"):
-            ask([question(1)], quick(server.url, retries=0), known)
+            ask_all([question(1)], quick(server.url, retries=0), known)
         assert not len(known)
 
 
@@ -313,14 +320,14 @@ def test_the_form_is_asked_for_until_the_server_refuses_to(tmp_path) -> None:
     def strict(request: dict, n: int) -> Answer:
         return Answer(status=400, text="unknown field") if "response_format" in request else right(request, n)
 
-    with serving(strict) as server, responses(tmp_path) as known:
+    with serving(strict) as server, open_cache(tmp_path) as known:
         chat = quick(server.url)
-        values, _ = ask([question(row) for row in range(5)], chat, known, concurrency=1)
+        values, _ = ask_all([question(row) for row in range(5)], chat, known, concurrency=1)
     assert values == [(row % 5, row % 5 + 5) for row in range(5)]
-    assert not chat.forms
+    assert not chat.response_formats
     assert ["response_format" in r for r in server.requests] == [True, True, *[False] * 5]
-    with serving(right) as server, responses(tmp_path / "b") as known:
-        ask([question(1)], quick(server.url), known)
+    with serving(right) as server, open_cache(tmp_path / "b") as known:
+        ask_all([question(1)], quick(server.url), known)
     assert server.requests[0]["response_format"]["json_schema"]["schema"] == {"type": "object"}
 
 
@@ -332,17 +339,17 @@ def test_a_server_of_the_other_form_is_asked_in_that(tmp_path, status) -> None:
         form = request["response_format"]["type"]
         return right(request, n) if form == "json_object" else Answer(status=status, text="response_format")
 
-    with serving(other) as server, responses(tmp_path) as known:
+    with serving(other) as server, open_cache(tmp_path) as known:
         chat = quick(server.url, retries=0)
-        values, _ = ask([question(row) for row in range(5)], chat, known, concurrency=2)
+        values, _ = ask_all([question(row) for row in range(5)], chat, known, concurrency=2)
     assert values == [(row % 5, row % 5 + 5) for row in range(5)]
-    assert chat.forms == ("json_object",)
+    assert chat.response_formats == ("json_object",)
     assert server.requests[-1]["response_format"] == {"type": "json_object", "schema": {"type": "object"}}
 
 
 def test_progress_says_how_fast_and_how_long_still(capsys) -> None:
-    counts = Counts(100, Counter({"at once": 15, "asked again": 5}), fetched=25, cost=0.5, seconds=10.0)
-    shown(counts)
+    counts = RequestStats(100, Counter({"first try": 15, "repeated": 5}), fetched=25, cost=0.5, seconds=10.0)
+    print_progress(counts)
     assert capsys.readouterr().err == "\r20 of 100 questions, 25 asked, 2.0 a second, 1 min left, cost 0.5000"
 
 
@@ -352,13 +359,13 @@ def test_a_failure_ends_everything_and_what_was_answered_is_kept(tmp_path) -> No
 
     questions = [question(row) for row in range(200)]
     with serving(answer) as server:
-        with responses(tmp_path) as known, pytest.raises(FeatureError, match="OPENAI_API_KEY"):
-            ask(questions, quick(server.url), known, concurrency=4)
+        with open_cache(tmp_path) as known, pytest.raises(FeatureError, match="OPENAI_API_KEY"):
+            ask_all(questions, quick(server.url), known, concurrency=4)
         first = len(server.requests)
         assert first < 45, "the others are not asked any more"
-        with responses(tmp_path) as known:
-            values, counts = ask(questions, quick(server.url), known, concurrency=4)
-        assert counts.kept == first - 1
+        with open_cache(tmp_path) as known:
+            values, counts = ask_all(questions, quick(server.url), known, concurrency=4)
+        assert counts.cached == first - 1
         assert len(server.requests) == 201
     assert None not in values
 
@@ -368,22 +375,24 @@ def test_a_failure_ends_everything_and_what_was_answered_is_kept(tmp_path) -> No
 
 def test_the_budget_is_not_exceeded(tmp_path) -> None:
     questions, prices = [question(row) for row in range(100)], Prices(1000.0, 10_000.0, 4.0)
-    with serving(right) as server, responses(tmp_path) as known:
+    with serving(right) as server, open_cache(tmp_path) as known:
         chat = quick(server.url, max_tokens=20)
         with pytest.raises(FeatureError, match="budget of 4 would be exceeded"):
-            ask(questions, chat, known, prices=prices, concurrency=4)
+            ask_all(questions, chat, known, prices=prices, concurrency=4)
         spent = len(server.requests) * prices.cost(100, 10)
         assert 3 < spent <= 4.0
         before = len(server.requests)
-        _, counts = ask(questions[:before], chat, known, prices=Prices(1000.0, 10_000.0, 0.0), replay=True)
+        _, counts = ask_all(
+            questions[:before], chat, known, prices=Prices(1000.0, 10_000.0, 0.0), replay=True
+        )
         assert not counts.cost, "what is known costs nothing"
 
 
 def test_an_estimate_asks_nobody(tmp_path) -> None:
     questions = [question(row) for row in range(10)]
-    with serving(right) as server, responses(tmp_path) as known:
+    with serving(right) as server, open_cache(tmp_path) as known:
         chat = quick(server.url, max_tokens=50)
-        ask(questions[:4], chat, known)
+        ask_all(questions[:4], chat, known)
         found = estimate(questions, chat, known, Prices(1.0, 2.0))
         assert len(server.requests) == 4
     assert (found["questions"], found["known"]) == (10, 4)
@@ -395,11 +404,11 @@ def test_an_estimate_asks_nobody(tmp_path) -> None:
 def test_the_key_is_sent_and_kept_nowhere(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("MY_KEY", "sk-very-secret")
     failing = serving(lambda r, n: Answer(status=500) if n == 1 else right(r, n))
-    with failing as server, responses(tmp_path) as known:
+    with failing as server, open_cache(tmp_path) as known:
         chat = quick(server.url, key_variable="MY_KEY", retries=0)
-        ask([question(1)], chat, known)
+        ask_all([question(1)], chat, known)
         with pytest.raises(FeatureError) as raised:
-            ask([question(2)], chat, known)
+            ask_all([question(2)], chat, known)
     assert server.keys[0] == "Bearer sk-very-secret"
     assert "secret" not in str(raised.value)
     assert b"secret" not in (tmp_path / FILE).read_bytes()
@@ -419,8 +428,8 @@ def test_options_out_of_range_are_refused() -> None:
 def test_order_and_values_do_not_depend_on_who_is_first(tmp_path) -> None:
     rng = random.Random(0)
     slow = serving(lambda r, n: Answer(right(r, n).text, after=rng.random() * 0.02))
-    with slow as server, responses(tmp_path) as known:
-        values, _ = ask([question(row) for row in range(60)], quick(server.url), known, concurrency=16)
+    with slow as server, open_cache(tmp_path) as known:
+        values, _ = ask_all([question(row) for row in range(60)], quick(server.url), known, concurrency=16)
     assert values == [(row % 5, row % 5 + 5) for row in range(60)]
     lines = [json.loads(line) for line in (tmp_path / FILE).read_text().splitlines()]
     assert len({line["key"] for line in lines}) == 60

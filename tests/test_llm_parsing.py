@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given, strategies as st
 
 from graphrec.features.extract.llm import jobs, prompts
-from graphrec.features.extract.llm.replies import LONGEST, UNKNOWN, BadReply, attributes, pair, profile
+from graphrec.features.extract.llm.parsing import (
+    MAX_REPLY,
+    UNKNOWN,
+    InvalidReplyError,
+    parse_attributes,
+    parse_pair,
+    parse_profile,
+)
 
 N = 10
 GOOD_PAIRS = {
@@ -54,7 +61,7 @@ MARKUP += [
     "3::7<br>",
     "<img src=x onerror=alert(1)>",
 ]
-LONG = ["3::7" + " " * LONGEST, "x" * 1_000_000, "3::7\n" * 10_000, "[" * 100_000, '{"favorite":' * 20_000]
+LONG = ["3::7" + " " * MAX_REPLY, "x" * 1_000_000, "3::7\n" * 10_000, "[" * 100_000, '{"favorite":' * 20_000]
 DEEP = ["[" * 9_000, '{"a":' * 3_000 + "1" + "}" * 3_000, "```\n" * 4_000]
 CUT = [
     "3:",
@@ -104,35 +111,35 @@ def test_there_are_two_hundred_bad_replies() -> None:
 
 @pytest.mark.parametrize(("text", "both"), GOOD_PAIRS.items())
 def test_pairs_are_read(text, both) -> None:
-    assert pair(text, N) == both
+    assert parse_pair(text, N) == both
 
 
 @pytest.mark.parametrize(("text", "reason"), cases(BAD_PAIRS), ids=lambda v: ascii(v)[:30])
 def test_what_is_no_pair_is_refused(text, reason) -> None:
-    with pytest.raises(BadReply) as raised:
-        pair(text, N)
+    with pytest.raises(InvalidReplyError) as raised:
+        parse_pair(text, N)
     assert str(raised.value) == reason
 
 
 @pytest.mark.parametrize(("text", "reason"), cases(BAD_ATTRIBUTES), ids=lambda v: ascii(v)[:30])
 def test_what_is_no_attributes_is_refused(text, reason) -> None:
-    with pytest.raises(BadReply) as raised:
-        attributes(text, NAMES)
+    with pytest.raises(InvalidReplyError) as raised:
+        parse_attributes(text, NAMES)
     assert str(raised.value) == reason
 
 
 @pytest.mark.parametrize(("text", "reason"), cases(BAD_PROFILES), ids=lambda v: ascii(v)[:30])
 def test_what_is_no_profile_is_refused(text, reason) -> None:
-    with pytest.raises(BadReply) as raised:
-        profile(text)
+    with pytest.raises(InvalidReplyError) as raised:
+        parse_profile(text)
     assert str(raised.value) == reason
 
 
 @given(st.text(max_size=300), st.integers(2, 12))
 def test_no_number_leaves_that_was_not_given(text, n) -> None:
     try:
-        best, worst = pair(text, n)
-    except BadReply:
+        best, worst = parse_pair(text, n)
+    except InvalidReplyError:
         return
     assert best != worst
     assert {best, worst} <= set(range(n))
@@ -145,18 +152,18 @@ FORMS = ["{}::{}", "[{}]::[{}]", '{{"favorite": {}, "least": {}}}']
 def test_numbers_are_taken_exactly_where_they_are_two_of_those_given(a, b, form) -> None:
     valid = 1 <= a <= N and 1 <= b <= N and a != b
     try:
-        assert pair(form.format(a, b), N) == (a - 1, b - 1)
+        assert parse_pair(form.format(a, b), N) == (a - 1, b - 1)
         assert valid
-    except BadReply:
+    except InvalidReplyError:
         assert not valid
 
 
 @given(st.text(max_size=200))
 def test_any_text_is_attributes_or_refused(text) -> None:
-    for read in (lambda: attributes(text, NAMES), lambda: profile(text)):
+    for read in (lambda: parse_attributes(text, NAMES), lambda: parse_profile(text)):
         try:
             found = read()
-        except BadReply:
+        except InvalidReplyError:
             continue
         for value in found.values() if isinstance(found, dict) else [found]:
             assert value is None or (value.isprintable() and value == value.strip())
@@ -166,20 +173,20 @@ def test_any_text_is_attributes_or_refused(text) -> None:
 def test_attributes_are_read_and_the_unknown_is_none() -> None:
     expected = {"director": "Jane Campion", "country": "New Zealand, France", "language": None}
     said = {"director": " Jane\n Campion", "country": ["New Zealand", "France"], "language": None, "more": 1}
-    assert attributes(json.dumps(said), NAMES) == expected
-    assert attributes("Jane Campion::New Zealand, France::unknown", NAMES) == expected
-    assert attributes("```\nJane Campion :: New Zealand, France :: N/A\n```", NAMES) == expected
-    assert attributes('{"director": 1994, "country": 2.5, "language": ""}', NAMES) == {
+    assert parse_attributes(json.dumps(said), NAMES) == expected
+    assert parse_attributes("Jane Campion::New Zealand, France::unknown", NAMES) == expected
+    assert parse_attributes("```\nJane Campion :: New Zealand, France :: N/A\n```", NAMES) == expected
+    assert parse_attributes('{"director": 1994, "country": 2.5, "language": ""}', NAMES) == {
         "director": "1994", "country": "2.5", "language": None,
     }  # fmt: skip
-    assert all(attributes(f"{word}::x::y", NAMES)["director"] is None for word in UNKNOWN)
+    assert all(parse_attributes(f"{word}::x::y", NAMES)["director"] is None for word in UNKNOWN)
 
 
 def test_profiles_are_one_line() -> None:
     said = '{"age": "30", "likes": ["war", "history"], "gender": null}'
-    assert profile(said) == "age: 30; likes: war, history; gender: None"
-    assert profile("  A person\n\twho likes\x00 films  ") == "A person who likes films"
-    assert profile("A person \ud83d who likes films").isprintable()
+    assert parse_profile(said) == "age: 30; likes: war, history; gender: None"
+    assert parse_profile("  A person\n\twho likes\x00 films  ") == "A person who likes films"
+    assert parse_profile("A person \ud83d who likes films").isprintable()
 
 
 # -- questions -----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Replies that were paid for, kept: one line each, appended, whole or not there."""
+"""Append-only cache of replies: one JSON line each, flushed to disk before the reply is used."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from pathlib import Path
 from typing import Any
 
 from graphrec.core.errors import FeatureError
-from graphrec.core.files import acquire_lock, digest, explained
+from graphrec.core.files import acquire_lock, digest, explain_os_errors
 
-FILE, LOCK = "responses.jsonl", ".lock"
+FILE = "responses.jsonl"
+LOCK = ".lock"
 Messages = Sequence[Mapping[str, str]]
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back.
+    """One reply of the server.
 
     Attributes:
         text: the reply.
-        finish: why it ended: ``"stop"``, ``"length"``, ...
-        model: who answered, as the server names it.
-        prompt_tokens: tokens of the question, as the server counts them.
-        completion_tokens: tokens of the reply.
+        finish: why generation stopped: ``"stop"``, ``"length"``, ...
+        model: model name as reported by the server.
+        prompt_tokens: tokens of the prompt as counted by the server.
+        completion_tokens: tokens of the reply as counted by the server.
     """
 
     text: str
@@ -38,32 +39,33 @@ class Reply:
     completion_tokens: int
 
 
-def key_of(model: str, parameters: Mapping[str, Any], messages: Messages) -> str:
-    """What a reply is found by: hex sha256 of who was asked, how, and what."""
+def request_key(model: str, parameters: Mapping[str, Any], messages: Messages) -> str:
+    """Cache key of a request: hex sha256 of the model, its parameters and the messages."""
     return digest("response", model, dict(parameters), [dict(m) for m in messages])
 
 
-class Responses:
-    """Replies by key, in a file that is only appended to; make it with :func:`responses`.
+class ResponseCache:
+    """Replies by key, stored in an append-only file; create it with :func:`open_cache`.
 
-    A line is written by one call and flushed to the disk before the reply is used. A line that a kill cut
-    short is dropped when the file is next opened; a damaged one is left out and counted.
+    A line is written with one call and flushed to disk before the reply is used. An incomplete last line,
+    left by a killed process, is removed when the file is next opened. Damaged lines are skipped and counted.
 
     Args:
         path: the file.
 
     Attributes:
-        damaged: numbers of the lines that are not what was written.
+        damaged: line numbers that do not match their digest.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self._replies = path, dict[str, Reply]()
+        self.path = path
+        self._replies: dict[str, Reply] = {}
         self.damaged: list[int] = []
         self._lock = threading.Lock()
         data = path.read_bytes() if path.exists() else b""
         whole = data[: data.rfind(b"\n") + 1]
         for number, line in enumerate(whole.splitlines(), start=1):
-            entry = _entry(line)
+            entry = _parse_line(line)
             if entry is None:
                 self.damaged.append(number)
             else:
@@ -76,21 +78,21 @@ class Responses:
         return len(self._replies)
 
     def get(self, key: str) -> Reply | None:
-        """The reply to a question, or None."""
+        """The cached reply, or None."""
         return self._replies.get(key)
 
     def put(self, key: str, reply: Reply) -> None:
-        """Keeps a reply; when this returns, it is on the disk.
+        """Appends a reply and returns once it is on disk.
 
         Raises:
-            FeatureError: it cannot be written.
+            FeatureError: the file cannot be written.
         """
         body = {"key": key, **asdict(reply)}
         line = json.dumps({**body, "digest": digest("reply", body)}, ensure_ascii=True).encode() + b"\n"
-        with self._lock, explained(self.path, FeatureError):
+        with self._lock, explain_os_errors(self.path, FeatureError):
             before = os.fstat(self._out).st_size
             if os.write(self._out, line) < len(line):
-                os.ftruncate(self._out, before)  # or the next line would be added to half a line
+                os.ftruncate(self._out, before)  # otherwise the next line would continue this one
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._out)
             self._replies[key] = reply
@@ -101,36 +103,36 @@ class Responses:
 
 
 @contextmanager
-def responses(folder: Path) -> Iterator[Responses]:
-    """The replies kept in a folder; one process at a time.
+def open_cache(folder: Path) -> Iterator[ResponseCache]:
+    """Opens the cache of a folder for one process at a time.
 
     Raises:
-        FeatureError: another process has it, or it cannot be read or written.
+        FeatureError: another process has it open, or it cannot be read or written.
     """
-    with explained(folder, FeatureError):
+    with explain_os_errors(folder, FeatureError):
         folder.mkdir(parents=True, exist_ok=True)
         refusal = FeatureError(
-            f"{folder}: another process is asking with this cache; wait for it, or name another one (--cache)"
+            f"{folder}: another process uses this cache; wait for it to finish, or choose another folder "
+            "(--cache)"
         )
         lock = acquire_lock(folder / LOCK, refusal)
         try:
-            found = Responses(folder / FILE)
+            cache = ResponseCache(folder / FILE)
         except BaseException:
             lock.release()
             raise
     try:
-        yield found
+        yield cache
     finally:
-        found.close()
+        cache.close()
         lock.release()
 
 
-def _entry(line: bytes) -> tuple[str, Reply] | None:
-    """Key and reply of a line, or None if it is not what was written."""
+def _parse_line(line: bytes) -> tuple[str, Reply] | None:
+    """Key and reply of a line, or None if the line is damaged."""
     try:
         body = json.loads(line)
-        said = body.pop("digest")
-        if said != digest("reply", body):
+        if body.pop("digest") != digest("reply", body):
             return None
         return str(body.pop("key")), Reply(**body)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
