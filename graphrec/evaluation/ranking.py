@@ -391,7 +391,7 @@ def _generate(
             query = Query(tile, histories.take(tile))
             open_items = np.ones((len(tile), model.n_items), dtype=bool)
             if seen is not None:
-                open_items[seen.pairs_of(tile)] = False
+                open_items[seen.items_of_users(tile)] = False
             if among is not None:
                 open_items &= among.rows(tile)
             for view, columns in views.items():

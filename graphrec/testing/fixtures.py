@@ -61,8 +61,9 @@ def chosen(model_class: type[Model], features: Features) -> dict[str, FeatureTab
         return None
     if model_class.extractor is None or not features:
         return dict(features)
-    field, image = model_class.fields[0], features["image"]
-    return {field: FeatureTable(np.tile(image.numpy(), 8), image.present, {**image.meta, "field": field})}
+    image = features["image"]
+    segments = np.tile(image.numpy(), 8)
+    return {"content": FeatureTable(segments, image.present, {**image.meta, "field": "content"})}
 
 
 def checkerboard(n: int = 20) -> tuple[Dataset, dict[str, FeatureTable]]:
