@@ -24,7 +24,8 @@ import numpy as np
 import torch
 
 import graphrec as gr
-from experiments.harness import QUICK, RESULTS, folder_of, options_of_all
+from experiments.harness import QUICK, folder_of, options_of_all
+from experiments.recording import RESULTS, write_result
 from experiments.rendering import spread
 from graphrec.core.environment import environment
 from graphrec.core.files import read_json, write_json
@@ -163,7 +164,7 @@ def run(name: str, command: str, data: gr.Dataset, text: str, options: argparse.
         "contributions": compared,
     }
     path = (options.out / "quick" if options.quick else RESULTS) / f"{name}.json"
-    write_json(path, result)
+    write_result(path, result)
     result = read_json(path)
     print(
         f"{about(result)}\n\n{table(result)}\n\n{parts(result)}\n\n{compared_with(result)}\n\nwritten: {path}"
@@ -195,14 +196,14 @@ class Study:
         features = {self.text: self.table()} if cls.needs_features(config) else None
         model = cls.build(data, features, config)
         train = row.train.replace(seed=seed, **({"epochs": QUICK["epochs"]} if self.options.quick else {}))
-        among = CandidateGroups.projects(data)
-        task = RankingTask(data.valid, seen=data.train, k=(10,), metrics=("ndcg",), among=among)
+        own = CandidateGroups.from_repositories(data)
+        task = RankingTask(data.valid, seen=data.train, k=(10,), metrics=("ndcg",), candidate_groups=own)
         done = gr.Trainer(train, out=out).fit(model, task, SELECT, resume=True)
         both = data.train + data.valid
         new = {"new": data.train.user_degree <= COLD}
-        intra = gr.evaluate(done.model, data.test, seen=both, k=(3, 5, 10, 20), metrics=METRICS, among=among,
-                            user_groups=new, name=row.label)  # fmt: skip
-        outside = CandidateGroups.projects(data, inside=False)
+        intra = gr.evaluate(done.model, data.test, seen=both, k=(3, 5, 10, 20), metrics=METRICS,
+                            candidate_groups=own, user_groups=new, name=row.label)  # fmt: skip
+        outside = CandidateGroups.from_repositories(data, inside=False)
         facts = {
             "seed": seed, "best_epoch": done.best_epoch, "epochs": len(done.history), "seconds": done.seconds,
             "parameters": sum(p.numel() for p in done.model.parameters()),
@@ -210,7 +211,7 @@ class Study:
         }  # fmt: skip
         if outside.contains(data.test.users, data.test.items).any():
             cross = gr.evaluate(done.model, data.test, seen=both, k=(5, 20, 100), metrics=METRICS,
-                                among=outside, name=row.label)  # fmt: skip
+                                candidate_groups=outside, name=row.label)  # fmt: skip
             facts |= {"cross": cross.mean(), "crossing": len(cross)}
         intra.to_parquet(out / "report.parquet")
         write_json(out / "facts.json", facts)

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import patch
 
 import pytest
 from hypothesis import settings
@@ -31,6 +32,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="slow: set GRAPHREC_SLOW=1"))
+
+
+@pytest.fixture
+def metric_registry() -> Iterator[None]:
+    """A registry of metrics that is restored after the test."""
+    from graphrec.evaluation.metrics import METRICS
+
+    with patch.dict(METRICS):
+        yield
 
 
 class Answer(NamedTuple):

@@ -19,7 +19,7 @@ from graphrec.core.errors import CheckpointError, ConfigError, DataError
 from graphrec.core.files import read_json
 from graphrec.data import Dataset
 from graphrec.evaluation.report import Report
-from graphrec.runs.comparison import ModelComparison, opened
+from graphrec.runs.comparison import ModelComparison, answer, from_runs, notes, to_html
 from graphrec.testing import communities
 
 NAMES = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
@@ -96,27 +96,27 @@ def test_a_run_is_evaluated_as_evaluating_it_does(made: ModelComparison, shop: S
 
 def test_each_run_is_evaluated_once_and_again_when_anything_has_changed(shop: Shop, own: Path) -> None:
     shutil.rmtree(own / "popularity-0" / "reports", ignore_errors=True)
-    said: list[str] = []
+    log: list[str] = []
     ask: Callable[..., Any] = lambda **more: gr.compare(  # noqa: E731
-        [own / "mf-0", own / "popularity-0"], features=shop[1], say=said.append, **more
+        [own / "mf-0", own / "popularity-0"], features=shop[1], log=log.append, **more
     )
     first = ask()
-    said.clear()
+    log.clear()
     again = ask(k=(5, 20), baseline="mf")  # other columns and tests rest on the same evaluation
-    assert not said
+    assert not log
     assert np.array_equal(first.results["mf"].report["recall@20"], again.results["mf"].report["recall@20"])
     ask(masked="train")
-    assert len(said) == 2
-    said.clear()
+    assert len(log) == 2
+    log.clear()
     # Other weights in the same place
     shutil.rmtree(own / "mf-0" / "best")
     shutil.copytree(own / "mf-1" / "best", own / "mf-0" / "best")
     changed = ask()
-    assert said == [f"evaluating {own / 'mf-0'}"]
+    assert log == [f"evaluating {own / 'mf-0'}"]
     assert not np.array_equal(
         first.results["mf"].report["recall@20"], changed.results["mf"].report["recall@20"]
     )
-    said.clear()
+    log.clear()
     for file in (own / "mf-0" / "reports").iterdir():
         kept = Report.from_parquet(file)
         forged = Report(
@@ -126,15 +126,15 @@ def test_each_run_is_evaluated_once_and_again_when_anything_has_changed(shop: Sh
     (file,) = (own / "popularity-0" / "reports").glob("test-train-valid-*")
     file.write_bytes(b"damaged")
     assert np.array_equal(ask().results["mf"].report["recall@20"], changed.results["mf"].report["recall@20"])
-    assert len(said) == 2
+    assert len(log) == 2
 
 
 def test_other_code_evaluates_anew(shop: Shop, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
+    log: list[str] = []
     gr.compare(own / "mf-0", features=shop[1])
-    monkeypatch.setattr(opened, "_code", lambda: "another version")
-    gr.compare(own / "mf-0", features=shop[1], say=said.append)
-    assert len(said) == 1
+    monkeypatch.setattr(from_runs, "_code", lambda: "another version")
+    gr.compare(own / "mf-0", features=shop[1], log=log.append)
+    assert len(log) == 1
 
 
 def test_labels_of_ones_own_take_runs_out_of_their_rows(shop: Shop, trained: Path) -> None:
@@ -143,9 +143,9 @@ def test_labels_of_ones_own_take_runs_out_of_their_rows(shop: Shop, trained: Pat
     assert list(found.results) == ["pruned", "freedom", "mf", "popularity"]
     with pytest.raises(CheckpointError, match="differ in dropout"):
         gr.compare(labels={"x": [trained / "freedom-0.8-0", trained / "freedom-0.0-1"]}, features=shop[1])
-    with pytest.raises(DataError, match="two of the labels"):
+    with pytest.raises(DataError, match=r"\['x', 'y'\]"):
         gr.compare(labels={"x": [trained / "mf-0"], "y": [trained / "mf-0"]})
-    with pytest.raises(DataError, match="choose another label"):
+    with pytest.raises(DataError, match=r"'mf'.*mf-0"):
         gr.compare(trained / "mf-0", labels={"mf": [trained / "popularity-0"]})
 
 
@@ -164,9 +164,9 @@ def test_runs_that_do_not_belong_together_are_refused(shop: Shop, own: Path) -> 
         gr.compare([own / "mf-0", own / "popularity-0"], baseline="fm")
     with pytest.raises(ConfigError, match="Did you mean 'valid'"):
         gr.compare(own / "mf-0", split="vali")
-    with pytest.raises(ConfigError, match="would hide"):
+    with pytest.raises(ConfigError, match=r"train\+valid"):
         gr.compare(own / "mf-0", split="valid", masked="train+valid")
-    with pytest.raises(DataError, match="no runs to compare"):
+    with pytest.raises(DataError, match="expected run directories"):
         gr.compare()
 
 
@@ -179,7 +179,7 @@ def test_a_run_that_is_not_finished_is_refused_with_what_to_do(shop: Shop, tmp_p
     with pytest.raises(CheckpointError, match=r"1 of at most 2 epochs are done; finish it .*--resume"):
         gr.compare(tmp_path / "r")
     shutil.rmtree(tmp_path / "r" / "last")
-    with pytest.raises(CheckpointError, match="holds no checkpoint yet"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint.*--resume"):
         gr.compare(tmp_path / "r")
 
 
@@ -193,13 +193,13 @@ def test_trials_of_a_study_are_not_among_the_runs_of_a_directory(shop: Shop, own
 
 
 def test_the_page_holds_everything_and_loads_nothing(made: ModelComparison, tmp_path: Path) -> None:
-    text = made.to_html(tmp_path / "r.html", command="graphrec compare runs").read_text()
+    text = to_html(made, tmp_path / "r.html", command="graphrec compare runs").read_text()
     parsed = Parsed(text)
     for label, result in made.results.items():
         assert label in parsed.text
         assert f"{result.mean('recall@20'):.4f}" in parsed.text
-    assert made.answer in parsed.text
-    for note in made.notes:
+    assert answer(made) in parsed.text
+    for note in notes(made):
         assert " ".join(note.split()) in parsed.text
     assert not re.search(r"https?:|src=|@import|url\(", text)
     assert "script" not in parsed.tags
@@ -211,3 +211,16 @@ def test_the_page_holds_everything_and_loads_nothing(made: ModelComparison, tmp_
     ]  # fmt: skip
     assert "graphrec compare runs" in parsed.text
     assert "as trained: no content used" in parsed.text
+
+
+def test_the_key_of_a_report_depends_on_the_code_that_evaluates() -> None:
+    package = Path(from_runs.__file__).parents[2]
+    from_runs._code.cache_clear()
+    before = from_runs._code()
+    with pytest.MonkeyPatch.context() as patch:
+        read = Path.read_bytes
+        for file, changes in (("evaluation/metrics.py", True), ("runs/html/page.py", False)):
+            patch.setattr(Path, "read_bytes", lambda p, f=file: read(p) + (b"#" if p == package / f else b""))
+            from_runs._code.cache_clear()
+            assert (from_runs._code() != before) == changes
+    from_runs._code.cache_clear()

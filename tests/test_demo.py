@@ -61,7 +61,7 @@ def test_the_page_stands_alone(finished: tuple[Path, dict[str, Any]]) -> None:
     assert "generated" in parsed.text.lower()
     for title, _ in demo.MODELS.values():
         assert parsed.text.count(f"{title} recommends") == len(re.findall(r'class="person"', text)) > 0
-    for heading, _ in demo.VIEWS.values():
+    for heading, _ in demo.GROUPS.values():
         assert heading in parsed.text
     assert len(parsed.values("svg", "aria-label")) == 3
 

@@ -54,7 +54,7 @@ def test_accuracy_equals_the_textbook(users, k):
         [[i < len(x) and x[i] in r for i in range(14)] for x, r in zip(lists, relevant, strict=True)]
     )
     counts = np.array([len(r) for r in relevant])
-    for name in metrics.ACCURACY:
+    for name in metrics.user_metrics():
         ours = metrics.accuracy(hits, counts, [f"{name}@{k}"])[f"{name}@{k}"]
         expected = [brute(name, x, r, k) for x, r in zip(lists, relevant, strict=True)]
         np.testing.assert_allclose(ours, expected, rtol=0, atol=METRIC)
@@ -94,6 +94,38 @@ def test_blocks_of_users_change_nothing():
     counts = rng.integers(3, 6, len(hits))
     whole = metrics.ndcg(hits, counts, 3)
     assert np.array_equal(metrics.accuracy(hits, counts, ["ndcg@3"])["ndcg@3"], whole)
+
+
+def test_the_registry_describes_every_metric():
+    for name, found in metrics.METRICS.items():
+        assert found.name == name
+        assert found.meaning
+        assert found.higher_is_better in (True, False, None)
+        assert metrics.find_metric(f"{name}@20") is found
+    assert metrics.find_metric("diversity/image@20") is metrics.METRICS["diversity"]
+    assert metrics.find_metric("unknown@20") is None
+    assert [metrics.direction(n) for n in ("recall@5", "gini@5", "popularity@5", "unknown@5")] == [
+        1,
+        -1,
+        1,
+        1,
+    ]
+    assert "ndcg_retrieved" in metrics.user_metrics()
+    assert "ndcg_retrieved" not in metrics.default_metrics()
+
+
+@pytest.mark.parametrize("name", ["recall", "a@b", "a/b", ""])
+def test_a_name_that_is_taken_or_ambiguous_is_refused(name):
+    before = dict(metrics.METRICS)
+    with pytest.raises(ConfigError, match="recall"):
+        metrics.metric(name, "meaning")
+    assert before == metrics.METRICS
+
+
+@pytest.mark.parametrize("name", ["gini@20", "popularity_lift@5"])
+def test_a_metric_of_all_lists_is_none_of_users(name):
+    with pytest.raises(ConfigError, match=name):
+        metrics.parse_metric(name)
 
 
 @pytest.mark.parametrize(
@@ -174,24 +206,39 @@ def test_top_k_names_the_user_with_nan():
 # -- beyond accuracy --
 
 
+def shown(counts: list[int]) -> metrics.RecommendedLists:
+    """Lists of one item each that show item i ``counts[i]`` times."""
+    items = np.repeat(np.arange(len(counts)), counts)[:, None]
+    everywhere = np.ones(len(counts), dtype=bool)
+    return metrics.RecommendedLists(items, everywhere, np.ones(len(counts)), 1, np.ones(len(items)))
+
+
 def test_gini_and_coverage():
-    assert metrics.gini(np.array([5, 5, 5, 5])) == 0
-    assert metrics.gini(np.array([0, 0, 8, 0])) == pytest.approx(0.75)
+    assert metrics.gini(shown([5, 5, 5, 5])) == 0
+    assert metrics.gini(shown([0, 0, 8, 0])) == pytest.approx(0.75)
     x = np.array([1, 4, 2, 9, 0])
     pairs = np.abs(x[:, None] - x[None]).sum() / (2 * len(x) ** 2 * x.mean())
-    assert metrics.gini(x) == pytest.approx(pairs, abs=METRIC)
-    assert metrics.coverage(x) == pytest.approx(0.8)
-    assert math.isnan(metrics.gini(np.zeros(3)))
-    assert metrics.exposure(np.array([[0, 2], [2, -1]]), 4).tolist() == [1, 0, 2, 0]
+    assert metrics.gini(shown(x)) == pytest.approx(pairs, abs=METRIC)
+    assert metrics.coverage(shown(x)) == pytest.approx(0.8)
+    assert math.isnan(metrics.gini(shown([0, 0, 0])))
+    assert math.isnan(metrics.coverage(shown([])))
+    lists = metrics.RecommendedLists(
+        np.array([[0, 2], [2, -1]]), np.array([1, 1, 1, 0]) > 0, *[np.ones(4)] * 3
+    )
+    assert lists.exposure.tolist() == [1, 0, 2]
 
 
 def test_novelty_and_popularity():
     degree = np.array([8, 2, 0, 1])
-    lists = np.array([[0, 1], [2, -1], [-1, -1]])
-    np.testing.assert_allclose(metrics.novelty(lists, degree, 8), [1.0, 3.0, np.nan])
-    np.testing.assert_allclose(metrics.popularity(lists, degree), [5.0, 0.0, np.nan])
-    lift = metrics.popularity_lift(np.array([6.0, 3.0, np.nan]), np.array([2.0, 4.0, 100.0]))
-    assert lift == pytest.approx(4.5 / 3 - 1)
+    items = np.array([[0, 1], [2, -1], [-1, -1]])
+    history = np.array([2.0, np.nan, 100.0])
+    lists = metrics.RecommendedLists(items, np.ones(4, dtype=bool), degree, 8, history)
+    np.testing.assert_allclose(lists.popularity, [5.0, 0.0, np.nan])
+    assert metrics.novelty(lists) == pytest.approx((1.0 + 3.0) / 2)
+    assert metrics.popularity(lists) == pytest.approx(2.5)
+    assert metrics.popularity_lift(lists) == pytest.approx(5 / 2 - 1)
+    both = metrics.RecommendedLists(items, np.ones(4, dtype=bool), degree, 8, np.array([2.0, 4.0, 100.0]))
+    assert metrics.popularity_lift(both) == pytest.approx(2.5 / 3 - 1)
 
 
 def test_diversity_equals_the_pairs(monkeypatch):

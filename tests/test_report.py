@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ from test_ranking import MatMul, drawn
 
 from graphrec.core.errors import ConfigError, DataError
 from graphrec.data import Interactions
+from graphrec.evaluation import metrics
 from graphrec.evaluation.metrics import bootstrap_means
 from graphrec.evaluation.ranking import Beyond, evaluate, warm_cold
 from graphrec.evaluation.report import Report, compare_all, table
@@ -198,3 +200,35 @@ def test_other_masking_is_not_comparable():
     parts = evaluate(MatMul(80, 40), test, seen=train, k=5, item_groups=groups, within=True).groups
     with pytest.raises(DataError, match="candidates and group"):
         parts["items/a"].compare(parts["items/a/within"], "recall@5")
+
+
+def test_a_registered_metric_is_in_evaluations_and_tables(metric_registry):
+    @metrics.metric("missed", "the share of held-out items that are not found", higher_is_better=False)
+    def missed(hits, n_relevant, k):
+        return 1 - metrics.recall(hits, n_relevant, k)
+
+    @metrics.metric("longest", "the length of the longest list", per="lists", higher_is_better=None)
+    def longest(lists):
+        return (lists.items >= 0).sum(1).max()
+
+    train, test = drawn(150, 60, 1500)
+    found = evaluate(MatMul(150, 60), test, seen=train, k=(5, 10), beyond=Beyond(train))
+    assert np.array_equal(found["missed@5"], 1 - found["recall@5"])
+    assert found.scalars["longest@10"] == 10
+    assert "missed" in found.to_markdown()
+    assert "longest" in str(found)
+    other = evaluate(MatMul(150, 60, seed=1), test, seen=train, k=(5, 10))
+    best = min((found, other), key=lambda r: r.mean()["missed@5"])
+    text = table({"a": found, "b": other}, ["missed@5"], intervals=False)
+    assert f"**{best.mean()['missed@5']:.4f}**" in text, "the lowest is the best where lower is better"
+
+
+def test_notebooks_show_a_table_with_intervals(full):
+    text = full._repr_html_()
+    ElementTree.fromstring(f"<div>{text}</div>")
+    low, high = full.interval("recall@10")
+    assert f"{full.mean()['recall@10']:.4f} [{low:.4f}, {high:.4f}]" in text
+    assert "items/cold" in text.partition("<table>")[0]
+    nasty = report([0.5, 0.25], "<script>", n_users=2, split="a", seen=None, n_excluded=0, n_outside=0)
+    assert "<script>" not in nasty._repr_html_()
+    assert "&lt;script&gt;" in nasty._repr_html_()

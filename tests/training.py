@@ -246,7 +246,7 @@ def write_in_place() -> None:
         with files.open(path, "wb") as file:  # type: ignore[attr-defined]
             yield file
 
-    files.atomic_write = writing
+    files.atomic_write = atomic_write
 
 
 def carry_out(task: dict[str, Any]) -> None:

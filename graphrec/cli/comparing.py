@@ -28,7 +28,7 @@ def compare(
         list[Path] | None,
         typer.Argument(
             metavar="RUN...",
-            help="Run directories, or directories that hold some.",
+            help="Run directories, or directories with run directories.",
             show_default=False,
         ),
     ] = None,
@@ -43,15 +43,19 @@ def compare(
         str | None,
         typer.Option(help="Row that the others are tested against. Default: the best."),
     ] = None,
-    metric: Annotated[str, typer.Option(help="Decides which model is best; is tested.")] = "recall@20",
+    metric: Annotated[
+        str, typer.Option(help="Metric that decides which model is best, and is tested.")
+    ] = "recall@20",
     k: Annotated[str, typer.Option(help="Cut-offs of the table.")] = "10,20",
-    metrics: Annotated[str, typer.Option(help="Of the table, with or without a cut-off.")] = "recall,ndcg",
+    metrics: Annotated[
+        str, typer.Option(help="Metrics of the table, with or without a cut-off.")
+    ] = "recall,ndcg",
     split: settings.Split = "test",
     masked: Annotated[
         str | None,
         typer.Option(
-            help="What users are not recommended again: train, train+valid or none. Default: train+valid for "
-            "test, train for valid."
+            help="Items that are not recommended to their users again: those of train, of train+valid, or "
+            "none. Default: train+valid for test, train for valid."
         ),
     ] = None,
     form: Annotated[str, typer.Option("--format", help="table, markdown or latex.")] = "table",
@@ -67,22 +71,23 @@ def compare(
 ) -> None:
     """Compare finished runs: several seeds a model, spread, intervals, paired tests, an HTML report.
 
-    Runs in which everything but the seed is equal form one row. Each run is evaluated once; what came out is
-    kept in its directory and read back the next time.
+    Runs in which everything but the seed is equal form one row. Each run is evaluated once; its report is
+    stored in its directory and read the next time.
     """
     settings.choice(form, ["table", "markdown", "latex"], "--format")
-    cuts, labels = settings.numbers(k, "--k"), _labels(label or [])
+    cuts = settings.numbers(k, "--k")
+    labels = _labels(label or [])
     if not runs and not labels:
         raise ConfigError("name RUNs to compare, such as: graphrec compare runs/freedom runs/lightgcn")
     from graphrec.core.files import explain_os_errors, write_json, write_text
-    from graphrec.runs.comparison import compare as compared
+    from graphrec.runs import comparison as comparisons
 
-    made = compared(
+    comparison = comparisons.compare(
         runs or [], baseline=baseline, metric=metric, k=cuts, split=split, masked=masked, labels=labels,
-        metrics=[name.strip() for name in metrics.split(",")], root=root, store=store, say=output.print_note,
+        metrics=[name.strip() for name in metrics.split(",")], root=root, store=store, log=output.print_note,
     )  # fmt: skip
-    _print(made, form)
-    again = _again(
+    _print(comparison, form)
+    command = _command(
         runs or [], label or [],
         {
             "--baseline": (baseline, None), "--metric": (metric, "recall@20"), "--k": (k, "10,20"),
@@ -93,62 +98,64 @@ def compare(
     written = []
     with explain_os_errors(out or html or parquet or Path(), DataError):
         if out is not None:
-            made.to_html(out / FILES[0], command=again)
-            made.to_parquet(out / FILES[1])
-            made.to_parquet(out / FILES[2], per="user")
-            write_json(out / FILES[3], made.summary())
-            write_text(out / FILES[4], made.table("markdown") + "\n")
-            write_text(out / FILES[5], made.table("latex") + "\n")
+            comparisons.to_html(comparison, out / FILES[0], command=command)
+            comparisons.to_parquet(comparison, out / FILES[1])
+            comparisons.to_parquet(comparison, out / FILES[2], per="user")
+            write_json(out / FILES[3], comparisons.summary(comparison))
+            write_text(out / FILES[4], comparison.table("markdown") + "\n")
+            write_text(out / FILES[5], comparison.table("latex") + "\n")
             written += [out / name for name in FILES]
         if html is not None:
-            written.append(made.to_html(html, command=again))
+            written.append(comparisons.to_html(comparison, html, command=command))
         if parquet is not None:
-            written.append(made.to_parquet(parquet))
+            written.append(comparisons.to_parquet(comparison, parquet))
     for path in written:
         output.print_note(f"written: {path}")
 
 
 def _labels(pairs: list[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    labels: dict[str, list[str]] = {}
     for pair in pairs:
         name, equals, paths = pair.partition("=")
         listed = [path.strip() for path in paths.split(",") if path.strip()]
         if not equals or not name.strip() or not listed:
             raise ConfigError(f"--label {pair}: expected NAME=RUN or NAME=RUN,RUN")
-        if name.strip() in found:
+        if name.strip() in labels:
             raise ConfigError(
-                f"--label {pair}: {name.strip()} is given twice; name all its runs in one --label"
+                f"--label {pair}: {name.strip()} occurs twice; name all its runs in one --label"
             )
-        found[name.strip()] = listed
-    return found
+        labels[name.strip()] = listed
+    return labels
 
 
-def _print(made: ModelComparison, form: str) -> None:
+def _print(comparison: ModelComparison, form: str) -> None:
+    from graphrec.runs.comparison import answer, notes
+
     if form == "markdown" or form == "latex":
-        output.print_line(made.table("markdown" if form == "markdown" else "latex"))
-        if made.comparisons:
+        output.print_line(comparison.table("markdown" if form == "markdown" else "latex"))
+        if comparison.comparisons:
             output.print_line()
-            output.print_line(made.comparisons.table("markdown" if form == "markdown" else "latex"))
-        for text in (made.answer, *made.notes):
+            output.print_line(comparison.comparisons.table("markdown" if form == "markdown" else "latex"))
+        for text in (answer(comparison), *notes(comparison)):
             output.print_note(output.printable(text))
         return
-    output.print_line(output.printable(made.answer))
+    output.print_line(output.printable(answer(comparison)))
     output.print_line()
-    output.print_table(*made.cells(), left=["model"])
-    if made.comparisons:
+    output.print_table(*comparison.cells(), left=["model"])
+    if comparison.comparisons:
         output.print_line()
-        output.print_table(*made.comparisons.cells(), left=["model", "metric"])
+        output.print_table(*comparison.comparisons.cells(), left=["model", "metric"])
     output.print_line()
-    for text in made.notes:
+    for text in notes(comparison):
         output.print_line(output.printable(text))
 
 
-def _again(runs: list[Path], labels: list[str], options: dict[str, tuple[object, object]]) -> str:
-    """The command line that makes the same again."""
+def _command(runs: list[Path], labels: list[str], options: dict[str, tuple[object, object]]) -> str:
+    """The command line that makes the same comparison; options are name -> (value, default)."""
     parts = ["graphrec", "compare", *map(str, runs)]
     for pair in labels:
         parts += ["--label", pair]
-    for name, (value, usual) in options.items():
-        if value != usual:
+    for name, (value, default) in options.items():
+        if value != default:
             parts += [name, str(value)]
     return shlex.join(parts)

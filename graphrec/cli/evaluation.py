@@ -86,12 +86,13 @@ def evaluate(
     seen = {"train": data.train, "train+valid": data.train + data.valid, "none": None}[masked]
     groups = warm_cold(data.train)
     show_groups = cold or bool(groups["cold"][held_out.items].any())
-    among, new = None, None
+    candidate_groups = user_groups = None
     if projects is not None:
-        among, new = CandidateGroups.projects(data, projects == "own"), {"new": data.train.user_degree <= NEW}
+        candidate_groups = CandidateGroups.from_repositories(data, projects == "own")
+        user_groups = {"new": data.train.user_degree <= NEW}
     report: Report = measure(
-        opened.model, held_out, seen=seen, k=cuts, metrics=names, among=among, user_groups=new,
-        item_groups=groups if show_groups else None, within=cold,
+        opened.model, held_out, seen=seen, k=cuts, metrics=names, candidate_groups=candidate_groups,
+        user_groups=user_groups, item_groups=groups if show_groups else None, within=cold,
         beyond=Beyond(data.train, opened.features) if beyond else None, name=opened.meta["model"],
     )  # fmt: skip
     if out is not None:
@@ -114,22 +115,23 @@ def evaluate(
 
 def _conversations(opened: OpenedRun, split: str) -> None:
     """A policy and the rules it has to be compared with, in the same conversations."""
+    from graphrec.conversation.baselines import TABLE_HEADER, baselines, table_row
     from graphrec.conversation.play import play
-    from graphrec.conversation.rates import HEADER, baselines, line
 
     model, data = opened.model, opened.data
-    pairs = data.test if split == "test" else model.held
-    pairs = pairs.where(model.setting.catalog.described[pairs.items])
+    pairs = data.test if split == "test" else model.holdout
+    limit = model.config.validation_conversations
+    pairs = pairs.where(model.setting.catalog.has_attributes[pairs.items])
     output.print_line(
         f"{opened.meta['model']} on {split} of {data.name}: conversations about {len(pairs):,} pairs; rules "
-        f"chosen on {min(len(model.held), model.config.validated or len(model.held)):,} held validation pairs"
+        f"chosen on {min(len(model.holdout), limit or len(model.holdout)):,} held-out validation pairs"
     )
     policies = {opened.meta["model"]: (model, model.setting), **baselines(model.task(data))}
     rows = []
     for name, (policy, setting) in policies.items():
-        found = play(policy, setting, model.simulator("test"), pairs.users, pairs.items)
-        rows.append([name, *line(found)])
-    output.print_table(HEADER, rows, left=["policy"])
+        outcomes = play(policy, setting, model.simulator("test"), pairs.users, pairs.items)
+        rows.append([name, *table_row(outcomes)])
+    output.print_table(TABLE_HEADER, rows, left=["policy"])
 
 
 def _print(report: Report) -> None:

@@ -1,14 +1,18 @@
-"""Ranking metrics and their statistics, as pure functions; conventions stand where the literature disagrees.
+"""Ranking metrics in one registry, and the statistics of their values.
 
-The accuracy metrics take ``hits (n, K) bool`` (is the item at this rank of this list relevant; False past the
-end), ``n_relevant (n,)`` and a cut-off ``k <= K``, and give one float64 a user. The other metrics take
-``lists (n, k) int``, padded with -1, as :func:`top_k` makes them.
+A metric is a function under :func:`metric`, which registers it with its name, its meaning and its direction.
+Evaluation, reports, comparisons and pages read :data:`METRICS`, so a new metric is that function alone::
+
+    @metric("first_half", "the share of hits in the upper half of the list")
+    def first_half(hits, n_relevant, k): ...
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -18,7 +22,128 @@ from graphrec.core.random import numpy_rng
 if TYPE_CHECKING:
     import torch
 
-CHUNK_BYTES = 64 << 20  # bounds what intra_list_diversity holds at once
+CHUNK_BYTES = 64 << 20
+"""Bytes that diversity, resampling and permutations hold at once."""
+USER_BLOCK = 65_536
+"""Users whose metrics are computed at once."""
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A registered metric.
+
+    Attributes:
+        name: as in ``"recall@20"``, without the cut-off.
+        meaning: what it measures, as a phrase; ``k`` is the cut-off.
+        function: for ``per="user"`` a function of ``hits (n, K) bool`` (whether the item at this rank of this
+            list is relevant; False past the end), ``n_relevant (n,)`` and a cut-off ``k <= K`` that returns
+            ``(n,) float64``; for ``per="lists"`` a function of :class:`RecommendedLists` that returns a
+            number, or one by feature name.
+        per: ``"user"``: one value a user; ``"lists"``: one value for the lists of all users together.
+        higher_is_better: None where neither direction is better by itself.
+        default: whether it is computed where no metric is named.
+    """
+
+    name: str
+    meaning: str
+    function: Callable[..., Any]
+    per: Literal["user", "lists"] = "user"
+    higher_is_better: bool | None = True
+    default: bool = True
+
+    @property
+    def title(self) -> str:
+        """The name in words."""
+        return self.name.replace("_", " ")
+
+
+METRICS: dict[str, Metric] = {}
+"""Registered metrics by name."""
+
+
+def metric(
+    name: str,
+    meaning: str,
+    *,
+    per: Literal["user", "lists"] = "user",
+    higher_is_better: bool | None = True,
+    default: bool = True,
+) -> Callable[[Function], Function]:
+    """Decorator that registers a function as a metric; the arguments are those of :class:`Metric`.
+
+    Raises:
+        ConfigError: the name is taken, or holds ``@`` or ``/``, which separate cut-off and feature.
+    """
+    if name in METRICS or not name or set(name) & set("@/"):
+        raise ConfigError(f"metric name {name!r}; expected one without @ and /, and none of {list(METRICS)}")
+
+    def register(function: Function) -> Function:
+        METRICS[name] = Metric(name, meaning, function, per, higher_is_better, default)
+        return function
+
+    return register
+
+
+def find_metric(name: str) -> Metric | None:
+    """The metric of a full name such as ``"recall@20"`` or ``"diversity/image@10"``; None if unknown."""
+    return METRICS.get(name.partition("@")[0].partition("/")[0])
+
+
+def direction(name: str) -> int:
+    """Factor under which higher values of a full name are better: -1 where lower ones are, otherwise 1."""
+    found = find_metric(name)
+    return -1 if found is not None and found.higher_is_better is False else 1
+
+
+def user_metrics() -> list[str]:
+    """Names of the metrics with one value a user."""
+    return [name for name, found in METRICS.items() if found.per == "user"]
+
+
+def default_metrics() -> list[str]:
+    """Names of the metrics with one value a user that are computed where none is named."""
+    return [name for name in user_metrics() if METRICS[name].default]
+
+
+@dataclass(frozen=True)
+class RecommendedLists:
+    """What metrics of all lists together are computed from.
+
+    Attributes:
+        items: recommended items of each evaluated user ``(n, k) int``, best first, padded with -1.
+        candidates: which items could have been recommended ``(n_items,) bool``.
+        item_degree: training interactions of each item ``(n_items,)``.
+        n_users: users in training.
+        history: mean ``item_degree`` of each evaluated user's training items ``(n,)``; NaN without any.
+        features: name -> item vectors ``(n_items, d)``, as an array or a feature table (anything with
+            ``values`` and ``present``).
+    """
+
+    items: np.ndarray
+    candidates: np.ndarray
+    item_degree: np.ndarray
+    n_users: int
+    history: np.ndarray
+    features: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def exposure(self) -> np.ndarray:
+        """How many lists hold each candidate ``(n_candidates,) int64``."""
+        counts = np.bincount(self.items[self.items >= 0], minlength=len(self.candidates))
+        return np.asarray(counts[self.candidates])
+
+    @cached_property
+    def popularity(self) -> np.ndarray:
+        """Mean ``item_degree`` of each list ``(n,)``; NaN for an empty list."""
+        return self.mean(np.asarray(self.item_degree, dtype=np.float64))
+
+    def mean(self, values: np.ndarray) -> np.ndarray:
+        """Mean over each list of a value of each item: ``(n_items,)`` -> ``(n,)``; NaN for an empty list."""
+        used = self.items >= 0
+        total = np.where(used, values[np.maximum(self.items, 0)], 0).sum(1)
+        return np.asarray(np.where(used.any(1), total / np.maximum(used.sum(1), 1), np.nan))
 
 
 def top_k(scores: torch.Tensor, k: int, users: np.ndarray | None = None) -> torch.Tensor:
@@ -54,6 +179,7 @@ def top_k(scores: torch.Tensor, k: int, users: np.ndarray | None = None) -> torc
     return result
 
 
+@metric("recall", "the share of a user's held-out items that are among the first k of the list")
 def recall(hits: np.ndarray, n_relevant: np.ndarray, k: int) -> np.ndarray:
     """Share of the user's relevant items that the first ``k`` hold: hits / n_relevant.
 
@@ -62,11 +188,13 @@ def recall(hits: np.ndarray, n_relevant: np.ndarray, k: int) -> np.ndarray:
     return np.asarray(_top(hits, n_relevant, k).sum(1) / n_relevant)
 
 
+@metric("precision", "the share of the first k places that hold a held-out item")
 def precision(hits: np.ndarray, n_relevant: np.ndarray, k: int) -> np.ndarray:
     """Share of the ``k`` places that hold a relevant item: hits / k, however short the list is."""
     return np.asarray(_top(hits, n_relevant, k).sum(1) / k)
 
 
+@metric("ndcg", "the share of held-out items found, with more credit for a place nearer to the top")
 def ndcg(hits: np.ndarray, n_relevant: np.ndarray, k: int) -> np.ndarray:
     """Discounted cumulative gain over the best possible one: gain 1, discount 1 / log2(1 + rank from 1).
 
@@ -78,12 +206,13 @@ def ndcg(hits: np.ndarray, n_relevant: np.ndarray, k: int) -> np.ndarray:
     return np.asarray(gain / np.cumsum(discount)[np.minimum(n_relevant, k) - 1])
 
 
+@metric("ndcg_retrieved", "NDCG against the best order of the items that were found", default=False)
 def ndcg_retrieved(hits: np.ndarray, n_relevant: np.ndarray, k: int) -> np.ndarray:
-    """NDCG against the best order of what was found among all ``K``, not of what there is to find; 0 where
-    nothing was found. It is larger than NDCG for whoever has relevant items that were not found.
+    """NDCG whose ideal list holds the relevant items found among all ``K``, not all there are; 0 where none
+    was found. It exceeds NDCG for users with relevant items that were not found.
 
-    That is how some code computes NDCG, such as LLMRec's and MMSSL's with lists of 50 (``K`` is the largest
-    cut-off asked for); for comparison with numbers printed by it, https://github.com/HKUDS/LLMRec.
+    Some published code computes NDCG so, such as that of LLMRec and MMSSL with lists of 50 (``K`` is the
+    largest cut-off computed); use it only to compare with their numbers, https://github.com/HKUDS/LLMRec.
     """
     discount = 1 / np.log2(np.arange(2, k + 2))
     gain = (_top(hits, n_relevant, k) * discount).sum(1)
@@ -91,49 +220,44 @@ def ndcg_retrieved(hits: np.ndarray, n_relevant: np.ndarray, k: int) -> np.ndarr
     return np.asarray(np.where(found > 0, gain / np.cumsum(discount)[np.maximum(found, 1) - 1], 0.0))
 
 
+@metric("map", "precision at each found item, averaged: finding early counts more")
 def average_precision(hits: np.ndarray, n_relevant: np.ndarray, k: int) -> np.ndarray:
-    """Precision at each hit, summed, over ``min(k, n_relevant)``: ``"map"``, 1 for a perfect list."""
+    """Precision at each hit, summed, over ``min(k, n_relevant)``; 1 for a perfect list."""
     return np.asarray(_precision_at_hits(hits, n_relevant, k) / np.minimum(n_relevant, k))
 
 
+@metric("map_all", "the sum of precision at each found item over the number of held-out items")
 def average_precision_all(hits: np.ndarray, n_relevant: np.ndarray, k: int) -> np.ndarray:
-    """Precision at each hit, summed, over ``n_relevant``: ``"map_all"``, which is trec_eval's ``map_cut``."""
+    """Precision at each hit, summed, over ``n_relevant``: what trec_eval calls ``map_cut``."""
     return np.asarray(_precision_at_hits(hits, n_relevant, k) / n_relevant)
 
 
+@metric("mrr", "1 / the place of the first held-out item")
 def reciprocal_rank(hits: np.ndarray, n_relevant: np.ndarray, k: int) -> np.ndarray:
     """1 / rank of the first relevant item within ``k``, and 0 where there is none."""
     top = _top(hits, n_relevant, k)
     return np.asarray(np.where(top.any(1), 1 / (top.argmax(1) + 1.0), 0.0))
 
 
+@metric("hit", "whether there is a held-out item among the first k at all")
 def hit(hits: np.ndarray, n_relevant: np.ndarray, k: int) -> np.ndarray:
     """1 where the first ``k`` hold at least one relevant item, otherwise 0."""
     return np.asarray(_top(hits, n_relevant, k).any(1), dtype=np.float64)
 
 
-ACCURACY: dict[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {
-    "recall": recall,
-    "ndcg": ndcg,
-    "ndcg_retrieved": ndcg_retrieved,
-    "precision": precision,
-    "map": average_precision,
-    "map_all": average_precision_all,
-    "mrr": reciprocal_rank,
-    "hit": hit,
-}
-"""Accuracy metrics by name; all lie in 0..1 and higher is better."""
-
-
 def parse_metric(name: str) -> tuple[str, int]:
-    """``"recall@20"`` -> ``("recall", 20)``.
+    """Name and cut-off of a metric with one value a user: ``"recall@20"`` -> ``("recall", 20)``.
 
     Raises:
-        ConfigError: no such metric, or no cut-off of at least 1; names the closest metric.
+        ConfigError: no such metric, one of all lists together, or no cut-off of at least 1.
     """
     base, _, cut = str(name).partition("@")
-    if base not in ACCURACY:
-        raise ConfigError(f"metric {name!r} is not one of {list(ACCURACY)}.{nearest(base, ACCURACY)}")
+    if base not in METRICS or METRICS[base].per != "user":
+        known = user_metrics()
+        kind = (
+            "is one value for all lists, which beyond=Beyond(train) adds" if base in METRICS else "is unknown"
+        )
+        raise ConfigError(f"metric {name!r} {kind}; expected one of {known}.{nearest(base, known)}")
     if not (cut.isascii() and cut.isdigit() and int(cut) >= 1 and str(int(cut)) == cut):
         raise ConfigError(
             f"metric {name!r} has no cut-off; expected a whole number from 1, as in '{base}@20'"
@@ -158,7 +282,7 @@ def metric_names(metrics: Iterable[str], k: int | Sequence[int]) -> tuple[str, .
     for name in full:
         parse_metric(name)
     if not full:
-        raise ConfigError(f"metrics {metrics!r} with k={k!r} name nothing; expected some of {list(ACCURACY)}")
+        raise ConfigError(f"metrics {metrics!r} with k={k!r} name nothing; expected some of {user_metrics()}")
     return tuple(dict.fromkeys(full))
 
 
@@ -170,76 +294,104 @@ def accuracy(hits: np.ndarray, n_relevant: np.ndarray, names: Iterable[str]) -> 
         n_relevant: ``(n,)``, each at least 1.
         names: such as ``"recall@20"``; no cut-off above ``K``.
     """
-    wanted = {name: parse_metric(name) for name in names}
-    blocks = [slice(b, b + 65_536) for b in range(0, len(hits), 65_536)] or [slice(0, 0)]
+    parsed = {name: parse_metric(name) for name in names}
+    blocks = [slice(b, b + USER_BLOCK) for b in range(0, len(hits), USER_BLOCK)] or [slice(0, 0)]
     return {
-        name: np.concatenate([ACCURACY[base](hits[b], n_relevant[b], cut) for b in blocks])
-        for name, (base, cut) in wanted.items()
+        name: np.concatenate([METRICS[base].function(hits[b], n_relevant[b], cut) for b in blocks])
+        for name, (base, cut) in parsed.items()
     }
 
 
-def exposure(lists: np.ndarray, n_items: int) -> np.ndarray:
-    """How many lists hold each item, ``(n_items,) int64``."""
-    return np.bincount(lists[lists >= 0], minlength=n_items)
+def beyond_accuracy(lists: RecommendedLists, k: int) -> dict[str, float]:
+    """Every metric of all lists together: full name, such as ``"gini@20"`` -> value; NaN where undefined."""
+    result: dict[str, float] = {}
+    for name, found in METRICS.items():
+        if found.per == "lists":
+            value = found.function(lists)
+            by_feature = value if isinstance(value, Mapping) else {"": value}
+            result |= {f"{name}/{f}@{k}" if f else f"{name}@{k}": float(v) for f, v in by_feature.items()}
+    return result
 
 
-def coverage(counts: np.ndarray) -> float:
-    """Share of the items in at least one list.
+@metric("coverage", "the share of the items that are recommended to anybody", per="lists")
+def coverage(lists: RecommendedLists) -> float:
+    """Share of the candidates in at least one list; NaN without candidates."""
+    return float(np.mean(lists.exposure > 0)) if len(lists.exposure) else float("nan")
 
-    Args:
-        counts: exposure of the items that could have been recommended ``(n,)``.
+
+@metric(
+    "gini",
+    "how unevenly items are shown: 0 all alike, near 1 only a few",
+    per="lists",
+    higher_is_better=False,
+)
+def gini(lists: RecommendedLists) -> float:
+    """Gini coefficient of exposure over the candidates: 0 when all are shown alike, (n - 1) / n when only one
+    is; NaN when none is.
     """
-    return float(np.mean(counts > 0)) if len(counts) else float("nan")
-
-
-def gini(counts: np.ndarray) -> float:
-    """Gini coefficient of exposure: 0 when all items are shown alike, (n - 1) / n when only one is.
-
-    Args:
-        counts: exposure of the items that could have been recommended ``(n,)``; NaN when nothing was.
-    """
-    ordered, n = np.sort(np.asarray(counts, dtype=np.float64)), len(counts)
+    ordered = np.sort(lists.exposure.astype(np.float64))
+    n = len(ordered)
     if not n or not ordered[-1]:
         return float("nan")
     return float(((2 * np.arange(1, n + 1) - n - 1) * ordered).sum() / (n * ordered.sum()))
 
 
-def novelty(lists: np.ndarray, degree: np.ndarray, n_users: int) -> np.ndarray:
-    """Mean of -log2 p(item) over each list ``(n,)``, in bits; p is the share of users with the item in train.
+@metric("novelty", "how rarely users have the recommended items, in bits", per="lists")
+def novelty(lists: RecommendedLists) -> float:
+    """Mean over users of the mean of -log2 p(item) over each list; p is the share of users with the item in
+    training.
 
-    An item that nobody has counts as if one user had it, which bounds the value by log2(n_users). NaN for an
-    empty list. Source: Vargas and Castells 2011, https://doi.org/10.1145/2043932.2043955.
-
-    Args:
-        lists: ``(n, k)``, -1 pads.
-        degree: train interactions per item ``(n_items,)``.
-        n_users: users in train.
+    An item that nobody has counts as if one user had it, which bounds the value by log2(n_users). Empty lists
+    are left out. Source: Vargas and Castells 2011, https://doi.org/10.1145/2043932.2043955.
     """
-    return _list_mean(-np.log2(np.maximum(degree, 1) / n_users), lists)
+    return _mean_of_defined(lists.mean(-np.log2(np.maximum(lists.item_degree, 1) / lists.n_users)))
 
 
-def popularity(lists: np.ndarray, degree: np.ndarray) -> np.ndarray:
-    """Mean train interactions of the items of each list ``(n,)``; NaN for an empty list.
+@metric(
+    "popularity",
+    "the mean number of training interactions of the recommended items",
+    per="lists",
+    higher_is_better=None,
+)
+def popularity(lists: RecommendedLists) -> float:
+    """Mean over users of the mean training interactions of each list's items, without empty lists."""
+    return _mean_of_defined(lists.popularity)
 
-    Args:
-        lists: ``(n, k)``, -1 pads.
-        degree: train interactions per item ``(n_items,)``.
-    """
-    return _list_mean(np.asarray(degree, dtype=np.float64), lists)
 
+@metric(
+    "popularity_lift",
+    "the mean popularity of the lists over that of the users' histories, minus 1",
+    per="lists",
+    higher_is_better=None,
+)
+def popularity_lift(lists: RecommendedLists) -> float:
+    """How much more popular the lists are than their users' histories: mean(lists) / mean(histories) - 1.
 
-def popularity_lift(recommended: np.ndarray, history: np.ndarray) -> float:
-    """How much more popular the lists are than what their users chose: mean(recommended) / mean(history) - 1.
-
-    Users without a list or without a history are left out (NaN in either). 0: no bias; 1: twice as popular.
+    Users without a list or without a history are left out. 0: no bias; 1: twice as popular.
     Source: Abdollahpouri et al. 2020, https://doi.org/10.1145/3383313.3418487.
-
-    Args:
-        recommended: mean popularity of each user's list ``(n,)``.
-        history: mean popularity of each user's train items ``(n,)``.
     """
-    both = np.isfinite(recommended) & np.isfinite(history)
-    return float(recommended[both].mean() / history[both].mean() - 1) if both.any() else float("nan")
+    both = np.isfinite(lists.popularity) & np.isfinite(lists.history)
+    if not both.any():
+        return float("nan")
+    return float(lists.popularity[both].mean() / lists.history[both].mean() - 1)
+
+
+@metric(
+    "diversity", "how different the items of a list are: 1 - the mean cosine of their features", per="lists"
+)
+def diversity(lists: RecommendedLists) -> dict[str, float]:
+    """Mean :func:`intra_list_diversity` for each feature."""
+    result = {}
+    for name, table in lists.features.items():
+        values = getattr(table, "values", table)
+        if values.ndim != 2 or len(values) != len(lists.candidates):
+            raise DataError(
+                f"feature {name!r} for diversity has shape {values.shape}; expected "
+                f"({len(lists.candidates)}, d)"
+            )
+        found = intra_list_diversity(lists.items, values, getattr(table, "present", None))
+        result[name] = _mean_of_defined(found)
+    return result
 
 
 def intra_list_diversity(lists: np.ndarray, vectors: Any, present: np.ndarray | None = None) -> np.ndarray:
@@ -344,10 +496,9 @@ def _precision_at_hits(hits: np.ndarray, n_relevant: np.ndarray, k: int) -> np.n
     return np.asarray((top * top.cumsum(1) / np.arange(1, k + 1)).sum(1))
 
 
-def _list_mean(values: np.ndarray, lists: np.ndarray) -> np.ndarray:
-    used = lists >= 0
-    total = np.where(used, values[np.maximum(lists, 0)], 0).sum(1)
-    return np.asarray(np.where(used.any(1), total / np.maximum(used.sum(1), 1), np.nan))
+def _mean_of_defined(values: np.ndarray) -> float:
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if len(values) else float("nan")
 
 
 def _cuts(k: int | Sequence[int]) -> list[int]:

@@ -1,7 +1,7 @@
-"""Full-ranking evaluation: every item a user has not seen is ranked, and the held-out ones are looked for.
+"""Full-ranking evaluation: every item a user has not seen is ranked, and the held-out ones are looked up.
 
-Scores are asked for in fixed tiles of :data:`TILE` users, because a matrix product may round differently with
-another number of rows; so results are the same bit for bit whatever ``batch_size`` is.
+Users are scored in fixed tiles of :data:`TILE` users, because a matrix product may round differently with
+another number of rows; so results are bit-equal for every ``batch_size``.
 """
 
 from __future__ import annotations
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 TILE = 256
 """Users scored in one call of the scorer; the last tile is filled up by repeating its last user."""
-
-METRICS = tuple(name for name in m.ACCURACY if name != "ndcg_retrieved")
-"""What is computed where nothing is named: all accuracy metrics but one that is for comparison alone."""
 
 
 READS_HISTORIES = ("encoder", "generator")
@@ -64,7 +61,7 @@ class HasScorer(Protocol):
 
 @dataclass(frozen=True)
 class Beyond:
-    """What metrics other than accuracy need.
+    """What metrics of all lists together (see :data:`graphrec.evaluation.metrics.METRICS`) are computed from.
 
     Attributes:
         train: interactions that popularity, novelty and users' histories are counted in.
@@ -83,9 +80,9 @@ def evaluate(
     seen: Interactions | None,
     history: Interactions | None = None,
     k: int | Sequence[int] = (10, 20),
-    metrics: Iterable[str] = METRICS,
+    metrics: Iterable[str] | None = None,
     candidates: Any = None,
-    among: CandidateGroups | None = None,
+    candidate_groups: CandidateGroups | None = None,
     item_groups: Mapping[str, np.ndarray] | None = None,
     user_groups: Mapping[str, np.ndarray] | None = None,
     within: bool = False,
@@ -94,26 +91,26 @@ def evaluate(
     name: str | None = None,
     progress: bool = True,
 ) -> Report:
-    """Ranks all items for every user with held-out ones, and measures where those stand.
+    """Ranks all items for every user with held-out ones, and measures the ranks of the held-out items.
 
     Args:
-        model: what scores; put into evaluation mode meanwhile where it has one.
+        model: a model with a ``scorer``; put into evaluation mode meanwhile where it has one.
         split: held-out pairs. Users without any are left out and counted in ``meta["n_excluded"]``.
         seen: pairs never to recommend, usually ``data.train + data.valid`` when testing; None masks nothing.
         history: what users are known to have by now, for models that encode histories; default: ``seen``.
             Models that look users up do not read it.
         k: cut-offs.
-        metrics: names (see :data:`graphrec.evaluation.metrics.ACCURACY`), with or without a cut-off of their
-            own.
+        metrics: names of metrics with one value a user, with or without a cut-off of their own (see
+            :data:`graphrec.evaluation.metrics.METRICS`); default: those marked as default there.
         candidates: indices of the items that may be recommended; default: all. Held-out pairs with
             other items are left out and counted in ``meta["n_outside"]``.
-        among: candidates that differ between users, of those in ``candidates``.
+        candidate_groups: candidates that differ between users, of those in ``candidates``.
         item_groups: name -> ``(n_items,) bool``. Reported as ``groups["items/<name>"]``: only the group's
             items are relevant, users with none are left out, and lists are still drawn from all items.
         user_groups: name -> ``(n_users,) bool``, reported as ``groups["users/<name>"]``.
         within: also rank each item group by itself, as ``groups["items/<name>/within"]``; this tells how
             well a model orders, say, cold items, apart from whether they stand a chance against warm ones.
-        beyond: adds coverage, Gini, novelty, popularity and diversity.
+        beyond: adds the metrics of all lists together: coverage, Gini, novelty, popularity and diversity.
         batch_size: users held at once, rounded up to whole tiles; bounds memory, changes nothing else.
         name: the model's name in the report; default: its class.
         progress: show a bar in a terminal when it takes long.
@@ -123,22 +120,22 @@ def evaluate(
         DataError: nothing held out, sizes disagree, ``seen`` or ``history`` holds held-out pairs, a model
             that encodes histories is given none, or a score is NaN.
     """
-    names = m.metric_names(metrics, k)
+    names = m.metric_names(m.default_metrics() if metrics is None else metrics, k)
     cuts = sorted({m.parse_metric(n)[1] for n in names})
     reads_histories = getattr(model, "capability", None) in READS_HISTORIES
     history = (seen if history is None else history) if reads_histories else None
-    _sizes(model, split, seen, beyond.train if beyond else None, history)
+    _check_sizes(model, split, seen, beyond.train if beyond else None, history)
     columns = None if candidates is None else _indices(candidates, model.n_items, "candidates")
     allowed = (
         np.ones(model.n_items, dtype=bool) if columns is None else np.isin(np.arange(model.n_items), columns)
     )
     relevant = split if columns is None else split.where(allowed[split.items])
-    if among is not None:
-        among.check(model.n_users, model.n_items)
-        relevant = relevant.where(among.contains(relevant.users, relevant.items))
+    if candidate_groups is not None:
+        candidate_groups.check(model.n_users, model.n_items)
+        relevant = relevant.where(candidate_groups.contains(relevant.users, relevant.items))
     if not len(relevant):
         raise DataError(
-            f"{split.name}: no held-out pair to look for"
+            f"{split.name}: no held-out pair to evaluate"
             + (f" among {len(split):,} once candidates are applied" if len(split) else "")
             + "; evaluate on a split that holds some (another split recipe makes one)"
         )
@@ -146,39 +143,41 @@ def evaluate(
         leaked = 0 if known is None else int(known.contains(split.users, split.items).sum())
         if leaked:
             raise DataError(
-                f"{leaked:,} of {len(split):,} pairs of {split.name!r} also stand in "
+                f"{leaked:,} of {len(split):,} pairs of {split.name!r} are also in "
                 f"{argument}={known.name!r}; give only what precedes the split"  # type: ignore[union-attr]
             )
-    items = {n: _mask(g, model.n_items, f"item group {n!r}") for n, g in (item_groups or {}).items()}
-    people = {n: _mask(g, model.n_users, f"user group {n!r}") for n, g in (user_groups or {}).items()}
+    item_masks = {n: _mask(g, model.n_items, f"item group {n!r}") for n, g in (item_groups or {}).items()}
+    user_masks = {n: _mask(g, model.n_users, f"user group {n!r}") for n, g in (user_groups or {}).items()}
 
     users = np.flatnonzero(relevant.user_degree)
     views: dict[str, np.ndarray | None] = {"": columns}
-    views |= {f"items/{n}/within": np.flatnonzero(g & allowed) for n, g in items.items() if within}
-    lists = _rank(model, users, cuts[-1], seen, views, batch_size, progress, among, history)
+    views |= {f"items/{n}/within": np.flatnonzero(g & allowed) for n, g in item_masks.items() if within}
+    lists = _rank(model, users, cuts[-1], seen, views, batch_size, progress, candidate_groups, history)
 
     def measure(part: Interactions, view: str, label: str, **meta: Any) -> Report:
         rows = part.user_degree[users] > 0
-        who, ranked = users[rows], lists[view][rows]
-        hits = part.contains(who[:, None], ranked) & (ranked >= 0)
-        values = m.accuracy(hits, part.user_degree[who], names)
-        return Report(who, values, meta={"model": model_name, "group": label, "data": data, **meta})
+        evaluated = users[rows]
+        ranked = lists[view][rows]
+        hits = part.contains(evaluated[:, None], ranked) & (ranked >= 0)
+        values = m.accuracy(hits, part.user_degree[evaluated], names)
+        return Report(evaluated, values, meta={"model": model_name, "group": label, "data": data, **meta})
 
+    groups_of = candidate_groups
     data = digest(
         "evaluation", split.n_users, split.n_items, split.keys,
         "nothing" if seen is None else seen.keys, "all" if columns is None else columns,
-        *(() if among is None else (among.group, among.groups.keys, among.inside)),
+        *(() if groups_of is None else (groups_of.item_group, groups_of.user_groups.keys, groups_of.inside)),
     )  # fmt: skip
     model_name = name or type(model).__name__
     total = measure(relevant, "", "")
     groups: dict[str, Report] = {}
-    for group, mask in items.items():
+    for group, mask in item_masks.items():
         part = relevant.where(mask[relevant.items])
         for key, view in ((f"items/{group}", ""), (f"items/{group}/within", f"items/{group}/within")):
             if view in lists:
-                whole = "the group's items only" if view else "all items"
-                groups[key] = measure(part, view, key, ranked_among=whole, n_group=int(mask.sum()))
-    for group, mask in people.items():
+                ranked_among = "the group's items only" if view else "all items"
+                groups[key] = measure(part, view, key, ranked_among=ranked_among, n_group=int(mask.sum()))
+    for group, mask in user_masks.items():
         groups[f"users/{group}"] = total.where(
             mask[users], group=f"users/{group}", n_group=int(mask.sum()), ranked_among="all items"
         )
@@ -210,19 +209,17 @@ class RankingTask:
         k: cut-offs.
         metrics: names with or without a cut-off.
         candidates: indices of the items that may be recommended; default: all.
-        among: candidates that differ between users.
+        candidate_groups: candidates that differ between users.
         batch_size: users held at once.
 
     Attributes:
         metrics: full names of what it gives, such as ``"recall@20"``.
-        higher_is_better: True; every accuracy metric is.
+        higher_is_better: full name -> whether higher values are better.
 
     Raises:
         ConfigError: an unknown metric or cut-off.
         DataError: ``split`` is empty.
     """
-
-    higher_is_better = True
 
     def __init__(
         self,
@@ -233,23 +230,29 @@ class RankingTask:
         k: int | Sequence[int] = (10, 20),
         metrics: Iterable[str] = ("recall", "ndcg"),
         candidates: Any = None,
-        among: CandidateGroups | None = None,
+        candidate_groups: CandidateGroups | None = None,
         batch_size: int = TILE,
     ) -> None:
         self.metrics = m.metric_names(metrics, k)
+        self.higher_is_better = {name: m.direction(name) > 0 for name in self.metrics}
         if not len(split):
             raise DataError(
                 f"{split.name}: no pair to validate on; choose a split recipe that holds some out (such as "
                 "split='random' or 'leave-one-out'), or train without validation"
             )
-        self.split, self.seen, self.history, self.k = split, seen, history, k
-        self.candidates, self.among, self.batch_size = candidates, among, batch_size
+        self.split = split
+        self.seen = seen
+        self.history = history
+        self.k = k
+        self.candidates = candidates
+        self.candidate_groups = candidate_groups
+        self.batch_size = batch_size
 
     def __call__(self, model: HasScorer) -> dict[str, float]:
         """Metric name -> mean over the users with held-out items."""
         return evaluate(
             model, self.split, seen=self.seen, history=self.history, k=self.k, metrics=self.metrics,
-            candidates=self.candidates, among=self.among, batch_size=self.batch_size, progress=False,
+            candidates=self.candidates, candidate_groups=self.candidate_groups, batch_size=self.batch_size, progress=False,
         ).mean()  # fmt: skip
 
 
@@ -259,7 +262,7 @@ def ranked(
     """The ``k`` best items of every user ``(n_users, k) int32``, best first, -1 where there are fewer.
 
     Args:
-        model: what scores.
+        model: a model with a ``scorer``.
         k: length of the lists.
         seen: interactions that are left out.
         history: see :func:`evaluate`; default: ``seen``.
@@ -314,7 +317,7 @@ def _rank(
     views: Mapping[str, np.ndarray | None],
     batch_size: int,
     progress: bool,
-    among: CandidateGroups | None = None,
+    candidate_groups: CandidateGroups | None = None,
     history: Interactions | None = None,
 ) -> dict[str, np.ndarray]:
     """Lists ``(n, k) int32`` per view, a view being the ascending candidates, or None for all items."""
@@ -331,16 +334,17 @@ def _rank(
             )
         histories = Histories.from_interactions(history)
     if capability == "generator":
-        return _generate(model, users, k, seen, views, among, histories)
-    n_items, batch = model.n_items, -(-batch_size // TILE) * TILE
+        return _generate(model, users, k, seen, views, candidate_groups, histories)
+    n_items = model.n_items
+    batch = -(-batch_size // TILE) * TILE
     lists = {view: np.full((len(users), k), -1, dtype=np.int32) for view in views}
     buffer: torch.Tensor | None = None
-    with torch.no_grad(), _evaluating(model):
+    with torch.no_grad(), _evaluation_mode(model):
         score = model.scorer()
-        for start in _shown(range(0, len(users), batch), progress and len(users) * n_items > 1e9):
-            some = users[start : start + batch]
-            for first in range(0, len(some), TILE):
-                tile = some[first : first + TILE]
+        for start in _with_progress(range(0, len(users), batch), progress and len(users) * n_items > 1e9):
+            batch_users = users[start : start + batch]
+            for first in range(0, len(batch_users), TILE):
+                tile = batch_users[first : first + TILE]
                 full = np.pad(tile, (0, TILE - len(tile)), mode="edge")
                 who = torch.from_numpy(full) if histories is None else Query(full, histories.take(full))
                 scores = score(who)
@@ -352,22 +356,23 @@ def _rank(
                     buffer = torch.empty(rows, n_items, dtype=torch.float32, device=scores.device)
                 buffer[first : first + len(tile)].copy_(scores[: len(tile)])
             assert buffer is not None
-            part = buffer[: len(some)]
+            part = buffer[: len(batch_users)]
             if seen is not None:
-                row, item = seen.items_of_users(some)
+                row, item = seen.items_of_users(batch_users)
                 part.view(-1).index_fill_(
                     0, torch.from_numpy(row * n_items + item).to(part.device), -torch.inf
                 )
-            if among is not None:
-                part.masked_fill_(torch.from_numpy(~among.rows(some)).to(part.device), -torch.inf)
+            if candidate_groups is not None:
+                excluded = torch.from_numpy(~candidate_groups.mask(batch_users))
+                part.masked_fill_(excluded.to(part.device), -torch.inf)
             for view, columns in views.items():
                 if columns is None:
-                    found = m.top_k(part, k, some)
+                    top = m.top_k(part, k, batch_users)
                 else:
                     index = torch.from_numpy(columns).to(part.device)
-                    place = m.top_k(part.index_select(1, index), k, some)
-                    found = torch.where(place >= 0, index[place], -1) if len(columns) else place
-                lists[view][start : start + len(some)] = found.cpu().numpy()
+                    place = m.top_k(part.index_select(1, index), k, batch_users)
+                    top = torch.where(place >= 0, index[place], -1) if len(columns) else place
+                lists[view][start : start + len(batch_users)] = top.cpu().numpy()
     return lists
 
 
@@ -385,7 +390,7 @@ def _generate(
 
     assert histories is not None
     lists = {view: np.full((len(users), k), -1, dtype=np.int32) for view in views}
-    with torch.no_grad(), _evaluating(model):
+    with torch.no_grad(), _evaluation_mode(model):
         for start in range(0, len(users), TILE):
             tile = users[start : start + TILE]
             query = Query(tile, histories.take(tile))
@@ -393,7 +398,7 @@ def _generate(
             if seen is not None:
                 open_items[seen.items_of_users(tile)] = False
             if among is not None:
-                open_items &= among.rows(tile)
+                open_items &= among.mask(tile)
             for view, columns in views.items():
                 allowed = open_items
                 if columns is not None:
@@ -419,39 +424,22 @@ def _generate(
 def _beyond(
     beyond: Beyond, lists: np.ndarray, users: np.ndarray, cuts: list[int], allowed: np.ndarray
 ) -> dict[str, float]:
-    train, result = beyond.train, {}
+    train = beyond.train
     degree = train.item_degree
     row, item = train.items_of_users(users)
     total = np.bincount(row, weights=degree[item], minlength=len(users))
     length = train.user_degree[users]
     history = np.where(length > 0, total / np.maximum(length, 1), np.nan)
+    result: dict[str, float] = {}
     for k in cuts:
-        top = lists[:, :k]
-        counts = m.exposure(top, len(allowed))[allowed]
-        chosen = m.popularity(top, degree)
-        result[f"coverage@{k}"] = m.coverage(counts)
-        result[f"gini@{k}"] = m.gini(counts)
-        result[f"novelty@{k}"] = _defined_mean(m.novelty(top, degree, train.n_users))
-        result[f"popularity@{k}"] = _defined_mean(chosen)
-        result[f"popularity_lift@{k}"] = m.popularity_lift(chosen, history)
-        for name, table in beyond.features.items():
-            values, present = getattr(table, "values", table), getattr(table, "present", None)
-            if values.ndim != 2 or len(values) != len(allowed):
-                raise DataError(
-                    f"beyond: feature {name!r} has shape {values.shape}; expected ({len(allowed)}, d)"
-                )
-            result[f"diversity/{name}@{k}"] = _defined_mean(m.intra_list_diversity(top, values, present))
+        top = m.RecommendedLists(lists[:, :k], allowed, degree, train.n_users, history, beyond.features)
+        result |= m.beyond_accuracy(top, k)
     return result
 
 
-def _defined_mean(values: np.ndarray) -> float:
-    values = values[np.isfinite(values)]
-    return float(values.mean()) if len(values) else float("nan")
-
-
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Dropout and its like are off inside, and as they were afterwards."""
+def _evaluation_mode(model: Any) -> Iterator[None]:
+    """Evaluation mode inside; the mode from before is restored afterwards."""
     training = bool(getattr(model, "training", False))
     if training:
         model.eval()
@@ -462,7 +450,7 @@ def _evaluating(model: Any) -> Iterator[None]:
             model.train()
 
 
-def _shown(steps: range, wanted: bool) -> Iterable[int]:
+def _with_progress(steps: range, wanted: bool) -> Iterable[int]:
     if not wanted or not sys.stderr.isatty():
         return steps
     from rich.console import Console
@@ -471,7 +459,7 @@ def _shown(steps: range, wanted: bool) -> Iterable[int]:
     return track(steps, "evaluating", transient=True, console=Console(stderr=True))
 
 
-def _sizes(model: HasScorer, *parts: Interactions | None) -> None:
+def _check_sizes(model: HasScorer, *parts: Interactions | None) -> None:
     for part in parts:
         if part is not None and (part.n_users, part.n_items) != (model.n_users, model.n_items):
             raise DataError(

@@ -1,4 +1,4 @@
-"""What an evaluation found: a value per user and metric, with intervals, paired tests and tables."""
+"""Report of an evaluation: a value per user and metric, with intervals, paired tests and tables."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from graphrec.core.bundle import FileFormat
 from graphrec.core.errors import ConfigError, DataError, nearest
 from graphrec.core.files import atomic_write
 from graphrec.core.text_table import Format, emphasize, escape, render
-from graphrec.evaluation.metrics import bootstrap_means, holm, permutation_p
+from graphrec.evaluation.metrics import bootstrap_means, direction, holm, permutation_p
 
 FORMAT = FileFormat("report")
+HEADER = "graphrec_report"
+"""Key of the schema's metadata in a Parquet file under which scalars and meta are stored as JSON."""
 Test = Literal["permutation", "t", "wilcoxon"]
 
 
@@ -27,9 +29,9 @@ class Report:
     Attributes:
         users: evaluated users ``(n,) int64``, ascending.
         metrics: full name, such as ``"recall@20"`` -> ``(n,) float64``.
-        scalars: what belongs to all lists together, such as ``"coverage@20"``.
+        scalars: metrics of all lists together, such as ``"coverage@20"``.
         groups: label -> report over that group.
-        meta: what was evaluated and how: model, split, seen, counts, fingerprint of the data. JSON-able.
+        meta: what was evaluated and how: model, split, seen, counts, fingerprint of the data; JSON values.
 
     Raises:
         DataError: lengths differ, users repeat or a value is not finite.
@@ -67,19 +69,34 @@ class Report:
     def __getitem__(self, metric: str) -> np.ndarray:
         """One value a user ``(n,) float64``."""
         if metric in self.scalars:
-            raise ConfigError(f"{metric!r} belongs to all lists together, not to users; read .scalars")
+            raise ConfigError(
+                f"{metric!r} is one value for all lists, not one a user; read .scalars[{metric!r}]"
+            )
         if metric not in self.metrics:
             known = list(self.metrics)
             raise ConfigError(f"metric {metric!r} is not one of {known}.{nearest(metric, known)}")
         return self.metrics[metric]
 
     def __str__(self) -> str:
-        text, about = self._table("plain"), self.meta
-        if "n_users" not in about:  # a group, or not from evaluate()
-            return text
-        head = f"{self.name} on {about['split']}, {about['seen'] or 'nothing'} masked; left out: "
-        head += f"{about['n_excluded']:,} users with nothing held out, {about['n_outside']:,} held-out pairs"
-        return f"{head} outside the candidates\n{text}"
+        return "\n".join(filter(None, [self._heading(), self._table("plain")]))
+
+    def _repr_html_(self) -> str:
+        """For notebooks: a table of the metrics over all users, with 95% intervals."""
+        table = replace(self, groups={})._table("html", intervals=True)
+        groups = f"Groups, in .groups: {', '.join(self.groups)}" if self.groups else ""
+        lines = [escape(line, "html") for line in (self._heading() or self.name, groups) if line]
+        return f"<p>{'<br/>'.join(lines)}</p>\n{table}"
+
+    def _heading(self) -> str:
+        """What was evaluated and left out; empty for a group, or a report that is not from evaluate()."""
+        meta = self.meta
+        if "n_users" not in meta:
+            return ""
+        return (
+            f"{self.name} on {meta['split']}, {meta['seen'] or 'nothing'} masked; left out: "
+            f"{meta['n_excluded']:,} users with nothing held out, {meta['n_outside']:,} held-out pairs "
+            "outside the candidates"
+        )
 
     def mean(self) -> dict[str, float]:
         """Mean over users of each metric, then the scalars; NaN where there are no users."""
@@ -94,7 +111,7 @@ class Report:
     def interval(self, metric: str, level: float = 0.95, n: int = 2000, seed: int = 0) -> tuple[float, float]:
         """Percentile bootstrap interval of the mean over users: (low, high).
 
-        It tells how much the mean would move with other users; not with another training seed.
+        It shows how much the mean would change with other users, not with another training seed.
 
         Args:
             metric: full name.
@@ -128,14 +145,24 @@ class Report:
         if test not in get_args(Test):
             raise ConfigError(f"test {test!r} is not one of {get_args(Test)}.{nearest(test, get_args(Test))}")
         comparable(self, other)
-        a, b = self[metric], other[metric]
+        a = self[metric]
+        b = other[metric]
         difference = a - b
         interval = _percentiles(bootstrap_means(difference, 2000, seed), level)
-        mean, base = float(difference.mean()), float(b.mean())
-        relative = mean / base if base else float("nan")
-        means = (float(a.mean()), base, mean, relative)
+        baseline_mean = float(b.mean())
+        mean_difference = float(difference.mean())
         return Comparison(
-            self.name, other.name, metric, *means, interval, _p_value(difference, test, seed), test, len(a)
+            model=self.name,
+            baseline=other.name,
+            metric=metric,
+            mean=float(a.mean()),
+            baseline_mean=baseline_mean,
+            difference=mean_difference,
+            relative=mean_difference / baseline_mean if baseline_mean else float("nan"),
+            interval=interval,
+            p=_p_value(difference, test, seed),
+            test=test,
+            n_users=len(a),
         )
 
     def to_markdown(self, intervals: bool = False) -> str:
@@ -155,17 +182,15 @@ class Report:
         import pyarrow.parquet as pq
 
         parts = {"": self, **self.groups}
-        head = {
-            label: {"scalars": {k: None if v != v else v for k, v in r.scalars.items()}, "meta": dict(r.meta)}
-            for label, r in parts.items()
-        }
+        labels = [label for label, part in parts.items() for _ in range(len(part))]
         columns = {
-            "group": pa.array(np.repeat(list(parts), [len(r) for r in parts.values()]).tolist(), pa.string()),
-            "user": np.concatenate([r.users for r in parts.values()]),
-            **{name: np.concatenate([r[name] for r in parts.values()]) for name in self.metrics},
+            "group": pa.array(labels, pa.string()),
+            "user": np.concatenate([part.users for part in parts.values()]),
+            **{name: np.concatenate([part[name] for part in parts.values()]) for name in self.metrics},
         }
-        text = json.dumps({**FORMAT.header, "parts": head}, allow_nan=False)
-        rows = pa.table(columns).replace_schema_metadata({"graphrec_report": text})
+        header = {**FORMAT.header, "parts": {label: part._header() for label, part in parts.items()}}
+        text = json.dumps(header, allow_nan=False)
+        rows = pa.table(columns).replace_schema_metadata({HEADER: text})
         with atomic_write(path) as file:
             pq.write_table(rows, file, compression="zstd")
         return Path(path)
@@ -182,8 +207,8 @@ class Report:
 
         try:
             rows = pq.read_table(path)
-            head = json.loads(rows.schema.metadata[b"graphrec_report"])
-            head = FORMAT.read(head, path, "write it again with Report.to_parquet", DataError)
+            header = json.loads(rows.schema.metadata[HEADER.encode()])
+            header = FORMAT.read(header, path, "write it again with Report.to_parquet", DataError)
         except FileNotFoundError as cause:
             raise DataError(f"{path}: no such file") from cause
         except (OSError, pa.ArrowException, KeyError, TypeError, json.JSONDecodeError) as cause:
@@ -191,12 +216,16 @@ class Report:
         group = np.asarray(rows["group"].to_pylist(), dtype=str)
         columns = {name: rows[name].to_numpy() for name in rows.column_names if name != "group"}
         parts = {}
-        for label, about in head["parts"].items():
+        for label, part in header["parts"].items():
             values = {name: column[group == label] for name, column in columns.items()}
-            scalars = {k: np.nan if v is None else v for k, v in about["scalars"].items()}
-            parts[label] = cls(values.pop("user"), values, scalars, meta=about["meta"])
-        total = parts.pop("")
-        return cls(total.users, total.metrics, total.scalars, parts, total.meta)
+            scalars = {name: np.nan if value is None else value for name, value in part["scalars"].items()}
+            parts[label] = cls(values.pop("user"), values, scalars, meta=part["meta"])
+        return replace(parts.pop(""), groups=parts)
+
+    def _header(self) -> dict[str, Any]:
+        """Scalars, with None for NaN, and meta, as JSON values."""
+        scalars = {name: None if np.isnan(value) else value for name, value in self.scalars.items()}
+        return {"scalars": scalars, "meta": dict(self.meta)}
 
     def _table(self, form: Format, intervals: bool = False) -> str:
         cuts = list(dict.fromkeys(n.partition("@")[2] for n in (*self.metrics, *self.scalars)))
@@ -275,13 +304,18 @@ def compare_all(
     """
     if baseline not in reports:
         raise ConfigError(f"baseline {baseline!r} is not one of {list(reports)}.{nearest(baseline, reports)}")
-    made = [
+    return corrected(
         replace(r.compare(reports[baseline], metric, test, seed=seed), model=name, baseline=baseline)
         for name, r in reports.items()
         if name != baseline
-    ]
-    corrected = holm([c.p for c in made])
-    return Comparisons(replace(c, p_holm=float(p)) for c, p in zip(made, corrected, strict=True))
+    )
+
+
+def corrected(comparisons: Iterable[Comparison]) -> Comparisons:
+    """The same comparisons, with p-values corrected by :func:`holm` for their number."""
+    several = list(comparisons)
+    p_values = holm([c.p for c in several])
+    return Comparisons(replace(c, p_holm=float(p)) for c, p in zip(several, p_values, strict=True))
 
 
 def table(
@@ -290,14 +324,15 @@ def table(
     form: Format = "markdown",
     intervals: bool = True,
 ) -> str:
-    """Models as rows, metrics as columns; best bold, second underlined (LaTeX) or italic.
+    """Models as rows, metrics as columns; best bold, second underlined (LaTeX, HTML) or italic.
 
-    Scalars are not marked: whether popularity should be high is not for a table to say.
+    Scalars are not marked, as neither direction of popularity is better by itself.
 
     Args:
         reports: name -> report.
-        metrics: full names; default: all accuracy metrics of the first report.
-        form: ``"markdown"``, ``"latex"`` (needs booktabs) or ``"plain"`` (best ``**``, second ``*``).
+        metrics: full names; default: all metrics of the first report with one value a user.
+        form: ``"markdown"``, ``"latex"`` (needs booktabs), ``"html"`` or ``"plain"`` (best ``**``, second
+            ``*``).
         intervals: add 95% bootstrap intervals over users.
 
     Raises:
@@ -320,7 +355,9 @@ def table(
         for name in names:
             text = escape(_cell(report, name, intervals), form)
             if name in report.metrics:
-                better = {v[name] for v in means.values() if name in v and v[name] > means[label][name]}
+                sign = direction(name)
+                own = sign * means[label][name]
+                better = {mean[name] for mean in means.values() if name in mean and sign * mean[name] > own}
                 text = emphasize(text, len(better), form)
             row.append(text)
         rows.append(row)
@@ -328,15 +365,17 @@ def table(
 
 
 def comparable(a: Report, b: Report) -> None:
-    """Refuses two reports whose numbers cannot be compared.
+    """Checks that the numbers of two reports can be compared.
 
     Raises:
         DataError: users, held-out pairs, masking, candidates or group differ; names both models.
     """
     if not np.array_equal(a.users, b.users):
         common = np.isin(a.users, b.users).sum()
-        found = f"{a.name} covers {len(a):,} users and {b.name} {len(b):,}, of which {common:,} are common"
-        raise DataError(f"{found}; evaluate both on the same split and group")
+        raise DataError(
+            f"{a.name} covers {len(a):,} users and {b.name} {len(b):,}, of which {common:,} are common; "
+            "expected the same users: evaluate both on the same split and group"
+        )
     keys = [[r.meta.get(key) for key in ("data", "group", "ranked_among")] for r in (a, b)]
     if keys[0] != keys[1] and all(key[0] for key in keys):
         raise DataError(

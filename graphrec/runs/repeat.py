@@ -246,9 +246,9 @@ def _compared(
     found = differences(facts.environment, now.environment, cuda)
     if devices[0] != devices[1]:
         found.insert(0, f"device {devices[0]} there, {devices[1]} here")
-    for sitting in facts.sittings:
-        earlier = differences(sitting.get("environment", {}), now.environment, cuda)
-        found += [f"{phrase} (in an earlier sitting)" for phrase in earlier if phrase not in found]
+    for earlier in facts.earlier_environments:
+        phrases = differences(earlier.get("environment", {}), now.environment, cuda)
+        found += [f"{phrase} (before it was resumed)" for phrase in phrases if phrase not in found]
     there = {int(h["epoch"]): h for h in before.get("history", [])}
     here = {int(h["epoch"]): h for h in run.history}
     finished = bool(before.get("done"))

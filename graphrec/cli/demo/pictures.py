@@ -1,29 +1,29 @@
-"""Picture rows of the demo's report: whom it shows, what they bought, what each model recommends to them."""
+"""Picture rows of the demo's report: what a few users bought, and what each model recommends to them."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphrec.cli.demo import MODELS
+from graphrec.cli.demo.protocol import MODELS
 from graphrec.core.random import numpy_rng
-from graphrec.runs.html import Card, Html, element, gallery, join, thumbnail
+from graphrec.runs.html import Card, thumbnail
 
 if TYPE_CHECKING:
     from graphrec.data import Dataset
 
 N_USERS = 6
 HELD_OUT = 3
-"""Purchases in test that a user to show has, where there are enough such users: with one, luck decides."""
+"""Least number of test purchases of a user to show, if enough users have them: with one, luck decides."""
 SHOWN = 8
 """Cards in a row: purchases, and recommendations."""
 
 
-def picked(seed: int) -> str:
+def describe_choice(seed: int) -> str:
     """How :func:`pick_users` chooses, for the reader of the page."""
     return (
         f"Users were drawn at random with seed {seed}, whatever the models recommend to them: "
@@ -60,7 +60,7 @@ def recommendations(model: Any, data: Dataset, users: np.ndarray, k: int) -> np.
     return top_k(scores, k).numpy()
 
 
-def people(data: Dataset, models: Mapping[str, Any], out: Path, seed: int) -> Html:
+def people(data: Dataset, models: Mapping[str, Any], out: Path, seed: int) -> list[dict[str, Any]]:
     """What a few users bought, bought later, and are recommended by each model.
 
     Args:
@@ -68,73 +68,63 @@ def people(data: Dataset, models: Mapping[str, Any], out: Path, seed: int) -> Ht
         models: model name -> trained model.
         out: the demo's directory, which holds the catalog.
         seed: of the choice of users.
+
+    Returns:
+        For each user ``title``, and ``rows`` of ``(title, note, cards)``.
     """
     users = pick_users(data, seed)
     lists = {name: recommendations(model, data, users, 20) for name, model in models.items()}
     cards = _Cards(data, _titles(out))
-    people = []
-    for place, user in enumerate(users):
-        liked, later = data.train.items_of(user), data.test.items_of(user)
-        held = set(later.tolist())
-        strips = [
-            gallery(
+    shown = []
+    for number, user in enumerate(users):
+        bought = data.train.items_of(user)
+        later = data.test.items_of(user)
+        held_out = set(later.tolist())
+        rows = [
+            (
                 "Bought",
-                cards(_spread(liked)),
-                note=f"{min(SHOWN, len(liked))} of {len(liked)} purchases in train",
+                f"{min(SHOWN, len(bought))} of {len(bought)} purchases in train",
+                cards(_spread(bought)),
             ),
-            gallery(
-                "Bought later",
-                cards(later[:SHOWN]),
-                note=f"{len(later)} held out for the test; no model saw them",
-            ),
+            ("Bought later", f"{len(later)} held out for the test; no model saw them", cards(later[:SHOWN])),
         ]
         for name in models:
-            items = lists[name][place][lists[name][place] >= 0]
-            first = len(held & set(items[:SHOWN].tolist()))
-            found = len(held & set(items.tolist()))
-            note = f"{first} of {len(held)} held-out items in the top {SHOWN}, {found} in the top 20"
-            strips.append(gallery(f"{MODELS[name][0]} recommends", cards(items[:SHOWN], held), note=note))
-        people.append(
-            element(
-                "div",
-                element("h3", f"User {data.users[int(user)]} ({place + 1} of {len(users)})"),
-                *strips,
-                class_="person",
-            )
-        )
-    return join(people)
+            items = lists[name][number][lists[name][number] >= 0]
+            first = len(held_out & set(items[:SHOWN].tolist()))
+            hits = len(held_out & set(items.tolist()))
+            note = f"{first} of {len(held_out)} held-out items in the top {SHOWN}, {hits} in the top 20"
+            rows.append((f"{MODELS[name][0]} recommends", note, cards(items[:SHOWN], held_out)))
+        title = f"User {data.users[int(user)]} ({number + 1} of {len(users)})"
+        shown.append({"title": title, "rows": rows})
+    return shown
 
 
 def _spread(items: np.ndarray) -> np.ndarray:
     """Up to :data:`SHOWN` of the items, evenly spaced."""
-    at = np.linspace(0, len(items) - 1, min(SHOWN, len(items))).round().astype(np.int64)
-    return np.asarray(items[at])
+    positions = np.linspace(0, len(items) - 1, min(SHOWN, len(items))).round().astype(np.int64)
+    return np.asarray(items[positions])
 
 
 class _Cards:
     """Cards of items; every picture is read and shrunk once."""
 
     def __init__(self, data: Dataset, titles: Mapping[str, str]) -> None:
-        self.data, self.titles = data, titles
+        self.data = data
+        self.titles = titles
         self.cold = data.train.item_degree == 0
         self.images: dict[int, str | None] = {}
 
-    def __call__(self, items: Sequence[int] | np.ndarray, held: set[int] | None = None) -> list[Card]:
-        made = []
-        for item in map(int, items):
-            if item not in self.images:
-                path = self.data.content["image"].path(item)
-                self.images[item] = thumbnail(path) if path is not None else None
-            identifier = self.data.items[item]
-            made.append(
-                Card(
-                    self.titles.get(identifier) or f"{identifier} (no text)",
-                    self.images[item],
-                    hit="✓ bought" if held and item in held else "",
-                    new="new arrival" if self.cold[item] else "",
-                )
-            )
-        return made
+    def __call__(self, items: np.ndarray, held_out: set[int] | None = None) -> list[Card]:
+        return [self._card(item, item in (held_out or ())) for item in items.tolist()]
+
+    def _card(self, item: int, hit: bool) -> Card:
+        if item not in self.images:
+            path = self.data.content["image"].path(item)
+            self.images[item] = thumbnail(path) if path is not None else None
+        identifier = self.data.items[item]
+        title = self.titles.get(identifier) or f"{identifier} (no text)"
+        new = "new arrival" if self.cold[item] else ""
+        return Card(title, self.images[item], "✓ bought" if hit else "", new)
 
 
 def _titles(out: Path) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Models compared over several training seeds: spread over seeds, intervals over users, paired tests.
 
-:func:`compare` starts from run directories, :func:`compare_reports` from reports that are there already; both
-end in a :class:`ModelComparison`.
+:func:`compare` starts from run directories, :func:`compare_reports` from reports of evaluations; both return
+a :class:`ModelComparison`. :func:`answer` and :func:`notes` describe it in sentences; :func:`to_html`,
+:func:`to_parquet` and :func:`summary` export it.
 """
 
 import lazy_loader

@@ -1,4 +1,7 @@
-from .opened import compare as compare
+from .export import summary as summary, to_parquet as to_parquet
+from .from_runs import compare as compare
+from .narrative import answer as answer, notes as notes
+from .page import to_html as to_html
 from .results import (
     Entry as Entry,
     ModelComparison as ModelComparison,

@@ -1,4 +1,4 @@
-"""Reports of several models, each trained under several seeds, brought together.
+"""Comparison of several models, each trained under several seeds.
 
 Three kinds of chance are kept apart. The standard deviation is over training seeds. The bootstrap interval is
 over users, of each user's mean over seeds. The test is paired over users, on the same means.
@@ -10,32 +10,32 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from graphrec.core.errors import ConfigError, DataError, nearest
 from graphrec.core.text_table import Format, emphasize, escape, render
-from graphrec.evaluation.metrics import metric_names, parse_metric
+from graphrec.evaluation.metrics import direction, metric_names, parse_metric
 from graphrec.evaluation.report import Comparison, Comparisons, Report, comparable, compare_all
 
 SEEDS = 5
-"""Trainings of each model that a comparison should rest on; with fewer it says so."""
+"""Trainings of each model that a comparison should have; its notes name models with fewer."""
 ALPHA = 0.05
+"""Corrected p below which a difference is not called chance."""
 TEST = "two-sided permutation test with 10,000 random signs"
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One training with what evaluating it gave.
+    """One training and the report of its evaluation.
 
     Attributes:
-        report: of the evaluation; groups of warm and cold items and scalars are used where there are any.
-        seed: of the training; None where none is known.
+        report: of the evaluation; groups of warm and cold items and scalars are shown if it holds them.
+        seed: of the training; None if unknown.
         history: one dict per epoch, as :attr:`graphrec.Run.history`; empty where there is none.
-        seconds: of training, validation included; None where unknown, 0 where nothing is trained.
-        n_parameters: how many numbers are learned; None where unknown.
+        seconds: of training, validation included; None if unknown, 0 if nothing is trained.
+        n_parameters: number of trained parameters; None if unknown.
         about: JSON-able facts for the report, named as in ``run.json``: ``model``, ``model_config``,
             ``train_config``, ``dataset``, ``split``, ``features``, ``extractors``, ``select``,
             ``environment``, ``device``; and ``path``. All may be missing.
@@ -51,7 +51,7 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """One row: a model with all its seeds.
+    """One row of a comparison: a model with all its seeds.
 
     Attributes:
         label: its name.
@@ -73,29 +73,29 @@ class Result:
         """How items without train interactions were scored: from content or as trained; None if unknown."""
         return self.entries[0].report.meta.get("cold_items")
 
-    def part(self, group: str = "") -> Report | None:
-        """The seed means over one group (``"items/cold"``), or over all users; None if there is no such."""
+    def group_report(self, group: str = "") -> Report | None:
+        """The seed means over one group (``"items/cold"``), or over all users; None without such a group."""
         return self.report if not group else self.report.groups.get(group)
 
     def values(self, name: str, group: str = "") -> np.ndarray:
         """The mean over users under each seed ``(n_seeds,) float64``; NaN where it has no such metric."""
-        parts = (e.report if not group else e.report.groups.get(group) for e in self.entries)
-        return np.array([np.nan if p is None else p.mean().get(name, np.nan) for p in parts])
+        reports = (e.report if not group else e.report.groups.get(group) for e in self.entries)
+        return np.array([np.nan if r is None else r.mean().get(name, np.nan) for r in reports])
 
     def mean(self, name: str, group: str = "") -> float:
         """Mean over seeds; NaN where one of them has no such metric."""
         return float(self.values(name, group).mean())
 
     def sd(self, name: str, group: str = "") -> float | None:
-        """Standard deviation over seeds (divided by n - 1); None of a single seed."""
+        """Standard deviation over seeds (divided by n - 1); None for a single seed."""
         return float(self.values(name, group).std(ddof=1)) if len(self.entries) > 1 else None
 
     def interval(self, name: str, group: str = "") -> tuple[float, float] | None:
         """95 % bootstrap interval over users of the mean over seeds; None for scalars and without users."""
         if (name, group) not in self._intervals:
-            part = self.part(group)
-            known = part is not None and name in part.metrics and len(part) > 0
-            self._intervals[name, group] = part.interval(name) if part is not None and known else None
+            report = self.group_report(group)
+            defined = report is not None and name in report.metrics and len(report)
+            self._intervals[name, group] = report.interval(name) if report and defined else None
         return self._intervals[name, group]
 
     def seconds(self) -> np.ndarray:
@@ -113,10 +113,10 @@ class ModelComparison:
 
     Attributes:
         results: label -> result, in the order of the table.
-        metric: what decides which one is best, and what is tested.
-        names: metrics of the table.
+        metric: full name of the metric that decides which model is best, and is tested.
+        names: full names of the metrics of the table.
         baseline: label the others are tested against.
-        chosen: whether the baseline is the best model because none was named.
+        default_baseline: whether the baseline is the best model because none was named.
         comparisons: every other model against the baseline, with Holm's correction; empty for one model.
     """
 
@@ -124,56 +124,58 @@ class ModelComparison:
     metric: str
     names: tuple[str, ...]
     baseline: str
-    chosen: bool
+    default_baseline: bool
     comparisons: Comparisons
 
     def __str__(self) -> str:
-        parts = [self.answer, self.table(), str(self.comparisons) if self.comparisons else "", *self.notes]
-        return "\n\n".join(part for part in parts if part)
+        tests = [str(self.comparisons)] if self.comparisons else []
+        return "\n\n".join([self.table(), *tests])
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the table, and the tests where there are several models."""
+        tests = [self.comparisons.table("html")] if self.comparisons else []
+        return "\n".join([self.table("html"), *tests])
+
+    @property
+    def first(self) -> Result:
+        """The first row; its report's users and meta are those of all rows."""
+        return next(iter(self.results.values()))
 
     @property
     def ranking(self) -> list[str]:
         """Labels, best first on ``metric``; equal ones in the order of the table."""
-        return sorted(self.results, key=lambda label: -self.results[label].mean(self.metric))
-
-    @property
-    def answer(self) -> str:
-        """What came out, in a sentence or two."""
-        from graphrec.runs.comparison.words import answer
-
-        return answer(self)
-
-    @property
-    def notes(self) -> list[str]:
-        """What the numbers mean and where to be careful, a sentence or two each."""
-        from graphrec.runs.comparison.words import notes
-
-        return notes(self)
+        sign = direction(self.metric)
+        return sorted(self.results, key=lambda label: -sign * self.results[label].mean(self.metric))
 
     def comparison(self, label: str) -> Comparison | None:
         """The comparison of one model with the baseline; None for the baseline itself."""
         return next((c for c in self.comparisons if c.model == label), None)
 
-    def ahead(self, label: str) -> tuple[int, int]:
-        """In how many of all pairs of a seed of this model and one of the baseline the model is ahead."""
-        own, other = (self.results[x].values(self.metric) for x in (label, self.baseline))
+    def seed_wins(self, label: str) -> tuple[int, int]:
+        """In how many pairs of a seed of this model and one of the baseline this model is better, and of how
+        many pairs.
+        """
+        sign = direction(self.metric)
+        own, other = (sign * self.results[x].values(self.metric) for x in (label, self.baseline))
         return int((own[:, None] > other[None, :]).sum()), len(own) * len(other)
 
-    def place(self, label: str, name: str, group: str = "") -> int:
-        """0 for the best model on a metric, 1 for the second, and so on; equal ones share a place.
+    def rank(self, label: str, name: str, group: str = "") -> int:
+        """0 for the best model on a metric, 1 for the second, and so on; equal models share a rank.
 
-        A mean of 0 has no place among the first two.
+        Where higher is better, a mean of 0 is never among the first two.
         """
-        means = {round(r.mean(name, group), 12) for r in self.results.values()}
-        own = round(self.results[label].mean(name, group), 12)
-        return sum(other > own for other in means) if own > 0 else max(2, len(means))
+        sign = direction(name)
+        means = {round(sign * r.mean(name, group), 12) for r in self.results.values()}
+        own = round(sign * self.results[label].mean(name, group), 12)
+        return sum(other > own for other in means) if own > 0 or sign < 0 else max(2, len(means))
 
     def table(self, form: Format = "plain", *, intervals: bool = True) -> str:
         """Models as rows: mean ± standard deviation over seeds of each metric, best bold, second best marked.
 
         Args:
-            form: ``"plain"`` (best ``**``, second ``*``), ``"markdown"`` or ``"latex"`` (needs booktabs).
-            intervals: with a column for the interval of ``metric`` over users.
+            form: ``"plain"`` (best ``**``, second ``*``), ``"markdown"``, ``"html"`` or ``"latex"`` (needs
+                booktabs).
+            intervals: add a column with the interval of ``metric`` over users.
         """
         return render(*self.cells(form, intervals=intervals), form)
 
@@ -184,51 +186,14 @@ class ModelComparison:
         for name in self.names:
             heads.append(name)
             for row, (label, result) in zip(rows, self.results.items(), strict=True):
-                text = escape(spread(result.mean(name), result.sd(name)), form)
-                row.append(emphasize(text, self.place(label, name), form))
+                text = escape(mean_and_sd(result.mean(name), result.sd(name)), form)
+                row.append(emphasize(text, self.rank(label, name), form))
             if intervals and name == self.metric:
                 heads.append(f"95% interval of {name}")
                 for row, result in zip(rows, self.results.values(), strict=True):
-                    found = result.interval(name)
-                    row.append("-" if found is None else f"[{found[0]:.4f}, {found[1]:.4f}]")
+                    interval = result.interval(name)
+                    row.append("-" if interval is None else f"[{interval[0]:.4f}, {interval[1]:.4f}]")
         return heads, rows
-
-    def summary(self) -> dict[str, Any]:
-        """Everything but the values of single users, JSON-able; what is undefined is None."""
-        from graphrec.runs.comparison.tidy import summary
-
-        return summary(self)
-
-    def to_parquet(self, path: str | Path, per: Literal["seed", "user"] = "seed") -> Path:
-        """Writes the numbers as Parquet, one a row, and :meth:`summary` into the schema's metadata.
-
-        Args:
-            path: the file.
-            per: ``"seed"``: columns ``label``, ``seed``, ``group`` (empty for all users), ``metric``,
-                ``kind``, ``value`` and ``n_users``; ``kind`` is ``"value"`` for one seed, and ``"mean"``,
-                ``"sd"``, ``"low"`` or ``"high"`` over seeds, with ``seed`` null. ``"user"``: columns
-                ``label``, ``group``, ``user`` and one per metric, each user's mean over seeds.
-
-        Raises:
-            ConfigError: no such ``per``.
-        """
-        from graphrec.runs.comparison.tidy import write
-
-        return write(self, Path(path), per)
-
-    def to_html(self, path: str | Path, *, title: str | None = None, command: str | None = None) -> Path:
-        """Writes a report as one HTML file that needs nothing else, for somebody who knows none of this.
-
-        Args:
-            path: the file.
-            title: headline; default: from the dataset.
-            command: shown as the way to make the page again.
-        """
-        from graphrec.core.files import write_text
-        from graphrec.runs.comparison.page import page_of
-
-        write_text(path, page_of(self, title, command))
-        return Path(path)
 
 
 def compare_reports(
@@ -239,14 +204,14 @@ def compare_reports(
     k: int | Sequence[int] = (10, 20),
     metrics: Iterable[str] = ("recall", "ndcg"),
 ) -> ModelComparison:
-    """Compares models whose evaluations are there already.
+    """Compares models by reports of evaluations.
 
     Args:
         entries: label -> its trainings, one a seed, all evaluated on the same users.
         baseline: label that the others are tested against; default: the best on ``metric``.
         metric: decides which model is best, and is tested.
         k: cut-offs of the table.
-        metrics: of the table, with or without a cut-off; ``metric`` joins them if it is not among them.
+        metrics: of the table, with or without a cut-off; ``metric`` is added if it is not among them.
 
     Raises:
         ConfigError: an unknown metric or baseline, or one that a report does not hold.
@@ -256,52 +221,59 @@ def compare_reports(
     parse_metric(metric)
     names = tuple(dict.fromkeys([*metric_names(metrics, k), metric]))
     if not entries or not all(entries.values()):
-        empty = [label for label, found in entries.items() if not found]
-        raise DataError(f"nothing to compare{f' under {empty[0]!r}' if empty else ''}; expected reports")
+        empty = [label for label, trainings in entries.items() if not trainings]
+        raise DataError(
+            f"nothing to compare{f' under {empty[0]!r}' if empty else ''};"
+            " expected at least one report a label"
+        )
     if baseline is not None and baseline not in entries:
         raise ConfigError(f"baseline {baseline!r} is not one of {list(entries)}.{nearest(baseline, entries)}")
     first: Report | None = None
-    for label, found in entries.items():
-        _distinct(label, [e.seed for e in found])
-        for entry in found:
-            named = _named(label, entry)
+    for label, trainings in entries.items():
+        _check_seeds(label, [e.seed for e in trainings])
+        for entry in trainings:
+            named = _with_name(label, entry)
             first = first or named
             comparable(first, named)
             for name in names:
                 if name not in named.metrics:
                     known = list(named.metrics)
-                    raise ConfigError(f"{named.name} was not evaluated on {name}, but on {known}")
+                    raise ConfigError(f"{named.name} holds {known}, not {name}; evaluate it on {name} too")
     results = {
-        label: Result(label, tuple(found), _over_seeds(label, found)) for label, found in entries.items()
+        label: Result(label, tuple(trainings), _over_seeds(label, trainings))
+        for label, trainings in entries.items()
     }
-    best = max(results, key=lambda label: results[label].mean(metric))
+    sign = direction(metric)
+    best = max(results, key=lambda label: sign * results[label].mean(metric))
     reports = {label: r.report for label, r in results.items()}
     against = baseline if baseline is not None else best
-    made = compare_all(reports, metric, baseline=against) if len(results) > 1 else Comparisons()
-    return ModelComparison(results, metric, names, against, baseline is None, made)
+    tests = compare_all(reports, metric, baseline=against) if len(results) > 1 else Comparisons()
+    return ModelComparison(results, metric, names, against, baseline is None, tests)
 
 
-def spread(mean: float, sd: float | None, digits: int = 4) -> str:
-    """``0.0912 ± 0.0008``, without ± for a single seed; ``-`` where it is undefined."""
+def mean_and_sd(mean: float, sd: float | None, digits: int = 4) -> str:
+    """``0.0912 ± 0.0008``, without ± for a single seed; ``-`` if the mean is not finite."""
     if not math.isfinite(mean):
         return "-"
     return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if sd is not None else "")
 
 
-def _named(label: str, entry: Entry) -> Report:
-    """The report under a name that tells which one it is."""
+def _with_name(label: str, entry: Entry) -> Report:
+    """The report with label and seed as its name, for messages."""
     name = label if entry.seed is None else f"{label} (seed {entry.seed})"
     return replace(entry.report, meta={**entry.report.meta, "model": name})
 
 
-def _distinct(label: str, seeds: Sequence[int | None]) -> None:
+def _check_seeds(label: str, seeds: Sequence[int | None]) -> None:
     twice = next((s for i, s in enumerate(seeds) if s is not None and s in seeds[:i]), None)
     if twice is not None:
-        raise DataError(f"{label}: seed {twice} stands there twice; expected each seed once, leave one out")
+        raise DataError(
+            f"{label}: seed {twice} occurs twice; expected each seed once, leave one of the two out"
+        )
 
 
 def _over_seeds(label: str, entries: Sequence[Entry]) -> Report:
-    reports = [_named(label, e) for e in entries]
+    reports = [_with_name(label, e) for e in entries]
     shared = [g for g in reports[0].groups if all(g in r.groups for r in reports)]
     for group in shared:
         for other in reports[1:]:

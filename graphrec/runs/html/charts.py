@@ -7,18 +7,21 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from markupsafe import Markup
+
 from graphrec.core.errors import DataError
-from graphrec.runs.html.page import Html, element, join
-from graphrec.runs.html.style import N_COLORS
+from graphrec.runs.html.markup import element, join
 
 WIDTH, HEIGHT = 540, 290
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 16, 46
+N_COLORS = 10
+"""Series colors of the style sheet, ``--c0`` to ``--c9``; further series start again."""
 BREAK = 18
 """Characters in a line of a bar group's label."""
 NARROW = 27
-"""Bars of less width have no number above them; hovering shows it."""
+"""Width of a bar from which on its value is written above it; hovering always shows it."""
 WIDE = 20
-"""From this ratio of greatest to least on, a scatter chart's horizontal axis is logarithmic."""
+"""Ratio of greatest to least value from which on a scatter chart's horizontal axis is logarithmic."""
 
 
 class Bar(NamedTuple):
@@ -53,16 +56,16 @@ def line_chart(
     x: str,
     y: str,
     zero: bool = False,
-) -> Html:
-    """Lines over a common axis, with a legend, and every point's values on hovering.
+) -> Markup:
+    """Lines over a common axis, with a legend; hovering over a point shows its values.
 
     Args:
-        series: name -> points (x, y) in order of x; a single point becomes a dashed line across the chart,
-            none leaves the name out but keeps its color from being another's.
-        title: stands above the chart and names it to screen readers.
+        series: name -> points (x, y) in order of x; a single point becomes a dashed line across the chart; a
+            name without points is not drawn, but its color is not given to another.
+        title: heading of the chart, also for screen readers.
         x: label of the horizontal axis.
         y: label of the vertical axis.
-        zero: begin the vertical axis at 0.
+        zero: start the vertical axis at 0.
 
     Raises:
         DataError: no points, or one that is not finite.
@@ -104,13 +107,13 @@ def line_chart(
 
 def bar_chart(
     groups: Sequence[str], series: Mapping[str, Sequence[Bar]], *, title: str, y: str, digits: int = 3
-) -> Html:
+) -> Markup:
     """Grouped bars from zero, with intervals as whiskers and values above.
 
     Args:
         groups: label of each group of bars.
         series: name -> one bar a group.
-        title: stands above the chart and names it to screen readers.
+        title: heading of the chart, also for screen readers.
         y: label of the vertical axis.
         digits: of the values above the bars.
 
@@ -136,7 +139,7 @@ def bar_chart(
             bar = bars[place]
             left = middle + (number - len(series) / 2) * wide
             top = _height(bar.value, up)
-            told = f"{name}, {group}: {bar.value:.4f}"
+            hover = f"{name}, {group}: {bar.value:.4f}"
             drawn = [
                 element(
                     "rect",
@@ -152,7 +155,7 @@ def bar_chart(
             if bar.low is not None and bar.high is not None:
                 low, high, at = _height(bar.low, up), _height(bar.high, up), _n(left + wide / 2)
                 drawn.append(element("line", x1=at, x2=at, y1=_n(low), y2=_n(high), class_="whisker"))
-                told += f" (95 % interval {bar.low:.4f} to {bar.high:.4f})"
+                hover += f" (95 % interval {bar.low:.4f} to {bar.high:.4f})"
                 highest = min(top, high)
             value = (
                 f"{bar.value:.{digits}f}".removeprefix("0") if bar.value < 1 else f"{bar.value:.{digits}f}"
@@ -162,15 +165,15 @@ def bar_chart(
                 drawn.append(
                     element("text", value, x=at, y=_n(highest - 5), text_anchor="middle", class_="value")
                 )
-            shapes.append(element("g", element("title", told), *drawn))
+            shapes.append(element("g", element("title", hover), *drawn))
         lines = textwrap.wrap(group, BREAK) or [""]
         spans = (element("tspan", line, x=_n(middle), dy=15 if n else 0) for n, line in enumerate(lines))
         shapes.append(element("text", *spans, y=HEIGHT - BOTTOM + 18, text_anchor="middle"))
-    told = "; ".join(
+    description = "; ".join(
         f"{group}: " + ", ".join(f"{n} {bars[i].value:.{digits}f}" for n, bars in series.items())
         for i, group in enumerate(groups)
     )
-    return _figure(title, f"{y}. {told}.", {n: i for i, n in enumerate(series)}, shapes)
+    return _figure(title, f"{y}. {description}.", {n: i for i, n in enumerate(series)}, shapes)
 
 
 def scatter_chart(
@@ -180,21 +183,23 @@ def scatter_chart(
     x: str,
     y: str,
     levels: Mapping[str, float] | None = None,
-) -> Html:
+) -> Markup:
     """Points over a common axis, logarithmic where the horizontal values are far apart.
 
     Args:
-        series: name -> points (x, y); none leaves the name out but keeps its color from being another's.
-        title: stands above the chart and names it to screen readers.
+        series: name -> points (x, y); a name without points is not drawn, but its color is not given to
+            another.
+        title: heading of the chart, also for screen readers.
         x: label of the horizontal axis.
         y: label of the vertical axis.
-        levels: name -> height of a dashed line, for what has no place along the horizontal axis; a name that
-            is also in ``series`` has its color.
+        levels: name -> height of a dashed line, for series without a horizontal value; a name that is also in
+            ``series`` has its color.
 
     Raises:
         DataError: no points, or one that is not finite.
     """
-    points, levels = [p for cloud in series.values() for p in cloud], dict(levels or {})
+    points = [p for cloud in series.values() for p in cloud]
+    levels = dict(levels or {})
     _finite(title, [v for p in points for v in p])
     _finite(title, [*levels.values(), 0.0])
     xs = [p[0] for p in points]
@@ -220,9 +225,9 @@ def scatter_chart(
             dot = element("circle", cx=cx, cy=cy, r=5, class_="point", style=f"fill:{_color(names[name])}")
             shapes.append(element("g", hover, dot, element("circle", cx=cx, cy=cy, r=9, class_="touch")))
     drawn = {n: i for n, i in names.items() if series.get(n) or n in levels}
-    told = [f"{n}: {p[0]:.4g}, {p[1]:.4g}" for n, cloud in series.items() for p in cloud[:1]]
-    told += [f"{n}: {level:.4g}" for n, level in levels.items()]
-    return _figure(title, f"{y} over {x}. {'; '.join(told)}.", drawn, shapes)
+    values = [f"{n}: {p[0]:.4g}, {p[1]:.4g}" for n, cloud in series.items() for p in cloud[:1]]
+    values += [f"{n}: {level:.4g}" for n, level in levels.items()]
+    return _figure(title, f"{y} over {x}. {'; '.join(values)}.", drawn, shapes)
 
 
 def _powers(low: float, high: float) -> list[float]:
@@ -230,12 +235,12 @@ def _powers(low: float, high: float) -> list[float]:
     first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
     steps = (1.0,) if last - first > 3 else (1.0, 2.0, 5.0)
     fine = [step * 10.0**power for power in range(first, last + 1) for step in steps]
-    begin = max((i for i, v in enumerate(fine) if v <= low * (1 + 1e-9)), default=0)
+    start = max((i for i, v in enumerate(fine) if v <= low * (1 + 1e-9)), default=0)
     end = next((i for i, v in enumerate(fine) if v >= high * (1 - 1e-9)), len(fine) - 1)
-    return fine[begin : end + 1]
+    return fine[start : end + 1]
 
 
-def _level(name: str, value: float, up: Sequence[float], number: int) -> Html:
+def _level(name: str, value: float, up: Sequence[float], number: int) -> Markup:
     """A dashed line across the chart."""
     at = _n(_height(value, up))
     return element(
@@ -251,7 +256,7 @@ def _level(name: str, value: float, up: Sequence[float], number: int) -> Html:
     )
 
 
-def _figure(title: str, told: str, names: Mapping[str, int], shapes: list[Html]) -> Html:
+def _figure(title: str, description: str, names: Mapping[str, int], shapes: list[Markup]) -> Markup:
     swatches = (
         element("li", element("span", style=f"background:{_color(n)}"), name) for name, n in names.items()
     )
@@ -260,13 +265,13 @@ def _figure(title: str, told: str, names: Mapping[str, int], shapes: list[Html])
         *shapes,
         viewBox=f"0 0 {WIDTH} {HEIGHT}",
         role="img",
-        aria_label=f"{title}. {told}",
+        aria_label=f"{title}. {description}",
     )
     scroll = element("div", picture, class_="scroll", tabindex=0, role="region", aria_label=title)
     return element("figure", element("figcaption", title), element("ul", *swatches, class_="legend"), scroll)
 
 
-def _rules(up: Sequence[float]) -> Html:
+def _rules(up: Sequence[float]) -> Markup:
     step = up[1] - up[0]
     digits = max(0, -math.floor(math.log10(step) + 1e-9) + (0 if _round(step) else 1))
     parts = []
@@ -286,7 +291,7 @@ def _round(step: float) -> bool:
     return abs(step / unit - round(step / unit)) < 1e-6
 
 
-def _labels(x: str, y: str) -> Html:
+def _labels(x: str, y: str) -> Markup:
     middle = (TOP + HEIGHT - BOTTOM) / 2
     return join(
         (

@@ -1,157 +1,34 @@
-"""Pages and what stands on them, but charts: escaping, tables, numbers, galleries."""
+"""Pages from Jinja templates, and the data that the macros of ``macros.html`` show."""
 
 from __future__ import annotations
 
 import base64
-import html
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import jinja2
+from markupsafe import Markup
 
 from graphrec.core.errors import ConfigError, DataError
-from graphrec.runs.html.style import CSS
+from graphrec.runs.html.markup import clean
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""What a browser may load: nothing but pictures and styles that stand in the page itself."""
-
-_VOID = frozenset({"img", "meta", "br"})
-_ILLEGAL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
-
-
-class Html(str):
-    """Markup that goes into a page as it is; any other text is escaped."""
-
-    __slots__ = ()
-
-
-def escape(value: object) -> Html:
-    """``value`` as text that no browser takes for markup; :class:`Html` comes back unchanged.
-
-    Control characters and lone surrogates, which no page may hold, become replacement characters.
-    """
-    if isinstance(value, Html):
-        return value
-    text = str(value).encode("utf-8", "replace").decode("utf-8")
-    return Html(html.escape(_ILLEGAL.sub("\ufffd", text), quote=True))
-
-
-def join(parts: Iterable[object], between: str = "") -> Html:
-    """Several pieces, each escaped unless it is :class:`Html`."""
-    return Html(between.join(escape(part) for part in parts))
-
-
-def element(tag: str, /, *children: object, **attributes: object) -> Html:
-    """``<tag attribute="...">children</tag>``, everything escaped.
-
-    Args:
-        tag: its name.
-        *children: text or :class:`Html`; None is left out.
-        **attributes: ``class_`` is ``class``, other underscores become hyphens; None and False are left out,
-            True stands without a value.
-
-    Raises:
-        ConfigError: ``src`` is no data URI or ``href`` no place in the page, which is to need nothing else.
-    """
-    written = []
-    for key, value in attributes.items():
-        key = key.rstrip("_").replace("_", "-")
-        if value is None or value is False:
-            continue
-        for what, start in (("src", "data:image/"), ("href", "#")):
-            if key == what and not str(value).startswith(start):
-                raise ConfigError(
-                    f"{what}={str(value)[:60]!r}; expected {start}..., a report loads nothing from elsewhere"
-                )
-        written.append(f" {key}" if value is True else f' {key}="{escape(value)}"')
-    start = f"<{tag}{''.join(written)}>"
-    return Html(start if tag in _VOID else f"{start}{join(c for c in children if c is not None)}</{tag}>")
-
-
-def paragraph(*children: object, class_: str | None = None) -> Html:
-    """A paragraph of text and :class:`Html`."""
-    return element("p", *children, class_=class_)
-
-
-@dataclass(frozen=True)
-class Section:
-    """One part of a page.
-
-    Attributes:
-        title: its heading, also in the page's navigation.
-        body: what stands in it.
-        about: a sentence below the heading.
-    """
-
-    title: str
-    body: Html
-    about: object = ""
-
-    @property
-    def anchor(self) -> str:
-        """Its id within the page."""
-        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-") or "section"
-
-
-def page(
-    title: str, sections: Sequence[Section], *, lead: object = "", pill: str = "", footer: object = ""
-) -> str:
-    """A whole page in one string.
-
-    Args:
-        title: headline and window title.
-        sections: in order; their titles must differ.
-        lead: a few sentences below the headline.
-        pill: a word or two above it.
-        footer: below everything.
-
-    Raises:
-        ConfigError: two sections would have the same place in the navigation.
-    """
-    anchors = [s.anchor for s in sections]
-    if len(set(anchors)) != len(anchors):
-        raise ConfigError(f"sections {[s.title for s in sections]}; expected titles that differ")
-    links = (element("a", s.title, href=f"#{s.anchor}") for s in sections)
-    header = element(
-        "header",
-        element("span", pill, class_="pill") if pill else None,
-        element("h1", title),
-        paragraph(lead, class_="lead") if lead else None,
-        element("nav", *links, aria_label="Sections"),
-    )
-    bodies = (
-        element(
-            "section",
-            element("h2", s.title, id=f"{s.anchor}-title"),
-            paragraph(s.about, class_="about") if s.about else None,
-            s.body,
-            id=s.anchor,
-            aria_labelledby=f"{s.anchor}-title",
-        )
-        for s in sections
-    )
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("title", title),
-        element("style", Html(CSS)),
-    )
-    end = element("footer", footer) if footer else None
-    body = element("body", element("div", header, element("main", *bodies), end, class_="wrap"))
-    return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
+"""Content security policy: a browser loads nothing but pictures and styles in the page itself."""
+PICTURE = "data:image/"
+"""Beginning of every picture's address."""
 
 
 class Cell(NamedTuple):
     """A table cell.
 
     Attributes:
-        text: what it says.
-        note: in small print below, such as an interval.
+        text: its text.
+        note: small print below, such as an interval.
         mark: ``"best"`` is bold, ``"second"`` underlined.
     """
 
@@ -159,67 +36,55 @@ class Cell(NamedTuple):
     note: str = ""
     mark: Literal["", "best", "second"] = ""
 
+    @classmethod
+    def ranked(cls, text: object, note: str, rank: int) -> Cell:
+        """A cell with the mark of its rank: 0 is the best, 1 the second."""
+        return cls(text, note, "best" if rank == 0 else "second" if rank == 1 else "")
+
 
 class Heading(NamedTuple):
-    """A table row that names the rows after it."""
+    """A table row that names the rows after it, with small print beside the name."""
 
     text: object
+    note: str = ""
 
 
-def table(
-    header: Sequence[object],
-    rows: Iterable[Sequence[object] | Heading],
-    *,
-    caption: object,
-    left: bool = False,
-) -> Html:
+@dataclass(frozen=True)
+class Table:
     """A table; its first column names the rows.
 
-    Args:
+    Attributes:
         header: one heading a column.
-        rows: cells as text, :class:`Html` or :class:`Cell`; a :class:`Heading` begins a group of rows.
-        caption: what the table shows, for everyone and for screen readers.
+        rows: cells as text or :class:`Cell`; a :class:`Heading` begins a group of rows.
+        caption: what the table shows.
         left: align all columns to the left, for words instead of numbers.
 
     Raises:
         DataError: a row has more or fewer cells than the header.
     """
-    groups: list[list[Html]] = [[]]
-    for number, row in enumerate(rows):
-        if isinstance(row, Heading):
-            name = element(
-                "th", element("span", row.text), scope="rowgroup", colspan=len(header), class_="group"
-            )
-            groups.append([element("tr", name)])
-            continue
-        if len(row) != len(header):
-            raise DataError(f"table row {number} has {len(row)} cells; expected {len(header)}, one a column")
-        groups[-1].append(element("tr", *(_cell(cell, first=n == 0) for n, cell in enumerate(row))))
-    head = element("thead", element("tr", *(element("th", h, scope="col") for h in header)))
-    bodies = (element("tbody", *group) for group in groups if group)
-    whole = element(
-        "table", element("caption", element("span", caption)), head, *bodies, class_="left" if left else None
-    )
-    return element("div", whole, class_="scroll", tabindex=0, role="region", aria_label=_plain(caption))
 
+    header: Sequence[object]
+    rows: Sequence[Sequence[object] | Heading]
+    caption: str
+    left: bool = False
 
-def _cell(cell: object, first: bool) -> Html:
-    made = cell if isinstance(cell, Cell) else Cell(cell)
-    note = element("small", made.note) if made.note else None
-    if first:
-        return element("th", made.text, note, scope="row")
-    return element("td", element("span", made.text, class_=made.mark) if made.mark else made.text, note)
+    def __post_init__(self) -> None:
+        for number, row in enumerate(self.rows):
+            if not isinstance(row, Heading) and len(row) != len(self.header):
+                raise DataError(
+                    f"table row {number} has {len(row)} cells; expected {len(self.header)}, one a column"
+                )
 
-
-def _plain(value: object) -> str:
-    """Text without tags, for attributes."""
-    return html.unescape(re.sub(r"<[^>]*>", "", value)) if isinstance(value, Html) else str(value)
-
-
-def facts(values: Mapping[str, object]) -> Html:
-    """Numbers with a line each on what they count."""
-    pairs = (element("div", element("dd", value), element("dt", name)) for name, value in values.items())
-    return element("dl", *pairs, class_="facts")
+    @property
+    def groups(self) -> list[tuple[Heading | None, list[list[Cell]]]]:
+        """Headings and the rows under them; None stands for the heading of rows before the first one."""
+        groups: list[tuple[Heading | None, list[list[Cell]]]] = [(None, [])]
+        for row in self.rows:
+            if isinstance(row, Heading):
+                groups.append((row, []))
+            else:
+                groups[-1][1].append([cell if isinstance(cell, Cell) else Cell(cell) for cell in row])
+        return [group for group in groups if group[0] or group[1]]
 
 
 class Card(NamedTuple):
@@ -238,32 +103,59 @@ class Card(NamedTuple):
     new: str = ""
 
 
-def gallery(title: object, cards: Sequence[Card], *, note: object = "") -> Html:
-    """A row of picture cards under a small heading.
+def render(template: Path, **values: object) -> str:
+    """A page from a template that extends ``base.html``.
+
+    Every value is escaped unless it is :class:`markupsafe.Markup`. In the template, ``html`` holds the macros
+    of ``macros.html``, and ``{% call section(title, about) %}`` makes a section, also in the navigation.
 
     Args:
-        title: heading.
-        cards: in order.
-        note: beside the heading, in small print.
+        template: file of the template; others in its folder can be included.
+        **values: variables of the template; ``title`` is the headline.
+
+    Raises:
+        ConfigError: two sections would have the same place in the navigation, or a picture is no data URI.
     """
-    heading = element("h4", title, element("small", note) if note else None)
-    return element("div", heading, element("ol", *(_card(c) for c in cards), class_="cards"), class_="strip")
+    environment = _environment(template.parent)
+    macros: Any = environment.get_template("macros.html").module
+    titles: dict[str, str] = {}
+
+    def section(title: str, about: object = "", *, caller: Callable[[], Markup]) -> Markup:
+        anchor = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "section"
+        if anchor in titles:
+            raise ConfigError(f"sections {titles[anchor]!r} and {title!r}; expected titles that differ")
+        titles[anchor] = title
+        return Markup(macros.section(anchor, title, about, caller()))
+
+    page = environment.get_template(template.name)
+    return page.render(values, html=macros, section=section, contents=titles, policy=POLICY)
 
 
-def _card(card: Card) -> Html:
-    if card.image is not None:
-        picture = element("img", src=card.image, alt=card.title, loading="lazy", decoding="async")
-    else:
-        picture = element("div", element("span", "no picture"), class_="none")
-    marks = [
-        element("span", text, class_=f"mark {kind}")
-        for kind, text in (("hit", card.hit), ("new", card.new))
-        if text
-    ]
-    below = element("div", *marks, class_="marks")
-    return element(
-        "li", picture, element("b", card.title), below, class_="card is-hit" if card.hit else "card"
+@cache
+def _environment(folder: Path) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([folder, Path(__file__).parent]),
+        autoescape=True,
+        finalize=clean,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.filters["picture"] = _picture
+    return environment
+
+
+def _picture(address: str) -> str:
+    """The address of a picture.
+
+    Raises:
+        ConfigError: it would be loaded from elsewhere.
+    """
+    if not address.startswith(PICTURE):
+        raise ConfigError(
+            f"picture {address[:60]!r}; expected {PICTURE}..., a page loads nothing from elsewhere"
+        )
+    return address
 
 
 def thumbnail(path: str | Path, side: int = 128, quality: int = 84) -> str:
@@ -275,8 +167,8 @@ def thumbnail(path: str | Path, side: int = 128, quality: int = 84) -> str:
     from PIL import Image
 
     try:
-        with Image.open(path) as opened:
-            picture = opened.convert("RGB")
+        with Image.open(path) as original:
+            picture = original.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as cause:
         raise DataError(f"{path}: not readable as a picture ({cause}); restore it or leave it out") from cause
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)

@@ -1,0 +1,405 @@
+"""Comparison of run directories; runs that differ in the seed alone form a row.
+
+Each run is evaluated once. Its report is stored in ``RUN/reports/`` under a key of everything it depends on:
+checkpoint, dataset, features, split, masking, metrics and the code itself.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphrec.core.errors import CheckpointError, ConfigError, DataError, MissingDependencyError, nearest
+from graphrec.core.files import digest
+from graphrec.data import Dataset
+from graphrec.evaluation.metrics import metric_names, parse_metric
+from graphrec.evaluation.ranking import Beyond, evaluate, warm_cold
+from graphrec.evaluation.report import Report
+from graphrec.models import model as model_class
+from graphrec.models.base import Features, Ranker
+from graphrec.models.train_config import TrainConfig
+from graphrec.runs.comparison.results import Entry, ModelComparison, compare_reports
+from graphrec.runs.record import RunRecord, read_meta, read_record
+from graphrec.runs.run import open_run
+from graphrec.training import checkpoint
+
+logger = logging.getLogger("graphrec")
+SPLITS = ("test", "valid")
+MASKED = ("train", "train+valid", "none")
+CUTOFFS = (1, 5, 10, 20, 50)
+"""Cut-offs that are measured besides those of the table, for the chart of a metric against k."""
+REPORTS = "reports"
+"""Folder of a run in which reports are stored."""
+STUDY = "study.json"
+"""File that marks a directory of trials."""
+SAME_MODEL = {"seed", "graph_cache"}
+"""Options of a model in which runs of one row may differ."""
+SAME_TRAINING = {"seed", "device", "progress", "tensorboard", "checkpoint_every"}
+"""Options of training in which runs of one row may differ."""
+PRESENTATION = ("runs/html", "cli")
+"""Folders of the package that no number depends on."""
+ABOUT = (
+    "model", "model_config", "train_config", "dataset", "split", "features", "extractors", "select",
+    "environment", "device", "commit",
+)  # fmt: skip
+"""Keys of a run's record that a comparison shows."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A finished run.
+
+    Attributes:
+        path: its directory.
+        meta: what ``run.json`` records.
+        facts: the part of it that is checked.
+        options: option -> value; runs with the same options form a row.
+        seed: of the training.
+        weights: the checkpoint that is evaluated.
+        history: one dict per epoch.
+    """
+
+    path: Path
+    meta: Mapping[str, Any]
+    facts: RunRecord
+    options: Mapping[str, Any]
+    seed: int
+    weights: Path
+    history: Sequence[Mapping[str, float]]
+
+
+def compare(
+    runs: str | Path | Iterable[str | Path] = (),
+    *,
+    baseline: str | None = None,
+    metric: str = "recall@20",
+    k: int | Sequence[int] = (10, 20),
+    metrics: Iterable[str] = ("recall", "ndcg"),
+    split: str = "test",
+    masked: str | None = None,
+    labels: Mapping[str, Iterable[str | Path]] | None = None,
+    data: Dataset | None = None,
+    features: Features | None = None,
+    root: str | Path | None = None,
+    store: str | Path | None = None,
+    log: Callable[[str], None] | None = None,
+) -> ModelComparison:
+    """Evaluates finished runs on the same split and compares the models they trained.
+
+    Runs in which everything but the seed is equal form one row, named after the model and, where that is not
+    enough, the options in which the rows differ. Each run is evaluated once; a second call reads that back.
+
+    Args:
+        runs: run directories, or directories with run directories one or two levels below (trials of
+            ``graphrec tune`` are skipped; name a trial's directory itself).
+        baseline: label that the others are tested against; default: the best on ``metric``.
+        metric: metric that decides which model is best, and is tested.
+        k: cut-offs of the table.
+        metrics: of the table, with or without a cut-off.
+        split: ``"test"`` or ``"valid"``.
+        masked: items that are not recommended to their users again: those of ``"train"``,
+            ``"train+valid"`` or ``"none"``; default: ``"train+valid"`` for test, ``"train"`` for valid.
+        labels: label -> its runs, for labels of your own; the runs need not be among ``runs``.
+        data: the dataset; default: read from the recorded place.
+        features: the feature tables, likewise.
+        root: folder of the dataset, if it has been moved.
+        store: folder of the feature store, if it has been moved.
+        log: called with a line before each evaluation.
+
+    Raises:
+        ConfigError: an unknown metric, split, masking or baseline.
+        DataError: nothing to compare, or the same seed twice in a row.
+        CheckpointError: no run in a directory (names the nearest one), a run that is not finished, runs of
+            different datasets or splits, or different options under one of ``labels``.
+    """
+    parse_metric(metric)
+    metrics = _as_list(metrics)
+    table = metric_names([*metrics, metric], k)
+    masked = _check_masking(split, masked)
+    curves = {f"{parse_metric(name)[0]}@{cut}" for name in table for cut in CUTOFFS}
+    names = tuple(sorted({*curves, *table}, key=parse_metric))
+    rows = _group_runs(_run_directories(_as_list(runs)), labels or {})
+    if baseline is not None and baseline not in rows:
+        raise ConfigError(f"baseline {baseline!r} is not one of {list(rows)}.{nearest(baseline, rows)}")
+    evaluator = _Evaluator(split, masked, names, data, features, root, store)
+    entries: dict[str, list[Entry]] = {}
+    for label, group in rows.items():
+        for run in group:
+            report = evaluator.stored(run)
+            if report is None:
+                if log is not None:
+                    log(f"evaluating {run.path}")
+                report = evaluator.evaluate(run)
+            entries.setdefault(label, []).append(_entry(run, report))
+    return compare_reports(entries, baseline=baseline, metric=metric, k=k, metrics=metrics)
+
+
+class _Evaluator:
+    """Evaluates runs of one dataset, which is read at most once, and stores their reports."""
+
+    def __init__(
+        self,
+        split: str,
+        masked: str,
+        names: tuple[str, ...],
+        data: Dataset | None,
+        features: Features | None,
+        root: str | Path | None,
+        store: str | Path | None,
+    ) -> None:
+        self.split = split
+        self.masked = masked
+        self.names = names
+        self.data = data
+        self.features = features
+        self.root = root
+        self.store = store
+
+    def key(self, run: _Run) -> str:
+        """Digest of everything the numbers depend on."""
+        facts = run.facts
+        state = (run.weights / checkpoint.STATE).read_bytes()  # holds the sha256 of the weights
+        return digest(
+            "comparison", self.split, self.masked, list(self.names), state, facts.model, facts.config,
+            facts.dataset.fingerprint, facts.features, _code(),
+        )  # fmt: skip
+
+    def file(self, run: _Run) -> Path:
+        """File of the stored report."""
+        masked = self.masked.replace("+", "-")
+        return run.path / REPORTS / f"{self.split}-{masked}-{self.key(run)[:16]}.parquet"
+
+    def stored(self, run: _Run) -> Report | None:
+        """The undamaged report of an earlier evaluation under the same key, or None."""
+        file = self.file(run)
+        if not file.exists():
+            return None
+        try:
+            report = Report.from_parquet(file)
+        except (DataError, ValueError) as cause:
+            logger.info("%s cannot be used, the run is evaluated again: %s", file, cause)
+            return None
+        valid = report.meta.get("key") == self.key(run) and report.meta.get("values") == _values(report)
+        return report if valid else None
+
+    def evaluate(self, run: _Run) -> Report:
+        """Evaluates the run, and stores the report if its directory can be written."""
+        opened = open_run(run.path, data=self.data, features=self.features, root=self.root, store=self.store)
+        if not isinstance(opened.model, Ranker):
+            raise ConfigError(
+                f"{run.path}: {run.facts.model} does not rank items; expected models whose rankings can be "
+                f"compared. graphrec evaluate {run.path} compares it with its own baselines"
+            )
+        self.data = data = opened.data
+        held_out = data.test if self.split == "test" else data.valid
+        seen = {"train": data.train, "train+valid": data.train + data.valid, "none": None}[self.masked]
+        groups = warm_cold(data.train)
+        cold = bool(groups["cold"][held_out.items].any())
+        report = evaluate(
+            opened.model, held_out, seen=seen, metrics=self.names, item_groups=groups if cold else None,
+            within=cold, beyond=Beyond(data.train), name=run.facts.model,
+        )  # fmt: skip
+        facts = {
+            "cold_items": getattr(opened.model, "cold_scores", None),
+            "n_parameters": sum(p.numel() for p in opened.model.parameters()),
+            "masked": self.masked,
+            "key": self.key(run),
+            "values": _values(report),
+        }
+        report = replace(report, meta={**facts, **report.meta})
+        try:
+            report.to_parquet(self.file(run))
+        except OSError as cause:
+            logger.info("%s: the report cannot be stored: %s", run.path, cause)
+        return report
+
+
+def _as_list(values: str | Path | Iterable[Any]) -> list[Any]:
+    return [values] if isinstance(values, (str, Path)) else list(values)
+
+
+def _check_masking(split: str, masked: str | None) -> str:
+    if split not in SPLITS:
+        raise ConfigError(f"split {split!r} is not one of {list(SPLITS)}.{nearest(split, SPLITS)}")
+    masked = masked or ("train+valid" if split == "test" else "train")
+    if masked not in MASKED:
+        raise ConfigError(f"masked {masked!r} is not one of {list(MASKED)}.{nearest(masked, MASKED)}")
+    if split == "valid" and masked == "train+valid":
+        raise ConfigError("split valid with train+valid masked leaves nothing to find; mask train")
+    return masked
+
+
+def _run_directories(paths: Sequence[str | Path]) -> list[Path]:
+    """The run directories in and below some paths, without repeats."""
+    runs: list[Path] = []
+    for path in map(Path, paths):
+        below = [path]
+        if not (path / "run.json").exists() and path.is_dir():
+            below = [
+                file.parent
+                for pattern in ("*/run.json", "*/*/run.json")
+                for file in sorted(path.glob(pattern))
+                if not (file.parent.parent / STUDY).exists()
+            ] or below
+        runs += below
+    return list({run.resolve(): run for run in runs}.values())
+
+
+def _group_runs(paths: Sequence[Path], labels: Mapping[str, Iterable[str | Path]]) -> dict[str, list[_Run]]:
+    """Label -> runs by seed; rows of ``labels`` first, then the others in the order of ``paths``."""
+    rows = {label: [_read(p) for p in _run_directories(_as_list(named))] for label, named in labels.items()}
+    labeled = {run.path.resolve() for runs in rows.values() for run in runs}
+    if sum(len(runs) for runs in rows.values()) > len(labeled):
+        raise DataError(f"a run is under two of the labels {list(rows)}; expected each run once")
+    for label, runs in rows.items():
+        if not runs:
+            raise DataError(f"label {label!r} names no run; expected at least one")
+        for other in runs[1:]:
+            differs = _differing([runs[0].options, other.options])
+            if differs:
+                raise CheckpointError(
+                    f"label {label!r} puts {runs[0].path} and {other.path} together, which differ in "
+                    f"{', '.join(differs)}; expected runs that differ in the seed alone, give them two labels"
+                )
+    groups: dict[str, list[_Run]] = {}
+    for path in paths:
+        if path.resolve() not in labeled:
+            run = _read(path)
+            groups.setdefault(json.dumps(run.options, sort_keys=True), []).append(run)
+    names = _labels([group[0].options for group in groups.values()])
+    for label, runs in zip(names, groups.values(), strict=True):
+        if label in rows:
+            raise DataError(f"{label!r} is also the name of {runs[0].path}; choose another label")
+        rows[label] = runs
+    if not rows:
+        raise DataError("no runs to compare; expected run directories, or a directory with some")
+    _check_same_data([run for runs in rows.values() for run in runs])
+    return {label: _by_seed(label, runs) for label, runs in rows.items()}
+
+
+def _by_seed(label: str, runs: Sequence[_Run]) -> list[_Run]:
+    by_seed: dict[int, _Run] = {}
+    for run in runs:
+        if run.seed in by_seed:
+            raise DataError(
+                f"{label}: {by_seed[run.seed].path} and {run.path} are the same training with the same seed, "
+                f"{run.seed}; leave one of them out"
+            )
+        by_seed[run.seed] = run
+    return [by_seed[seed] for seed in sorted(by_seed)]
+
+
+def _labels(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Labels of groups of runs: the model's name, and the options in which groups of that name differ."""
+    names = []
+    for options in groups:
+        alike = [other for other in groups if other["model"] == options["model"]]
+        differs = _differing(alike)
+        names.append(
+            " ".join([options["model"], *(f"{key}={_format_option(options.get(key))}" for key in differs)])
+        )
+    return names
+
+
+def _differing(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    keys = dict.fromkeys(key for options in groups for key in options)
+    return [key for key in keys if any(o.get(key) != groups[0].get(key) for o in groups[1:])]
+
+
+def _format_option(value: Any) -> str:
+    return value if isinstance(value, str) else "none" if value is None else json.dumps(value)
+
+
+def _read(path: Path) -> _Run:
+    """A run's record and state.
+
+    Raises:
+        CheckpointError: no run in the directory, a damaged one, or one that is not finished.
+    """
+    meta, facts = read_meta(path), read_record(path)
+    again = f"graphrec train {facts.model} ... --out {path} --resume"
+    if not checkpoint.exists(path / "last"):
+        raise CheckpointError(f"{path}: the run has no checkpoint yet; finish it ({again}) or leave it out")
+    last = checkpoint.read(path / "last")
+    state = last.get("training", {})
+    if not state.get("done"):
+        raise CheckpointError(
+            f"{path}: its training is not finished, {last['step']} of at most "
+            f"{facts.training.get('epochs', '?')} epochs are done; finish it ({again}) or leave it out"
+        )
+    weights = next(path / part for part in ("best", "last") if checkpoint.exists(path / part))
+    seed = int(facts.training.get("seed", facts.config.get("seed", 0)))
+    history = state.get("history", [])
+    return _Run(path, meta, facts, _options(facts, meta, seed), seed, weights, history)
+
+
+def _options(facts: RunRecord, meta: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Everything that the runs of a row have in common; an option that is not recorded had its default."""
+    try:
+        model = model_class(facts.model).Config.result_options(facts.config)
+    except (ConfigError, MissingDependencyError):
+        known = {}
+    model = {k: v for k, v in {**known, **facts.config}.items() if k not in SAME_MODEL}
+    training = {**TrainConfig.defaults(), **facts.training}
+    extractors = meta.get("extractors") or {}
+    options: dict[str, Any] = {"model": facts.model, **model}
+    if facts.config.get("seed", seed) != seed:
+        options["model seed"] = facts.config["seed"]
+    options |= {f"train.{k}": v for k, v in training.items() if k not in SAME_TRAINING}
+    options["select"] = facts.select
+    for field, sha256 in facts.features.items():
+        named = extractors.get(field)
+        name = named.get("name") if isinstance(named, Mapping) else named
+        options[field] = f"{name or 'vectors'} {sha256[:8]}"
+    return options
+
+
+def _check_same_data(runs: Sequence[_Run]) -> None:
+    first = runs[0]
+    for run in runs[1:]:
+        if run.facts.dataset.fingerprint != first.facts.dataset.fingerprint:
+            trainings = [
+                f"{r.path} was trained on {r.facts.dataset.name} {r.facts.dataset.fingerprint[:12]}… "
+                f"(split {json.dumps(r.meta.get('split'))})"
+                for r in (first, run)
+            ]
+            raise CheckpointError(f"{trainings[0]}, {trainings[1]}; expected runs of one dataset and split")
+
+
+def _entry(run: _Run, report: Report) -> Entry:
+    about = {key: run.meta[key] for key in ABOUT if key in run.meta}
+    return Entry(
+        report,
+        run.seed,
+        run.history,
+        float(sum(h.get("seconds", 0.0) for h in run.history)),
+        report.meta.get("n_parameters"),
+        {**about, "path": str(run.path)},
+    )
+
+
+def _values(report: Report) -> str:
+    """Digest of every number of a report, to detect a damaged file."""
+    parts: list[Any] = []
+    for label, part in {"": report, **report.groups}.items():
+        scalars = np.array([float(v) if v == v else np.nan for _, v in sorted(part.scalars.items())])
+        parts += [label, part.users, sorted(part.scalars), scalars]
+        for name in sorted(part.metrics):
+            parts += [name, part.metrics[name]]
+    return digest("report", *parts)
+
+
+@cache
+def _code() -> str:
+    """Digest of the package's sources that numbers may depend on."""
+    package = Path(__file__).parents[2]
+    sources = {file.relative_to(package).as_posix(): file for file in package.rglob("*.py")}
+    relevant = sorted(n for n in sources if not n.startswith(tuple(f"{f}/" for f in PRESENTATION)))
+    return digest("code", *(part for name in relevant for part in (name, sources[name].read_bytes())))
