@@ -88,7 +88,7 @@ def packages() -> list[Check]:
 def requirements() -> Iterator[tuple[str, str, str, str]]:
     """Requirements in graphrec's metadata: extra (or empty), distribution, version bound, marker."""
     form = re.compile(r"^\s*([\w.-]+)\s*(?:\[[^\]]*\])?\s*\(?([^;)]*)\)?\s*(?:;\s*(.*))?$")
-    for line in metadata.missing_dependency("graphrec") or []:
+    for line in metadata.requires("graphrec") or []:
         match = form.match(line)
         if match is not None:
             name, bound, marker = match.group(1), match.group(2).strip(), match.group(3) or ""
