@@ -266,7 +266,8 @@ def approximate_neighbors(
 
 def _lists_to_search(order: Tensor, sizes: Tensor, probes: int, k: int) -> list[int]:
     """The nearest lists that a list's rows are compared with; twice as many while they hold fewer than ``k``
-    rows."""
+    rows.
+    """
     while int(sizes[order[:probes]].sum()) < k:
         probes *= 2
     return [int(c) for c in order[:probes]]

@@ -291,7 +291,8 @@ def _files(
     name: str, part: Part, centroids: np.ndarray, assigned: np.ndarray, about: Mapping[str, Any]
 ) -> dict[str, tuple[str, str, Write]]:
     """The two files of some lists, as :func:`~graphrec.core.bundle.commit` takes them: first the lists, then the
-    FAISS index that refers to them."""
+    FAISS index that refers to them.
+    """
     faiss = import_faiss()
     n_lists, dim = centroids.shape
     quantizer = faiss.IndexFlatIP(dim)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, StringConstraints
 from graphrec.conversation.agent import ConversationalRecommender
 from graphrec.conversation.session import Recommended, Session, Turn
 from graphrec.conversation.web.pictures import picture_file
-from graphrec.serving.http.schema import Received
+from graphrec.serving.http.schema import RequestModel
 
 EVENTS = 500
 """Turns a conversation may have."""
@@ -22,21 +22,21 @@ LENGTH = 1000
 Name = Annotated[str, StringConstraints(max_length=LENGTH)]
 
 
-class Asked(Received):
+class Asked(RequestModel):
     """A question that was answered."""
 
     asked: Name
     answer: Name | list[Name]
 
 
-class Shown(Received):
+class Shown(RequestModel):
     """A recommendation that was answered."""
 
     shown: list[Name]
     chosen: Name | None
 
 
-class State(Received):
+class State(RequestModel):
     """A session, as :meth:`Session.state` writes it."""
 
     format: int
@@ -46,7 +46,7 @@ class State(Received):
     events: Annotated[list[Asked | Shown], Field(max_length=EVENTS)]
 
 
-class Start(Received):
+class Start(RequestModel):
     """Who begins a conversation, and with what."""
 
     user: Name | None = None
@@ -55,13 +55,13 @@ class Start(Received):
     """Names of attributes."""
 
 
-class Going(Received):
+class Going(RequestModel):
     """A conversation that is going on."""
 
     state: State
 
 
-class Answered(Received):
+class Answered(RequestModel):
     """A conversation that is going on, and what the person says now."""
 
     state: State
