@@ -258,7 +258,8 @@ def _axes(
         shapes.append(_text(f"{value:.{digits}f}", LEFT - 8, _n(float(at) + 4), anchor="end"))
     shapes += [_text(f"{value:g}", _n(position(value)), HEIGHT - BOTTOM + 18) for value in across]
     middle = (TOP + HEIGHT - BOTTOM) / 2
-    shapes.append(_text(x, (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6))
+    if x:
+        shapes.append(_text(x, (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6))
     shapes.append(_text(y, None, None, transform=f"translate(13 {middle:g}) rotate(-90)"))
     return shapes
 
