@@ -50,9 +50,8 @@ def tests(comparison: ModelComparison) -> Table | None:
     )
     header, rows = comparison.comparisons.cells()
     wins = ["{} of {}".format(*comparison.seed_wins(c.model)) for c in comparison.comparisons]
-    return Table(
-        [*header, "seed pairs ahead"], [[*row, w] for row, w in zip(rows, wins, strict=True)], caption
-    )
+    rows = [[row[0], *row[3:], won] for row, won in zip(rows, wins, strict=True)]
+    return Table(["comparison", *header[3:], "seed pairs ahead"], rows, caption)
 
 
 def cutoffs(comparison: ModelComparison) -> list[Markup]:
