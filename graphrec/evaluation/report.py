@@ -301,6 +301,9 @@ class Comparisons(tuple[Comparison, ...]):
 
     __str__ = table
 
+    def _repr_html_(self) -> str:
+        return self.table("html")
+
 
 def compare_all(
     reports: Mapping[str, Report], metric: str, *, baseline: str, test: Test = "permutation", seed: int = 0
@@ -364,8 +367,8 @@ def table(
             text = escape(_cell(report, name, intervals), form)
             if name in report.metrics:
                 sign = direction(name)
-                own = sign * means[label][name]
-                better = {mean[name] for mean in means.values() if name in mean and sign * mean[name] > own}
+                value = sign * means[label][name]
+                better = {mean[name] for mean in means.values() if name in mean and sign * mean[name] > value}
                 text = emphasize(text, len(better), form)
             row.append(text)
         rows.append(row)

@@ -89,13 +89,13 @@ def _settings(comparison: ModelComparison) -> Table:
     ]
     for (label, result), trained in zip(comparison.results.items(), training, strict=True):
         first = result.entries[0].about
-        own = {
+        settings = {
             **(first.get("model_config") or {}),
             **{f"train.{k}": v for k, v in trained.items() if k not in shared},
             **{f"{f} features": _extractor(e) for f, e in (first.get("extractors") or {}).items()},
         }
         seeds = ", ".join(str(s) for s in result.seeds if s is not None) or "not recorded"
-        described = options({k: v for k, v in own.items() if not k.endswith("seed")})
+        described = options({k: v for k, v in settings.items() if not k.endswith("seed")})
         rows.append((label, "; ".join(filter(None, [f"seeds {seeds}", described]))))
     if environment:
         versions = {"Python": environment.get("python"), **(environment.get("packages") or {})}
