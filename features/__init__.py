@@ -1,8 +1,8 @@
-"""Feature extraction: reads the content of items once and writes feature tables.
+"""Feature extraction: reads item content and writes feature tables.
 
-:func:`extract` does the work with any :class:`Extractor`; :func:`extractor` makes one by name. The folder is
-``features/`` at the top of the repository and is installed as ``graphrec.features.extract``, so that it cannot
-be mistaken for a ``features.py`` of the user's own.
+:func:`extract` runs any :class:`Extractor`; :func:`extractor` creates a registered one by name. The sources
+are in ``features/`` at the top of the repository and are installed as ``graphrec.features.extract``, so that
+they do not collide with a user's own ``features.py``.
 """
 
 import lazy_loader

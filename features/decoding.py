@@ -1,4 +1,4 @@
-"""Pictures: image files of any kind into one known form, in bounded time and memory."""
+"""Decodes image files of many formats to RGB in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_PIXELS = 64_000_000
 MAX_ASPECT = 100
 MAX_SCANS = 100
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
-BAND = 4_000_000  # pixels that are brought to RGB at once
+BAND_PIXELS = 4_000_000  # pixels converted to RGB at a time
 ORIENTATION = 0x0112
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -29,35 +29,35 @@ UPRIGHT = {
 
 
 class UnreadableImageError(ValueError):
-    """A picture that cannot be decoded; the message is the reason recorded for the item."""
+    """An image that cannot be decoded; the message is the reason recorded for the item."""
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """An RGB picture from the bytes of an image file.
+    """Decodes an image file to an RGB image.
 
-    EXIF orientation is applied, transparency is laid on white, 16-bit grays are scaled to 8 bits, of an
-    animation the first frame is taken. Size is judged by the header, before anything is decompressed. Only
-    raster formats are read (EPS, for one, would start another program). Damage that a format cannot notice,
-    as in JPEG's compressed data, decodes to what it says.
+    EXIF orientation is applied, transparency is blended with white, 16-bit grays are scaled to 8 bits, and an
+    animation yields its first frame. The size limit is checked before decompression. Only raster formats are
+    read (EPS, for example, would start another program). Damage that a format cannot detect, as in the
+    compressed data of a JPEG, changes pixels silently.
 
     Args:
-        data: the file.
-        max_pixels: refuse larger pictures.
+        data: content of the file.
+        max_pixels: refuse larger images.
 
     Raises:
-        UnreadableImageError: not a picture, truncated, damaged, or too large; the message does not depend on
-            where the file is.
+        UnreadableImageError: not an image, truncated, damaged, or too large; the message does not depend on
+            the path.
     """
-    return decoded(opened(data, max_pixels))
+    return decode_picture(open_picture(data, max_pixels))
 
 
-def opened(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The picture of an image file with its size known and nothing decompressed; see :func:`decode`."""
+def open_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Opens an image file and checks its size without decompressing it; see :func:`decode`."""
     Image.init()
-    with _reasons(data):
+    with _as_unreadable(data):
         picture = Image.open(io.BytesIO(data), formats=[f for f in FORMATS if f in Image.OPEN])
         _check_size(picture, max_pixels)
-        # Thousands of scans of a few bytes each would keep a processor busy for hours.
+        # Thousands of tiny scans would take hours to decode.
         if picture.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
             scans = _scans(data)
             if scans > MAX_SCANS:
@@ -65,28 +65,29 @@ def opened(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return picture
 
 
-def decoded(picture: Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The picture that :func:`opened` gave, decompressed, upright and RGB; see :func:`decode`."""
-    with _reasons():
+def decode_picture(picture: Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decompresses, rotates and converts an image from :func:`open_picture` to RGB; see :func:`decode`."""
+    with _as_unreadable():
         picture.load()
         _check_size(picture, max_pixels)  # some formats correct the header here
-        return _rgb(_upright(picture))
+        return _to_rgb(_upright(picture))
 
 
 class PixelBudget:
-    """Lets threads work on pictures of so many pixels together, which bounds the memory they take.
+    """Limits the pixels that threads decode at the same time, which bounds their memory.
 
     Args:
-        pixels: of all pictures at a time; a single picture may have more and is then alone.
+        pixels: maximum sum over all images being decoded; a larger image is decoded alone.
     """
 
     def __init__(self, pixels: int = MAX_PIXELS) -> None:
-        self.pixels, self._used = pixels, 0
+        self.pixels = pixels
+        self._used = 0
         self._changed = threading.Condition()
 
     @contextmanager
-    def taking(self, picture: Image.Image) -> Iterator[None]:
-        """Waits until the picture fits; inside the block it counts."""
+    def reserve(self, picture: Image.Image) -> Iterator[None]:
+        """Waits until the image fits into the budget and reserves its pixels for the block."""
         n = picture.width * picture.height
         with self._changed:
             self._changed.wait_for(lambda: not self._used or self._used + n <= self.pixels)
@@ -100,8 +101,8 @@ class PixelBudget:
 
 
 @contextmanager
-def _reasons(data: bytes = b" ") -> Iterator[None]:
-    """Whatever Pillow raises becomes a reason."""
+def _as_unreadable(data: bytes = b" ") -> Iterator[None]:
+    """Converts exceptions of Pillow to :class:`UnreadableImageError`."""
     try:
         yield
     except UnreadableImageError:
@@ -124,9 +125,10 @@ def _check_size(picture: Image.Image, max_pixels: int) -> None:
 
 
 def _scans(data: bytes) -> int:
-    """Scans of a JPEG file up to its end marker; what follows there, such as a film, is not a picture."""
-    at, scans = 2, 0
-    marker = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # the others stand within a scan
+    """Number of scans of a JPEG file up to its end marker; a video may follow it."""
+    at = 2
+    scans = 0
+    marker = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # other markers occur within a scan
     while found := marker.search(data, at):
         code, at = data[found.end() - 1], found.end()
         if code == 0xD9:
@@ -139,39 +141,39 @@ def _scans(data: bytes) -> int:
 def _upright(picture: Image.Image) -> Image.Image:
     try:
         how = UPRIGHT.get(picture.getexif().get(ORIENTATION) or 1)
-    except Exception:  # what cannot be read says nothing about orientation
+    except Exception:  # unreadable EXIF data: orientation unknown
         return picture
     return picture if how is None else picture.transpose(how)
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
+def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture
     width, height = picture.size
     peak = _peak(picture) if picture.mode == "F" else 0.0
-    if width * height <= BAND:
-        return _converted(picture, peak)
+    if width * height <= BAND_PIXELS:
+        return _convert(picture, peak)
     whole = Image.new("RGB", picture.size)
     for top, band in _bands(picture):
-        whole.paste(_converted(band, peak), (0, top))
+        whole.paste(_convert(band, peak), (0, top))
     return whole
 
 
 def _bands(picture: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """Parts of at most ``BAND`` pixels: conversion makes several copies of what it is given."""
+    """Horizontal bands of at most ``BAND_PIXELS`` pixels; conversion makes several copies of its input."""
     width, height = picture.size
-    rows = max(1, BAND // width)
+    rows = max(1, BAND_PIXELS // width)
     for top in range(0, height, rows):
         yield top, picture.crop((0, top, width, min(top + rows, height)))
 
 
 def _peak(picture: Image.Image) -> float:
-    """The largest finite value of a picture of floats, 0 where there is none."""
+    """The largest finite value of a float image, 0 if there is none."""
     parts = (np.asarray(band) for _, band in _bands(picture))
     return max((float(p[np.isfinite(p)].max(initial=0)) for p in parts), default=0.0)
 
 
-def _converted(picture: Image.Image, peak: float) -> Image.Image:
+def _convert(picture: Image.Image, peak: float) -> Image.Image:
     if picture.mode.startswith("I") or picture.mode == "F":
         gray = np.asarray(picture, dtype=np.float64)
         if picture.mode == "F":

@@ -1,4 +1,4 @@
-"""Content in, feature table out: batching, prefetching, resuming, and counting what could not be read."""
+"""Extracts a content field into a feature table: batching, prefetching, resuming, unreadable content."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from graphrec.core.ray import Cluster
 from graphrec.data import Content, Dataset
 from graphrec.features import FeatureStore, FeatureTable
 from graphrec.features.extract.shard import (
-    AHEAD,
-    Encoded,
-    Loaded,
-    encoded,
-    loading,
+    PREFETCH_BATCHES,
+    EncodedShard,
+    LoadedItem,
+    encode_shard,
+    load_rows,
     prefetch_map,
     printable,
-    source,
+    row_digest,
 )
 from graphrec.features.extract.writer import Shard, TableWriter, writing_table
 
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
     from graphrec.features.extract.registry import Extractor
 
-BATCH = 64
-PATIENCE = 2.0  # seconds before a progress bar is worth showing
-EXAMPLES = 5
+DEFAULT_BATCH = 64
+PROGRESS_DELAY = 2.0  # seconds before the progress bar appears
+MAX_EXAMPLES = 5
 
 
 def extract(
@@ -54,46 +54,50 @@ def extract(
 ) -> FeatureTable:
     """Extracts one content field into the store and returns the table.
 
-    Work that an earlier run finished is kept: a shard is made again only when its files are not whole or the
-    content of its rows changed. The result is equal byte by byte whatever was interrupted, however many
-    workers read, and whether shards are computed here or on a cluster.
+    Finished shards are kept: a shard is extracted again only if its files are damaged or the content of its
+    rows changed. The result is identical byte by byte after any interruption, for any number of workers, and
+    on a cluster.
 
     Args:
-        dataset: whose items to describe.
+        dataset: the dataset.
         field: content field.
-        extractor: see :func:`features.extractor`.
-        store: where the table goes.
-        batch_size: items per forward pass, for extractors whose rows do not depend on it; others fix their
-            own.
+        extractor: see :func:`graphrec.features.extract.extractor`.
+        store: the store to write to.
+        batch_size: items per forward pass, for extractors whose vectors do not depend on it; other extractors
+            have a fixed batch size.
         shard_size: rows per shard, the unit of resuming.
-        workers: threads that read and decode pictures; default: two per core, at most 16. With a cluster, in
-            each of its workers, which have as many cores as a worker takes.
-        rebuild: make every shard again.
-        max_bad: largest share of the items with content that may be unreadable.
-        progress: show a bar; default: on a terminal, for work of more than two seconds.
-        cluster: where to read, decode and encode; default: in this process. What is already there is compared
-            with the content, and files are written, by this process alone.
+        workers: threads that read and decode images; default: two per core, at most 16. On a cluster, threads
+            per worker.
+        rebuild: extract every shard again.
+        max_bad: maximum share of unreadable items among the items with content.
+        progress: show a progress bar; default: on a terminal, after two seconds.
+        cluster: cluster that reads, decodes and encodes; default: this process. Existing shards are checked
+            and files are written by this process only.
+
+    Returns:
+        The table, opened from the store.
 
     Raises:
-        FeatureError: content of another kind than the extractor reads, no content at all, too much unreadable
-            content (counts and first examples are given), or vectors that are not finite.
-        ConfigError: a size out of range, or a batch size the extractor does not allow.
-        ClusterError: the cluster cannot be reached, has no room, does not see the pictures, would compute
-            something else than this machine, or lost its workers too often.
-        MissingDependencyError: a cluster without Ray.
+        FeatureError: the extractor reads another kind of content, there is no content, too much content is
+            unreadable (the message gives counts and examples), or a vector is not finite.
+        ConfigError: a size out of range, or a batch size the extractor does not support.
+        ClusterError: the cluster cannot be reached, lacks resources, cannot read the images, would compute
+            other vectors than this machine, or lost its workers too often.
+        MissingDependencyError: a cluster is given and Ray is not installed.
     """
     content = dataset.field(field)
     if content.kind != extractor.kind:
         raise FeatureError(
             f"{dataset.name}: {field!r} holds {content.kind} content, {extractor.name!r} reads "
-            f"{extractor.kind}; "
-            f"choose an extractor for {content.kind}"
+            f"{extractor.kind}; choose an extractor for {content.kind} content"
         )
     if not content.n_present:
-        raise FeatureError(f"{dataset.name}: no item has {field!r} content; there is nothing to extract")
+        raise FeatureError(f"{dataset.name}: no item has {field!r} content; expected at least one")
     batch = _batch_size(extractor, batch_size)
     if shard_size < 1 or not 0 <= max_bad <= 1:
-        raise ConfigError(f"shard_size {shard_size}, max_bad {max_bad}; expected at least 1, and a share")
+        raise ConfigError(
+            f"shard_size {shard_size}, max_bad {max_bad}; expected shard_size >= 1 and 0 <= max_bad <= 1"
+        )
     fit: Callable[[list[str]], object] | None = getattr(extractor, "fit", None)
     texts = [value for value in content if value is not None]
     corpus = digest("corpus", texts) if fit is not None else None
@@ -101,7 +105,7 @@ def extract(
     with (
         writing_table(dataset, field, store, extractor.describe(), shard_size, corpus) as writer,
         ThreadPoolExecutor(threads, thread_name_prefix="features") as pool,
-        _Bar(f"{field} ({extractor.name})", dataset.n_items, progress) as bar,
+        _ProgressBar(f"{field} ({extractor.name})", dataset.n_items, progress) as bar,
     ):
         readers = pool if content.kind == "image" else None
         todo = []
@@ -109,98 +113,100 @@ def extract(
             entry = None if rebuild else writer.finished(shard)
             rows = range(shard.first, shard.last)
             if entry is not None and entry["inputs"] == writer.inputs(
-                shard.first, list(prefetch_map(readers, lambda r: source(content, r), rows, 4 * threads))
+                shard.first, list(prefetch_map(readers, lambda r: row_digest(content, r), rows, 4 * threads))
             ):
                 writer.keep(shard, entry)
                 bar.advance(len(rows))
             else:
                 todo.append(shard)
-        _check_bad(writer, content, field, max_bad)
+        _check_unreadable(writer, content, field, max_bad)
         if todo and fit is not None:
             fit(texts)
         if cluster is None:
-            made = _here(todo, content, extractor, batch, readers, threads, bar)
+            results = _encode_locally(todo, content, extractor, batch, readers, threads, bar)
         else:
-            from graphrec.features.extract.on_ray import encoded_on_cluster
+            from graphrec.features.extract.on_ray import encode_on_cluster
 
-            made = encoded_on_cluster(cluster, todo, content, extractor, batch, workers)
+            results = encode_on_cluster(cluster, todo, content, extractor, batch, workers)
         reason = getattr(extractor, "empty_reason", "the extractor returned a vector of zeros")
-        with closing(made):
-            for shard, done in made:
-                _write(writer, shard, done, reason)
-                _check_bad(writer, content, field, max_bad)
+        with closing(results):
+            for shard, encoded in results:
+                _write_shard(writer, shard, encoded, reason)
+                _check_unreadable(writer, content, field, max_bad)
                 if cluster is not None:
                     bar.advance(shard.last - shard.first)
         return writer.finish().open(store.verify_on_open)
 
 
-def _here(
+def _encode_locally(
     todo: Sequence[Shard],
     content: Content,
     extractor: Extractor,
     batch: int,
     readers: ThreadPoolExecutor | None,
     threads: int,
-    bar: _Bar,
-) -> Generator[tuple[Shard, Encoded], None, None]:
-    """Computes shards one after another; reading runs ahead of encoding, across their borders."""
+    bar: _ProgressBar,
+) -> Generator[tuple[Shard, EncodedShard], None, None]:
+    """Computes shards in order; reading is prefetched across shard boundaries."""
     rows = (row for shard in todo for row in range(shard.first, shard.last))
-    loaded = loading(content, rows, extractor, readers, max(AHEAD * batch, threads))
+    loaded = load_rows(content, rows, extractor, readers, max(PREFETCH_BATCHES * batch, threads))
 
-    def counted(n: int) -> Iterator[Loaded]:
-        for one in islice(loaded, n):
-            yield one
+    def counted(n: int) -> Iterator[LoadedItem]:
+        for item in islice(loaded, n):
+            yield item
             bar.advance(1)
 
     for shard in todo:
-        yield shard, encoded(counted(shard.last - shard.first), extractor, batch)
+        yield shard, encode_shard(counted(shard.last - shard.first), extractor, batch)
 
 
-def _write(writer: TableWriter, shard: Shard, done: Encoded, empty_reason: str) -> None:
+def _write_shard(writer: TableWriter, shard: Shard, encoded: EncodedShard, empty_reason: str) -> None:
     ids = writer.dataset.items.ids
-    shard.sources = done.sources
-    shard.unreadable = {ids[shard.first + place]: reason for place, reason in done.unreadable.items()}
-    writer.write(shard, shard.first + done.places, done.vectors, empty_reason)
+    shard.sources = encoded.sources
+    shard.unreadable = {ids[shard.first + place]: reason for place, reason in encoded.unreadable.items()}
+    writer.write(shard, shard.first + encoded.places, encoded.vectors, empty_reason)
 
 
-def _batch_size(extractor: Extractor, asked: int | None) -> int:
+def _batch_size(extractor: Extractor, requested: int | None) -> int:
     fixed: int | None = getattr(extractor, "batch_size", None)
-    if fixed is not None and asked not in (None, fixed):
+    if fixed is not None and requested not in (None, fixed):
         raise ConfigError(
-            f"batch_size {asked}: {extractor.name!r} was made with {fixed}, and its vectors depend on it in "
-            f"the last "
-            f"bits; make the extractor with batch_size={asked} instead"
+            f"batch_size {requested}: {extractor.name!r} has a fixed batch size of {fixed}, on which the "
+            f"last bits of its vectors depend; create the extractor with batch_size={requested}"
         )
-    size = fixed or asked or BATCH
+    size = fixed or requested or DEFAULT_BATCH
     if size < 1:
         raise ConfigError(f"batch_size {size}; expected at least 1")
     return size
 
 
-def _check_bad(writer: TableWriter, content: Content, field: str, max_bad: float) -> None:
+def _check_unreadable(writer: TableWriter, content: Content, field: str, max_bad: float) -> None:
     bad = writer.n_unreadable
     if bad <= max_bad * content.n_present:
         return
     reasons = [pair for n in sorted(writer.entries) for pair in writer.entries[n]["unreadable"].items()]
-    examples = "; ".join(f"{printable(item)}: {reason}" for item, reason in reasons[:EXAMPLES])
+    examples = "; ".join(f"{printable(item)}: {reason}" for item, reason in reasons[:MAX_EXAMPLES])
     done = sum(writer.plan[n].last - writer.plan[n].first for n in writer.entries)
     raise FeatureError(
-        f"{writer.dataset.name}: {bad:,} of {content.n_present:,} items with {field!r} content cannot be "
-        f"read (after {done:,} of {len(content):,} items), more than the allowed {max_bad:.0%}; repair or "
-        f"remove them, or raise max_bad (--max-bad). The first: {examples}"
+        f"{writer.dataset.name}: {bad:,} of {content.n_present:,} items with {field!r} content are "
+        "unreadable "
+        f"(after {done:,} of {len(content):,} items), more than the maximum of {max_bad:.0%}; repair or "
+        f"remove them, or raise max_bad (--max-bad). First ones: {examples}"
     )
 
 
-class _Bar:
-    """A progress bar that appears only when the work turns out to be long."""
+class _ProgressBar:
+    """A progress bar that appears after :data:`PROGRESS_DELAY` seconds."""
 
     def __init__(self, title: str, total: int, wanted: bool | None) -> None:
-        self.title, self.total = title, total
+        self.title = title
+        self.total = total
         self.wanted = sys.stderr.isatty() if wanted is None else wanted
-        self.begun, self.done = time.monotonic(), 0
+        self.start = time.monotonic()
+        self.done = 0
         self.bar: Progress | None = None
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> _ProgressBar:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -209,7 +215,7 @@ class _Bar:
 
     def advance(self, n: int) -> None:
         self.done += n
-        if self.wanted and self.bar is None and time.monotonic() - self.begun > PATIENCE:
+        if self.wanted and self.bar is None and time.monotonic() - self.start > PROGRESS_DELAY:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -1,4 +1,4 @@
-"""Pictures through CLIP image towers, which open_clip builds."""
+"""Image extractor: CLIP image towers from open_clip."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image
 
-from graphrec.core.errors import ConfigError, FeatureError, nearest, requires
+from graphrec.core.errors import ConfigError, FeatureError, missing_dependency, nearest
 from graphrec.core.files import sha256_file
 from graphrec.core.random import torch_rng
 from graphrec.features.extract.registry import versions
@@ -32,19 +32,19 @@ class OpenClip:
 
     Args:
         model: an open_clip model name.
-        pretrained: a tag of that model (its weights come from the Hugging Face cache or hub), the path of a
-            ``.safetensors`` file, or a directory that holds one (with ``open_clip_config.json``, ``model`` is
-            ignored).
+        pretrained: a pretrained tag of the model (weights come from the Hugging Face cache or hub), a
+            ``.safetensors`` file, or a directory that contains one (with ``open_clip_config.json``, ``model``
+            is ignored).
         normalize: scale vectors to length 1.
         precision: ``"auto"`` is float16 autocast on a GPU and float32 elsewhere.
-        batch_size: pictures per forward pass.
-        device: ``"auto"`` takes a GPU where there is one.
+        batch_size: images per forward pass.
+        device: ``"auto"`` uses a GPU if available.
         random_init: random weights, for tests; needs ``pretrained=None``.
-        seed: of the random weights.
+        seed: seed of the random weights.
 
     Raises:
         ConfigError: unknown model, tag or option.
-        FeatureError: pickled weights, or weights that are out of reach.
+        FeatureError: pickled or unavailable weights.
     """
 
     name = "open_clip"
@@ -64,9 +64,8 @@ class OpenClip:
     ) -> None:
         if (pretrained is None) != random_init:
             raise ConfigError(
-                "open_clip: pretrained=None means random weights, which describe nothing; give a tag or a "
-                "path "
-                "(random_init=True with pretrained=None is for tests)"
+                f"open_clip: pretrained={pretrained!r}, random_init={random_init}; expected a pretrained "
+                "tag or path (for tests, pretrained=None with random_init=True)"
             )
         if precision not in ("auto", "float32", "float16", "bfloat16"):
             raise ConfigError(f"precision {precision!r}; expected auto, float32, float16 or bfloat16")
@@ -74,18 +73,21 @@ class OpenClip:
             raise ConfigError(f"batch_size {batch_size}; expected at least 1")
         import torch
 
-        self.model, self.pretrained, self.normalize = model, pretrained, normalize
-        self.batch_size, self.seed = batch_size, seed
+        self.model = model
+        self.pretrained = pretrained
+        self.normalize = normalize
+        self.batch_size = batch_size
+        self.seed = seed
         self.device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         on_gpu = self.device.startswith("cuda")
         if precision in ("float16", "bfloat16") and not on_gpu:
-            raise ConfigError(f"precision {precision!r} on {self.device}; autocast is for GPUs, take float32")
+            raise ConfigError(f"precision {precision!r} on {self.device}; autocast needs a GPU, use float32")
         self.precision = precision if precision != "auto" else "float16" if on_gpu else "float32"
         self._weights, self._tag = self._resolve()
 
     def _resolve(self) -> tuple[Path | None, dict[str, Any]]:
-        """The weight file and what its tag says about preprocessing and activation."""
-        open_clip = _open_clip()
+        """The weight file, and the preprocessing and activation of its tag."""
+        open_clip = _import_open_clip()
         path = Path(self.pretrained) if self.pretrained is not None else None
         config_in_directory = path is not None and (path / "open_clip_config.json").is_file()
         if not config_in_directory:
@@ -94,7 +96,7 @@ class OpenClip:
                 known = open_clip.list_models()
                 raise ConfigError(f"open_clip has no model {self.model!r}.{nearest(self.model, known)}")
             text_tower = config.get("text_cfg", {}).get("hf_model_name")
-            if text_tower:  # building the model reads this file; better to miss it here, quickly
+            if text_tower:  # needed to build the model; fail early if missing
                 hub_file(text_tower, ["config.json"], "hog-hsv")
         if path is None:
             return None, {}
@@ -103,7 +105,7 @@ class OpenClip:
             if not files:
                 for file in sorted(path.iterdir()):
                     refuse_pickle(file)
-                raise FeatureError(f"{path}: no .safetensors file in it; give a checkpoint")
+                raise FeatureError(f"{path}: no .safetensors file in it; expected a checkpoint")
             return files[0], {}
         if path.is_file():
             refuse_pickle(path)
@@ -116,20 +118,18 @@ class OpenClip:
             tags = open_clip.list_pretrained_tags_by_model(self.model)
             raise ConfigError(
                 f"{str(self.pretrained)!r} is neither a file nor a pretrained tag of {self.model!r}; its "
-                f"tags are {tags}."
-                f"{nearest(str(self.pretrained), tags)}"
+                f"tags are {tags}.{nearest(str(self.pretrained), tags)}"
             )
         if open_clip.get_model_config(self.model).get("quick_gelu") and not tag.get("quick_gelu"):
             plain = self.model.removesuffix("-quickgelu")
             raise ConfigError(
-                f"{self.pretrained!r} was trained without QuickGELU, {self.model!r} has it; take the model "
+                f"{self.pretrained!r} was trained without QuickGELU, {self.model!r} uses it; use the model "
                 f"{plain!r}"
             )
         repository, _, named = str(tag.get("hf_hub") or "").rpartition("/")
         if not repository:
             raise FeatureError(
-                f"open_clip offers {self.model!r} {self.pretrained!r} as a pickled download only; give the "
-                f"path of a "
+                f"open_clip offers {self.model!r} {self.pretrained!r} only as a pickled download; pass a "
                 ".safetensors checkpoint, or choose another tag"
             )
         own = [Path(named).with_suffix(".safetensors").name] if named else []
@@ -137,10 +137,10 @@ class OpenClip:
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any, Any]:
-        """The frozen model and both halves of its preprocessing, made when first used."""
+        """The frozen model and the two parts of its preprocessing, loaded on first use."""
         import torch
 
-        open_clip = _open_clip()
+        open_clip = _import_open_clip()
         options: dict[str, Any] = {"device": self.device, "pretrained_text": False}
         name = self.model
         if (
@@ -149,13 +149,16 @@ class OpenClip:
             and not self._tag
         ):
             name = f"local-dir:{self._weights.parent}"
-            options["load_weights"] = False  # open_clip would prefer some pickles in it; loaded below
+            options["load_weights"] = False  # open_clip prefers pickles; loaded below
         if self._tag:
             keys = ("mean", "std", "interpolation", "resize_mode", "fill_color")
             options["force_preprocess_cfg"] = {k: self._tag[k] for k in keys if k in self._tag}
             options["force_quick_gelu"] = bool(self._tag.get("quick_gelu"))
         devices = [torch.device(self.device)] if self.device.startswith("cuda") else []
-        with torch.random.fork_rng(devices), _quiet():  # building draws numbers, which are replaced below
+        with (
+            torch.random.fork_rng(devices),
+            _without_weight_warning(),
+        ):  # building draws random weights, replaced below
             try:
                 model = open_clip.create_model(name, **options)
             except Exception as cause:
@@ -167,15 +170,15 @@ class OpenClip:
                 first = str(cause).splitlines()[0]
                 raise FeatureError(f"{self._weights}: not weights of {self.model!r} ({first})") from cause
         else:
-            _randomize(model, self.seed)
+            _draw_weights(model, self.seed)
         model.requires_grad_(False).eval()
         steps = dict(open_clip.get_model_preprocess_cfg(model))
         size = steps.pop("size")
         steps.pop("mode", None)
-        return model, *_halves(open_clip.image_transform(size, is_train=False, **steps))
+        return model, *_split_transform(open_clip.image_transform(size, is_train=False, **steps))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the model, which each process loads itself."""
+        """The state without the model, which each process loads itself."""
         return {k: v for k, v in self.__dict__.items() if k != "_loaded"}
 
     @cached_property
@@ -207,7 +210,7 @@ class OpenClip:
         }
 
     def prepare(self, picture: Image.Image) -> np.ndarray:
-        """One picture resized, cropped and scaled ``(3, s, s) float32``."""
+        """One image resized, cropped and normalized ``(3, s, s) float32``."""
         _, resize, table = self._loaded
         pixels = np.asarray(resize(picture))  # (s, s, 3) uint8
         scaled = np.empty((3, *pixels.shape[:2]), dtype=np.float32)
@@ -215,20 +218,20 @@ class OpenClip:
             np.take(table[channel], pixels[..., channel], out=scaled[channel], mode="clip")
         return scaled
 
-    def stacked(self, prepared: list[np.ndarray]) -> torch.Tensor:
-        """The batch ``(B, 3, s, s) float32`` that the model gets, on its device, of prepared pictures."""
+    def to_tensor(self, prepared: list[np.ndarray]) -> torch.Tensor:
+        """The batch of prepared images ``(B, 3, s, s) float32`` on the model's device."""
         import torch
 
         return torch.from_numpy(np.stack(prepared)).to(self.device)
 
     def encode(self, batch: list[Any]) -> np.ndarray:
-        """Vectors ``(B, dim) float32`` of pictures, prepared or not."""
-        pictures = self.stacked([self.prepare(x) if isinstance(x, Image.Image) else x for x in batch])
+        """Vectors ``(B, dim) float32`` of images, prepared or not."""
+        pictures = self.to_tensor([self.prepare(x) if isinstance(x, Image.Image) else x for x in batch])
         vectors = self.forward(pictures)
         return np.asarray(vectors.float().cpu().numpy())
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Vectors ``(B, dim)`` of a batch as :meth:`stacked` gives it, on its device."""
+        """Vectors ``(B, dim)`` of a batch as :meth:`to_tensor` returns it, on its device."""
         import torch
 
         half = self.precision != "float32"
@@ -237,39 +240,40 @@ class OpenClip:
             return torch.nn.functional.normalize(vectors.float(), dim=1) if self.normalize else vectors
 
 
-def _halves(transform: Any) -> tuple[Any, np.ndarray]:
-    """What a transform does to a picture, and what it then makes of each byte of a channel ``(3, 256)``.
+def _split_transform(transform: Any) -> tuple[Any, np.ndarray]:
+    """Splits a transform into its image steps and a table of the normalized value of each byte ``(3, 256)``.
 
-    Looking numbers up takes a third of the time of computing them, keeps off torch's own threads, and gives
-    the same bits.
+    A table lookup takes a third of the time of the computation, does not use torch's threads, and gives the
+    same bits.
 
     Raises:
-        FeatureError: it does not end in scaling to 0..1 and normalizing.
+        FeatureError: the transform does not end in scaling to 0..1 and normalizing.
     """
     *picture_steps, to_tensor, normalize = transform.transforms
     if type(to_tensor).__name__ != "MaybeToTensor" or type(normalize).__name__ != "Normalize":
         raise FeatureError(
             f"open_clip's preprocessing ends in {type(to_tensor).__name__}, {type(normalize).__name__}; "
-            "expected MaybeToTensor, Normalize; install an open_clip_torch that pyproject.toml allows"
+            "expected MaybeToTensor, Normalize; install a version of open_clip_torch that pyproject.toml "
+            "allows"
         )
-    every = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)  # (1, 256, 3)
-    return type(transform)(picture_steps), normalize(to_tensor(every)).numpy()[:, 0]
+    all_bytes = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)  # (1, 256, 3)
+    return type(transform)(picture_steps), normalize(to_tensor(all_bytes)).numpy()[:, 0]
 
 
-def _randomize(model: torch.nn.Module, seed: int) -> None:
-    """Draws every parameter that is not a constant from this object's own stream."""
+def _draw_weights(model: torch.nn.Module, seed: int) -> None:
+    """Draws every non-constant parameter from a seeded generator."""
     import torch
 
-    stream = torch_rng(seed, "open_clip/random_init")
+    rng = torch_rng(seed, "open_clip/random_init")
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.numel() > 1 and bool((parameter != parameter.flatten()[0]).any()):
-                parameter.copy_(torch.randn(parameter.shape, generator=stream) * 0.05)
+                parameter.copy_(torch.randn(parameter.shape, generator=rng) * 0.05)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Holds back open_clip's warning that no weights were loaded: that comes after, or is not wanted."""
+def _without_weight_warning() -> Iterator[None]:
+    """Suppresses open_clip's warning that no weights are loaded; they are loaded later or not wanted."""
 
     def wanted(record: logging.LogRecord) -> bool:
         return not str(record.msg).startswith("No pretrained weights loaded")
@@ -281,9 +285,9 @@ def _quiet() -> Iterator[None]:
         logging.getLogger().removeFilter(wanted)
 
 
-def _open_clip() -> Any:
+def _import_open_clip() -> Any:
     try:
         import open_clip
     except ImportError as cause:
-        raise requires("open_clip_torch", "features") from cause
+        raise missing_dependency("open_clip_torch", "features") from cause
     return open_clip

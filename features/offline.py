@@ -1,6 +1,4 @@
-"""Extractors without weights or network: TF-IDF with SVD for text, HOG with color histograms for "
-"pictures.
-"""
+"""Extractors without pretrained weights: TF-IDF with SVD for texts, HOG with color histograms for images."""
 
 from __future__ import annotations
 
@@ -9,8 +7,8 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from graphrec.core.errors import ConfigError, FeatureError, requires
-from graphrec.core.random import derive
+from graphrec.core.errors import ConfigError, FeatureError, missing_dependency
+from graphrec.core.random import derive_seed
 from graphrec.features.extract.registry import versions
 
 
@@ -19,15 +17,15 @@ class TfidfSvd:
 
     Source: Deerwester et al. 1990,
         https://doi.org/10.1002/(SICI)1097-4571(199009)41:6<391::AID-ASI1>3.0.CO;2-9.
-    The vectors belong to the corpus they were fitted on: when a text changes, all are made again.
+    The vectors depend on the corpus: when a text changes, all vectors are computed again.
 
     Args:
-        size: length of a vector, less where the corpus has fewer texts or terms.
-        words: lengths of word n-grams, from and to.
-        characters: lengths of character n-grams within words, from and to; default: none.
-        min_texts: leave out terms that fewer texts have; lowered to 1 for a corpus below 20 texts.
-        max_terms: keep this many terms of each kind, the most frequent.
-        seed: of the randomized SVD.
+        size: length of a vector; smaller if the corpus has fewer texts or terms.
+        words: minimum and maximum length of word n-grams.
+        characters: minimum and maximum length of character n-grams within words; default: none.
+        min_texts: minimum number of texts with a term; 1 for a corpus of fewer than 20 texts.
+        max_terms: maximum number of terms of each kind; the most frequent are kept.
+        seed: seed of the randomized SVD.
 
     Raises:
         ConfigError: a size out of range.
@@ -52,17 +50,20 @@ class TfidfSvd:
         if min(size, min_texts, max_terms) < 1 or any(len(s) != 2 or not 1 <= s[0] <= s[1] for s in spans):
             raise ConfigError(
                 f"tfidf-svd: size {size}, words {words}, characters {characters}, min_texts {min_texts}, "
-                f"max_terms "
-                f"{max_terms}; expected at least 1, and n-gram lengths as (from, to)"
+                f"max_terms {max_terms}; expected at least 1, and n-gram lengths as (from, to)"
             )
-        self.size, self.words, self.characters = size, (words[0], words[1]), characters
-        self.min_texts, self.max_terms, self.seed = min_texts, max_terms, seed
+        self.size = size
+        self.words = (words[0], words[1])
+        self.characters = characters
+        self.min_texts = min_texts
+        self.max_terms = max_terms
+        self.seed = seed
         self._vectorizers: list[Any] = []
         self._axes = np.zeros((0, 0))  # (n_terms, dim)
 
     @property
     def dim(self) -> int:
-        """Length of a vector; known once fitted."""
+        """Length of a vector; 0 before :meth:`fit`."""
         return int(self._axes.shape[1])
 
     def describe(self) -> dict[str, Any]:
@@ -79,7 +80,7 @@ class TfidfSvd:
         }
 
     def fit(self, contents: list[str]) -> TfidfSvd:
-        """Learns vocabulary and axes from all texts.
+        """Fits vocabulary and axes to all texts.
 
         Raises:
             FeatureError: no term occurs in enough texts.
@@ -109,10 +110,10 @@ class TfidfSvd:
             ) from cause
         dim = min(self.size, *terms.shape)
         svd = TruncatedSVD(
-            dim, algorithm="randomized", n_iter=5, random_state=derive(self.seed, "tfidf-svd") % 2**32
+            dim, algorithm="randomized", n_iter=5, random_state=derive_seed(self.seed, "tfidf-svd") % 2**32
         )
-        # The last bits of a threaded product depend on the number of threads. Equal texts have no variance
-        # to divide by, which concerns a number that is not used here; and a single term is its own axis.
+        # The last bits of a threaded product depend on the number of threads. Identical texts make SVD divide
+        # by zero in a value that is not used here. A single term is its own axis.
         with threadpool_limits(1), np.errstate(invalid="ignore", divide="ignore"):
             axes = svd.fit(terms).components_.T if terms.shape[1] > 1 else np.ones((1, 1))  # (n_terms, dim)
         largest = axes[np.abs(axes).argmax(axis=0), np.arange(dim)]
@@ -120,32 +121,34 @@ class TfidfSvd:
         return self
 
     def encode(self, batch: list[Any]) -> np.ndarray:
-        """Vectors ``(B, dim) float32`` of length 1, zero for a text without any known term.
+        """Vectors ``(B, dim) float32`` of length 1, zero for a text without known terms.
 
         Raises:
-            FeatureError: not fitted.
+            FeatureError: the extractor is not fitted.
         """
         from scipy.sparse import hstack
 
         if not self._vectorizers:
-            raise FeatureError("tfidf-svd: encode() before fit(); fit it on all texts first")
+            raise FeatureError(
+                "tfidf-svd: encode() was called before fit(); fit the extractor to all texts first"
+            )
         terms = hstack([v.transform(batch) for v in self._vectorizers]).tocsr()
         vectors = np.asarray(terms @ self._axes)
         length = np.linalg.norm(vectors, axis=1, keepdims=True)
-        # Terms outside the kept axes leave rounding errors, which scaled to length 1 would be noise.
+        # Texts outside the kept axes have rounding errors only, which must not be scaled to length 1.
         known = length > 1e-9
         return np.where(known, vectors / np.where(known, length, 1), 0).astype(np.float32)
 
 
 class HogHsv:
-    """Shape and color of a picture: gradient histograms, a color histogram and a color layout.
+    """Shape and color of an image: gradient histograms, a color histogram and a color layout.
 
-    Each part is scaled to length 1 and then weighted, and so is the whole: cosines compare shape, palette and
-    layout in fixed proportions. Source of HOG: Dalal and Triggs 2005, https://doi.org/10.1109/CVPR.2005.177.
+    Each part is scaled to length 1 and weighted, and the result is scaled to length 1: cosines compare shape,
+    palette and layout in fixed proportions. Source of HOG: Dalal and Triggs 2005, https://doi.org/10.1109/CVPR.2005.177.
 
     Args:
-        side: pictures are resized to ``side x side`` whatever their proportions; a multiple of 12.
-        weights: of shape, palette and layout.
+        side: images are resized to ``side x side`` whatever their aspect ratio; a multiple of 12.
+        weights: weights of shape, palette and layout.
 
     Raises:
         ConfigError: a side or weight out of range.
@@ -159,14 +162,15 @@ class HogHsv:
     def __init__(self, side: int = 96, *, weights: tuple[float, float, float] = (1.0, 0.7, 0.7)) -> None:
         if side < 48 or side % 12 or len(weights) != 3 or min(weights) < 0 or not any(weights):
             raise ConfigError(
-                f"hog-hsv: side {side}, weights {weights}; expected a multiple of 12 from 48 on, and three "
-                f"weights of at least 0"
+                f"hog-hsv: side {side}, weights {weights}; expected a multiple of 12 of at least 48, and "
+                "three non-negative weights"
             )
         try:
             import skimage  # noqa: F401
         except ImportError as cause:
-            raise requires("scikit-image", "features") from cause
-        self.side, self.weights = side, tuple(float(w) for w in weights)
+            raise missing_dependency("scikit-image", "features") from cause
+        self.side = side
+        self.weights = tuple(float(w) for w in weights)
 
     @property
     def dim(self) -> int:
@@ -185,24 +189,24 @@ class HogHsv:
         }
 
     def prepare(self, picture: Image.Image) -> np.ndarray:
-        """Hue, saturation, value and gray of the resized picture ``(side, side, 4) uint8``."""
+        """Hue, saturation, value and gray of the resized image ``(side, side, 4) uint8``."""
         small = picture.convert("RGB").resize(
             (self.side, self.side), Image.Resampling.BILINEAR, reducing_gap=2.0
         )
         return np.dstack([np.asarray(small.convert("HSV")), np.asarray(small.convert("L"))])
 
     def encode(self, batch: list[Any]) -> np.ndarray:
-        """Vectors ``(B, dim) float32`` of length 1 of pictures, prepared or not."""
+        """Vectors ``(B, dim) float32`` of length 1 of images, prepared or not."""
         prepared = np.stack([self.prepare(x) if isinstance(x, Image.Image) else x for x in batch])
         parts = (self._shape(prepared[..., 3]), _palette(prepared[..., :3]), _layout(prepared[..., :3]))
-        whole = np.concatenate([w * _unit(p) for w, p in zip(self.weights, parts, strict=True)], axis=1)
-        return _unit(whole).astype(np.float32)
+        joined = np.concatenate([w * _unit_rows(p) for w, p in zip(self.weights, parts, strict=True)], axis=1)
+        return _unit_rows(joined).astype(np.float32)
 
     def _shape(self, gray: np.ndarray) -> np.ndarray:
-        """HOG of 6 x 6 cells, 2 x 2 cells a block, 8 directions ``(B, 800)``."""
+        """HOG of 6 x 6 cells, 2 x 2 cells per block, 8 directions ``(B, 800)``."""
         from skimage.feature import hog
 
-        # scikit-image describes one picture a call.
+        # scikit-image processes one image per call.
         cell = self.side // 6
         return np.stack(
             [
@@ -223,12 +227,12 @@ def _palette(hsv: np.ndarray) -> np.ndarray:
     n = len(hsv)
     bins = (hsv[..., 0] >> 5).astype(np.int64) * 16 + (hsv[..., 1] >> 6) * 4 + (hsv[..., 2] >> 6)
     bins += np.arange(n).reshape(-1, 1, 1) * 128
-    # Unscaled, one large plain area would drown all other colors.
+    # Without the square root, one large plain area would dominate all other colors.
     return np.asarray(np.sqrt(np.bincount(bins.ravel(), minlength=n * 128).reshape(n, 128)))
 
 
 def _layout(hsv: np.ndarray) -> np.ndarray:
-    """Mean color of 4 x 4 areas, hue as a direction of the length of saturation and value ``(B, 48)``."""
+    """Mean color of 4 x 4 areas; hue is an angle, its length saturation times value ``(B, 48)``."""
     n, side = hsv.shape[:2]
     hue = hsv[..., 0] * (2 * np.pi / 256)
     value = hsv[..., 2] / 255.0
@@ -238,6 +242,6 @@ def _layout(hsv: np.ndarray) -> np.ndarray:
     return np.asarray(areas.mean(axis=(2, 4)).reshape(n, 48))
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
+def _unit_rows(rows: np.ndarray) -> np.ndarray:
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.asarray(rows / np.where(length > 0, length, 1))

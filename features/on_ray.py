@@ -1,7 +1,7 @@
-"""Shards computed by the workers of a Ray cluster, as a stage of Ray Data.
+"""Computes shards on the workers of a Ray cluster, as a stage of Ray Data.
 
-Only computing is spread. The process that asked for the table plans it, fits the extractor, writes the files
-and decides when too much is unreadable, so that a table does not tell where its shards were computed.
+Only the computation is distributed. The calling process plans the table, fits the extractor, writes the files
+and enforces the limit of unreadable content, so that a table is the same wherever its shards were computed.
 """
 
 from __future__ import annotations
@@ -24,66 +24,68 @@ import numpy as np
 import pyarrow as pa
 
 from graphrec.core.errors import ClusterError, ConfigError, GraphrecError
-from graphrec.core.ray import RETRIES, Cluster, raised_here, torch_threads
+from graphrec.core.ray import RETRIES, Cluster, reraise_worker_errors, torch_threads
 from graphrec.data import Content
-from graphrec.features.extract.shard import AHEAD, Encoded, encoded, loading
+from graphrec.features.extract.shard import PREFETCH_BATCHES, EncodedShard, encode_shard, load_rows
 from graphrec.features.extract.writer import Shard
 
 if TYPE_CHECKING:
     from graphrec.features.extract.registry import Extractor
 
 
-def encoded_on_cluster(
+def encode_on_cluster(
     cluster: Cluster,
     todo: Sequence[Shard],
     content: Content,
     extractor: Extractor,
     batch: int,
     readers: int | None,
-) -> Generator[tuple[Shard, Encoded], None, None]:
-    """Computes shards on a cluster; yields them in the order in which they are done.
+) -> Generator[tuple[Shard, EncodedShard], None, None]:
+    """Computes shards on a cluster and yields them as they finish.
 
-    A worker gets the extractor once and then shard after shard, with the content of their rows. The shard of
-    a worker that died is computed again.
+    A worker receives the extractor once and then one shard after another, with the content of its rows. The
+    shard of a worker that died is computed again.
 
     Args:
-        cluster: where.
+        cluster: the cluster.
         todo: the shards.
-        content: of all items.
-        extractor: fitted, where it can be fitted; it must be possible to pickle it.
+        content: content of all items.
+        extractor: the extractor, which must support pickling; fitted, if it has ``fit``.
         batch: items per forward pass.
-        readers: threads of a worker that read and decode; default: two per core it takes.
+        readers: threads per worker that read and decode; default: two per CPU core of the worker.
 
     Raises:
-        ClusterError: the cluster cannot be reached, has no room, does not see the pictures, would compute
-            something else than this machine, or lost its workers too often.
-        ConfigError: the extractor cannot be sent to other processes.
-        GraphrecError: whatever the extractor raises.
+        ClusterError: the cluster cannot be reached, lacks resources, cannot read the images, would compute
+            other vectors than this machine, or lost its workers too often.
+        ConfigError: the extractor cannot be pickled.
+        GraphrecError: any error of the extractor.
     """
     if not todo:
         return
-    with cluster.joined():
+    with cluster.connect():
         import ray
         from ray.data import ActorPoolStrategy, DataContext
 
-        # Where the last bits of a row depend on its batch, they may depend on the number of threads as well.
+        # If the last bits of a vector depend on its batch, they may depend on the number of threads too.
         torch_computes = getattr(extractor, "batch_size", None) is not None
-        cpus = cluster.share(torch_computes)
-        workers = min(cluster.room(cpus), len(todo))
+        cpus = cluster.cpus_per_worker(torch_computes)
+        workers = min(cluster.max_workers(cpus), len(todo))
         try:
-            held = ray.put(extractor)
+            extractor_ref = ray.put(extractor)
         except TypeError as cause:
             raise ConfigError(
-                f"{extractor.name}: cannot be sent to other processes ({str(cause).splitlines()[0]}); give "
-                "it __getstate__ or __reduce__, or extract without a cluster"
+                f"{extractor.name}: cannot be pickled ({str(cause).splitlines()[0]}); define __getstate__ or "
+                "__reduce__, or extract without a cluster"
             ) from cause
         settings: dict[str, Any] = {
-            "held": [held],  # within a list: a worker fetches it when it can say what went wrong
-            "described": _told(extractor),
+            "extractor_ref": [
+                extractor_ref
+            ],  # in a list, so that the worker fetches it and can report errors
+            "description": _description_json(extractor),
             "kind": content.kind,
-            # Workers stand in another directory than this process.
+            # Workers have another working directory than this process.
             "root": str(Path(content.root or ".").resolve()) if content.kind == "image" else None,
-            "seen": content.root is not None and content.root.is_dir(),
+            "root_exists": content.root is not None and content.root.is_dir(),
             "batch": batch,
             "readers": readers or max(2, min(16, math.ceil(2 * cpus))),
             "threads": torch_threads() if torch_computes else None,
@@ -96,7 +98,7 @@ def encoded_on_cluster(
         ]
         context = DataContext.get_current().copy()
         context.enable_progress_bars = context.print_on_execution_start = False
-        with DataContext.current(context), _quiet(), raised_here(cluster.address):
+        with DataContext.current(context), _quiet_ray_data(), reraise_worker_errors(cluster.address):
             results = ray.data.from_arrow(blocks).map_batches(
                 ShardEncoder,
                 fn_constructor_kwargs=settings,
@@ -106,106 +108,121 @@ def encoded_on_cluster(
                 num_cpus=cpus,
                 num_gpus=cluster.gpus or None,
             )
-            # Closed, it gives the workers back, also where whoever caught an error still holds it.
+            # Closing the iterator releases the workers even if a caught exception keeps it alive.
             with closing(iter(results.iter_batches(batch_size=None, batch_format="pyarrow"))) as tables:
                 for table in tables:
                     for row in range(len(table)):
                         shard = by_number.pop(table["shard"][row].as_py())
-                        yield shard, _unpacked(table["told"][row].as_py(), table["vectors"][row].as_buffer())
+                        yield (
+                            shard,
+                            _unpack_result(table["result"][row].as_py(), table["vectors"][row].as_buffer()),
+                        )
         if by_number:
-            raise ClusterError(f"{cluster.address}: {len(by_number)} shards did not come back; run it again")
+            raise ClusterError(
+                f"{cluster.address}: {len(by_number)} shards were not returned; run the command again"
+            )
 
 
 class Attempts:
-    """Counts how often each shard was begun, for all workers: Ray Data begins without end what kills them."""
+    """Counts the attempts per shard over all workers, because Ray Data retries without a limit."""
 
     def __init__(self) -> None:
-        self.begun: Counter[int] = Counter()
+        self.started: Counter[int] = Counter()
 
     def begin(self, shard: int) -> int:
-        """The number of this attempt, from 1."""
-        self.begun[shard] += 1
-        return self.begun[shard]
+        """Registers an attempt and returns its number, from 1."""
+        self.started[shard] += 1
+        return self.started[shard]
 
 
 class ShardEncoder:
-    """A worker: loads the extractor with its first shard, and encodes one shard after another.
+    """A worker that loads the extractor with its first shard and encodes one shard after another.
 
-    Errors travel as data, as Ray Data would wrap them beyond recognition.
+    Errors are returned as data, because Ray Data would hide their type.
 
     Args:
-        held: the extractor's place in the cluster.
-        described: what the extractor says of itself where it was made.
-        kind: of the content.
+        extractor_ref: the extractor's reference in the object store, in a list.
+        description: the extractor's description in the calling process, as JSON.
+        kind: kind of the content.
         root: directory that image paths are relative to.
-        seen: whether that directory was there.
+        root_exists: whether that directory exists in the calling process.
         batch: items per forward pass.
         readers: threads that read and decode.
-        threads: of torch; None where it does not compute.
+        threads: number of torch threads; None if the extractor does not use torch.
         attempts: the actor of :class:`Attempts`.
     """
 
     def __init__(
         self,
-        held: list[Any],
-        described: str,
+        extractor_ref: list[Any],
+        description: str,
         kind: Any,
         root: str | None,
-        seen: bool,
+        root_exists: bool,
         batch: int,
         readers: int,
         threads: int | None,
         attempts: Any,
     ) -> None:
-        self.held, self.described, self.kind, self.root, self.seen = held, described, kind, root, seen
-        self.batch, self.readers, self.threads = batch, readers, threads
+        self.extractor_ref = extractor_ref
+        self.description = description
+        self.kind = kind
+        self.root = root
+        self.root_exists = root_exists
+        self.batch = batch
+        self.readers = readers
+        self.threads = threads
         self.attempts = attempts
         self.extractor: Extractor | None = None
 
-    def __call__(self, asked: pa.Table) -> pa.Table:
-        """The computed shard of each row: ``shard``, what is told of it as JSON, the bytes of its vectors."""
-        told, vectors = [], []
-        for number, values in zip(asked["shard"].to_pylist(), asked["content"].to_pylist(), strict=True):
+    def __call__(self, shards: pa.Table) -> pa.Table:
+        """Encodes the shard of each row; returns number, result as JSON and the bytes of the vectors."""
+        results: list[str] = []
+        vectors: list[bytes] = []
+        for number, values in zip(shards["shard"].to_pylist(), shards["content"].to_pylist(), strict=True):
             try:
-                self._begin(number)
-                done = self._encoded(json.loads(values))
-                told.append(_packed(done))
-                vectors.append(done.vectors.tobytes())
+                self._register(number)
+                encoded = self._encode(json.loads(values))
+                results.append(_pack_result(encoded))
+                vectors.append(encoded.vectors.tobytes())
             except Exception as cause:
-                told.append(_failed(cause))
+                results.append(_pack_error(cause))
                 vectors.append(b"")
         return pa.table(
             {
-                "shard": asked["shard"],
-                "told": pa.array(told, pa.large_string()),
+                "shard": shards["shard"],
+                "result": pa.array(results, pa.large_string()),
                 "vectors": pa.array(vectors, pa.large_binary()),
             }
         )
 
-    def _begin(self, number: int) -> None:
+    def _register(self, number: int) -> None:
         import ray
 
         if ray.get(self.attempts.begin.remote(number)) > RETRIES + 1:
             raise ClusterError(
-                f"shard {number}: {RETRIES + 1} workers died with it; look for machines without memory or a "
-                "library that crashes (the logs are in Ray's session directory), and run it again"
+                f"shard {number}: {RETRIES + 1} workers died while computing it; look for machines out of "
+                "memory "
+                "or a crashing library (the logs are in Ray's session directory), and run the command again"
             )
 
-    def _encoded(self, values: list[str | None]) -> Encoded:
+    def _encode(self, values: list[str | None]) -> EncodedShard:
         if self.extractor is None:
-            self.extractor = self._fetched()
+            self.extractor = self._load_extractor()
         content = Content(self.kind, values, self.root)
         extractor = self.extractor
         if self.kind != "image":
-            return encoded(loading(content, range(len(values)), extractor, None, 1), extractor, self.batch)
+            return encode_shard(
+                load_rows(content, range(len(values)), extractor, None, 1), extractor, self.batch
+            )
         _ = extractor.dim  # loads the model before threads need it
         with ThreadPoolExecutor(self.readers, thread_name_prefix="features") as pool:
-            ahead = max(AHEAD * self.batch, self.readers)
-            return encoded(
-                loading(content, range(len(values)), extractor, pool, ahead), extractor, self.batch
+            n = max(PREFETCH_BATCHES * self.batch, self.readers)
+            return encode_shard(
+                load_rows(content, range(len(values)), extractor, pool, n), extractor, self.batch
             )
 
-    def _fetched(self) -> Extractor:
+    def _load_extractor(self) -> Extractor:
         import ray
 
         if self.threads is not None:
@@ -213,47 +230,49 @@ class ShardEncoder:
 
             torch.set_num_threads(self.threads)
         host = socket.gethostname()
-        if self.seen and not os.path.isdir(self.root or ""):
+        if self.root_exists and not os.path.isdir(self.root or ""):
             raise ClusterError(
-                f"{host}: {self.root} is not there; expected the pictures at the same place on all machines"
+                f"{host}: no directory {self.root}; expected the images at the same path on all machines"
             )
         try:
-            extractor: Extractor = ray.get(self.held[0])
-        except ray.exceptions.RaySystemError as cause:  # a package that is missing there, for one
+            extractor: Extractor = ray.get(self.extractor_ref[0])
+        except ray.exceptions.RaySystemError as cause:  # for example a missing package
             raise ClusterError(
-                f"{host}: the extractor cannot be made there ({str(cause).strip().splitlines()[-1]}); "
+                f"{host}: the extractor cannot be loaded ({str(cause).strip().splitlines()[-1]}); "
                 "expected the same packages on all machines"
             ) from cause
-        found = _told(extractor)
-        if found != self.described:
-            own, other = json.loads(found), json.loads(self.described)
-            differing = {k: own.get(k) for k in sorted({*own, *other}) if own.get(k) != other.get(k)}
+        description = _description_json(extractor)
+        if description != self.description:
+            local = json.loads(description)
+            expected = json.loads(self.description)
+            keys = sorted({*local, *expected})
+            differing = {k: local.get(k) for k in keys if local.get(k) != expected.get(k)}
             raise ClusterError(
-                f"{host}: the extractor would compute something else there, with {differing}; expected the "
-                "same packages and weights on all machines"
+                f"{host}: the extractor differs on this machine: {differing}; expected the same "
+                "packages and weights on all machines"
             )
         return extractor
 
 
-def _told(extractor: Extractor) -> str:
+def _description_json(extractor: Extractor) -> str:
     return json.dumps(extractor.describe(), sort_keys=True)
 
 
-def _packed(done: Encoded) -> str:
-    """All but the vectors as JSON, in which texts may hold what UTF-8 cannot."""
+def _pack_result(encoded: EncodedShard) -> str:
+    """Everything except the vectors as JSON, which also represents text that is invalid UTF-8."""
     return json.dumps(
         {
-            "sources": done.sources,
-            "unreadable": sorted(done.unreadable.items()),
-            "places": done.places.tolist(),
-            "shape": done.vectors.shape,
-            "dtype": done.vectors.dtype.str,
+            "sources": encoded.sources,
+            "unreadable": sorted(encoded.unreadable.items()),
+            "places": encoded.places.tolist(),
+            "shape": encoded.vectors.shape,
+            "dtype": encoded.vectors.dtype.str,
         }
     )
 
 
-def _failed(cause: Exception) -> str:
-    """An error as JSON: the name of its class, its message, and where it came from."""
+def _pack_error(cause: Exception) -> str:
+    """An error as JSON: class name, message and traceback."""
     from ray.exceptions import RayError
 
     name = ClusterError.__name__ if isinstance(cause, RayError) else type(cause).__name__
@@ -261,28 +280,28 @@ def _failed(cause: Exception) -> str:
     return json.dumps({"error": name, "message": message, "origin": traceback.format_exc()})
 
 
-def _unpacked(told: str, vectors: Any) -> Encoded:
-    found = json.loads(told)
-    if "error" in found:
+def _unpack_result(packed: str, vectors: Any) -> EncodedShard:
+    result = json.loads(packed)
+    if "error" in result:
         known = {kind.__name__: kind for kind in GraphrecError.__subclasses__()}
-        kind: Any = known.get(found["error"], getattr(builtins, found["error"], None))
+        kind: Any = known.get(result["error"], getattr(builtins, result["error"], None))
         if not (isinstance(kind, type) and issubclass(kind, Exception)):
-            found["message"], kind = f"{found['error']}: {found['message']}", RuntimeError
-        error = kind(found["message"])
-        error.add_note(f"In a worker:\n{found['origin']}")
+            result["message"], kind = f"{result['error']}: {result['message']}", RuntimeError
+        error = kind(result["message"])
+        error.add_note(f"In a worker:\n{result['origin']}")
         raise error
-    values = np.frombuffer(vectors, dtype=found["dtype"]).reshape(found["shape"])
-    places = np.asarray(found["places"], dtype=np.int64)
-    return Encoded(found["sources"], dict(map(tuple, found["unreadable"])), places, values)
+    values = np.frombuffer(vectors, dtype=result["dtype"]).reshape(result["shape"])
+    places = np.asarray(result["places"], dtype=np.int64)
+    return EncodedShard(result["sources"], dict(map(tuple, result["unreadable"])), places, values)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Ray Data tells of its plans as it goes; this keeps what it says to errors."""
+def _quiet_ray_data() -> Iterator[None]:
+    """Limits the log output of Ray Data, which reports its plans, to errors."""
     logger = logging.getLogger("ray.data")
-    before = logger.level
+    level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        logger.setLevel(level)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from graphrec.core.errors import ConfigError, nearest
+from graphrec.core.errors import ConfigError
+from graphrec.core.registry import Registry
 
-EXTRACTORS: dict[str, str] = {
+EXTRACTORS = Registry("extractor", "graphrec.extractors", {
     "code-segments": "graphrec.features.extract.code:CodeSegments",
     "hog-hsv": "graphrec.features.extract.offline:HogHsv",
     "open_clip": "graphrec.features.extract.image:OpenClip",
     "openai": "graphrec.features.extract.llm.embeddings:EndpointEncoder",
     "sentence-transformers": "graphrec.features.extract.text:SentenceEncoder",
     "tfidf-svd": "graphrec.features.extract.offline:TfidfSvd",
-}
+})  # fmt: skip
+"""Extractor name -> ``module:Class``, those of installed packages included."""
 DEFAULTS: Mapping[str, str] = {"image": "hog-hsv", "text": "tfidf-svd"}
 
 
@@ -73,12 +74,7 @@ def extractor(name: str, **options: Any) -> Extractor:
         MissingDependencyError: its packages are not installed.
     """
     name = DEFAULTS.get(name, name)
-    if name not in EXTRACTORS:
-        raise ConfigError(
-            f"extractor {name!r} is not one of {sorted(EXTRACTORS)}.{nearest(name, EXTRACTORS)}"
-        )
-    module, _, attribute = EXTRACTORS[name].partition(":")
-    made = getattr(importlib.import_module(module), attribute)
+    made = EXTRACTORS.load(name)
     try:
         result: Extractor = made(**options)
     except TypeError as cause:

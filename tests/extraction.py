@@ -11,7 +11,7 @@ import numpy as np
 from graphrec.core.random import numpy_rng
 from graphrec.data import Content, Dataset, Interactions, Vocabulary
 from graphrec.features import FeatureStore, FeatureTable, shards
-from graphrec.features.store import completed, content_digest, locked, manifest_head
+from graphrec.features.store import complete_table, content_digest, manifest_head, table_lock
 
 WORDS = ["red", "blue", "green", "bicycle", "lamp", "chair", "wooden", "steel", "small", "garden", "kitchen"]
 
@@ -44,7 +44,7 @@ def sharded(root: Path, values: np.ndarray, size: int, data: Dataset, name: str 
     store, describe = FeatureStore(root), {"name": name}
     key = shards.table_key(describe, data.items.fingerprint, "text")
     folder = store.folder("text", key)
-    with locked(folder):
+    with table_lock(folder):
         entries = [
             shards.write_shard(folder, k, i, values[i : i + size], values[i : i + size].any(axis=1))
             for k, i in enumerate(range(0, len(values), size))
@@ -52,7 +52,7 @@ def sharded(root: Path, values: np.ndarray, size: int, data: Dataset, name: str 
         content = data.content.get("text")
         told = content_digest(content) if content is not None else None
         head = manifest_head(data, "text", "text", key, describe, told)
-        return completed(folder, head, entries).open()
+        return complete_table(folder, head, entries).open()
 
 
 class Hashing:

@@ -11,7 +11,7 @@ from graphrec.conversation.agent import ConversationalRecommender
 from graphrec.conversation.belief import Setting
 from graphrec.conversation.catalog import Catalog
 from graphrec.conversation.config import ConversationConfig
-from graphrec.conversation.rules import rule
+from graphrec.conversation.rules import parse_rule
 from graphrec.core.random import numpy_rng
 from graphrec.data import Interactions, Vocabulary
 from graphrec.data.generated_pictures import KINDS, LOOKS, render
@@ -64,7 +64,7 @@ def shop(
     named = [(renamed or {}).get(name, name) for name in NAMES]
     groups = np.repeat(np.arange(len(GROUPS)), [len(names) for names in GROUPS.values()])
     pairs = [(i, NAMES.index(name)) for i in range(N_ITEMS) for name in attributes(i)]
-    shelf = Catalog(np.array(pairs).T, N_ITEMS, named, groups, list(GROUPS))
+    items_catalog = Catalog(np.array(pairs).T, N_ITEMS, named, groups, list(GROUPS))
     images: dict[str, str] = {}
     if folder is not None:
         (folder / "pictures").mkdir(parents=True, exist_ok=True)
@@ -79,8 +79,8 @@ def shop(
             picture.save(folder / images[item(i)])
     history = Interactions(np.array([0, 0, 1]), np.array([3, 8, 5]), 7, N_ITEMS)
     return ConversationalRecommender(
-        Setting(shelf, vectors(shelf), ConversationConfig(**rules)),
-        rule(policy),
+        Setting(items_catalog, vectors(items_catalog), ConversationConfig(**rules)),
+        parse_rule(policy),
         Vocabulary([f"U{i}" for i in range(7)], "user"),
         Vocabulary([item(i) for i in range(N_ITEMS)]),
         history,

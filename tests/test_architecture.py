@@ -48,7 +48,7 @@ def module_name(path: Path) -> str:
 
 
 def imported(path: Path) -> Iterator[tuple[int, str]]:
-    """Line and dotted name of each import, wherever it stands; of ``from a import b``, both ``a`` and ``a.b``."""
+    """Line and dotted name of each import; of ``from a import b``, both ``a`` and ``a.b``."""
     name = module_name(path)
     package = name if path.stem == "__init__" else name.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -155,7 +155,7 @@ def test_environment_yml_is_in_step_with_pyproject() -> None:
         *project["dependencies"],
         *(
             d
-            for e in ("features", "llm", "ann", "dgl", "track", "tune", "serve", "ray", "dev")
+            for e in ("features", "llm", "ann", "dgl", "track", "tune", "serve", "ray", "docs", "dev")
             for d in extras[e]
         ),
     ]

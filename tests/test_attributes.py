@@ -154,8 +154,8 @@ def test_sorted_edges_are_sorted_and_unique():
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        ({"columns": ["color"]}, DataError, "no column 'color'; it has ['sku', 'color'"),
-        ({"columns": ["color"]}, DataError, "Did you mean 'color'"),
+        ({"columns": ["colors"]}, DataError, "no column 'colors'; it has ['sku', 'color'"),
+        ({"columns": ["colors"]}, DataError, "Did you mean 'color'"),
         ({"columns": []}, ConfigError, "no column of attributes is named"),
         ({"columns": ["color", "color"]}, ConfigError, "column 'color' is named twice"),
         ({"columns": "year"}, DataError, "column 'year' has type Int64"),

@@ -322,7 +322,7 @@ def test_cold_items_are_placed_as_the_recommender_places_new_ones() -> None:
     assert torch.equal(items[warm], trained[warm])
     new = [f"new-{i}" for i in rows]
     rec = Recommender.from_model(model, data, tables).add_items(
-        new, {m: t.rows(rows) for m, t in tables.items()}
+        new, {m: t.take(rows) for m, t in tables.items()}
     )
     placed = rec.item_vectors[rec.items.indices(new)]
     assert np.abs(placed - items[rows].numpy()).max() <= PROPAGATION * float(items[rows].abs().max())

@@ -11,7 +11,7 @@ import pytest
 from tolerances import SCORE
 
 from graphrec import testing
-from graphrec.code.cochange import DAY, CoChangeConfig, CoChangeTerm, profiles
+from graphrec.code.cochange import SECONDS_PER_DAY, CoChangeConfig, CoChangeTerm, user_profiles
 from graphrec.code.models.cochange import CoChange
 from graphrec.code.models.directory import Directory
 from graphrec.core.errors import DataError
@@ -26,7 +26,7 @@ from graphrec.models.batches import Triplets
 def data():
     """Communities, with times over half a year."""
     full, _ = testing.communities(2, 15)
-    times = numpy_rng(0, "tests/times").integers(0, 180 * int(DAY), len(full.train))
+    times = numpy_rng(0, "tests/times").integers(0, 180 * int(SECONDS_PER_DAY), len(full.train))
     train = Interactions(full.train.users, full.train.items, full.n_users, full.n_items, times)
     return replace(full, train=train)
 
@@ -36,14 +36,14 @@ def together(train: Interactions, config: CoChange.Config) -> dict[tuple[int, in
     baskets = defaultdict(list)
     for user, item, time in zip(train.users, train.items, train.times, strict=True):
         for shift in (0, 0.5):
-            baskets[user, shift, floor(time / DAY / config.together + shift)].append(item)
+            baskets[user, shift, floor(time / SECONDS_PER_DAY / config.window_days + shift)].append(item)
         baskets[user, "ever"].append(item)
     found: dict[tuple[int, int], float] = defaultdict(float)
     for key, items in baskets.items():
         for i in items:
             for j in items:
                 if i != j:
-                    found[i, j] += (config.ever if key[1] == "ever" else 0.5) / sqrt(len(items))
+                    found[i, j] += (config.global_weight if key[1] == "ever" else 0.5) / sqrt(len(items))
     return found
 
 
@@ -61,14 +61,23 @@ def scored(train: Interactions, config: CoChange.Config) -> np.ndarray:
         mine = train.users == user
         if mine.any():
             for item, time in zip(train.items[mine], train.times[mine], strict=True):
-                p[user, item] = exp((time - train.times[mine].max()) / DAY / config.recent) + config.old
+                p[user, item] = (
+                    exp((time - train.times[mine].max()) / SECONDS_PER_DAY / config.recency_days)
+                    + config.recency_floor
+                )
             p[user] /= p[user].sum()
     return p @ s
 
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"k": 3}, {"together": 5.0, "ever": 1.0}, {"recent": 3.0, "old": 0.5}, {"shrink": 0.0}],
+    [
+        {},
+        {"k": 3},
+        {"window_days": 5.0, "global_weight": 1.0},
+        {"recency_days": 3.0, "recency_floor": 0.5},
+        {"shrink": 0.0},
+    ],
 )
 def test_scores_are_those_of_the_equations(data, options) -> None:
     config = CoChange.Config(**options)
@@ -79,7 +88,9 @@ def test_scores_are_those_of_the_equations(data, options) -> None:
 def test_times_before_1970_are_times(data) -> None:
     """Of baskets it matters only which are one."""
     train = data.train
-    early = Interactions(train.users, train.items, data.n_users, data.n_items, train.times - 90 * int(DAY))
+    early = Interactions(
+        train.users, train.items, data.n_users, data.n_items, train.times - 90 * int(SECONDS_PER_DAY)
+    )
     found = CoChange.build(replace(data, train=early), None, CoChange.Config()).score(np.arange(data.n_users))
     assert np.allclose(found, scored(early, CoChange.Config()), atol=SCORE)
 
@@ -96,7 +107,7 @@ def test_without_times_everything_was_at_once(data) -> None:
 
 
 def test_what_a_person_did_lately_counts_more(data) -> None:
-    taken = profiles(data.train, CoChange.Config())
+    taken = user_profiles(data.train, CoChange.Config())
     assert np.allclose(taken.sum(1)[data.train.user_degree > 0], 1, atol=SCORE)
     for user in range(5):
         mine = data.train.users == user
@@ -107,14 +118,14 @@ def test_what_a_person_did_lately_counts_more(data) -> None:
 def test_beside_another_model_nothing_a_person_did_speaks_for_itself(data) -> None:
     """Each train pair counts as if the person had not taken the item up, but for how many took it up."""
     config = CoChange.Config()
-    beside, train = CoChangeTerm(data.train, config), data.train
-    found = beside.left_out()
+    term, train = CoChangeTerm(data.train, config), data.train
+    found = term.leave_one_out_scores()
     degree = train.item_degree
     for at in range(0, len(train), 17):
         user, item = train.users[at], train.items[at]
         rest = (np.arange(len(train)) != at) & (train.users != user)
         c = together(train.where(rest), config)
-        p = profiles(train, config)[user].toarray()[0]
+        p = user_profiles(train, config)[user].toarray()[0]
         p[item] = 0
         expected = sum(
             p[i] / p.sum() * c[i, item] / sqrt(degree[i] + 1) / (degree[item] + 1) ** 0.25
@@ -124,7 +135,7 @@ def test_beside_another_model_nothing_a_person_did_speaks_for_itself(data) -> No
 
 
 def test_what_is_left_out_is_not_below_nothing_where_few_neighbors_are_kept(data) -> None:
-    found = CoChangeTerm(data.train, CoChangeConfig(k=1)).left_out()
+    found = CoChangeTerm(data.train, CoChangeConfig(k=1)).leave_one_out_scores()
     assert found.min() == 0
     assert found.max() > 0
 
@@ -132,15 +143,15 @@ def test_what_is_left_out_is_not_below_nothing_where_few_neighbors_are_kept(data
 def test_differences_are_of_pairs(data) -> None:
     import torch
 
-    beside, train = CoChangeTerm(data.train, CoChange.Config()), data.train
+    term, train = CoChangeTerm(data.train, CoChange.Config()), data.train
     scores = CoChange.build(data, None, CoChange.Config()).score(np.arange(data.n_users)).numpy()
     at = np.arange(0, len(train), 11)
     negatives = (train.items[at] + 7) % data.n_items
     triplet = Triplets(
         *(torch.from_numpy(a.astype(np.int64)) for a in (train.users[at], train.items[at], negatives))
     )
-    expected = beside.left_out()[at] - scores[train.users[at], negatives]
-    assert np.allclose(beside.differences(triplet), expected, atol=SCORE)
+    expected = term.leave_one_out_scores()[at] - scores[train.users[at], negatives]
+    assert np.allclose(term.differences(triplet), expected, atol=SCORE)
 
 
 def test_same_directory_by_hand() -> None:

@@ -43,7 +43,7 @@ def test_a_vector_is_those_of_the_segments_side_by_side() -> None:
     whole = found.reshape(4, 4, 3)
     for row, text in enumerate(texts):
         for i, part in enumerate(made.cut(text)):
-            expected = made.of.encode([part])[0] if part else np.zeros(3)
+            expected = made.encoder.encode([part])[0] if part else np.zeros(3)
             assert np.allclose(whole[row, i], expected, atol=1e-6)
     assert not whole[2, :3].any(), "one token falls into one segment"
     assert whole[2, 3].any() or whole[2].any(axis=1).sum() <= 1
@@ -67,7 +67,7 @@ def test_it_is_extracted_and_kept_like_any_other(tmp_path) -> None:
 
 
 def test_what_cannot_be_is_said() -> None:
-    for options in ({"segments": 0}, {"of": "hog-hsv"}):
+    for options in ({"segments": 0}, {"encoder": "hog-hsv"}):
         with pytest.raises(ConfigError, match="code-segments"):
             CodeSegments(**options)
     with pytest.raises(ConfigError, match=r"tfidf-svd.*sise"):

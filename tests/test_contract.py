@@ -116,9 +116,9 @@ class DividesAndSaysNothing(MF):
 
 
 class ForgetsWeightsOfTheSampled(LightGCN):
-    def propagated(self, batch):
-        found, own = super().propagated(batch)
-        return ([0.9 * x for x in found] if self.config.fanouts else found), own
+    def loss(self, batch):
+        terms = super().loss(batch)
+        return {**terms, "bpr": 0.9 * terms["bpr"]} if self.config.fanouts else terms
 
 
 class KeepsACopy(VBPR):

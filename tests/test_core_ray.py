@@ -45,10 +45,10 @@ def test_what_is_no_cluster_is_found_out_within_seconds(monkeypatch: pytest.Monk
         with pytest.raises(
             ClusterError, match=rf"127.0.0.1:{port}: no Ray cluster answers there \(.*refused"
         ):
-            Cluster(f"127.0.0.1:{port}")._reached()
+            Cluster(f"127.0.0.1:{port}")._check_address()
         free.listen()
         with pytest.raises(ClusterError, match=r"no Ray cluster answers there \(timed out\); check the addr"):
-            Cluster(f"127.0.0.1:{port}")._reached()
+            Cluster(f"127.0.0.1:{port}")._check_address()
 
         def answer() -> None:
             for _ in range(2):  # the one that gave up stands before it
@@ -61,14 +61,14 @@ def test_what_is_no_cluster_is_found_out_within_seconds(monkeypatch: pytest.Monk
         with pytest.raises(
             ClusterError, match=r"no Ray cluster answers there \(something else does\); check"
         ):
-            Cluster(f"127.0.0.1:{port}")._reached()
+            Cluster(f"127.0.0.1:{port}")._check_address()
     assert time.monotonic() - began < 15, "where Ray alone waits for two minutes"
 
 
 def test_without_ray_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     said = pytest.raises(MissingDependencyError, match=r"ray is not installed.*'graphrec\[ray\]'")
-    with said, Cluster().joined():
+    with said, Cluster().connect():
         pass
 
 

@@ -100,7 +100,7 @@ def test_interactions_do_not_depend_on_order_and_carry_times_along(pairs, data):
 @given(pairs=pairs_strategy, users=st.lists(st.integers(0, 5), max_size=9))
 def test_rows_and_contains_against_brute_force(pairs, users):
     part = made(pairs)
-    row, items = part.rows(np.array(users, dtype=np.int64))
+    row, items = part.items_of_users(np.array(users, dtype=np.int64))
     expected = [(r, i) for r, u in enumerate(users) for v, i in pairs if v == u]
     assert list(zip(row.tolist(), items.tolist(), strict=True)) == expected
     everything = part.contains(np.arange(6)[:, None], np.arange(8)[None])
@@ -390,12 +390,12 @@ def test_some_users_come_with_all_they_have_and_are_drawn_once() -> None:
     pairs = np.unique(rng.integers(0, [50, 20], (300, 2)), axis=0)
     pairs = pairs[pairs[:, 0] % 5 > 0]  # some have nothing
     whole = Interactions(pairs[:, 0], pairs[:, 1], 50, 20, name="valid")
-    some = whole.of_some_users(7, seed=3)
+    some = whole.sample_users(7, seed=3)
     chosen = np.unique(some.users)
     assert len(chosen) == 7
     assert len(some) == int(np.isin(whole.users, chosen).sum())
-    assert some == whole.of_some_users(7, seed=3)
-    assert some != whole.of_some_users(7, seed=4)
-    assert whole.of_some_users(40) is whole
-    seen = np.concatenate([np.unique(whole.of_some_users(7, seed=s).users) for s in range(40)])
+    assert some == whole.sample_users(7, seed=3)
+    assert some != whole.sample_users(7, seed=4)
+    assert whole.sample_users(40) is whole
+    seen = np.concatenate([np.unique(whole.sample_users(7, seed=s).users) for s in range(40)])
     assert len(np.unique(seen)) == 40, "everybody can be drawn"

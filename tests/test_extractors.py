@@ -120,7 +120,7 @@ def test_unreadable_pictures_are_listed_and_too_many_are_refused(tmp_path: Path)
     assert np.flatnonzero(~table.present).tolist() == [3, 4, 5]
     assert table.meta["unreadable"]["count"] == 2
     assert table.meta["unreadable"]["reasons"]["i4"] == "gone.png: No such file or directory"
-    assert not table.rows([3, 4, 5]).any()
+    assert not table.take([3, 4, 5]).any()
     (tmp_path / "3.png").write_bytes(encoded(picture(3)))
     before = table.numpy()
     repaired = extract(data, "image", hog, store, shard_size=8, workers=1)
@@ -170,9 +170,9 @@ def test_tfidf_svd_is_refitted_when_any_text_changes(tmp_path: Path) -> None:
     make = lambda: features.extractor("tfidf-svd", size=8, characters=(3, 4))  # noqa: E731
     one = extract(shop(texts(40)), "text", make(), store, shard_size=16)
     assert one.dim == 8
-    head, whole = one.rows(range(16)), one.sha256
+    head, whole = one.take(range(16)), one.sha256
     other = extract(shop(texts(40, changed=39)), "text", make(), store, shard_size=16)
-    assert (head != other.rows(range(16))).any(), "vectors of two fits do not mix"
+    assert (head != other.take(range(16))).any(), "vectors of two fits do not mix"
     again = extract(shop(texts(40)), "text", make(), store, shard_size=16)
     assert again.sha256 == whole
     with pytest.raises(FeatureError, match="share no term"):

@@ -117,8 +117,8 @@ def test_extractors_that_misbehave_are_refused(tmp_path: Path) -> None:
 def test_a_table_opened_before_never_turns_into_another(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path)
     old = extract(shop(texts(50)), "text", Hashing(), store, shard_size=8)
-    first = old.rows([0])
+    first = old.take([0])
     extract(shop([f"other {i}" for i in range(50)]), "text", Hashing(), store, shard_size=8)
-    assert np.array_equal(old.rows([0]), first), "what is mapped stays mapped"
+    assert np.array_equal(old.take([0]), first), "what is mapped stays mapped"
     with pytest.raises(FeatureError, match="was replaced after the table was opened"):
-        old.rows([49])
+        old.take([49])

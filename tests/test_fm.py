@@ -53,7 +53,7 @@ def spread(model: FM) -> FM:
 def parts(batch: AttributeBatch) -> list[tuple[list[int], list[int], list[int]]]:
     """Of every sample: prefix, other attributes of the positive, attributes it does not have."""
     ends = [*batch.offsets.tolist(), len(batch.attributes)]
-    ids, sign = batch.attributes.tolist(), batch.sign.tolist()
+    ids, sign = batch.attributes.tolist(), batch.signs.tolist()
     found = []
     for begin, middle, end in zip(ends[:-2:2], ends[1:-1:2], ends[2::2], strict=True):
         rest = [ids[i] for i in range(middle, end) if sign[i] == 1]
@@ -69,7 +69,9 @@ def test_item_loss_and_gradients_are_those_of_the_formulas(data) -> None:
     """The score as a sum over pairs of vectors, each dimension kept or not; one sample after the other."""
     model = spread(FM.build(data, None, FM.Config(dim=6, dropout=0.25, reg_weight=0.3)))
     item, attribute = (b for b, _ in zip(model.batches(EpochContext(1, 64, 0)), range(2), strict=False))
-    item = item._replace(there=torch.where(torch.arange(64)[:, None] % torch.tensor([5, 3]) > 0, 1.0, 0.0))
+    item = item._replace(
+        negative_mask=torch.where(torch.arange(64)[:, None] % torch.tensor([5, 3]) > 0, 1.0, 0.0)
+    )
     leaves = list(model.parameters())
     found = model.loss(item)
     gradients = torch.autograd.grad(sum(found.values()), leaves)
@@ -79,16 +81,16 @@ def test_item_loss_and_gradients_are_those_of_the_formulas(data) -> None:
     for row, (said, _, _) in enumerate(parts(attribute)):
         u, p = users[item.users[row]], [attributes[a] for a in said]
         score = []
-        for v, kept in zip(items[item.items[row]], item.kept[row], strict=True):
+        for v, kept in zip(items[item.items[row]], item.dropout_mask[row], strict=True):
             together = [u, v, *p]
             pairs = sum(one * other for i, one in enumerate(together) for other in together[i + 1 :]) - sum(
                 (one * other for i, one in enumerate(p) for other in p[i + 1 :]), torch.zeros(6)
             )
             score.append((pairs * kept).sum() / 0.75)
         for negative in range(2):
-            if item.there[row, negative]:
+            if item.negative_mask[row, negative]:
                 loss = loss - torch.log(torch.sigmoid(score[0] - score[negative + 1]))
-        for v in items[item.items[row, : 1 + int(item.there[row, 0])]]:
+        for v in items[item.items[row, : 1 + int(item.negative_mask[row, 0])]]:
             reg = reg + v.square().sum()
         reg = reg + 2 * sum(x.square().sum() for x in [u, *p])
     assert set(found) == {"item", "reg"}
@@ -205,17 +207,17 @@ def test_every_sample_is_what_it_says(data, table) -> None:
         for item, attribute in zip(batches[::2], batches[1::2], strict=True):
             assert isinstance(item, ItemBatch)
             assert torch.equal(item.users, attribute.users)
-            ends = [*item.offsets.tolist(), len(item.said)]
+            ends = [*item.prefix_offsets.tolist(), len(item.prefix_attributes)]
             users, (positives, first, second) = item.users.numpy(), item.items.numpy().T
             assert data.train.contains(users, positives).all()
             assert not (data.valid.contains(users, positives) | data.test.contains(users, positives)).any()
-            assert item.there[:, 0].all()
+            assert item.negative_mask[:, 0].all()
             assert not data.train.contains(users, first).any()
-            there = item.there[:, 1].numpy() > 0
+            there = item.negative_mask[:, 1].numpy() > 0
             assert not data.train.contains(users[there], second[there]).any()
             missing += (~there).sum()
             for row, (said, rest, none) in enumerate(parts(attribute)):
-                assert said == item.said[ends[row] : ends[row + 1]].tolist()
+                assert said == item.prefix_attributes[ends[row] : ends[row + 1]].tolist()
                 own = set(np.flatnonzero(table[positives[row]]))
                 assert set(said) | set(rest) == own
                 assert len(said) + len(rest) == len(own)
@@ -246,7 +248,7 @@ def test_epochs_differ_and_repeat_bit_for_bit(data) -> None:
         )
         first, second = (samples.draw(EpochContext(epoch, 64, 0)) for epoch in (1, 2))
         assert (first.items[:, column] != second.items[:, column]).mean() > 0.5
-    assert len(first.said) != len(second.said), "prefixes of one item"
+    assert len(first.prefix_attributes) != len(second.prefix_attributes), "prefixes of one item"
 
 
 def test_what_no_negative_exists_for_is_left_out() -> None:
@@ -261,7 +263,7 @@ def test_what_no_negative_exists_for_is_left_out() -> None:
     second = dict(zip(drawn.items[drawn.users == 0, 0], drawn.items[drawn.users == 0, 2], strict=True))
     assert second[1] == second[2] == -1
     assert second[3] == second[4] == 5
-    length = np.diff(drawn.said_at)
+    length = np.diff(drawn.prefix_offsets)
     assert (length[np.isin(drawn.items[:, 0], [1, 2])] == 0).all(), "no prefix leaves another item"
     run = Trainer(options()).fit(FM.build(data, None, FM.Config(dim=4)))
     assert all(math.isfinite(v) for h in run.history for v in h.values())
@@ -270,8 +272,8 @@ def test_what_no_negative_exists_for_is_left_out() -> None:
 def test_an_item_with_all_attributes_has_no_negative_ones() -> None:
     data = with_attributes(testing.dataset([(0, 0)], [], 1, 3, "all"), np.ones((3, 2), dtype=bool))
     drawn = Samples.from_dataset(data, 0).draw(EpochContext(1, 64, 0))
-    assert sorted(set(drawn.sign.tolist())) in ([0, 1], [1])
-    assert -1 not in drawn.sign
+    assert sorted(set(drawn.signs.tolist())) in ([0, 1], [1])
+    assert -1 not in drawn.signs
 
 
 def test_without_attributes_it_is_matrix_factorization() -> None:
@@ -292,9 +294,9 @@ def test_areas_are_those_of_all_comparisons(data, table) -> None:
     model.vectors = lambda: vectors
     items, attributes, equal = [], [], 0
     for row, (user, item) in enumerate(zip(data.valid.users, data.valid.items, strict=True)):
-        said = task.said[task.said_at[row] : task.said_at[row + 1]]
+        said = task.prefix_attributes[task.prefix_offsets[row] : task.prefix_offsets[row + 1]]
         fit = set(np.flatnonzero(table[:, said].all(1))) - {item} if len(said) else set()
-        others = [v for v in task.others[row] if v >= 0]
+        others = [v for v in task.candidates[row] if v >= 0]
         assert len(others) == len(set(others)) == min(25, len(fit))
         assert set(others) <= fit
         a = vectors.users[user] + vectors.attributes[said].sum(0)

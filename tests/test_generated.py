@@ -12,7 +12,7 @@ from PIL import Image
 
 from graphrec.core.errors import ConfigError, DataError
 from graphrec.core.random import numpy_rng
-from graphrec.data.generated import MARK, THEMES, generated_options, write_catalog
+from graphrec.data.generated import README_MARK, THEMES, generated_options, write_catalog
 from graphrec.data.generated_pictures import KINDS, LOOKS, SIZE, render
 from graphrec.data.readers import load_dataset
 
@@ -45,7 +45,7 @@ def test_files_repeat_bit_for_bit_and_depend_on_the_seed(tmp_path):
 
 def test_it_says_that_it_is_generated(folder):
     text = (folder / "README.txt").read_text()
-    assert text.startswith(MARK)
+    assert text.startswith(README_MARK)
     assert "seed=3" in text
 
 

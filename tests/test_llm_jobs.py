@@ -9,7 +9,7 @@ from graphrec import testing
 from graphrec.core.errors import FeatureError
 from graphrec.data.interactions import Interactions
 from graphrec.features.extract.llm import jobs
-from graphrec.features.extract.llm.replies import profile
+from graphrec.features.extract.llm.parsing import parse_profile
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_what_was_given_up_is_the_first_and_the_last_candidate(shop) -> None:
     pool = np.full((shop.n_users, 3), -1)
     pool[0], pool[1] = [1, 3, 5], [2, 0, -1]
     questions = jobs.preference_questions(shop, titles, pool, "item")
-    table = jobs.preferences(shop, pool, questions, [(1, 0), None], "x")
+    table = jobs.preference_table(shop, pool, questions, [(1, 0), None], "x")
     assert table.numpy(np.int64)[:2].tolist() == [[3, 1], [2, 0]]
     assert table.present.tolist()[:3] == [True, True, False]
     assert table.meta["fallback"] == 1
@@ -61,4 +61,4 @@ def test_what_was_given_up_is_the_first_and_the_last_candidate(shop) -> None:
 
 
 def test_halves_of_characters_do_not_get_into_a_profile() -> None:
-    assert profile("likes a\ud800b") == "likes ab"
+    assert parse_profile("likes a\ud800b") == "likes ab"

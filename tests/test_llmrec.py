@@ -52,7 +52,7 @@ def toy(**options) -> tuple[LLMRec, Batch]:
             parameters[f"{names[module]}.{part}"].copy_(torch.tensor(values))
     index = [torch.tensor(TOY["batch"][part]) for part in ("users", "pos", "neg")]
     none = torch.empty(0, dtype=torch.int64)
-    n = torch.tensor(TOY["batch"]["batch_size_used_in_regularizer"])
+    n = torch.tensor(TOY["batch"]["batch_size_used_in_regulariser"])
     return model, Batch(*index, n, none, none, torch.tensor(5))
 
 

@@ -12,7 +12,7 @@ from tolerances import PROPAGATION
 
 from graphrec.core.errors import GraphError
 from graphrec.core.random import numpy_rng
-from graphrec.core.topk import topk
+from graphrec.core.topk import top_indices, topk, update_topk
 from graphrec.features import FeatureTable
 from graphrec.graphs import knn as graph_module, nearest
 from graphrec.graphs.knn import content_graph, knn
@@ -216,7 +216,7 @@ def test_content_graph_averages_the_nearest_warm_items(one, other, k: int, share
         has = tables[name].present
         keys, queries = np.flatnonzero(has & warm), np.flatnonzero(has & ~warm)
         if weight > 0 and len(keys) and len(queries):
-            vectors = (torch.from_numpy(tables[name].rows(r)) for r in (queries, keys))
+            vectors = (torch.from_numpy(tables[name].take(r)) for r in (queries, keys))
             rows = nearest_rows(*vectors, k)[1].numpy()
             np.add.at(expected, (queries[:, None], keys[rows]), weight / rows.shape[1])
             total[queries] += weight
@@ -307,7 +307,7 @@ def test_blocks_hold_the_k_best_and_the_lowest_rows() -> None:
         rows = torch.from_numpy(rng.integers(0, n_values, (3, 5000)).astype(np.float32))
         best, at = rows[:, :0], torch.empty(3, 0, dtype=torch.int64)
         for start in range(0, 5000, 1100):
-            best, at = nearest._better(best, at, rows[:, start : start + 1100].clone(), start, 9)
+            best, at = update_topk(best, at, rows[:, start : start + 1100].clone(), start, 9)
         order = np.argsort(-rows.numpy(), axis=1, kind="stable")[:, :9]
         assert np.array_equal(at.numpy(), order)
         assert np.array_equal(best.numpy(), np.take_along_axis(rows.numpy(), order, 1))
@@ -336,3 +336,10 @@ def test_topk_of_wide_rows_equals_a_stable_sort() -> None:
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         assert np.array_equal(columns.numpy(), order)
         assert np.array_equal(values.numpy(), np.take_along_axis(scores, order, 1))
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.integers(-3, 3), max_size=30), st.integers(1, 40))
+def test_top_indices_equals_a_stable_sort(values: list[int], k: int) -> None:
+    scores = np.array([*values, -np.inf])
+    assert np.array_equal(top_indices(scores, k), np.argsort(-scores, kind="stable")[:k])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import io
 import pickle
 import re
@@ -223,7 +224,7 @@ def of_gowalla(path: Path) -> None:
 def of_checkpoint(path: Path) -> None:
     model = MF.build(communities(2, 20)[0])
     files = {"model": {"name": path.name, "sha256": sha256_file(path)}}
-    whole = {"format": checkpoint.FORMAT, "files": files, "head": {"step": 1}}
+    whole = {**checkpoint.FORMAT.header, "files": files, "head": {"step": 1}}
     bundle.write_sealed(path.parent / "state.json", whole)
     checkpoint.read(path.parent, model)
 
@@ -231,7 +232,7 @@ def of_checkpoint(path: Path) -> None:
 def of_bundle(path: Path) -> None:
     files = {p: {"name": path.name, "sha256": sha256_file(path)} for p in ("ids", "array")}
     bundle.write_sealed(path.parent / "b.json", {"format": 1, "files": files, "head": {}})
-    opened = Bundle(path.parent / "b.json", 1)
+    opened = Bundle(path.parent / "b.json", bundle.FileFormat("test"))
     with pytest.raises(GraphrecError):
         opened.ids("ids")
     with pytest.raises(GraphrecError):
@@ -334,7 +335,7 @@ def write_everything(root: Path, ids: list[str]) -> Iterator[str]:
     recommender = Recommender.from_model(run.model, data)
     recommender.save(root / "recommender")
     recommender.export(root / "recommendations.parquet", k=3)
-    if features.importlib.util.find_spec("faiss") is not None:
+    if importlib.util.find_spec("faiss") is not None:
         recommender.export_faiss(root / "index")
     evaluate(run.model, data.train, seen=data.valid, k=3).to_parquet(root / "report.parquet")
     for path in root.rglob("*"):

@@ -116,22 +116,22 @@ def test_rows_asked_for_are_read_ahead_and_others_on_the_spot() -> None:
     rows = RowsOnDisk(FeatureTable(values, present), torch.float32)
     a, b = torch.tensor([3, 1, 3]), torch.tensor([10, 7])
     with ThreadPoolExecutor(1) as pool:
-        rows.ask(np.array([1, 3, 7, 10]), pool)
-        rows.ask(np.array([7, 10]), pool)
+        rows.request(np.array([1, 3, 7, 10]), pool)
+        rows.request(np.array([7, 10]), pool)
     for asked in ((a, b), (b,), (a,)):
         found, places = rows.take(*asked)
         for items, at in zip(asked, places, strict=True):
             expected = np.where(present[items][:, None], values[items], 0)
             assert np.array_equal(found[at].numpy(), expected)
-    assert not rows._coming
+    assert not rows._pending
     with ThreadPoolExecutor(1) as pool:
-        rows.ask(np.array([1, 3]), pool)  # as many rows as are then taken, and others
+        rows.request(np.array([1, 3]), pool)  # as many rows as are then taken, and others
     found, (at,) = rows.take(b)
     assert np.array_equal(found[at].numpy(), np.where(present[b][:, None], values[b], 0))
     with ThreadPoolExecutor(1) as pool:
         for n in range(5):
-            rows.ask(np.array([n]), pool)
-    assert len(rows._coming) == 2, "what nobody takes piles up"
+            rows.request(np.array([n]), pool)
+    assert len(rows._pending) == 2, "what nobody takes piles up"
 
 
 def test_batches_come_as_they_are_and_one_is_read_ahead() -> None:
@@ -152,7 +152,7 @@ def test_batches_come_as_they_are_and_one_is_read_ahead() -> None:
     left = prefetch(iter([torch.tensor([n]) for n in range(4)]), [rows], items)
     next(left)
     left.close()
-    assert not rows._coming
+    assert not rows._pending
     assert list(prefetch(iter([1, 2]), [], lambda _: pytest.fail("nothing to read"))) == [1, 2]
 
 

@@ -29,7 +29,7 @@ from graphrec.features.extract.extraction import extract
 from graphrec.features.extract.llm.embeddings import EndpointEncoder
 from graphrec.graphs import nearest
 from graphrec.graphs.knn import knn
-from graphrec.graphs.nearest import Effort, all_neighbors, clustered_neighbors, unit_length
+from graphrec.graphs.nearest import all_neighbors, approximate_neighbors, unit_length
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'graphrec[ray]'")
 ROOT = Path(__file__).parent.parent
@@ -51,7 +51,7 @@ def cluster(killed: Path) -> Iterator[Cluster]:
     torch.set_num_threads(1)  # so that two tasks fit beside one another
     os.environ["PYTHONPATH"] = PATH
     try:
-        with HERE.joined():
+        with HERE.connect():
             yield HERE
     finally:
         torch.set_num_threads(threads)
@@ -321,7 +321,7 @@ def test_approximate_neighbors_are_equal(cluster: Cluster, recall: float) -> Non
     rng = numpy_rng(0, "test/ray/clusters")
     rows = rng.normal(size=(60, 12))[rng.integers(0, 60, 3000)] + 0.3 * rng.normal(size=(3000, 12))
     unit = unit_length(torch.from_numpy(rows.astype(np.float32)))
-    here, there = (clustered_neighbors(unit, 10, Effort(recall, 0), c) for c in (None, cluster))
+    here, there = (approximate_neighbors(unit, 10, recall, 0, c) for c in (None, cluster))
     assert torch.equal(here[1], there[1])
     assert torch.equal(here[0], there[0])
 
@@ -342,7 +342,7 @@ def test_a_graph_made_on_a_cluster_is_found_here(
 
 def test_a_task_whose_worker_dies_is_done_again(cluster: Cluster, tmp_path: Path) -> None:
     log, array = tmp_path / "log", np.arange(12.0).reshape(4, 3)
-    found = dict(cluster.each(partial(on_ray.deadly_sum, str(log)), array, range(4)))
+    found = dict(cluster.map_unordered(partial(on_ray.deadly_sum, str(log)), array, range(4)))
     assert found == {0: 3.0, 1: 12.0, 2: 21.0, 3: 30.0}
     assert not Path(f"/proc/{log.read_text()}").exists(), "it was killed"
 
@@ -361,29 +361,31 @@ def test_neighbors_are_equal_whatever_is_killed(
 
 def test_an_error_of_a_task_arrives_as_itself(cluster: Cluster) -> None:
     with pytest.raises(ConfigError, match=r"^row \d: found \(4, 3\); expected another; do something$") as one:
-        list(cluster.each(on_ray.refused_sum, np.zeros((4, 3)), range(4)))
+        list(cluster.map_unordered(on_ray.refused_sum, np.zeros((4, 3)), range(4)))
     assert type(one.value) is ConfigError
     for _ in range(100):  # nor does what is under way meanwhile bring this process down
         with pytest.raises(ConfigError):
-            list(cluster.each(on_ray.refused_sum, np.zeros((4, 3)), range(4)))
+            list(cluster.map_unordered(on_ray.refused_sum, np.zeros((4, 3)), range(4)))
 
 
 def test_what_is_shared_is_read_in_place(cluster: Cluster) -> None:
-    assert dict(cluster.each(on_ray.writable, np.zeros((4000, 100)), [1, 2])) == {1: False, 2: False}
+    assert dict(cluster.map_unordered(on_ray.writable, np.zeros((4000, 100)), [1, 2])) == {1: False, 2: False}
 
 
 # -- joining -------------------------------------------------------------------------------------------------
 
 
 def test_workers_fit_or_it_is_said(cluster: Cluster) -> None:
-    assert cluster.room(1.0) == 2
-    assert Cluster("local", workers=1).room(1.0) == 1
-    assert Counter(Cluster("local").share(t) for t in (True, False)) == {1.0: 2}, "one thread of torch here"
-    assert Cluster("local", cpus=0.5).share(True) == 0.5
+    assert cluster.max_workers(1.0) == 2
+    assert Cluster("local", workers=1).max_workers(1.0) == 1
+    assert Counter(Cluster("local").cpus_per_worker(t) for t in (True, False)) == {1.0: 2}, (
+        "one thread of torch here"
+    )
+    assert Cluster("local", cpus=0.5).cpus_per_worker(True) == 0.5
     with pytest.raises(ClusterError, match=r"no machine has the 64 CPUs and 0 GPUs of a worker; there are"):
-        cluster.room(64)
+        cluster.max_workers(64)
     with pytest.raises(ClusterError, match="no machine has the 1 CPUs and 1 GPUs"):
-        Cluster("local", gpus=1).room(1)
+        Cluster("local", gpus=1).max_workers(1)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from graphrec.conversation.belief import Setting
 from graphrec.conversation.catalog import Catalog
 from graphrec.conversation.config import ConversationConfig
 from graphrec.conversation.play import play
-from graphrec.conversation.rules import rule
+from graphrec.conversation.rules import parse_rule
 from graphrec.conversation.simulator import Simulator
 from graphrec.conversation.vectors import read_vectors
 from graphrec.data import Dataset
@@ -27,7 +27,7 @@ def rates(data: Dataset, root: Path, name: str, **rules: object) -> dict[str, fl
     vectors = read_vectors(root / "lastfm" / "fm_embeddings.npz", data)
     setting = Setting(Catalog.from_dataset(data), vectors, ConversationConfig(**rules))
     simulator = Simulator(setting.catalog)
-    return play(rule(name), setting, simulator, data.test.users, data.test.items).mean()
+    return play(parse_rule(name), setting, simulator, data.test.users, data.test.items).mean()
 
 
 def test_recommending_greedily_succeeds_as_often_as_published(lastfm, real_data) -> None:

@@ -233,7 +233,7 @@ def test_added_items_are_placed_as_freedom_places_cold_items(cold, dtype, reload
         rec = Recommender.load(rec.save(tmp_path / "rec"))
     rows = [i for i in data.cold_items if i != 33]  # 33 has neither picture nor text
     new = [f"new-{i}" for i in rows]
-    assert rec.add_items(new, {m: t.rows(rows) for m, t in tables.items()}) is rec
+    assert rec.add_items(new, {m: t.take(rows) for m, t in tables.items()}) is rec
     assert np.abs(expected[rows]).max() > 0
     scale = np.abs(expected[rows]).max()
     assert np.abs(rec.item_vectors[rec.items.indices(new)] - expected[rows]).max() <= PROPAGATION * scale
@@ -248,7 +248,7 @@ def test_added_items_are_placed_as_freedom_places_cold_items(cold, dtype, reload
 
 def test_missing_content_of_added_items(cold) -> None:
     data, tables, model = cold
-    image, text = tables["image"].rows([30, 34]), tables["text"].rows([30, 34])
+    image, text = tables["image"].take([30, 34]), tables["text"].take([30, 34])
 
     def placed(**features) -> np.ndarray:
         return Recommender.from_model(model, data, tables).add_items(["a", "b"], features).item_vectors[-2:]
@@ -268,7 +268,7 @@ def test_missing_content_of_added_items(cold) -> None:
 def test_add_items_refuses_what_it_cannot_place(cold, rec) -> None:
     data, tables, model = cold
     grown = Recommender.from_model(model, data, tables)
-    image, text = tables["image"].rows([30, 31]), tables["text"].rows([30, 31])
+    image, text = tables["image"].take([30, 31]), tables["text"].take([30, 31])
     for ids, features, error, message in [
         (["a", "i3"], {"text": text}, DataError, "'i3' is known already"),
         (["a", "a"], {"text": text}, DataError, "'a' occurs more than once"),
@@ -301,7 +301,7 @@ def test_seen_of_added_items_is_kept_apart(cold) -> None:
     data, tables, model = cold
     rec = Recommender.from_model(model, data, tables)
     before = rec.recommend(list(data.users), 40)[0]
-    rec.add_items(["new"], {"text": tables["text"].rows([35])})
+    rec.add_items(["new"], {"text": tables["text"].take([35])})
     after = rec.recommend(list(data.users), 40, exclude=["new"])[0]
     assert np.array_equal(before, after)
     assert rec.seen.n_items == 41

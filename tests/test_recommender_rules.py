@@ -70,9 +70,9 @@ def test_models_say_whether_they_place_new_items(cold, name: str) -> None:
     rec = Recommender.from_model(model, data, tables)
     if not kind.supports_cold_items:
         with pytest.raises(FeatureError, match=rf"\({name}\) has no rule"):
-            rec.add_items(["new"], {"text": tables["text"].rows([35])})
+            rec.add_items(["new"], {"text": tables["text"].take([35])})
     else:
-        assert len(rec.add_items(["new"], {"text": tables["text"].rows([35])}).items) == data.n_items + 1
+        assert len(rec.add_items(["new"], {"text": tables["text"].take([35])}).items) == data.n_items + 1
 
 
 CASES = [
@@ -100,7 +100,7 @@ def test_added_items_get_what_cold_ones_get(cold, kind, options, reloaded: bool,
         rec = Recommender.load(rec.save(tmp_path / "rec"))
     rows = [i for i in COLD if options.get("image_weight") != 0 or i != 32]  # 32 has but an image
     new = [f"new-{i}" for i in rows]
-    assert rec.add_items(new, {m: t.rows(rows) for m, t in tables.items()}) is rec
+    assert rec.add_items(new, {m: t.take(rows) for m, t in tables.items()}) is rec
     scale = np.abs(expected[rows]).max()
     assert np.abs(expected[rows]).sum(1).min() > 0
     assert np.abs(vectors(rec)[rec.items.indices(new)] - expected[rows]).max() <= SCORE * scale
@@ -118,7 +118,7 @@ def test_added_items_get_what_cold_ones_get(cold, kind, options, reloaded: bool,
 def test_a_projection_needs_no_known_items(cold) -> None:
     data, tables = cold
     model = VBPR.build(data, tables, VBPR.Config(dim=8))
-    rec = Recommender.from_model(model, data).add_items(["new"], {"image": tables["image"].rows([35])})
+    rec = Recommender.from_model(model, data).add_items(["new"], {"image": tables["image"].take([35])})
     image = model.weights()["image"].detach().numpy()
     assert np.allclose(
         rec.item_vectors[-1], [*np.zeros(8), *(image @ tables["image"].values[35])], atol=SCORE
@@ -132,7 +132,7 @@ def test_a_projection_needs_no_known_items(cold) -> None:
 def test_what_cannot_be_placed_is_refused(cold, kind, options) -> None:
     data, tables = cold
     rec = Recommender.from_model(kind.build(data, tables, kind.Config(**options)), data, tables)
-    text = tables["text"].rows([30, 31])
+    text = tables["text"].take([30, 31])
     for features, message in [
         ({"txt": text}, "Did you mean 'text'"),
         ({"text": text[:, :3]}, r"'text' has shape \(2, 3\); expected \(2, 7\)"),
@@ -151,7 +151,7 @@ def test_similarities_need_known_items(cold) -> None:
     data, tables = cold
     rec = Recommender.from_model(ItemKNNContent.build(data, tables), data)
     with pytest.raises(FeatureError, match="made without features"):
-        rec.add_items(["new"], {"text": tables["text"].rows([35])})
+        rec.add_items(["new"], {"text": tables["text"].take([35])})
 
 
 # -- sparse vectors ------------------------------------------------------------------------------------------

@@ -39,10 +39,10 @@ def data(tmp_path: Path) -> Dataset:
 
 
 def test_files_directories_and_repositories_are_one_tree(data) -> None:
-    place = Repositories.from_dataset(data)
+    repositories = Repositories.from_dataset(data)
     n, n_directories = data.n_items, len(data.nodes["directory"])
     assert n_directories == 6
-    edges = set(map(tuple, place.edges.T.tolist()))
+    edges = set(map(tuple, repositories.edges.T.tolist()))
     assert {(b, a) for a, b in edges} == edges
     assert len(edges) == 2 * (n + n_directories), "everything but a repository stands in one other"
     for item in range(n):
@@ -50,40 +50,44 @@ def test_files_directories_and_repositories_are_one_tree(data) -> None:
         assert len(above) == 1
         top = str(data.items[item]).endswith(".md")
         assert (
-            above[0] == n + n_directories + place.repository[item]
+            above[0] == n + n_directories + repositories.repository[item]
             if top
             else n <= above[0] < n + n_directories
         )
-    assert [data.nodes["repository"].ids[r] for r in place.repository[:1]] == ["else/three"]
+    assert [data.nodes["repository"].ids[r] for r in repositories.repository[:1]] == ["else/three"]
 
 
 def test_directories_are_described_by_their_words_and_repositories_by_what_is_known(data) -> None:
-    place = Repositories.from_dataset(data)
-    assert place.n_words == 4  # file, reader, io, utils
-    assert np.diff(place.offsets).tolist() == [2] * 6
-    lengths = np.add.reduceat(place.weights**2, place.offsets[:-1])
+    repositories = Repositories.from_dataset(data)
+    assert repositories.n_words == 4  # file, reader, io, utils
+    assert np.diff(repositories.offsets).tolist() == [2] * 6
+    lengths = np.add.reduceat(repositories.weights**2, repositories.offsets[:-1])
     assert np.allclose(lengths, 1)
-    owned, begun, languages = place.about[:, 0], place.about[:, 1], place.about[:, 2:]
+    owned, begun, languages = (
+        repositories.features[:, 0],
+        repositories.features[:, 1],
+        repositories.features[:, 2:],
+    )
     assert owned.tolist() == [1, 1, 0], "an owner of one repository tells nothing"
     assert (np.diff(begun) > 0).all()
     assert begun.mean() == pytest.approx(0, abs=1e-6)
     assert (languages == 1).all()
-    assert set(place.behaviors) == {"authored", "documented"}
+    assert set(repositories.behaviors) == {"authored", "documented"}
 
 
 def test_negatives_of_the_same_repository(data) -> None:
-    place, train = Repositories.from_dataset(data), data.train
+    repositories, train = Repositories.from_dataset(data), data.train
     users, items = train.users.repeat(20), train.items.repeat(20)
-    found = local_negatives(train, users, items, place.repository, numpy_rng(0, "tests/local"))
+    found = local_negatives(train, users, items, repositories.repository, numpy_rng(0, "tests/local"))
     assert (found >= 0).mean() > 0.9
     some = found >= 0
-    assert np.array_equal(place.repository[found[some]], place.repository[items[some]])
+    assert np.array_equal(repositories.repository[found[some]], repositories.repository[items[some]])
     assert not train.contains(users[some], found[some]).any()
     assert train.item_degree[found[some]].min() > 0
     touched = CandidateGroups.from_repositories(data).user_groups
-    assert touched.contains(train.users, place.repository[train.items]).all()
+    assert touched.contains(train.users, repositories.repository[train.items]).all()
     assert len(touched) == len(
-        {(u, place.repository[i]) for u, i in zip(train.users, train.items, strict=True)}
+        {(u, repositories.repository[i]) for u, i in zip(train.users, train.items, strict=True)}
     )
 
 
@@ -131,10 +135,10 @@ def test_mined_contributions_are_read(tmp_path) -> None:
     assert data.nodes["repository"].ids == ("org/a", "org/b")
     assert data.nodes["directory"].ids == ("org/a/src/", "org/a/tests/", "org/b/src/")
     assert data.content["path"][data.items.index("org/a/tests/test_x.py")] == "tests test x py"
-    place = Repositories.from_dataset(data)
-    assert set(place.behaviors) == {"contributed", "tested", "documented"}
+    repositories = Repositories.from_dataset(data)
+    assert set(repositories.behaviors) == {"contributed", "tested", "documented"}
     zero = data.users.index("0")
-    assert place.behaviors["tested"].of(zero).tolist() == [0]
+    assert repositories.behaviors["tested"].items_of(zero).tolist() == [0]
     assert load_dataset("oss-contrib", root=tmp_path, min_files=5).n_users == 2
     (folder / "FS_contrib.tsv.gz").write_bytes(b"no gzip")
     with pytest.raises(DataError, match=r"FS_contrib.tsv.gz: not a gzipped table"):

@@ -26,18 +26,20 @@ from graphrec.training.trainer import Trainer
 @pytest.fixture(scope="module")
 def data() -> Dataset:
     """60 items with 9 attributes in 3 groups, 7 users; pairs at random."""
-    shelf = catalog()
+    items_catalog = catalog()
     chosen = numpy_rng(0, "tests/pairs").permutation(7 * 60)[:150]
     parts = [
         Interactions(p // 60, p % 60, 7, 60, name=n)
         for n, p in zip(("train", "valid", "test"), np.split(chosen, [80, 120]), strict=True)
     ]
-    edges = np.stack([np.arange(60).repeat(np.diff(shelf.of_item)), shelf.attributes]).astype(np.int32)
-    groups = np.stack([np.arange(9), shelf.groups]).astype(np.int32)
+    edges = np.stack(
+        [np.arange(60).repeat(np.diff(items_catalog.item_offsets)), items_catalog.attributes]
+    ).astype(np.int32)
+    groups = np.stack([np.arange(9), items_catalog.groups]).astype(np.int32)
     return Dataset(
         "shelf", Vocabulary(map(str, range(7)), "user"), Vocabulary(map(str, range(60))), *parts,
-        nodes={"attribute": Vocabulary(shelf.names, "attribute"),
-               "group": Vocabulary(shelf.group_names, "group")},
+        nodes={"attribute": Vocabulary(items_catalog.names, "attribute"),
+               "group": Vocabulary(items_catalog.group_names, "group")},
         relations={HAS: edges, IN: groups},
     )  # fmt: skip
 
@@ -62,9 +64,9 @@ TRAIN = TrainConfig(epochs=3, batch_size=32, learning_rate=1e-3)
 
 def test_the_state_is_history_and_the_number_of_candidates_in_binary(data, scorer) -> None:
     model = small(data, scorer)
-    talk = model.simulator("test").talks(np.array([3]), 15)[0]
-    dialogue = Dialogue(model.setting, 0, talk)
-    dialogue.knows.n = 7432
+    user = model.simulator("test").users(np.array([3]), 15)[0]
+    dialogue = Dialogue(model.setting, 0, user)
+    dialogue.belief.n_candidates = 7432
     dialogue.history[1:4] = [-1, 1, -2]
     state = model.state(dialogue)
     assert state.shape == (35,)
@@ -76,10 +78,10 @@ def test_the_state_is_history_and_the_number_of_candidates_in_binary(data, score
 @pytest.mark.parametrize("part", ["history", "length", "entropy", "user"])
 def test_every_part_of_the_state_can_be_alone(data, scorer, part: str) -> None:
     model = small(data, scorer, state=(part,))
-    dialogue = Dialogue(model.setting, 2, model.simulator("test").talks(np.array([3]), 15)[0])
+    dialogue = Dialogue(model.setting, 2, model.simulator("test").users(np.array([3]), 15)[0])
     state = model.state(dialogue)
     if part == "entropy":
-        assert np.allclose(state, np.maximum(dialogue.knows.values, 0))
+        assert np.allclose(state, np.maximum(dialogue.belief.question_values, 0))
     if part == "user":
         assert np.array_equal(state, model.setting.vectors.users[2])
     assert len(model.act([dialogue])) == 1
@@ -121,9 +123,10 @@ def test_what_is_remembered_is_what_happened(data, scorer) -> None:
     list(model.batches(EpochContext(1, 32, 0)))
     assert model.finished == 30
     assert model.replay.seen == model.decided
-    n = len(model.replay)
+    memory = model.replay
+    n = len(memory)
     states, actions, rewards, after, goes_on = (
-        getattr(model.replay, name)[:n] for name in Transitions._fields
+        buffer[:n] for buffer in (memory.states, memory.actions, memory.rewards, memory.after, memory.goes_on)
     )
     assert set(np.round(rewards.tolist(), 4)) <= set(REWARDS.values())
     for row in range(n):
@@ -153,10 +156,10 @@ def test_no_test_pair_and_no_held_pair_is_talked_about(data, scorer, monkeypatch
     users, targets = np.array(seen).T
     assert len(seen) == 90
     assert model.pairs.contains(users, targets).all()
-    for other in (model.held, data.test, data.train):
+    for other in (model.holdout, data.test, data.train):
         assert not other.contains(users, targets).any()
-    assert len(model.held) == round(0.2 * len(data.valid))
-    assert data.valid.contains(model.held.users, model.held.items).all()
+    assert len(model.holdout) == round(0.2 * len(data.valid))
+    assert data.valid.contains(model.holdout.users, model.holdout.items).all()
 
 
 def test_every_user_and_every_pair_of_a_user_comes_up_equally_often(data, scorer, monkeypatch) -> None:
@@ -166,7 +169,7 @@ def test_every_user_and_every_pair_of_a_user_comes_up_equally_often(data, scorer
         seen.extend(targets)
         raise InterruptedError  # they need not be played
 
-    monkeypatch.setattr(Simulator, "talks", note)
+    monkeypatch.setattr(Simulator, "users", note)
     model = small(data, scorer, episodes=4000)
     with pytest.raises(InterruptedError):
         list(model.batches(EpochContext(1, 32, 0)))
@@ -221,7 +224,9 @@ def test_a_resumed_training_is_the_training(data, scorer, tmp_path) -> None:
 
 
 def test_it_learns_when_to_recommend(data, scorer) -> None:
-    model = small(data, scorer, k=3, hidden=64, episodes=200, validated=None, held=0.3)
+    model = small(
+        data, scorer, k=3, hidden=64, episodes=200, validation_conversations=None, holdout_fraction=0.3
+    )
     before = model.task()(model)
     run = Trainer(TRAIN.replace(epochs=6)).fit(model, model.task(), "sr@15")
     assert run.best_value > before["sr@15"] or run.best_value > 0.95
@@ -230,8 +235,8 @@ def test_it_learns_when_to_recommend(data, scorer) -> None:
 def test_the_posterior_can_be_learned_on(data, scorer) -> None:
     model = small(data, scorer, belief="posterior", questions="enumerated")
     Trainer(TRAIN.replace(epochs=1)).fit(model, model.task(), "sr@15")
-    dialogue = Dialogue(model.setting, 0, model.simulator("test").talks(np.array([3]), 15)[0])
-    dialogue.knows.answered(0, Answer(np.array([], int)))
+    dialogue = Dialogue(model.setting, 0, model.simulator("test").users(np.array([3]), 15)[0])
+    dialogue.belief.update(0, Answer(np.array([], int)))
     assert model.act([dialogue])
 
 
@@ -246,7 +251,7 @@ def test_what_it_cannot_be_built_from_is_said(data, scorer) -> None:
 
 
 def test_each_of_two_processes_leads_its_part_of_a_validation(data, scorer, monkeypatch) -> None:
-    model = small(data, scorer, held=0.5)
+    model = small(data, scorer, holdout_fraction=0.5)
     with torch.no_grad():
         model.network.second.bias[ACTIONS.index(RECOMMEND)] = 100
     task = model.task()
@@ -256,9 +261,9 @@ def test_each_of_two_processes_leads_its_part_of_a_validation(data, scorer, monk
     halves, n = [], len(whole)
     for rank in (0, 1):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        halves.append(task.outcomes(model, divided=True).found)
+        halves.append(task.outcomes(model, divided=True).success_turn)
         assert task(model)["sr@15"] == (halves[-1] > 0).mean(), "a validation is divided"
     assert not halves[0][n // 2 :].any()
     assert not halves[1][: n // 2].any()
-    assert np.array_equal(halves[0] + halves[1], whole.found)
-    assert (whole.found > 0).sum() > 2
+    assert np.array_equal(halves[0] + halves[1], whole.success_turn)
+    assert (whole.success_turn > 0).sum() > 2

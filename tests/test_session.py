@@ -13,7 +13,7 @@ from conversations import catalog, setting, table_of
 from graphrec.conversation.agent import ConversationalRecommender
 from graphrec.conversation.belief import Setting
 from graphrec.conversation.session import Session
-from graphrec.conversation.states import Trained, width
+from graphrec.conversation.states import TrainedPolicy, state_width
 from graphrec.core.errors import CheckpointError, ConfigError, DataError, UnknownIdError
 from graphrec.core.random import numpy_rng
 from graphrec.data import Interactions, Vocabulary
@@ -22,10 +22,10 @@ USERS = Vocabulary([f"u{i}" for i in range(7)], "user")
 ITEMS = Vocabulary([f"i{i:03d}" for i in range(300)])
 
 
-def network(shared) -> Trained:
-    rng, s = numpy_rng(0, "tests/network"), width(shared, ("history", "length"))
+def network(shared) -> TrainedPolicy:
+    rng, s = numpy_rng(0, "tests/network"), state_width(shared, ("history", "length"))
     shapes = {"first": (8, s), "first_bias": (8,), "second": (2, 8), "second_bias": (2,)}
-    return Trained(
+    return TrainedPolicy(
         ("history", "length"), {k: rng.normal(size=v).astype(np.float32) for k, v in shapes.items()}
     )
 
@@ -36,9 +36,9 @@ def agent(policy: str | None = "ask-then-recommend:5", **rules) -> Conversationa
     titles = {"i003": "The Third", "i008": "The Eighth"}
     decides = network(shared) if policy is None else None
     if decides is None:
-        from graphrec.conversation.rules import rule
+        from graphrec.conversation.rules import parse_rule
 
-        decides = rule(policy)
+        decides = parse_rule(policy)
     return ConversationalRecommender(
         shared, decides, USERS, ITEMS, history, titles, {"i003": "pictures/3.jpg"}, policy
     )
@@ -70,29 +70,29 @@ def play(session: Session, target: int, turns: int = 60) -> None:
             session.answer([v for v in turn.values if v in has])
         else:
             session.answer("yes" if table[target, shelf.names.index(turn.question)] else "no")
-        if session.found is not None:
+        if session.chosen_item is not None:
             return
 
 
 def test_an_honest_person_finds_what_it_looks_for(anybody) -> None:
     for target in (3, 77, 250):
-        session = anybody.start()
+        session = Session.start(anybody)
         play(session, target)
-        assert session.found == ITEMS[target]
+        assert session.chosen_item == ITEMS[target]
         assert session.done
         with pytest.raises(DataError, match="over"):
             session.answer("yes")
 
 
 def test_the_next_turn_stays_until_it_is_answered(anybody) -> None:
-    session = anybody.start("u0")
+    session = Session.start(anybody, "u0")
     assert session.next() is session.next()
     assert session.next().number == 1
     assert session.next().remaining == 300
 
 
 def test_taking_back_leads_to_where_one_was(anybody) -> None:
-    session, turns = anybody.start("u0"), []
+    session, turns = Session.start(anybody, "u0"), []
     assert not session.undo()
     for _ in range(4):
         turns.append(session.next())
@@ -103,13 +103,13 @@ def test_taking_back_leads_to_where_one_was(anybody) -> None:
         assert session.next() == turn
     assert not session.events
     play(session, 77)
-    assert session.found == "i077"
+    assert session.chosen_item == "i077"
     session.undo()
-    assert session.found is None
+    assert session.chosen_item is None
 
 
 def test_a_session_is_json_and_goes_on_elsewhere(anybody, tmp_path) -> None:
-    session = anybody.start("u1", likes=[anybody.setting.catalog.names[2]])
+    session = Session.start(anybody, "u1", likes=[anybody.setting.catalog.names[2]])
     for _ in range(3):
         turn = session.next()
         empty = [] if turn.values else "unknown"
@@ -117,7 +117,7 @@ def test_a_session_is_json_and_goes_on_elsewhere(anybody, tmp_path) -> None:
     anybody.save(tmp_path / "agent")
     loaded = ConversationalRecommender.load(tmp_path / "agent")
     assert loaded.fingerprint == anybody.fingerprint
-    other = loaded.resume(json.loads(json.dumps(session.state())))
+    other = Session.resume(loaded, json.loads(json.dumps(session.state())))
     assert other.next() == session.next()
     assert other.state() == session.state()
     gone = {id_ for event in session.events for id_ in event.get("shown", ())}
@@ -131,13 +131,13 @@ def test_every_turn_has_a_path_that_the_graph_has() -> None:
     made = agent()
     shelf, table = made.setting.catalog, table_of(made.setting.catalog)
     titles = [made.title(i) for i in range(300)]
-    session = made.start("u0")
+    session = Session.start(made, "u0")
     first = session.next()
     assert first.path[:2] in {("you", "The Third"), ("you", "The Eighth")} or first.why.startswith("it tells")
     assert "which has it" in first.why or first.why.startswith("it tells")
     for _ in range(12):
         turn = session.next()
-        if turn.kind == "end" or session.found:
+        if turn.kind == "end" or session.chosen_item:
             break
         walks = [turn.path] if turn.kind == "question" else [item.path for item in turn.items]
         for walk in walks:
@@ -152,10 +152,10 @@ def test_every_turn_has_a_path_that_the_graph_has() -> None:
 
 
 def test_somebody_unknown_begins_without_a_history_and_is_told_why() -> None:
-    session = agent().start()
+    session = Session.start(agent())
     assert session.next().why == "it tells the 300 items apart best"
     assert session.history.tolist() == []
-    liked = agent().start(likes=["group 2: 5"])
+    liked = Session.start(agent(), likes=["group 2: 5"])
     assert liked.next().remaining == len(liked.agent.setting.catalog.items_with(5))
     assert liked.next().why.startswith("you asked for group 2: 5")
 
@@ -166,16 +166,16 @@ def test_it_is_said_when_no_item_meets_all_that_was_said(error) -> None:
     made = agent(**rules)
     table, names = table_of(made.setting.catalog), made.setting.catalog.names
     three = next(list(np.flatnonzero(row)[:3]) for row in table if row.sum() >= 3)
-    assert made.start(likes=[names[a] for a in three]).next().unmet == 0
+    assert Session.start(made, likes=[names[a] for a in three]).next().unmet == 0
     misses = (~table).sum(1)
     assert misses.min() > 0
-    turn = made.start(likes=list(names)).next()
+    turn = Session.start(made, likes=list(names)).next()
     assert turn.unmet == misses.min() if error else turn.unmet > 0
     assert turn.remaining == (misses == misses.min()).sum() if error else turn.remaining > 0
 
 
 def test_after_the_last_question_it_goes_on_recommending_until_nothing_is_left() -> None:
-    session, shown, asked = agent("ask-then-recommend:9", turns=4).start(), [], 0
+    session, shown, asked = Session.start(agent("ask-then-recommend:9", turns=4)), [], 0
     while not session.done:
         turn = session.next()
         shown += [item.id for item in turn.items]
@@ -184,11 +184,11 @@ def test_after_the_last_question_it_goes_on_recommending_until_nothing_is_left()
     assert len(shown) == len(set(shown)) == 300
     assert asked == 3
     assert session.next().kind == "end"
-    assert session.found is None
+    assert session.chosen_item is None
 
 
 def test_not_knowing_rules_nothing_out() -> None:
-    session = agent(belief="posterior").start()
+    session = Session.start(agent(belief="posterior"))
     first = session.next()
     session.answer("unknown")
     assert session.next().remaining == first.remaining
@@ -199,16 +199,16 @@ def test_not_knowing_rules_nothing_out() -> None:
 
 
 def test_answers_that_a_question_does_not_have_are_refused() -> None:
-    session = agent().start()
+    session = Session.start(agent())
     for wrong in ("maybe", None, ["yes"], 3):
         with pytest.raises(ConfigError, match="expected yes, no or unknown"):
             session.answer(wrong)
-    several = agent(questions="enumerated").start()
+    several = Session.start(agent(questions="enumerated"))
     with pytest.raises(ConfigError, match="expected a list"):
         several.answer("yes")
     with pytest.raises(ConfigError, match="not one of the 4 values"):
         several.answer(["group 9: 1"])
-    shown = agent("abs-greedy").start()
+    shown = Session.start(agent("abs-greedy"))
     with pytest.raises(ConfigError, match="was not recommended"):
         shown.answer("i999")
     assert not session.events + several.events + shown.events
@@ -217,26 +217,26 @@ def test_answers_that_a_question_does_not_have_are_refused() -> None:
 def test_who_and_what_is_not_known_is_said() -> None:
     made = agent()
     with pytest.raises(UnknownIdError, match="u9"):
-        made.start("u9")
+        Session.start(made, "u9")
     with pytest.raises(ConfigError, match="Did you mean 'group 2: 5'"):
-        made.start(likes=["grup 2: 5"])
-    for broken in ({}, {"format": 9}, None, [], {**made.start().state(), "agent": "x"}):
+        Session.start(made, likes=["grup 2: 5"])
+    for broken in ({}, {"format": 9}, None, [], {**Session.start(made).state(), "agent": "x"}):
         with pytest.raises(DataError):
-            made.resume(broken)
-    state = made.start().state()
+            Session.resume(made, broken)
+    state = Session.start(made).state()
     for event in (
         {"asked": "nothing", "answer": "yes"},
         {"shown": []},
         3,
-        {"asked": made.start().next().question},
+        {"asked": Session.start(made).next().question},
     ):
         with pytest.raises(DataError, match="event 1"):
-            made.resume({**state, "events": [event]})
+            Session.resume(made, {**state, "events": [event]})
 
 
 def test_sessions_in_many_threads_are_those_in_one(anybody) -> None:
     def talk(target: int) -> dict:
-        session = anybody.start(likes=())
+        session = Session.start(anybody, likes=())
         play(session, target)
         return session.state()
 
@@ -256,8 +256,8 @@ def test_agents_that_would_lead_otherwise_have_another_fingerprint() -> None:
     prior = np.arange(300.0)
     found = [
         other(),
-        other(policy=Trained(("length", "history"), policy.weights)),
-        other(policy=Trained(policy.parts, moved)),
+        other(policy=TrainedPolicy(("length", "history"), policy.weights)),
+        other(policy=TrainedPolicy(policy.fields, moved)),
         other(Setting(shared.catalog, shared.vectors, shared.config, prior)),
         other(Setting(shared.catalog, shared.vectors, shared.config.replace(turns=9))),
     ]
@@ -281,8 +281,8 @@ def test_damaged_agents_are_refused(tmp_path) -> None:
 
 
 def test_another_rule_can_be_given_and_odd_policies_are_not_saved(tmp_path) -> None:
-    made = agent(None).changed("abs-greedy", "posterior", 0.1)
-    assert made.start().next().kind == "recommendation"
+    made = agent(None).replace("abs-greedy", "posterior", 0.1)
+    assert Session.start(made).next().kind == "recommendation"
     assert made.setting.config.error == 0.1
     with pytest.raises(ConfigError, match="cannot be saved"):
         ConversationalRecommender(made.setting, object(), USERS, ITEMS, made.history).save(tmp_path / "odd")

@@ -11,7 +11,7 @@ import torch
 from tolerances import PARITY
 
 from graphrec import testing
-from graphrec.code.cochange import DAY
+from graphrec.code.cochange import SECONDS_PER_DAY
 from graphrec.code.models.coder import CODER
 from graphrec.code.sessions import Sessions
 from graphrec.core.random import numpy_rng
@@ -24,14 +24,14 @@ WEEK = 7.0
 def days(*pairs: tuple[int, int, float], n_users: int = 3, n_items: int = 5) -> Interactions:
     """User, item, day."""
     users, items, times = zip(*pairs, strict=True)
-    return Interactions(users, items, n_users, n_items, (np.array(times) * DAY).astype(np.int64))
+    return Interactions(users, items, n_users, n_items, (np.array(times) * SECONDS_PER_DAY).astype(np.int64))
 
 
 def test_sessions_are_weeks_of_a_person() -> None:
     train = days((0, 4, 0), (0, 1, 6), (0, 2, 30), (2, 0, 3), (2, 3, 8))
-    found = Sessions.cut(train, WEEK)
-    assert found.person.tolist() == [0, 0, 1, 2, 2], "by person, then time; who did nothing has one as well"
-    assert list(zip(train.users.tolist(), train.items.tolist(), found.of.tolist(), strict=True)) == [
+    found = Sessions.from_interactions(train, WEEK)
+    assert found.user.tolist() == [0, 0, 1, 2, 2], "by person, then time; who did nothing has one as well"
+    assert list(zip(train.users.tolist(), train.items.tolist(), found.session_of.tolist(), strict=True)) == [
         (0, 1, 0), (0, 2, 1), (0, 4, 0), (2, 0, 3), (2, 3, 4),
     ]  # fmt: skip
     assert sorted(zip(found.pairs.users.tolist(), found.pairs.items.tolist(), strict=True)) == [
@@ -43,7 +43,7 @@ def test_sessions_are_weeks_of_a_person() -> None:
     expected[0, :2] = np.array([first, second]) / (first + second)
     expected[1, 2] = 1
     expected[2, 3:] = np.array([worth[3], worth[8]]) / (worth[3] + worth[8])
-    assert np.allclose(found.share.dense().numpy(), expected, atol=1e-6)
+    assert np.allclose(found.weights.dense().numpy(), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("times", [None, "one moment"])
@@ -52,17 +52,17 @@ def test_without_times_each_person_is_one_session(times) -> None:
     train = data.train.where(data.train.users != 4)
     stamps = None if times is None else np.full(len(train), 10**9)
     train = Interactions(train.users, train.items, data.n_users, data.n_items, stamps)
-    found = Sessions.cut(train, WEEK)
-    assert found.person.tolist() == list(range(data.n_users))
-    assert np.array_equal(found.of, train.users)
-    assert torch.allclose(found.share.dense(), torch.eye(data.n_users), atol=1e-6)
+    found = Sessions.from_interactions(train, WEEK)
+    assert found.user.tolist() == list(range(data.n_users))
+    assert np.array_equal(found.session_of, train.users)
+    assert torch.allclose(found.weights.dense(), torch.eye(data.n_users), atol=1e-6)
 
 
 @pytest.fixture(scope="module")
 def timed():
     """Communities, with times over half a year."""
     data, _ = testing.communities(2, 15)
-    times = numpy_rng(0, "tests/sessions").integers(0, 180 * int(DAY), len(data.train))
+    times = numpy_rng(0, "tests/sessions").integers(0, 180 * int(SECONDS_PER_DAY), len(data.train))
     return replace(
         data, train=Interactions(data.train.users, data.train.items, data.n_users, data.n_items, times)
     )
@@ -88,10 +88,10 @@ def test_batches_hold_the_session_of_each_contribution_and_no_file_of_the_person
     model, train = built(timed, session=WEEK), timed.train
     seen = []
     for batch in model.batches(EpochContext(1, 50, 0)):
-        people = model.sessions.person[batch.users.numpy()]
+        people = model.sessions.user[batch.users.numpy()]
         seen += list(zip(people.tolist(), batch.positives.tolist(), strict=True))
         at = train.at(people, batch.positives.numpy())
-        assert np.array_equal(model.sessions.of[at], batch.users.numpy())
+        assert np.array_equal(model.sessions.session_of[at], batch.users.numpy())
         assert not train.contains(people, batch.negatives.numpy()).any(), "also not of another session"
     assert sorted(seen) == sorted(zip(train.users.tolist(), train.items.tolist(), strict=True))
 
@@ -99,11 +99,11 @@ def test_batches_hold_the_session_of_each_contribution_and_no_file_of_the_person
 @pytest.mark.parametrize("fusion", ["sum", "mlp"])
 def test_people_are_their_sessions_and_sessions_know_their_persons_projects(timed, fusion) -> None:
     model = built(timed, session=WEEK, n_layers=2, fusion=fusion).double()
-    found, share = model.propagate(), model.sessions.share.dense().double()
+    found, share = model.propagate(), model.sessions.weights.dense().double()
     users, _ = model.embed()
-    assert torch.allclose(users, share @ found.doing, atol=PARITY)
+    assert torch.allclose(users, share @ found.users, atol=PARITY)
     files, repositories = model.files()
-    n, own = len(model.sessions.person), model.user_embedding.weight
+    n, own = len(model.sessions.user), model.user_embedding.weight
     a = torch.zeros(n + timed.n_items, n + timed.n_items, dtype=torch.float64)
     pairs = model.sessions.pairs
     a[pairs.users.astype(np.int64), n + pairs.items.astype(np.int64)] = 1
@@ -115,12 +115,12 @@ def test_people_are_their_sessions_and_sessions_know_their_persons_projects(time
     macro = model.graph_authored.dense().double()
     z = torch.cat([share @ own, repositories])
     done = (z + macro @ z + macro @ (macro @ z)) / 3
-    of_person = done[: timed.n_users][model.sessions.person]
-    assert torch.allclose(found.done[0][0], done[: timed.n_users], atol=PARITY)
+    of_person = done[: timed.n_users][model.sessions.user]
+    assert torch.allclose(found.by_behavior[0][0], done[: timed.n_users], atol=PARITY)
     together = (
         both[:n] + of_person if fusion == "sum" else model.fuse_users(torch.cat([both[:n], of_person], 1))
     )
-    assert torch.allclose(found.doing, together, atol=PARITY)
+    assert torch.allclose(found.users, together, atol=PARITY)
 
 
 def test_sessions_learn_what_belongs_to_when() -> None:
@@ -138,7 +138,7 @@ def test_sessions_learn_what_belongs_to_when() -> None:
                 held.append((user, int(chosen[4])))
     data = testing.dataset([r[:2] for r in rows], held, 60, n, "halves")
     order = sorted(rows)
-    times = np.array([day for *_, day in order]) * int(DAY)
+    times = np.array([day for *_, day in order]) * int(SECONDS_PER_DAY)
     data = replace(data, train=Interactions(data.train.users, data.train.items, 60, n, times))
     ndcg = []
     for session in (0.0, WEEK):

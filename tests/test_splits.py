@@ -17,7 +17,7 @@ from graphrec.data import (
     TimeCut,
     TimeSplit,
 )
-from graphrec.data.splits import TEST, TRAIN, VALID, _by_user, as_split, k_core
+from graphrec.data.splits import TEST, TRAIN, VALID, _order_by_user, as_split, k_core
 from graphrec.testing import communities
 
 RECIPES = [
@@ -123,7 +123,7 @@ def test_pairs_are_ordered_by_user_then_value_then_item(bits):
     for values in (rng.integers(0, 2**bits, len(made), dtype=np.uint64), np.full(len(made), 2**bits - 1)):
         values = values.astype(np.uint64)
         values[1::3] = values[0::3]  # equal values, among them those of one user
-        assert np.array_equal(_by_user(made, values), np.lexsort((made.items, values, made.users)))
+        assert np.array_equal(_order_by_user(made, values), np.lexsort((made.items, values, made.users)))
 
 
 @pytest.mark.parametrize("share", [0.1, 0.4])

@@ -13,9 +13,9 @@ from hypothesis import given, settings, strategies as st
 
 from graphrec.core.errors import FeatureError
 from graphrec.data import Content, Interactions
-from graphrec.features import TRAIN, FeatureStore, FeatureTable
-from graphrec.features.shard_rows import OPEN_SHARDS, ShardedRows
-from graphrec.features.store import locked
+from graphrec.features import TRAIN_FINGERPRINT, FeatureStore, FeatureTable
+from graphrec.features.shard_rows import MAX_OPEN_SHARDS, ShardedRows
+from graphrec.features.store import table_lock
 
 IDS = [f"item-{i}" for i in range(7)]
 SHOP = catalog(IDS)
@@ -36,7 +36,7 @@ def test_rows_are_aligned_by_id() -> None:
 def test_unknown_ids_are_counted_and_too_few_known_are_refused() -> None:
     table = FeatureTable.from_array(VALUES[:3], SHOP, "image", ids=["item-1", "other", "item-5"])
     assert table.meta["unknown_ids"] == 1
-    assert np.array_equal(table.rows([5, 1]), VALUES[[2, 0]])
+    assert np.array_equal(table.take([5, 1]), VALUES[[2, 0]])
     with pytest.raises(FeatureError, match=r"0 of 3 ids.*give external item ids"):
         FeatureTable.from_array(VALUES[:3], SHOP, "image", ids=[0, 1, 2])
 
@@ -90,7 +90,7 @@ def test_tables_are_read_only_and_what_they_hand_out_is_not_them() -> None:
     before = table.sha256
     source[:] = 9
     table.numpy()[:] = 9
-    table.rows([0])[:] = 9
+    table.take([0])[:] = 9
     with pytest.raises(ValueError, match="read-only"):
         table.values[0] = 9
     with pytest.raises(ValueError, match="read-only"):
@@ -155,13 +155,13 @@ def test_sharded_rows_index_like_the_array(
 
 
 def test_a_table_opens_more_shards_than_may_be_mapped_at_once(tmp_path: Path) -> None:
-    n = OPEN_SHARDS * 2 + 1
+    n = MAX_OPEN_SHARDS * 2 + 1
     data = catalog([str(i) for i in range(n)])
     values = np.arange(1, n + 1, dtype=np.float32)[:, None]
     table = sharded(tmp_path, values, 1, data)
     assert isinstance(table.values, ShardedRows)
-    assert np.array_equal(table.rows(np.arange(n)[::-1]), values[::-1])
-    assert len(table.values._open) <= OPEN_SHARDS
+    assert np.array_equal(table.take(np.arange(n)[::-1]), values[::-1])
+    assert len(table.values._open) <= MAX_OPEN_SHARDS
     assert table.sha256 == FeatureTable(values).sha256, "the digest must not depend on the sharding"
 
 
@@ -204,7 +204,7 @@ def test_what_tells_of_a_train_split_is_served_for_that_one_alone(tmp_path: Path
     again = SHOP.with_splits(Interactions(np.arange(6), np.arange(1, 7), 7, 7), SHOP.valid, SHOP.test)
     for data, value in ((SHOP, 1), (again, 2)):
         meta = {"field": "profile", "of": "user", "items": data.users.fingerprint,
-                "extractor": {"name": "counted", TRAIN: data.train.fingerprint}}  # fmt: skip
+                "extractor": {"name": "counted", TRAIN_FINGERPRINT: data.train.fingerprint}}  # fmt: skip
         table = FeatureTable(np.full((7, 2), value, np.float32), None, meta)
         other = again if data is SHOP else SHOP
         with pytest.raises(FeatureError, match="'profile' tells of another train split"):
@@ -315,7 +315,7 @@ def test_gc_takes_the_unfinished_and_the_superseded_alone(tmp_path: Path) -> Non
     assert set(store.gc(dry_run=True)) == {old, folder, stray}
     assert old.exists()
     assert left.exists()
-    with locked(folder):
+    with table_lock(folder):
         assert set(store.gc()) == {old, stray}, "a table being written is left alone"
         assert left.exists()
     assert store.gc() == [folder]

@@ -20,7 +20,7 @@ from graphrec.core.random import numpy_rng
 from graphrec.data import Content
 from graphrec.features import FeatureStore, FeatureTable, shards
 from graphrec.features.extract.extraction import extract
-from graphrec.features.store import locked
+from graphrec.features.store import table_lock
 
 N = 20
 FIELDS = ("text", "title")
@@ -203,7 +203,7 @@ def test_a_file_changed_in_place_under_an_open_table_is_refused(
         with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
             mapped[-1] ^= 1
             mapped.flush()
-    for use in (table.numpy, lambda: table.rows([1]), lambda: table.values[0], table.compute_sha256):
+    for use in (table.numpy, lambda: table.take([1]), lambda: table.values[0], table.compute_sha256):
         with pytest.raises(FeatureError, match=r"shard-00000\.npy.*open the table again"):
             use()
 
@@ -237,7 +237,7 @@ def test_a_file_replaced_between_the_check_and_the_use_is_not_mixed_in(
     monkeypatch.setattr(shards, "shard_problem", replaced)
     table = store.load_tables(SHOP, title=None)["text"]
     with pytest.raises(FeatureError, match="was replaced after the table was opened"):
-        table.rows([0])
+        table.take([0])
 
 
 def test_a_file_that_vanishes_between_manifest_and_use_is_named(store: FeatureStore) -> None:
@@ -246,9 +246,9 @@ def test_a_file_that_vanishes_between_manifest_and_use_is_named(store: FeatureSt
     next((store.root / "text").rglob("shard-00003.npy")).unlink()
     with pytest.raises(FeatureError, match=r"shard-00003\.npy: no such file"):
         stored.open()
-    assert table.rows([0]).shape == (1, 8)
+    assert table.take([0]).shape == (1, 8)
     with pytest.raises(FeatureError, match=r"shard-00003\.npy"):
-        table.rows([N - 1])
+        table.take([N - 1])
     shutil.rmtree(store.root)
     with pytest.raises(FeatureError, match="no such file"):
         stored.open()
@@ -335,11 +335,11 @@ def test_the_lock_names_what_it_guards(tmp_path: Path) -> None:
     folder, order = tmp_path / "text" / ("0" * 32), []
 
     def wait() -> None:
-        with locked(folder) as check:
+        with table_lock(folder) as check:
             check()
             order.append("waiter")
 
-    with locked(folder) as check:
+    with table_lock(folder) as check:
         check()
         waiter = threading.Thread(target=wait)
         waiter.start()
@@ -357,7 +357,7 @@ def test_gc_sweeps_by_lock_and_not_by_process_id(store: FeatureStore) -> None:
     """A process id in a file's name may be in use again, or be one of another machine."""
     stray = next((store.root / "text").glob("*/")) / f".shard-00000.npy.{os.getppid()}-ab.tmp"
     stray.write_bytes(b"x")
-    with locked(stray.parent):
+    with table_lock(stray.parent):
         assert store.gc() == []
         assert stray.exists()
     assert store.gc() == [stray]

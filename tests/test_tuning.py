@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,6 @@ import torch
 from safetensors.torch import load_file
 from training import Trainings
 
-from graphrec import runs
 from graphrec.core.bundle import read_sealed, write_sealed
 from graphrec.core.errors import (
     CheckpointError,
@@ -32,6 +33,7 @@ from graphrec.evaluation.ranking import RankingTask
 from graphrec.models import MODELS, model as model_class
 from graphrec.models.base import Ranker
 from graphrec.models.search_space import Choice, Integers, Space
+from graphrec.runs import run as runs
 from graphrec.runs.tuning import samplers, tuner
 from graphrec.testing import communities
 
@@ -145,7 +147,6 @@ def test_weights_of_the_best_are_kept_and_metrics_of_all(tune: Callable[..., tun
             kept = {path.name for path in trial.path.iterdir()} - {
                 "run.json",
                 "metrics.jsonl",
-                "trial.json",
                 ".lock",
             }
             whole = keep == "all" or trial is study.best
@@ -193,15 +194,14 @@ def test_a_trial_that_cannot_be_trained_is_recorded_and_the_study_goes_on(
         tune("all", trials=1, train_options={**FIXED, "learning_rate": 1e30})
 
 
+@pytest.mark.parametrize("changes", [{}, {"sampler": "random"}, {"model": "popularity", "space": None}])
 def test_without_optuna_the_extra_is_named(
-    tune: Callable[..., tuner.Study], monkeypatch: pytest.MonkeyPatch
+    tune: Callable[..., tuner.Study], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(MissingDependencyError, match=r"graphrec\[tune\].*sampler") as raised:
-        tune(trials=7)
-    assert not Path(str(raised.value)).exists()
-    assert len(tune("random", sampler="random", trials=6, train_options={**FIXED, "epochs": 1}).trials) == 6
-    assert len(tune("popularity", model="popularity", space=None, trials=7).trials) == 1
+    with pytest.raises(MissingDependencyError, match=r"graphrec\[tune\]"):
+        tune(**changes)
+    assert not (tmp_path / "study").exists()
 
 
 def test_what_stands_in_the_way_of_all_trials_is_raised(
@@ -210,7 +210,7 @@ def test_what_stands_in_the_way_of_all_trials_is_raised(
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="cuda"):
             tune(train_options={**FIXED, "device": "cuda"})
-        assert not list(tmp_path.glob("study/*/trial.json"))
+        assert tuner.read_study(tmp_path / "study").trials == []
     data, _ = made
     none = Interactions([], [], data.n_users, data.n_items)
     with pytest.raises(DataError, match="valid split is empty"):
@@ -246,7 +246,7 @@ def test_mistakes_are_answered_before_any_work(
 
 @pytest.mark.parametrize("name", RANKERS)
 def test_every_models_own_space_can_be_searched(name: str) -> None:
-    assert tune.search_space(name) == dict(model_class(name).search_space)
+    assert tuner.search_space(name) == dict(model_class(name).search_space)
 
 
 # -- a study that goes on ------------------------------------------------------------------------------------
@@ -319,19 +319,31 @@ def test_another_optuna_is_refused_only_where_it_would_suggest(tune: Callable[..
         tune(trials=7, resume=True)
 
 
-def test_damaged_records_are_named_and_a_removed_trial_is_trained_again(
+def test_damaged_records_are_named_and_a_removed_journal_is_made_again(
     tune: Callable[..., tuner.Study],
 ) -> None:
     study = tune()
     expected = outcome(study.path)
-    record = study.trials[1].path / "trial.json"
-    record.write_text(record.read_text().replace('"value": 0', '"value": 1'))
-    for read in (lambda: tune(resume=True), lambda: tuner.read_study(study.path)):
-        with pytest.raises(CheckpointError, match=r"trial.json.*remove the folder trial-0001"):
-            read()
-    for file in sorted(record.parent.rglob("*"), reverse=True):
-        file.rmdir() if file.is_dir() else file.unlink()
-    assert len(tuner.read_study(study.path).trials) == 2
+    journal = study.path / "trials.log"
+    intact = journal.read_bytes()
+    lines = intact.splitlines(keepends=True)
+    for damaged in (
+        intact.replace(b'"value":0', b'"value":1'),
+        intact.replace(b'"epochs":2', b'"epochs":3'),
+        b"".join([*lines[:1], b"{" + lines[1], *lines[2:]]),
+        b"".join([*lines[:-2], lines[-1]]),
+        b"[]\n" + intact,
+        bytes(100) + b"\n" + intact,
+    ):
+        assert damaged != intact
+        journal.write_bytes(damaged)
+        for read in (lambda: tune(resume=True), lambda: tuner.read_study(study.path)):
+            with pytest.raises(CheckpointError) as raised:
+                read()
+            assert str(journal) in str(raised.value)
+            assert "remove it and resume" in str(raised.value)
+    journal.unlink()
+    assert tuner.read_study(study.path).trials == []
     tune(resume=True)
     assert outcome(study.path) == expected
     (study.path / "study.json").write_text("{")
@@ -341,6 +353,105 @@ def test_damaged_records_are_named_and_a_removed_trial_is_trained_again(
         tuner.read_study(study.path / "trial-0000")
     with pytest.raises(CheckpointError, match="holds a run"):
         tune(f"{study.path.name}/trial-0000", resume=True)
+
+
+def test_half_a_line_at_the_end_of_the_journal_is_no_trial(tune: Callable[..., tuner.Study]) -> None:
+    straight = tune("straight", trials=4)
+    study = tune(trials=4)
+    journal = study.path / "trials.log"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    for cut in (b"".join(lines[:-1]) + lines[-1][:-1], b"".join(lines[:-1]) + lines[-1][:50], lines[0][:9]):
+        journal.write_bytes(cut)
+        assert len(tuner.read_study(study.path).trials) == max(cut.count(b"\n") - 1, 0)
+        assert len(tune(trials=4, resume=True).trials) == 4
+        assert outcome(study.path) == outcome(straight.path)
+
+
+def test_the_journal_is_read_without_pickle(
+    tune: Callable[..., tuner.Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = tune()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("pickle is not to be used")
+
+    for name in ("loads", "load", "dumps", "dump", "Unpickler", "Pickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    assert tuner.read_study(study.path).trials == study.trials
+    assert len(tune(trials=4, resume=True).trials) == 4
+    for line in (study.path / "trials.log").read_text().splitlines():
+        json.loads(line)
+
+
+def test_optuna_opens_the_study(tune: Callable[..., tuner.Study]) -> None:
+    study = tune(space={**SMALL, "train.learning_rate": Choice(0.02, 1e30)}, trials=4)
+    storages = pytest.importorskip("optuna").storages
+    backend = storages.journal.JournalFileBackend(str(study.path / "trials.log"))
+    (stored,) = storages.JournalStorage(backend).get_all_studies()
+    trials = storages.JournalStorage(backend).get_all_trials(stored._study_id)
+    assert [t.value for t in trials] == [t.value for t in study.trials]
+    assert [t.state.name for t in trials] == ["COMPLETE" if t.value else "FAIL" for t in study.trials]
+    assert trials[0].params == {}, "the default learning rate lies outside the space"
+    assert [t.params["dim"] for t in trials[1:]] == [t.options["dim"] for t in study.trials[1:]]
+
+
+def test_one_process_works_on_a_study(tune: Callable[..., tuner.Study]) -> None:
+    def again(_: tuner.Trial) -> None:
+        if (study_path / "trials.log").exists():
+            with pytest.raises(CheckpointError, match="another tuning is writing"):
+                tune(resume=True)
+            refused.append(True)
+
+    refused: list[bool] = []
+    study_path = tune(trials=1).path
+    tune(trials=2, resume=True, on_trial=again)
+    assert refused == [True]
+
+
+def as_format_1(study: tuner.Study) -> None:
+    """Writes a study's records as graphrec of 2026-11 did, which called ``dim`` as it does now."""
+    for trial in study.trials:
+        content = {key: value for key, value in asdict(trial).items() if key != "path"}
+        write_sealed(trial.path / "trial.json", {**content, "format": 1})
+    (study.path / "trials.log").unlink()
+    facts = read_sealed(study.path / "study.json", "")
+    write_sealed(study.path / "study.json", {**facts, "format": 1, "optuna": None})
+
+
+def test_a_study_of_format_1_is_read_and_goes_on(tune: Callable[..., tuner.Study]) -> None:
+    straight = tune("straight", trials=5)
+    study = tune(trials=3)
+    as_format_1(study)
+    assert tuner.read_study(study.path).trials == study.trials
+    assert tune(trials=5, resume=True).trials[:3] == study.trials
+    found = [(t.options, t.value) for t in tuner.read_study(study.path).trials]
+    assert found == [(t.options, t.value) for t in straight.trials]
+    record = study.trials[1].path / "trial.json"
+    as_format_1(study)
+    record.write_text(record.read_text().replace('"number": 1', '"number": 2'))
+    with pytest.raises(CheckpointError, match=r"trial-0001/trial\.json"):
+        tuner.read_study(study.path)
+
+
+def test_options_of_format_1_are_read_under_their_present_names(
+    tune: Callable[..., tuner.Study],
+) -> None:
+    space: Space = {"normalize": Choice(False, True), "k": Integers(3, 9)}
+    given = {"model": "itemknn", "space": space, "train_options": {"device": "cpu"}}
+    study = tune(**given)
+    as_format_1(study)
+    for number in range(3):
+        record = study.path / f"trial-000{number}" / "trial.json"
+        record_of = read_sealed(record, "")
+        for part in ("options", "model_options"):
+            record_of[part]["normalise"] = record_of[part].pop("normalize")
+        write_sealed(record, record_of)
+    facts = read_sealed(study.path / "study.json", "")
+    for part in ("space", "model_config"):
+        facts[part]["normalise"] = facts[part].pop("normalize")
+    write_sealed(study.path / "study.json", facts)
+    assert [t.options for t in tuner.read_study(study.path).trials] == [t.options for t in study.trials]
+    assert len(tune(**given, resume=True, trials=4).trials) == 4
 
 
 def test_interrupted_in_random_epochs_it_ends_as_if_it_had_not_been(
@@ -394,5 +505,9 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(
         while code := sitting(tmp_path / "killed", kill=int(rng.integers(steps // 9, steps // 3))):
             assert code == -signal.SIGKILL, said.read_text()
             kills += 1
+        assert sitting(tmp_path / "torn", kill="half torn/trials.log again") == -signal.SIGKILL
+        assert not (tmp_path / "torn" / "trials.log").read_bytes().endswith(b"\n")
+        assert sitting(tmp_path / "torn") == 0, said.read_text()
     assert kills >= 3
-    assert outcome(tmp_path / "killed") == outcome(tmp_path / "straight")
+    for name in ("killed", "torn"):
+        assert outcome(tmp_path / name) == outcome(tmp_path / "straight")

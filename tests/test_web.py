@@ -26,9 +26,10 @@ pytest.importorskip("httpx2", reason="httpx2 is not installed; FastAPI's test cl
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from graphrec.conversation.session import Session
 from graphrec.conversation.web import app as web
 from graphrec.conversation.web.app import create_app, serve
-from graphrec.conversation.web.messages import EVENTS, LENGTH, LIKES
+from graphrec.conversation.web.messages import MAX_EVENTS, MAX_LENGTH, MAX_LIKES
 from graphrec.conversation.web.page import PAGE, POLICY
 from graphrec.core.errors import ConfigError, MissingDependencyError
 from graphrec.serving.http.guard import BODY
@@ -80,7 +81,7 @@ def converse(to: TestClient, target: int, **start) -> list[dict]:
 def test_a_conversation_over_the_wire_is_the_one_in_python(kind) -> None:
     agent = shop(**KINDS[kind])
     replies = converse(client(agent), 77, user="U1")
-    session = agent.start("U1")
+    session = Session.start(agent, "U1")
     for reply in replies[:-1]:
         turn = session.next()
         assert (reply["kind"], reply["number"], reply["remaining"]) == (
@@ -145,9 +146,9 @@ def test_attributes_are_found_by_any_part_of_their_names_the_commonest_first(mon
     everything = to.get("/api/attributes").json()
     assert everything["total"] == len(everything["names"]) == 24
     assert to.get("/api/attributes", params={"q": "no such thing"}).json() == {"names": [], "total": 0}
-    error(to.get("/api/attributes", params={"q": "x" * (LENGTH + 1)}), 422)
-    assert web.OFFERED == 50
-    monkeypatch.setattr(web, "OFFERED", 5)
+    error(to.get("/api/attributes", params={"q": "x" * (MAX_LENGTH + 1)}), 422)
+    assert web.MAX_MATCHES == 50
+    monkeypatch.setattr(web, "MAX_MATCHES", 5)
     found = client().get("/api/attributes").json()
     assert (len(found["names"]), found["total"]) == (5, 24)
 
@@ -241,7 +242,7 @@ def test_answers_and_states_that_do_not_fit_are_refused_in_words() -> None:
     assert "was not recommended" in error(to.post("/api/answer", json={"state": state, "value": "P999"}), 400)
     for changed, words in (
         ({"agent": "0" * 64}, "was led by agent 000"),
-        ({"format": 2}, "of format 2"),
+        ({"format": 2}, "format 2"),
         ({"user": "nobody"}, "nobody"),
         ({"likes": ["nothing"]}, "nothing"),
         ({"likes": ["mug"]}, "event"),
@@ -308,12 +309,12 @@ def test_what_is_too_long_is_refused() -> None:
     pieces = (long[i : i + 1000] for i in range(0, len(long), 1000))
     assert "64 KB" in error(to.post("/api/start", content=pieces), 413), "also when no length is declared"
     error(to.post("/api/start", content=b"{}", headers={"content-length": "9" * 30}), 413)
-    name = "x" * (LENGTH + 1)
-    for sent in ({"user": name}, {"likes": [name]}, {"likes": ["mug"] * (LIKES + 1)}):
+    name = "x" * (MAX_LENGTH + 1)
+    for sent in ({"user": name}, {"likes": [name]}, {"likes": ["mug"] * (MAX_LIKES + 1)}):
         error(to.post("/api/start", json=sent), 422)
-    many = {**state, "events": [{"asked": "mug", "answer": "no"}] * (EVENTS + 1)}
-    assert str(EVENTS) in error(to.post("/api/next", json={"state": many}), 422)
-    many["events"] = many["events"][:EVENTS]
+    many = {**state, "events": [{"asked": "mug", "answer": "no"}] * (MAX_EVENTS + 1)}
+    assert str(MAX_EVENTS) in error(to.post("/api/next", json={"state": many}), 422)
+    many["events"] = many["events"][:MAX_EVENTS]
     assert "event 1" in error(to.post("/api/next", json={"state": many}), 400)
 
 
@@ -323,7 +324,7 @@ def test_a_defect_is_a_500_that_tells_nothing(monkeypatch) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("the secret of /a/path")
 
-    monkeypatch.setattr(agent, "start", broken)
+    monkeypatch.setattr(Session, "start", broken)
     answer = client(agent).post("/api/start", json={})
     assert "log" in error(answer, 500)
     assert "secret" not in answer.text
@@ -443,9 +444,9 @@ def test_served_on_a_free_port_it_answers_and_ends_quietly_on_ctrl_c() -> None:
 
 
 def test_the_page_is_part_of_the_package() -> None:
-    folder = ROOT / "graphrec"
-    packed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"][
-        "graphrec"
-    ]
-    found = {path.name for pattern in packed for path in folder.glob(pattern)}
-    assert {p.name for p in (folder / "web").iterdir() if p.is_file() and p.suffix != ".py"} <= found
+    folder = ROOT / "graphrec" / "conversation" / "web"
+    package_data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    packed = {
+        path.name for pattern in package_data["graphrec.conversation.web"] for path in folder.glob(pattern)
+    }
+    assert {p.name for p in folder.iterdir() if p.is_file() and p.suffix != ".py"} == packed

@@ -22,6 +22,8 @@ pytest.importorskip("playwright", reason="playwright is not installed; pip insta
 from browsing import FLAGS, PATIENCE, Served, at, begin, look, state, until
 from playwright.sync_api import sync_playwright
 
+from graphrec.conversation.session import Session
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if CHROMIUM is None:
     pytest.skip("no Chromium; apt-get install chromium", allow_module_level=True)
@@ -108,7 +110,7 @@ def test_a_whole_conversation_by_mouse_leads_to_the_item(opened, binary) -> None
     assert download.value.suggested_filename == "conversation.json"
     saved = json.loads(Path(download.value.path()).read_text())
     assert saved == state(page)
-    assert binary.agent.resume(saved).found == item(target)
+    assert Session.resume(binary.agent, saved).chosen_item == item(target)
     page.get_by_role("button", name="Start anew").click()
     assert page.locator("#start").is_visible()
     assert page.locator("#chosen").is_hidden()
@@ -204,7 +206,7 @@ def test_back_and_forward_are_taking_back_and_giving_again(opened, binary) -> No
     page.locator("#no").click()
     at(page, 2)
     assert [e["answer"] for e in state(page)["events"]] == ["yes", "no"]
-    session = binary.agent.resume(state(page))
+    session = Session.resume(binary.agent, state(page))
     assert page.locator("#count").inner_text().startswith(f"Turn 3 · {session.next().remaining} of")
     page.go_forward()  # there is nothing in front any more
     at(page, 2)
@@ -259,7 +261,7 @@ def test_two_pages_at_once_do_not_disturb_each_other(opened, binary) -> None:
     assert [e["answer"] for e in state(one)["events"]] == [said[k] for k in "yn?"]
     assert [e["answer"] for e in state(two)["events"]] == [said[k] for k in "n?"]
     for page in (one, two):
-        session = binary.agent.resume(state(page))
+        session = Session.resume(binary.agent, state(page))
         assert page.locator("#count").inner_text().startswith(f"Turn {len(session.events) + 1} · ")
         assert look(page)[1] in (f"{session.next().question}?", "How about one of these?")
 

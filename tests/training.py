@@ -241,12 +241,12 @@ def write_in_place() -> None:
     """Files as a plain program writes them: under their own name, so that a kill leaves half of one."""
 
     @contextmanager
-    def writing(path: str | Path) -> Iterator[Any]:
+    def atomic_write(path: str | Path) -> Iterator[Any]:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with files.open(path, "wb") as file:  # type: ignore[attr-defined]
             yield file
 
-    files.writing = writing
+    files.atomic_write = atomic_write
 
 
 def carry_out(task: dict[str, Any]) -> None:
@@ -262,6 +262,10 @@ def carry_out(task: dict[str, Any]) -> None:
         write_in_place()
     if "arguments" in task:
         os.dup2(2, 1)
+        if task["arguments"][0] == "tune":
+            from optuna.storages.journal import _file as journal
+
+            journal.open = files.open  # type: ignore[attr-defined]
         cli.main(task["arguments"])
     elif "save" in task:
         recommender(task["dim"]).save(task["save"])

@@ -26,7 +26,7 @@ from graphrec.conversation.catalog import Catalog
 from graphrec.conversation.config import ConversationConfig
 from graphrec.conversation.models.scpr import SCPR
 from graphrec.conversation.play import play
-from graphrec.conversation.rules import rule
+from graphrec.conversation.rules import parse_rule
 from graphrec.conversation.simulator import Simulator
 from graphrec.conversation.vectors import DialogueVectors, read_vectors, write_vectors
 from graphrec.core.random import numpy_rng
@@ -103,9 +103,9 @@ def conversations(data: Dataset, vectors: DialogueVectors, n: int) -> None:
     print(f"{'policy':26s}{'rules':28s}{'per CPU s':>10s}{'reference':>11s}{'ratio':>7s}{'products':>10s}")
     for name, rules in POLICIES:
         setting = Setting(catalog, vectors, ConversationConfig(**rules))
-        play(rule(name), setting, Simulator(catalog), users[:64], targets[:64])
+        play(parse_rule(name), setting, Simulator(catalog), users[:64], targets[:64])
         began = time.process_time()
-        play(rule(name), setting, Simulator(catalog), users, targets)
+        play(parse_rule(name), setting, Simulator(catalog), users, targets)
         spent = time.process_time() - began
         scored, valued = _sizes(catalog, vectors, rules, name, users, targets)
         reference = REFERENCE.get(name)
@@ -123,13 +123,13 @@ def _sizes(
     from graphrec.conversation.dialogue import Dialogue
 
     traced = Traced(catalog, vectors, ConversationConfig(**rules))
-    talks = Simulator(catalog).talks(targets, 15)
-    chance = numpy_rng(0, "conversation/policy").random((len(targets), 15))
+    talks = Simulator(catalog).users(targets, 15)
+    uniform = numpy_rng(0, "conversation/policy").random((len(targets), 15))
     for number, talk in enumerate(talks):
         dialogue = Dialogue(traced, int(users[number]), talk)
         while not dialogue.done and dialogue.actions_left:
-            traced.left = len(dialogue.knows.items)
-            action = rule(name).act([dialogue], chance[number, dialogue.turn : dialogue.turn + 1])[0]
+            traced.left = len(dialogue.belief.items)
+            action = parse_rule(name).act([dialogue], uniform[number, dialogue.turn : dialogue.turn + 1])[0]
             dialogue.step(action)
     return traced.scored, traced.valued
 

@@ -128,7 +128,7 @@ def open_clip_rows(name: str, dataset: Dataset, repeats: int) -> None:
     n = len(content)
     pictures = [decode(path.read_bytes()) for row in range(n) if (path := content.path(row)) is not None]
     starts = range(0, n, clip.batch_size)
-    batches = [clip.stacked([clip.prepare(p) for p in pictures[i : i + clip.batch_size]]) for i in starts]
+    batches = [clip.to_tensor([clip.prepare(p) for p in pictures[i : i + clip.batch_size]]) for i in starts]
     del pictures
 
     def forward() -> None:

@@ -108,8 +108,8 @@ def epoch_bytes(model: FM) -> int:
     row, moved = 4 * DIM, 0
     for batch in model.batches(EpochContext(1, BATCH, 0)):
         if isinstance(batch, ItemBatch):
-            gathered = 4 * len(batch.users) + len(batch.said)
-            touched = sum(len(t.unique()) for t in (batch.users, batch.items, batch.said))
+            gathered = 4 * len(batch.users) + len(batch.prefix_attributes)
+            touched = sum(len(t.unique()) for t in (batch.users, batch.items, batch.prefix_attributes))
         else:
             gathered = len(batch.users) + len(batch.attributes)
             touched = len(batch.attributes.unique())
@@ -122,10 +122,10 @@ def increments(found: prefixes.Prefixes, has: csr_array) -> int:
     """Attributes of all candidates of all distinct prefixes, each counted once."""
     total, degree = 0, np.diff(has.indptr)
     for length in range(1, int(found.length.max()) + 1):
-        said = found.said(np.flatnonzero(found.length == length))[1].reshape(-1, length)
+        said = found.prefix_attributes(np.flatnonzero(found.length == length))[1].reshape(-1, length)
         sets = np.unique(np.sort(said, axis=1), axis=0)
         offsets = np.arange(0, sets.size + 1, length)
-        total += int(degree[prefixes.satisfying(offsets, sets.reshape(-1), has).indices].sum())
+        total += int(degree[prefixes.items_with_all(offsets, sets.reshape(-1), has).indices].sum())
     return total
 
 
@@ -144,7 +144,7 @@ def main() -> None:
         data = load_dataset("lastfm")
     else:
         data = generated(chosen.attributes, chosen.edges)
-    pairs, n_attributes = prefixes.distinct_pairs(data)
+    pairs, n_attributes = prefixes.item_attribute_pairs(data)
     print(
         f"{data.name}: {len(data.train):,} train pairs, {pairs.shape[1]:,} edges, {n_attributes:,} attributes"
     )
@@ -152,9 +152,11 @@ def main() -> None:
     # One increment reads and writes a count and reads an index: three numbers of four bytes.
     made: list[prefixes.Prefixes] = []
     took = spent(
-        lambda: made.append(prefixes.simulate(pairs, data.n_items, n_attributes, numpy_rng(0, "bench")))
+        lambda: made.append(
+            prefixes.simulate_prefixes(pairs, data.n_items, n_attributes, numpy_rng(0, "bench"))
+        )
     )
-    least = 12 * increments(made[0], prefixes.matrix(pairs, data.n_items, n_attributes)) / rate
+    least = 12 * increments(made[0], prefixes.item_attribute_matrix(pairs, data.n_items, n_attributes)) / rate
     sizes = made[0].length
     print(f"{len(sizes):,} prefixes of {sizes.mean():.1f} attributes on average, {sizes.max()} at most")
     print(f"prefixes                  {took:7.2f} s   floor {least:.3f} s, ratio {took / least:.0f}")

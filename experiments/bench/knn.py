@@ -2,8 +2,8 @@
 
     python -m experiments.bench.knn [--quick] [--million]
 
-Every line is a fresh process. ``exact`` is :func:`graphrec.graphs.knn.knn` with all comparisons, graph and all,
-``dense`` one matrix of similarities and ``torch.topk``, ``faiss`` an ``IndexFlatIP``, all with k = 10 on
+Every line is a fresh process. ``exact`` is :func:`graphrec.graphs.knn.knn` with all comparisons and the
+graph, ``dense`` one matrix of similarities and ``torch.topk``, ``faiss`` an ``IndexFlatIP``, all with k = 10 on
 plain Gaussian vectors, the hardest to prune. The floor is the 2 N N d operations of all comparisons at the
 speed at which torch multiplies matrices in the cache, measured in the same process. Extra memory is the peak
 above what was resident before; the copy scaled to length one counts. ``--quick`` leaves 100,000 rows out.
@@ -118,7 +118,7 @@ def approximate_of(n: int, d: int, kind: str, folder: Path) -> dict[str, float]:
     with measure.spent() as spent:
         graph = knn(table, K, method="approximate")
     sample = np.sort(numpy_rng(1, "bench/knn/sample").choice(n, 2000, replace=False))
-    true = nearest_rows(torch.from_numpy(table.rows(sample)), torch.from_numpy(table.numpy()), K)[1]
+    true = nearest_rows(torch.from_numpy(table.take(sample)), torch.from_numpy(table.numpy()), K)[1]
     found = graph.col.view(n, K).long()[torch.from_numpy(sample)]
     return {
         "seconds": spent.seconds,

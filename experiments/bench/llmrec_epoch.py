@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -99,7 +100,8 @@ def main() -> None:
         with measure.spent() as built:
             model = LLMRec(train, tables, LLMRec.Config())
         said = numpy_rng(0, "bench/preferences").integers(0, ITEMS, (2, USERS))
-        model.preferences = Preferences(said[0], said[1], model.config.augmented)
+        preferences = Preferences(said[0], said[1], model.config.augmented)
+        model.sampler = replace(model.sampler, preferences=preferences)
         # The tables are random numbers in memory here, and mapped files in use.
         held = sum(table.numpy().nbytes for table in tables.values())
         del tables

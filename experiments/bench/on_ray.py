@@ -90,7 +90,7 @@ def main() -> None:
     print(f"{'':<34}{'local':>10}{'1 worker':>14}{'2 workers':>24}")
     print(f"{'floor':<34}{'':>10}{1:20.2f} x{0.5:20.2f} x")
     n_pictures, n_rows = given.pictures // share, given.rows // share
-    with tempfile.TemporaryDirectory() as folder, Cluster("local", workers=2, cpus=1).joined():
+    with tempfile.TemporaryDirectory() as folder, Cluster("local", workers=2, cpus=1).connect():
         row(f"hog-hsv, {n_pictures:,} pictures", pictures(n_pictures, Path(folder)), repeats)
         row("hog-hsv, nothing", pictures(1, Path(folder)), repeats)
         row(f"kNN, {n_rows:,} x 384", neighbors(n_rows, 384), repeats)
@@ -100,7 +100,7 @@ def main() -> None:
 
 
 def _joined_once() -> None:
-    with Cluster("local").joined():
+    with Cluster("local").connect():
         pass
 
 

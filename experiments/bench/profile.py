@@ -7,7 +7,7 @@ calls are timed where they are made, time spent inside another part is not count
 claims is printed as the rest, so that the parts add up to the epoch. Shown is the epoch of median length.
 
 The floor of a part is the longer of its bytes over the copy bandwidth and its FLOPs over the rate of a large
-float32 product, both measured at the start of the run (``experiments.bench.floor``). Sparse products and
+float32 product, both measured at the start of the run (``experiments.bench.roofline``). Sparse products and
 projections are counted as they are called; of the others, what any implementation must read and write once.
 """
 
@@ -29,7 +29,7 @@ import torch
 
 import graphrec as gr
 from experiments.bench import catalog, measure
-from experiments.bench.floor import DIM, ceilings, product_bytes
+from experiments.bench.roofline import DIM, ceilings, product_bytes
 from graphrec.graphs import graph as graphs
 from graphrec.models import layers as layers
 

@@ -118,7 +118,7 @@ def whole(name: str, scale: float, batch: int, fanouts: list[int]) -> dict[str, 
         held = numpy_rng(0, "bench/sampled/held").random(len(known)) < 0.01
         train, valid = known.where(~held), known.where(held)
         model = built(name, train, table, fanouts)
-        task = RankingTask(valid.of_some_users(1000), seen=train, k=20)
+        task = RankingTask(valid.sample_users(1000), seen=train, k=20)
         run = Trainer(TrainConfig(epochs=1, batch_size=batch, progress=False), Path(folder) / "run").fit(
             model, task
         )

@@ -46,7 +46,7 @@ def plain(rec: Recommender) -> np.ndarray:
     found = []
     for start in range(0, USERS, 1000):
         scores = users[start : start + 1000] @ items.T
-        row, item = rec.seen.rows(np.arange(start, start + len(scores)))
+        row, item = rec.seen.items_of_users(np.arange(start, start + len(scores)))
         scores[torch.from_numpy(row), torch.from_numpy(item).long()] = -torch.inf
         found.append(scores.topk(K, dim=1).indices)
     return torch.cat(found).numpy()

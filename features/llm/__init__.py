@@ -1,6 +1,7 @@
-"""What a language model says of a catalog: preferences, attributes and profiles, asked once and kept.
+"""Features from a language model: preferences, attributes and profiles, requested once and cached.
 
-:mod:`graphrec.features.extract.llm.jobs` does the three jobs with any :class:`~graphrec.features.extract.llm.client.Chat`;
-:mod:`graphrec.features.extract.llm.catalog` does them by counting, with no model at all. What comes out is written into the
-feature store; training never asks anybody.
+:mod:`~graphrec.features.extract.llm.jobs` builds the prompts of the three jobs and reads the replies,
+:mod:`~graphrec.features.extract.llm.requests` sends them to any OpenAI-compatible server, and
+:mod:`~graphrec.features.extract.llm.catalog` computes a baseline without a model. The results are written to
+the feature store; training sends no requests.
 """

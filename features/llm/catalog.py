@@ -1,5 +1,6 @@
-"""The same without any model: attributes as the item table has them, profiles by counting the train history.
-What a language model adds is measured against this.
+"""Baseline without a language model: attributes from the item table, profiles by counting training items.
+
+The gain of a language model is measured against this baseline.
 """
 
 from __future__ import annotations
@@ -11,17 +12,20 @@ from graphrec.core.errors import DataError
 from graphrec.data import Dataset
 from graphrec.data.attributes import HAS, IN
 
-TOP = 3  # commonest values that a profile names, of each kind
+MAX_VALUES = 3  # most frequent values a profile lists per attribute group
 WORD = re.compile(r"[^\W\d_]{4,}")
 
 
 def attributes(data: Dataset) -> dict[str, list[str | None]]:
-    """A text of each item for each group of attributes of the dataset, in the order of the groups.
+    """The attribute values of each item as text, by attribute group.
+
+    Returns:
+        Group name -> one text per item (values joined by commas), None where the item has no value.
 
     Raises:
         DataError: the dataset has no attributes.
     """
-    grouped = _grouped(data)
+    grouped = _group_values(data)
     found: dict[str, list[str | None]] = {}
     for name, values in grouped.items():
         found[name] = [", ".join(texts) if texts else None for texts in values]
@@ -29,38 +33,43 @@ def attributes(data: Dataset) -> dict[str, list[str | None]]:
 
 
 def profiles(data: Dataset) -> list[str | None]:
-    """For each user the commonest attributes of the train items, or the commonest words of their texts where
-    the dataset has no attributes; None for somebody without train items.
+    """One profile text per user: the most frequent attributes of their training items.
+
+    Without attributes, the most frequent words of the items' texts are used. A user without training items
+    gets None.
 
     Raises:
-        DataError: it has neither.
+        DataError: the dataset has neither attributes nor texts.
     """
     if HAS in data.relations and IN in data.relations:
-        kinds = _grouped(data)
+        kinds = _group_values(data)
     elif "text" in data.content and data.content["text"].kind == "text":
         kinds = {"likes": [sorted(set(WORD.findall((text or "").lower()))) for text in data.content["text"]]}
     else:
-        raise DataError(f"{data.name}: no attributes and no texts to make profiles of; {_HOW}")
+        raise DataError(
+            f"{data.name}: it has neither item attributes nor item texts to build profiles from; "
+            f"{_ATTRIBUTES_HINT}"
+        )
     found: list[str | None] = []
     for user in range(data.n_users):
         items = data.train.items_of(user)
         parts = []
         for name, values in kinds.items():
             counts = Counter(text for item in items for text in values[item])
-            common = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:TOP]
+            common = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:MAX_VALUES]
             if common:
                 parts.append(f"{name}: {', '.join(text for text, _ in common)}")
         found.append("; ".join(parts) or None)
     return found
 
 
-_HOW = "name attributes when reading it, such as --set data.attributes=true"
+_ATTRIBUTES_HINT = "request attributes when the dataset is read, for example --set data.attributes=true"
 
 
-def _grouped(data: Dataset) -> dict[str, list[list[str]]]:
-    """Names of the attributes of each item, by group."""
+def _group_values(data: Dataset) -> dict[str, list[list[str]]]:
+    """Attribute names of each item by group, without the group prefix."""
     if HAS not in data.relations or IN not in data.relations:
-        raise DataError(f"{data.name}: its items have no attributes; {_HOW}")
+        raise DataError(f"{data.name}: its items have no attributes; {_ATTRIBUTES_HINT}")
     names = [str(name) for name in data.nodes["attribute"].ids]
     groups = [str(name) for name in data.nodes["group"].ids]
     group_of = dict(zip(*(side.tolist() for side in data.relations[IN]), strict=True))

@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible endpoint, through the ``openai`` package: vLLM, Ollama, llama.cpp, gateways."""
+"""Client of OpenAI-compatible servers (vLLM, Ollama, llama.cpp, ...), based on the ``openai`` package."""
 
 from __future__ import annotations
 
@@ -8,37 +8,44 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from graphrec.core.errors import ConfigError, FeatureError, requires
-from graphrec.features.extract.llm.responses import Messages, Reply
+from graphrec.core.errors import ConfigError, FeatureError, missing_dependency
+from graphrec.features.extract.llm.response_cache import Messages, Reply
 
 if TYPE_CHECKING:
     import openai
 
-KEY = "OPENAI_API_KEY"
-FORMS = ("json_schema", "json_object")  # of response_format: OpenAI's, and llama.cpp's with the schema inside
+KEY_VARIABLE = "OPENAI_API_KEY"
+RESPONSE_FORMATS = (
+    "json_schema",
+    "json_object",
+)  # OpenAI's response_format, and llama.cpp's, which holds the schema
 
 
 class Chat:
-    """Asks one model. The key is read from the environment and kept nowhere else.
+    """Chat completions of one model. The API key is read from the environment and stored nowhere else.
 
-    Requests that time out, are refused for a while (429) or fail on the server's side (5xx) are sent again by
-    the client, after what Retry-After says or a growing, jittered pause; other refusals are final.
+    Requests that time out, are rate-limited (429) or fail on the server (5xx) are repeated after the delay in
+    ``Retry-After`` or an exponential, jittered delay. All other errors are final.
 
     Args:
-        model: its name on the server.
-        base_url: of the server, such as ``http://localhost:11434/v1``; default: ``OPENAI_BASE_URL`` or
-            OpenAI's.
-        key_variable: environment variable that holds the key; servers of one's own often need none.
-        temperature: of the reply.
-        top_p: likewise; a small one keeps to what is listed (LLMRec, Sec. 4).
-        max_tokens: longest reply.
+        model: name of the model on the server.
+        base_url: URL of the server, such as ``http://localhost:11434/v1``; default: ``OPENAI_BASE_URL`` or
+            the URL of OpenAI.
+        key_variable: environment variable that holds the API key; local servers often need none.
+        temperature: sampling temperature.
+        top_p: nucleus sampling threshold; a small value keeps to the listed candidates (LLMRec, Sec. 4).
+        max_tokens: maximum tokens of a reply.
         timeout: seconds for one request.
-        retries: how often a request is sent again.
-        structured: ask for the form of the reply (``response_format``), until the server refuses to.
+        retries: how often a failed request is repeated.
+        structured: constrain replies with ``response_format`` as long as the server accepts it.
 
     Attributes:
-        forms: ways to ask for it that the server has not refused, the next one first.
-        refused: how often each status was answered, of 400 and above.
+        response_formats: formats the server has not rejected, in the order in which they are tried.
+        error_statuses: number of responses by HTTP status, for 400 and above.
+
+    Raises:
+        ConfigError: an option is out of range.
+        MissingDependencyError: the extra ``llm`` is not installed.
     """
 
     def __init__(
@@ -46,7 +53,7 @@ class Chat:
         model: str,
         base_url: str | None = None,
         *,
-        key_variable: str = KEY,
+        key_variable: str = KEY_VARIABLE,
         temperature: float = 0.6,
         top_p: float = 0.1,
         max_tokens: int = 1000,
@@ -61,26 +68,27 @@ class Chat:
                 f"temperature {temperature}, top_p {top_p}, max_tokens {max_tokens}, timeout {timeout}, "
                 f"retries {retries}; expected 0 to 2, above 0 to 1, at least 1, above 0, at least 0"
             )
-        self.model, self.forms = model, tuple(FORMS if structured else ())
+        self.model = model
+        self.response_formats = tuple(RESPONSE_FORMATS if structured else ())
         self.parameters = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
-        self.refused: Counter[int] = Counter()
+        self.error_statuses: Counter[int] = Counter()
         self._lock = threading.Lock()
-        self._client = client(base_url, key_variable, timeout, retries, self._count)
+        self._client = make_client(base_url, key_variable, timeout, retries, self._count)
         self._key_variable = key_variable
 
     def ask(self, messages: Messages, schema: Mapping[str, Any] | None = None) -> Reply:
-        """One reply.
+        """Requests one reply.
 
         Args:
-            messages: of the chat so far.
-            schema: JSON schema that the reply has, where the server can be held to one.
+            messages: the chat so far.
+            schema: JSON schema of the reply, used where the server supports one.
 
         Raises:
-            FeatureError: the endpoint is out of reach, refuses, or answers what is no chat completion.
+            FeatureError: the server cannot be reached, returns an error, or returns no chat completion.
         """
         import openai
 
-        form = self.forms[0] if schema is not None and self.forms else None
+        form = self.response_formats[0] if schema is not None and self.response_formats else None
         extra: dict[str, Any] = {}
         if form == "json_schema":
             named = {"name": "answer", "strict": True, "schema": dict(schema or {})}
@@ -88,28 +96,32 @@ class Chat:
         elif form is not None:
             extra["response_format"] = {"type": form, "schema": dict(schema or {})}
         try:
-            made = self._client.chat.completions.create(
+            completion = self._client.chat.completions.create(
                 model=self.model, messages=[dict(m) for m in messages], **self.parameters, **extra
             )
         except openai.APIStatusError as cause:
-            if form is not None and _unknown_form(cause):
-                self.forms = FORMS[FORMS.index(form) + 1 :]  # the same, whoever else is refused meanwhile
+            if form is not None and _is_unknown_format(cause):
+                self.response_formats = RESPONSE_FORMATS[
+                    RESPONSE_FORMATS.index(form) + 1 :
+                ]  # the same value in every thread
                 return self.ask(messages, schema)
-            raise self._explained(cause) from cause
+            raise self._as_feature_error(cause) from cause
         except openai.OpenAIError as cause:
-            raise self._explained(cause) from cause
-        except ValueError as cause:  # JSON that is none
-            raise FeatureError(f"{self._where()}: answered what is no JSON ({_first(cause)})") from cause
-        choices = getattr(made, "choices", None)
+            raise self._as_feature_error(cause) from cause
+        except ValueError as cause:  # invalid JSON
+            raise FeatureError(
+                f"{self._endpoint()}: the response is not JSON ({_first_line(cause)}); check the base URL"
+            ) from cause
+        choices = getattr(completion, "choices", None)
         if not choices or getattr(choices[0], "message", None) is None:
             raise FeatureError(
-                f"{self._where()}: answered what is no chat completion; is it the right address?"
+                f"{self._endpoint()}: the response is not a chat completion; check the base URL"
             )
-        usage = getattr(made, "usage", None)
+        usage = getattr(completion, "usage", None)
         return Reply(
             str(choices[0].message.content or ""),
             str(choices[0].finish_reason or ""),
-            str(made.model or self.model),
+            str(completion.model or self.model),
             int(getattr(usage, "prompt_tokens", 0) or 0),
             int(getattr(usage, "completion_tokens", 0) or 0),
         )
@@ -117,44 +129,48 @@ class Chat:
     def _count(self, response: Any) -> None:
         if response.status_code >= 400:
             with self._lock:
-                self.refused[int(response.status_code)] += 1
+                self.error_statuses[int(response.status_code)] += 1
 
-    def _where(self) -> str:
+    def _endpoint(self) -> str:
         return f"{self._client.base_url}, model {self.model!r}"
 
-    def _explained(self, cause: Exception) -> FeatureError:
-        return explained(cause, self._where(), self._key_variable)
+    def _as_feature_error(self, cause: Exception) -> FeatureError:
+        return as_feature_error(cause, self._endpoint(), self._key_variable)
 
 
-def _unknown_form(cause: openai.APIStatusError) -> bool:
-    """Servers that cannot hold a reply to a form say so in many ways, llama-cpp-python's with a 500."""
+def _is_unknown_format(cause: openai.APIStatusError) -> bool:
+    """Whether the server rejected ``response_format``; servers use many statuses (llama-cpp-python: 500)."""
     return cause.status_code in (400, 422) or (cause.status_code >= 500 and "response_format" in str(cause))
 
 
-def explained(cause: Exception, where: str, key_variable: str) -> FeatureError:
-    """An error of the client as one that says what to do; the key is in none of them."""
+def as_feature_error(cause: Exception, where: str, key_variable: str) -> FeatureError:
+    """Converts a client error into one that says what to do; no message contains the API key."""
     import openai
 
     if isinstance(cause, openai.APITimeoutError):
-        return FeatureError(
-            f"{where}: no answer in time, several times; allow more (the option timeout) or ask less at once"
-        )
+        return FeatureError(f"{where}: repeated timeouts; raise the option timeout or lower --concurrency")
     if isinstance(cause, openai.APIConnectionError):
-        return FeatureError(f"{where}: cannot be reached ({_first(cause)}); check --base-url and the server")
+        return FeatureError(
+            f"{where}: cannot be reached ({_first_line(cause)}); check --base-url and the server"
+        )
     status = getattr(cause, "status_code", None)
     if status in (401, 403):
-        return FeatureError(f"{where}: refuses the key ({status}); set {key_variable} to one that may")
+        return FeatureError(
+            f"{where}: the server rejected the API key ({status}); set {key_variable} to a valid key"
+        )
     if status == 404:
-        return FeatureError(f"{where}: not there (404); check --model and --base-url (it often ends in /v1)")
+        return FeatureError(
+            f"{where}: not found (404); check --model and --base-url, which often ends in /v1"
+        )
     if status == 429:
-        return FeatureError(f"{where}: still too many requests (429); lower --concurrency, or go on later")
-    return FeatureError(f"{where}: {_first(cause)}")
+        return FeatureError(f"{where}: rate limit exceeded (429); lower --concurrency, or continue later")
+    return FeatureError(f"{where}: {_first_line(cause)}")
 
 
-def client(
+def make_client(
     base_url: str | None, key_variable: str, timeout: float, retries: int, count: Callable[[Any], None]
 ) -> Any:
-    """The package's client of a server; ``count`` sees every response.
+    """A client of the ``openai`` package; ``count`` is called with every response.
 
     Raises:
         MissingDependencyError: the extra ``llm`` is not installed.
@@ -162,7 +178,7 @@ def client(
     try:
         import openai
     except ImportError as cause:
-        raise requires("openai", "llm") from cause
+        raise missing_dependency("openai", "llm") from cause
     hooks = {"response": [count]}
     return openai.OpenAI(
         base_url=base_url,
@@ -173,6 +189,6 @@ def client(
     )
 
 
-def _first(cause: Exception) -> str:
-    """The first line of what an error says, not all of what a server may have put into it."""
+def _first_line(cause: Exception) -> str:
+    """The first line of an error message, cut to 200 characters; servers may return whole pages."""
     return (str(cause).splitlines() or [type(cause).__name__])[0][:200]

@@ -1,4 +1,4 @@
-"""Vectors of texts from an OpenAI-compatible endpoint, as an extractor."""
+"""Text extractor: embeddings from an OpenAI-compatible server."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any, Literal
 import numpy as np
 
 from graphrec.core.errors import ConfigError, FeatureError
-from graphrec.features.extract.llm.client import KEY, client, explained
+from graphrec.features.extract.llm.client import KEY_VARIABLE, as_feature_error, make_client
 
 
 class EndpointEncoder:
-    """Embeddings of an OpenAI-compatible endpoint (``/embeddings``); how long they are, the reply tells.
+    """Embeddings from an OpenAI-compatible endpoint (``/embeddings``); the server decides their length.
 
     Args:
-        model: its name on the server.
-        base_url: of the server; default: ``OPENAI_BASE_URL`` or OpenAI's.
-        key_variable: environment variable that holds the key.
-        batch_size: texts in one request.
+        model: name of the model on the server.
+        base_url: URL of the server; default: ``OPENAI_BASE_URL`` or the URL of OpenAI.
+        key_variable: environment variable that holds the API key.
+        batch_size: texts per request.
         timeout: seconds for one request.
-        retries: how often a request is sent again (429, 5xx, time-outs).
+        retries: how often a failed request is repeated (429, 5xx, timeouts).
 
     Raises:
         ConfigError: a size out of range.
@@ -35,7 +35,7 @@ class EndpointEncoder:
         model: str = "text-embedding-3-small",
         base_url: str | None = None,
         *,
-        key_variable: str = KEY,
+        key_variable: str = KEY_VARIABLE,
         batch_size: int = 64,
         timeout: float = 60.0,
         retries: int = 6,
@@ -45,15 +45,17 @@ class EndpointEncoder:
                 f"batch_size {batch_size}, timeout {timeout}, retries {retries}; expected at least 1, above "
                 "0, at least 0"
             )
-        self.model, self.batch_size, self._key_variable = model, batch_size, key_variable
-        self._client = client(base_url, key_variable, timeout, retries, lambda _: None)
+        self.model = model
+        self.batch_size = batch_size
+        self._key_variable = key_variable
+        self._client = make_client(base_url, key_variable, timeout, retries, lambda _: None)
         self._options: dict[str, Any] = {
             "model": model, "base_url": base_url, "key_variable": key_variable, "batch_size": batch_size,
             "timeout": timeout, "retries": retries,
         }  # fmt: skip
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Made anew in another process: connections stay in this one, and so does the key."""
+        """Pickles the options only: neither connections nor the API key leave this process."""
         return partial(type(self), **self._options), ()
 
     @cached_property
@@ -62,7 +64,7 @@ class EndpointEncoder:
         return int(self.encode(["a"]).shape[1])
 
     def describe(self) -> dict[str, Any]:
-        """Model and server, and how many texts are sent at once."""
+        """Model, server and batch size."""
         return {
             "name": self.name, "model": self.model, "server": str(self._client.base_url),
             "batch_size": self.batch_size,
@@ -72,29 +74,27 @@ class EndpointEncoder:
         """Vectors ``(B, dim) float32`` of texts.
 
         Raises:
-            FeatureError: the endpoint is out of reach, refuses, or answers what are no embeddings.
+            FeatureError: the server cannot be reached, returns an error, or returns no embeddings.
         """
         import openai
 
         where = f"{self._client.base_url}, model {self.model!r}"
         try:
-            made = self._client.embeddings.create(
+            response = self._client.embeddings.create(
                 model=self.model, input=list(batch), encoding_format="float"
             )
-            rows = sorted(made.data, key=lambda one: one.index)
-            vectors = np.asarray([one.embedding for one in rows], dtype=np.float32)
+            rows = sorted(response.data, key=lambda row: row.index)
+            vectors = np.asarray([row.embedding for row in rows], dtype=np.float32)
         except openai.OpenAIError as cause:
-            raise explained(cause, where, self._key_variable) from cause
+            raise as_feature_error(cause, where, self._key_variable) from cause
         except (ValueError, TypeError, AttributeError) as cause:
-            raise FeatureError(
-                f"{where}: answered what are no embeddings; is it the right address?"
-            ) from cause
+            raise FeatureError(f"{where}: the response holds no embeddings; check the base URL") from cause
         if (
             vectors.ndim != 2
             or len(vectors) != len(batch)
-            or [one.index for one in rows] != list(range(len(batch)))
+            or [row.index for row in rows] != list(range(len(batch)))
         ):
             raise FeatureError(
-                f"{where}: answered {vectors.shape} for {len(batch)} texts; expected one vector each"
+                f"{where}: {vectors.shape} embeddings for {len(batch)} texts; expected one vector per text"
             )
         return vectors

@@ -1,4 +1,4 @@
-"""``graphrec code``: for the person in a repository."""
+"""``graphrec code``: recommendations for people who work in a repository."""
 
 from __future__ import annotations
 
@@ -12,40 +12,43 @@ from graphrec.cli import output, settings
 from graphrec.cli.help import epilog, group
 
 if TYPE_CHECKING:
+    from graphrec.code.answers import Colleague
     from graphrec.code.project import Project
     from graphrec.data import Dataset
 
 app = group(
-    "For the person in a repository: which files next, who should look at a change, who knows a place.",
+    "For people who work in a repository: files to work on next, reviewers of a change, experts.",
     "graphrec code suggest",
     "graphrec code reviewers src/app.py tests/test_app.py",
     "graphrec code experts src",
 )
 
-Repo = Annotated[Path, typer.Option(help="A local clone, whole.")]
-K = Annotated[int, typer.Option("-k", min=1, help="How many.")]
-Model = Annotated[str, typer.Option(help="What files next are ranked by; coder reads the files, too.")]
-Cache = Annotated[
-    Path | None, typer.Option(help="Where histories are kept. Default: the user's cache folder.")
-]
+Repo = Annotated[Path, typer.Option(help="A complete local clone.")]
+K = Annotated[int, typer.Option("-k", min=1, help="Maximum number of results.")]
+Model = Annotated[str, typer.Option(help="Model that ranks the files; coder also reads their contents.")]
+Cache = Annotated[Path | None, typer.Option(help="Folder of the cache. Default: the user's cache folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def opened(
+def open_project(
     repo: Path, cache: Path | None, model: str = "cochange", options: list[str] | None = None
 ) -> Project:
-    """The repository, mined or from the cache."""
+    """Opens a repository, mined or from the cache."""
     from graphrec.code.project import Project
 
-    given = settings.read(options, ["model", "train"])
+    changes = settings.read(options, ["model", "train"])
     project = Project.open(
-        repo, model=model, cache=cache, features=_features,
-        model_options=given["model"], train_options={"progress": False, **given["train"]},
-    )  # fmt: skip
+        repo,
+        model=model,
+        model_options=changes["model"],
+        train_options={"progress": False, **changes["train"]},
+        cache=cache,
+        features=_features,
+    )
     train = project.data.train
-    output.note(
+    output.print_note(
         f"{project.name} at {project.revision[:12]}: {train.n_users:,} people, {train.n_items:,} files, "
-        f"{len(train):,} contributions{' (from the cache)' if project.reused else ''}"
+        f"{len(train):,} contributions{' (from the cache)' if project.from_cache else ''}"
     )
     return project
 
@@ -74,26 +77,28 @@ def suggest(
     cache: Cache = None,
     as_json: AsJson = False,
 ) -> None:
-    """Files that you have not worked on yet and are likely to, each with why."""
+    """Files that you have not worked on and probably will, each with an explanation."""
     from graphrec.code import answers
     from graphrec.core.errors import ConfigError
     from graphrec.data.git.log import Repository
 
     if user is None:
-        user = Repository(repo).run("config", "--default", "", "--get", "user.email").decode().strip()
+        user = Repository(repo).config("user.email")
         if not user:
-            raise ConfigError("git knows no user.email here; name somebody with --user")
-    found = answers.suggest(opened(repo, cache, model, options), user, k, under)
+            raise ConfigError(f"{repo}: git has no user.email; give an address or a name with --user")
+    suggestions = answers.suggest(open_project(repo, cache, model, options), user, k, under)
     if as_json:
-        output.as_json([asdict(one) for one in found])
+        output.print_json([asdict(suggestion) for suggestion in suggestions])
         return
-    if not found:
-        output.say(f"{user} has worked on every file there")
+    if not suggestions:
+        output.print_line(f"{user} has worked on every file there")
         return
-    output.table(
-        ["file", "score", "why"], [(f.file, f"{f.score:.3f}", f.why) for f in found], left=["file", "why"]
+    output.print_table(
+        ["file", "score", "why"],
+        [(s.file, f"{s.score:.3f}", s.why) for s in suggestions],
+        left=["file", "why"],
     )
-    output.following("graphrec code reviewers FILE...")
+    output.print_next_steps("graphrec code reviewers FILE...")
 
 
 @app.command(
@@ -104,40 +109,46 @@ def suggest(
 )
 def reviewers(
     files: Annotated[
-        list[str], typer.Argument(metavar="FILE...", help="Changed files, from the top.", show_default=False)
+        list[str],
+        typer.Argument(metavar="FILE...", help="Changed files, relative to the top.", show_default=False),
     ],
     repo: Repo = Path(),
     exclude: Annotated[
-        list[str] | None, typer.Option("--not", help="Whom to leave out, such as the author; several times.")
+        list[str] | None,
+        typer.Option("--not", help="Person to leave out, such as the author; may be repeated."),
     ] = None,
     k: K = 5,
     cache: Cache = None,
     as_json: AsJson = False,
 ) -> None:
-    """Who should look at a change of these files, each with why."""
+    """People who should review a change of these files, each with an explanation."""
     from graphrec.code import answers
 
-    _people(answers.reviewers(opened(repo, cache), files, k, exclude or ()), as_json)
+    _print_people(answers.reviewers(open_project(repo, cache), files, k, exclude or ()), as_json)
 
 
 @app.command("experts", epilog=epilog("graphrec code experts src", "graphrec code experts src/app.py -k 3"))
 def experts(
-    path: Annotated[str, typer.Argument(metavar="[PATH]", help="A file or a folder, from the top.")] = "",
+    path: Annotated[
+        str, typer.Argument(metavar="[PATH]", help="A file or a folder, relative to the top.")
+    ] = "",
     repo: Repo = Path(),
     k: K = 5,
     cache: Cache = None,
     as_json: AsJson = False,
 ) -> None:
-    """Who knows a file or a folder, each with why."""
+    """People who know a file or a folder, each with an explanation."""
     from graphrec.code import answers
 
-    _people(answers.experts(opened(repo, cache), path, k), as_json)
+    _print_people(answers.experts(open_project(repo, cache), path, k), as_json)
 
 
-def _people(found: Any, as_json: bool) -> None:
+def _print_people(people: list[Colleague], as_json: bool) -> None:
     if as_json:
-        output.as_json([asdict(one) for one in found])
+        output.print_json([asdict(person) for person in people])
         return
-    output.table(
-        ["person", "score", "why"], [(p.name, f"{p.score:.3f}", p.why) for p in found], left=["person", "why"]
+    output.print_table(
+        ["person", "score", "why"],
+        [(p.name, f"{p.score:.3f}", p.why) for p in people],
+        left=["person", "why"],
     )

@@ -79,12 +79,12 @@ def compare(
     labels = _labels(label or [])
     if not runs and not labels:
         raise ConfigError("name RUNs to compare, such as: graphrec compare runs/freedom runs/lightgcn")
-    from graphrec.core.files import explained, write_json, write_text
+    from graphrec.core.files import explain_os_errors, write_json, write_text
     from graphrec.runs import comparison as comparisons
 
     comparison = comparisons.compare(
         runs or [], baseline=baseline, metric=metric, k=cuts, split=split, masked=masked, labels=labels,
-        metrics=[name.strip() for name in metrics.split(",")], root=root, store=store, log=output.note,
+        metrics=[name.strip() for name in metrics.split(",")], root=root, store=store, log=output.print_note,
     )  # fmt: skip
     _print(comparison, form)
     command = _command(
@@ -96,7 +96,7 @@ def compare(
         },
     )  # fmt: skip
     written = []
-    with explained(out or html or parquet or Path(), DataError):
+    with explain_os_errors(out or html or parquet or Path(), DataError):
         if out is not None:
             comparisons.to_html(comparison, out / FILES[0], command=command)
             comparisons.to_parquet(comparison, out / FILES[1])
@@ -110,7 +110,7 @@ def compare(
         if parquet is not None:
             written.append(comparisons.to_parquet(comparison, parquet))
     for path in written:
-        output.note(f"written: {path}")
+        output.print_note(f"written: {path}")
 
 
 def _labels(pairs: list[str]) -> dict[str, list[str]]:
@@ -132,22 +132,22 @@ def _print(comparison: ModelComparison, form: str) -> None:
     from graphrec.runs.comparison import answer, notes
 
     if form == "markdown" or form == "latex":
-        output.say(comparison.table("markdown" if form == "markdown" else "latex"))
+        output.print_line(comparison.table("markdown" if form == "markdown" else "latex"))
         if comparison.comparisons:
-            output.say()
-            output.say(comparison.comparisons.table("markdown" if form == "markdown" else "latex"))
+            output.print_line()
+            output.print_line(comparison.comparisons.table("markdown" if form == "markdown" else "latex"))
         for text in (answer(comparison), *notes(comparison)):
-            output.note(output.printable(text))
+            output.print_note(output.printable(text))
         return
-    output.say(output.printable(answer(comparison)))
-    output.say()
-    output.table(*comparison.cells(), left=["model"])
+    output.print_line(output.printable(answer(comparison)))
+    output.print_line()
+    output.print_table(*comparison.cells(), left=["model"])
     if comparison.comparisons:
-        output.say()
-        output.table(*comparison.comparisons.cells(), left=["model", "metric"])
-    output.say()
+        output.print_line()
+        output.print_table(*comparison.comparisons.cells(), left=["model", "metric"])
+    output.print_line()
     for text in notes(comparison):
-        output.say(output.printable(text))
+        output.print_line(output.printable(text))
 
 
 def _command(runs: list[Path], labels: list[str], options: dict[str, tuple[object, object]]) -> str:

@@ -1,11 +1,10 @@
-"""``graphrec data``: what datasets there are, what is in one, saving one, generating one."""
+"""``graphrec data``: list, show, convert and generate datasets."""
 
 from __future__ import annotations
 
 import inspect
 import re
 import shlex
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,14 +25,14 @@ app = group(
     "graphrec data generate data/shop",
 )
 
-OWN = (
+OWN_DATA_EXAMPLE = (
     "graphrec data show table --set interactions=clicks.csv --set items=items.csv --set item_id=sku",
     "      --set text=title,description --set images=pictures --set time=time --set split=leave-one-out",
 )
 
 
 def read(dataset: str, root: Path | None, options: dict[str, Any]) -> tuple[Dataset, Source]:
-    """A dataset as commands name it, and where it was read."""
+    """Reads the dataset that a command names; returns it and its source."""
     from graphrec.runs import Source
 
     source = Source.create(dataset, root, settings.reader_options(dataset, options))
@@ -42,19 +41,17 @@ def read(dataset: str, root: Path | None, options: dict[str, Any]) -> tuple[Data
 
 @app.command("list", epilog=epilog("graphrec data list --root data"))
 def show_readers(root: settings.Root = None) -> None:
-    """List the datasets and formats that can be read, with their sources."""
+    """List the datasets and file formats graphrec can read, with their sources."""
     from graphrec.data.readers import FORMATS, READERS, dataset_folder
 
     rows = []
-    for name, target in READERS.items():
-        module, _, function = target.partition(":")
-        found = import_module(module)
-        first = (inspect.getdoc(getattr(found, function)) or "").splitlines()[0].rstrip(".").replace("``", "")
-        link = re.search(r"https?://[^\s),]+", inspect.getdoc(found) or "")
+    for name, reader in settings.registered(READERS):
+        first = (inspect.getdoc(reader) or name).splitlines()[0].rstrip(".").replace("``", "")
+        link = re.search(r"https?://[^\s),]+", inspect.getdoc(inspect.getmodule(reader)) or "")
         here = "" if name in FORMATS else "yes" if dataset_folder(name, root).is_dir() else "no"
         rows.append((name, here, first, link.group().rstrip(".") if link else "your own files"))
-    output.table(["name", "here", "what", "source"], rows)
-    output.following("graphrec data show NAME", OWN[0] + " ...")
+    output.print_table(["name", "here", "what", "source"], rows)
+    output.print_next_steps("graphrec data show NAME", OWN_DATA_EXAMPLE[0] + " ...")
 
 
 @app.command(
@@ -62,18 +59,18 @@ def show_readers(root: settings.Root = None) -> None:
     epilog=epilog(
         "graphrec data show movielens-small --set min_rating=3 --set split=time",
         "graphrec data show saved/shop",
-        *OWN,
+        *OWN_DATA_EXAMPLE,
     ),
 )
 def show(dataset: settings.Dataset, root: settings.Root = None, options: settings.Set = None) -> None:
-    """Read a dataset and print its counts, split, content and what was dropped."""
+    """Read a dataset and print its counts, split, content and dropped rows."""
     data, _ = read(dataset, root, settings.read(options, ["data"], bare="data")["data"])
-    output.facts(data.summary())
-    output.say()
+    output.print_fields(data.summary())
+    output.print_line()
     hidden = ("options",)
-    output.facts({k: _flat(v) for k, v in data.meta.items() if k not in hidden})
+    output.print_fields({k: _flatten(v) for k, v in data.meta.items() if k not in hidden})
     for name, value in dict(data.meta.get("options", {})).items():
-        output.say(f"option {name} = {_flat(value)}")
+        output.print_line(f"option {name} = {_flatten(value)}")
 
 
 @app.command(
@@ -85,21 +82,21 @@ def show(dataset: settings.Dataset, root: settings.Root = None, options: setting
 )
 def convert(
     dataset: settings.Dataset,
-    out: Annotated[Path, typer.Option(help="Directory to write; a dataset in it is replaced.")],
+    out: Annotated[Path, typer.Option(help="Directory to write to; a dataset in it is replaced.")],
     root: settings.Root = None,
     options: settings.Set = None,
 ) -> None:
-    """Save a dataset as a directory, so that it is read at once and its options need not be repeated.
+    """Save a dataset as a directory that loads quickly and without options.
 
-    Pictures are not copied: the directory records where they are.
+    Images are not copied; the directory records their paths.
     """
-    from graphrec.core.files import explained
+    from graphrec.core.files import explain_os_errors
 
     data, _ = read(dataset, root, settings.read(options, ["data"], bare="data")["data"])
-    with explained(out, DataError):
+    with explain_os_errors(out, DataError):
         data.save(out)
-    output.say(f"{out}: {data!r}")
-    output.following(*_steps(out))
+    output.print_line(f"{out}: {data!r}")
+    output.print_next_steps(*_next_steps(out))
 
 
 @app.command(
@@ -112,26 +109,26 @@ def convert(
 )
 def git(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Local clones.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Directory to write; a dataset in it is replaced.")],
+    out: Annotated[Path, typer.Option(help="Directory to write to; a dataset in it is replaced.")],
     options: settings.Set = None,
 ) -> None:
-    """Turn local git clones into a dataset: who worked on which file, when, in which directory.
+    """Convert local git clones into a dataset of who worked on which file, when and in which directory.
 
-    Names and addresses are hashed as they are read and not kept; set GRAPHREC_SALT to make the hashes your
-    own. Options are those of the reader git.
+    Names and addresses are hashed while they are read and never stored; set GRAPHREC_SALT to use your own
+    salt. The options are those of the reader git.
     """
-    from graphrec.core.files import explained
+    from graphrec.core.files import explain_os_errors
     from graphrec.runs import Source
 
     given = settings.read(options, ["data"], bare="data")["data"]
     given["repositories"] = [str(path.absolute()) for path in paths]
     data = Source.create("git", Path.cwd(), settings.reader_options("git", given)).read()
-    with explained(out, DataError):
+    with explain_os_errors(out, DataError):
         data.save(out)
-    output.say(f"{out}: {data!r}")
+    output.print_line(f"{out}: {data!r}")
     for name, facts in data.meta["repositories"].items():
-        output.say(f"{name}: {_flat(facts)}")
-    output.following(
+        output.print_line(f"{name}: {_flatten(facts)}")
+    output.print_next_steps(
         f"graphrec data show {shlex.quote(str(out))}", f"graphrec train lightgcn {shlex.quote(str(out))}"
     )
 
@@ -140,31 +137,31 @@ def git(
     "generate", epilog=epilog("graphrec data generate data/shop", "graphrec data generate s --items 100")
 )
 def generate(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory to write.")],
-    items: Annotated[int, typer.Option(help="How many items.")] = 640,
-    users: Annotated[int, typer.Option(help="How many users.")] = 1500,
-    seed: Annotated[int, typer.Option(help="Of everything in it.")] = 0,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory to write to.")],
+    items: Annotated[int, typer.Option(help="Number of items.")] = 640,
+    users: Annotated[int, typer.Option(help="Number of users.")] = 1500,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
 ) -> None:
-    """Write a generated shop with pictures, texts and purchases, none of them real, to try things on.
+    """Write a generated catalog with images, texts and purchases, to try graphrec without data of your own.
 
-    DIR gets ordinary files (interactions.csv, items.csv, images/) and, in DIR/dataset, the same read by the
-    ordinary reader and saved.
+    DIR receives ordinary files (interactions.csv, items.csv, images/) and the same data as a saved dataset
+    in DIR/dataset.
     """
-    from graphrec.core.files import explained
+    from graphrec.core.files import explain_os_errors
     from graphrec.data.generated import generated_options, write_catalog
     from graphrec.runs import Source
 
-    with explained(directory, DataError):
+    with explain_os_errors(directory, DataError):
         write_catalog(directory, items, users, seed)
     source = Source.create("table", directory, generated_options())
     data = source.read()
     data.save(directory / "dataset")
-    output.say(f"{directory}: generated data, {data!r}")
-    output.say(f"its files are read by: graphrec data show {source.arguments(prefix='')}")
-    output.following(*_steps(directory / "dataset"))
+    output.print_line(f"{directory}: generated data, {data!r}")
+    output.print_line(f"to read its files: graphrec data show {source.arguments(prefix='')}")
+    output.print_next_steps(*_next_steps(directory / "dataset"))
 
 
-def _steps(saved: Path) -> list[str]:
+def _next_steps(saved: Path) -> list[str]:
     place = shlex.quote(str(saved))
     return [
         f"graphrec data show {place}",
@@ -173,9 +170,9 @@ def _steps(saved: Path) -> list[str]:
     ]
 
 
-def _flat(value: Any) -> object:
+def _flatten(value: Any) -> object:
     if isinstance(value, dict):
-        return ", ".join(f"{k} {_flat(v)}" for k, v in value.items())
+        return ", ".join(f"{k} {_flatten(v)}" for k, v in value.items())
     if isinstance(value, (list, tuple)):
-        return ", ".join(str(_flat(v)) for v in value)
+        return ", ".join(str(_flatten(v)) for v in value)
     return value

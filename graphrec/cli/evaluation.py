@@ -70,7 +70,7 @@ def evaluate(
     if split == "valid" and masked == "train+valid":
         raise ConfigError("--split valid with --masked train+valid leaves nothing to find; mask train")
     cuts = settings.numbers(k, "--k")
-    from graphrec.core.files import explained
+    from graphrec.core.files import explain_os_errors
     from graphrec.evaluation.candidates import CandidateGroups
     from graphrec.evaluation.metrics import metric_names
     from graphrec.evaluation.ranking import Beyond, evaluate as measure, warm_cold
@@ -97,39 +97,40 @@ def evaluate(
         beyond=Beyond(data.train, opened.features) if beyond else None, name=opened.meta["model"],
     )  # fmt: skip
     if out is not None:
-        with explained(out, DataError):
+        with explain_os_errors(out, DataError):
             report.to_parquet(out)
     if form == "markdown":
-        output.say(report.to_markdown(intervals=True))
+        output.print_line(report.to_markdown(intervals=True))
     elif form == "latex":
-        output.say(report.to_latex(intervals=True))
+        output.print_line(report.to_latex(intervals=True))
     else:
         meta = report.meta
-        output.say(
+        output.print_line(
             f"{report.name} on {split} of {data.name}, {masked} masked: {meta['n_users']:,} users "
             f"({meta['n_excluded']:,} without held-out items), {meta['n_held_out']:,} held-out interactions"
         )
         header, rows = report.cells(intervals=True)
-        output.table(header, rows, left=["group", *header[2:]])
+        output.print_table(header, rows, left=["group", *header[2:]])
     if out is not None:
-        output.note(f"written: {out}")
+        output.print_note(f"written: {out}")
 
 
 def _conversations(opened: OpenedRun, split: str) -> None:
     """Evaluates a policy and the rules to compare it with, in the same conversations."""
+    from graphrec.conversation.baselines import TABLE_HEADER, baselines, table_row
     from graphrec.conversation.play import play
-    from graphrec.conversation.rates import HEADER, baselines, line
 
     model, data = opened.model, opened.data
-    pairs = data.test if split == "test" else model.held
-    pairs = pairs.where(model.setting.catalog.described[pairs.items])
-    output.say(
+    pairs = data.test if split == "test" else model.holdout
+    limit = model.config.validation_conversations
+    pairs = pairs.where(model.setting.catalog.has_attributes[pairs.items])
+    output.print_line(
         f"{opened.meta['model']} on {split} of {data.name}: conversations about {len(pairs):,} pairs; rules "
-        f"chosen on {min(len(model.held), model.config.validated or len(model.held)):,} held validation pairs"
+        f"chosen on {min(len(model.holdout), limit or len(model.holdout)):,} held-out validation pairs"
     )
     policies = {opened.meta["model"]: (model, model.setting), **baselines(model.task(data))}
     rows = []
     for name, (policy, setting) in policies.items():
         outcomes = play(policy, setting, model.simulator("test"), pairs.users, pairs.items)
-        rows.append([name, *line(outcomes)])
-    output.table(HEADER, rows, left=["policy"])
+        rows.append([name, *table_row(outcomes)])
+    output.print_table(TABLE_HEADER, rows, left=["policy"])

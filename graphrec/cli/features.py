@@ -1,11 +1,10 @@
-"""``graphrec features``: extracting, importing and looking after item features."""
+"""``graphrec features``: extract, import and maintain item features."""
 
 from __future__ import annotations
 
 import inspect
 import shlex
 from contextlib import nullcontext
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,7 +25,7 @@ app = group(
 )
 
 CACHE = Path("cache")
-LONGEST_TEXT = 60  # characters of a text that are enough to know it by
+MAX_TEXT = 60  # characters of a text to print
 
 
 @app.command("list", epilog=epilog("graphrec features list"))
@@ -35,12 +34,11 @@ def show_extractors() -> None:
     from graphrec.features.extract import DEFAULTS, EXTRACTORS
 
     rows = []
-    for name, target in EXTRACTORS.items():
-        made = _class(target)
-        first = (made.__doc__ or "").splitlines()[0].rstrip(".")
+    for name, made in settings.registered(EXTRACTORS):
+        first = (made.__doc__ or name).splitlines()[0].rstrip(".")
         rows.append((name, made.kind, "yes" if name in DEFAULTS.values() else "", first))
-    output.table(["name", "kind", "default", "what"], rows)
-    output.following("graphrec features build DATASET --image NAME --text NAME")
+    output.print_table(["name", "kind", "default", "what"], rows)
+    output.print_next_steps("graphrec features build DATASET --image NAME --text NAME")
 
 
 @app.command(
@@ -55,36 +53,34 @@ def show_extractors() -> None:
 def build(
     dataset: settings.Dataset,
     image: Annotated[
-        str | None, typer.Option(metavar="EXTRACTOR", help="For pictures; none leaves them out.")
+        str | None, typer.Option(metavar="EXTRACTOR", help="Extractor for images; none skips them.")
     ] = None,
     text: Annotated[
-        str | None, typer.Option(metavar="EXTRACTOR", help="For texts; none leaves them out.")
+        str | None, typer.Option(metavar="EXTRACTOR", help="Extractor for texts; none skips them.")
     ] = None,
     root: settings.Root = None,
     store: settings.Store = CACHE,
     options: settings.Set = None,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Make everything again.")] = False,
-    max_bad: Annotated[
-        float, typer.Option(help="Largest share of the content that may be unreadable.")
-    ] = 0.05,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Extract everything again.")] = False,
+    max_bad: Annotated[float, typer.Option(help="Maximum share of unreadable content.")] = 0.05,
     workers: Annotated[
         int | None,
-        typer.Option(help="Threads that read pictures, of each process. Default: two per core it takes."),
+        typer.Option(help="Threads per process that read images. Default: two per CPU core."),
     ] = None,
     ray: Annotated[
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Compute on a Ray cluster: local (one on this machine), auto (the one it is part of), or "
-            "HOST:PORT of the head.",
+            help="Compute on a Ray cluster: local (started on this machine), auto (the one this machine is "
+            "part of), or HOST:PORT of the head node.",
         ),
     ] = None,
 ) -> None:
-    """Extract features from the pictures and texts of a dataset into the store.
+    """Extract features from the images and texts of a dataset into the store.
 
-    Without --image and --text, the extractors that need no pretrained weights are used. Finished work is
-    kept, so an interrupted extraction goes on where it was. Options: image.KEY, text.KEY, data.KEY or KEY,
-    and with --ray: ray.workers, ray.cpus and ray.gpus (of a worker).
+    Without --image and --text, extractors without pretrained weights are used. Finished shards are kept, so
+    an interrupted extraction resumes where it stopped. Options: image.KEY, text.KEY, data.KEY or KEY, and
+    with --ray: ray.workers, ray.cpus and ray.gpus (per worker).
     """
     from graphrec.features import FeatureStore
     from graphrec.features.extract import DEFAULTS, EXTRACTORS, extractor
@@ -96,45 +92,49 @@ def build(
     for kind, name in chosen.items():
         if name is not None:
             settings.choice(name, [*EXTRACTORS, "none"], f"--{kind}")
-        used = EXTRACTORS.get(name or DEFAULTS[kind])
-        if given[kind] and used is not None:
-            known = settings.arguments_of(_class(used))
-            inner = given[kind].get("of", _default_of(_class(used))) if "of" in known else None
+        used = name or DEFAULTS[kind]
+        if given[kind] and used in EXTRACTORS:
+            made_by = EXTRACTORS.load(used)
+            known = settings.arguments_of(made_by)
+            inner = given[kind].get("encoder", _default_encoder(made_by)) if "encoder" in known else None
             if inner in EXTRACTORS:  # takes the options of the extractor that it hands its parts to
-                known += settings.arguments_of(_class(EXTRACTORS[inner]))
+                known += settings.arguments_of(EXTRACTORS.load(str(inner)))
             settings.known_only(given[kind], known, f"extractor {name or DEFAULTS[kind]!r}")
     data, source = read(dataset, root, given["data"])
-    made, incomplete = 0, False
+    n_tables = 0
+    incomplete = False
     kinds = {content.kind for content in data.content.values()}
-    asked = (k for k, name in chosen.items() if name not in (None, "none") and k not in kinds)
-    with cluster.joined() if cluster is not None else nullcontext():
-        for field in (*data.content, *asked):
+    requested = (k for k, name in chosen.items() if name not in (None, "none") and k not in kinds)
+    with cluster.connect() if cluster is not None else nullcontext():
+        for field in (*data.content, *requested):
             kind = data.field(field).kind
             if chosen[kind] == "none":
                 continue
             tool = extractor(chosen[kind] or DEFAULTS[kind], **given[kind])
-            output.note(f"{field}: {tool.name} over {data.field(field).n_present:,} items ...")
+            output.print_note(f"{field}: {tool.name} over {data.field(field).n_present:,} items ...")
             table = extract(
                 data, field, tool, FeatureStore(store), rebuild=rebuild, max_bad=max_bad, workers=workers,
                 cluster=cluster,
             )  # fmt: skip
-            output.say(f"{field}: {table!r}")
-            for what, told in (("unreadable", "unreadable"), ("empty", "without a vector")):
-                found = table.meta.get(what, {})
-                if found.get("count"):
-                    first = next(iter(found["reasons"].items()))
-                    output.say(f"{field}: {found['count']:,} items {told}, such as {first[0]}: {first[1]}")
+            output.print_line(f"{field}: {table!r}")
+            for key, label in (("unreadable", "unreadable"), ("empty", "without a vector")):
+                missing = table.meta.get(key, {})
+                if missing.get("count"):
+                    item, reason = next(iter(missing["reasons"].items()))
+                    output.print_line(
+                        f"{field}: {missing['count']:,} items {label}, such as {item}: {reason}"
+                    )
                     incomplete = True
-            made += 1
-    if not made:
+            n_tables += 1
+    if not n_tables:
         raise FeatureError(
-            f"{data.name} has content {sorted(data.content) or 'of no kind'} and nothing of it is left to "
-            "extract; name its text and picture columns (graphrec data show --help), or import ready-made "
+            f"{data.name} has content {sorted(data.content) or 'of no kind'} and none of it is to be "
+            "extracted; set its text and image columns (graphrec data show --help), or import existing "
             "vectors (graphrec features import --help)"
         )
     where = "" if store == CACHE else f" --store {shlex.quote(str(store))}"
     more = [f"graphrec features broken {source.arguments()}{where}"] if incomplete else []
-    output.following(*more, f"graphrec train freedom {source.arguments()}{where}")
+    output.print_next_steps(*more, f"graphrec train freedom {source.arguments()}{where}")
 
 
 @app.command(
@@ -144,28 +144,32 @@ def build(
         "graphrec features import saved/shop image vectors.npy --ids ids.txt",
     ),
 )
-def bring(
+def import_vectors(
     dataset: settings.Dataset,
     field: Annotated[
-        str | None, typer.Argument(metavar="[FIELD]", help="What the vectors describe: image or text.")
+        str | None,
+        typer.Argument(metavar="[FIELD]", help="Content field of the vectors, such as image or text."),
     ] = None,
-    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Vectors, .npy.")] = None,
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Vectors as .npy file.")] = None,
     ids: Annotated[
         Path | None,
-        typer.Option(help="Item id of each row, one a line. Default: row i is item i of the dataset."),
+        typer.Option(
+            help="File with the item id of each row, one per line. Default: row i is item i of the dataset."
+        ),
     ] = None,
     root: settings.Root = None,
     store: settings.Store = CACHE,
     options: settings.Set = None,
 ) -> None:
-    """Bring ready-made vectors into the store: a .npy file, or without one what the dataset comes with."""
+    """Import existing vectors into the store: from a .npy file, or those published with the dataset."""
     from graphrec.data.readers import load_features
     from graphrec.features import FeatureStore, FeatureTable
 
     given = settings.read(options, ["data"], bare="data")["data"]
     if (field is None) != (file is None):
         raise ConfigError(
-            f"found {field or file} alone; expected FIELD and FILE, or neither for what {dataset} comes with"
+            f"found only {field or file}; expected both FIELD and FILE, or neither for the vectors of "
+            f"{dataset}"
         )
     data, source = read(dataset, root, given)
     if field is not None and file is not None:
@@ -178,9 +182,9 @@ def bring(
         }
     for name, table in tables.items():
         FeatureStore(store).save(data, name, table)
-        output.say(f"{name}: {table!r}")
+        output.print_line(f"{name}: {table!r}")
         if table.meta.get("unknown_ids"):
-            output.say(f"{name}: {table.meta['unknown_ids']:,} rows are of unknown items and were left out")
+            output.print_line(f"{name}: {table.meta['unknown_ids']:,} rows of unknown items were skipped")
 
 
 @app.command("status", epilog=epilog("graphrec features status movielens-small --store cache"))
@@ -190,16 +194,18 @@ def status(
     store: settings.Store = CACHE,
     options: settings.Set = None,
 ) -> None:
-    """List the feature tables there are for a dataset; the first of each field is the one that is used."""
+    """List the feature tables of a dataset; models use the first table of each field."""
     from graphrec.features import FeatureStore
 
     data, source = read(dataset, root, settings.read(options, ["data"], bare="data")["data"])
     if store.exists():
-        _there(store)
+        _require_store(store)
     rows = FeatureStore(store).status(data)
     if not rows:
-        output.say(f"{store}: no features for the items of {data.name}")
-        output.following(f"graphrec features build {source.arguments()} --store {shlex.quote(str(store))}")
+        output.print_line(f"{store}: no feature tables for the items of {data.name}")
+        output.print_next_steps(
+            f"graphrec features build {source.arguments()} --store {shlex.quote(str(store))}"
+        )
         return
     header = ["field", "extractor", "model", "key", "shape", "present", "unreadable", "fresh", "built"]
     cells = []
@@ -209,7 +215,7 @@ def status(
             "fresh": "yes" if row["fresh"] else "no: the content has changed",
         }  # fmt: skip
         cells.append([shown[column] for column in header])
-    output.table(header, cells)
+    output.print_table(header, cells)
 
 
 @app.command(
@@ -223,16 +229,16 @@ def broken(
     options: settings.Set = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
-    """List every item whose content could not be read or gave no vector, with its file or text and why."""
+    """List every item whose content was unreadable or gave no vector, with file or text and reason."""
     from graphrec.features import FeatureStore
 
     data, _ = read(dataset, root, settings.read(options, ["data"], bare="data")["data"])
     if store.exists():
-        _there(store)
+        _require_store(store)
     tables = {
         table.manifest["field"]: table
         for table in reversed(FeatureStore(store).tables(items=data.items.fingerprint))
-    }  # the last built of each field, which is the one that is used
+    }  # the table built last of each field, the one models use
     rows = []
     for field, table in sorted(tables.items()):
         content = data.content.get(field)
@@ -244,83 +250,83 @@ def broken(
                     if content is not None and content.kind == "image":
                         shown = output.printable(str(content.path(row)))
                     elif isinstance(shown, str):
-                        shown = output.printable(shown[:LONGEST_TEXT])
+                        shown = output.printable(shown[:MAX_TEXT])
                     rows.append((row, field, item, what, shown, reason))
     header = ["field", "item", "what", "content", "reason"]
     cells = [row[1:] for row in sorted(rows, key=lambda r: (r[1], r[0]))]
     if as_csv:
-        output.as_csv(header, cells)
+        output.print_csv(header, cells)
     elif cells:
-        output.table(header, cells, left=header)
+        output.print_table(header, cells, left=header)
     else:
-        output.say(f"{store}: {len(tables)} tables for the items of {data.name}, nothing broken in them")
+        output.print_line(
+            f"{store}: {len(tables)} tables for the items of {data.name}, all items have vectors"
+        )
 
 
 @app.command("verify", epilog=epilog("graphrec features verify --store cache"))
 def verify(store: settings.Store = CACHE) -> None:
-    """Hash every file of the store again; names what is damaged, missing or foreign and exits with 1."""
+    """Verify the hash of every file in the store; exits with 1 if files are damaged, missing or unknown."""
     from graphrec.features import FeatureStore
 
-    _there(store)
+    _require_store(store)
     problems = FeatureStore(store).verify()
     for problem in problems:
-        output.say(problem)
+        output.print_line(problem)
     if problems:
-        output.note(
-            f"{store}: {len(problems)} problems; build the features again, which makes only what is lost"
+        output.print_note(
+            f"{store}: {len(problems)} problems; build the features again, which extracts only what is "
+            "missing"
         )
         raise typer.Exit(1)
-    output.say(f"{store}: {len(FeatureStore(store).tables())} tables, all whole")
+    output.print_line(f"{store}: {len(FeatureStore(store).tables())} tables, no problems")
 
 
 @app.command("gc", epilog=epilog("graphrec features gc --dry-run", "graphrec features gc --keep 3fa1c2"))
-def collect(
+def collect_garbage(
     store: settings.Store = CACHE,
     keep: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY", help="Beginning of a key to keep; all other tables are removed."),
+        typer.Option(metavar="KEY", help="Key prefix of a table to keep; all other tables are removed."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List what would be removed, remove nothing.")
+    ] = False,
 ) -> None:
-    """Remove unfinished and superseded tables and temporary files, or all tables but some."""
+    """Remove unfinished and superseded tables and temporary files, or all tables except some."""
     from graphrec.features import FeatureStore
 
-    _there(store)
-    found = FeatureStore(store)
+    _require_store(store)
+    feature_store = FeatureStore(store)
     keys = None
     if keep:
-        every = [table.folder.name for table in found.tables(skip_damaged=True)]
-        for beginning in keep:
-            if not any(key.startswith(beginning) for key in every):
-                raise FeatureError(f"{store}: no table's key begins with {beginning!r}; there are {every}")
-        keys = [key for key in every if key.startswith(tuple(keep))]
-    removed = found.gc(keys, dry_run)
+        all_keys = [table.folder.name for table in feature_store.tables(skip_damaged=True)]
+        for prefix in keep:
+            if not any(key.startswith(prefix) for key in all_keys):
+                raise FeatureError(f"{store}: no table's key starts with {prefix!r}; the keys are {all_keys}")
+        keys = [key for key in all_keys if key.startswith(tuple(keep))]
+    removed = feature_store.gc(keys, dry_run)
     for path in removed:
-        output.say(f"{'would remove' if dry_run else 'removed'} {path}")
+        output.print_line(f"{'would remove' if dry_run else 'removed'} {path}")
     if not removed:
-        output.say(f"{store}: nothing to remove")
+        output.print_line(f"{store}: nothing to remove")
 
 
 def _cluster(address: str | None, options: dict[str, Any]) -> Cluster | None:
-    """Where to compute: None is this process."""
+    """The cluster to compute on; None is this process."""
     from graphrec.core.ray import Cluster
 
     settings.known_only(options, ["workers", "cpus", "gpus"], "--ray")
     if address is None and options:
-        raise ConfigError(f"--set ray.{next(iter(options))}: expected with --ray ADDRESS")
+        raise ConfigError(f"--set ray.{next(iter(options))} needs --ray ADDRESS")
     return None if address is None else Cluster(address, **options)
 
 
-def _default_of(extractor: Any) -> Any:
-    return inspect.signature(extractor).parameters["of"].default
+def _default_encoder(extractor: Any) -> Any:
+    return inspect.signature(extractor).parameters["encoder"].default
 
 
-def _class(target: str) -> Any:
-    module, _, name = target.partition(":")
-    return getattr(import_module(module), name)
-
-
-def _there(store: Path) -> None:
+def _require_store(store: Path) -> None:
     if not store.is_dir():
         what = "not a directory" if store.exists() else "no such directory"
-        raise FeatureError(f"{store}: {what}; expected a feature store, named with --store")
+        raise FeatureError(f"{store}: {what}; expected a feature store; set its directory with --store")

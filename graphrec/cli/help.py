@@ -1,4 +1,4 @@
-"""How the commands' help texts are made."""
+"""Builds command groups and the examples in help texts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import typer
 
 
 def group(text: str, *examples: str) -> typer.Typer:
-    """A group of commands that prints its help when none of them is named."""
+    """A command group that prints its help when it is called without a command."""
     app = typer.Typer(
         help=text,
         epilog=epilog(*examples),
@@ -25,5 +25,5 @@ def group(text: str, *examples: str) -> typer.Typer:
 
 
 def epilog(*examples: str) -> str:
-    """The examples under a command's help; the mark keeps their lines as they are."""
+    """Examples at the end of a help text, with their line breaks kept."""
     return "\b\nExamples:\n" + "\n".join(f"  {example}" for example in examples)

@@ -1,4 +1,4 @@
-"""One command in several processes, by torch's own launcher; docs/scale.md tells of several machines."""
+"""Runs one command in several processes with torch's launcher; docs/scale.md covers several machines."""
 
 from __future__ import annotations
 
@@ -11,44 +11,47 @@ from collections.abc import Sequence
 import typer
 
 
-def launched() -> bool:
-    """Whether this is one of several processes already."""
+def is_launched() -> bool:
+    """Whether this process was started by a launcher."""
     return "RANK" in os.environ
 
 
-def speaks() -> bool:
-    """Whether this process prints: the first one alone."""
+def is_first_process() -> bool:
+    """Whether this process has rank 0, the one that prints."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def launch(n: int, option: str) -> None:
-    """Runs this command in ``n`` processes of this machine and returns when all are done.
+    """Runs this command in ``n`` processes on this machine and returns when all have finished.
 
     Args:
-        n: how many.
-        option: the one that asked for it, which they are not given.
+        n: number of processes.
+        option: the option that requested them; the processes are started without it.
 
     Raises:
-        typer.Exit: one failed; with its exit status, the others are stopped.
+        typer.Exit: a process failed; the others are stopped and its exit status is passed on.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what failed has said so
+    logging.getLogger("torch.distributed.elastic").setLevel(
+        logging.CRITICAL
+    )  # the failed process has already printed its error
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n)))
     where = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=n, max_restarts=0, monitor_interval=0.1,
         rdzv_backend="c10d", rdzv_endpoint="localhost:0", run_id=f"graphrec-{os.getpid()}",
     )  # fmt: skip
     try:
-        elastic_launch(where, sys.executable)("-m", "graphrec", *without(sys.argv[1:], option))
+        elastic_launch(where, sys.executable)("-m", "graphrec", *without_option(sys.argv[1:], option))
     except ChildFailedError as cause:
         raise typer.Exit(abs(cause.get_first_failure()[1].exitcode)) from None
 
 
-def without(arguments: Sequence[str], option: str) -> list[str]:
-    """Arguments without one option and its value."""
-    kept, skip = [], False
+def without_option(arguments: Sequence[str], option: str) -> list[str]:
+    """The arguments without one option and its value."""
+    kept: list[str] = []
+    skip = False
     for argument in arguments:
         if skip or argument.startswith(f"{option}="):
             skip = False
@@ -59,9 +62,11 @@ def without(arguments: Sequence[str], option: str) -> list[str]:
     return kept
 
 
-def let_the_first_speak() -> None:
-    """Called before an error is printed: where the first process fails as well, the others are stopped
-    meanwhile, and it is said once.
+def wait_for_first_process() -> None:
+    """Waits in all but the first process before an error is printed.
+
+    If the first process fails with the same error, the launcher stops the others meanwhile, and the error is
+    printed once.
     """
-    if not speaks():
+    if not is_first_process():
         time.sleep(2)

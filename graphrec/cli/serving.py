@@ -1,4 +1,4 @@
-"""``graphrec recommend``, ``similar`` and ``export``: what a trained run is for."""
+"""``graphrec recommend``, ``similar``, ``export``, ``index`` and ``serve``: use a trained run."""
 
 from __future__ import annotations
 
@@ -31,45 +31,45 @@ SERVE_EXAMPLES = (
     "graphrec serve runs/shop --search exact --journal added.journal",
     "curl -H 'content-type: application/json' -d '{\"users\": [\"U00001\"]}' localhost:8000/recommend",
 )
-FORMS = ("table", "json", "csv")
+FORMATS = ("table", "json", "csv")
 SEARCHES = ("auto", "exact", "approximate")
 JOURNAL = "added.journal"
 
-K = Annotated[int, typer.Option("-k", "--k", min=1, help="How many items.")]
-Form = Annotated[str, typer.Option("--format", help="table, json or csv.")]
+K = Annotated[int, typer.Option("-k", "--k", min=1, help="Number of items.")]
+Format = Annotated[str, typer.Option("--format", help="table, json or csv.")]
 Only = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Recommend these items alone; one id a line.")
+    Path | None, typer.Option(metavar="FILE", help="Recommend only these items; one id per line.")
 ]
 Exclude = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Never recommend these items; one id a line.")
+    Path | None, typer.Option(metavar="FILE", help="Never recommend these items; one id per line.")
 ]
 IncludeSeen = Annotated[
-    bool, typer.Option("--include-seen", help="Recommend also what the user is known to have.")
+    bool, typer.Option("--include-seen", help="Also recommend items the user has interacted with.")
 ]
 
 
-Searched = Annotated[
+Search = Annotated[
     str,
-    typer.Option("--search", help="exact, approximate (graphrec index makes it possible), or auto."),
+    typer.Option("--search", help="exact, approximate (needs graphrec index), or auto."),
 ]
 
 
 def recommend(
     run: settings.Run,
-    user: Annotated[list[str], typer.Option(help="A user's id; may be given several times.")],
+    user: Annotated[list[str], typer.Option(help="User id; may be repeated.")],
     k: K = 10,
     only: Only = None,
     exclude: Exclude = None,
     include_seen: IncludeSeen = False,
     unknown: Annotated[str, typer.Option(help="For unknown users: error or popularity.")] = "error",
-    search: Searched = "auto",
-    form: Form = "table",
+    search: Search = "auto",
+    form: Format = "table",
 ) -> None:
     """Recommend items to users.
 
-    RUN is a run directory or a saved recommender; neither dataset nor features are needed.
+    RUN is a run directory or a saved recommender; dataset and features are not needed.
     """
-    settings.choice(form, FORMS, "--format")
+    settings.choice(form, FORMATS, "--format")
     settings.choice(unknown, ["error", "popularity"], "--unknown")
     settings.choice(search, SEARCHES, "--search")
     limits = settings.lines(only), settings.lines(exclude)
@@ -81,24 +81,24 @@ def recommend(
         user, k, exclude_seen=not include_seen, only=limits[0], exclude=limits[1],
         unknown=cast(Literal["error", "popularity"], unknown), search=cast(Any, search),
     )  # fmt: skip
-    _print("user", user, ids, scores, titles, form)
+    _print_ranking("user", user, ids, scores, titles, form)
 
 
 def similar(
     run: settings.Run,
-    item: Annotated[list[str], typer.Option(help="An item's id; may be given several times.")],
+    item: Annotated[list[str], typer.Option(help="Item id; may be repeated.")],
     k: K = 10,
-    search: Searched = "auto",
-    form: Form = "table",
+    search: Search = "auto",
+    form: Format = "table",
 ) -> None:
-    """Find the items that the model holds to be most like an item (cosine of embeddings)."""
-    settings.choice(form, FORMS, "--format")
+    """Find the items whose embeddings are most similar to an item's (cosine)."""
+    settings.choice(form, FORMATS, "--format")
     settings.choice(search, SEARCHES, "--search")
     from graphrec.runs import open_recommender
 
     recommender, titles = open_recommender(run)
     ids, scores = recommender.similar_items(item, min(k, len(recommender.items)), search=cast(Any, search))
-    _print("item", item, ids, scores, titles, form)
+    _print_ranking("item", item, ids, scores, titles, form)
 
 
 def export(
@@ -111,17 +111,17 @@ def export(
     ] = None,
     k: K = 10,
     users: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="For these users alone; one id a line.")
+        Path | None, typer.Option(metavar="FILE", help="Only these users; one id per line.")
     ] = None,
     only: Only = None,
     exclude: Exclude = None,
     include_seen: IncludeSeen = False,
-    search: Searched = "auto",
+    search: Search = "auto",
 ) -> None:
     """Write recommendations for all users as Parquet, or the item embeddings as a FAISS index, or both."""
     if out is None and faiss is None:
         raise ConfigError(
-            "nothing to write: name a Parquet file with --out, a directory with --faiss, or both"
+            "nothing to write; set a Parquet file with --out, a directory with --faiss, or both"
         )
     settings.choice(search, SEARCHES, "--search")
     limits = settings.lines(users), settings.lines(only), settings.lines(exclude)
@@ -135,30 +135,34 @@ def export(
             search=cast(Any, search),
         )  # fmt: skip
         n = len(recommender.users) if limits[0] is None else len(limits[0])
-        output.say(f"{out}: up to {k} items for each of {n:,} users")
+        output.print_line(f"{out}: up to {k} items for each of {n:,} users")
     if faiss is not None:
         recommender.export_faiss(faiss)
-        output.say(f"{faiss}: FAISS index of {len(recommender.items):,} items")
+        output.print_line(f"{faiss}: FAISS index of {len(recommender.items):,} items")
 
 
 def index(
     run: settings.Run,
     recall: Annotated[
-        float, typer.Option(help="Share of the exact top K that a search is to find on average, up to 1.")
+        float,
+        typer.Option(help="Target recall: average share of the exact top K that a search finds, up to 1."),
     ] = 0.95,
-    k: Annotated[int, typer.Option("-k", "--k", min=1, help="The K that recall is about.")] = 20,
+    k: Annotated[int, typer.Option("-k", "--k", min=1, help="The K of the recall.")] = 20,
     lists: Annotated[
-        int | None, typer.Option(min=1, help="Divide items among so many lists. Default: 4 sqrt(items).")
+        int | None, typer.Option(min=1, help="Number of inverted lists. Default: 4 sqrt(items).")
     ] = None,
     similar: Annotated[
-        bool, typer.Option("--similar/--no-similar", help="One for similar items, too, as large again.")
+        bool,
+        typer.Option(
+            "--similar/--no-similar", help="Also build an index for similar items, of the same size."
+        ),
     ] = True,
-    seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
 ) -> None:
-    """Build an index over the items, so that a search need not compare with every one of them (extra ann).
+    """Build an approximate search index over the items (extra ann).
 
-    For hundreds of thousands of items and more; with fewer, an exact search is as fast. The index lies beside
-    the recommender and is used from then on, until a recommender with other vectors is saved there.
+    Useful from hundreds of thousands of items; with fewer, exact search is as fast. The index is stored with
+    the recommender and used until a recommender with other vectors is saved there.
     """
     from graphrec.runs import recommender_folder
     from graphrec.serving import Recommender
@@ -168,65 +172,71 @@ def index(
     k = min(k, len(recommender.items))
     built = recommender.build_index(folder, recall=recall, k=k, lists=lists, similar=similar, seed=seed)
     for what, facts in built.items():
-        output.say(
+        output.print_line(
             f"{what}: recall@{facts.k} {facts.recall:.4f} on {facts.queries:,} queries, {facts.probes:,} of "
             f"{facts.lists:,} lists searched, {facts.scanned:.2%} of {facts.items:,} items compared"
         )
-    output.following(f"graphrec serve {run}", f"graphrec recommend {run} --user ID --search approximate")
+    output.print_next_steps(
+        f"graphrec serve {run}", f"graphrec recommend {run} --user ID --search approximate"
+    )
 
 
 def serve(
     run: settings.Run,
-    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen at.")] = 8000,
-    search: Searched = "auto",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+    search: Search = "auto",
     journal: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help=f"Keeps added items. Default: {JOURNAL} beside the recommender."),
+        typer.Option(
+            metavar="FILE",
+            help=f"File that records added items. Default: {JOURNAL} in the recommender's folder.",
+        ),
     ] = None,
-    read_only: Annotated[bool, typer.Option("--read-only", help="Take no new items.")] = False,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Accept no new items.")] = False,
 ) -> None:
     """Serve recommendations, similar items and new items over HTTP (extra serve).
 
-    POST /recommend, POST /similar, POST /items, GET /health; /openapi.json describes them. There is no
-    log-in: beyond this machine, put a proxy in front that has one.
+    Endpoints: POST /recommend, POST /similar, POST /items, GET /health; /openapi.json describes them. The
+    service has no authentication: to expose it beyond this machine, put an authenticating proxy in front.
     """
     settings.choice(search, SEARCHES, "--search")
     if read_only and journal is not None:
-        raise ConfigError("--read-only takes no items to keep in a journal; leave out one of the two")
+        raise ConfigError(
+            "--read-only accepts no items, so there is nothing to record with --journal; remove one of the "
+            "two"
+        )
     from graphrec.runs import open_recommender, recommender_folder
     from graphrec.serving.http.service import serve as run_server
 
     folder = recommender_folder(run)
     recommender, _ = open_recommender(run)
-    kept = None if read_only else journal or folder / JOURNAL
-    if kept is not None and not recommender.modalities:
+    path = None if read_only else journal or folder / JOURNAL
+    if path is not None and not recommender.modalities:
         if journal is not None:
-            raise ConfigError(
-                "--journal keeps new items, and this recommender cannot place any by their content"
-            )
-        output.note("new items are not taken: this recommender cannot place any by their content")
-        kept = None
-    run_server(recommender, host, port, search=cast(Any, search), journal=kept)
+            raise ConfigError("--journal records new items, but this recommender does not support new items")
+        output.print_note("new items are not accepted: this recommender does not support them")
+        path = None
+    run_server(recommender, host, port, search=cast(Any, search), journal=path)
 
 
-def _print(
-    kind: str, asked: Sequence[str], ids: Any, scores: Any, titles: Mapping[str, str], form: str
+def _print_ranking(
+    kind: str, requested: Sequence[str], ids: Any, scores: Any, titles: Mapping[str, str], form: str
 ) -> None:
     answer = "item" if kind == "user" else "similar"
     rows = [
-        (name, rank, found, float(score), titles.get(found, ""))
-        for name, some, values in zip(asked, ids, scores, strict=True)
-        for rank, (found, score) in enumerate(zip(some, values, strict=True), 1)
-        if found is not None
+        (name, rank, result, float(score), titles.get(result, ""))
+        for name, results, values in zip(requested, ids, scores, strict=True)
+        for rank, (result, score) in enumerate(zip(results, values, strict=True), 1)
+        if result is not None
     ]
     header = [kind, "rank", answer, "score", "title"][: 5 if titles else 4]
     if form == "json":
-        output.as_json([dict(zip(header, row, strict=False)) for row in rows])
+        output.print_json([dict(zip(header, row, strict=False)) for row in rows])
     elif form == "csv":
-        output.as_csv(header, [row[: len(header)] for row in rows])
+        output.print_csv(header, [row[: len(header)] for row in rows])
     else:
         shown = [(*row[:3], f"{row[3]:.4f}", row[4])[: len(header)] for row in rows]
-        output.table(header, shown, left=[kind, answer, "title"])
-    for name in sorted(set(asked) - {row[0] for row in rows}):
-        output.note(f"{kind} {name}: nothing is left to recommend")
+        output.print_table(header, shown, left=[kind, answer, "title"])
+    for name in sorted(set(requested) - {row[0] for row in rows}):
+        output.print_note(f"{kind} {name}: no items to recommend")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
-from importlib import import_module
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from graphrec.cli import output
 from graphrec.core.errors import ConfigError, DataError, nearest
+
+if TYPE_CHECKING:
+    from graphrec.core.registry import Registry
 
 Dataset = Annotated[
     str,
@@ -110,8 +113,7 @@ def reader_options(dataset: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
     if dataset not in READERS:
         return dict(options)
-    module, _, function = READERS[dataset].partition(":")
-    parameters = inspect.signature(getattr(import_module(module), function)).parameters.values()
+    parameters = inspect.signature(READERS.load(dataset)).parameters.values()
     annotations = {p.name: str(p.annotation) for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
     known_only(options, annotations, f"dataset {dataset!r}")
     return {
@@ -120,6 +122,26 @@ def reader_options(dataset: str, options: Mapping[str, Any]) -> dict[str, Any]:
         else value
         for key, value in options.items()
     }
+
+
+def registered(registry: Registry, load: Callable[[str], Any] | None = None) -> Iterator[tuple[str, Any]]:
+    """Every name of a registry and what it stands for.
+
+    Prints one warning line for each package that is broken or takes a name of somebody else, and goes on.
+
+    Args:
+        registry: of models, readers or extractors.
+        load: imports what a name stands for; default: the registry.
+    """
+    for sentence in registry.clashes:
+        output.print_error(f"warning: {sentence}")
+    for name in registry:
+        try:
+            yield name, (load or registry.load)(name)
+        except ConfigError as cause:
+            if registry.package(name) is None:
+                raise
+            output.print_error(f"warning: {' '.join(str(cause).split())}")
 
 
 def known_only(options: Iterable[str], known: Collection[str], owner: str) -> None:

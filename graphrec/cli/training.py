@@ -77,7 +77,7 @@ def train(
         return
     given = settings.read(options, ["model", "train", "data"])
     settings.on_device(device, given)
-    if processes > 1 and not launch.launched():
+    if processes > 1 and not launch.is_launched():
         launch.launch(processes, "--processes")
         return
     if like is not None:
@@ -98,9 +98,9 @@ def train(
     data, source = read(dataset, root, given["data"])
     features = runs.features_for(made, data, store, image, text, source, config)
     out = out or Path("runs") / f"{data.name}-{made.name}"
-    output.note(repr(data))
+    output.print_note(repr(data))
     for field, table in features.items():
-        output.note(f"{field}: {table!r}")
+        output.print_note(f"{field}: {table!r}")
     trained: list[dict[str, float]] = []
     run = runs.train(
         model, data, features, model_options=given["model"], train_options=given["train"], out=out,
@@ -145,8 +145,8 @@ def _like(
     )  # fmt: skip
     place = again.run.out or like
     _told(place, again.run, again.run.model.name, again.select, resume and not trained)
-    output.say(str(again) if again.equal is not False else f"warning: {again}")
-    output.following(f"graphrec evaluate {shlex.quote(str(place))}")
+    output.print_line(str(again) if again.equal is not False else f"warning: {again}")
+    output.print_next_steps(f"graphrec evaluate {shlex.quote(str(place))}")
     if again.unexplained:
         raise typer.Exit(1)
 
@@ -156,14 +156,14 @@ def _told(out: Path, run: Run, model: str, select: str, nothing_new: bool) -> No
     from graphrec import runs
 
     epochs = int(run.history[-1]["epoch"]) if run.history else 0
-    output.say(f"{out}: {model}, {epochs:,} epochs in {run.seconds:.1f} s")
+    output.print_line(f"{out}: {model}, {epochs:,} epochs in {run.seconds:.1f} s")
     if nothing_new and epochs:
-        output.say("it was finished already; nothing more was trained")
+        output.print_line("it was finished already; nothing more was trained")
     if select != runs.NONE:
         best = next((h for h in run.history if h["epoch"] == run.best_epoch), {})
-        output.say(f"best on {select}: epoch {run.best_epoch}")
+        output.print_line(f"best on {select}: epoch {run.best_epoch}")
         names = [n for n in best if n != "epoch" and not n.startswith(("loss/", "seconds"))]
-        output.table(["validation", "value"], [(n, f"{best[n]:.4f}") for n in names])
+        output.print_table(["validation", "value"], [(n, f"{best[n]:.4f}") for n in names])
 
 
 def _next(out: Path, data: Dataset, made: type[Model]) -> None:
@@ -173,7 +173,7 @@ def _next(out: Path, data: Dataset, made: type[Model]) -> None:
         f"graphrec recommend {place} --user {shlex.quote(data.users[0])}",
         f"graphrec similar {place} --item {shlex.quote(data.items[0])}",
     ]
-    output.following(f"graphrec evaluate {place}", *([] if made.converses else serve), *talk)
+    output.print_next_steps(f"graphrec evaluate {place}", *([] if made.converses else serve), *talk)
 
 
 def models(
@@ -189,26 +189,38 @@ def models(
     if model is not None:
         made = find(model)
         module = inspect.getmodule(made)
-        output.say(inspect.getdoc(module) or "")
-        output.say()
+        output.print_line(inspect.getdoc(module) or "")
+        output.print_line()
         _options("model", made.Config.options())
         show_space(made.search_space)
-        output.following("graphrec models (the options of training)", f"graphrec train {made.name} DATASET")
+        output.print_next_steps(
+            "graphrec models (the options of training)", f"graphrec train {made.name} DATASET"
+        )
         return
     if scale:
-        output.table(SCALE, [(name, *grows(find(name))) for name in MODELS])
-        output.following("graphrec train MODEL DATASET --processes 2 --set model.features_on_disk=true")
+        output.print_table(SCALE, [(name, *grows(found)) for name, found in settings.registered(MODELS, find)])
+        output.print_next_steps("graphrec train MODEL DATASET --processes 2 --set model.features_on_disk=true")
         return
     rows = []
-    for name in MODELS:
-        made = find(name)
-        first = (inspect.getdoc(inspect.getmodule(made)) or "").splitlines()[0].rstrip(".")
+    for name, made in settings.registered(MODELS, find):
+        described = inspect.getdoc(inspect.getmodule(made)) or inspect.getdoc(made) or name
         new_items = "from content" if getattr(made, "supports_cold_items", False) else ""
-        rows.append((name, ", ".join(made.fields) if made.modalities else "", new_items, first))
-    output.table(["model", "features", "new items", "what"], rows)
-    output.say()
+        answers = getattr(made, "capability", "").replace("_", " ")
+        first = described.splitlines()[0].rstrip(".")
+        package = MODELS.package(name)
+        first += f" ({package})" if package is not None else ""
+        rows.append((name, answers, _modalities(made), new_items, first))
+    output.print_table(["model", "answers by", "modalities", "new items", "what"], rows)
+    output.print_line()
     _options("train", TrainConfig.options())
-    output.following("graphrec models MODEL (its options)", "graphrec train MODEL DATASET")
+    output.print_next_steps("graphrec models MODEL (its options)", "graphrec train MODEL DATASET")
+
+
+def _modalities(made: type[Model]) -> str:
+    """What content a model is built from, for the table of models."""
+    if not made.modalities:
+        return ""
+    return "any" if made.extractor is None else made.extractor
 
 
 SCALE = ("model", "processes divide", "sampled subgraphs", "features on disk")
@@ -216,16 +228,16 @@ SCALE = ("model", "processes divide", "sampled subgraphs", "features on disk")
 
 def grows(made: type[Model]) -> tuple[str, str, str]:
     """What a model says under :data:`SCALE`; nothing where there is nothing to train, or no features."""
-    told = made.scales()
-    if not told.trains:
+    scaling = made.scaling()
+    if not scaling.trains:
         return "", "", ""
-    divided = {"batches": "batches", "dialogues": "conversations"}.get(told.data_parallel or "", "no")
+    divided = {"batches": "batches", "dialogues": "conversations"}.get(scaling.data_parallel or "", "no")
     yes = {True: "yes", False: "no"}
-    return divided, yes[told.samples], yes[told.reads] if made.modalities else ""
+    return divided, yes[scaling.sampled_subgraphs], yes[scaling.features_on_disk] if made.modalities else ""
 
 
 def _options(prefix: str, options: dict[str, str]) -> None:
     for name, text in options.items():
         kind, _, meaning = text.partition(": ")
-        output.say(f"--set {prefix}.{name}=...   {kind}")
-        output.say(f"    {meaning}")
+        output.print_line(f"--set {prefix}.{name}=...   {kind}")
+        output.print_line(f"    {meaning}")

@@ -80,11 +80,11 @@ def tune(
     data, source = read(dataset, root, given["data"])
     features = runs.features_for(made, data, store, image, text, source, config)
     out = out or Path("runs") / f"tune-{data.name}-{made.name}"
-    output.note(repr(data))
+    output.print_note(repr(data))
     for field, table in features.items():
-        output.note(f"{field}: {table!r}")
+        output.print_note(f"{field}: {table!r}")
     for key, kind in searched.items():
-        output.note(f"searched: {key}: {spoken(kind)}")
+        output.print_note(f"searched: {key}: {spoken(kind)}")
     new: list[Trial] = []
 
     def show(trial: Trial) -> None:
@@ -96,7 +96,7 @@ def tune(
             else f"{select} {trial.value:.4f} at epoch {trial.best_epoch} of {trial.epochs}, "
             f"{trial.seconds:.1f} s"
         )
-        output.note(f"trial {trial.number} ({tried}): {reached}")
+        output.print_note(f"trial {trial.number} ({tried}): {reached}")
 
     tuned = tuner.tune(
         model, data, features, trials=trials, out=out, seed=seed, select=select, sampler=sampler, keep=keep,
@@ -105,14 +105,14 @@ def tune(
     )  # fmt: skip
     best = tuned.best
     n = len(tuned.trials)
-    output.say(f"{out}: {made.name} on {data.name}, {n:,} trial{'s' if n > 1 else ''}")
+    output.print_line(f"{out}: {made.name} on {data.name}, {n:,} trial{'s' if n > 1 else ''}")
     if n < trials:
-        output.say(f"its search space has no more than that; {trials:,} were asked for")
+        output.print_line(f"its search space has no more than that; {trials:,} were asked for")
     if not new:
-        output.say("it was finished already; nothing more was trained")
-    output.table(*tuned.table())
+        output.print_line("it was finished already; nothing more was trained")
+    output.print_table(*tuned.table())
     options_of_best = [*_sets("model", best.model_options), *_sets("train", best.train_options)]
-    output.say(
+    output.print_line(
         f"best: {best.path.name}: {shlex.join(options_of_best) or 'the model has no options to choose'}"
     )
     again = ["graphrec", "train", made.name, *shlex.split(source.arguments())]
@@ -120,7 +120,7 @@ def tune(
         again += [name, str(value)] if value is not None else []
     again += ["--select", select] if select != runs.SELECT else []
     again += [*options_of_best, "--seed", str(seed + 1), "--out", f"{out}-seed-{seed + 1}"]
-    output.following(f"graphrec evaluate {shlex.quote(str(best.path))}", shlex.join(again))
+    output.print_next_steps(f"graphrec evaluate {shlex.quote(str(best.path))}", shlex.join(again))
 
 
 def list_all() -> None:
@@ -128,19 +128,19 @@ def list_all() -> None:
     from graphrec.models import MODELS, model as find
 
     rows = []
-    for name in MODELS:
-        space = find(name).search_space
+    for name, found in settings.registered(MODELS, find):
+        space = found.search_space
         rows += [(name, key, spoken(kind)) for key, kind in space.items()] or [(name, "", "nothing")]
-    output.table(["model", "option", "searched"], rows)
-    output.following("graphrec models MODEL (its options)", "graphrec tune MODEL DATASET")
+    output.print_table(["model", "option", "searched"], rows)
+    output.print_next_steps("graphrec models MODEL (its options)", "graphrec tune MODEL DATASET")
 
 
 def show_space(space: Space) -> None:
     """Prints a search space below a model's options."""
     if space:
-        output.say()
-        output.say("searched by graphrec tune:")
-        output.facts({key: spoken(kind) for key, kind in space.items()})
+        output.print_line()
+        output.print_line("searched by graphrec tune:")
+        output.print_fields({key: spoken(kind) for key, kind in space.items()})
 
 
 def spoken(kind: Choice | Uniform | Integers) -> str:

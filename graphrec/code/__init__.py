@@ -1,1 +1,1 @@
-"""For the person in a repository: which files next, who should look at a change, who knows a place."""
+"""Recommendations for software repositories: files, reviewers and experts, from git histories."""

@@ -1,7 +1,7 @@
-"""Files next, reviewers, experts, each with why.
+"""Recommendations with explanations: files to work on next, reviewers, experts.
 
-What somebody knows of a file fades by half in half a year. Whoever worked on the files that are worked on
-together with a file knows of it as well, as much as these make up of all that it is worked on with.
+A person's knowledge of a file halves every half year. A person who worked on the files that are changed
+together with a file knows that file as well, in proportion to the share of these files.
 """
 
 from __future__ import annotations
@@ -12,20 +12,29 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from graphrec.code.cochange import DAY
+from graphrec.code.cochange import SECONDS_PER_DAY
 from graphrec.code.project import Project
 from graphrec.core.errors import ConfigError
+from graphrec.core.topk import top_indices
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-HALF = 180.0  # days
-NAMED = 2  # files that a reason names
+HALF_LIFE_DAYS = 180.0
+"""Days in which the knowledge of a file halves."""
+MAX_NAMED = 2
+"""Number of files that an explanation names."""
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A file, how much speaks for it, and what."""
+    """A recommended file.
+
+    Attributes:
+        file: path relative to the top of the repository.
+        score: the model's score.
+        why: explanation.
+    """
 
     file: str
     score: float
@@ -34,7 +43,14 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Colleague:
-    """A person, how much speaks for them, and what; the id is a hash, the name is from the clone."""
+    """A recommended person.
+
+    Attributes:
+        name: name in the clone.
+        id: hashed user id.
+        score: knowledge of the files.
+        why: explanation.
+    """
 
     name: str
     id: str
@@ -43,26 +59,29 @@ class Colleague:
 
 
 def suggest(project: Project, who: str, k: int = 10, under: str = "") -> list[Suggestion]:
-    """Files that somebody has not worked on and is likely to, best first.
+    """Files that a person has not worked on and probably will, best first.
 
     Args:
         project: the repository.
         who: address, login or name.
-        k: how many.
+        k: maximum number of files.
         under: only files at or under this path.
 
     Raises:
-        ConfigError: ``k`` below 1.
-        DataError: nobody of that name contributed, or there is no such path.
+        ConfigError: ``k`` is below 1.
+        DataError: there is no such contributor or path.
     """
     if k < 1:
         raise ConfigError(f"k={k}; expected at least 1")
-    data, user = project.data, project.person(who)
+    data = project.data
+    user = project.find_user(who)
     only = [data.items[int(i)] for i in project.files(under)] if under else None
-    found, scores = project.recommender.recommend(data.users[user], k, only=only)
+    items, scores = project.recommender.recommend(data.users[user], k, only=only)
     return [
-        Suggestion(project.path_of(item), float(score), _why_file(project, user, int(data.items.index(item))))
-        for item, score in zip(found.tolist(), scores.tolist(), strict=True)
+        Suggestion(
+            project.path_of(item), float(score), _explain_file(project, user, int(data.items.index(item)))
+        )
+        for item, score in zip(items.tolist(), scores.tolist(), strict=True)
         if item is not None
     ]
 
@@ -70,119 +89,129 @@ def suggest(project: Project, who: str, k: int = 10, under: str = "") -> list[Su
 def reviewers(
     project: Project, files: Sequence[str], k: int = 5, exclude: Iterable[str] = ()
 ) -> list[Colleague]:
-    """Who should look at a change of some files, best first.
+    """People who should review a change of some files, best first.
 
     Args:
         project: the repository.
-        files: paths from the top of the repository; of a new file its folder is taken.
-        k: how many.
+        files: paths relative to the top of the repository; for a new file, its folder is used.
+        k: maximum number of people.
         exclude: addresses, logins or names to leave out, such as the author's.
 
     Raises:
         ConfigError: no file, or ``k`` below 1.
-        DataError: a path that is not there, nor its folder; nobody of a name to leave out.
+        DataError: neither a path nor its folder exists, or there is no contributor of an excluded name.
     """
     if k < 1 or not files:
         raise ConfigError(f"{len(files)} files, k={k}; expected at least one file and k from 1")
     known = knowledge(project)  # (n_users, n_items)
     changed = np.unique(np.concatenate([project.files(path, nearby=True) for path in files]))
-    near = project.near[changed]  # (f, n_items)
-    share = near.multiply(1 / np.maximum(near.sum(1), 1e-12)).tocsr()
-    direct, around = (known[:, changed]).sum(1), (known @ share.T).sum(1)
-    score = np.asarray(direct + around).reshape(-1) / len(changed)
+    neighbors = project.neighbors[changed]  # (f, n_items)
+    share = neighbors.multiply(1 / np.maximum(neighbors.sum(1), 1e-12)).tocsr()
+    direct = known[:, changed].sum(1)
+    indirect = (known @ share.T).sum(1)
+    score = np.asarray(direct + indirect).reshape(-1) / len(changed)
     for who in exclude:
-        score[project.person(who)] = 0
-    beside = np.asarray(near.sum(0)).reshape(-1)
-    beside[changed] = 0
-    best = _best(score, k)
-    return [_colleague(project, u, score[u], changed, beside) for u in best]
+        score[project.find_user(who)] = 0
+    relatedness = np.asarray(neighbors.sum(0)).reshape(-1)
+    relatedness[changed] = 0
+    return [_colleague(project, u, score[u], changed, relatedness) for u in _best(score, k)]
 
 
 def experts(project: Project, path: str = "", k: int = 5) -> list[Colleague]:
-    """Who knows a file or a folder, best first.
+    """People who know a file or a folder, best first.
 
     Args:
         project: the repository.
-        path: from its top; default: all of it.
-        k: how many.
+        path: relative to the top of the repository; default: the whole repository.
+        k: maximum number of people.
 
     Raises:
-        ConfigError: ``k`` below 1.
+        ConfigError: ``k`` is below 1.
         DataError: there is no such path.
     """
     if k < 1:
         raise ConfigError(f"k={k}; expected at least 1")
     files = project.files(path)
     score = np.asarray(knowledge(project)[:, files].sum(1)).reshape(-1)
-    none = np.zeros(project.data.n_items)
-    return [_colleague(project, u, score[u], files, none) for u in _best(score, k)]
+    relatedness = np.zeros(project.data.n_items)
+    return [_colleague(project, u, score[u], files, relatedness) for u in _best(score, k)]
 
 
 def knowledge(project: Project) -> csr_matrix:
-    """What each person knows of each file they worked on, as a sparse ``(n_users, n_items)`` matrix; 1 for
-    who worked on it when anybody last did anything.
+    """Each person's knowledge of the files they worked on, sparse ``(n_users, n_items)``; 1 for a
+    contribution at the time of the newest one.
     """
     from scipy.sparse import csr_matrix
 
     train = project.data.train
     assert train.times is not None
-    weight = 0.5 ** ((project.now - train.times) / DAY / HALF)
+    weight = 0.5 ** ((project.newest_time - train.times) / SECONDS_PER_DAY / HALF_LIFE_DAYS)
     return csr_matrix((weight, train.items.copy(), train.indptr.copy()), shape=(train.n_users, train.n_items))
 
 
 def _best(score: np.ndarray, k: int) -> list[int]:
-    order = np.argsort(-score, kind="stable")[:k]
-    return [int(u) for u in order if score[u] > 0]
+    return [int(u) for u in top_indices(score, k) if score[u] > 0]
 
 
-def _why_file(project: Project, user: int, item: int) -> str:
-    """Files of theirs that it is worked on with, who worked on both, and what is beside it."""
-    train, parts = project.data.train, []
-    own = project.near[[item]].multiply(project.taken[[user]]).tocoo()
-    best = [int(own.col[at]) for at in np.argsort(-own.data, kind="stable")[:NAMED]]
+def _explain_file(project: Project, user: int, item: int) -> str:
+    """Names the user's files that the file is changed with, the user's files in its folder, and its number of
+    contributors.
+    """
+    train = project.data.train
+    parts = []
+    shared = project.neighbors[[item]].multiply(project.profiles[[user]]).tocoo()
+    best = [int(shared.col[i]) for i in np.argsort(-shared.data, kind="stable")[:MAX_NAMED]]
     if best:
-        both = _both(project, item, best[0])
+        both = _count_shared_contributors(project, item, best[0])
         parts.append(
             f"worked on together with {' and '.join(_file(project, i) for i in best)}"
             + (f" ({both} did both)" if both > 1 else "")
         )
-    mine = train.items_of(user)
     folder = _folder(_file(project, item))
-    beside = sum(_folder(_file(project, int(i))) == folder for i in mine)
-    if beside:
-        parts.append(
-            f"{beside} of your files {'are' if beside > 1 else 'is'} in {folder or 'the same folder'}"
-        )
-    many = int(train.item_degree[item])
-    parts.append(f"{many} {'people' if many > 1 else 'person'} worked on it")
-    return "; ".join(parts if best or beside else parts[-1:])
+    in_folder = sum(_folder(_file(project, int(i))) == folder for i in train.items_of(user))
+    if in_folder:
+        verb = "are" if in_folder > 1 else "is"
+        parts.append(f"{in_folder} of your files {verb} in {folder or 'the same folder'}")
+    n = int(train.item_degree[item])
+    parts.append(f"{n} {'people' if n > 1 else 'person'} worked on it")
+    return "; ".join(parts)
 
 
-def _colleague(project: Project, user: int, score: float, files: np.ndarray, beside: np.ndarray) -> Colleague:
-    """A person with what they did to ``files``, and to those that go with them by ``beside (n_items,)``."""
-    train, parts = project.data.train, []
-    assert train.times is not None
-    mine = train.items_of(user)
-    start = train.indptr[user]
-    inside = np.isin(mine, files)
-    if inside.any():
-        last = int(train.times[start : start + len(mine)][inside].max())
-        n = int(inside.sum())
-        of = f"{n} of {len(files)} files" if len(files) > 1 else "it"
-        parts.append(f"worked on {of}, last {_ago(project.now - last)}")
-    around = sorted((int(i) for i in mine if beside[i]), key=lambda i: -beside[i])
-    if around:
-        named = ", ".join(_file(project, i) for i in around[:NAMED])
-        more = f" and {len(around) - NAMED} more" if len(around) > NAMED else ""
-        parts.append(f"works on {named}{more}, which {'are' if len(around) > 1 else 'is'} worked on with it")
-    id_ = str(project.data.users[user])
-    return Colleague(project.names.get(user, id_), id_, float(score), "; ".join(parts))
+def _colleague(
+    project: Project, user: int, score: float, files: np.ndarray, relatedness: np.ndarray
+) -> Colleague:
+    """A person, explained by their work on ``files`` and on files related to them.
 
-
-def _both(project: Project, one: int, other: int) -> int:
+    Args:
+        project: the repository.
+        user: the person.
+        score: knowledge of the files.
+        files: item indices.
+        relatedness: how often each item is changed together with ``files`` ``(n_items,)``.
+    """
     train = project.data.train
-    mine, theirs = (train.users[train.items == item] for item in (one, other))
-    return len(np.intersect1d(mine, theirs))
+    assert train.times is not None
+    parts = []
+    items = train.items_of(user)
+    start = train.indptr[user]
+    inside = np.isin(items, files)
+    if inside.any():
+        last = int(train.times[start : start + len(items)][inside].max())
+        count = f"{int(inside.sum())} of {len(files)} files" if len(files) > 1 else "it"
+        parts.append(f"worked on {count}, last {_ago(project.newest_time - last)}")
+    related = sorted((int(i) for i in items if relatedness[i]), key=lambda i: -relatedness[i])
+    if related:
+        names = ", ".join(_file(project, i) for i in related[:MAX_NAMED])
+        more = f" and {len(related) - MAX_NAMED} more" if len(related) > MAX_NAMED else ""
+        verb = "are" if len(related) > 1 else "is"
+        parts.append(f"works on {names}{more}, which {verb} worked on with it")
+    id_ = str(project.data.users[user])
+    return Colleague(project.user_names.get(user, id_), id_, float(score), "; ".join(parts))
+
+
+def _count_shared_contributors(project: Project, one: int, other: int) -> int:
+    train = project.data.train
+    return len(np.intersect1d(*(train.users[train.items == item] for item in (one, other))))
 
 
 def _file(project: Project, item: int) -> str:
@@ -194,7 +223,7 @@ def _folder(path: str) -> str:
 
 
 def _ago(seconds: int) -> str:
-    days = round(seconds / DAY)
+    days = round(seconds / SECONDS_PER_DAY)
     if not days:
         return "with the newest commit"
     if days < 60:

@@ -1,4 +1,4 @@
-"""What was worked on together with what a person worked on last: the numbers of co-change.
+"""Co-change: how often items were worked on together with the items a person worked on last.
 
 ``Eq. n`` refers to the numbered equations in docs/models/cochange.md.
 """
@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from graphrec.core.config import Config
@@ -22,40 +23,55 @@ from graphrec.models.batches import Triplets
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-DAY = 86_400.0  # seconds
-PAIRS = 2**15  # whose rows are multiplied at a time
+SECONDS_PER_DAY = 86_400.0
+PAIRS_PER_BLOCK = 2**15
+"""Number of pairs of users and items whose sparse rows are multiplied at a time."""
 
 
 class CoChangeConfig(Config):
-    """What is together, and what is recent."""
+    """Options of co-change."""
 
-    together: float = Field(30.0, gt=0)
-    """Days within which items that a person took up were taken up together."""
-    ever: float = Field(0.3, ge=0)
-    """What it counts that one person took up both at any time, against 1 for together."""
-    recent: float = Field(30.0, gt=0)
-    """Days before a person's last in which an item counts e times less."""
-    old: float = Field(0.1, gt=0)
-    """What the oldest counts, against 1 for the last."""
+    window_days: float = Field(30.0, gt=0)
+    """Items that a person worked on for the first time within so many days count as changed together."""
+    global_weight: float = Field(0.3, ge=0)
+    """Weight of two items of the same person at any time, relative to items changed together."""
+    recency_days: float = Field(30.0, gt=0)
+    """An item's weight in a person's profile falls by a factor of e over so many days before the person's
+    last contribution."""
+    recency_floor: float = Field(0.1, gt=0)
+    """Weight of the oldest item in a profile, relative to the last."""
     shrink: float = Field(1.0, ge=0)
-    """Added to how many took an item up."""
+    """Added to the number of people who worked on an item."""
     k: int = Field(200, ge=1)
     """Neighbors per item."""
 
+    renamed_options: ClassVar[Mapping[str, str]] = {
+        "together": "window_days",
+        "ever": "global_weight",
+        "recent": "recency_days",
+        "old": "recency_floor",
+    }
 
-def days(train: Interactions) -> np.ndarray:
-    """Time of each interaction in days ``(E,) float64``; all 0 where none is known."""
-    found: np.ndarray = np.zeros(len(train)) if train.times is None else train.times / DAY
-    return found
+    @model_validator(mode="before")
+    @classmethod
+    def _rename_options(cls, options: dict[str, Any]) -> dict[str, Any]:
+        return {cls.renamed_options.get(name, name): value for name, value in options.items()}
 
 
-def profiles(train: Interactions, config: CoChangeConfig) -> csr_matrix:
-    """What each person took up, most of all lately; rows ``(n_users, n_items)`` add up to 1 (Eq. 4)."""
+def times_in_days(train: Interactions) -> np.ndarray:
+    """Time of each interaction in days ``(E,) float64``; all 0 without times."""
+    days: np.ndarray = np.zeros(len(train)) if train.times is None else train.times / SECONDS_PER_DAY
+    return days
+
+
+def user_profiles(train: Interactions, config: CoChangeConfig) -> csr_matrix:
+    """Items of each person, weighted by recency; rows ``(n_users, n_items)`` sum to 1 (Eq. 4)."""
     from scipy.sparse import csr_matrix
 
-    last, time = np.full(train.n_users, -np.inf), days(train)
-    np.maximum.at(last, train.users, time)
-    weight = np.exp((time - last[train.users]) / config.recent) + config.old
+    days = times_in_days(train)
+    last = np.full(train.n_users, -np.inf)
+    np.maximum.at(last, train.users, days)
+    weight = np.exp((days - last[train.users]) / config.recency_days) + config.recency_floor
     weight /= np.bincount(train.users, weight, minlength=train.n_users)[train.users]
     return csr_matrix(
         (weight.astype(np.float32), train.items.copy(), train.indptr.copy()),
@@ -63,19 +79,19 @@ def profiles(train: Interactions, config: CoChangeConfig) -> csr_matrix:
     )
 
 
-def spans(train: Interactions, span: float, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """What each person took up within the same span of time, on a grid.
+def time_windows(train: Interactions, length: float, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """The windows of a time grid in which each person has interactions.
 
     Args:
         train: known interactions.
-        span: days; ``math.inf`` for all that a person took up.
-        shift: of the grid, as a part of the span.
+        length: of a window in days; ``math.inf`` for one window per person.
+        shift: of the grid, as a fraction of the length.
 
     Returns:
-        person of each span in which something was taken up ``(n_spans,)``, by person and time, and the span
-        of each interaction ``(E,)``, both int64.
+        person of each window with interactions ``(n_windows,)``, by person and time, and the window of each
+        interaction ``(E,)``, both int64.
     """
-    slot = np.floor(days(train) / span + shift).astype(np.int64)
+    slot = np.floor(times_in_days(train) / length + shift).astype(np.int64)
     slot -= slot.min(initial=0)
     n = int(slot.max(initial=0)) + 1
     keys, index = np.unique(train.users.astype(np.int64) * n + slot, return_inverse=True)
@@ -83,45 +99,53 @@ def spans(train: Interactions, span: float, shift: float = 0.0) -> tuple[np.ndar
 
 
 def baskets(train: Interactions, config: CoChangeConfig) -> tuple[np.ndarray, np.ndarray]:
-    """What was taken up together (Eq. 1).
+    """Sets of items that were changed together (Eq. 1).
 
     Returns:
-        basket of each interaction on three grids of time, two that are half a span apart and one for ever
-        ``(3, E) int64``, and what it counts to be in each basket (Eq. 2) ``(n_baskets,)``.
+        basket of each interaction on three time grids, two that are shifted by half a window and one with a
+        single window ``(3, E) int64``, and the weight of each basket (Eq. 2) ``(n_baskets,)``.
     """
-    start, found, counts = 0, [], []
-    for span, shift, worth in (
-        (config.together, 0.0, 0.5), (config.together, 0.5, 0.5), (math.inf, 0.0, config.ever),
-    ):  # fmt: skip
-        owner, basket = spans(train, span, shift)
-        found.append(basket + start)
-        counts.append(worth / np.sqrt(np.bincount(basket, minlength=len(owner))))
-        start += len(owner)
-    return np.stack(found), np.concatenate(counts)
+    grids = (
+        (config.window_days, 0.0, 0.5),
+        (config.window_days, 0.5, 0.5),
+        (math.inf, 0.0, config.global_weight),
+    )
+    n_baskets = 0
+    basket_of = []
+    weights = []
+    for length, shift, weight in grids:
+        owner, basket = time_windows(train, length, shift)
+        basket_of.append(basket + n_baskets)
+        weights.append(weight / np.sqrt(np.bincount(basket, minlength=len(owner))))
+        n_baskets += len(owner)
+    return np.stack(basket_of), np.concatenate(weights)
 
 
-def scale(train: Interactions, config: CoChangeConfig) -> tuple[np.ndarray, np.ndarray]:
-    """What an item counts less for being taken up by many: as the one that was, as the one that may be."""
+def popularity_scales(train: Interactions, config: CoChangeConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Factors that decrease with the number of people who worked on an item: for an item of a profile and for
+    a recommended item, both ``(n_items,)``.
+    """
     degree: np.ndarray = np.maximum(train.item_degree + config.shrink, 1.0)
     return degree**-0.5, degree**-0.25
 
 
-def neighbors(train: Interactions, config: CoChangeConfig) -> csr_matrix:
-    """Row j: the ``k`` largest S_ij of the items i that were taken up together with j (Eqs. 1 to 3)."""
+def item_neighbors(train: Interactions, config: CoChangeConfig) -> csr_matrix:
+    """Row j: the ``k`` largest S_ij of the items i that were changed together with j (Eqs. 1 to 3)."""
     from scipy.sparse import csr_matrix
 
-    basket, counts = baskets(train, config)
-    rows, columns = basket.reshape(-1), np.tile(train.items, 3)
-    inside = csr_matrix(
-        (np.sqrt(counts)[rows].astype(np.float32), (rows, columns)), shape=(len(counts), train.n_items)
+    basket_of, weights = baskets(train, config)
+    rows = basket_of.reshape(-1)
+    columns = np.tile(train.items, 3)
+    contains = csr_matrix(
+        (np.sqrt(weights)[rows].astype(np.float32), (rows, columns)), shape=(len(weights), train.n_items)
     )
-    was, may_be = scale(train, config)
+    profile_scale, item_scale = popularity_scales(train, config)
 
     def similarity(row: np.ndarray, column: np.ndarray, shared: np.ndarray) -> np.ndarray:
-        found: np.ndarray = shared * (may_be[row] * was[column]).astype(np.float32)
-        return found
+        scaled: np.ndarray = shared * (item_scale[row] * profile_scale[column]).astype(np.float32)
+        return scaled
 
-    return products(inside, similarity, config.k)
+    return products(contains, similarity, config.k)
 
 
 class CoChangeTerm:
@@ -133,50 +157,52 @@ class CoChangeTerm:
     """
 
     def __init__(self, train: Interactions, config: CoChangeConfig) -> None:
-        self._train, self._config = train, config
-        self._taken, self._near = profiles(train, config), neighbors(train, config)
-        self._left_out = self.left_out()
+        self._train = train
+        self._config = config
+        self._profiles = user_profiles(train, config)
+        self._neighbors = item_neighbors(train, config)
+        self._train_scores = self.leave_one_out_scores()
 
-    def left_out(self) -> np.ndarray:
-        """What Eq. 5 gives each train interaction from what others did and what else the person did
-        ``(E,) float32``: each is left out of Eqs. 2 and 4 in turn, so that it compares with what an item gets
-        that the person never took up.
+    def leave_one_out_scores(self) -> np.ndarray:
+        """Eq. 5 for each train interaction, computed without that interaction in Eqs. 2 and 4
+        ``(E,) float32``, so that it is comparable to the score of an item that the person never worked on.
         """
-        train, taken = self._train, self._taken
-        basket, counts = baskets(train, self._config)
-        was, may_be = scale(train, self._config)
-        own, worth = np.zeros(len(train)), taken.data * was[train.items]
-        for grid in basket:
-            own += counts[grid] * (np.bincount(grid, worth, minlength=len(counts))[grid] - worth)
-        others = self._of(train.users, train.items) - own * may_be[train.items]
-        rest = 1 - taken.data
-        found: np.ndarray = (np.maximum(others, 0) / np.where(rest > 1e-6, rest, 1)).astype(np.float32)
-        return found
+        train = self._train
+        share = self._profiles.data
+        basket_of, weights = baskets(train, self._config)
+        profile_scale, item_scale = popularity_scales(train, self._config)
+        value = share * profile_scale[train.items]
+        by_person = np.zeros(len(train))
+        for basket in basket_of:
+            total = np.bincount(basket, value, minlength=len(weights))
+            by_person += weights[basket] * (total[basket] - value)
+        by_others = self._scores(train.users, train.items) - by_person * item_scale[train.items]
+        rest = 1 - share
+        scores: np.ndarray = (np.maximum(by_others, 0) / np.where(rest > 1e-6, rest, 1)).astype(np.float32)
+        return scores
 
     def differences(self, triplets: Triplets) -> Tensor:
-        """How much more Eq. 5 gives the positives than the negatives ``(B,) float32``."""
-        users, positives, negatives = (part.numpy() for part in triplets)
-        at = self._train.at(users, positives)
-        return torch.from_numpy(self._left_out[at] - self._of(users, negatives))
+        """Eq. 5 of the positives minus that of the negatives ``(B,) float32``."""
+        users, positives, negatives = (tensor.numpy() for tensor in triplets)
+        index = self._train.positions(users, positives)
+        return torch.from_numpy(self._train_scores[index] - self._scores(users, negatives))
 
-    def joined(self, users: Tensor, items: Tensor, weight: float) -> tuple[Graph, Graph]:
-        """Vectors ``(n_users, d), (n_items, d)`` with those of co-change beside them, so that scores are
-        ``u · v`` and ``weight`` times Eq. 5.
+    def append_to(self, users: Tensor, items: Tensor, weight: float) -> tuple[Graph, Graph]:
+        """Appends profiles and neighbors to vectors ``(n_users, d), (n_items, d)``, so that inner products
+        are ``u · v`` plus ``weight`` times Eq. 5.
         """
         from scipy.sparse import csr_matrix, hstack
 
-        dense = [csr_matrix(side.detach().cpu().numpy()) for side in (users, items)]
-        return tuple(  # type: ignore[return-value]
-            graph_of(hstack([side, more], format="csr"))
-            for side, more in zip(dense, (self._taken * weight, self._near), strict=True)
-        )
+        def append(vectors: Tensor, columns: csr_matrix) -> Graph:
+            return graph_of(hstack([csr_matrix(vectors.detach().cpu().numpy()), columns], format="csr"))
 
-    def _of(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        return append(users, self._profiles * weight), append(items, self._neighbors)
+
+    def _scores(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """Eq. 5 for pairs ``(n,)``, without the scores of other items."""
-        found = np.zeros(len(users), dtype=np.float32)
-        for start in range(0, len(users), PAIRS):
-            part = slice(start, start + PAIRS)
-            found[part] = np.asarray(
-                self._near[items[part]].multiply(self._taken[users[part]]).sum(1)
-            ).reshape(-1)
-        return found
+        scores = np.zeros(len(users), dtype=np.float32)
+        for start in range(0, len(users), PAIRS_PER_BLOCK):
+            block = slice(start, start + PAIRS_PER_BLOCK)
+            product = self._neighbors[items[block]].multiply(self._profiles[users[block]])
+            scores[block] = np.asarray(product.sum(1)).reshape(-1)
+        return scores

@@ -1,7 +1,7 @@
-"""People by their sessions: what somebody did within some days, and how much that counts now.
+"""Sessions: the files that one person worked on within a few days.
 
-A person who came back for something else is, in a graph, several people who stand for one. What was done
-together stays together, and what was done last says most of what comes next.
+A person who returns for another task counts as another node of the graph, so that files of one task stay
+together; the most recent sessions count most for the person.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Self
 
 import numpy as np
 
-from graphrec.code.cochange import CoChangeConfig, profiles, spans
+from graphrec.code.cochange import CoChangeConfig, time_windows, user_profiles
 from graphrec.data.interactions import Interactions
 from graphrec.graphs.graph import Graph
 from graphrec.graphs.sparse import graph_of
@@ -19,42 +19,44 @@ from graphrec.graphs.sparse import graph_of
 
 @dataclass(frozen=True)
 class Sessions:
-    """Interactions cut into sessions; ``Eq. n`` refers to the numbered equations in docs/models/coder.md.
+    """Interactions divided into sessions; ``Eq. n`` refers to the numbered equations in docs/models/coder.md.
 
     Attributes:
-        pairs: sessions and their items; ``users`` are the sessions.
-        person: of each session ``(n_sessions,) int64``.
-        of: session of each interaction, in the order of the interactions ``(E,) int64``.
-        share: what each session counts of its person, rows ``(n_users, n_sessions)`` that add up to 1; of
-            somebody without interactions an empty one counts all.
+        pairs: sessions (as ``users``) and their items.
+        user: user of each session ``(n_sessions,) int64``.
+        session_of: session of each interaction, in the order of the interactions ``(E,) int64``.
+        weights: weight of each session for its user, rows ``(n_users, n_sessions)`` that sum to 1; a user
+            without interactions has one empty session of weight 1.
     """
 
     pairs: Interactions
-    person: np.ndarray
-    of: np.ndarray
-    share: Graph
+    user: np.ndarray
+    session_of: np.ndarray
+    weights: Graph
 
     @classmethod
-    def cut(cls, train: Interactions, span: float) -> Self:
-        """Sessions on a grid of time; without times each person has one.
+    def from_interactions(cls, train: Interactions, days: float) -> Self:
+        """Sessions on a time grid; without times each user has one session.
 
         Args:
             train: known interactions.
-            span: days of a session.
+            days: length of a session.
         """
         from scipy.sparse import csr_matrix
 
-        person, of = spans(train, span)
-        person = np.concatenate(
-            [person, np.flatnonzero(train.user_degree == 0)]
-        )  # who did nothing has one too
-        order = np.argsort(person, kind="stable")
-        place = np.empty(len(order), dtype=np.int64)
-        place[order] = np.arange(len(order))
-        person, of = person[order], place[of]
-        pairs = Interactions(of, train.items, len(person), train.n_items, name=f"sessions of {train.name}")
-        counts = np.bincount(of, profiles(train, CoChangeConfig()).data, minlength=len(person))
-        counts[train.user_degree[person] == 0] = 1
-        shape = (train.n_users, len(person))
-        share = csr_matrix((counts.astype(np.float32), (person, np.arange(len(person)))), shape=shape)
-        return cls(pairs, person, of, graph_of(share))
+        user, session_of = time_windows(train, days)
+        user = np.concatenate([user, np.flatnonzero(train.user_degree == 0)])
+        order = np.argsort(user, kind="stable")
+        position = np.empty(len(order), dtype=np.int64)
+        position[order] = np.arange(len(order))
+        user = user[order]
+        session_of = position[session_of]
+        pairs = Interactions(
+            session_of, train.items, len(user), train.n_items, name=f"sessions of {train.name}"
+        )
+        weight = np.bincount(session_of, user_profiles(train, CoChangeConfig()).data, minlength=len(user))
+        weight[train.user_degree[user] == 0] = 1
+        weights = csr_matrix(
+            (weight.astype(np.float32), (user, np.arange(len(user)))), shape=(train.n_users, len(user))
+        )
+        return cls(pairs, user, session_of, graph_of(weights))

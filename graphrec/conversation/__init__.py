@@ -1,1 +1,1 @@
-"""Conversational recommendation: what an agent knows, whom it talks to, how it decides, how well it does."""
+"""Conversational recommendation: agents, policies, simulated users and their evaluation."""

@@ -1,8 +1,8 @@
-"""Who leads conversations with people; loads without the training data."""
+"""The agent that leads conversations with people; it loads without the training data."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -12,33 +12,38 @@ import numpy as np
 from graphrec.conversation.belief import Setting
 from graphrec.conversation.catalog import Catalog
 from graphrec.conversation.config import ConversationConfig
-from graphrec.conversation.rules import Policy, Rule, rule
-from graphrec.conversation.session import FORMAT as SESSIONS, Session
-from graphrec.conversation.states import Trained
+from graphrec.conversation.rules import Policy, Rule, parse_rule
+from graphrec.conversation.states import TrainedPolicy
 from graphrec.conversation.vectors import DialogueVectors
-from graphrec.core.bundle import Committed, Write, commit
+from graphrec.core.bundle import Committed, FileFormat, Write, commit
 from graphrec.core.errors import CheckpointError, ConfigError, DataError, nearest
 from graphrec.core.files import digest, read_array, write_array
 from graphrec.data import Dataset, Interactions, Vocabulary
 from graphrec.data.content import title
 
-FORMAT, HEAD = 1, "conversation.json"
+FORMAT = FileFormat("conversation")
+"""Format of a saved agent."""
+MANIFEST = "conversation.json"
+"""The file of a saved agent that names the others."""
+NETWORK = "network_"
+"""Prefix of the names of a trained policy's arrays in a saved agent."""
 
 
 class ConversationalRecommender:
-    """Asks and recommends. One object leads any number of conversations, from any number of threads: what
-    they share is only read.
+    """Asks and recommends. One object leads any number of conversations, from any number of threads, as they
+    only read what they share.
 
     Args:
         setting: catalog, vectors and rules.
-        policy: decides between asking and recommending: a rule, or a trained one.
+        policy: decides between asking and recommending: a rule or a trained policy.
         users: external ids.
         items: external ids.
-        history: what users are known to like.
-        titles: by item id.
+        history: known interactions of the users.
+        titles: titles by item id.
         images: paths of pictures by item id, relative to ``picture_root``.
-        picture_root: their folder, if there is one.
-        name: the policy's, as :func:`~graphrec.conversation.rules.rule` reads it; None for a trained one.
+        name: name of the rule, as :func:`~graphrec.conversation.rules.parse_rule` reads it; None for a
+            trained policy.
+        picture_root: folder of the pictures, if there are any.
     """
 
     def __init__(
@@ -53,162 +58,141 @@ class ConversationalRecommender:
         name: str | None = None,
         picture_root: Path | None = None,
     ) -> None:
-        self.setting, self.policy, self.name = setting, policy, name
-        self.users, self.items, self.history = users, items, history
-        self.titles, self.images = dict(titles or {}), dict(images or {})
+        self.setting = setting
+        self.policy = policy
+        self.users = users
+        self.items = items
+        self.history = history
+        self.titles = dict(titles or {})
+        self.images = dict(images or {})
+        self.name = name
         self.picture_root = picture_root
         self._attributes = {n: i for i, n in enumerate(setting.catalog.names)}
         self._groups = {n: i for i, n in enumerate(setting.catalog.group_names)}
 
     @classmethod
     def from_policy(cls, policy: str | Policy, setting: Setting, data: Dataset) -> Self:
-        """From a policy and the dataset it is for.
+        """Creates an agent from a policy and the dataset it is for.
 
         Args:
-            policy: a rule's name, or a policy such as :meth:`SCPR.trained`.
+            policy: a rule's name, or a policy such as :meth:`SCPR.trained_policy`.
             setting: catalog, vectors and rules.
-            data: ids, history (train), titles and pictures are taken from it.
+            data: source of ids, history (train), titles and pictures.
         """
         texts = data.content.get("text")
-        titles = {i: title(t) for i, t in zip(data.items.ids, texts or (), strict=False) if t is not None}
         pictures = data.content.get("image")
+        titles = {i: title(t) for i, t in zip(data.items.ids, texts or (), strict=False) if t is not None}
         images = {i: v for i, v in zip(data.items.ids, pictures or (), strict=False) if v is not None}
-        name = policy if isinstance(policy, str) else None
-        decides = rule(policy) if isinstance(policy, str) else policy
         root = pictures.root.absolute() if pictures is not None and pictures.root is not None else None
-        return cls(setting, decides, data.users, data.items, data.train, titles, images, name, root)
+        return cls(
+            setting,
+            parse_rule(policy) if isinstance(policy, str) else policy,
+            data.users,
+            data.items,
+            data.train,
+            titles,
+            images,
+            policy if isinstance(policy, str) else None,
+            root,
+        )
 
-    def changed(
+    def replace(
         self,
         policy: str | None = None,
         belief: Literal["candidates", "posterior"] | None = None,
         error: float | None = None,
     ) -> Self:
-        """The same with another rule, or another way to take answers in.
+        """A copy with another rule, or another way to use answers.
 
         Args:
             policy: a rule's name; None keeps the policy.
             belief: see :class:`ConversationConfig`; None keeps it.
-            error: likewise.
+            error: see :class:`ConversationConfig`; None keeps it.
 
         Raises:
-            ConfigError: no such rule, or a share out of range.
+            ConfigError: there is no such rule, or the share is out of range.
         """
         changes = {"belief": belief, "error": error}
         config = self.setting.config.replace(**{k: v for k, v in changes.items() if v is not None})
-        setting = Setting(self.setting.catalog, self.setting.vectors, config, self.setting.prior)
-        decides, name = (self.policy, self.name) if policy is None else (rule(policy), policy)
         return type(self)(
-            setting, decides, self.users, self.items, self.history, self.titles, self.images, name,
+            Setting(self.setting.catalog, self.setting.vectors, config, self.setting.prior),
+            self.policy if policy is None else parse_rule(policy),
+            self.users,
+            self.items,
+            self.history,
+            self.titles,
+            self.images,
+            self.name if policy is None else policy,
             self.picture_root,
-        )  # fmt: skip
-
-    def start(self, user: str | None = None, likes: Sequence[str] = ()) -> Session:
-        """A new conversation.
-
-        Args:
-            user: external id; None for somebody unknown.
-            likes: names of attributes the person begins with.
-
-        Raises:
-            UnknownIdError: no such user; leave it out to talk to somebody unknown.
-            ConfigError: no such attribute; names the nearest.
-        """
-        return Session(self, user, likes)
-
-    def resume(self, state: Mapping[str, Any]) -> Session:
-        """A conversation from what :meth:`Session.state` returned.
-
-        Raises:
-            DataError: it is not such a state, was led by another agent, or does not go as this agent leads.
-        """
-        try:
-            if state["format"] != SESSIONS:
-                raise DataError(f"a session of format {state['format']!r}; expected {SESSIONS}")
-            agent, events = state["agent"], list(state["events"])
-            session = Session(self, state["user"], state["likes"])
-        except (KeyError, TypeError) as cause:
-            raise DataError(
-                f"not the state of a session ({type(cause).__name__}: {cause}); expected what "
-                "Session.state() returned"
-            ) from cause
-        if agent != self.fingerprint:
-            raise DataError(
-                f"the session was led by agent {str(agent)[:12]}, this one is {self.fingerprint[:12]}; load "
-                "the agent that led it, or start anew"
-            )
-        for number, event in enumerate(events, 1):
-            turn = session.next()
-            try:
-                said = turn.question if turn.kind == "question" else [item.id for item in turn.items]
-                if event["asked" if turn.kind == "question" else "shown"] != said:
-                    raise DataError(f"event {number} of the session is {event}; expected {said!r}")
-                session.answer(event["answer"] if turn.kind == "question" else event["chosen"])
-            except (KeyError, TypeError, ConfigError) as cause:
-                raise DataError(
-                    f"event {number} of the session, {event!r}, is not one of this agent's: {cause}"
-                ) from cause
-        return session
+        )
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex sha256 of all that decides how conversations go."""
-        trained = self.policy if isinstance(self.policy, Trained) else Trained((), {})
-        weights = trained.weights
-        parts = [p for k in sorted(weights) for p in (k, weights[k])]
+        """Hex sha256 of everything that decides how conversations go."""
+        policy = self.policy if isinstance(self.policy, TrainedPolicy) else TrainedPolicy((), {})
+        parts: list[Any] = [p for k in sorted(policy.weights) for p in (k, policy.weights[k])]
         if self.setting.prior is not None:
             parts += ["prior", self.setting.prior]
-        of, catalog = self.setting.vectors, self.setting.catalog
+        vectors = self.setting.vectors
+        catalog = self.setting.catalog
         return digest(
-            "conversation", self.setting.config.model_dump(mode="json"),
-            self.name or ["trained", *trained.parts], *parts,
-            of.users, of.items, of.attributes, catalog.attributes, catalog.of_item,
-            list(catalog.names), list(catalog.group_names), self.items.fingerprint,
-        )  # fmt: skip
+            "conversation",
+            self.setting.config.model_dump(mode="json"),
+            self.name or ["trained", *policy.fields],
+            *parts,
+            vectors.users,
+            vectors.items,
+            vectors.attributes,
+            catalog.attributes,
+            catalog.item_offsets,
+            list(catalog.names),
+            list(catalog.group_names),
+            self.items.fingerprint,
+        )
 
     # -- names -----------------------------------------------------------------------------------------------
 
-    def attribute(self, name: str) -> int:
+    def attribute_index(self, name: str) -> int:
         """Index of an attribute.
 
         Raises:
-            ConfigError: there is none of this name; names the nearest.
+            ConfigError: there is no attribute of this name; the error names the nearest one.
         """
         return _index(self._attributes, name, "attribute")
 
-    def question(self, name: str) -> int:
-        """Index of a question: an attribute, or a group where those are asked about.
+    def question_index(self, name: str) -> int:
+        """Index of a question: of an attribute, or of a group with enumerated questions.
 
         Raises:
-            ConfigError: there is none of this name; names the nearest.
+            ConfigError: there is no question of this name; the error names the nearest one.
         """
-        return _index(self._groups, name, "group") if self.setting.enumerated else self.attribute(name)
+        if self.setting.enumerated:
+            return _index(self._groups, name, "group")
+        return self.attribute_index(name)
 
     def title(self, item: int) -> str:
-        """What an item is called; its id where nothing else is known."""
+        """An item's title; its id where there is no title."""
         id_ = str(self.items[item])
         return self.titles.get(id_, id_)
 
     def history_of(self, user: int | None) -> np.ndarray:
-        """Items of a user ``(n,) int``; none of somebody unknown."""
-        if user is None:
-            return np.empty(0, np.int64)
-        return self.history.items[self.history.indptr[user] : self.history.indptr[user + 1]]
+        """Items of a user ``(n,) int``; empty for an unknown user."""
+        return np.empty(0, np.int64) if user is None else self.history.items_of(user)
 
-    # -- on disk ---------------------------------------------------------------------------------------------
+    # -- saving and loading ----------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:
         """Writes a directory: ``.npy`` files and, last, ``conversation.json``, which names them.
 
         Args:
-            path: directory to create; what is in it stays whole until this is.
+            path: directory to create; an existing agent in it stays intact until the new one is complete.
 
         Raises:
-            CheckpointError: it cannot be written.
-            ConfigError: the policy is neither a rule of this library nor a trained one.
+            CheckpointError: the directory cannot be written.
+            ConfigError: the policy is neither a rule of this library nor a trained policy.
         """
         catalog = self.setting.catalog
-        items = np.arange(catalog.n_items).repeat(np.diff(catalog.of_item))
+        items = np.arange(catalog.n_items).repeat(np.diff(catalog.item_offsets))
         arrays = {
             **self.setting.vectors._asdict(),
             "has": np.stack([items, catalog.attributes]),
@@ -218,9 +202,9 @@ class ConversationalRecommender:
         if self.setting.prior is not None:
             arrays["prior"] = self.setting.prior
         policy: dict[str, Any] = {"rule": self.name}
-        if isinstance(self.policy, Trained):
-            policy = {"parts": list(self.policy.parts)}
-            arrays |= {f"network_{k}": v for k, v in self.policy.weights.items()}
+        if isinstance(self.policy, TrainedPolicy):
+            policy = {"parts": list(self.policy.fields)}
+            arrays |= {f"{NETWORK}{k}": v for k, v in self.policy.weights.items()}
         elif self.name is None or not isinstance(self.policy, Rule):
             raise ConfigError(f"a policy of {type(self.policy).__name__} cannot be saved; name a rule")
         head = {
@@ -235,9 +219,9 @@ class ConversationalRecommender:
             "picture_root": None if self.picture_root is None else str(self.picture_root),
         }
         files: dict[str, tuple[str, str, Write]] = {
-            part: (digest(a), "npy", partial(write_array, array=a)) for part, a in arrays.items()
+            name: (digest(array), "npy", partial(write_array, array=array)) for name, array in arrays.items()
         }
-        commit(Path(path) / HEAD, FORMAT, head, files, retry="save again")
+        commit(Path(path) / MANIFEST, FORMAT, head, files, retry="save again")
         return Path(path)
 
     @classmethod
@@ -245,30 +229,32 @@ class ConversationalRecommender:
         """Reads what :meth:`save` wrote.
 
         Raises:
-            CheckpointError: a file is missing, not the one that was written, or of another format.
+            CheckpointError: a file is missing, damaged, or of another format.
         """
-        saved = Committed(Path(path) / HEAD, FORMAT, "save it again")
+        saved = Committed(Path(path) / MANIFEST, FORMAT, "save it again")
 
-        def array(part: str) -> np.ndarray:
-            return read_array(saved.file(part), CheckpointError)
+        def array(name: str) -> np.ndarray:
+            return read_array(saved.file(name), CheckpointError)
 
         head = saved.head
         try:
-            users, items = Vocabulary(head["users"], "user"), Vocabulary(head["items"])
-            shelf = Catalog(
+            users = Vocabulary(head["users"], "user")
+            items = Vocabulary(head["items"])
+            catalog = Catalog(
                 array("has"), len(items), head["attributes"], array("groups"), head["group_names"]
             )
-            of = DialogueVectors(array("users"), array("items"), array("attributes"))
+            vectors = DialogueVectors(array("users"), array("items"), array("attributes"))
             prior = array("prior") if "prior" in saved.files else None
-            setting = Setting(shelf, of, ConversationConfig(**head["rules"]), prior)
-            pairs, name = array("history"), head["policy"].get("rule")
+            setting = Setting(catalog, vectors, ConversationConfig(**head["rules"]), prior)
+            pairs = array("history")
             history = Interactions(pairs[0], pairs[1], len(users), len(items), name="history")
+            name = head["policy"].get("rule")
+            policy: Policy
             if name is None:
-                parts = tuple(head["policy"]["parts"])
-                weights = {k.removeprefix("network_"): array(k) for k in saved.files if k[:8] == "network_"}
-                policy: Policy = Trained(parts, weights)
+                weights = {k.removeprefix(NETWORK): array(k) for k in saved.files if k.startswith(NETWORK)}
+                policy = TrainedPolicy(tuple(head["policy"]["parts"]), weights)
             else:
-                policy = rule(name)
+                policy = parse_rule(name)
             root = None if head["picture_root"] is None else Path(head["picture_root"])
             return cls(setting, policy, users, items, history, head["titles"], head["images"], name, root)
         except (KeyError, TypeError, ValueError, ConfigError, DataError) as cause:
@@ -277,9 +263,9 @@ class ConversationalRecommender:
             ) from cause
 
 
-def _index(known: Mapping[str, int], name: str, kind: str) -> int:
-    if name not in known:
+def _index(indices: Mapping[str, int], name: str, kind: str) -> int:
+    if name not in indices:
         raise ConfigError(
-            f"{kind} {name!r} is not one of the {len(known):,} there are.{nearest(name, known)}"
+            f"{kind} {name!r} is not one of the {len(indices):,} there are.{nearest(name, indices)}"
         )
-    return known[name]
+    return indices[name]

@@ -1,7 +1,8 @@
-"""What conversations share, and what an agent knows in one of them whichever way it takes answers in."""
+"""What conversations over one catalog share, and the agent's belief about the target item."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import NamedTuple
 
@@ -12,14 +13,15 @@ from graphrec.conversation.config import ConversationConfig
 from graphrec.conversation.vectors import DialogueVectors
 from graphrec.core.errors import ConfigError, DataError
 
-KEPT = 2048  # columns and blocks of vectors that are kept between conversations
+CACHE_SIZE = 2048
+"""Number of attributes whose item scores and vectors are kept between conversations."""
 
 
 class Answer(NamedTuple):
-    """What a user says to a question.
+    """A user's answer to a question.
 
     Attributes:
-        accepted: the attributes affirmed, ascending ``(n,) int64``; empty when the answer is no.
+        accepted: the attributes that the user accepts, ascending ``(n,) int64``; empty when the answer is no.
         known: False where the user does not know.
     """
 
@@ -34,8 +36,8 @@ class Setting:
         catalog: items and attributes.
         vectors: of users, items and attributes.
         config: rules.
-        prior: what :class:`~graphrec.conversation.posterior.Posterior` adds to the items' logarithms before
-            anything is said ``(n_items,) float``.
+        prior: log-weights of the items that :class:`~graphrec.conversation.posterior.Posterior` adds before
+            the first answer ``(n_items,) float``.
 
     Raises:
         ConfigError: enumerated questions without groups.
@@ -49,7 +51,9 @@ class Setting:
         config: ConversationConfig | None = None,
         prior: np.ndarray | None = None,
     ) -> None:
-        self.catalog, self.vectors, self.prior = catalog, vectors, prior
+        self.catalog = catalog
+        self.vectors = vectors
+        self.prior = prior
         self.config = config or ConversationConfig()
         sizes = (len(vectors.items), len(vectors.attributes))
         if sizes != (catalog.n_items, catalog.n_attributes):
@@ -63,7 +67,7 @@ class Setting:
                 "enumerated questions ask for a group of attributes and the dataset has none; expected "
                 "questions='binary', or a dataset with ('attribute', 'in', 'group')"
             )
-        self._affinity: dict[int, np.ndarray] = {}
+        self._attribute_scores: dict[int, np.ndarray] = {}
         self._blocks: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
 
     @property
@@ -73,131 +77,135 @@ class Setting:
 
     @property
     def n_questions(self) -> int:
-        """How many different questions there are."""
+        """Number of different questions."""
         return self.catalog.n_groups if self.enumerated else self.catalog.n_attributes
 
     @cached_property
-    def stranger(self) -> np.ndarray:
-        """The vector of a user nobody knows ``(d,)``: the mean of all users."""
+    def mean_user(self) -> np.ndarray:
+        """The mean of all users' vectors ``(d,)``, which stands for an unknown user."""
         mean: np.ndarray = self.vectors.users.mean(0)
         return mean
 
-    def user(self, user: int | None) -> np.ndarray:
-        """A user's vector ``(d,)``; None is somebody unknown."""
-        return self.stranger if user is None else self.vectors.users[user]
+    def user_vector(self, user: int | None) -> np.ndarray:
+        """A user's vector ``(d,)``; None is an unknown user."""
+        return self.mean_user if user is None else self.vectors.users[user]
 
-    def affinity(self, attribute: int) -> np.ndarray:
+    def attribute_scores(self, attribute: int) -> np.ndarray:
         """What an accepted attribute adds to the items' scores ``(n_items,) float32``."""
-        found = self._affinity.get(attribute)
-        if found is None:
-            found = self.vectors.items @ self.vectors.attributes[attribute]
-            if len(self._affinity) < KEPT:
-                self._affinity[attribute] = found
-        return found
+        scores = self._attribute_scores.get(attribute)
+        if scores is None:
+            scores = self.vectors.items @ self.vectors.attributes[attribute]
+            if len(self._attribute_scores) < CACHE_SIZE:
+                self._attribute_scores[attribute] = scores
+        return scores
 
     def block(self, attribute: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Vectors ``(n, d)`` and rows of the table ``(n, n_attributes)`` of the items with an attribute."""
-        found = self._blocks.get(attribute)
-        if found is None:
-            items, table = self.catalog.items_with(attribute), self.catalog.table
-            found = self.vectors.items[items], None if table is None else table[items]
-            if len(self._blocks) < KEPT:
-                self._blocks[attribute] = found
-        return found
+        """Vectors ``(n, d)`` and table rows ``(n, n_attributes)`` of the items with an attribute."""
+        block = self._blocks.get(attribute)
+        if block is None:
+            items = self.catalog.items_with(attribute)
+            table = self.catalog.table
+            block = self.vectors.items[items], None if table is None else table[items]
+            if len(self._blocks) < CACHE_SIZE:
+                self._blocks[attribute] = block
+        return block
 
     def entropy(self, probability: np.ndarray) -> np.ndarray:
         """Entropy of having an attribute or not, in bits; 0 where it is certain."""
         p = probability
         with np.errstate(divide="ignore", invalid="ignore"):
-            found = -p * np.log2(p)
+            entropy = -p * np.log2(p)
             if self.config.entropy == "binary":
-                found -= (1 - p) * np.log2(1 - p)
-        return np.where((p > 0) & (p < 1), found, 0.0)
+                entropy -= (1 - p) * np.log2(1 - p)
+        return np.where((p > 0) & (p < 1), entropy, 0.0)
 
 
-class Belief:
+class Belief(ABC):
     """What an agent knows in one conversation.
 
     Args:
         setting: what conversations share.
-        user: index of the user, or None for somebody unknown.
-        question: what the user opens with, if anything.
-        answer: the attributes it names.
+        user: index of the user, or None for an unknown user.
+        question: the question that the user's opening answers, if there is one.
+        answer: the answer to it.
 
     Attributes:
-        items: items that may still be it ``(n,) int64``, ascending.
-        scores: ``s(v) = u . v + v . p`` for the first attribute p that was named, if any ``(n,) float32``.
-        weights: what each counts for in the worth of a question ``(n,)``; 0 once refused.
-        n: how many count as left.
-        asked: questions that are not asked again ``(n_questions,) bool``.
-        accepted: attributes in the order they were accepted.
-        passed: answers that were passed over, as no item goes with them and with those before.
+        items: possible target items ``(n,) int64``, ascending.
+        scores: ``s(v) = u . v + v . p`` for the first attribute p of the opening, if any ``(n,) float32``.
+        weights: weight of each item in the value of a question ``(n,)``; 0 once it was rejected.
+        n_candidates: number of items that count as candidates.
+        asked_questions: questions that are not asked again ``(n_questions,) bool``.
+        accepted_attributes: attributes in the order in which they were accepted.
+        n_ignored: number of answers that were ignored, as no item is consistent with them and the earlier
+            answers.
     """
 
     weights: np.ndarray
-    n: int
+    n_candidates: int
 
     def __init__(
         self, setting: Setting, user: int | None, question: int | None = None, answer: Answer | None = None
     ) -> None:
-        self.setting, vector = setting, setting.user(user)
-        self.asked = np.zeros(setting.n_questions, dtype=bool)
-        self.accepted: list[int] = []
-        self.passed = 0
-        self._values: np.ndarray | None = None
-        named = answer.accepted if answer is not None else np.empty(0, np.int64)
-        self.rows: np.ndarray | None
-        if len(named):
-            first = int(named[0])
-            vectors, self.rows = setting.block(first)
+        self.setting = setting
+        self.asked_questions = np.zeros(setting.n_questions, dtype=bool)
+        self.accepted_attributes: list[int] = []
+        self.n_ignored = 0
+        self._question_values: np.ndarray | None = None
+        vector = setting.user_vector(user)
+        accepted = answer.accepted if answer is not None else np.empty(0, np.int64)
+        self.attribute_rows: np.ndarray | None
+        if len(accepted):
+            first = int(accepted[0])
+            item_vectors, self.attribute_rows = setting.block(first)
             self.items = setting.catalog.items_with(first)
-            self.scores = vectors @ vector + setting.affinity(first)[self.items]
-            self.accepted.append(first)
+            self.scores = item_vectors @ vector + setting.attribute_scores(first)[self.items]
+            self.accepted_attributes.append(first)
         else:
-            self.items, self.rows = np.arange(setting.catalog.n_items), setting.catalog.table
+            self.items = np.arange(setting.catalog.n_items)
+            self.attribute_rows = setting.catalog.table
             self.scores = setting.vectors.items @ vector
-        self.begin(question, Answer(named))
+        self.open(question, Answer(accepted))
 
-    def begin(self, question: int | None, named: Answer) -> None:
-        """Takes in the opening: items and scores are those of the first attribute named, if any."""
-        raise TypeError(f"{type(self).__name__} does not define begin()")
+    @abstractmethod
+    def open(self, question: int | None, answer: Answer) -> None:
+        """Uses the opening; ``items`` and ``scores`` already use its first attribute, if any."""
 
-    def answered(self, question: int, answer: Answer) -> None:
-        """Takes in what the user said to a question."""
-        raise TypeError(f"{type(self).__name__} does not define answered()")
+    @abstractmethod
+    def update(self, question: int, answer: Answer) -> None:
+        """Uses the answer to a question."""
 
-    def refused(self) -> None:
-        """The slate was refused."""
-        raise TypeError(f"{type(self).__name__} does not define refused()")
-
-    @property
-    def values(self) -> np.ndarray:
-        """What each question is worth ``(n_questions,) float64``; -1 where it is not to be asked."""
-        raise TypeError(f"{type(self).__name__} does not define values")
+    @abstractmethod
+    def reject_slate(self) -> None:
+        """Removes the items of the slate, which the user rejected."""
 
     @property
-    def question(self) -> int | None:
-        """The question worth most, the lowest of equals; None when there is none left."""
-        best = int(self.values.argmax())
-        return best if self.values[best] >= 0 else None
+    @abstractmethod
+    def question_values(self) -> np.ndarray:
+        """Value of each question ``(n_questions,) float64``; -1 where it must not be asked."""
 
     @property
+    def best_question(self) -> int | None:
+        """The question of highest value, the lowest of equals; None when no question is left."""
+        best = int(self.question_values.argmax())
+        return best if self.question_values[best] >= 0 else None
+
+    @property
+    @abstractmethod
     def slate(self) -> np.ndarray:
         """The ``k`` items to recommend, best first, the lowest of equals first ``(<= k,) int64``."""
-        raise TypeError(f"{type(self).__name__} does not define slate")
 
     @property
-    def sure(self) -> float:
-        """How much of the weight is in the slate."""
-        raise TypeError(f"{type(self).__name__} does not define sure")
+    @abstractmethod
+    def slate_probability(self) -> float:
+        """Share of the weight that is in the slate."""
 
     @property
     def unmet(self) -> int:
-        """How many answers the items that are left do not meet."""
-        return self.passed
+        """Number of answers that the remaining items contradict."""
+        return self.n_ignored
 
-    def by_question(self, values: np.ndarray) -> np.ndarray:
-        """What attributes have ``(n_attributes,)``, summed over each group where groups are asked about
+    def sum_by_question(self, values: np.ndarray) -> np.ndarray:
+        """Values of attributes ``(n_attributes,)``, summed over each group with enumerated questions
         ``(n_questions,)``.
         """
         if not self.setting.enumerated:
@@ -206,18 +214,18 @@ class Belief:
         grouped = groups >= 0
         return np.bincount(groups[grouped], values[grouped], minlength=self.setting.n_questions)
 
-    def share(self) -> np.ndarray:
-        """Weight of the items that have each attribute ``(n_attributes,) float64``."""
-        if self.rows is None:
-            return self.setting.catalog.totals(self.items, self.weights)
-        found: np.ndarray = self.weights.astype(np.float32, copy=False) @ self.rows
-        return found.astype(np.float64)
+    def attribute_weights(self) -> np.ndarray:
+        """Total weight of the items that have each attribute ``(n_attributes,) float64``."""
+        if self.attribute_rows is None:
+            return self.setting.catalog.attribute_totals(self.items, self.weights)
+        totals: np.ndarray = self.weights.astype(np.float32, copy=False) @ self.attribute_rows
+        return totals.astype(np.float64)
 
 
-def best_first(scores: np.ndarray, n: int) -> np.ndarray:
-    """Places of the ``n`` highest scores, highest first, the first of equals first ``(<= n,) int64``."""
-    places = np.arange(len(scores))
+def top_indices(scores: np.ndarray, n: int) -> np.ndarray:
+    """Indices of the ``n`` highest scores, highest first, of equals the lowest index first ``(<= n,)``."""
+    indices = np.arange(len(scores))
     if len(scores) > n:
-        places = np.flatnonzero(scores >= np.partition(scores, len(scores) - n)[len(scores) - n])
-    best: np.ndarray = places[np.argsort(-scores[places], kind="stable")][:n]
+        indices = np.flatnonzero(scores >= np.partition(scores, len(scores) - n)[len(scores) - n])
+    best: np.ndarray = indices[np.argsort(-scores[indices], kind="stable")][:n]
     return best

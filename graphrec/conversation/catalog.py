@@ -1,4 +1,4 @@
-"""Which item has which attribute, in the forms that conversations need."""
+"""Which item has which attribute, in the data structures that conversations need."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from graphrec.core.errors import DataError
 from graphrec.data import Dataset
 from graphrec.data.attributes import HAS, IN
 
-DENSE = 256
-"""Up to so many attributes a dense table of items x attributes is faster than lists."""
+MAX_DENSE_ATTRIBUTES = 256
+"""Number of attributes up to which a dense table of items and attributes is faster than lists."""
 
 
 class Catalog:
@@ -20,12 +20,17 @@ class Catalog:
     Args:
         pairs: item and attribute of every edge ``(2, E) int``.
         n_items: number of items.
-        names: the attributes' names.
+        names: names of the attributes.
         groups: group of each attribute ``(n_attributes,) int``, -1 for none; None: there are no groups.
-        group_names: the groups' names.
+        group_names: names of the groups.
 
     Attributes:
-        table: ``(n_items, n_attributes) float32`` of zeros and ones, or None where attributes are many.
+        attributes: attributes of all items, item after item ``(E,) int64``.
+        item_offsets: where in ``attributes`` each item begins, and the end ``(n_items + 1,)``.
+        items: items of all attributes, attribute after attribute ``(E,) int64``.
+        attribute_offsets: where in ``items`` each attribute begins, and the end ``(n_attributes + 1,)``.
+        table: ``(n_items, n_attributes) float32`` of zeros and ones; None with more than
+            ``MAX_DENSE_ATTRIBUTES`` attributes.
 
     Raises:
         DataError: no item has an attribute.
@@ -41,18 +46,21 @@ class Catalog:
     ) -> None:
         if not pairs.shape[1]:
             raise DataError("no item has an attribute, so there is nothing to ask about")
-        self.n_items, self.n_attributes, self.names = n_items, len(names), tuple(names)
+        self.n_items = n_items
+        self.n_attributes = len(names)
+        self.names = tuple(names)
         self.group_names = tuple(group_names)
         self.groups = np.full(len(names), -1) if groups is None else np.asarray(groups, dtype=np.int64)
         keys = np.unique(pairs[0].astype(np.int64) * self.n_attributes + pairs[1])
-        items, attributes = keys // self.n_attributes, keys % self.n_attributes
-        self.attributes = attributes  # by item
-        self.of_item = _bounds(items, n_items)
+        items = keys // self.n_attributes
+        attributes = keys % self.n_attributes
+        self.attributes = attributes
+        self.item_offsets = _offsets(items, n_items)
         order = np.argsort(attributes, kind="stable")
-        self.items = items[order]  # by attribute, ascending
-        self.of_attribute = _bounds(attributes[order], self.n_attributes)
+        self.items = items[order]
+        self.attribute_offsets = _offsets(attributes[order], self.n_attributes)
         self.table: np.ndarray | None = None
-        if self.n_attributes <= DENSE:
+        if self.n_attributes <= MAX_DENSE_ATTRIBUTES:
             self.table = np.zeros((n_items, self.n_attributes), dtype=np.float32)
             self.table[items, attributes] = 1
 
@@ -61,7 +69,7 @@ class Catalog:
         """The catalog of a dataset with the relation ``("item", "has", "attribute")``.
 
         Raises:
-            DataError: it has none, or no item has an attribute.
+            DataError: the dataset does not have the relation, or no item has an attribute.
         """
         if HAS not in data.relations:
             raise DataError(
@@ -72,9 +80,10 @@ class Catalog:
         groups: np.ndarray | None = None
         group_names: Sequence[str] = ()
         if IN in data.relations:
-            attributes, found = data.relations[IN]
-            groups, group_names = np.full(len(names), -1), data.nodes["group"].ids
-            groups[attributes] = found
+            attributes, group_of_attribute = data.relations[IN]
+            groups = np.full(len(names), -1)
+            groups[attributes] = group_of_attribute
+            group_names = data.nodes["group"].ids
         return cls(data.relations[HAS], data.n_items, names, groups, group_names)
 
     @property
@@ -83,28 +92,28 @@ class Catalog:
         return len(self.group_names)
 
     @property
-    def described(self) -> np.ndarray:
-        """Items that have an attribute ``(n_items,) bool``; about the others no conversation can begin."""
-        found: np.ndarray = np.diff(self.of_item) > 0
-        return found
+    def has_attributes(self) -> np.ndarray:
+        """Whether each item has an attribute ``(n_items,) bool``; a conversation needs one to open with."""
+        mask: np.ndarray = np.diff(self.item_offsets) > 0
+        return mask
 
     def attributes_of(self, item: int) -> np.ndarray:
         """An item's attributes, ascending ``(n,) int64``."""
-        return self.attributes[self.of_item[item] : self.of_item[item + 1]]
+        return self.attributes[self.item_offsets[item] : self.item_offsets[item + 1]]
 
     def items_with(self, attribute: int) -> np.ndarray:
         """The items that have an attribute, ascending ``(n,) int64``."""
-        return self.items[self.of_attribute[attribute] : self.of_attribute[attribute + 1]]
+        return self.items[self.attribute_offsets[attribute] : self.attribute_offsets[attribute + 1]]
 
-    def count(self, attributes: np.ndarray) -> np.ndarray:
-        """How many of some different attributes each item has ``(n_items,) int64``."""
+    def count_attributes(self, attributes: np.ndarray) -> np.ndarray:
+        """How many of several distinct attributes each item has ``(n_items,) int64``."""
         count = np.zeros(self.n_items, dtype=np.int64)
         for attribute in attributes:
             count[self.items_with(attribute)] += 1
         return count
 
-    def totals(self, items: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Sum of the weights of the items that have an attribute, for each attribute.
+    def attribute_totals(self, items: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """For each attribute, the sum of the weights of the items that have it.
 
         Args:
             items: ``(n,) int``.
@@ -113,12 +122,13 @@ class Catalog:
         Returns:
             ``(n_attributes,) float64``.
         """
-        starts, counts = self.of_item[items], np.diff(self.of_item)[items]
+        starts = self.item_offsets[items]
+        counts = np.diff(self.item_offsets)[items]
         first = np.cumsum(counts) - counts
-        at = np.arange(int(counts.sum())) + np.repeat(starts - first, counts)
-        return np.bincount(self.attributes[at], np.repeat(weights, counts), minlength=self.n_attributes)
+        index = np.arange(int(counts.sum())) + np.repeat(starts - first, counts)
+        return np.bincount(self.attributes[index], np.repeat(weights, counts), minlength=self.n_attributes)
 
 
-def _bounds(rows: np.ndarray, n: int) -> np.ndarray:
-    """Where each row begins in a sorted list of rows ``(n + 1,)``."""
+def _offsets(rows: np.ndarray, n: int) -> np.ndarray:
+    """Where each row begins in a sorted list of row indices, and the end ``(n + 1,)``."""
     return np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n))])

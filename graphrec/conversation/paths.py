@@ -1,4 +1,4 @@
-"""Why this question and why these items, as paths over what is known: you liked this, which is that, so …"""
+"""Explanations of questions and recommendations, as paths over users, items and attributes."""
 
 from __future__ import annotations
 
@@ -10,60 +10,65 @@ from graphrec.conversation.belief import Belief
 from graphrec.conversation.catalog import Catalog
 
 
-class Path(NamedTuple):
-    """A walk over the graph.
+class ExplanationPath(NamedTuple):
+    """A path over the graph of users, items and attributes.
 
     Attributes:
-        nodes: type (``you``, ``item`` or ``attribute``) and index of each node; of ``you`` the index is 0.
-        reason: ``liked`` (the user has the item), ``accepted`` (the user said so) or ``splits`` (no walk: the
-            question just tells the candidates apart).
+        nodes: type (``you``, ``item`` or ``attribute``) and index of each node; the index of ``you`` is 0.
+        reason: ``liked`` (the path starts at an item of the user's history), ``accepted`` (it starts at
+            attributes that the user accepted) or ``splits`` (there is no path: the question separates the
+            candidates best).
     """
 
     nodes: tuple[tuple[str, int], ...]
     reason: str
 
 
-def to_question(catalog: Catalog, knows: Belief, history: np.ndarray, attribute: int) -> Path:
-    """From what the user said or has to an attribute that is asked about.
+def path_to_question(
+    catalog: Catalog, belief: Belief, history: np.ndarray, attribute: int
+) -> ExplanationPath:
+    """A path from accepted attributes, or else from the user's history, to an attribute that is asked about.
 
     Args:
         catalog: which item has which attribute.
-        knows: what the agent knows.
+        belief: the agent's belief.
         history: the user's items ``(n,) int``.
-        attribute: where to go.
+        attribute: the end of the path.
     """
-    if knows.accepted:
-        last = knows.accepted[-1]
-        between = next((i for i in _likeliest(knows) if _has(catalog, i, attribute)), None)
-        middle = () if between is None else (("item", between),)
-        return Path((("you", 0), ("attribute", last), *middle, ("attribute", attribute)), "accepted")
-    liked = [int(i) for i in history if _has(catalog, int(i), attribute)]
+    if belief.accepted_attributes:
+        start = ("attribute", belief.accepted_attributes[-1])
+        via = next((item for item in _most_likely_items(belief) if _has(catalog, item, attribute)), None)
+        middle = () if via is None else (("item", via),)
+        return ExplanationPath((("you", 0), start, *middle, ("attribute", attribute)), "accepted")
+    liked = [int(item) for item in history if _has(catalog, int(item), attribute)]
     if liked:
-        return Path((("you", 0), ("item", liked[0]), ("attribute", attribute)), "liked")
-    return Path((("attribute", attribute),), "splits")
+        return ExplanationPath((("you", 0), ("item", liked[0]), ("attribute", attribute)), "liked")
+    return ExplanationPath((("attribute", attribute),), "splits")
 
 
-def to_item(catalog: Catalog, knows: Belief, history: np.ndarray, item: int) -> Path:
-    """From what the user said, or else has, to an item that is recommended.
+def path_to_item(catalog: Catalog, belief: Belief, history: np.ndarray, item: int) -> ExplanationPath:
+    """A path from accepted attributes, or else from the user's history, to a recommended item.
 
-    Of the user's items, the one that shares most attributes with it.
+    Of the items in the history, the path uses the one that shares most attributes with the item.
     """
-    said = [a for a in knows.accepted if _has(catalog, item, a)]
-    if said:
-        return Path((("you", 0), *(("attribute", a) for a in said), ("item", item)), "accepted")
-    of = set(catalog.attributes_of(item).tolist())
-    shared = [of & set(catalog.attributes_of(int(i)).tolist()) for i in history]
+    accepted = [a for a in belief.accepted_attributes if _has(catalog, item, a)]
+    if accepted:
+        return ExplanationPath(
+            (("you", 0), *(("attribute", a) for a in accepted), ("item", item)), "accepted"
+        )
+    attributes = set(catalog.attributes_of(item).tolist())
+    shared = [attributes & set(catalog.attributes_of(int(i)).tolist()) for i in history]
     if any(shared):
         best = int(np.argmax([len(s) for s in shared]))
         nodes = (("you", 0), ("item", int(history[best])), *(("attribute", a) for a in sorted(shared[best])))
-        return Path((*nodes, ("item", item)), "liked")
-    return Path((("item", item),), "splits")
+        return ExplanationPath((*nodes, ("item", item)), "liked")
+    return ExplanationPath((("item", item),), "splits")
 
 
-def _likeliest(knows: Belief) -> list[int]:
-    order = np.argsort(-knows.weights, kind="stable")
-    found: list[int] = knows.items[order[knows.weights[order] > 0]].tolist()
-    return found
+def _most_likely_items(belief: Belief) -> list[int]:
+    order = np.argsort(-belief.weights, kind="stable")
+    items: list[int] = belief.items[order[belief.weights[order] > 0]].tolist()
+    return items
 
 
 def _has(catalog: Catalog, item: int, attribute: int) -> bool:

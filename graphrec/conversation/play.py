@@ -19,8 +19,8 @@ from graphrec.core.errors import DataError
 from graphrec.core.random import numpy_rng
 from graphrec.data import Interactions
 
-WAVE = 64
-"""Conversations that go on at a time: a learned policy then decides for all of them at once."""
+CONCURRENCY = 64
+"""Number of simultaneous conversations; a learned policy decides for all of them at once."""
 
 
 def play(
@@ -31,24 +31,24 @@ def play(
     targets: np.ndarray,
     *,
     epoch: int = 0,
-    wave: int = WAVE,
+    concurrency: int = CONCURRENCY,
     divided: bool = False,
 ) -> Outcomes:
-    """Lets a policy talk to one simulated user per pair, to the end.
+    """Simulates one conversation per pair of user and target.
 
-    What a conversation comes to depends on its number in the list and the simulator's seed, not on those
-    beside it.
+    The result of a conversation depends on its number in the list and the simulator's seed, not on the
+    other conversations.
 
     Args:
         policy: decides.
         setting: catalog, vectors, rules.
         simulator: answers.
         users: ``(n,) int``.
-        targets: the item each has in mind ``(n,) int``.
-        epoch: another one draws openings and errors anew.
-        wave: conversations at a time.
-        divided: several processes call this together, and each has a part of the conversations; all get all
-            outcomes.
+        targets: the item each user has in mind ``(n,) int``.
+        epoch: another epoch draws other openings and errors.
+        concurrency: number of simultaneous conversations.
+        divided: several processes call this function together; each runs a share of the conversations, and
+            all get all outcomes.
 
     Raises:
         DataError: there are no pairs, or a target has no attribute.
@@ -56,62 +56,68 @@ def play(
     if not len(targets):
         raise DataError("no held-out pair to talk about; choose a split that holds some out")
     turns = setting.config.turns
-    talks = simulator.talks(targets, turns, epoch)
-    chance = numpy_rng(simulator.seed, "conversation/policy", epoch).random((len(targets), turns))
-    found, place = np.zeros(len(targets), dtype=np.int64), np.zeros(len(targets), dtype=np.int64)
-    own = range(len(targets))[distributed.local_slice(len(targets)) if divided else slice(None)]
-    for start in range(own.start, own.stop, wave):
-        numbers = range(start, min(start + wave, own.stop))
-        going = {n: Dialogue(setting, int(users[n]), talks[n]) for n in numbers}
-        while going:
-            luck = np.array([chance[n, d.turn] for n, d in going.items()])
-            actions = policy.act(list(going.values()), luck)
-            for (number, dialogue), action in zip(list(going.items()), actions, strict=True):
+    simulated = simulator.users(targets, turns, epoch)
+    uniform = numpy_rng(simulator.seed, "conversation/policy", epoch).random((len(targets), turns))
+    success_turn = np.zeros(len(targets), dtype=np.int64)
+    rank = np.zeros(len(targets), dtype=np.int64)
+    share = range(len(targets))[distributed.local_slice(len(targets)) if divided else slice(None)]
+    for start in range(share.start, share.stop, concurrency):
+        numbers = range(start, min(start + concurrency, share.stop))
+        active = {n: Dialogue(setting, int(users[n]), simulated[n]) for n in numbers}
+        while active:
+            now = np.array([uniform[n, dialogue.turn] for n, dialogue in active.items()])
+            actions = policy.act(list(active.values()), now)
+            for (n, dialogue), action in zip(list(active.items()), actions, strict=True):
                 dialogue.step(action)
                 if dialogue.done or not dialogue.actions_left:
-                    found[number], place[number] = dialogue.found, dialogue.place
-                    del going[number]
-    if divided:  # of those of others nothing is known here, so they add 0
-        found, place = distributed.all_reduce_array(np.stack([found, place]))
-    return Outcomes(found, np.where(found > 0, place, 0), turns)
+                    success_turn[n] = dialogue.success_turn
+                    rank[n] = dialogue.rank
+                    del active[n]
+    if divided:  # conversations of other processes are 0 here
+        success_turn, rank = distributed.all_reduce_array(np.stack([success_turn, rank]))
+    return Outcomes(success_turn, np.where(success_turn > 0, rank, 0), turns)
 
 
 class StepResult(NamedTuple):
-    """What came of one action in each of some conversations.
+    """Result of one action in each of several conversations.
 
     Attributes:
-        actions: what was done in each, by its place in :data:`graphrec.conversation.states.ACTIONS`.
-        rewards: for each.
-        over: whether each is.
-        after: the states that followed, zero where it is over ``(n, s) float32``.
+        actions: the actions taken, as indices into :data:`graphrec.conversation.states.ACTIONS`.
+        rewards: the rewards.
+        done: whether each conversation is over.
+        next_states: the states that follow, zero where a conversation is over ``(n, s) float32``.
     """
 
     actions: list[int]
     rewards: list[float]
-    over: list[bool]
-    after: np.ndarray
+    done: list[bool]
+    next_states: np.ndarray
 
 
 def step(
-    going: Sequence[tuple[int, Dialogue]], actions: Sequence[int], state: Callable[[Dialogue], np.ndarray]
+    active: Sequence[tuple[int, Dialogue]], actions: Sequence[int], encode: Callable[[Dialogue], np.ndarray]
 ) -> StepResult:
-    """Goes one action further in each of some conversations. Of several processes each leads those of its
-    numbers, and all get what came of all.
+    """Takes one action in each of several conversations. With several processes, each runs the conversations
+    of its numbers, and all get all results.
 
     Args:
-        going: conversations with their numbers.
-        actions: what to do in each; the process that leads it decides, should they differ.
-        state: what a policy sees of a conversation ``(s,) float32``.
+        active: conversations with their numbers.
+        actions: an action for each; should processes differ, the one that runs the conversation decides.
+        encode: the state of a conversation ``(s,) float32``.
     """
-    came = np.zeros((len(going), 3 + len(state(going[0][1]))), dtype=np.float32)
-    for row, (number, dialogue), action in zip(came, going, actions, strict=True):
+    results = np.zeros((len(active), 3 + len(encode(active[0][1]))), dtype=np.float32)
+    for row, (number, dialogue), action in zip(results, active, actions, strict=True):
         if number % distributed.world_size() == distributed.rank():
             row[:3] = action, dialogue.step(ACTIONS[action]), dialogue.done
             if not dialogue.done:
-                row[3:] = state(dialogue)
-    came = distributed.all_reduce_array(came)
-    did, rewards, over = came[:, 0].astype(int), came[:, 1], came[:, 2] > 0
-    return StepResult(did.tolist(), rewards.tolist(), over.tolist(), came[:, 3:])
+                row[3:] = encode(dialogue)
+    results = distributed.all_reduce_array(results)
+    return StepResult(
+        actions=results[:, 0].astype(int).tolist(),
+        rewards=results[:, 1].tolist(),
+        done=(results[:, 2] > 0).tolist(),
+        next_states=results[:, 3:],
+    )
 
 
 @dataclass(frozen=True)
@@ -121,8 +127,8 @@ class DialogueTask:
     Attributes:
         setting: catalog, vectors, rules.
         split: the pairs.
-        simulator: who answers.
-        n: how many of the pairs, drawn without replacement by the simulator's seed; None takes all.
+        simulator: creates the users.
+        n: number of pairs, drawn without replacement by the simulator's seed; None takes all.
     """
 
     setting: Setting
@@ -130,21 +136,20 @@ class DialogueTask:
     simulator: Simulator
     n: int | None = None
     divided: ClassVar[bool] = True
-    """Several processes call it together."""
+    """Several processes call the task together."""
 
     def __call__(self, model: Any) -> dict[str, float]:
-        """Success rates and the like, see :meth:`Outcomes.mean`; ``at/saved`` is the turns saved, so that
-        higher is better.
-        """
+        """See :meth:`Outcomes.mean`; ``at/saved`` is the number of turns saved, where higher is better."""
         outcomes = self.outcomes(model, divided=True)
         mean = outcomes.mean()
         return {**mean, "at/saved": outcomes.turns - mean["at"]}
 
     def outcomes(self, policy: Policy, divided: bool = False) -> Outcomes:
-        """The conversations one by one; see :func:`play`."""
+        """The outcome of each conversation; see :func:`play`."""
         chosen = np.arange(len(self.split))
         if self.n is not None and self.n < len(chosen):
             drawn = numpy_rng(self.simulator.seed, "conversation/pairs").permutation(len(chosen))
             chosen = np.sort(drawn[: self.n])
-        users, items = self.split.users[chosen], self.split.items[chosen]
+        users = self.split.users[chosen]
+        items = self.split.items[chosen]
         return play(policy, self.setting, self.simulator, users, items, divided=divided)

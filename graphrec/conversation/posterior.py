@@ -1,138 +1,145 @@
-"""What an agent knows when it takes every answer at its word, or nearly: a distribution over the items.
+"""A posterior distribution over the items: the belief of an agent that trusts every answer, or nearly so.
 
 ``p(v | answers) ~ exp(s(v) / temperature) prod_i p(answer_i | v)``, with ``s`` as in
 :mod:`graphrec.conversation.candidates` at the opening. An honest user says yes to an attribute exactly when
 the item has it, so a no tells as much as a yes; SCPR and its successors use a no only to not ask again. With
-an ``error`` above 0 an answer that an item contradicts makes it less likely and does not rule it out.
+an ``error`` above 0, an answer that an item contradicts makes the item less likely and does not exclude it.
 
-A question is worth the information its answer is expected to give, ``H(P(yes)) - H(error)``.
+The value of a question is the expected information of its answer, ``H(P(yes)) - H(error)``.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from graphrec.conversation.belief import Answer, Belief, best_first
+from graphrec.conversation.belief import Answer, Belief, top_indices
 
-LEAST = 1e-6  # bits: below, there is nothing to learn from an answer
+MIN_VALUE = 1e-6
+"""Information in bits below which an answer tells nothing."""
 
 
 class Posterior(Belief):
     """A distribution over the items; see :class:`Belief`.
 
-    ``weights`` are probabilities, ``scores`` those of the opening alone. Items that contradict the fewest
-    answers count as left, mostly those that contradict none.
+    ``weights`` are probabilities, ``scores`` those of the opening alone. The candidates are the items that
+    contradict the fewest answers, mostly those that contradict none.
     """
 
-    log: np.ndarray
-    against: np.ndarray
-    _slate: np.ndarray | None
+    log_weights: np.ndarray
+    n_contradicted: np.ndarray
+    _slate_indices: np.ndarray | None
 
-    def begin(self, question: int | None, named: Answer) -> None:
-        """See :class:`Belief`; the opening is taken as true."""
+    def open(self, question: int | None, answer: Answer) -> None:
+        """See :class:`Belief`; the opening is assumed to be true."""
         setting = self.setting
-        self.accepted = [int(a) for a in named.accepted]
-        self.against = np.zeros(len(self.items), dtype=np.int64)  # answers that each contradicts
-        self.log = self.scores.astype(np.float64) / setting.config.temperature  # up to a constant
+        self.accepted_attributes = [int(a) for a in answer.accepted]
+        self.n_contradicted = np.zeros(len(self.items), dtype=np.int64)  # answers, for each item
+        self.log_weights = self.scores.astype(np.float64) / setting.config.temperature  # up to a constant
         if setting.prior is not None:
-            self.log += setting.prior[self.items]
-        self._weigh()
+            self.log_weights += setting.prior[self.items]
+        self._compute_weights()
         if question is not None:
-            self.asked[question] = True
+            self.asked_questions[question] = True
             if setting.enumerated:
-                self._believe(self._agrees(question, named), 0.0)
+                self._apply(self._agrees(question, answer), 0.0)
 
-    def answered(self, question: int, answer: Answer) -> None:
-        """Takes in what the user said to a question."""
-        self.asked[question] = True
-        self._values = None
+    def update(self, question: int, answer: Answer) -> None:
+        """Uses the answer to a question."""
+        self.asked_questions[question] = True
+        self._question_values = None
         if not answer.known:
             return
-        self.accepted += [int(a) for a in answer.accepted]
-        self._believe(self._agrees(question, answer), self.setting.config.error)
+        self.accepted_attributes += [int(a) for a in answer.accepted]
+        self._apply(self._agrees(question, answer), self.setting.config.error)
 
     def _agrees(self, question: int, answer: Answer) -> np.ndarray:
-        """Whether each item would have led to this answer ``(n,) bool``."""
-        catalog, n = self.setting.catalog, len(answer.accepted)
+        """Whether each item, as the target, leads to this answer ``(n,) bool``."""
+        catalog = self.setting.catalog
+        n = len(answer.accepted)
         agrees: np.ndarray
         if self.setting.enumerated:
             group = np.flatnonzero(catalog.groups == question)
-            agrees = (catalog.count(answer.accepted) == n) & (catalog.count(group) == n)
+            agrees = (catalog.count_attributes(answer.accepted) == n) & (catalog.count_attributes(group) == n)
         else:
-            agrees = catalog.count(np.array([question])) == min(n, 1)
-        found: np.ndarray = agrees[self.items]
-        return found
+            agrees = catalog.count_attributes(np.array([question])) == min(n, 1)
+        of_items: np.ndarray = agrees[self.items]
+        return of_items
 
-    def _believe(self, agrees: np.ndarray, error: float) -> None:
-        """Weighs by the answer's likelihood; an answer that no item agrees with is passed over."""
+    def _apply(self, agrees: np.ndarray, error: float) -> None:
+        """Multiplies by the likelihood of an answer; ignores an answer that no item agrees with."""
         if not agrees.any():
-            self.passed += 1
+            self.n_ignored += 1
             return
         if error:
-            self.log += np.where(agrees, np.log1p(-error), np.log(error))
-            self.against += ~agrees
+            self.log_weights += np.where(agrees, np.log1p(-error), np.log(error))
+            self.n_contradicted += ~agrees
         else:
             self._keep(np.flatnonzero(agrees))
-        self._weigh()
+        self._compute_weights()
 
-    def _keep(self, places: np.ndarray) -> None:
-        self.items, self.log, self.against = self.items[places], self.log[places], self.against[places]
-        self.rows = None if self.rows is None else self.rows[places]
+    def _keep(self, indices: np.ndarray) -> None:
+        self.items = self.items[indices]
+        self.log_weights = self.log_weights[indices]
+        self.n_contradicted = self.n_contradicted[indices]
+        self.attribute_rows = None if self.attribute_rows is None else self.attribute_rows[indices]
 
-    def _weigh(self) -> None:
-        self.log -= self.log.max()
-        weights = np.exp(self.log)
-        self.n = int((self.against == self.against.min()).sum())
+    def _compute_weights(self) -> None:
+        self.log_weights -= self.log_weights.max()
+        weights = np.exp(self.log_weights)
+        self.n_candidates = int((self.n_contradicted == self.n_contradicted.min()).sum())
         self.weights = weights / weights.sum()
-        self._values, self._slate = None, None
+        self._question_values = None
+        self._slate_indices = None
 
     @property
     def unmet(self) -> int:
         """See :class:`Belief`."""
-        return self.passed + int(self.against.min())
+        return self.n_ignored + int(self.n_contradicted.min())
 
     # -- questions -------------------------------------------------------------------------------------------
 
     @property
-    def values(self) -> np.ndarray:
-        """What each question is worth, in bits ``(n_questions,) float64``; -1 where it may not be asked, or
-        nothing is to be learned.
+    def question_values(self) -> np.ndarray:
+        """Value of each question in bits ``(n_questions,) float64``; -1 where it must not be asked, or its
+        answer tells nothing.
         """
-        if self._values is None:
+        if self._question_values is None:
             setting = self.setting
-            share, error = np.clip(self.share(), 0, 1), setting.config.error
-            share[share < LEAST], share[share > 1 - LEAST] = 0, 1
-            found = setting.entropy(share * (1 - error) + (1 - share) * error)
-            found -= setting.entropy(np.array([error]))[0]
-            found = self.by_question(found)
-            self._values = np.where((found > LEAST) & ~self.asked, found, -1.0)
-        return self._values
+            error = setting.config.error
+            share = np.clip(self.attribute_weights(), 0, 1)
+            share[share < MIN_VALUE] = 0
+            share[share > 1 - MIN_VALUE] = 1
+            value = setting.entropy(share * (1 - error) + (1 - share) * error)
+            value -= setting.entropy(np.array([error]))[0]
+            value = self.sum_by_question(value)
+            self._question_values = np.where((value > MIN_VALUE) & ~self.asked_questions, value, -1.0)
+        return self._question_values
 
     # -- recommendations -------------------------------------------------------------------------------------
 
     @property
     def slate(self) -> np.ndarray:
-        """The ``k`` likeliest items, the lowest of equals first ``(<= k,) int64``."""
-        best: np.ndarray = self.items[self._best()]
-        return best
+        """The ``k`` most likely items, the lowest of equals first ``(<= k,) int64``."""
+        slate: np.ndarray = self.items[self._best()]
+        return slate
 
     @property
-    def sure(self) -> float:
+    def slate_probability(self) -> float:
         """Probability that the target is in the slate."""
         return float(self.weights[self._best()].sum())
 
     def _best(self) -> np.ndarray:
-        if self._slate is None:
-            self._slate = best_first(self.log, self.setting.config.k)
-        return self._slate
+        if self._slate_indices is None:
+            self._slate_indices = top_indices(self.log_weights, self.setting.config.k)
+        return self._slate_indices
 
-    def refused(self) -> None:
-        """The slate was refused: its items are out. Of the last ones only ``n`` says so; they stay in the
-        slate, as there is nothing else to recommend.
+    def reject_slate(self) -> None:
+        """Removes the items of the slate, which the user rejected. If no other item is left, the items stay
+        in the slate, as there is nothing else to recommend, and ``n_candidates`` becomes 0.
         """
-        gone = self._best()
-        if len(gone) < len(self.items):
-            self._keep(np.delete(np.arange(len(self.items)), gone))
-            self._weigh()
+        rejected = self._best()
+        if len(rejected) < len(self.items):
+            self._keep(np.delete(np.arange(len(self.items)), rejected))
+            self._compute_weights()
         else:
-            self.n = 0
+            self.n_candidates = 0

@@ -1,4 +1,4 @@
-"""Policies without anything to learn: what every learned one has to be compared with."""
+"""Rule-based policies, the baselines of every learned policy."""
 
 from __future__ import annotations
 
@@ -13,55 +13,55 @@ from graphrec.core.errors import ConfigError, nearest
 
 
 class Policy(Protocol):
-    """What decides between asking and recommending."""
+    """Decides between asking and recommending."""
 
-    def act(self, dialogues: Sequence[Dialogue], chance: np.ndarray) -> list[Action]:
+    def act(self, dialogues: Sequence[Dialogue], uniform: np.ndarray) -> list[Action]:
         """One action for each conversation.
 
         Args:
-            dialogues: none of them over.
-            chance: a uniform number for each ``(n,)``, all the randomness a policy has.
+            dialogues: conversations, none of them over.
+            uniform: a uniform random number for each ``(n,)``, the only randomness of a policy.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A policy that looks at one conversation at a time. Without a question left it recommends."""
+    """A policy that considers one conversation at a time. It recommends when no question is left."""
 
-    def recommends(self, dialogue: Dialogue, chance: float) -> bool:
+    def recommends(self, dialogue: Dialogue, uniform: float) -> bool:
         """Whether to recommend now."""
         return True
 
-    def act(self, dialogues: Sequence[Dialogue], chance: np.ndarray) -> list[Action]:
+    def act(self, dialogues: Sequence[Dialogue], uniform: np.ndarray) -> list[Action]:
         """See :class:`Policy`."""
         return [
-            RECOMMEND if self.recommends(d, luck) or d.knows.question is None else ASK
-            for d, luck in zip(dialogues, chance.tolist(), strict=True)
+            RECOMMEND if self.recommends(dialogue, u) or dialogue.belief.best_question is None else ASK
+            for dialogue, u in zip(dialogues, uniform.tolist(), strict=True)
         ]
 
 
 @dataclass(frozen=True)
 class AbsGreedy(Rule):
-    """Recommends at every turn (Christakopoulou et al., KDD 2016)."""
+    """Recommends in every turn (Christakopoulou et al., KDD 2016)."""
 
 
 @dataclass(frozen=True)
 class MaxEntropy(Rule):
     """Recommends with probability ``k / candidates``, and asks otherwise (as in EAR's code)."""
 
-    def recommends(self, dialogue: Dialogue, chance: float) -> bool:
+    def recommends(self, dialogue: Dialogue, uniform: float) -> bool:
         """See :class:`Rule`."""
-        return chance * dialogue.knows.n < dialogue.setting.config.k
+        return uniform * dialogue.belief.n_candidates < dialogue.setting.config.k
 
 
 @dataclass(frozen=True)
 class AskThenRecommend(Rule):
-    """Asks ``n`` questions, then recommends for good."""
+    """Asks ``n`` questions, then only recommends."""
 
     n: int = 8
 
-    def recommends(self, dialogue: Dialogue, chance: float) -> bool:
+    def recommends(self, dialogue: Dialogue, uniform: float) -> bool:
         """See :class:`Rule`."""
         return dialogue.turn > self.n
 
@@ -72,43 +72,43 @@ class RecommendWhenFew(Rule):
 
     n: int = 100
 
-    def recommends(self, dialogue: Dialogue, chance: float) -> bool:
+    def recommends(self, dialogue: Dialogue, uniform: float) -> bool:
         """See :class:`Rule`."""
-        return dialogue.knows.n <= self.n
+        return dialogue.belief.n_candidates <= self.n
 
 
 @dataclass(frozen=True)
 class RecommendWhenFewOrLate(RecommendWhenFew):
-    """Recommends once at most ``n`` candidates are left, and in the last turns whatever is left."""
+    """Recommends once at most ``n`` candidates are left, and always in the last turns."""
 
     last: int = 5
 
-    def recommends(self, dialogue: Dialogue, chance: float) -> bool:
+    def recommends(self, dialogue: Dialogue, uniform: float) -> bool:
         """See :class:`Rule`."""
-        return dialogue.actions_left <= self.last or super().recommends(dialogue, chance)
+        return dialogue.actions_left <= self.last or super().recommends(dialogue, uniform)
 
 
 @dataclass(frozen=True)
 class RecommendWhenSure(Rule):
-    """Recommends once the slate holds the target with probability ``n`` per cent, and in the last turns that
-    are left for the candidates; meant for the belief ``posterior``.
+    """Recommends once the slate holds the target with a probability of at least ``n`` percent, and always in
+    the last turns; meant for the belief ``posterior``.
     """
 
     n: int = 30
     last: int = 4
 
-    def recommends(self, dialogue: Dialogue, chance: float) -> bool:
+    def recommends(self, dialogue: Dialogue, uniform: float) -> bool:
         """See :class:`Rule`."""
-        return dialogue.actions_left <= self.last or dialogue.knows.sure * 100 >= self.n
+        return dialogue.actions_left <= self.last or dialogue.belief.slate_probability * 100 >= self.n
 
 
 @dataclass(frozen=True)
 class Random(Rule):
-    """Tosses a coin."""
+    """Recommends with probability 1/2."""
 
-    def recommends(self, dialogue: Dialogue, chance: float) -> bool:
+    def recommends(self, dialogue: Dialogue, uniform: float) -> bool:
         """See :class:`Rule`."""
-        return chance < 0.5
+        return uniform < 0.5
 
 
 RULES: dict[str, type[Rule]] = {
@@ -122,11 +122,11 @@ RULES: dict[str, type[Rule]] = {
 }
 
 
-def rule(name: str) -> Rule:
-    """A rule by its name, with its number after a colon where it takes one: ``ask-then-recommend:6``.
+def parse_rule(name: str) -> Rule:
+    """A rule by its name, followed by a colon and its number where it has one: ``ask-then-recommend:6``.
 
     Raises:
-        ConfigError: there is no such rule, or its number is not one.
+        ConfigError: there is no such rule, or the number is not valid.
     """
     kind, _, number = name.partition(":")
     if kind not in RULES:

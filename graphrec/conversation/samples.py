@@ -1,4 +1,4 @@
-"""What the scorer is trained on: interactions with prefixes, negatives and attributes yet to be said."""
+"""Training samples of the scorer: interactions with prefixes, negative items and attributes."""
 
 from __future__ import annotations
 
@@ -6,133 +6,148 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from graphrec.conversation.prefixes import Prefixes, distinct_pairs, simulate
+from graphrec.conversation.prefixes import Prefixes, item_attribute_pairs, simulate_prefixes
 from graphrec.core.random import numpy_rng
 from graphrec.data import Dataset, Interactions
 from graphrec.models.batches import EpochContext
 
-TRIES = 16
-"""Prefixes that are drawn at most until one leaves a candidate that the user does not have."""
+MAX_TRIES = 16
+"""Number of prefixes drawn at most until one has a candidate that is not a train item of the user."""
 
 
-class Complement:
-    """What the rows of a binary matrix do not hold, drawn from uniformly.
+class ComplementSampler:
+    """Draws uniformly from the zeros of each row of a binary matrix.
 
     Args:
-        rows: row of each one ``(E,) int``, ascending.
-        columns: its column ``(E,) int``, ascending within a row.
-        shape: of the matrix.
+        rows: row of each nonzero ``(E,) int``, ascending.
+        columns: column of each nonzero ``(E,) int``, ascending within a row.
+        shape: shape of the matrix.
     """
 
     def __init__(self, rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> None:
         self.width = shape[1]
         self.degree = np.bincount(rows, minlength=shape[0])
         self.bounds = np.concatenate([[0], np.cumsum(self.degree)])
-        # How many columns before it are not held; so often is it passed by when counting those up to one.
-        passed = columns - (np.arange(len(rows)) - self.bounds[rows])
-        self.keys = rows.astype(np.int64) * (self.width + 1) + passed
+        # Number of zeros before each nonzero of the row; a search in it maps the n-th zero to its column.
+        zeros_before = columns - (np.arange(len(rows)) - self.bounds[rows])
+        self.keys = rows.astype(np.int64) * (self.width + 1) + zeros_before
 
     def draw(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """One column for each row, ``-1`` where the row holds all ``(n,) int64``."""
-        free = self.width - self.degree[rows]
-        number = rng.integers(0, np.maximum(free, 1))
-        before = np.searchsorted(self.keys, rows * (self.width + 1) + number, side="right")
-        return np.where(free > 0, number + before - self.bounds[rows], -1)
+        """One column for each row ``(n,) int64``; ``-1`` where a row has no zeros."""
+        n_zeros = self.width - self.degree[rows]
+        nth = rng.integers(0, np.maximum(n_zeros, 1))
+        before = np.searchsorted(self.keys, rows * (self.width + 1) + nth, side="right")
+        return np.where(n_zeros > 0, nth + before - self.bounds[rows], -1)
 
 
-class Drawn(NamedTuple):
-    """Samples of one epoch, and their attributes one sample after the other.
+class EpochSamples(NamedTuple):
+    """The samples of one epoch; their attributes are concatenated.
 
     Attributes:
         users: ``(n,) int64``.
-        items: the positive, a negative of any kind, one that has all attributes of the prefix; -1 where there
-            is none ``(n, 3) int64``.
-        said: the prefixes ``(m,) int64``.
-        said_at: where each begins, and the end ``(n + 1,) int64``.
-        attributes: the prefix, the other attributes of the positive, as many that it does not have
-            ``(l,) int64``.
-        sign: 1, and -1 for those it does not have ``(l,) float32``.
-        at: where in ``attributes`` each sample's prefix begins and ends, and the end ``(2 n + 1,) int64``.
+        items: the positive, a negative, and a negative with all attributes of the prefix, -1 where there is
+            none ``(n, 3) int64``.
+        prefix_attributes: attributes of the prefixes ``(m,) int64``.
+        prefix_offsets: where each prefix begins, and the end ``(n + 1,) int64``.
+        attributes: for each sample its prefix, the other attributes of the positive, and as many attributes
+            that the positive does not have ``(l,) int64``.
+        signs: 1, and -1 for attributes that the positive does not have ``(l,) float32``.
+        attribute_offsets: where in ``attributes`` each sample's prefix begins and ends, and the end
+            ``(2 n + 1,) int64``.
     """
 
     users: np.ndarray
     items: np.ndarray
-    said: np.ndarray
-    said_at: np.ndarray
+    prefix_attributes: np.ndarray
+    prefix_offsets: np.ndarray
     attributes: np.ndarray
-    sign: np.ndarray
-    at: np.ndarray
+    signs: np.ndarray
+    attribute_offsets: np.ndarray
 
 
 class Samples:
-    """Draws samples from train interactions and nothing else.
+    """Draws samples from the train interactions alone.
 
     Args:
         train: the interactions.
-        prefixes: of all items.
+        prefixes: prefixes of all items.
         n_attributes: number of attributes.
     """
 
     def __init__(self, train: Interactions, prefixes: Prefixes, n_attributes: int) -> None:
-        self.train, self.prefixes, self.n_attributes = train, prefixes, n_attributes
-        self.other_items = Complement(train.users, train.items, (train.n_users, train.n_items))
+        self.train = train
+        self.prefixes = prefixes
+        self.n_attributes = n_attributes
+        self.negative_items = ComplementSampler(train.users, train.items, (train.n_users, train.n_items))
         items, attributes = prefixes.pairs()
-        self.other_attributes = Complement(items, attributes, (train.n_items, n_attributes))
+        self.negative_attributes = ComplementSampler(items, attributes, (train.n_items, n_attributes))
 
     @classmethod
     def from_dataset(cls, data: Dataset, seed: int) -> Self:
-        """Those of a dataset, with attributes or without.
+        """Samples of a dataset, with attributes or without.
 
         Args:
-            data: gives attributes and the train split.
-            seed: of what is kept with the prefixes.
+            data: attributes and train split.
+            seed: of the items kept with each prefix.
         """
-        pairs, n_attributes = distinct_pairs(data)
-        made = simulate(pairs, data.n_items, n_attributes, numpy_rng(seed, "conversation/prefixes"))
-        return cls(data.train, made, n_attributes)
+        pairs, n_attributes = item_attribute_pairs(data)
+        rng = numpy_rng(seed, "conversation/prefixes")
+        return cls(data.train, simulate_prefixes(pairs, data.n_items, n_attributes, rng), n_attributes)
 
-    def draw(self, plan: EpochContext) -> Drawn:
-        """One epoch: every interaction once, but for those that would be left over from whole batches."""
+    def draw(self, plan: EpochContext) -> EpochSamples:
+        """Draws one epoch: every interaction once, without those of an incomplete last batch."""
         n = min(len(self.train), plan.batch_size)
         order = plan.rng("shuffle").permutation(len(self.train))[: len(self.train) // n * n]
-        users, positives = self.train.users[order].astype(np.int64), self.train.items[order].astype(np.int64)
-        first = self.other_items.draw(users, plan.rng("negatives"))
-        rows, second = self._prefixes(users, positives, plan.rng("conversation/prefixes"))
-        said_at, said = self.prefixes.said(rows)
-        length, degree = np.diff(said_at), self.prefixes.degree[positives]
-        rest = degree - length
-        start = np.concatenate([[0], np.cumsum(degree + rest)])
-        own = np.repeat(start[:-1] - np.cumsum(degree) + degree, degree) + np.arange(degree.sum())
-        none = np.ones(start[-1], dtype=bool)
-        none[own] = False
+        users = self.train.users[order].astype(np.int64)
+        positives = self.train.items[order].astype(np.int64)
+        negatives = self.negative_items.draw(users, plan.rng("negatives"))
+        rows, hard_negatives = self._draw_prefixes(users, positives, plan.rng("conversation/prefixes"))
+        prefix_offsets, prefix_attributes = self.prefixes.prefix_attributes(rows)
+        length = np.diff(prefix_offsets)
+        degree = self.prefixes.degree[positives]
+        n_negative = degree - length
+        start = np.concatenate([[0], np.cumsum(degree + n_negative)])
+        of_positive = np.repeat(start[:-1] - np.cumsum(degree) + degree, degree) + np.arange(degree.sum())
+        is_negative = np.ones(start[-1], dtype=bool)
+        is_negative[of_positive] = False
         attributes = np.empty(start[-1], dtype=np.int64)
-        attributes[own] = self.prefixes.all(rows, positives)
-        wanting = np.repeat(positives, rest)
-        attributes[none] = self.other_attributes.draw(wanting, plan.rng("conversation/attributes"))
-        sign = np.where(none, np.float32(-1), np.float32(1))
-        sign[attributes < 0] = 0  # an item that has all attributes has no negatives
-        at = np.append(np.stack([start[:-1], start[:-1] + length], 1).reshape(-1), start[-1])
-        items = np.stack([positives, first, second], 1)
-        return Drawn(users, items, said.astype(np.int64), said_at, np.maximum(attributes, 0), sign, at)
+        attributes[of_positive] = self.prefixes.all_attributes(rows, positives)
+        attributes[is_negative] = self.negative_attributes.draw(
+            np.repeat(positives, n_negative), plan.rng("conversation/attributes")
+        )
+        signs = np.where(is_negative, np.float32(-1), np.float32(1))
+        signs[attributes < 0] = 0  # an item that has all attributes has no negatives
+        attribute_offsets = np.append(np.stack([start[:-1], start[:-1] + length], 1).reshape(-1), start[-1])
+        return EpochSamples(
+            users=users,
+            items=np.stack([positives, negatives, hard_negatives], 1),
+            prefix_attributes=prefix_attributes.astype(np.int64),
+            prefix_offsets=prefix_offsets,
+            attributes=np.maximum(attributes, 0),
+            signs=signs,
+            attribute_offsets=attribute_offsets,
+        )
 
-    def _prefixes(
+    def _draw_prefixes(
         self, users: np.ndarray, items: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """A prefix for each interaction, and a candidate of it that the user does not have, -1 for none."""
-        rows, found = np.empty(len(users), dtype=np.int64), np.full(len(users), -1, dtype=np.int64)
-        some = np.arange(len(users))
-        for _ in range(TRIES):
-            rows[some] = drawn = self.prefixes.draw(items[some], rng)
+        """A prefix for each interaction, and one of its candidates that the user does not have, or -1."""
+        rows = np.empty(len(users), dtype=np.int64)
+        candidates = np.full(len(users), -1, dtype=np.int64)
+        pending = np.arange(len(users))
+        for _ in range(MAX_TRIES):
+            rows[pending] = drawn = self.prefixes.draw(items[pending], rng)
             pool = self.prefixes.pools[drawn]
             size = (pool >= 0).sum(1)
-            found[some] = pool[np.arange(len(some)), rng.integers(0, np.maximum(size, 1))]
-            # Most are no train items at once; of the others the whole pool is looked at.
-            hit = (found[some] < 0) | self.train.contains(users[some], found[some])
-            some, pool = some[hit], pool[hit].astype(np.int64)
-            free = (pool >= 0) & ~self.train.contains(users[some, None], pool)
+            candidates[pending] = pool[np.arange(len(pending)), rng.integers(0, np.maximum(size, 1))]
+            # The first draw is rarely a train item of the user; only the others need a look at the pool.
+            rejected = (candidates[pending] < 0) | self.train.contains(users[pending], candidates[pending])
+            pending = pending[rejected]
+            pool = pool[rejected].astype(np.int64)
+            free = (pool >= 0) & ~self.train.contains(users[pending, None], pool)
             best = np.where(free, rng.random(pool.shape), -1.0).argmax(1)
-            found[some] = np.where(free.any(1), pool[np.arange(len(some)), best], -1)
-            some = some[~free.any(1)]
-            if not len(some):
+            candidates[pending] = np.where(free.any(1), pool[np.arange(len(pending)), best], -1)
+            pending = pending[~free.any(1)]
+            if not len(pending):
                 break
-        return rows, found
+        return rows, candidates

@@ -1,40 +1,42 @@
-"""A conversation with a person: what is asked or shown next, what was said to it, and how to take it back.
+"""A conversation with a person: questions, recommendations, answers, and undo.
 
-A session is its events. Everything else is worked out from them, so that a session can be written as JSON,
-read back anywhere, replayed, and shortened by its last event.
+A session is the list of its events. Everything else follows from them, so that a session can be written as
+JSON, read back on another machine, replayed, and shortened by its last event.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 
+from graphrec.conversation.agent import ConversationalRecommender
 from graphrec.conversation.belief import Answer
 from graphrec.conversation.dialogue import RECOMMEND, Action, Dialogue
-from graphrec.conversation.paths import Path, to_item, to_question
+from graphrec.conversation.paths import ExplanationPath, path_to_item, path_to_question
+from graphrec.core.bundle import FileFormat
 from graphrec.core.errors import ConfigError, DataError, nearest
 from graphrec.core.random import numpy_rng
 
-if TYPE_CHECKING:
-    from graphrec.conversation.agent import ConversationalRecommender
-
-YES, NO, UNKNOWN = "yes", "no", "unknown"
-FORMAT = 1
+YES = "yes"
+NO = "no"
+UNKNOWN = "unknown"
+FORMAT = FileFormat("session")
+"""Format number of a saved session."""
 
 
 @dataclass(frozen=True)
-class Recommended:
+class RecommendedItem:
     """One recommended item.
 
     Attributes:
         id: external id.
-        title: what it is called; the id where nothing else is known.
-        image: its picture's path relative to the dataset's pictures, or None.
-        path: names along the walk that led to it.
-        why: the same in words.
+        title: title; the id where there is no title.
+        image: path of its picture relative to the dataset's pictures, or None.
+        path: names along the path that explains the item.
+        why: the same explanation as a sentence.
     """
 
     id: str
@@ -46,18 +48,19 @@ class Recommended:
 
 @dataclass(frozen=True)
 class Turn:
-    """What the agent does next.
+    """The agent's next action.
 
     Attributes:
         number: from 1.
         kind: ``"question"``, ``"recommendation"`` or ``"end"``, when nothing is left to recommend.
-        remaining: how many items are still possible.
-        unmet: how many of the answers these items do not meet; above 0 where no item meets all.
+        remaining: number of candidate items.
         question: name of the attribute or group that is asked about.
-        values: what may be answered: the group's attributes that are still possible; empty for yes or no.
-        path: names along the walk that led to the question.
-        why: the same in words.
-        items: what is recommended.
+        values: possible answers: the group's attributes among the candidates; empty for yes or no.
+        path: names along the path that explains the question.
+        why: the same explanation as a sentence.
+        items: the recommended items.
+        unmet: number of answers that the candidates contradict; above 0 where no item is consistent with all
+            answers.
     """
 
     number: int
@@ -67,182 +70,270 @@ class Turn:
     values: tuple[str, ...] = ()
     path: tuple[str, ...] = ()
     why: str = ""
-    items: tuple[Recommended, ...] = field(default_factory=tuple)
+    items: tuple[RecommendedItem, ...] = field(default_factory=tuple)
     unmet: int = 0
 
 
 class Session:
-    """A conversation with one person; made by :meth:`ConversationalRecommender.start`.
+    """A conversation with one person; created by :meth:`start` or :meth:`resume`.
 
     Args:
-        agent: who leads it.
-        user: external id of the user; None for somebody unknown.
-        likes: names of attributes the person begins with.
+        agent: leads the conversation.
+        user: external id of the user; None for an unknown user.
+        likes: names of attributes that the person likes.
     """
 
     def __init__(
         self, agent: ConversationalRecommender, user: str | None = None, likes: Sequence[str] = ()
     ) -> None:
-        self.agent, self.user, self.likes = agent, user, tuple(likes)
+        self.agent = agent
+        self.user = user
+        self.likes = tuple(likes)
         self.events: list[dict[str, Any]] = []
-        self._index = None if user is None else agent.users.index(user)
-        self.history = agent.history_of(self._index)
+        self._user_index = None if user is None else agent.users.index(user)
+        self.history = agent.history_of(self._user_index)
         for name in self.likes:
-            agent.attribute(name)
+            agent.attribute_index(name)
         self._begin()
 
+    @classmethod
+    def start(
+        cls, agent: ConversationalRecommender, user: str | None = None, likes: Sequence[str] = ()
+    ) -> Self:
+        """Starts a conversation.
+
+        Args:
+            agent: leads the conversation.
+            user: external user id; None for an unknown user.
+            likes: names of attributes that the person likes.
+
+        Raises:
+            UnknownIdError: there is no such user; pass None for an unknown user.
+            ConfigError: there is no such attribute; the error names the nearest one.
+        """
+        return cls(agent, user, likes)
+
+    @classmethod
+    def resume(cls, agent: ConversationalRecommender, state: Mapping[str, Any]) -> Self:
+        """Restores a conversation from the return value of :meth:`state`.
+
+        Raises:
+            DataError: ``state`` is not such a value, belongs to another agent, or does not match what this
+                agent asks and recommends.
+        """
+        try:
+            state = FORMAT.read(dict(state), "the session", "start a new one", DataError)
+            fingerprint = state["agent"]
+            events = list(state["events"])
+            session = cls(agent, state["user"], state["likes"])
+        except (KeyError, TypeError) as cause:
+            raise DataError(
+                f"not the state of a session ({type(cause).__name__}: {cause}); expected what "
+                "Session.state() returned"
+            ) from cause
+        if fingerprint != agent.fingerprint:
+            raise DataError(
+                f"the session was led by agent {str(fingerprint)[:12]}, this one is "
+                f"{agent.fingerprint[:12]}; load the agent that led it, or start a new session"
+            )
+        for number, event in enumerate(events, 1):
+            try:
+                session._replay(event)
+            except (KeyError, TypeError, ConfigError) as cause:
+                raise DataError(
+                    f"event {number} of the session, {event!r}, is not one of this agent's: {cause}"
+                ) from cause
+        return session
+
+    def _replay(self, event: Mapping[str, Any]) -> None:
+        turn = self.next()
+        expected: str | list[str] | None
+        if turn.kind == "question":
+            expected = turn.question
+            actual = event["asked"]
+            value = event["answer"]
+        else:
+            expected = [item.id for item in turn.items]
+            actual = event["shown"]
+            value = event["chosen"]
+        if actual != expected:
+            raise ConfigError(f"expected {expected!r}")
+        self.answer(value)
+
     def _begin(self) -> None:
-        self._dialogue = Dialogue(self.agent.setting, self._index)
+        self._dialogue = Dialogue(self.agent.setting, self._user_index)
         self._turn: Turn | None = None
-        self._asked: int | None = None
         groups = self.agent.setting.catalog.groups
         for name in self.likes:
-            attribute = self.agent.attribute(name)
+            attribute = self.agent.attribute_index(name)
             question = int(groups[attribute]) if self.agent.setting.enumerated else attribute
-            self._dialogue.knows.answered(question, Answer(np.array([attribute])))
+            self._dialogue.belief.update(question, Answer(np.array([attribute])))
 
     @property
-    def found(self) -> str | None:
+    def chosen_item(self) -> str | None:
         """Id of the item that was chosen, if one was."""
         return next((e["chosen"] for e in self.events if e.get("chosen") is not None), None)
 
     @property
     def done(self) -> bool:
         """Whether an item was chosen, or nothing is left to recommend."""
-        return self.found is not None or self.next().kind == "end"
+        return self.chosen_item is not None or self.next().kind == "end"
 
     def next(self) -> Turn:
-        """What the agent asks or shows now; the same until it is answered."""
+        """The current question or recommendation; the same until it is answered."""
         if self._turn is None:
             self._turn = self._decide()
         return self._turn
 
     def answer(self, value: str | Sequence[str] | None) -> None:
-        """What the person says to it.
+        """Answers the current question or recommendation.
 
         Args:
-            value: to a question ``"yes"``, ``"no"`` or ``"unknown"``; to one with ``values``, those that
-                fit (none of them: an empty list) or ``"unknown"``. To a recommendation the id of the item
-                chosen, or None for none of these.
+            value: for a question ``"yes"``, ``"no"`` or ``"unknown"``; for one with ``values``, those that
+                fit (none of them: an empty list) or ``"unknown"``. For a recommendation the id of the item
+                chosen, or None for none of them.
 
         Raises:
             ConfigError: an answer that the question does not have.
             DataError: the conversation is over.
         """
         turn = self.next()
-        if self.found is not None or turn.kind == "end":
-            raise DataError("the conversation is over; take the last answer back with undo(), or start anew")
+        if self.chosen_item is not None or turn.kind == "end":
+            raise DataError("the conversation is over; undo() the last answer, or start a new session")
         if turn.kind == "question":
-            event = {"asked": turn.question, "answer": self._spoken(turn, value)}
+            event = {"asked": turn.question, "answer": self._checked_answer(turn, value)}
         else:
-            event = {"shown": [item.id for item in turn.items], "chosen": self._chosen(turn, value)}
-        self._take(event)
+            event = {"shown": [item.id for item in turn.items], "chosen": self._checked_choice(turn, value)}
+        self._apply(event)
         self.events.append(event)
 
     def undo(self) -> bool:
-        """Takes the last answer back; False if there is none."""
+        """Removes the last answer; returns False if there is none."""
         if not self.events:
             return False
         events = self.events[:-1]
         self.events = []
         self._begin()
         for event in events:
-            self._take(event)
+            self._apply(event)
             self.events.append(event)
         return True
 
     def state(self) -> dict[str, Any]:
-        """The session, JSON-able; :meth:`ConversationalRecommender.resume` goes on from it."""
+        """The session as JSON-able values; :meth:`resume` restores it."""
         return {
-            "format": FORMAT,
+            **FORMAT.header,
             "agent": self.agent.fingerprint,
             "user": self.user,
             "likes": list(self.likes),
             "events": [dict(event) for event in self.events],
         }
 
-    # -- what is done ----------------------------------------------------------------------------------------
+    # -- the agent's side ------------------------------------------------------------------------------------
 
     def _decide(self) -> Turn:
-        knows, number = self._dialogue.knows, len(self.events) + 1
+        belief = self._dialogue.belief
+        number = len(self.events) + 1
         action = self._action(number)
         if action.kind == "ask":
-            question = knows.question if action.question is None else action.question
+            question = belief.best_question if action.question is None else action.question
             assert question is not None
-            self._asked = question
-            return self._question(number, question)
-        items = tuple(self._recommended(int(i)) for i in knows.slate) if knows.n else ()
+            return self._question_turn(number, question)
+        items = tuple(self._recommended_item(int(i)) for i in belief.slate) if belief.n_candidates else ()
         kind: Literal["recommendation", "end"] = "recommendation" if items else "end"
-        return Turn(number, kind, knows.n, items=items, unmet=knows.unmet)
+        return Turn(number, kind, belief.n_candidates, items=items, unmet=belief.unmet)
 
     def _action(self, number: int) -> Action:
-        """The policy's; when its turns are used up or there is nothing to ask, to recommend."""
-        if not self._dialogue.actions_left or self._dialogue.knows.question is None:
+        """The policy's action; to recommend when no turn or no question is left."""
+        if not self._dialogue.actions_left or self._dialogue.belief.best_question is None:
             return RECOMMEND
-        chance = numpy_rng(0, "session/turn", number).random(1)
-        return self.agent.policy.act([self._dialogue], chance)[0]
+        uniform = numpy_rng(0, "session/turn", number).random(1)
+        return self.agent.policy.act([self._dialogue], uniform)[0]
 
-    def _take(self, event: dict[str, Any]) -> None:
+    def _apply(self, event: dict[str, Any]) -> None:
         if "asked" in event:
-            spoken, question = event["answer"], self.agent.question(event["asked"])
-            if spoken in (UNKNOWN, NO) or not spoken:
-                answer = Answer(np.empty(0, np.int64), known=spoken != UNKNOWN)
+            value = event["answer"]
+            question = self.agent.question_index(event["asked"])
+            if value in (UNKNOWN, NO) or not value:
+                answer = Answer(np.empty(0, np.int64), known=value != UNKNOWN)
             else:
-                names = [event["asked"]] if spoken == YES else spoken
-                answer = Answer(np.array(sorted(self.agent.attribute(name) for name in names)))
-            self._dialogue.asked(question, answer)
+                names = [event["asked"]] if value == YES else value
+                answer = Answer(np.array(sorted(self.agent.attribute_index(name) for name in names)))
+            self._dialogue.record_answer(question, answer)
         else:
-            self._dialogue.knows.slate  # noqa: B018, is what was shown
+            self._dialogue.belief.slate  # noqa: B018, computes the slate that was shown
             shown = event["shown"]
-            self._dialogue.recommended(0 if event["chosen"] is None else shown.index(event["chosen"]) + 1)
+            rank = 0 if event["chosen"] is None else shown.index(event["chosen"]) + 1
+            self._dialogue.record_recommendation(rank)
         self._turn = None
 
-    # -- what is said ----------------------------------------------------------------------------------------
+    # -- texts -----------------------------------------------------------------------------------------------
 
-    def _question(self, number: int, question: int) -> Turn:
-        setting, knows = self.agent.setting, self._dialogue.knows
-        catalog, values = setting.catalog, np.empty(0, np.int64)
+    def _question_turn(self, number: int, question: int) -> Turn:
+        setting = self.agent.setting
+        catalog = setting.catalog
+        belief = self._dialogue.belief
+        values = np.empty(0, np.int64)
         attribute = question
+        name = catalog.names[question] if not setting.enumerated else catalog.group_names[question]
         if setting.enumerated:
-            totals = catalog.totals(knows.items, (knows.weights > 0).astype(float))
+            totals = catalog.attribute_totals(belief.items, (belief.weights > 0).astype(float))
             members = np.flatnonzero((catalog.groups == question) & (totals > 0))
             values = members[np.argsort(-totals[members], kind="stable")]
             attribute = int(values[0])
-        path = to_question(catalog, knows, self.history, attribute)
-        name = catalog.group_names[question] if setting.enumerated else catalog.names[question]
+        path = path_to_question(catalog, belief, self.history, attribute)
         return Turn(
-            number, "question", knows.n, name, tuple(catalog.names[int(v)] for v in values),
-            self._names(path), self._why(path, knows.n), unmet=knows.unmet,
-        )  # fmt: skip
-
-    def _recommended(self, item: int) -> Recommended:
-        path = to_item(self.agent.setting.catalog, self._dialogue.knows, self.history, item)
-        id_ = self.agent.items[item]
-        return Recommended(
-            id_, self.agent.title(item), self.agent.images.get(id_), self._names(path), self._why(path, 0)
+            number,
+            "question",
+            belief.n_candidates,
+            question=name,
+            values=tuple(catalog.names[int(v)] for v in values),
+            path=self._path_names(path),
+            why=self._explain(path, belief.n_candidates),
+            unmet=belief.unmet,
         )
 
-    def _names(self, path: Path) -> tuple[str, ...]:
-        named = {"you": lambda _: "you", "item": self.agent.title,
-                 "attribute": self.agent.setting.catalog.names.__getitem__}  # fmt: skip
-        return tuple(named[kind](index) for kind, index in path.nodes)
+    def _recommended_item(self, item: int) -> RecommendedItem:
+        path = path_to_item(self.agent.setting.catalog, self._dialogue.belief, self.history, item)
+        id_ = self.agent.items[item]
+        return RecommendedItem(
+            id_,
+            self.agent.title(item),
+            self.agent.images.get(id_),
+            self._path_names(path),
+            self._explain(path, 0),
+        )
 
-    def _why(self, path: Path, remaining: int) -> str:
-        names, kinds = self._names(path), [kind for kind, _ in path.nodes]
+    def _path_names(self, path: ExplanationPath) -> tuple[str, ...]:
+        names = []
+        for kind, index in path.nodes:
+            if kind == "you":
+                names.append("you")
+            elif kind == "item":
+                names.append(self.agent.title(index))
+            else:
+                names.append(self.agent.setting.catalog.names[index])
+        return tuple(names)
+
+    def _explain(self, path: ExplanationPath, remaining: int) -> str:
+        names = self._path_names(path)
+        kinds = [kind for kind, _ in path.nodes]
         if path.reason == "splits":
             return f"it tells the {remaining:,} items apart best" if remaining else "it is what is left"
         if kinds[-1] == "item":
-            has = ", ".join(n for n, k in zip(names, kinds, strict=True) if k == "attribute")
+            shared = ", ".join(n for n, k in zip(names, kinds, strict=True) if k == "attribute")
             if path.reason == "accepted":
-                return f"it has what you asked for: {has}"
-            return f"you liked {names[1]}, and both have {has}"
+                return f"it has what you asked for: {shared}"
+            return f"you liked {names[1]}, and both have {shared}"
         if path.reason == "liked":
             return f"you liked {names[1]}, which has it"
         if kinds[2] != "item":
             return f"you asked for {names[1]}"
         return f"you asked for {names[1]}; {names[2]} has that, and this as well"
 
-    def _spoken(self, turn: Turn, value: str | Sequence[str] | None) -> str | list[str]:
+    # -- checks ----------------------------------------------------------------------------------------------
+
+    def _checked_answer(self, turn: Turn, value: str | Sequence[str] | None) -> str | list[str]:
         """The answer to a question, checked."""
         if value == UNKNOWN:
             return UNKNOWN
@@ -260,8 +351,9 @@ class Session:
                 )
         return sorted(set(value))
 
-    def _chosen(self, turn: Turn, value: str | Sequence[str] | None) -> str | None:
-        known = [item.id for item in turn.items]
-        if value is not None and value not in known:
-            raise ConfigError(f"{value!r} was not recommended; expected one of {known}, or None")
+    def _checked_choice(self, turn: Turn, value: str | Sequence[str] | None) -> str | None:
+        """The chosen item, checked."""
+        ids = [item.id for item in turn.items]
+        if value is not None and value not in ids:
+            raise ConfigError(f"{value!r} was not recommended; expected one of {ids}, or None")
         return None if value is None else str(value)

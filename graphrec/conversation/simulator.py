@@ -1,4 +1,4 @@
-"""A user with one item in mind, who says what is asked about it and nothing else.
+"""Simulated users, each with one target item, who answer questions about it.
 
 The simulator knows the target and never the agent's state; an agent sees answers only.
 """
@@ -17,85 +17,95 @@ from graphrec.core.random import numpy_rng
 
 @dataclass(frozen=True)
 class Simulator:
-    """Answers for users with a target item.
+    """Creates simulated users.
 
     Attributes:
         catalog: which item has which attribute.
         enumerated: questions are about groups; the answer is which of its attributes the target has.
-        wrong: share of the questions that are answered wrongly: yes for no, no for yes; of a group, none.
-        unsure: share of the questions that the user has no answer to.
-        seed: of the openings and of the errors, which are functions of it, the conversation's number and the
-            turn.
+        error_rate: share of wrong answers: yes for no, no for yes; of a group, none.
+        unknown_rate: share of answers "I do not know".
+        seed: of openings and errors, which depend on it, the number of the conversation and the turn.
     """
 
     catalog: Catalog
     enumerated: bool = False
-    wrong: float = 0.0
-    unsure: float = 0.0
+    error_rate: float = 0.0
+    unknown_rate: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not (self.wrong >= 0 and self.unsure >= 0 and self.wrong + self.unsure <= 1):
+        shares = (self.error_rate, self.unknown_rate)
+        if not (min(shares) >= 0 and sum(shares) <= 1):
             raise ConfigError(
-                f"wrong={self.wrong!r}, unsure={self.unsure!r}; expected shares of at least 0 that sum to at "
-                "most 1"
+                f"error_rate={self.error_rate!r}, unknown_rate={self.unknown_rate!r}; expected shares of at "
+                "least 0 that sum to at most 1"
             )
 
-    def talks(self, targets: np.ndarray, turns: int, epoch: int = 0) -> list[Talk]:
+    def users(self, targets: np.ndarray, turns: int, epoch: int = 0) -> list[SimulatedUser]:
         """One simulated user per target.
 
         Args:
             targets: item indices ``(n,)``.
-            turns: turns of a conversation, for which chance is drawn ahead.
-            epoch: another one draws anew.
+            turns: turns of a conversation, for which random numbers are drawn in advance.
+            epoch: another epoch draws other numbers.
 
         Raises:
             DataError: a target has no attribute to open with.
         """
         opening = numpy_rng(self.seed, "conversation/opening", epoch).random(len(targets))
-        luck = numpy_rng(self.seed, "conversation/answers", epoch).random((len(targets), turns + 1))
-        return [Talk(self, int(t), opening[i], luck[i]) for i, t in enumerate(targets)]
+        uniform = numpy_rng(self.seed, "conversation/answers", epoch).random((len(targets), turns + 1))
+        return [SimulatedUser(self, int(t), opening[i], uniform[i]) for i, t in enumerate(targets)]
 
 
-class Talk:
-    """One simulated user in one conversation."""
+class SimulatedUser:
+    """One simulated user in one conversation.
 
-    def __init__(self, simulator: Simulator, target: int, opening: float, luck: np.ndarray) -> None:
-        self.simulator, self.target, self._luck = simulator, target, luck
+    Args:
+        simulator: catalog and error rates.
+        target: the item in mind.
+        opening: uniform random number that chooses the opening.
+        uniform: a uniform random number for each turn ``(turns + 1,)``.
+    """
+
+    def __init__(self, simulator: Simulator, target: int, opening: float, uniform: np.ndarray) -> None:
+        self.simulator = simulator
+        self.target = target
+        self._uniform = uniform
         self.attributes = simulator.catalog.attributes_of(target)  # ascending
-        about = self._about()
-        if not len(about):
+        questions = self._answerable_questions()
+        if not len(questions):
             raise DataError(
                 f"item {target} has no attribute to ask about, so no conversation can begin with it; "
                 "leave it out of the targets"
             )
-        self.opening = int(about[int(opening * len(about))])
+        self.opening = int(questions[int(opening * len(questions))])
 
-    def _about(self) -> np.ndarray:
-        """Questions that the target is an answer to."""
+    def _answerable_questions(self) -> np.ndarray:
+        """Questions to which an honest answer accepts an attribute."""
         if not self.simulator.enumerated:
             return self.attributes
         groups = self.simulator.catalog.groups[self.attributes]
         return np.unique(groups[groups >= 0])
 
-    def truth(self, question: int) -> np.ndarray:
+    def true_attributes(self, question: int) -> np.ndarray:
         """The attributes of the target that a question is about ``(n,) int64``."""
         groups = self.simulator.catalog.groups
-        about = groups[self.attributes] if self.simulator.enumerated else self.attributes
-        found: np.ndarray = self.attributes[about == question]
-        return found
+        questions = groups[self.attributes] if self.simulator.enumerated else self.attributes
+        accepted: np.ndarray = self.attributes[questions == question]
+        return accepted
 
     def answer(self, question: int, turn: int) -> Answer:
-        """What the user says; wrong or unsure as often as the simulator has it."""
-        truth, luck = self.truth(question), self._luck[turn]
-        if luck < self.simulator.unsure:
-            return Answer(truth[:0], known=False)
-        if luck < self.simulator.unsure + self.simulator.wrong:
-            lies = not len(truth) and not self.simulator.enumerated
-            return Answer(np.array([question]) if lies else truth[:0])
-        return Answer(truth)
+        """The answer to a question, with the simulator's rates of errors."""
+        accepted = self.true_attributes(question)
+        uniform = self._uniform[turn]
+        if uniform < self.simulator.unknown_rate:
+            return Answer(accepted[:0], known=False)
+        if uniform < self.simulator.unknown_rate + self.simulator.error_rate:
+            false_yes = not len(accepted) and not self.simulator.enumerated
+            return Answer(np.array([question]) if false_yes else accepted[:0])
+        return Answer(accepted)
 
-    def place(self, slate: np.ndarray) -> int:
-        """Where the target stands among recommendations, from 1; 0 if it does not."""
-        found = np.flatnonzero(slate == self.target)
-        return int(found[0]) + 1 if len(found) else 0
+    def rank(self, slate: np.ndarray) -> int:
+        """Rank of the target among recommended items, from 1; 0 if it is not one of them."""
+        position = np.flatnonzero(slate == self.target)
+        return int(position[0]) + 1 if len(position) else 0

@@ -1,4 +1,4 @@
-"""What a learned policy sees of a conversation, and such a policy without the framework it was trained in."""
+"""The state that a learned policy observes, and a trained policy without its training framework."""
 
 from __future__ import annotations
 
@@ -11,52 +11,61 @@ import numpy as np
 from graphrec.conversation.belief import Setting
 from graphrec.conversation.dialogue import ASK, RECOMMEND, Action, Dialogue
 
-BITS = 20  # of the number of candidates
+LENGTH_BITS = 20
+"""Binary digits of the number of candidates."""
 ACTIONS = (ASK, RECOMMEND)
-Part = Literal["history", "length", "entropy", "user"]
-PARTS: tuple[str, ...] = get_args(Part)
+StateField = Literal["history", "length", "entropy", "user"]
+STATE_FIELDS: tuple[str, ...] = get_args(StateField)
 
 
-def width(setting: Setting, parts: Sequence[str]) -> int:
-    """Length of a state."""
-    sizes = {"history": setting.config.turns, "length": BITS, "entropy": setting.n_questions,
-             "user": setting.vectors.users.shape[1]}  # fmt: skip
-    return sum(sizes[part] for part in parts)
+def state_width(setting: Setting, fields: Sequence[str]) -> int:
+    """Length of a state that consists of these fields."""
+    sizes = {
+        "history": setting.config.turns,
+        "length": LENGTH_BITS,
+        "entropy": setting.n_questions,
+        "user": setting.vectors.users.shape[1],
+    }
+    return sum(sizes[field] for field in fields)
 
 
-def state(dialogue: Dialogue, parts: Sequence[str]) -> np.ndarray:
-    """What came of each turn, the number of candidates in binary, what each question is worth, the user's
-    vector: those of them that are asked for, side by side ``(s,) float32``.
+def encode_state(dialogue: Dialogue, fields: Sequence[str]) -> np.ndarray:
+    """The state of a conversation ``(s,) float32``.
+
+    Args:
+        dialogue: the conversation.
+        fields: what to concatenate: the result of each turn (``history``), the number of candidates in binary
+            (``length``), the value of each question (``entropy``), the user's vector (``user``).
     """
-    found: list[np.ndarray] = []
-    for part in parts:
-        if part == "history":
-            found.append(dialogue.history)
-        elif part == "length":
-            found.append(dialogue.knows.n >> np.arange(BITS - 1, -1, -1) & 1)
-        elif part == "entropy":
-            found.append(np.maximum(dialogue.knows.values, 0))
+    parts: list[np.ndarray] = []
+    for field in fields:
+        if field == "history":
+            parts.append(dialogue.history)
+        elif field == "length":
+            parts.append(dialogue.belief.n_candidates >> np.arange(LENGTH_BITS - 1, -1, -1) & 1)
+        elif field == "entropy":
+            parts.append(np.maximum(dialogue.belief.question_values, 0))
         else:
-            found.append(dialogue.setting.user(dialogue.user))
-    return np.concatenate(found, dtype=np.float32)
+            parts.append(dialogue.setting.user_vector(dialogue.user))
+    return np.concatenate(parts, dtype=np.float32)
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedPolicy:
     """The greedy policy of a trained network of two layers.
 
     Attributes:
-        parts: what it sees.
+        fields: the fields of its state, see :func:`encode_state`.
         weights: ``first (h, s)``, ``first_bias (h,)``, ``second (2, h)``, ``second_bias (2,)``.
     """
 
-    parts: tuple[str, ...]
+    fields: tuple[str, ...]
     weights: Mapping[str, np.ndarray]
 
-    def act(self, dialogues: Sequence[Dialogue], chance: np.ndarray | None = None) -> list[Action]:
-        """The action worth most in each conversation; chance has no part in it."""
+    def act(self, dialogues: Sequence[Dialogue], uniform: np.ndarray | None = None) -> list[Action]:
+        """The action of highest value in each conversation; ``uniform`` is not used."""
         w = self.weights
-        states = np.stack([state(d, self.parts) for d in dialogues])
+        states = np.stack([encode_state(dialogue, self.fields) for dialogue in dialogues])
         hidden = np.maximum(states @ w["first"].T + w["first_bias"], 0)
         best = (hidden @ w["second"].T + w["second_bias"]).argmax(1)
         return [ACTIONS[i] for i in best.tolist()]

@@ -1,4 +1,4 @@
-"""The vectors that conversations are led with, and where they come from."""
+"""Vectors of users, items and attributes for conversations: reading, checking, writing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from graphrec.data import Dataset
 
 SCORER = "fm"
 TABLES = ("user_embedding", "item_embedding", "attribute_embedding")
-"""Where a trained scorer has the three tables, in the order of :class:`DialogueVectors`."""
+"""Names of a trained scorer's three tables, in the order of :class:`DialogueVectors`."""
 EXPECTED = (
     "expected a run directory of graphrec train fm, a folder of users.npy, items.npy and attributes.npy, or "
     "an .npz with ui_emb and feature_emb"
@@ -25,7 +25,7 @@ EXPECTED = (
 
 
 class DialogueVectors(NamedTuple):
-    """One vector per user, item and attribute, all of one width; products of two say what goes together.
+    """One vector per user, item and attribute, all of one width; inner products of two are their affinity.
 
     Attributes:
         users: ``(n_users, d) float32``.
@@ -39,33 +39,33 @@ class DialogueVectors(NamedTuple):
 
 
 def read_vectors(path: str | Path, data: Dataset) -> DialogueVectors:
-    """The vectors of a file or of a run, made sure to be of this dataset's size or of this dataset.
+    """Reads the vectors of a file or of a run, and checks that they fit the dataset.
 
     A folder holds ``users.npy``, ``items.npy`` and ``attributes.npy``. A file is an ``.npz`` in the form of
     SCPR's authors: ``ui_emb (n_users + n_items + 1, d)``, users before items, and
-    ``feature_emb (n_attributes + 1, d)``. The last row of each is padding and not read. Neither says which
-    dataset it belongs to; only sizes are compared.
+    ``feature_emb (n_attributes + 1, d)``. The last row of each is padding and not read. Neither form names
+    its dataset, so only the sizes are compared; of a run, the dataset's fingerprint is.
 
     Args:
         path: the folder, the file, or the directory of a run that trained the scorer ``fm``.
-        data: users, items and attributes that the vectors are of, in this order.
+        data: the dataset of the vectors.
 
     Raises:
-        FeatureError: no such file, or one that is damaged, has not these arrays, holds a value that is not
-            finite, or is of another size.
-        CheckpointError: the run is of another model or dataset, or damaged.
+        FeatureError: there is no such file, or it is damaged, lacks an array, holds a value that is not
+            finite, or has another size.
+        CheckpointError: the run is damaged, or of another model or dataset.
     """
     path = Path(path)
     if not path.is_dir():
-        return _of_file(path, data)
-    return _of_folder(path, data) if (path / "users.npy").exists() else _of_run(path, data)
+        return _read_file(path, data)
+    return _read_folder(path, data) if (path / "users.npy").exists() else _read_run(path, data)
 
 
 def write_vectors(path: str | Path, vectors: DialogueVectors) -> Path:
     """Writes a folder of three ``.npy`` files that :func:`read_vectors` reads.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the files cannot be written.
     """
     for name, array in vectors._asdict().items():
         write_array(Path(path) / f"{name}.npy", array)
@@ -77,17 +77,17 @@ def _sizes(data: Dataset) -> tuple[int, int, int]:
     return data.n_users, data.n_items, 0 if nodes is None else len(nodes)
 
 
-def _of_file(path: Path, data: Dataset) -> DialogueVectors:
+def _read_file(path: Path, data: Dataset) -> DialogueVectors:
     users, items, attributes = _sizes(data)
-    both, features = _arrays(path, ("ui_emb", "feature_emb"))
-    for name, found, rows, what in (
+    both, features = _read_npz(path, ("ui_emb", "feature_emb"))
+    for name, array, rows, description in (
         ("ui_emb", both, users + items + 1, f"{users:,} users + {items:,} items + 1"),
         ("feature_emb", features, attributes + 1, f"{attributes:,} attributes + 1"),
     ):
-        if len(found) != rows:
+        if len(array) != rows:
             raise FeatureError(
-                f"{path}: {name} has {len(found):,} rows; expected {rows:,} for {data.name} ({what}; the "
-                "last row is padding): the vectors are of another dataset"
+                f"{path}: {name} has {len(array):,} rows; expected {rows:,} for {data.name} ({description}; "
+                "the last row is padding): the vectors are of another dataset"
             )
     if both.shape[1] != features.shape[1]:
         raise FeatureError(
@@ -96,8 +96,8 @@ def _of_file(path: Path, data: Dataset) -> DialogueVectors:
     return DialogueVectors(both[:users], both[users:-1], features[:-1])
 
 
-def _of_folder(path: Path, data: Dataset) -> DialogueVectors:
-    found = {}
+def _read_folder(path: Path, data: Dataset) -> DialogueVectors:
+    arrays = {}
     for name, size in zip(DialogueVectors._fields, _sizes(data), strict=True):
         array = _checked(path, f"{name}.npy", read_array(path / f"{name}.npy", FeatureError), padded=False)
         if len(array) != size:
@@ -105,14 +105,14 @@ def _of_folder(path: Path, data: Dataset) -> DialogueVectors:
                 f"{path / name}.npy has {len(array):,} rows; expected {size:,}, one for each of the {name} "
                 f"of {data.name}: the vectors are of another dataset"
             )
-        found[name] = array
-    widths = {name: array.shape[1] for name, array in found.items()}
+        arrays[name] = array
+    widths = {name: array.shape[1] for name, array in arrays.items()}
     if len(set(widths.values())) > 1:
         raise FeatureError(f"{path}: the vectors are {widths} wide; expected one width")
-    return DialogueVectors(**found)
+    return DialogueVectors(**arrays)
 
 
-def _arrays(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
+def _read_npz(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
     """Arrays ``(n, d) float32`` of an archive, checked."""
     if not path.exists():
         raise FeatureError(f"{path}: no such file or directory; {EXPECTED}")
@@ -125,66 +125,66 @@ def _arrays(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
         with archive:
             if missing := [name for name in names if name not in archive]:
                 raise FeatureError(f"{path}: has no {' and no '.join(missing)}; it has {sorted(archive)}")
-            found = [archive[name] for name in names]
+            arrays = [archive[name] for name in names]
     except FeatureError:
         raise
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as cause:
         raise FeatureError(f"{path}: not readable as .npz without pickles ({cause}); {EXPECTED}") from cause
-    return [_checked(path, name, array) for name, array in zip(names, found, strict=True)]
+    return [_checked(path, name, array) for name, array in zip(names, arrays, strict=True)]
 
 
 def _checked(path: Path, name: str, array: np.ndarray, padded: bool = True) -> np.ndarray:
     if array.ndim != 2 or not array.shape[1] or array.dtype.kind != "f":
         raise FeatureError(f"{path}: {name} is {array.shape} {array.dtype}; expected (n, d) of floats")
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+    with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite, and is refused
         values = np.ascontiguousarray(array, dtype=np.float32)
-    broken = np.flatnonzero(~np.isfinite(values[:-1] if padded else values).all(1))
-    if len(broken):
+    not_finite = np.flatnonzero(~np.isfinite(values[:-1] if padded else values).all(1))
+    if len(not_finite):
         raise FeatureError(
-            f"{path}: {name} holds a value that is not finite in row {broken[0]} ({len(broken):,} such "
-            "rows); train the vectors again"
+            f"{path}: {name} holds a value that is not finite in row {not_finite[0]} ({len(not_finite):,} "
+            "such rows); train the vectors again"
         )
     return values
 
 
-def _of_run(path: Path, data: Dataset) -> DialogueVectors:
-    # Whoever leads conversations by vectors that are at hand needs no torch.
+def _read_run(path: Path, data: Dataset) -> DialogueVectors:
+    # Imported here, so that an agent with saved vectors does not need torch.
     import torch
     from torch import nn
 
     from graphrec.training import checkpoint
 
     if not (path / "run.json").exists():
-        raise CheckpointError(f"{path}: no run there (no run.json); {EXPECTED}")
-    facts = read_sealed(path / "run.json", checkpoint.REMEDY)
-    if facts.get("model") != SCORER:
+        raise CheckpointError(f"{path}: not a run directory (no run.json); {EXPECTED}")
+    record = read_sealed(path / "run.json", checkpoint.REMEDY)
+    if record.get("model") != SCORER:
         raise CheckpointError(
-            f"{path}: is a run of {facts.get('model')!r}, which has no attribute vectors; expected one of "
+            f"{path}: is a run of {record.get('model')!r}, which has no attribute vectors; expected one of "
             f"graphrec train {SCORER}"
         )
-    _refuse_another(path, facts, data)
-    dim = facts.get("model_config", {}).get("dim")
+    _check_dataset(path, record, data)
+    dim = record.get("model_config", {}).get("dim")
     if not isinstance(dim, int) or dim < 1:
         raise CheckpointError(f"{path / 'run.json'}: dim is {dim!r}; restore the file or train again")
     weights = next((path / part for part in ("best", "last") if checkpoint.exists(path / part)), None)
     if weights is None:
-        raise CheckpointError(f"{path}: holds no checkpoint yet; go on with the training (--resume)")
+        raise CheckpointError(f"{path}: holds no checkpoint yet; continue the training (--resume)")
     sizes = {name: n for name, n in zip(TABLES, _sizes(data), strict=True) if n}
     tables = nn.ModuleDict(
         {name: nn.Embedding(n, dim, _weight=torch.zeros(n, dim)) for name, n in sizes.items()}
     )
     checkpoint.read(weights, tables)
-    found = {name: value.numpy() for name, value in tables.state_dict().items()}
-    none = np.zeros((0, dim), dtype=np.float32)
-    return DialogueVectors(*(found.get(f"{name}.weight", none) for name in TABLES))
+    arrays = {name: value.numpy() for name, value in tables.state_dict().items()}
+    empty = np.zeros((0, dim), dtype=np.float32)
+    return DialogueVectors(*(arrays.get(f"{name}.weight", empty) for name in TABLES))
 
 
-def _refuse_another(path: Path, facts: dict[str, Any], data: Dataset) -> None:
-    trained = facts.get("dataset")
+def _check_dataset(path: Path, record: dict[str, Any], data: Dataset) -> None:
+    trained = record.get("dataset")
     fingerprint = trained.get("fingerprint") if isinstance(trained, dict) else None
     if fingerprint != data.fingerprint:
         name = trained.get("name") if isinstance(trained, dict) else None
         raise CheckpointError(
             f"{path}: was trained on {name} {str(fingerprint)[:12]}…, this dataset is {data.name} "
-            f"{data.fingerprint[:12]}… (fingerprints): its users, items or attributes are others; train again"
+            f"{data.fingerprint[:12]}… (fingerprints): its users, items or attributes differ; train again"
         )

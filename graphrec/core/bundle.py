@@ -1,4 +1,7 @@
-"""A directory of files that one JSON commits, and JSON that shows when it was changed.
+"""Versioned formats, JSON that shows when it was changed, and directories of files that one JSON commits.
+
+Every kind of file that graphrec writes has a :class:`FileFormat`: a version, and how files of earlier versions are
+read.
 
 Files are written first, under names that carry a digest of their content, so that none is ever written over
 by another. Replacing the JSON, which names them with their sha256, is the commit; only then are the files of
@@ -11,17 +14,88 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from graphrec.core.errors import CheckpointError
-from graphrec.core.files import digest, read_json, sha256_file, sweep, write_json
+from graphrec.core.errors import CheckpointError, GraphrecError
+from graphrec.core.files import digest, read_json, remove_stale_temporaries, sha256_file, write_json
 
 DIGITS = 16
 """Hex digits of a content digest that stand in a file name."""
 SUFFIXES = ("arrow", "npy", "safetensors")
 Write = Callable[[Path], str]
 """Writes one file atomically and returns its sha256."""
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """The format of one kind of file.
+
+    To change a format, raise its version and add the function that turns the content of the version before
+    into that of the new one; it is applied when such a file is read.
+
+    Attributes:
+        kind: what a file holds, such as ``"checkpoint"``.
+        version: of the files that are written.
+        migrations: version -> function from the content of that version to the content of the next.
+    """
+
+    kind: str
+    version: int = 1
+    migrations: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = field(default_factory=dict)
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """The entry by which a file of this format is recognized."""
+        return {"format": {"kind": self.kind, "version": self.version}}
+
+    def check(self, content: Any, where: object, remedy: str, error: type[GraphrecError]) -> None:
+        """Refuses content of another kind, or of a version that cannot be read.
+
+        Args:
+            content: as it was read.
+            where: the file, for the message.
+            remedy: what to do about a file that cannot be read, such as ``"save it again"``.
+            error: class of what is raised.
+
+        Raises:
+            GraphrecError: of class ``error``; names the version found and the versions that are read.
+        """
+        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        kind = found.get("kind") if isinstance(found, dict) else self.kind
+        version = _version(found)
+        oldest = min(self.migrations, default=self.version)
+        versions = f"{oldest} to {self.version}" if oldest < self.version else f"{self.version}"
+        reads = f"this graphrec reads {self.kind} format {versions}"
+        if kind != self.kind:
+            raise error(f"{where}: holds a {kind}; expected a {self.kind}")
+        if version is None or version < oldest:
+            raise error(f"{where}: format {found if version is None else version!r}; {reads}: {remedy}")
+        if version > self.version:
+            raise error(
+                f"{where}: format {version}, written by a later version of graphrec; {reads}: upgrade "
+                f"graphrec, or {remedy}"
+            )
+
+    def upgrade(self, content: dict[str, Any]) -> dict[str, Any]:
+        """The content of a file that :meth:`check` accepted, as this version would have written it."""
+        for version in range(_version(content["format"]) or 0, self.version):
+            content = {**self.migrations[version](content), **self.header}
+        return content
+
+    def read(
+        self, content: Any, where: object, remedy: str, error: type[GraphrecError] = CheckpointError
+    ) -> dict[str, Any]:
+        """Both in turn: :meth:`check` and :meth:`upgrade`."""
+        self.check(content, where, remedy, error)
+        return self.upgrade(content)
+
+
+def _version(entry: object) -> int | None:
+    """The version in a file's ``format``: ``{"kind", "version"}``, or the number alone in files of 2026-11."""
+    version = entry.get("version") if isinstance(entry, dict) else entry
+    return version if isinstance(version, int) and not isinstance(version, bool) else None
 
 
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
@@ -34,28 +108,27 @@ def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
     write_json(path, {**plain, "seal": digest("bundle", plain)})
 
 
-def read_sealed(path: Path, remedy: str, version: int | None = None) -> dict[str, Any]:
+def read_sealed(path: Path, remedy: str, format: FileFormat | None = None) -> dict[str, Any]:
     """What :func:`write_sealed` wrote.
 
     Args:
         path: the JSON file.
         remedy: what to do about a damaged one, such as ``"save it again"``.
-        version: the ``format`` it must have, if any.
+        format: the format it must have, if any; content of an earlier version is migrated.
 
     Raises:
         CheckpointError: missing, of another format, or not what was written.
     """
-    found = read_json(path, CheckpointError)
-    if version is not None and (not isinstance(found, dict) or found.get("format") != version):
-        what = found.get("format") if isinstance(found, dict) else type(found).__name__
-        raise CheckpointError(f"{path}: format {what!r}; this version reads format {version}: {remedy}")
+    content = read_json(path, CheckpointError)
+    if format is not None:
+        format.check(content, path, remedy, CheckpointError)
     try:
-        whole = isinstance(found, dict) and found.pop("seal", None) == digest("bundle", found)
+        intact = isinstance(content, dict) and content.pop("seal", None) == digest("bundle", content)
     except ValueError:  # a number beyond those of JSON
-        whole = False
-    if not whole:
+        intact = False
+    if not intact:
         raise CheckpointError(f"{path}: its content is not what was written; restore it or {remedy}")
-    return dict(found)
+    return dict(content) if format is None else format.upgrade(content)
 
 
 class Committed:
@@ -63,7 +136,7 @@ class Committed:
 
     Args:
         path: the JSON file.
-        version: format that the caller understands.
+        format: the format it must have.
         remedy: what to do about a damaged one, such as ``"save it again"``.
 
     Attributes:
@@ -76,11 +149,12 @@ class Committed:
         CheckpointError: the JSON file is missing, damaged or of another format.
     """
 
-    def __init__(self, path: Path, version: int, remedy: str) -> None:
-        found = read_sealed(path, remedy, version)
-        self.path, self.remedy = path, remedy
-        self.files: dict[str, dict[str, str]] = found["files"]
-        self.head: dict[str, Any] = found["head"]
+    def __init__(self, path: Path, format: FileFormat, remedy: str) -> None:
+        content = read_sealed(path, remedy, format)
+        self.path = path
+        self.remedy = remedy
+        self.files: dict[str, dict[str, str]] = content["files"]
+        self.head: dict[str, Any] = content["head"]
 
     def file(self, part: str) -> Path:
         """The file of one part, checked.
@@ -113,13 +187,13 @@ class Committed:
 
 
 def commit(
-    path: Path, version: int, head: Mapping[str, Any], files: Mapping[str, tuple[str, str, Write]], retry: str
+    path: Path, format: FileFormat, head: Mapping[str, Any], files: Mapping[str, tuple[str, str, Write]], retry: str
 ) -> dict[str, dict[str, str]]:
     """Writes a directory; what was committed before stays whole until this is.
 
     Args:
         path: the JSON file; the others lie beside it.
-        version: recorded as ``format``.
+        format: what is written.
         head: JSON-able facts.
         files: by part, which their names begin with: digest of the content, suffix, and what writes it.
         retry: what to do when there is room again, such as ``"save again"``.
@@ -136,10 +210,10 @@ def commit(
         for part, (content, suffix, write) in files.items():
             name = f"{part}-{content[:DIGITS]}.{suffix}"
             entries[part] = {"name": name, "sha256": write(folder / name)}
-        write_sealed(path, {"format": version, "files": entries, "head": dict(head)})
+        write_sealed(path, {**format.header, "files": entries, "head": dict(head)})
     except OSError as cause:
         raise CheckpointError(
-            f"{folder}: cannot be written ({cause}); what was there is intact: make room or permit writing, "
+            f"{folder}: cannot be written ({cause}); its former content is intact: make room or permit writing, "
             f"then {retry}"
         ) from cause
     _tidy(folder, entries)
@@ -150,7 +224,7 @@ def _tidy(folder: Path, files: Mapping[str, Mapping[str, str]]) -> None:
     """Removes what is not committed; what cannot be removed now is removed another time."""
     current = {entry["name"] for entry in files.values()}
     with suppress(OSError):
-        sweep(folder)
+        remove_stale_temporaries(folder)
         for suffix in SUFFIXES:
             for old in folder.glob(f"*-{'[0-9a-f]' * DIGITS}.{suffix}"):
                 if old.name not in current:

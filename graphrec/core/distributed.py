@@ -105,6 +105,22 @@ def all_gather(x: Tensor) -> Tensor:
     return found
 
 
+def all_gather_pool(x: Tensor) -> tuple[Tensor, int]:
+    """The rows ``(B, ...)`` of all processes, to compare own rows with, and the position of the first own row.
+
+    Unlike with :func:`all_gather`, each process computes something else from them. The gradient of each row is
+    therefore the sum over the processes. A sum over own rows of what is computed from the pool, passed to
+    :func:`all_reduce_sum`, then has the value and the gradient of the whole batch.
+    """
+    if world_size() == 1:
+        return x, 0
+    pool: Tensor = _GatheredPool.apply(x) if x.requires_grad else _Gathered.apply(x)
+    sizes = torch.zeros(world_size(), dtype=torch.int64, device=x.device)
+    sizes[rank()] = len(x)
+    dist.all_reduce(sizes)
+    return pool, int(sizes[: rank()].sum())
+
+
 def all_reduce_gradients(parameters: Iterable[Tensor]) -> None:
     """Adds up the gradients of all processes, dense ones in one go."""
     if world_size() == 1:
@@ -178,3 +194,11 @@ class _Gathered(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         return grads[0][ctx.starts[rank()] : ctx.starts[rank() + 1]]
+
+
+class _GatheredPool(_Gathered):
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].clone()
+        dist.all_reduce(total)
+        return total[ctx.starts[rank()] : ctx.starts[rank() + 1]]

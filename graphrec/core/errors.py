@@ -1,7 +1,7 @@
-"""One exception class per kind of user mistake.
+"""One exception class per kind of user error.
 
-Every message says what was found, what was expected and what to do, so that none of them needs a traceback to
-be understood. The command line prints the message alone and exits with status 2.
+Every message says what was found, what was expected and what to do, so that it can be understood without a
+traceback. The command line prints the message alone and exits with status 2.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from collections.abc import Iterable
 
 
 class GraphrecError(Exception):
-    """Base class of every error that is the caller's to mend."""
+    """Base class of all errors that the caller can fix."""
 
 
 class DataError(GraphrecError, ValueError):
-    """Interactions, ids, splits or content that cannot be used; names the file and the row or id."""
+    """Invalid interactions, ids, splits or content; the message names the file and the row or id."""
 
 
 class FeatureError(GraphrecError, ValueError):
-    """A feature table that is missing, damaged, misaligned or made for other items."""
+    """A feature table that is missing, damaged, misaligned or extracted for other items."""
 
 
 class GraphError(GraphrecError, ValueError):
-    """Edges out of range, weights that are not finite, or shapes that do not fit."""
+    """Edges out of range, non-finite weights, or shapes that do not match."""
 
 
 class ConfigError(GraphrecError, ValueError):
@@ -31,48 +31,46 @@ class ConfigError(GraphrecError, ValueError):
 
 
 class CheckpointError(GraphrecError, RuntimeError):
-    """A checkpoint, run or saved recommender that is missing, damaged or belongs to something else."""
+    """A checkpoint, run or saved recommender that is missing, damaged or incompatible."""
 
 
 class TrainingError(GraphrecError, RuntimeError):
-    """Training cannot go on: a loss term is not finite, or there is nothing to train on."""
+    """Training cannot continue: a loss term is not finite, or there are no training data."""
 
 
 class ClusterError(GraphrecError, RuntimeError):
-    """A cluster that cannot be reached, has no room for the work, differs from this machine, or was lost."""
+    """A cluster that cannot be reached, lacks resources, differs from this machine, or was lost."""
 
 
 class UnknownIdError(GraphrecError, KeyError):
     """A user or item id that is not in the vocabulary."""
 
-    def __str__(self) -> str:  # KeyError would print the repr of the message
+    def __str__(self) -> str:  # KeyError would return the repr of the message
         return str(self.args[0]) if self.args else ""
 
 
 class MissingDependencyError(GraphrecError, ImportError):
-    """An optional package is not installed; the message names the extra that brings it."""
+    """An optional package is not installed; the message names the extra that installs it."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """`` Did you mean 'x'?`` for the closest known name, or an empty string.
 
     Args:
-        word: what the user wrote.
-        known: the names there are.
+        word: the unknown name.
+        known: the known names.
     """
-    if len(word) > 200:  # comparing is quadratic in the length
+    if len(word) > 200:  # the comparison is quadratic in the length
         return ""
     close = difflib.get_close_matches(word, [name for name in known if len(name) <= 200], n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def requires(package: str, extra: str) -> MissingDependencyError:
+def missing_dependency(package: str, extra: str) -> MissingDependencyError:
     """The error to raise when an optional import fails.
 
     Args:
-        package: distribution that is missing.
+        package: the missing distribution.
         extra: graphrec extra that installs it.
     """
-    return MissingDependencyError(
-        f"{package} is not installed, and this needs it; run: pip install 'graphrec[{extra}]'"
-    )
+    return MissingDependencyError(f"{package} is not installed; run: pip install 'graphrec[{extra}]'")

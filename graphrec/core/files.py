@@ -1,8 +1,8 @@
-"""Files that are either whole or absent, and the digests that prove it.
+"""Atomic file writes, locks and digests.
 
-The order is always: write under a temporary name in the same directory, flush, fsync, rename, fsync the
-directory. A process killed at any moment leaves the old file or the new one, plus at most a ``*.tmp`` that is
-swept later.
+Every write uses a temporary name in the same directory, then flush, fsync, rename and fsync of the directory.
+A process killed at any moment leaves either the old or the new file, plus at most a ``*.tmp`` file that
+:func:`remove_stale_temporaries` deletes later.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 _REMEDIES = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room on its disk"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free disk space"),
     errno.EFBIG: "allow larger files there (ulimit -f shows the limit)",
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make it writable, or name another place"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make it writable, or choose another location"),
     **dict.fromkeys(
         (errno.ENOTDIR, errno.EEXIST, errno.EISDIR),
-        "a file stands where a directory is needed, or the reverse",
+        "a file exists where a directory is needed, or the reverse",
     ),
-    errno.ENOENT: "it was removed or renamed meanwhile",
+    errno.ENOENT: "it was removed or renamed in the meantime",
 }
 
 
 @contextmanager
-def writing(path: str | Path) -> Iterator[IO[bytes]]:
-    """Opens a temporary file beside ``path``; on a clean exit it becomes ``path``, otherwise it is removed.
+def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
+    """Opens a temporary file that replaces ``path`` on success and is removed on failure.
 
     Args:
-        path: the final name; its directory is created.
+        path: the final path; its directory is created.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def writing(path: str | Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as cause:
-        with suppress(OSError):  # a directory that has gone or become read-only; the first error tells more
+        with suppress(OSError):  # the directory was removed or became read-only; the first error says more
             temporary.unlink(missing_ok=True)
         if isinstance(cause, OSError) and cause.errno and cause.filename in (None, str(temporary)):
             cause.filename, cause.filename2 = str(path), None
@@ -64,28 +64,28 @@ def writing(path: str | Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def explained(path: str | Path, error: type[GraphrecError]) -> Iterator[None]:
-    """Turns what the system says of a file it cannot write into an ``error`` that names it and the remedy.
+def explain_os_errors(path: str | Path, error: type[GraphrecError]) -> Iterator[None]:
+    """Converts every ``OSError`` of the block into an ``error`` that names the file and a remedy.
 
     Args:
-        path: named where the system names no file.
-        error: class of what is raised instead.
+        path: file to name where the system error names none.
+        error: class of the error to raise.
 
     Raises:
-        GraphrecError: of class ``error``, for every ``OSError`` of the block.
+        GraphrecError: an error of class ``error`` for every ``OSError``.
     """
     try:
         yield
     except OSError as cause:
-        remedy = _REMEDIES.get(cause.errno or 0, "see to the disk")
+        remedy = _REMEDIES.get(cause.errno or 0, "check the disk")
         raise error(
             f"{cause.filename or path}: cannot be written ({cause.strerror or cause}); "
-            f"{remedy}, then run it again"
+            f"{remedy}, then run the command again"
         ) from cause
 
 
 def sync_directory(path: Path) -> None:
-    """Makes renames inside a directory durable, where the platform can."""
+    """Makes renames inside a directory durable, on platforms that support it."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:  # Windows cannot open directories
@@ -98,7 +98,7 @@ def sync_directory(path: Path) -> None:
 
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Writes ``data`` atomically."""
-    with writing(path) as file:
+    with atomic_write(path) as file:
         file.write(data)
 
 
@@ -113,29 +113,29 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def json_bytes(value: Any) -> bytes:
-    """The one form in which :func:`write_json` writes a value."""
+    """The canonical JSON bytes that :func:`write_json` writes."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     return (text + "\n").encode("utf-8")
 
 
 def read_json(path: str | Path, error: type[GraphrecError] = DataError) -> Any:
-    """Reads JSON; a missing or damaged file is an ``error`` that names it."""
+    """Reads JSON; a missing or damaged file raises an ``error`` that names it."""
     path = Path(path)
-    _refuse_pipe(path, error)
+    _refuse_named_pipe(path, error)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as cause:
         raise error(f"{path}: no such file") from cause
     except (OSError, ValueError, RecursionError) as cause:
-        raise error(f"{path}: not readable as JSON ({cause}); restore it or build it again") from cause
+        raise error(f"{path}: not readable as JSON ({cause}); restore the file or create it again") from cause
 
 
 def acquire_lock(path: Path, refusal: GraphrecError) -> FileLock:
-    """Takes a lock without waiting, until it is released; the system frees it when the process dies.
+    """Takes a file lock without waiting; the system releases it when the process dies.
 
     Args:
-        path: the lock's file, in a directory that is there.
-        refusal: raised if another process holds it.
+        path: the lock file; its directory must exist.
+        refusal: the error to raise if another process holds the lock.
     """
     from filelock import FileLock, Timeout  # imports asyncio, which not every command needs
 
@@ -148,12 +148,12 @@ def acquire_lock(path: Path, refusal: GraphrecError) -> FileLock:
 
 
 def write_array(path: str | Path, array: np.ndarray) -> str:
-    """Writes one ``.npy`` atomically and returns its sha256; object arrays, needing pickle, are refused."""
-    with writing(path) as file:
-        # Behind an object of its own: into a real file numpy writes by itself, and of a full disk it says no
-        # more than how many bytes it wanted to write.
-        plain: Any = SimpleNamespace(write=file.write)
-        np.lib.format.write_array(plain, np.ascontiguousarray(array), allow_pickle=False)
+    """Writes one ``.npy`` file atomically and returns its sha256; object arrays (pickle) are refused."""
+    with atomic_write(path) as file:
+        # NumPy writes to a real file with its own C code, whose error on a full disk has no errno; behind a
+        # wrapper it calls our write().
+        wrapper: Any = SimpleNamespace(write=file.write)
+        np.lib.format.write_array(wrapper, np.ascontiguousarray(array), allow_pickle=False)
         file.flush()
         return sha256_file(file.name)
 
@@ -161,22 +161,24 @@ def write_array(path: str | Path, array: np.ndarray) -> str:
 def read_array(
     path: str | Path, error: type[GraphrecError] = DataError, mmap: bool | Literal["c"] = False
 ) -> np.ndarray:
-    """Reads one ``.npy``; a missing, damaged or pickled file is an ``error`` that names it.
+    """Reads one ``.npy`` file; a missing, damaged or pickled file raises an ``error`` that names it.
 
     Args:
         path: the file.
-        error: class of what is raised.
-        mmap: map it instead of reading it: read-only, or with ``"c"`` so that what is written to the array is
-            kept in memory and never reaches the file, which torch takes without a warning.
+        error: class of the error to raise.
+        mmap: memory-map the file instead of reading it: read-only, or with ``"c"`` copy-on-write, which torch
+            accepts without a warning; writes to the array never reach the file.
     """
     path = Path(path)
-    _refuse_pipe(path, error)
+    _refuse_named_pipe(path, error)
     try:
         array = np.load(path, mmap_mode=("r" if mmap is True else mmap or None), allow_pickle=False)
     except FileNotFoundError as cause:
         raise error(f"{path}: no such file") from cause
-    except Exception as cause:  # numpy's header parser lets tokenizer, zip and overflow errors through
-        raise error(f"{path}: not a readable .npy array ({cause}); restore it or build it again") from cause
+    except Exception as cause:  # numpy's header parser also raises tokenizer, zip and overflow errors
+        raise error(
+            f"{path}: not a readable .npy array ({cause}); restore the file or create it again"
+        ) from cause
     if not isinstance(array, np.ndarray):
         array.close()
         raise error(
@@ -187,13 +189,13 @@ def read_array(
 
 def sha256_file(path: str | Path) -> str:
     """Hex sha256 of a file's bytes."""
-    _refuse_pipe(path, DataError)
+    _refuse_named_pipe(path, DataError)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _refuse_pipe(path: str | Path, error: type[GraphrecError]) -> None:
-    """Whoever reads a named pipe waits for ever if nobody writes to it."""
+def _refuse_named_pipe(path: str | Path, error: type[GraphrecError]) -> None:
+    """Refuses a named pipe: reading one blocks forever if no process writes to it."""
     try:
         pipe = stat.S_ISFIFO(os.stat(path).st_mode)
     except (OSError, ValueError):
@@ -203,7 +205,7 @@ def _refuse_pipe(path: str | Path, error: type[GraphrecError]) -> None:
 
 
 def digest(*parts: Any) -> str:
-    """Hex sha256 over strings, bytes, arrays and JSON-able values, each framed by kind and length."""
+    """Hex sha256 over strings, bytes, arrays and JSON values, each prefixed by kind and length."""
     total = hashlib.sha256()
     frame: Callable[[bytes, bytes], None] = lambda kind, data: total.update(  # noqa: E731
         kind + len(data).to_bytes(8, "big") + data
@@ -221,27 +223,29 @@ def digest(*parts: Any) -> str:
     return total.hexdigest()
 
 
-def sweep(directory: str | Path, locked: bool = False) -> int:
-    """Removes temporary files that killed writers left behind; returns how many.
+def remove_stale_temporaries(directory: str | Path, locked: bool = False) -> int:
+    """Removes temporary files left behind by killed writers.
 
-    A temporary name carries its writer's process id, and files of processes that are still alive are left
-    alone.
+    A temporary name contains its writer's process id; files of running processes are kept.
 
     Args:
-        directory: searched with all below it.
-        locked: the caller holds the lock every writer there takes, so whatever is there was left behind. A
-            process id proves less: it may be in use again, or belong to another machine or container.
+        directory: directory to search recursively.
+        locked: the caller holds the lock that every writer takes, so every temporary file is stale. A process
+            id is weaker evidence: it may have been reused, or belong to another machine or container.
+
+    Returns:
+        The number of removed files.
     """
-    swept = 0
+    removed = 0
     for path in Path(directory).rglob(".*.tmp"):
         owner = path.name.rsplit(".", 2)[-2].split("-")[0]
-        if locked or not (owner.isdigit() and _alive(int(owner))):
+        if locked or not (owner.isdigit() and _is_running(int(owner))):
             path.unlink(missing_ok=True)
-            swept += 1
-    return swept
+            removed += 1
+    return removed
 
 
-def _alive(process: int) -> bool:
+def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""What a person sees while work is done: notes on stderr, a progress bar, TensorBoard curves."""
+"""Progress output: notes on stderr, a progress bar, TensorBoard scalars."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from graphrec.core.errors import ConfigError, requires
+from graphrec.core.errors import ConfigError, missing_dependency
 
 
-def note(*parts: object) -> None:
-    """Prints one line about the work itself to stderr, so that results can be piped on.
+def print_note(*parts: object) -> None:
+    """Prints one line to stderr, so that results on stdout can be piped.
 
-    Of several processes only the first one prints.
+    With several processes, only the first one prints.
     """
     if os.environ.get("RANK", "0") == "0":
         print(*parts, file=sys.stderr, flush=True)
 
 
 class ProgressBar:
-    """A rich progress bar with the last loss and the best metric; silent when not on a terminal."""
+    """A rich progress bar with the last loss and the best metric; hidden when stderr is not a terminal."""
 
     def __init__(self, shown: bool | None, total: int, start: int) -> None:
         self.shown = shown if shown is not None else sys.stderr.isatty()
@@ -53,7 +53,7 @@ class ProgressBar:
 
 
 class TensorBoard:
-    """Writes each epoch's record as TensorBoard scalars, if asked to."""
+    """Writes each epoch's record as TensorBoard scalars, if enabled."""
 
     def __init__(self, wanted: bool, out: Path | None) -> None:
         self.writer: Any = None
@@ -63,7 +63,7 @@ class TensorBoard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as cause:
-                raise requires("tensorboard", "track") from cause
+                raise missing_dependency("tensorboard", "track") from cause
             self.writer = SummaryWriter(str(out / "tensorboard"))
 
     def __enter__(self) -> TensorBoard:

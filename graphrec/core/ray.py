@@ -1,7 +1,7 @@
-"""Other processes and machines to compute on, through Ray: joining a cluster, what fits in it, its tasks.
+"""Computing on a Ray cluster: connecting to it, its capacity, and running tasks.
 
-Ray is imported when a cluster is joined and not before. It reports nothing to anybody, opens no dashboard and
-keeps its messages to itself, unless the environment says otherwise (``RAY_USAGE_STATS_ENABLED=1``).
+Ray is imported when a cluster is first used. Usage statistics, dashboard and log messages are off unless the
+environment enables them (``RAY_USAGE_STATS_ENABLED=1``).
 """
 
 from __future__ import annotations
@@ -16,38 +16,37 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from graphrec.core.errors import ClusterError, ConfigError, requires
+from graphrec.core.errors import ClusterError, ConfigError, missing_dependency
 
 Shared = TypeVar("Shared")
 Part = TypeVar("Part")
 Result = TypeVar("Result")
 
-PATIENCE = 5.0  # seconds for an address to answer; Ray itself tries for two minutes
-RETRIES = 3  # further attempts after a worker died with its work
+CONNECT_TIMEOUT = 5.0  # seconds; Ray itself tries for two minutes
+RETRIES = 3  # further attempts after a worker died
 ADDRESS = re.compile(r"(?:ray://)?(?P<host>[^\s:/\[\]]+|\[[0-9a-fA-F:]+\]):(?P<port>\d{1,5})")
-# What a gRPC client says first (RFC 9113, 3.4), and the beginning of any server's answer: a SETTINGS frame.
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-SETTINGS = 4
+# The client preface of HTTP/2 (RFC 9113, 3.4); every server answers with a SETTINGS frame.
+HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+SETTINGS_FRAME = 4
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A Ray cluster, and how much of it a worker takes.
+    """A Ray cluster and the resources of each worker.
 
-    Where this process has joined a cluster already (``ray.init()``), that one is used, whatever the address.
+    If this process is already connected to a cluster (``ray.init()``), that one is used whatever the address.
 
     Attributes:
-        address: ``"local"`` starts one on this machine for as long as it is used; ``"auto"`` joins the one
-            that this machine is part of (``ray start``); ``"10.0.0.1:6379"`` joins the one with this head, of
-            which this machine must be a part.
-        workers: most of them at a time; default: as many as fit.
-        cpus: cores a worker takes; default: one, and as many as torch has threads here where torch computes,
-            since the last bits of its products depend on their number (but no more than the largest machine
-            has).
-        gpus: GPUs a worker takes, or a share of one.
+        address: ``"local"`` starts a cluster on this machine while it is in use; ``"auto"`` connects to the
+            cluster this machine is part of (``ray start``); ``"10.0.0.1:6379"`` connects to the cluster with
+            this head node, which this machine must be part of.
+        workers: maximum number of workers; default: as many as fit.
+        cpus: CPU cores per worker; default: one, or the number of torch threads of this process for work that
+            uses torch, because the last bits of its results depend on it (limited to the largest node).
+        gpus: GPUs per worker, possibly a fraction.
 
     Raises:
-        ConfigError: an address of no known form, or a number out of range.
+        ConfigError: an invalid address, or a number out of range.
     """
 
     address: str = "local"
@@ -65,13 +64,13 @@ class Cluster:
             )
         if self.address.startswith("ray://"):
             raise ConfigError(
-                f"cluster address {self.address!r}: the Ray client is not supported; make this machine a "
-                "part of the cluster (ray start --address=HOST:6379 --num-cpus=0) and give auto"
+                f"cluster address {self.address!r}: the Ray client is not supported; add this machine "
+                "to the cluster (ray start --address=HOST:6379 --num-cpus=0) and use the address auto"
             )
         if not (
-            (self.workers is None or (_number(self.workers, int) and self.workers >= 1))
-            and (self.cpus is None or (_number(self.cpus, int | float) and 0 < self.cpus < math.inf))
-            and (_number(self.gpus, int | float) and 0 <= self.gpus < math.inf)
+            (self.workers is None or (_is_number(self.workers, int) and self.workers >= 1))
+            and (self.cpus is None or (_is_number(self.cpus, int | float) and 0 < self.cpus < math.inf))
+            and (_is_number(self.gpus, int | float) and 0 <= self.gpus < math.inf)
         ):
             raise ConfigError(
                 f"cluster: workers {self.workers!r}, cpus {self.cpus!r}, gpus {self.gpus!r}; expected at "
@@ -79,14 +78,14 @@ class Cluster:
             )
 
     @contextmanager
-    def joined(self) -> Iterator[None]:
-        """Inside the block this process is a part of the cluster; a local one ends with the block.
+    def connect(self) -> Iterator[None]:
+        """Connects this process to the cluster for the block; a local cluster stops at its end.
 
         Raises:
-            ClusterError: it cannot be reached; said within seconds.
+            ClusterError: the cluster cannot be reached; raised within seconds.
             MissingDependencyError: Ray is not installed.
         """
-        ray = _ray()
+        ray = _import_ray()
         if ray.is_initialized():
             yield
             return
@@ -95,27 +94,27 @@ class Cluster:
             wanted = math.ceil((self.workers or 0) * (self.cpus or 1))
             options |= {"num_cpus": max(os.cpu_count() or 1, wanted), "include_dashboard": False}
         else:
-            options["address"] = self._reached()
+            options["address"] = self._check_address()
         try:
-            with _unheard():
+            with _silenced_stderr():
                 ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as cause:  # Ray raises many kinds
-            if _refused(cause):
+            if _token_missing(cause):
                 raise ClusterError(
-                    f"Ray at {self.address!r} asks for a token; set RAY_AUTH_MODE=token on every machine, "
-                    "with the token of the head in ~/.ray/auth_token or where RAY_AUTH_TOKEN_PATH says"
+                    f"Ray at {self.address!r} requires a token; set RAY_AUTH_MODE=token on every machine, "
+                    "with the token of the head node in ~/.ray/auth_token or at RAY_AUTH_TOKEN_PATH"
                 ) from cause
             raise ClusterError(
-                f"Ray at {self.address!r} cannot be joined ({_line(cause)}); expected a cluster of the same "
-                "Ray and Python versions that this machine is a part of (ray start)"
+                f"Ray at {self.address!r} refused the connection ({_first_line(cause)}); expected a "
+                "cluster with the same Ray and Python versions that this machine is part of (ray start)"
             ) from cause
         try:
             yield
         finally:
             ray.shutdown()
 
-    def _reached(self) -> str:
-        """The address as ``host:port``, once something that may be Ray answered there."""
+    def _check_address(self) -> str:
+        """The address as ``host:port``, after an HTTP/2 server has answered there."""
         address = self.address
         if address == "auto":
             from ray._private.services import canonicalize_bootstrap_address_or_die
@@ -125,104 +124,107 @@ class Cluster:
             except (ConnectionError, ValueError, RuntimeError) as cause:
                 raise ClusterError(
                     "no Ray cluster runs on this machine; make it part of one with ray start --head or "
-                    "ray start --address=HOST:6379, or give local"
+                    "ray start --address=HOST:6379, or use the address local"
                 ) from cause
         found = ADDRESS.fullmatch(address)
         if found is None:
             raise ClusterError(f"RAY_ADDRESS={address!r}; expected HOST:PORT")
         host, port = found["host"].strip("[]"), int(found["port"])
-        told = f"{address}: no Ray cluster answers there"
-        advice = "check the address that ray start --head printed, and that it still runs"
-        encrypted, answer = os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"), b""
+        problem = f"{address}: no Ray cluster answers"
+        advice = "check the address that ray start --head printed, and that the cluster still runs"
+        encrypted = os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
+        answer = b""
         try:
-            with socket.create_connection((host, port), PATIENCE) as connection:
+            with socket.create_connection((host, port), CONNECT_TIMEOUT) as connection:
                 if not encrypted:
-                    connection.sendall(PREFACE)
+                    connection.sendall(HTTP2_PREFACE)
                     answer = connection.recv(9)
         except (OSError, OverflowError) as cause:
-            raise ClusterError(f"{told} ({_line(cause)}); {advice}") from cause
-        if not encrypted and (len(answer) < 4 or answer[3] != SETTINGS):
-            raise ClusterError(f"{told} (something else does); {advice}")
+            raise ClusterError(f"{problem} ({_first_line(cause)}); {advice}") from cause
+        if not encrypted and (len(answer) < 4 or answer[3] != SETTINGS_FRAME):
+            raise ClusterError(f"{problem} (another program does); {advice}")
         return address
 
-    def share(self, torch_computes: bool) -> float:
-        """The cores a worker takes.
+    def cpus_per_worker(self, torch_computes: bool) -> float:
+        """CPU cores per worker.
 
         Args:
-            torch_computes: whether they are for torch; see ``cpus``.
+            torch_computes: whether the workers compute with torch; see ``cpus``.
         """
         if self.cpus is not None:
             return self.cpus
         if not torch_computes:
             return 1.0
-        largest = max((machine.get("CPU", 0.0) for machine in _machines()), default=0.0)
+        largest = max((machine.get("CPU", 0.0) for machine in _alive_nodes()), default=0.0)
         return max(1.0, min(float(torch_threads()), largest))
 
-    def room(self, cpus: float) -> int:
-        """How many workers of so many cores may work at a time, at least one.
+    def max_workers(self, cpus: float) -> int:
+        """Maximum number of simultaneous workers with this many cores, at least one.
 
         Raises:
-            ClusterError: none fits.
+            ClusterError: no node has enough resources for a worker.
         """
-        machines = _machines()
+        machines = _alive_nodes()
         fit = 0
         for machine in machines:
-            of_cpus = machine.get("CPU", 0.0) / cpus
-            fit += int(min(of_cpus, machine.get("GPU", 0.0) / self.gpus) if self.gpus else of_cpus)
+            by_cpus = machine.get("CPU", 0.0) / cpus
+            fit += int(min(by_cpus, machine.get("GPU", 0.0) / self.gpus) if self.gpus else by_cpus)
         if not fit:
             found = ", ".join(f"{m.get('CPU', 0.0):g} CPUs and {m.get('GPU', 0.0):g} GPUs" for m in machines)
             raise ClusterError(
-                f"{self.address}: no machine has the {cpus:g} CPUs and {self.gpus:g} GPUs of a worker; there "
-                f"are machines of {found or 'none'}; ask for less with cpus= and gpus="
+                f"{self.address}: no node has {cpus:g} CPUs and {self.gpus:g} GPUs for a worker; the "
+                f"nodes have {found or 'none'}; lower cpus= or gpus="
             )
         return min(fit, self.workers or fit)
 
-    def each(
+    def map_unordered(
         self, work: Callable[[Shared, Part], Result], shared: Shared, parts: Sequence[Part]
     ) -> Iterator[tuple[Part, Result]]:
-        """``work(shared, part)`` of every part, by tasks of torch, in the order in which they are done.
+        """Computes ``work(shared, part)`` for every part in torch tasks and yields results as they finish.
 
-        A task whose worker dies is done again. What is shared is put into the cluster once, and NumPy arrays
-        in it are read in place, from one copy on each machine. Threads of torch are as many as here.
+        A task whose worker dies is repeated. ``shared`` is sent to the cluster once; NumPy arrays in it are
+        read in place from one copy per machine. Tasks use as many torch threads as this process.
 
         Args:
             work: a function that a worker can import.
-            shared: what all of them read; arrays in it cannot be written.
-            parts: what tells the tasks apart.
+            shared: input of all tasks; its arrays are read-only.
+            parts: input of the single tasks.
 
         Raises:
-            ClusterError: no room, or workers died too often.
-            Exception: whatever ``work`` raises.
+            ClusterError: not enough resources, or workers died too often.
+            Exception: any exception of ``work``.
         """
-        with self.joined():
+        with self.connect():
             import ray
 
-            cpus = self.share(torch_computes=True)
-            task = ray.remote(_task).options(num_cpus=cpus, num_gpus=self.gpus, max_retries=RETRIES)
-            held, most, left = ray.put(shared), self.room(cpus), list(reversed(parts))
+            cpus = self.cpus_per_worker(torch_computes=True)
+            task = ray.remote(_run_task).options(num_cpus=cpus, num_gpus=self.gpus, max_retries=RETRIES)
+            shared_ref = ray.put(shared)
+            limit = self.max_workers(cpus)
+            left = list(reversed(parts))
             waiting: dict[Any, Part] = {}
-            # After an error the few tasks that are under way end by themselves: to cancel one in the moment
-            # in which it ends can abort this process (a failed check in Ray 2.60's task manager).
+            # After an error, running tasks are left to finish: cancelling a task at the moment it ends can
+            # abort this process (a failed check in Ray 2.60's task manager).
             while left or waiting:
-                while left and len(waiting) < most:
+                while left and len(waiting) < limit:
                     part = left.pop()
-                    waiting[task.remote(work, held, part, torch_threads())] = part
+                    waiting[task.remote(work, shared_ref, part, torch_threads())] = part
                 (done,), _ = ray.wait(list(waiting), num_returns=1)
-                with raised_here(self.address):
+                with reraise_worker_errors(self.address):
                     result = ray.get(done)
                 yield waiting.pop(done), result
-                del result  # and with it its place in the cluster's memory
+                del result  # frees its memory in the cluster
 
 
 @contextmanager
-def raised_here(address: str) -> Iterator[None]:
-    """An error of a worker, raised inside the block, leaves it as it was there.
+def reraise_worker_errors(address: str) -> Iterator[None]:
+    """Re-raises an exception of a worker as it was raised there.
 
     Args:
-        address: of the cluster, for messages.
+        address: address of the cluster, for messages.
 
     Raises:
-        ClusterError: what happened was no error of the work: workers died, or the cluster did.
+        ClusterError: the cause was not an exception of the work: workers died, or the cluster failed.
     """
     from ray.exceptions import RayError, RayTaskError
 
@@ -235,46 +237,46 @@ def raised_here(address: str) -> Iterator[None]:
         if isinstance(first, Exception) and not isinstance(first, RayError):
             raise first from cause
         raise ClusterError(
-            f"{address}: the cluster gave up ({_line(first or cause)}); the work was begun {RETRIES + 1} "
-            "times at most; look for workers without memory (ray status, and the logs in Ray's session "
-            "directory), and run it again"
+            f"{address}: the cluster failed ({_first_line(first or cause)}) after at most {RETRIES + 1} "
+            "attempts; look for workers out of memory (ray status, and the logs in Ray's session "
+            "directory), and run the command again"
         ) from cause
 
 
-def _task(work: Callable[[Any, Any], Any], shared: Any, part: Any, threads: int) -> Any:
+def _run_task(work: Callable[[Any, Any], Any], shared: Any, part: Any, threads: int) -> Any:
     import torch
 
     torch.set_num_threads(threads)
     return work(shared, part)
 
 
-def _ray() -> Any:
+def _import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray reads it
     os.environ.setdefault("RAY_enable_metrics_collection", "0")
-    os.environ.setdefault(
-        "RAY_IGNORE_UNHANDLED_ERRORS", "1"
-    )  # of tasks whose result nobody waits for any more
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it prints what it then mends by itself
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # errors of abandoned tasks
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it logs problems that it recovers from
     try:
         import ray
     except ImportError as cause:
-        raise requires("ray", "ray") from cause
+        raise missing_dependency("ray", "ray") from cause
     return ray
 
 
-def _refused(cause: BaseException | None) -> bool:
-    """Whether a cluster wants to know who asks; Ray says so in the text of a cause alone."""
+def _token_missing(cause: BaseException | None) -> bool:
+    """Whether the cluster requires authentication; Ray says so only in the text of a cause."""
     while cause is not None and "authentication" not in str(cause).lower():
         cause = cause.__cause__ or cause.__context__
     return cause is not None
 
 
 @contextmanager
-def _unheard() -> Iterator[None]:
-    """Ray's core tells, past Python, at which level it will keep silent."""
-    kept = nothing = -1
-    with suppress(OSError):  # no stderr, no noise
-        kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+def _silenced_stderr() -> Iterator[None]:
+    """Redirects stderr to null: Ray's C++ core prints its log level on start."""
+    kept = -1
+    nothing = -1
+    with suppress(OSError):  # there may be no stderr
+        kept = os.dup(2)
+        nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, 2)
     try:
         yield
@@ -286,22 +288,22 @@ def _unheard() -> Iterator[None]:
                 os.close(opened)
 
 
-def _number(value: object, kind: Any) -> bool:
+def _is_number(value: object, kind: Any) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
-def _machines() -> list[dict[str, float]]:
+def _alive_nodes() -> list[dict[str, float]]:
     import ray
 
     return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
 def torch_threads() -> int:
-    """How many threads torch computes with in this process."""
+    """Number of torch threads in this process."""
     import torch
 
     return int(torch.get_num_threads())
 
 
-def _line(cause: BaseException) -> str:
+def _first_line(cause: BaseException) -> str:
     return (str(cause).strip().splitlines() or [type(cause).__name__])[0].strip()

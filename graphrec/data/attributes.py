@@ -1,14 +1,14 @@
-"""Item attributes, for conversations: from columns of an item table to nodes and relations of a dataset.
+"""Item attributes for conversations: converts columns of an item table to nodes and relations of a dataset.
 
-A dataset one can converse about has
+A conversational dataset has
 
-- ``nodes["attribute"]``: what a question is about, such as ``Country: France``;
+- ``nodes["attribute"]``: the attributes to ask about, such as ``Country: France``;
 - ``relations["item", "has", "attribute"]``: ``(2, E) int32``;
-- where attributes come in kinds, ``nodes["group"]`` (such as ``Country``) and
+- where attributes are grouped, ``nodes["group"]`` (such as ``Country``) and
   ``relations["attribute", "in", "group"]``;
-- where it is known, ``relations["user", "likes", "attribute"]`` and ``relations["user", "knows", "user"]``.
+- where known, ``relations["user", "likes", "attribute"]`` and ``relations["user", "knows", "user"]``.
 
-Relations are free of repeats and sorted by source, then target.
+The edges of a relation are unique and sorted by source, then target.
 """
 
 from __future__ import annotations
@@ -44,29 +44,29 @@ def with_attributes(
     source: str = "the item table",
     first_row: int = 1,
 ) -> Dataset:
-    """A copy of a dataset whose items have attributes, read off columns of an item table.
+    """A copy of a dataset with item attributes from columns of an item table.
 
     A value ``France`` of the column ``Country`` becomes the attribute ``Country: France`` in the group
-    ``Country``. Groups come in the order of ``columns``, their attributes in the order of their names. Spaces
-    around a value do not count, nor does a value that an item has twice. What is left out is counted in
-    ``meta["attributes"]``: rare and common values, rows of other items, items without a row and items without
-    any attribute, which all stay in the dataset.
+    ``Country``. Groups keep the order of ``columns``; the attributes of a group are sorted by name. Values
+    are stripped, and repeated values of an item count once. ``meta["attributes"]`` counts what was dropped:
+    rare and frequent values, rows of unknown items, items without a row, and items without any attribute.
+    All items stay in the dataset.
 
     Args:
-        dataset: what to add attributes to.
-        table: one row an item; Polars, pandas, Arrow, or a dict of columns.
-        item_id: its column of item ids.
-        columns: its columns of attributes: text, lists of texts, or booleans.
-        separator: stands between the values of a text such as ``rock|pop``; None takes texts as they are.
-        min_items: least items that have an attribute; one that a single item has tells that item only.
-        max_share: largest share of the items that have an attribute, such as 0.9; None is no limit.
-        source: what to call the table in messages, such as its file.
-        first_row: number of its first row, for messages.
+        dataset: the dataset to extend.
+        table: one row per item; Polars, pandas, Arrow, or a dict of columns.
+        item_id: column of item ids.
+        columns: attribute columns: text, lists of text, or booleans.
+        separator: separates the values of a text such as ``rock|pop``; None means one value per text.
+        min_items: minimum number of items with an attribute; an attribute of one item identifies the item.
+        max_share: maximum share of the items with an attribute, such as 0.9; None is no limit.
+        source: name of the table for messages, such as its file.
+        first_row: number of the first row, for messages.
 
     Raises:
-        ConfigError: no column, one named twice, an option out of range, or a dataset that has attributes.
-        DataError: a column is missing (the known ones are named), holds numbers or dates, or has no value
-            that enough items share; an id is unusable or occurs twice.
+        ConfigError: no columns, a repeated column, an option out of range, or a dataset with attributes.
+        DataError: a column is missing, holds numbers or dates, or has no value that enough items share; an id
+            is invalid or occurs twice.
     """
     names = [columns] if isinstance(columns, str) else list(columns)
     _check_options(dataset, names, separator, min_items, max_share, source)
@@ -75,17 +75,19 @@ def with_attributes(
     texts: list[str] = []
     has: list[np.ndarray] = []
     group_of: list[int] = []
-    rare = common = 0
+    rare = 0
+    common = 0
     for group, name in enumerate(names):
-        values = _values(from_frame.column(frame, name, source), separator, source)
-        pairs = _pairs(items, values)
+        values = _as_texts(from_frame.column(frame, name, source), separator, source)
+        pairs = _item_values(items, values)
         counts = pairs.group_by("value").len("items").sort("value")
-        few = counts["items"] < min_items
-        many = ~few & (counts["items"] / dataset.n_items > (1.0 if max_share is None else max_share))
-        kept = counts.filter(~few & ~many)
+        too_few = counts["items"] < min_items
+        too_many = ~too_few & (counts["items"] / dataset.n_items > (1.0 if max_share is None else max_share))
+        kept = counts.filter(~too_few & ~too_many)
         if not kept.height:
-            raise _nothing_shared(name, counts, int(few.sum()), min_items, max_share, dataset, source)
-        rare, common = rare + int(few.sum()), common + int(many.sum())
+            raise _no_shared_value(name, counts, int(too_few.sum()), min_items, max_share, dataset, source)
+        rare += int(too_few.sum())
+        common += int(too_many.sum())
         index = pl.DataFrame({"value": kept["value"], "at": np.arange(kept.height) + len(texts)})
         joined = pairs.join(index, on="value")
         has.append(np.stack([joined["item"].to_numpy(), joined["at"].to_numpy()]))
@@ -119,13 +121,13 @@ def with_attributes(
     )
 
 
-def chosen_columns(
+def select_columns(
     attributes: bool | str | list[str] | tuple[str, ...] | None, known: Sequence[str]
 ) -> list[str]:
-    """The columns that a reader's option ``attributes`` names: all known ones for True.
+    """The columns selected by a reader's option ``attributes``; True selects all known columns.
 
     Raises:
-        ConfigError: a column that is not known; names the nearest.
+        ConfigError: unknown column; the message names the closest one.
     """
     if isinstance(attributes, bool) or attributes is None:
         return list(known) if attributes else []
@@ -140,17 +142,17 @@ def chosen_columns(
 
 
 def sorted_edges(pairs: Any) -> np.ndarray:
-    """Edges ``(2, E) int32`` sorted by source, then target, each once.
+    """Unique edges ``(2, E) int32`` sorted by source, then target.
 
     Args:
-        pairs: ``(2, n)`` of sources and targets, in any order.
+        pairs: sources and targets ``(2, n)``, in any order.
     """
     array = np.asarray(pairs, dtype=np.int64).reshape(2, -1)
     return np.ascontiguousarray(np.unique(array, axis=1).astype(np.int32))
 
 
-def edges_of(pairs: Iterable[tuple[int, int]]) -> np.ndarray:
-    """:func:`sorted_edges` of (source, target) pairs, of which there may be none."""
+def edges_from_pairs(pairs: Iterable[tuple[int, int]]) -> np.ndarray:
+    """:func:`sorted_edges` of (source, target) pairs; there may be none."""
     return sorted_edges(np.array(list(pairs), dtype=np.int64).reshape(-1, 2).T)
 
 
@@ -165,53 +167,53 @@ def _check_options(
     taken = sorted({"attribute", "group"} & set(dataset.nodes))
     if taken:
         raise ConfigError(
-            f"{dataset.name} has nodes of type {taken[0]!r} already; name all columns at once, or start from "
-            "the dataset without attributes"
+            f"{dataset.name} already has nodes of type {taken[0]!r}; pass all columns in one call, or "
+            "start from the dataset without attributes"
         )
     if not names:
-        raise ConfigError(f"{source}: no column of attributes is named; name one or more")
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ConfigError(f"{source}: column {twice!r} is named twice; name each column once")
+        raise ConfigError(f"{source}: found no attribute column; expected one or more in columns=")
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise ConfigError(f"{source}: column {repeated!r} occurs twice; expected each column once")
     if separator == "":
-        raise ConfigError("separator=''; expected text such as '|', or None for one value a row")
+        raise ConfigError("separator=''; expected text such as '|', or None for one value per row")
     if isinstance(min_items, bool) or min_items < 1:
-        raise ConfigError(f"min_items={min_items!r}; expected a number of items, from 1")
+        raise ConfigError(f"min_items={min_items!r}; expected an integer of at least 1")
     if max_share is not None and not (math.isfinite(max_share) and 0 < max_share <= 1):
-        raise ConfigError(f"max_share={max_share!r}; expected a share above 0 and up to 1, or None")
+        raise ConfigError(f"max_share={max_share!r}; expected 0 < max_share <= 1, or None")
 
 
 def _item_indices(
     dataset: Dataset, frame: pl.DataFrame, item_id: str, source: str, first_row: int
 ) -> np.ndarray:
     """Item index of each row ``(n,) int32``, -1 for an item that the dataset does not have."""
-    keys = from_frame.ids(from_frame.column(frame, item_id, source), "item", source, first_row)
+    keys = from_frame.as_ids(from_frame.column(frame, item_id, source), "item", source, first_row)
     if keys.n_unique() != len(keys):
         second = int((~keys.is_first_distinct()).arg_max() or 0)
         raise DataError(
             f"{source}, row {second + first_row}: item {keys[second]!r} occurs a second time; expected one "
-            "row an item"
+            "row per item"
         )
     items = dataset.items.find(keys.to_list())
     if not (items >= 0).any():
-        first = from_frame.short(keys[0]) if len(keys) else "none"
+        first = from_frame.quoted(keys[0]) if len(keys) else "none"
         raise DataError(
             f"{source}: none of its {len(keys):,} items, first {first}, is among the {dataset.n_items:,} "
-            f"items of {dataset.name}, first {from_frame.short(dataset.items[0])}; check that {item_id!r} is the "
-            "column of item ids"
+            f"items of {dataset.name}, first {from_frame.quoted(dataset.items[0])}; check that {item_id!r} "
+            "is the column of item ids"
         )
     return items
 
 
-def _values(series: pl.Series, separator: str | None, source: str) -> pl.Series:
-    """Texts, or lists of texts, not yet trimmed; null where a row has none."""
+def _as_texts(series: pl.Series, separator: str | None, source: str) -> pl.Series:
+    """Texts, or lists of texts, before stripping; null where a row has none."""
     dtype = series.dtype
     plain = dtype.inner if isinstance(dtype, (pl.List, pl.Array)) else dtype
     if plain.is_numeric() or plain.is_temporal():
         raise DataError(
             f"{source}: column {series.name!r} has type {dtype}; expected text or lists of texts, because "
-            "numbers and dates make no question that is answered by yes or no. Bin them first (1994 to "
-            "'1990s', 12.5 to 'under 20'), or cast the column to text if each number is a name"
+            "numbers and dates make no yes-or-no question. Bin them first (1994 to '1990s', 12.5 to "
+            "'under 20'), or cast the column to text if the numbers are names"
         )
     if not (plain in (pl.String, pl.Boolean, pl.Null) or isinstance(plain, (pl.Categorical, pl.Enum))):
         raise DataError(
@@ -223,8 +225,8 @@ def _values(series: pl.Series, separator: str | None, source: str) -> pl.Series:
     return text if separator is None else text.str.split(separator)
 
 
-def _pairs(items: np.ndarray, values: pl.Series) -> pl.DataFrame:
-    """Distinct pairs of ``item`` and trimmed ``value``, of the dataset's items alone."""
+def _item_values(items: np.ndarray, values: pl.Series) -> pl.DataFrame:
+    """Distinct pairs of ``item`` and stripped ``value``, of the dataset's items only."""
     rows = pl.DataFrame({"item": items, "value": values}).filter(pl.col("item") >= 0)
     if isinstance(values.dtype, pl.List):
         rows = rows.explode("value")
@@ -232,7 +234,7 @@ def _pairs(items: np.ndarray, values: pl.Series) -> pl.DataFrame:
     return rows.filter(pl.col("value") != "").unique(maintain_order=True)
 
 
-def _nothing_shared(
+def _no_shared_value(
     name: str,
     counts: pl.DataFrame,
     few: int,
@@ -243,13 +245,13 @@ def _nothing_shared(
 ) -> DataError:
     if not counts.height:
         return DataError(
-            f"{source}: column {name!r} is empty for all {dataset.n_items:,} items of {dataset.name}; leave "
-            "the column out"
+            f"{source}: column {name!r} is empty for all {dataset.n_items:,} items of {dataset.name}; "
+            "remove the column"
         )
     limit = "" if max_share is None else f", {counts.height - few:,} in more than a share of {max_share}"
-    first = from_frame.short(counts["value"][0])
+    first = from_frame.quoted(counts["value"][0])
     return DataError(
         f"{source}: column {name!r} has {counts.height:,} values, first {first}, of which {few:,} occur in "
         f"fewer than {min_items:,} items{limit}, so none is left; bin them into fewer values, lower "
-        "min_items=, raise max_share=, or leave the column out"
+        "min_items=, raise max_share=, or remove the column"
     )

@@ -11,15 +11,24 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from graphrec.core.bundle import FileFormat
 from graphrec.core.errors import DataError, GraphrecError, nearest
-from graphrec.core.files import digest, read_array, read_json, sha256_file, write_array, write_json, writing
+from graphrec.core.files import (
+    atomic_write,
+    digest,
+    read_array,
+    read_json,
+    sha256_file,
+    write_array,
+    write_json,
+)
 from graphrec.data import from_frame
 from graphrec.data.content import Content
 from graphrec.data.interactions import SPLIT_NAMES, Interactions
 from graphrec.data.splits import as_split
 from graphrec.data.vocabulary import Vocabulary
 
-FORMAT = 1
+FORMAT = FileFormat("dataset")
 Relation = tuple[str, str, str]
 
 
@@ -37,11 +46,11 @@ class Dataset:
         content: item content by field name, such as ``{"image": Content, "text": Content}``.
         nodes: further node vocabularies by node type.
         relations: further edges by ``(source type, relation, target type)``, each ``(2, E) int32``.
-        meta: how the data came to be: source, filters, split recipe, counts. JSON-able.
+        meta: provenance: source, filters, split, counts. JSON-serializable.
 
     Raises:
-        DataError: sizes disagree, splits overlap, train is empty, or a relation points outside its
-        vocabularies.
+        DataError: sizes disagree, splits overlap, train is empty, or a relation refers to nodes outside its
+            vocabularies.
     """
 
     name: str
@@ -61,9 +70,9 @@ class Dataset:
             part: Interactions = getattr(self, split)
             if (part.n_users, part.n_items) != shape:
                 raise DataError(
-                    f"{self.name}: {split} counts {part.n_users:,} users x {part.n_items:,} items, the "
-                    f"vocabularies "
-                    f"{shape[0]:,} x {shape[1]:,}; build all splits with the vocabularies' sizes"
+                    f"{self.name}: {split} has {part.n_users:,} users x {part.n_items:,} items, the "
+                    "vocabularies "
+                    f"{shape[0]:,} x {shape[1]:,}; build every split with the sizes of the vocabularies"
                 )
         if not len(self.train):
             raise DataError(f"{self.name}: the train split is empty; check the split options and the filters")
@@ -74,15 +83,14 @@ class Dataset:
             if len(shared):
                 user, item = int(b.users[shared[0]]), int(b.items[shared[0]])
                 raise DataError(
-                    f"{self.name}: {len(shared):,} pairs stand in both {one} and {other}, first user "
+                    f"{self.name}: {len(shared):,} pairs occur in both {one} and {other}, the first is user "
                     f"{self.users[user]!r} item {self.items[item]!r}; splits must be disjoint"
                 )
         for name, content in self.content.items():
             if len(content) != shape[1]:
                 raise DataError(
-                    f"{self.name}: content {name!r} has {len(content):,} rows for {shape[1]:,} items; "
-                    f"expected one "
-                    "row an item, in vocabulary order"
+                    f"{self.name}: content {name!r} has {len(content):,} values for {shape[1]:,} items; "
+                    "expected one value per item, in vocabulary order"
                 )
         for key, edges in self.relations.items():
             self._check_relation(key, edges)
@@ -119,12 +127,12 @@ class Dataset:
 
     @property
     def cold_items(self) -> np.ndarray:
-        """Indices of the items without any train interaction, ascending ``(n,) int64``."""
+        """Indices of the items without training interactions, ascending ``(n,) int64``."""
         return np.flatnonzero(self.train.item_degree == 0)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex sha256 over ids, splits and relations: equal exactly when models see the same numbers."""
+        """Hex sha256 over ids, splits and relations; equal exactly if models see the same data."""
         splits = [getattr(self, s).keys for s in SPLIT_NAMES]
         relations = [
             p for k in sorted(self.relations) for p in ("/".join(k), self.relations[k].astype(np.int64))
@@ -148,7 +156,7 @@ class Dataset:
         )
 
     def summary(self) -> dict[str, Any]:
-        """Counts to print: users, items, interactions per split, density, cold items, content coverage."""
+        """Counts for display: users, items, interactions per split, density, cold items, content coverage."""
         n = len(self.train) + len(self.valid) + len(self.test)
         return {
             "name": self.name,
@@ -187,8 +195,8 @@ class Dataset:
         """Builds a dataset from any dataframe (Polars, pandas, Arrow, or a dict of columns).
 
         Args:
-            interactions: one row an interaction; repeated pairs keep the latest (or the first, without times)
-                and are counted in ``meta``.
+            interactions: one row per interaction; of repeated pairs the latest is kept (without times the
+                first), and the number of dropped rows is recorded in ``meta``.
             user: column of user ids.
             item: column of item ids.
             time: column of times: numbers (seconds), dates or date-times.
@@ -199,19 +207,18 @@ class Dataset:
             split: a :class:`~graphrec.data.splits.Split`, its name (``"random"``, ``"leave-one-out"``,
                 ``"time"``, ``"cold-items"``), or the name of a column that holds ``train``/``valid``/``test``
                 or ``0``/``1``/``2``.
-            items: an item table with content; rows for unknown items are left out and counted. Items that
-                occur in no interaction are not added.
+            items: an item table with content; rows of unknown items are skipped and counted. Items without
+                interactions are not added.
             item_id: id column of ``items``; default: ``item``.
             content: field name -> (kind, column of ``items``), such as ``{"text": ("text", "title")}``.
             root: directory that image paths are relative to.
-            seed: of the split.
-            name: the dataset's name.
-            source: what to name in messages, such as the file.
+            seed: random seed of the split.
+            name: name of the dataset.
+            source: name of the table for messages, such as the file.
 
         Raises:
-            DataError: a column is missing, an id or a value is unusable (row and value are named), a filter
-            leaves
-                nothing, or the split leaves train empty.
+            DataError: a column is missing, an id or value is invalid (the message names the row), no rows
+                pass a filter, or the split leaves train empty.
         """
         parts = from_frame.parse(
             interactions, user=user, item=item, time=time, rating=rating, min_rating=min_rating,
@@ -221,21 +228,20 @@ class Dataset:
         return cls(**parts)
 
     def with_content(self, **content: Content) -> Dataset:
-        """A copy with further (or other) content fields."""
+        """A copy with additional or replaced content fields."""
         return self._replace(content={**self.content, **content})
 
     def with_splits(
         self, train: Interactions, valid: Interactions, test: Interactions, **meta: Any
     ) -> Dataset:
-        """A copy with other splits; ``meta`` says how they were made."""
+        """A copy with other splits; ``meta`` records how they were made."""
         return self._replace(train=train, valid=valid, test=test, meta={**self.meta, **meta})
 
     def transposed(self, **content: Content) -> Dataset:
-        """The same from the other side: its items are the users, its users the items. What describes users
-        is extracted from it.
+        """The dataset with users and items exchanged, for extracting features of users.
 
         Args:
-            **content: of the users, by field.
+            **content: content of the users by field.
         """
         train, valid, test = (
             Interactions(part.items, part.users, self.n_items, self.n_users, part.times, part.name)
@@ -244,22 +250,23 @@ class Dataset:
         return Dataset(self.name, self.items, self.users, train, valid, test, content, meta=self.meta)
 
     def resplit(self, split: Any, seed: int = 0) -> Dataset:
-        """A copy with all its interactions divided anew.
+        """A copy whose interactions are split again.
 
         Args:
-            split: a split's object, name or description (see :mod:`graphrec.data.splits`).
-            seed: of the split.
+            split: a split object, name or description (see :mod:`graphrec.data.splits`).
+            seed: random seed of the split.
 
         Raises:
-            ConfigError: an unknown split.
-            DataError: it needs times and there are none, or it leaves train empty.
+            ConfigError: unknown split.
+            DataError: the split needs times and there are none, or it leaves train empty.
         """
-        recipe, together = as_split(split), self.train + self.valid + self.test
-        label = recipe.assign(together, seed)
-        parts = [together.where(label == i, name) for i, name in enumerate(SPLIT_NAMES)]
-        if not len(parts[0]):
-            raise DataError(f"{self.name}: {recipe.describe()} leaves train empty; hold out less")
-        return self.with_splits(*parts, split={**recipe.describe(), "seed": seed})
+        splitter = as_split(split)
+        interactions = self.train + self.valid + self.test
+        labels = splitter.assign(interactions, seed)
+        train, valid, test = (interactions.where(labels == i, name) for i, name in enumerate(SPLIT_NAMES))
+        if not len(train):
+            raise DataError(f"{self.name}: the split {splitter.describe()} leaves train empty; hold out less")
+        return self.with_splits(train, valid, test, split={**splitter.describe(), "seed": seed})
 
     def _replace(self, **changes: Any) -> Dataset:
         current = {f: getattr(self, f) for f in self.__dataclass_fields__}
@@ -268,13 +275,16 @@ class Dataset:
     # -- saving ----------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:
-        """Writes a directory of Arrow, ``.npy`` and JSON files; ``dataset.json`` comes last and names all.
+        """Writes a directory of Arrow, ``.npy`` and JSON files; ``dataset.json`` is last and lists them.
 
         Args:
             path: directory to create; an existing dataset in it is replaced.
 
+        Returns:
+            The directory.
+
         Raises:
-            DataError: a text or a name holds a lone surrogate.
+            DataError: a text or name contains a lone surrogate.
         """
         path = Path(path)
         files: dict[str, str] = {}
@@ -284,10 +294,10 @@ class Dataset:
                 frame = pl.DataFrame({k: pl.Series(k, list(v), dtype=pl.String) for k, v in columns.items()})
             except UnicodeEncodeError as cause:
                 raise DataError(
-                    f"{path / file}: {ascii(cause.object)[:80]} holds half a character ({cause.reason}), "
-                    "which no file can hold; remove it with text.encode('utf-8', 'ignore').decode()"
+                    f"{path / file}: {ascii(cause.object)[:80]} contains a lone surrogate ({cause.reason}), "
+                    "which cannot be stored; remove it with text.encode('utf-8', 'ignore').decode()"
                 ) from cause
-            with writing(path / file) as out:
+            with atomic_write(path / file) as out:
                 frame.write_ipc(out)
             files[file] = sha256_file(path / file)
 
@@ -297,20 +307,20 @@ class Dataset:
         arrow("users.arrow", id=self.users.ids)
         arrow("items.arrow", id=self.items.ids)
         for node_type, vocabulary in self.nodes.items():
-            arrow(f"nodes-{_safe(node_type)}.arrow", id=vocabulary.ids)
+            arrow(f"nodes-{_file_part(node_type)}.arrow", id=vocabulary.ids)
         for split in SPLIT_NAMES:
             part: Interactions = getattr(self, split)
             npy(f"{split}.npy", np.stack([part.users, part.items]))
             if part.times is not None:
                 npy(f"{split}-times.npy", part.times)
         for key, edges in self.relations.items():
-            npy(f"relation-{'-'.join(map(_safe, key))}.npy", edges)
+            npy(f"relation-{'-'.join(map(_file_part, key))}.npy", edges)
         for name, content in self.content.items():
-            arrow(f"content-{_safe(name)}.arrow", value=content.values)
+            arrow(f"content-{_file_part(name)}.arrow", value=content.values)
         write_json(
             path / "dataset.json",
             {
-                "format": FORMAT,
+                **FORMAT.header,
                 "name": self.name,
                 "fingerprint": self.fingerprint,
                 "files": files,
@@ -337,32 +347,35 @@ class Dataset:
             return cls._load(path)
         except GraphrecError:
             raise
-        except Exception as cause:  # whatever an edited or exchanged file leads to
+        except Exception as cause:  # an edited or exchanged file may cause any exception
             raise DataError(
-                f"{path / 'dataset.json'}: this and the files beside it are not what Dataset.save wrote "
+                f"{path / 'dataset.json'}: this directory differs from what Dataset.save writes "
                 f"({type(cause).__name__}: {cause}); save the dataset again"
             ) from cause
 
     @classmethod
     def _load(cls, path: Path) -> Dataset:
         head = read_json(path / "dataset.json")
-        if not isinstance(head, dict) or head.get("format") != FORMAT:
-            found = head.get("format") if isinstance(head, dict) else type(head).__name__
-            raise DataError(f"{path / 'dataset.json'}: format {found!r}; this version reads format {FORMAT}")
+        head = FORMAT.read(head, path / "dataset.json", "save the dataset again", DataError)
         if not (isinstance(head["name"], str) and head["name"]) or not isinstance(head["meta"], dict):
-            raise TypeError(f"name {head['name']!r} and meta are not a text and an object")
+            raise TypeError(f"name {head['name']!r}; expected text, and an object as meta")
         for file, expected in head["files"].items():
             if Path(file).name != file:
-                raise DataError(f"{path / 'dataset.json'}: names {file!r}, which is outside the directory")
+                raise DataError(f"{path / 'dataset.json'}: lists {file!r}, which is outside the directory")
             if not (path / file).is_file():
-                raise DataError(f"{path / file}: no such file; the dataset is incomplete, save it again")
+                raise DataError(
+                    f"{path / file}: no such file; the dataset is incomplete, save the dataset again"
+                )
             if sha256_file(path / file) != expected:
-                raise DataError(f"{path / file}: its sha256 is not the one recorded; save the dataset again")
+                raise DataError(
+                    f"{path / file}: its sha256 differs from the recorded one; save the dataset again"
+                )
 
         def arrow(file: str, column: str = "id") -> list[str | None]:
             return pl.read_ipc(path / file)[column].to_list()
 
-        users, items = Vocabulary(arrow("users.arrow"), "user"), Vocabulary(arrow("items.arrow"), "item")
+        users = Vocabulary(arrow("users.arrow"), "user")
+        items = Vocabulary(arrow("items.arrow"), "item")
         parts = {}
         for split in SPLIT_NAMES:
             pairs = read_array(path / f"{split}.npy")
@@ -374,20 +387,20 @@ class Dataset:
             items,
             **parts,
             content={
-                k: Content(c["kind"], arrow(f"content-{_safe(k)}.arrow", "value"), c["root"])
+                k: Content(c["kind"], arrow(f"content-{_file_part(k)}.arrow", "value"), c["root"])
                 for k, c in head["content"].items()
             },
-            nodes={n: Vocabulary(arrow(f"nodes-{_safe(n)}.arrow"), n) for n in head["nodes"]},
+            nodes={n: Vocabulary(arrow(f"nodes-{_file_part(n)}.arrow"), n) for n in head["nodes"]},
             relations={
-                (r[0], r[1], r[2]): read_array(path / f"relation-{'-'.join(map(_safe, r))}.npy")
+                (r[0], r[1], r[2]): read_array(path / f"relation-{'-'.join(map(_file_part, r))}.npy")
                 for r in head["relations"]
             },
             meta=head["meta"],
         )
         if dataset.fingerprint != head["fingerprint"]:
             raise DataError(
-                f"{path / 'dataset.json'}: its files do not have the recorded fingerprint; save the dataset "
-                "again"
+                f"{path / 'dataset.json'}: its fingerprint differs from the recorded one; save the "
+                "dataset again"
             )
         return dataset
 
@@ -395,7 +408,7 @@ class Dataset:
         """One content field.
 
         Raises:
-            DataError: the dataset has no such field; names those it has.
+            DataError: the dataset has no such field; the message lists its fields.
         """
         if name not in self.content:
             raise DataError(
@@ -405,8 +418,8 @@ class Dataset:
         return self.content[name]
 
 
-def _safe(name: str) -> str:
-    """A file-name part for a name the program (not the data) chose."""
+def _file_part(name: str) -> str:
+    """A field, node type or relation name as part of a file name."""
     if not name or not all(c.isalnum() or c == "_" for c in name):
         raise DataError(
             f"{name!r} cannot name a field, node type or relation; expected letters, digits and '_'"

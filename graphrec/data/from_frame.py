@@ -1,4 +1,4 @@
-"""From any dataframe to a Dataset: columns checked, ids mapped, rows filtered and split, all counted."""
+"""Builds a dataset from any dataframe: checks columns, maps ids, filters and splits rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def as_frame(data: Any, source: str = "the frame") -> pl.DataFrame:
     """A Polars frame from Polars, pandas, Arrow, or a mapping of columns.
 
     Raises:
-        DataError: it is none of these.
+        DataError: the data are none of these.
     """
     if isinstance(data, pl.LazyFrame):
         return data.collect()
@@ -40,27 +40,35 @@ def as_frame(data: Any, source: str = "the frame") -> pl.DataFrame:
 
 
 def column(frame: pl.DataFrame, name: str, source: str) -> pl.Series:
-    """One column by name; a missing one is an error that lists those there are."""
+    """One column by name.
+
+    Raises:
+        DataError: there is no such column; the message lists the columns.
+    """
     if name not in frame.columns:
         raise DataError(
-            f"{source}: no column {name!r}; it has {some(frame.columns)}.{nearest(name, frame.columns)}"
+            f"{source}: no column {name!r}; it has "
+            f"{first_names(frame.columns)}.{nearest(name, frame.columns)}"
         )
     return frame[name]
 
 
-def some(names: list[str]) -> str:
-    """The first twenty names and how many more there are, for messages."""
+def first_names(names: list[str]) -> str:
+    """The first twenty names and the number of further ones, for messages."""
     return f"{names[:20]}" + (f" and {len(names) - 20:,} more" if len(names) > 20 else "")
 
 
-def ids(series: pl.Series, kind: str, source: str, first_row: int = 1) -> pl.Series:
-    """Ids as text, exactly as they came; the first unusable one is named with its row.
+def as_ids(series: pl.Series, kind: str, source: str, first_row: int = 1) -> pl.Series:
+    """Ids as text, unchanged.
 
     Args:
         series: text or integer column.
-        kind: ``"user"`` or ``"item"``.
-        source: file, for the message.
-        first_row: number of the first row, for the message.
+        kind: ``"user"`` or ``"item"``, for messages.
+        source: file, for messages.
+        first_row: number of the first row, for messages.
+
+    Raises:
+        DataError: an id is missing or invalid; the message names the first one and its row.
     """
     if series.dtype.is_float():
         bad = (
@@ -68,7 +76,7 @@ def ids(series: pl.Series, kind: str, source: str, first_row: int = 1) -> pl.Ser
             | ~series.is_finite().fill_null(False)
             | (series != series.floor()).fill_null(True)
         )
-        # From here on a float no longer tells neighboring whole numbers apart, so two ids might be one.
+        # Beyond this value neighboring integers have the same float, so two ids could become one.
         exact = {"Float16": 2**11, "Float32": 2**24}.get(str(series.dtype), 2**53)
         bad |= (series.abs() >= exact).fill_null(True)
         if bad.any():
@@ -93,17 +101,21 @@ def ids(series: pl.Series, kind: str, source: str, first_row: int = 1) -> pl.Ser
     if bad.any():
         row = int(bad.arg_max() or 0)
         raise DataError(
-            f"{source}, row {row + first_row}: {kind} id {text[row]!r} is missing, empty or holds a NUL"
+            f"{source}, row {row + first_row}: {kind} id {text[row]!r} is missing, empty or contains NUL"
         )
     return text
 
 
-def numbers(series: pl.Series, what: str, source: str, first_row: int = 1) -> np.ndarray:
-    """A numeric column ``(E,) float64``; text is parsed, and the first value that is not finite is named."""
+def as_numbers(series: pl.Series, what: str, source: str, first_row: int = 1) -> np.ndarray:
+    """A numeric column ``(E,) float64``; text is parsed.
+
+    Raises:
+        DataError: a value is not a finite number; the message names the first one and its row.
+    """
     if not (series.dtype.is_numeric() or series.dtype in (pl.String, pl.Boolean, pl.Null)):
         raise DataError(
-            f"{source}: {what} column {series.name!r} has type {series.dtype}; expected numbers, or text "
-            "that holds them"
+            f"{source}: {what} column {series.name!r} has type {series.dtype}; expected numbers, or numbers "
+            "as text"
         )
     parsed = series.cast(pl.Float64, strict=False)
     bad = parsed.is_null() | ~parsed.is_finite().fill_null(False)
@@ -113,15 +125,18 @@ def numbers(series: pl.Series, what: str, source: str, first_row: int = 1) -> np
     return parsed.to_numpy()
 
 
-def seconds(series: pl.Series, source: str, first_row: int = 1) -> np.ndarray:
-    """Times ``(E,) int64`` in seconds from numbers, dates, date-times or ISO text.
+def as_seconds(series: pl.Series, source: str, first_row: int = 1) -> np.ndarray:
+    """Times ``(E,) int64`` in seconds from numbers, dates, datetimes or ISO text.
 
-    Whole numbers are kept exactly. Only their order matters to splits, so milliseconds do as well.
+    Integers are kept exactly. Splits use only the order of times, so milliseconds work as well.
+
+    Raises:
+        DataError: a value is not a time; the message names the first one and its row.
     """
     if series.dtype in (pl.Boolean, pl.Time, pl.Duration):
         raise DataError(
             f"{source}: time column {series.name!r} has type {series.dtype}; expected seconds, dates or "
-            "date-times"
+            "datetimes"
         )
     if series.dtype.is_integer() or series.dtype == pl.String:
         whole = series.cast(pl.Int64, strict=False)
@@ -132,22 +147,22 @@ def seconds(series: pl.Series, source: str, first_row: int = 1) -> np.ndarray:
             as_time = series.str.to_datetime(strict=False)
         except pl.exceptions.ComputeError as cause:  # no value looks like a date
             row = int(series.cast(pl.Float64, strict=False).is_null().arg_max() or 0)
-            raise _no_time(series, row, source, first_row) from cause
+            raise _time_error(series, row, source, first_row) from cause
         if as_time.null_count():
-            raise _no_time(series, int(as_time.is_null().arg_max() or 0), source, first_row)
+            raise _time_error(series, int(as_time.is_null().arg_max() or 0), source, first_row)
         series = as_time
     if series.dtype.is_temporal():
         if series.null_count():
-            raise _no_time(series, int(series.is_null().arg_max() or 0), source, first_row)
+            raise _time_error(series, int(series.is_null().arg_max() or 0), source, first_row)
         return series.cast(pl.Datetime("us")).dt.epoch("s").to_numpy().astype(np.int64)
-    values = numbers(series, "time", source, first_row)
+    values = as_numbers(series, "time", source, first_row)
     bad = np.flatnonzero(np.abs(values) >= 2.0**63)
     if len(bad):
-        raise _no_time(series, int(bad[0]), source, first_row)
+        raise _time_error(series, int(bad[0]), source, first_row)
     return values.astype(np.int64)
 
 
-def _no_time(series: pl.Series, row: int, source: str, first_row: int) -> DataError:
+def _time_error(series: pl.Series, row: int, source: str, first_row: int) -> DataError:
     return DataError(
         f"{source}, row {row + first_row}: time {series[row]!r}; expected seconds, or a date such as "
         "2024-05-31 or 2024-05-31 18:00:00"
@@ -175,12 +190,11 @@ def parse(
     items_source: str = "the item table",
     items_first_row: int = 1,
 ) -> dict[str, Any]:
-    """The fields of a :class:`graphrec.Dataset`; see :meth:`graphrec.Dataset.from_frame` for everything up to
-    ``source``.
+    """The fields of a :class:`graphrec.Dataset`; see :meth:`graphrec.Dataset.from_frame` for the arguments.
 
-    The rest is for messages: ``first_row`` is the number of the first interaction (2 where the file has a
-    header line), ``items_source`` what to call the item table, and ``items_first_row`` the number of its
-    first row.
+    The last three arguments are for messages: ``first_row`` is the number of the first interaction (2 if the
+    file has a header line), ``items_source`` the name of the item table, and ``items_first_row`` the number
+    of its first row.
     """
     source = source or name
     frame = as_frame(interactions, source)
@@ -189,53 +203,55 @@ def parse(
     _check_options(source, name, user, item, k_core, min_rating)
     if rating is not None:
         column(frame, rating, source)
-    # From here on ids are numbers in the order they appear in: ten million texts are sorted no second time.
-    user_codes, users_of = _codes(ids(column(frame, user, source), "user", source, first_row))
-    item_codes, items_of = _codes(ids(column(frame, item, source), "item", source, first_row))
+    # Ids are encoded as integers once, so that millions of strings are not sorted again.
+    user_codes, users_of = _encode_ids(as_ids(column(frame, user, source), "user", source, first_row))
+    item_codes, items_of = _encode_ids(as_ids(column(frame, item, source), "item", source, first_row))
     table = pl.DataFrame({"user": user_codes, "item": item_codes})
     if time is not None:
-        table = table.with_columns(pl.Series("time", seconds(column(frame, time, source), source, first_row)))
-    # A column that is known to hold something else is not meant: time="time", split="time" is the time split.
+        table = table.with_columns(
+            pl.Series("time", as_seconds(column(frame, time, source), source, first_row))
+        )
+    # A column with another role is not a split column: time="time", split="time" means the time split.
     taken = (user, item, time, rating)
     label_column = split if isinstance(split, str) and split in frame.columns and split not in taken else None
     if label_column is not None:
-        table = table.with_columns(pl.Series("label", _labels(frame[label_column], source, first_row)))
+        table = table.with_columns(pl.Series("label", _read_labels(frame[label_column], source, first_row)))
     meta: dict[str, Any] = {"source": Path(source).name, "rows": frame.height}
     if min_rating is not None:
         if rating is None:
-            raise DataError(
-                f"{source}: min_rating={min_rating} needs the rating column; name it with rating="
-            )
+            raise DataError(f"{source}: min_rating={min_rating} needs a rating column; set it with rating=")
         table = table.filter(
-            numbers(column(frame, rating, source), "rating", source, first_row) >= min_rating
+            as_numbers(column(frame, rating, source), "rating", source, first_row) >= min_rating
         )
         meta["min_rating"] = min_rating
-        _not_empty(table, source, f"no row has a rating of at least {min_rating}")
-    table, meta["repeated pairs dropped"] = _unique(table, users_of, items_of, source)
+        _require_rows(table, source, f"no row has a rating of at least {min_rating}")
+    table, meta["repeated pairs dropped"] = _drop_repeats(table, users_of, items_of, source)
 
     cores = (k_core, k_core) if isinstance(k_core, int) else tuple(k_core)
     if max(cores) > 1:
         table = table.filter(core_mask(table["user"].to_numpy(), table["item"].to_numpy(), *cores))
         meta["k_core"] = list(cores)
-        _not_empty(table, source, f"no interaction is left by the {cores[0]}/{cores[1]}-core filter")
-    # Ids in a fixed order (numbers by value, else text) make the dataset independent of the order of the
-    # rows.
-    user_ids, user_codes = _ordered(table["user"], users_of)
-    item_ids, item_codes = _ordered(table["item"], items_of)
-    users, vocabulary = Vocabulary(user_ids, "user"), Vocabulary(item_ids, "item")
+        _require_rows(table, source, f"no interaction is left by the {cores[0]}/{cores[1]}-core filter")
+    # Sorting ids (numbers by value, else as text) makes the dataset independent of the order of the rows.
+    user_ids, user_codes = _sort_ids(table["user"], users_of)
+    item_ids, item_codes = _sort_ids(table["item"], items_of)
+    users = Vocabulary(user_ids, "user")
+    vocabulary = Vocabulary(item_ids, "item")
     times = table["time"].to_numpy() if time is not None else None
     pairs = Interactions(user_codes, item_codes, len(users), len(vocabulary), times, source)
     if label_column is not None:
         order = np.argsort(user_codes.astype(np.int64) * len(vocabulary) + item_codes, kind="stable")
-        labels, meta["split"] = table["label"].to_numpy()[order], {"name": "column", "column": label_column}
+        labels = table["label"].to_numpy()[order]
+        meta["split"] = {"name": "column", "column": label_column}
     else:
-        recipe = as_split(split)
-        labels, meta["split"] = recipe.assign(pairs, seed), {**recipe.describe(), "seed": seed}
+        splitter = as_split(split)
+        labels = splitter.assign(pairs, seed)
+        meta["split"] = {**splitter.describe(), "seed": seed}
     train, valid, test = (pairs.where(labels == i, s) for i, s in enumerate(SPLIT_NAMES))
     fields, unknown = (
         ({}, 0)
         if items is None
-        else _content(items, vocabulary, item_id or item, content, root, items_source, items_first_row)
+        else _read_content(items, vocabulary, item_id or item, content, root, items_source, items_first_row)
     )
     if items is not None:
         meta["item rows without interactions"] = unknown
@@ -255,11 +271,11 @@ def _check_options(
     source: str, name: str, user: str, item: str, k_core: int | tuple[int, int], min_rating: float | None
 ) -> None:
     if user == item:
-        raise ConfigError(f"{source}: user and item are both column {user!r}; name two columns")
+        raise ConfigError(f"{source}: user and item are both column {user!r}; expected two columns")
     if not name or any(mark in name for mark in "/\\\0"):
         raise ConfigError(
-            f"{source}: {name!r} cannot name a dataset, because directories are named after it; expected a "
-            "name without slashes, given with name="
+            f"{source}: {name!r} is not a dataset name, because directories are named after it; expected a "
+            "name without slashes, set with name="
         )
     for least in (k_core, k_core) if isinstance(k_core, int) else k_core:
         if isinstance(least, bool) or least < 0:
@@ -268,8 +284,10 @@ def _check_options(
         raise ConfigError(f"{source}: min_rating={min_rating}; expected a finite number")
 
 
-def _unique(table: pl.DataFrame, users: pl.Series, items: pl.Series, source: str) -> tuple[pl.DataFrame, int]:
-    """Keeps the latest of repeated pairs (the first where there is no time)."""
+def _drop_repeats(
+    table: pl.DataFrame, users: pl.Series, items: pl.Series, source: str
+) -> tuple[pl.DataFrame, int]:
+    """Keeps the latest of repeated pairs, or the first without times; returns the number of dropped rows."""
     if "label" in table.columns:
         mixed = (
             table.group_by("user", "item", maintain_order=True)
@@ -278,7 +296,7 @@ def _unique(table: pl.DataFrame, users: pl.Series, items: pl.Series, source: str
         )
         if mixed.height:
             raise DataError(
-                f"{source}: user {users[mixed['user'][0]]!r} item {items[mixed['item'][0]]!r} stands in more "
+                f"{source}: user {users[mixed['user'][0]]!r} item {items[mixed['item'][0]]!r} occurs in more "
                 f"than one split ({mixed.height:,} such pairs); splits must be disjoint"
             )
     if "time" in table.columns:
@@ -290,7 +308,7 @@ def _unique(table: pl.DataFrame, users: pl.Series, items: pl.Series, source: str
     return unique, table.height - unique.height
 
 
-def _content(
+def _read_content(
     items: Any,
     vocabulary: Vocabulary,
     item_id: str,
@@ -300,20 +318,19 @@ def _content(
     first_row: int,
 ) -> tuple[dict[str, Content], int]:
     frame = as_frame(items, source)
-    keys = ids(column(frame, item_id, source), "item", source, first_row)
+    keys = as_ids(column(frame, item_id, source), "item", source, first_row)
     if keys.n_unique() != len(keys):
         second = int((~keys.is_first_distinct()).arg_max() or 0)
         raise DataError(
             f"{source}, row {second + first_row}: item {keys[second]!r} occurs a second time; expected "
-            f"one row "
-            "an item"
+            "one row per item"
         )
     at = vocabulary.find(keys.to_list())
     known = at >= 0
     if not known.any():
         raise DataError(
-            f"{source}: none of its {len(keys):,} items, first {short(keys[0])}, is among the "
-            f"{len(vocabulary):,} items with interactions, first {short(vocabulary[0])}; check that "
+            f"{source}: none of its {len(keys):,} items, first {quoted(keys[0])}, is among the "
+            f"{len(vocabulary):,} items with interactions, first {quoted(vocabulary[0])}; check that "
             f"{item_id!r} is the column of item ids"
         )
     fields: dict[str, Content] = {}
@@ -326,7 +343,7 @@ def _content(
     return fields, int((~known).sum())
 
 
-def _labels(series: pl.Series, source: str, first_row: int) -> np.ndarray:
+def _read_labels(series: pl.Series, source: str, first_row: int) -> np.ndarray:
     if not (
         series.dtype.is_numeric()
         or series.dtype in (pl.String, pl.Boolean, pl.Null)
@@ -349,15 +366,15 @@ def _labels(series: pl.Series, source: str, first_row: int) -> np.ndarray:
     return labels.to_numpy()
 
 
-def _codes(values: pl.Series) -> tuple[np.ndarray, pl.Series]:
-    """A number for each text ``(E,) int32``, and the texts by number, in the order they appear in."""
+def _encode_ids(values: pl.Series) -> tuple[np.ndarray, pl.Series]:
+    """An integer for each text ``(E,) int32``, and the distinct texts in order of appearance."""
     known = values.unique(maintain_order=True)
     numbers = pl.Series(np.arange(len(known), dtype=np.int32))
     return values.replace_strict(known, numbers, return_dtype=pl.Int32).to_numpy(), known
 
 
-def _ordered(codes: pl.Series, known: pl.Series) -> tuple[list[str], np.ndarray]:
-    """The ids that are left, numbers by value and else as text; the codes ``(E,) int32`` by that order."""
+def _sort_ids(codes: pl.Series, known: pl.Series) -> tuple[list[str], np.ndarray]:
+    """The ids in use, sorted (numbers by value, else as text), and the codes ``(E,) int32`` in that order."""
     at = np.flatnonzero(np.bincount(codes.to_numpy(), minlength=len(known)))
     frame = pl.DataFrame({"id": known.gather(at), "at": at})
     plain = frame["id"].str.contains(r"^(0|[1-9][0-9]{0,17})$").all()
@@ -367,11 +384,11 @@ def _ordered(codes: pl.Series, known: pl.Series) -> tuple[list[str], np.ndarray]
     return frame["id"].to_list(), place[codes.to_numpy()]
 
 
-def short(value: str) -> str:
+def quoted(value: str) -> str:
     """A value in quotes, cut to 80 characters, for messages."""
     return repr(value if len(value) <= 80 else value[:79] + "…")
 
 
-def _not_empty(table: pl.DataFrame, source: str, why: str) -> None:
+def _require_rows(table: pl.DataFrame, source: str, why: str) -> None:
     if not table.height:
-        raise DataError(f"{source}: {why}; loosen the filter")
+        raise DataError(f"{source}: {why}; relax the filter")

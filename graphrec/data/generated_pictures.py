@@ -1,4 +1,4 @@
-"""Pictures for the generated catalog: a silhouette in a look's colors and pattern, on a soft ground."""
+"""Images of the generated catalog: a silhouette in the colors and pattern of a look on a light background."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def render(kind: int, look: int, rng: np.random.Generator) -> Image.Image:
     """
     drawn = Image.new("L", (SIZE * SCALE, SIZE * SCALE), 0)
     shape = list(KINDS.values())[kind]
-    shape(ImageDraw.Draw(drawn), _Place(SIZE * SCALE, rng))
+    shape(ImageDraw.Draw(drawn), _Placement(SIZE * SCALE, rng))
     silhouette = drawn.reduce(SCALE)
-    mask = _share(silhouette)
+    mask = _to_unit_range(silhouette)
     chosen = list(LOOKS.values())[look]
     # Mostly lighter or darker, hardly another hue: the colors are what a look is known by.
     shift = rng.normal(0, 8) + rng.normal(0, 3, size=3)
@@ -55,19 +55,19 @@ def render(kind: int, look: int, rng: np.random.Generator) -> Image.Image:
     amount = _pattern(chosen.pattern, rng)[..., None]
     surface = (main + (second - main) * amount) * _shading(bool(rng.integers(2)))
     small = silhouette.reduce(4).filter(ImageFilter.GaussianBlur(1.6))
-    shadow = _share(small.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+    shadow = _to_unit_range(small.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
     shadow = np.roll(shadow, (SIZE // 28, SIZE // 50), axis=(0, 1))
     ground = _ground(int(rng.integers(4))) * (1 - np.float32(0.28) * shadow)
     picture = ground + (surface - ground) * mask
     return Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
 
 
-def _share(image: Image.Image) -> np.ndarray:
+def _to_unit_range(image: Image.Image) -> np.ndarray:
     """A gray image as ``(side, side, 1)``, 0 to 1."""
     return (np.asarray(image, dtype=np.float32) / np.float32(255))[..., None]
 
 
-class _Place:
+class _Placement:
     """Maps shape coordinates, 0 to 1 in both directions, to pixels, with an item's own proportions."""
 
     def __init__(self, side: int, rng: np.random.Generator) -> None:
@@ -89,7 +89,7 @@ class _Place:
         return max(1, round(self.side * share))
 
 
-def _profile(draw: ImageDraw.ImageDraw, at: _Place, points: list[tuple[float, float]]) -> None:
+def _profile(draw: ImageDraw.ImageDraw, at: _Placement, points: list[tuple[float, float]]) -> None:
     """A body symmetric about the middle: half-widths by height, joined by a smooth curve."""
     heights, half = np.array([y for _, y in points]), np.array([x for x, _ in points])
     fine = np.linspace(heights[0], heights[-1], 40)
@@ -102,13 +102,13 @@ def _profile(draw: ImageDraw.ImageDraw, at: _Place, points: list[tuple[float, fl
     draw.polygon(at(*right, *left), fill=255)
 
 
-def _mug(draw: ImageDraw.ImageDraw, at: _Place) -> None:
+def _mug(draw: ImageDraw.ImageDraw, at: _Placement) -> None:
     handle = at((0.58, 0.40), (0.83, 0.68))
     draw.ellipse([handle[0], handle[1]], outline=255, width=at.thick(0.045))
     draw.rounded_rectangle(at((0.27, 0.29), (0.68, 0.78)), radius=at.thick(0.05), fill=255)
 
 
-def _vase(draw: ImageDraw.ImageDraw, at: _Place) -> None:
+def _vase(draw: ImageDraw.ImageDraw, at: _Placement) -> None:
     belly = 0.19 + 0.06 * at.detail
     _profile(
         draw,
@@ -117,14 +117,14 @@ def _vase(draw: ImageDraw.ImageDraw, at: _Place) -> None:
     )
 
 
-def _lamp(draw: ImageDraw.ImageDraw, at: _Place) -> None:
+def _lamp(draw: ImageDraw.ImageDraw, at: _Placement) -> None:
     top = 0.09 + 0.06 * at.detail
     draw.polygon(at((0.5 - top, 0.18), (0.5 + top, 0.18), (0.74, 0.50), (0.26, 0.50)), fill=255)
     draw.rectangle(at((0.475, 0.48), (0.525, 0.80)), fill=255)
     draw.rounded_rectangle(at((0.35, 0.78), (0.65, 0.84)), radius=at.thick(0.02), fill=255)
 
 
-def _cushion(draw: ImageDraw.ImageDraw, at: _Place) -> None:
+def _cushion(draw: ImageDraw.ImageDraw, at: _Placement) -> None:
     turn = np.linspace(0, 2 * np.pi, 90, endpoint=False)
     # A superellipse with drawn-in sides: corners stick out as those of a filled cushion do.
     radius = (
@@ -136,13 +136,13 @@ def _cushion(draw: ImageDraw.ImageDraw, at: _Place) -> None:
     draw.polygon(at(*points), fill=255)
 
 
-def _tote(draw: ImageDraw.ImageDraw, at: _Place) -> None:
+def _tote(draw: ImageDraw.ImageDraw, at: _Placement) -> None:
     handle = at((0.37, 0.14 + 0.05 * at.detail), (0.63, 0.62))
     draw.arc([handle[0], handle[1]], 180, 360, fill=255, width=at.thick(0.03))
     draw.polygon(at((0.28, 0.38), (0.72, 0.38), (0.76, 0.84), (0.24, 0.84)), fill=255)
 
 
-def _bottle(draw: ImageDraw.ImageDraw, at: _Place) -> None:
+def _bottle(draw: ImageDraw.ImageDraw, at: _Placement) -> None:
     neck = 0.05 + 0.02 * at.detail
     draw.rounded_rectangle(
         at((0.5 - neck - 0.015, 0.13), (0.515 + neck, 0.20)), radius=at.thick(0.015), fill=255
@@ -150,14 +150,14 @@ def _bottle(draw: ImageDraw.ImageDraw, at: _Place) -> None:
     _profile(draw, at, [(neck, 0.19), (neck, 0.33), (0.15, 0.46), (0.155, 0.60), (0.155, 0.86)])
 
 
-def _bowl(draw: ImageDraw.ImageDraw, at: _Place) -> None:
+def _bowl(draw: ImageDraw.ImageDraw, at: _Placement) -> None:
     depth = 0.60 + 0.06 * at.detail
     draw.pieslice([*at((0.18, 0.44 - (depth - 0.3)), (0.82, 0.44 + (depth - 0.3)))], 0, 180, fill=255)
     draw.rounded_rectangle(at((0.38, 0.70), (0.62, 0.80)), radius=at.thick(0.02), fill=255)
     draw.ellipse(at((0.18, 0.395), (0.82, 0.485)), fill=255)
 
 
-def _clock(draw: ImageDraw.ImageDraw, at: _Place) -> None:
+def _clock(draw: ImageDraw.ImageDraw, at: _Placement) -> None:
     middle, edge = at((0.5, 0.53), (0.82, 0.53))
     radius = edge[0] - middle[0]
     box = [middle[0] - radius, middle[1] - radius, middle[0] + radius, middle[1] + radius]
@@ -172,7 +172,7 @@ def _clock(draw: ImageDraw.ImageDraw, at: _Place) -> None:
         draw.line([middle, tip], fill=0, width=at.thick(0.022))
 
 
-KINDS: dict[str, Callable[[ImageDraw.ImageDraw, _Place], None]] = {
+KINDS: dict[str, Callable[[ImageDraw.ImageDraw, _Placement], None]] = {
     "mug": _mug,
     "vase": _vase,
     "table lamp": _lamp,

@@ -1,4 +1,4 @@
-"""One split of user-item interactions."""
+"""User-item interactions of one split."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from graphrec.core.errors import DataError
 from graphrec.core.files import digest
 from graphrec.core.random import numpy_rng
 
-BLOCK = 2**22  # pairs looked up at a time
+LOOKUP_BLOCK = 2**22  # pairs per lookup block
 
 SPLIT_NAMES = ("train", "valid", "test")
 
 
 class Interactions:
-    """Unique (user, item) pairs, sorted by user then item, validated once and read-only afterwards.
+    """Unique (user, item) pairs, sorted by user and item, validated on construction and read-only.
 
     Args:
         users: user indices ``(E,)``.
@@ -25,7 +25,7 @@ class Interactions:
         n_users: number of users; every index is below it.
         n_items: number of items.
         times: seconds since the epoch ``(E,)``, or None.
-        name: what to call it in messages, such as ``"train"``.
+        name: name of the split for messages, such as ``"train"``.
 
     Attributes:
         users: ``(E,) int32``.
@@ -45,20 +45,22 @@ class Interactions:
         times: Any = None,
         name: str = "interactions",
     ) -> None:
-        self.n_users, self.n_items, self.name = int(n_users), int(n_items), name
-        user_array = _integers(users, "users", name)
-        item_array = _integers(items, "items", name)
-        time_array = None if times is None else _integers(times, "times", name)
+        self.n_users = int(n_users)
+        self.n_items = int(n_items)
+        self.name = name
+        user_array = _as_integers(users, "users", name)
+        item_array = _as_integers(items, "items", name)
+        time_array = None if times is None else _as_integers(times, "times", name)
         if len(user_array) != len(item_array) or (
             time_array is not None and len(time_array) != len(user_array)
         ):
             raise DataError(
                 f"{name}: {len(user_array):,} users, {len(item_array):,} items"
                 + (f", {len(time_array):,} times" if time_array is not None else "")
-                + "; expected columns of one length"
+                + "; expected columns of equal length"
             )
-        _in_range(user_array, self.n_users, "user", name)
-        _in_range(item_array, self.n_items, "item", name)
+        _check_range(user_array, self.n_users, "user", name)
+        _check_range(item_array, self.n_items, "item", name)
         keys = user_array * self.n_items + item_array
         if len(keys) and not np.all(keys[1:] > keys[:-1]):
             order = np.argsort(keys, kind="stable")
@@ -69,12 +71,12 @@ class Interactions:
                 first = int(repeated[0])
                 raise DataError(
                     f"{name}: {len(repeated):,} repeated pairs, first (user {user_array[first]}, item "
-                    f"{item_array[first]}); expected unique pairs: drop repeats before building Interactions"
+                    f"{item_array[first]}); expected unique pairs: drop the repeats first"
                 )
-        self.users = _frozen(user_array.astype(np.int32))
-        self.items = _frozen(item_array.astype(np.int32))
-        self.times = None if time_array is None else _frozen(time_array)
-        self.keys = _frozen(keys)
+        self.users = _read_only(user_array.astype(np.int32))
+        self.items = _read_only(item_array.astype(np.int32))
+        self.times = None if time_array is None else _read_only(time_array)
+        self.keys = _read_only(keys)
         """``user * n_items + item`` as ``(E,) int64``, ascending."""
 
     def __len__(self) -> int:
@@ -98,9 +100,8 @@ class Interactions:
         """The union of two disjoint splits, such as ``data.train + data.valid``."""
         if (self.n_users, self.n_items) != (other.n_users, other.n_items):
             raise DataError(
-                f"cannot add {self!r} and {other!r}: they count different users or items, so they are "
-                f"not splits "
-                "of one dataset"
+                f"cannot add {self!r} and {other!r}: expected two splits of one dataset, with equal "
+                "numbers of users and items"
             )
         times = None
         if self.times is not None and other.times is not None:
@@ -124,29 +125,33 @@ class Interactions:
     @cached_property
     def user_degree(self) -> np.ndarray:
         """Interactions per user ``(n_users,) int64``."""
-        return _frozen(np.bincount(self.users, minlength=self.n_users))
+        return _read_only(np.bincount(self.users, minlength=self.n_users))
 
     @cached_property
     def item_degree(self) -> np.ndarray:
         """Interactions per item ``(n_items,) int64``."""
-        return _frozen(np.bincount(self.items, minlength=self.n_items))
+        return _read_only(np.bincount(self.items, minlength=self.n_items))
 
     @cached_property
     def indptr(self) -> np.ndarray:
         """CSR offsets ``(n_users + 1,) int64``: user ``u`` has ``items[indptr[u]:indptr[u + 1]]``."""
-        return _frozen(np.concatenate([[0], np.cumsum(self.user_degree)]).astype(np.int64))
+        return _read_only(np.concatenate([[0], np.cumsum(self.user_degree)]).astype(np.int64))
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex sha256 over who has what, without times."""
+        """Hex sha256 over the pairs, without times."""
         return digest("interactions", self.n_users, self.n_items, self.keys)
 
     def items_of(self, user: int) -> np.ndarray:
         """Items of one user, ascending."""
         return self.items[self.indptr[user] : self.indptr[user + 1]]
 
-    def rows(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """All interactions of several users: position in ``users`` and item, two ``(n,)`` arrays."""
+    def items_of_users(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """All interactions of several users.
+
+        Returns:
+            For each interaction, the position of its user in ``users`` and its item, two arrays ``(n,)``.
+        """
         users = np.asarray(users, dtype=np.int64)
         counts = self.user_degree[users]
         row = np.repeat(np.arange(len(users)), counts)
@@ -154,8 +159,8 @@ class Interactions:
         offset = np.arange(len(row)) - np.repeat(ends - counts, counts)
         return row, self.items[self.indptr[users][row] + offset] if len(row) else self.items[:0]
 
-    def of_some_users(self, n: int, seed: int = 0) -> Interactions:
-        """All interactions of ``n`` of the users who have any, drawn once; all if there are no more."""
+    def sample_users(self, n: int, seed: int = 0) -> Interactions:
+        """All interactions of ``n`` random users with interactions, or of all if there are fewer."""
         active = np.flatnonzero(self.user_degree)
         if n >= len(active):
             return self
@@ -164,11 +169,11 @@ class Interactions:
         return self.where(chosen[self.users])
 
     def _key(self, users: Any, items: Any) -> np.ndarray:
-        """What ``keys`` holds for pairs, of the broadcast shape."""
+        """The keys of pairs, in the broadcast shape."""
         return np.asarray(users, dtype=np.int64) * self.n_items + np.asarray(items, dtype=np.int64)
 
-    def at(self, users: Any, items: Any) -> np.ndarray:
-        """Where pairs stand that are known to be present ``(n,) int64``; vectorized binary search."""
+    def positions(self, users: Any, items: Any) -> np.ndarray:
+        """Positions ``(n,) int64`` of pairs that are present; vectorized binary search."""
         return np.searchsorted(self.keys, self._key(users, items))
 
     def contains(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
@@ -176,25 +181,28 @@ class Interactions:
         wanted = self._key(users, items)
         if not len(self.keys):
             return np.zeros(wanted.shape, dtype=bool)
-        found, asked = np.empty(wanted.shape, dtype=bool), wanted.ravel()
-        flat = found.reshape(-1)
-        for start in range(0, len(asked), BLOCK):
-            part = asked[start : start + BLOCK]
-            # In ascending order a search finds what it reads in the cache: sorting included that takes half
-            # the time among 100,000 pairs, and a tenth among 3 million.
+        present = np.empty(wanted.shape, dtype=bool)
+        flat_present = present.reshape(-1)
+        flat_wanted = wanted.ravel()
+        for start in range(0, len(flat_wanted), LOOKUP_BLOCK):
+            part = flat_wanted[start : start + LOOKUP_BLOCK]
+            # Searching in ascending order reads from the CPU cache: including the sort, it takes half the
+            # time for 100,000 pairs and a tenth for 3 million.
             order = np.argsort(part)
             keys = part[order]
             at = np.searchsorted(self.keys, keys)
-            flat[start : start + BLOCK][order] = self.keys[np.minimum(at, len(self.keys) - 1)] == keys
-        return found
+            flat_present[start : start + LOOKUP_BLOCK][order] = (
+                self.keys[np.minimum(at, len(self.keys) - 1)] == keys
+            )
+        return present
 
 
-def _integers(values: Any, what: str, name: str) -> np.ndarray:
+def _as_integers(values: Any, what: str, name: str) -> np.ndarray:
     array = np.asarray(values)
     if array.ndim != 1:
         raise DataError(f"{name}: {what} has shape {array.shape}; expected one dimension")
     if array.dtype.kind == "f":
-        bad = np.flatnonzero(~(np.abs(array) < 2.0**63))  # NaN, Inf, and what int64 cannot hold
+        bad = np.flatnonzero(~(np.abs(array) < 2.0**63))  # NaN, Inf and values beyond int64
         if len(bad):
             raise DataError(f"{name}: {what} holds {array[bad[0]]} at row {bad[0]}; expected integers")
         if not np.array_equal(array, np.trunc(array)):
@@ -210,12 +218,12 @@ def _integers(values: Any, what: str, name: str) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def _in_range(values: np.ndarray, size: int, what: str, name: str) -> None:
+def _check_range(values: np.ndarray, size: int, what: str, name: str) -> None:
     bad = np.flatnonzero((values < 0) | (values >= size))
     if len(bad):
         raise DataError(f"{name}: {what} {values[bad[0]]} at row {bad[0]}; expected 0 <= {what} < {size}")
 
 
-def _frozen(array: np.ndarray) -> np.ndarray:
+def _read_only(array: np.ndarray) -> np.ndarray:
     array.setflags(write=False)
     return array

@@ -1,6 +1,7 @@
-"""Repositories, as models see them: which file is in which, the tree, and what people did in them.
+"""Repositories as models use them: files, directory tree, and behavior of people.
 
-Made by :func:`Repositories.from_dataset` from a dataset with the relations of :mod:`graphrec.data.git.dataset`.
+:func:`Repositories.from_dataset` reads them from a dataset with the relations of
+:mod:`graphrec.data.git.dataset`.
 """
 
 from __future__ import annotations
@@ -14,36 +15,38 @@ from typing import Self
 import numpy as np
 
 from graphrec.core.errors import DataError
-from graphrec.data.attributes import edges_of
+from graphrec.data.attributes import edges_from_pairs
 from graphrec.data.dataset import Dataset, Relation
 from graphrec.data.interactions import Interactions
 from graphrec.data.vocabulary import Vocabulary
 
 OF: Relation = ("item", "of", "repository")
 TREE: tuple[Relation, ...] = (
-    ("item", "in", "directory"), ("directory", "in", "directory"),
-    ("item", "in", "repository"), ("directory", "in", "repository"),
-)  # fmt: skip
-LANGUAGES = 5
-"""Commonest extensions of a repository that describe it."""
-NAME = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_A-Za-z]+")
+    ("item", "in", "directory"),
+    ("directory", "in", "directory"),
+    ("item", "in", "repository"),
+    ("directory", "in", "repository"),
+)
+N_EXTENSIONS = 5
+"""Number of a repository's most common extensions that are features of it."""
+WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_A-Za-z]+")
 
 
 @dataclass(frozen=True)
 class Repositories:
-    """What a dataset knows of repositories.
+    """Repositories of a dataset.
 
     Attributes:
-        repository: that of each file ``(n_items,) int64``.
-        edges: of the tree, in both directions, over files, then directories, then repositories
-            ``(2, E) int64``.
+        repository: repository of each file ``(n_items,) int64``.
+        edges: edges of the tree in both directions, over files, then directories, then repositories
+            ``(2, E) int64``; the first half points from child to parent.
         words: words of the directories' names, one directory after the other ``(m,) int64``.
-        weights: their TF-IDF, of length 1 for each directory ``(m,) float32``.
-        offsets: where the words of each begin, and the end ``(n_directories + 1,) int64``.
-        n_words: how many different there are, at least 1.
-        about: owner, time of the first contribution and commonest extensions of each repository
+        weights: their TF-IDF, normalized for each directory ``(m,) float32``.
+        offsets: where the words of each directory begin, and the end ``(n_directories + 1,) int64``.
+        n_words: number of different words, at least 1.
+        features: owner, time of the first contribution and most common extensions of each repository
             ``(n_repositories, f) float32``.
-        behaviors: users and repositories, by what was done.
+        behaviors: pairs of users and repositories, by behavior.
     """
 
     repository: np.ndarray
@@ -52,32 +55,33 @@ class Repositories:
     weights: np.ndarray
     offsets: np.ndarray
     n_words: int
-    about: np.ndarray
+    features: np.ndarray
     behaviors: Mapping[str, Interactions]
 
     @classmethod
     def from_dataset(cls, data: Dataset) -> Self:
-        """Those of a dataset.
+        """Reads the repositories of a dataset.
 
         Raises:
-            DataError: it has none, or a file is in none or in two.
+            DataError: it has no repositories, or a file is in none or in two.
         """
         repository = repository_of(data)
         n = len(data.nodes["repository"])
-        done = {
+        behaviors = {
             key[1]: Interactions(edges[0], edges[1], data.n_users, n, name=key[1])
             for key, edges in sorted(data.relations.items())
             if (key[0], key[2]) == ("user", "repository") and edges.shape[1]
         }
         words, weights, offsets, n_words = _words(data)
-        return cls(repository, _edges(data), words, weights, offsets, n_words, _about(data, repository), done)
+        features = _features(data, repository)
+        return cls(repository, _edges(data), words, weights, offsets, n_words, features, behaviors)
 
 
 def repository_of(data: Dataset) -> np.ndarray:
     """The repository of each file ``(n_items,) int64``.
 
     Raises:
-        DataError: the dataset has none, or a file is in none or in two.
+        DataError: the dataset has no repositories, or a file is in none or in two.
     """
     if OF not in data.relations:
         raise DataError(
@@ -87,13 +91,13 @@ def repository_of(data: Dataset) -> np.ndarray:
     items, repositories = data.relations[OF]
     if not np.array_equal(items, np.arange(data.n_items)):
         raise DataError(f"{data.name}: {OF} does not name one repository for each of {data.n_items:,} files")
-    found: np.ndarray = repositories.astype(np.int64)
-    return found
+    repository: np.ndarray = repositories.astype(np.int64)
+    return repository
 
 
 def path_words(path: str) -> str:
-    """A path's words: split at what is no letter or digit, and where capitals begin."""
-    return " ".join(NAME.findall(path)) or path
+    """The words of a path, which end at characters other than letters and digits, and before capitals."""
+    return " ".join(WORD.findall(path)) or path
 
 
 def tree_of(
@@ -102,20 +106,20 @@ def tree_of(
     """Nodes and relations of directories and repositories.
 
     Args:
-        files: repository and parts of the path of each item.
-        names: of the repositories.
+        files: repository and path components of each item.
+        names: names of the repositories.
     """
     edges: dict[Relation, list[tuple[int, int]]] = {key: [] for key in (*TREE, OF)}
     directories: dict[str, int] = {}
 
     def directory(repository: int, parts: Sequence[str]) -> int:
-        """Number of a directory, made after those above it."""
+        """Number of a directory; its parents are numbered first."""
         path = f"{names[repository]}/{'/'.join(parts)}/"
         if path not in directories:
-            above = directory(repository, parts[:-1]) if len(parts) > 1 else repository
+            parent = directory(repository, parts[:-1]) if len(parts) > 1 else repository
             kind: Relation = ("directory", "in", "directory" if len(parts) > 1 else "repository")
             directories[path] = len(directories)
-            edges[kind].append((directories[path], above))
+            edges[kind].append((directories[path], parent))
         return directories[path]
 
     for item, (repository, parts) in enumerate(files):
@@ -128,7 +132,7 @@ def tree_of(
         "repository": Vocabulary(names, "repository"),
         "directory": Vocabulary(list(directories), "directory"),
     }
-    return nodes, {key: edges_of(pairs) for key, pairs in edges.items()}
+    return nodes, {key: edges_from_pairs(pairs) for key, pairs in edges.items()}
 
 
 def _edges(data: Dataset) -> np.ndarray:
@@ -139,45 +143,47 @@ def _edges(data: Dataset) -> np.ndarray:
         for key in TREE
         if (edges := data.relations.get(key)) is not None
     ]
-    one_way = np.concatenate([np.empty((2, 0), np.int64), *parts], axis=1)
-    return np.concatenate([one_way, one_way[::-1]], axis=1)
+    to_parents = np.concatenate([np.empty((2, 0), np.int64), *parts], axis=1)
+    return np.concatenate([to_parents, to_parents[::-1]], axis=1)
 
 
 def _words(data: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """TF-IDF of the words that directories are called by; split at underscores and capitals."""
+    """TF-IDF of the words in the names of directories."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     directories = data.nodes.get("directory")
-    names = (
-        [] if directories is None else [str(path).rstrip("/").rpartition("/")[2] for path in directories.ids]
-    )
-    if not any(NAME.search(name) for name in names):
+    paths = () if directories is None else directories.ids
+    names = [str(path).rstrip("/").rpartition("/")[2] for path in paths]
+    if not any(WORD.search(name) for name in names):
         return np.empty(0, np.int64), np.empty(0, np.float32), np.zeros(len(names) + 1, np.int64), 1
-    known = TfidfVectorizer(analyzer=lambda name: [w.lower() for w in NAME.findall(name)], dtype=np.float32)
-    table = known.fit_transform(names)
+    vectorizer = TfidfVectorizer(
+        analyzer=lambda name: [w.lower() for w in WORD.findall(name)], dtype=np.float32
+    )
+    table = vectorizer.fit_transform(names)
     table.sort_indices()
     return table.indices.astype(np.int64), table.data, table.indptr.astype(np.int64), table.shape[1]
 
 
-def _about(data: Dataset, repository: np.ndarray) -> np.ndarray:
-    """Owner (those of several repositories), time of the first train contribution, extensions."""
+def _features(data: Dataset, repository: np.ndarray) -> np.ndarray:
+    """Features of repositories: owners of several repositories (one-hot), standardized time of the first
+    train contribution, most common extensions (multi-hot).
+    """
     names = [str(name) for name in data.nodes["repository"].ids]
-    owners = Counter(name.rpartition("/")[0] for name in names)
-    several = sorted(owner for owner, n in owners.items() if owner and n > 1)
-    begun = np.full(len(names), np.nan)
+    owner_of = [name.rpartition("/")[0] for name in names]
+    owners = sorted(owner for owner, n in Counter(owner_of).items() if owner and n > 1)
+    owned = np.array([[owner == column for column in owners] for owner in owner_of])
+    begin = np.full(len(names), np.nan)
     if data.train.times is not None:
-        np.fmin.at(begun, repository[data.train.items], data.train.times.astype(np.float64))
-    begun = np.where(np.isnan(begun), np.nanmean(begun) if not np.isnan(begun).all() else 0.0, begun)
-    begun = (begun - begun.mean()) / (begun.std() or 1.0)
+        np.fmin.at(begin, repository[data.train.items], data.train.times.astype(np.float64))
+    begin = np.where(np.isnan(begin), np.nanmean(begin) if not np.isnan(begin).all() else 0.0, begin)
+    begin = (begin - begin.mean()) / (begin.std() or 1.0)
     counts = [Counter[str]() for _ in names]
-    for item, where in zip(data.items.ids, repository.tolist(), strict=True):
-        counts[where][str(item).rpartition("/")[2].rpartition(".")[2].lower()] += 1
-    common = [[w for w, _ in sorted(c.items(), key=lambda x: (-x[1], x[0]))[:LANGUAGES]] for c in counts]
-    column = {w: i for i, w in enumerate(sorted({w for c in common for w in c}))}
-    languages = np.zeros((len(names), len(column)))
-    for row, found in enumerate(common):
-        languages[row, [column[w] for w in found]] = 1
-    owned = np.array([[name.rpartition("/")[0] == owner for owner in several] for name in names])
-    return np.concatenate([owned.reshape(len(names), -1), begun[:, None], languages], axis=1).astype(
-        np.float32
-    )
+    for item, r in zip(data.items.ids, repository.tolist(), strict=True):
+        counts[r][str(item).rpartition("/")[2].rpartition(".")[2].lower()] += 1
+    common = [[e for e, _ in sorted(c.items(), key=lambda x: (-x[1], x[0]))[:N_EXTENSIONS]] for c in counts]
+    column_of = {e: i for i, e in enumerate(sorted({e for extensions in common for e in extensions}))}
+    extension = np.zeros((len(names), len(column_of)))
+    for row, extensions in enumerate(common):
+        extension[row, [column_of[e] for e in extensions]] = 1
+    features = [owned.reshape(len(names), -1), begin[:, None], extension]
+    return np.concatenate(features, axis=1).astype(np.float32)

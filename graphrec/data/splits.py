@@ -1,7 +1,7 @@
-"""How interactions are divided into train, validation and test: seeded, and recorded.
+"""Splits interactions into training, validation and test sets; seeded and recorded.
 
-A split is a small frozen object with ``assign(pairs) -> labels`` and ``describe() -> dict``; the description
-is recorded in the dataset's ``meta["split"]``.
+A split is a frozen object with ``assign(pairs, seed) -> labels`` and ``describe() -> dict``; the description
+is stored in the dataset's ``meta["split"]``.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ TRAIN, VALID, TEST = 0, 1, 2
 
 
 class Split(Protocol):
-    """What :meth:`Dataset.from_frame` asks of a split."""
+    """Interface of a split, as used by :meth:`Dataset.from_frame`."""
 
     def assign(self, pairs: Interactions, seed: int) -> np.ndarray:
         """Labels ``(E,) int8``: 0 train, 1 valid, 2 test."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """The recipe, JSON-able."""
+        """Name and options of the split, JSON-serializable."""
         ...
 
 
 @dataclass(frozen=True)
-class _Named:
+class _NamedSplit:
     name: ClassVar[str] = ""
 
     def describe(self) -> dict[str, Any]:
@@ -41,11 +41,10 @@ class _Named:
 
 
 @dataclass(frozen=True)
-class RandomSplit(_Named):
+class RandomSplit(_NamedSplit):
     """A random share of each user's interactions for validation and for test.
 
-    Each user's shares are rounded to the nearest whole number and never take the user's last train
-    interaction.
+    Shares are rounded to whole interactions per user; every user keeps at least one training interaction.
     """
 
     name: ClassVar[str] = "random"
@@ -53,37 +52,37 @@ class RandomSplit(_Named):
     test: float = 0.1
 
     def __post_init__(self) -> None:
-        _shares(self.valid, self.test)
+        _check_shares(self.valid, self.test)
 
     def assign(self, pairs: Interactions, seed: int) -> np.ndarray:
         """See :class:`Split`."""
-        # A 53-bit whole number each, which is what random() draws and divides.
+        # random() draws a 53-bit integer and divides it; this restores the integer.
         drawn = (numpy_rng(seed, "split/random").random(len(pairs)) * 2.0**53).astype(np.uint64)
-        order = _by_user(pairs, drawn)
-        return _tail(pairs, order, self.valid, self.test)
+        order = _order_by_user(pairs, drawn)
+        return _label_tail(pairs, order, self.valid, self.test)
 
 
 @dataclass(frozen=True)
-class LeaveOneOut(_Named):
+class LeaveOneOut(_NamedSplit):
     """The last interaction of each user by time for test, the one before for validation; ties by item id.
 
-    Users with fewer than three interactions stay in train entirely.
+    Users with fewer than three interactions stay in train.
     """
 
     name: ClassVar[str] = "leave-one-out"
 
     def assign(self, pairs: Interactions, seed: int) -> np.ndarray:
         """See :class:`Split`."""
-        times = _times(pairs, self.name)
-        order = _by_user(pairs, times.astype(np.uint64) - times.min(initial=0).astype(np.uint64))
+        times = _require_times(pairs, self.name)
+        order = _order_by_user(pairs, times.astype(np.uint64) - times.min(initial=0).astype(np.uint64))
         from_end = np.repeat(pairs.indptr[1:], pairs.user_degree) - 1 - np.arange(len(pairs))
         label = np.where(from_end == 0, TEST, np.where(from_end == 1, VALID, TRAIN))
         label[np.repeat(pairs.user_degree, pairs.user_degree) < 3] = TRAIN
-        return _unordered(label, order)
+        return _restore_order(label, order)
 
 
 @dataclass(frozen=True)
-class Chronological(_Named):
+class Chronological(_NamedSplit):
     """The newest share of each user's interactions for test, those before for validation; ties by item id.
 
     Shares are rounded as in :class:`RandomSplit`. Users with fewer than ``least`` interactions stay in train.
@@ -95,26 +94,28 @@ class Chronological(_Named):
     least: int = 3
 
     def __post_init__(self) -> None:
-        _shares(self.valid, self.test)
+        _check_shares(self.valid, self.test)
         if isinstance(self.least, bool) or not isinstance(self.least, int) or self.least < 1:
-            raise ConfigError(f"split 'chronological', least={self.least!r}; expected a whole number from 1")
+            raise ConfigError(
+                f"split 'chronological', least={self.least!r}; expected an integer of at least 1"
+            )
 
     def assign(self, pairs: Interactions, seed: int) -> np.ndarray:
         """See :class:`Split`."""
-        times = _times(pairs, self.name)
-        order = _by_user(pairs, times.astype(np.uint64) - times.min(initial=0).astype(np.uint64))
-        label = _tail(pairs, order, self.valid, self.test)
+        times = _require_times(pairs, self.name)
+        order = _order_by_user(pairs, times.astype(np.uint64) - times.min(initial=0).astype(np.uint64))
+        label = _label_tail(pairs, order, self.valid, self.test)
         label[pairs.user_degree[pairs.users] < self.least] = TRAIN
         return label
 
 
 @dataclass(frozen=True)
-class TimeCut(_Named):
-    """Interactions from one time on for validation and from another on for test, for all users.
+class TimeCut(_NamedSplit):
+    """Two fixed times for all users: validation starts at the first, test at the second.
 
     Attributes:
-        valid: seconds since the epoch; what came before is train.
-        test: not before ``valid``.
+        valid: seconds since the epoch; earlier interactions are train.
+        test: seconds since the epoch, at least ``valid``.
     """
 
     name: ClassVar[str] = "cut"
@@ -122,33 +123,33 @@ class TimeCut(_Named):
     test: int
 
     def __post_init__(self) -> None:
-        whole = all(isinstance(t, int) and not isinstance(t, bool) for t in (self.valid, self.test))
-        if not whole or self.valid > self.test:
+        integers = all(isinstance(t, int) and not isinstance(t, bool) for t in (self.valid, self.test))
+        if not integers or self.valid > self.test:
             raise ConfigError(
-                f"split 'cut', valid={self.valid!r}, test={self.test!r}; expected whole seconds, valid "
-                "not after test"
+                f"split 'cut', valid={self.valid!r}, test={self.test!r}; expected integer seconds, "
+                "valid <= test"
             )
 
     def assign(self, pairs: Interactions, seed: int) -> np.ndarray:
         """See :class:`Split`."""
-        times = _times(pairs, self.name)
+        times = _require_times(pairs, self.name)
         return np.where(times >= self.test, TEST, np.where(times >= self.valid, VALID, TRAIN)).astype(np.int8)
 
 
 @dataclass(frozen=True)
-class TimeSplit(_Named):
-    """One global cut: the newest share for test, the one before for validation. Equal times stay together."""
+class TimeSplit(_NamedSplit):
+    """Global split by time: the newest share for test, then validation; equal times stay together."""
 
     name: ClassVar[str] = "time"
     valid: float = 0.1
     test: float = 0.1
 
     def __post_init__(self) -> None:
-        _shares(self.valid, self.test)
+        _check_shares(self.valid, self.test)
 
     def assign(self, pairs: Interactions, seed: int) -> np.ndarray:
         """See :class:`Split`."""
-        times = _times(pairs, self.name)
+        times = _require_times(pairs, self.name)
         ordered = np.sort(times)
         cuts = [
             ordered[min(len(ordered) - 1, round(len(ordered) * (1 - s)))]
@@ -158,11 +159,10 @@ class TimeSplit(_Named):
 
 
 @dataclass(frozen=True)
-class ColdItems(_Named):
-    """Holds a share of the items out of train entirely, and splits the rest by another recipe.
+class ColdItems(_NamedSplit):
+    """Holds out a share of the items from train and applies another split to the remaining items.
 
-    Of the held-out items one half (by item) goes to validation and one half to test, with all their
-    interactions.
+    Half of the held-out items go to validation and half to test, with all their interactions.
     """
 
     name: ClassVar[str] = "cold-items"
@@ -171,7 +171,7 @@ class ColdItems(_Named):
 
     def __post_init__(self) -> None:
         if not (_is_share(self.share) and 0 < self.share < 1):
-            raise ConfigError(f"cold-items share {self.share!r}; expected 0 < share < 1")
+            raise ConfigError(f"split 'cold-items', share={self.share!r}; expected 0 < share < 1")
 
     def describe(self) -> dict[str, Any]:
         """See :class:`Split`."""
@@ -180,20 +180,19 @@ class ColdItems(_Named):
     def assign(self, pairs: Interactions, seed: int) -> np.ndarray:
         """See :class:`Split`."""
         present = np.flatnonzero(pairs.item_degree)
-        held = numpy_rng(seed, "split/cold-items").permutation(present)[
-            : max(2, round(self.share * len(present)))
-        ]
-        role = np.full(pairs.n_items, TRAIN, dtype=np.int8)
-        role[held] = np.where(np.arange(len(held)) % 2, VALID, TEST)
-        cold = role[pairs.items] != TRAIN
-        label: np.ndarray = role[pairs.items]
+        n_cold = max(2, round(self.share * len(present)))
+        cold_items = numpy_rng(seed, "split/cold-items").permutation(present)[:n_cold]
+        item_label = np.full(pairs.n_items, TRAIN, dtype=np.int8)
+        item_label[cold_items] = np.where(np.arange(len(cold_items)) % 2, VALID, TEST)
+        label: np.ndarray = item_label[pairs.items]
+        cold = label != TRAIN
         if not cold.all():
             label[~cold] = self.then.assign(pairs.where(~cold), seed)
         return label
 
 
-Recipe = RandomSplit | LeaveOneOut | Chronological | TimeCut | TimeSplit | ColdItems
-SPLITS: dict[str, type[Recipe]] = {
+SplitRecipe = RandomSplit | LeaveOneOut | Chronological | TimeCut | TimeSplit | ColdItems
+SPLITS: dict[str, type[SplitRecipe]] = {
     c.name: c for c in (RandomSplit, LeaveOneOut, Chronological, TimeCut, TimeSplit, ColdItems)
 }
 
@@ -205,7 +204,7 @@ def as_split(split: Any) -> Split:
         split: for example ``RandomSplit(valid=0.2)``, ``"random"`` or ``{"name": "random", "valid": 0.2}``.
 
     Raises:
-        ConfigError: the name or an option is not known; lists those that are.
+        ConfigError: unknown name or option; the message lists the known ones.
     """
     if isinstance(split, str):
         split = {"name": split}
@@ -227,25 +226,25 @@ def as_split(split: Any) -> Split:
         if "then" in options:
             then = options["then"]
             if (then.get("name") if isinstance(then, Mapping) else then) == ColdItems.name:
-                raise ConfigError(f"split {name!r} cannot be followed by itself; expected another in then=")
+                raise ConfigError(f"split {name!r} cannot be nested; expected another split in then=")
             options["then"] = as_split(then)
         return SPLITS[name](**options)
     if not hasattr(split, "assign"):
         raise ConfigError(
             f"split {split!r} has no assign(); expected one of {sorted(SPLITS)} or a Split object"
         )
-    made: Split = split
-    return made
+    result: Split = split
+    return result
 
 
 def k_core(users: np.ndarray, items: np.ndarray, user_core: int, item_core: int) -> np.ndarray:
-    """Mask ``(E,)`` of the interactions left when all users and items have at least the given numbers.
+    """Mask ``(E,)`` of the k-core: interactions left when all users and items have the required minimum.
 
     Args:
         users: user indices ``(E,)``.
         items: item indices ``(E,)``.
-        user_core: least interactions per user; 0 or 1 drops none.
-        item_core: least interactions per item.
+        user_core: minimum interactions per user; 0 or 1 drops none.
+        item_core: minimum interactions per item.
     """
     kept = np.arange(len(users))
     while len(kept):
@@ -260,11 +259,11 @@ def k_core(users: np.ndarray, items: np.ndarray, user_core: int, item_core: int)
     return mask
 
 
-def _shares(valid: float, test: float) -> None:
+def _check_shares(valid: float, test: float) -> None:
     numbers = _is_share(valid) and _is_share(test)
     if not (numbers and 0 <= valid < 1 and 0 <= test < 1 and valid + test < 1):
         raise ConfigError(
-            f"split shares valid={valid!r}, test={test!r}; expected shares of at least 0 that sum below 1"
+            f"split shares valid={valid!r}, test={test!r}; expected shares of at least 0 with a sum below 1"
         )
 
 
@@ -272,33 +271,33 @@ def _is_share(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _times(pairs: Interactions, name: str) -> np.ndarray:
+def _require_times(pairs: Interactions, name: str) -> np.ndarray:
     if pairs.times is None:
         raise DataError(
-            f"{pairs.name}: the {name!r} split needs times and the interactions have none; name a time column"
+            f"{pairs.name}: the {name!r} split needs times, but the interactions have none; set a time column"
         )
     return pairs.times
 
 
-def _by_user(pairs: Interactions, values: np.ndarray) -> np.ndarray:
+def _order_by_user(pairs: Interactions, values: np.ndarray) -> np.ndarray:
     """The order of the pairs ``(E,)`` by user, then by ``values (E,) uint64``, then by item.
 
-    User and value make up one number wherever they fit into 64 bits, or nearly fit: one sort instead of two.
+    User and value are packed into one 64-bit key where they fit, or nearly fit: one sort instead of two.
     """
     free = 64 - pairs.n_users.bit_length()
     excess = max(0, int(values.max(initial=0)).bit_length() - free)
     keys = (pairs.users.astype(np.uint64) << np.uint64(free)) | (values >> np.uint64(excess))
     if not excess:
-        return np.argsort(keys, kind="stable")  # pairs are in the order of their items
+        return np.argsort(keys, kind="stable")  # pairs of a user are already sorted by item
     order = np.argsort(keys)
     ordered = keys[order]
-    if np.any(ordered[1:] == ordered[:-1]):  # told apart only by the bits left out, if at all
+    if np.any(ordered[1:] == ordered[:-1]):  # keys that may differ in the dropped bits
         return np.lexsort((values, pairs.users))
     return order
 
 
-def _tail(pairs: Interactions, order: np.ndarray, valid: float, test: float) -> np.ndarray:
-    """Labels each user's last interactions in ``order`` test, those before valid."""
+def _label_tail(pairs: Interactions, order: np.ndarray, valid: float, test: float) -> np.ndarray:
+    """Labels each user's last interactions in ``order`` as test and those before them as valid."""
     counts = pairs.user_degree
     n_test = np.floor(counts * test + 0.5).astype(np.int64)
     n_valid = np.floor(counts * valid + 0.5).astype(np.int64)
@@ -309,10 +308,10 @@ def _tail(pairs: Interactions, order: np.ndarray, valid: float, test: float) -> 
     label = np.where(
         from_end < per_pair_test, TEST, np.where(from_end < per_pair_test + per_pair_valid, VALID, TRAIN)
     )
-    return _unordered(label, order)
+    return _restore_order(label, order)
 
 
-def _unordered(label: np.ndarray, order: np.ndarray) -> np.ndarray:
+def _restore_order(label: np.ndarray, order: np.ndarray) -> np.ndarray:
     result = np.empty(len(order), dtype=np.int8)
     result[order] = label
     return result

@@ -1,4 +1,4 @@
-"""External ids <-> consecutive indices."""
+"""Maps external ids to consecutive indices and back."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from graphrec.core.files import digest
 
 
 class Vocabulary(Sequence[str]):
-    """The external ids of one node type, in order: the id at position ``i`` has index ``i``.
+    """The external ids of one node type; the id at position ``i`` has index ``i``.
 
-    Ids are strings and are kept exactly as they came: leading zeros, case and Unicode form all distinguish.
-    Integers are accepted wherever an id is and mean their decimal spelling.
+    Ids are strings and are never changed: leading zeros, case and Unicode form are significant. An integer is
+    accepted in place of an id and means its decimal form.
 
     Args:
-        ids: external ids, unique, none empty.
-        kind: what they name, for messages: ``"user"``, ``"item"``, ...
+        ids: unique, non-empty external ids.
+        kind: node type, for messages: ``"user"``, ``"item"``, ...
 
     Raises:
-        DataError: an id is empty, missing, holds a NUL, or occurs twice (the message names it).
+        DataError: an id is empty, missing, contains NUL, or occurs twice; the message names it.
     """
 
     def __init__(self, ids: Iterable[Any], kind: str = "item") -> None:
@@ -31,8 +31,8 @@ class Vocabulary(Sequence[str]):
         self.ids: tuple[str, ...] = tuple(as_id(value, kind) for value in ids)
         if len(self._index) != len(self.ids):
             seen: set[str] = set()
-            twice = next(i for i in self.ids if i in seen or seen.add(i))  # type: ignore[func-returns-value]
-            raise DataError(f"{kind} id {twice!r} occurs more than once; ids must be unique")
+            repeated = next(i for i in self.ids if i in seen or seen.add(i))  # type: ignore[func-returns-value]
+            raise DataError(f"{kind} id {repeated!r} occurs more than once; expected unique ids")
 
     @cached_property
     def _index(self) -> dict[str, int]:
@@ -65,18 +65,22 @@ class Vocabulary(Sequence[str]):
         """Index of one id.
 
         Raises:
-            UnknownIdError: the id is not in the vocabulary; names the closest one.
+            UnknownIdError: the id is not in the vocabulary; the message names the closest one.
         """
-        found = self._index.get(str(value))
-        if found is None:
+        position = self._index.get(str(value))
+        if position is None:
             raise UnknownIdError(
                 f"{self.kind} {str(value)!r} is not among the {len(self):,} known {self.kind}s."
                 f"{nearest(str(value), self.ids) if len(self) <= 100_000 else ''}"
             )
-        return found
+        return position
 
     def indices(self, values: Iterable[Any]) -> np.ndarray:
-        """Indices ``(n,) int32`` of several ids; raises :class:`UnknownIdError` at the first unknown one."""
+        """Indices ``(n,) int32`` of several ids.
+
+        Raises:
+            UnknownIdError: an id is not in the vocabulary; the message names the first one.
+        """
         return np.fromiter((self.index(value) for value in values), dtype=np.int32)
 
     def find(self, values: Iterable[Any]) -> np.ndarray:
@@ -90,10 +94,10 @@ class Vocabulary(Sequence[str]):
 
 
 def as_id(value: Any, kind: str = "item") -> str:
-    """One external id as text; refuses what cannot name anything.
+    """Converts one external id to text.
 
     Raises:
-        DataError: missing, NaN, empty, fractional, or with a NUL character.
+        DataError: the id is missing, NaN, empty, fractional, or contains a NUL character.
     """
     if isinstance(value, (float, np.floating)):
         number = float(value)
@@ -104,7 +108,7 @@ def as_id(value: Any, kind: str = "item") -> str:
         raise DataError(f"{kind} id {value!r} is not an id; expected text or an integer")
     text = str(value)
     if not text or "\0" in text:
-        raise DataError(f"{kind} id {text!r} is empty or holds a NUL character; expected a non-empty name")
+        raise DataError(f"{kind} id {text!r} is empty or contains NUL; expected non-empty text without NUL")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as cause:

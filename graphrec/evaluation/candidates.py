@@ -70,7 +70,7 @@ class CandidateGroups:
     def mask(self, users: np.ndarray) -> np.ndarray:
         """Which items may be recommended to each user ``(B, n_items) bool``."""
         member = np.zeros((len(users), self.user_groups.n_items), dtype=bool)
-        row, group = self.user_groups.rows(users)
+        row, group = self.user_groups.items_of_users(users)
         member[row, group] = True
         return np.asarray(member[:, self.item_group] == self.inside)
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from graphrec.core.errors import ConfigError, DataError
 from graphrec.core.files import digest
-from graphrec.data import Interactions
+from graphrec.data import Histories, Interactions, Query
 from graphrec.evaluation import metrics as m
 from graphrec.evaluation.candidates import CandidateGroups
 from graphrec.evaluation.report import Report
@@ -29,8 +29,17 @@ TILE = 256
 """Users scored in one call of the scorer; the last tile is filled up by repeating its last user."""
 
 
+READS_HISTORIES = ("encoder", "generator")
+"""Capabilities (:mod:`graphrec.models.capabilities`) of models that are evaluated on users' histories."""
+
+
 class HasScorer(Protocol):
-    """A model that can be evaluated."""
+    """What can be evaluated.
+
+    A ranker whose ``capability`` is ``"encoder"`` is given a :class:`~graphrec.data.query.Query` with
+    histories instead of users. One whose ``capability`` is ``"generator"`` is asked for lists by
+    ``generator.generate(query, k, allowed)`` and needs no scorer.
+    """
 
     @property
     def n_users(self) -> int:
@@ -42,7 +51,7 @@ class HasScorer(Protocol):
         """Number of items."""
         ...
 
-    def scorer(self) -> Callable[[torch.Tensor], torch.Tensor]:
+    def scorer(self) -> Callable[[Any], torch.Tensor]:
         """A function from users ``(B,) int64``, on the CPU, to scores ``(B, n_items)`` on any device.
 
         Whatever does not depend on the users is computed once, in here.
@@ -69,6 +78,7 @@ def evaluate(
     split: Interactions,
     *,
     seen: Interactions | None,
+    history: Interactions | None = None,
     k: int | Sequence[int] = (10, 20),
     metrics: Iterable[str] | None = None,
     candidates: Any = None,
@@ -87,6 +97,8 @@ def evaluate(
         model: a model with a ``scorer``; put into evaluation mode meanwhile where it has one.
         split: held-out pairs. Users without any are left out and counted in ``meta["n_excluded"]``.
         seen: pairs never to recommend, usually ``data.train + data.valid`` when testing; None masks nothing.
+        history: what users are known to have by now, for models that encode histories; default: ``seen``.
+            Models that look users up do not read it.
         k: cut-offs.
         metrics: names of metrics with one value a user, with or without a cut-off of their own (see
             :data:`graphrec.evaluation.metrics.METRICS`); default: those marked as default there.
@@ -105,11 +117,14 @@ def evaluate(
 
     Raises:
         ConfigError: an unknown metric or cut-off.
-        DataError: nothing held out, sizes disagree, ``seen`` holds held-out pairs, or a score is NaN.
+        DataError: nothing held out, sizes disagree, ``seen`` or ``history`` holds held-out pairs, a model
+            that encodes histories is given none, or a score is NaN.
     """
     names = m.metric_names(m.default_metrics() if metrics is None else metrics, k)
     cuts = sorted({m.parse_metric(n)[1] for n in names})
-    _check_sizes(model, split, seen, beyond.train if beyond else None)
+    reads_histories = getattr(model, "capability", None) in READS_HISTORIES
+    history = (seen if history is None else history) if reads_histories else None
+    _check_sizes(model, split, seen, beyond.train if beyond else None, history)
     columns = None if candidates is None else _indices(candidates, model.n_items, "candidates")
     allowed = (
         np.ones(model.n_items, dtype=bool) if columns is None else np.isin(np.arange(model.n_items), columns)
@@ -124,19 +139,20 @@ def evaluate(
             + (f" among {len(split):,} once candidates are applied" if len(split) else "")
             + "; evaluate on a split that holds some (another split recipe makes one)"
         )
-    leaked = 0 if seen is None else int(seen.contains(split.users, split.items).sum())
-    if leaked:
-        raise DataError(
-            f"{leaked:,} of {len(split):,} pairs of {split.name!r} are also in seen={seen.name!r}, "  # type: ignore[union-attr]
-            "so they could never be recommended; mask only what precedes the split"
-        )
+    for argument, known in (("seen", seen), ("history", history)):
+        leaked = 0 if known is None else int(known.contains(split.users, split.items).sum())
+        if leaked:
+            raise DataError(
+                f"{leaked:,} of {len(split):,} pairs of {split.name!r} are also in "
+                f"{argument}={known.name!r}; give only what precedes the split"  # type: ignore[union-attr]
+            )
     item_masks = {n: _mask(g, model.n_items, f"item group {n!r}") for n, g in (item_groups or {}).items()}
     user_masks = {n: _mask(g, model.n_users, f"user group {n!r}") for n, g in (user_groups or {}).items()}
 
     users = np.flatnonzero(relevant.user_degree)
     views: dict[str, np.ndarray | None] = {"": columns}
     views |= {f"items/{n}/within": np.flatnonzero(g & allowed) for n, g in item_masks.items() if within}
-    lists = _rank(model, users, cuts[-1], seen, views, batch_size, progress, candidate_groups)
+    lists = _rank(model, users, cuts[-1], seen, views, batch_size, progress, candidate_groups, history)
 
     def measure(part: Interactions, view: str, label: str, **meta: Any) -> Report:
         rows = part.user_degree[users] > 0
@@ -170,6 +186,7 @@ def evaluate(
         **total.meta,
         "split": split.name,
         "seen": None if seen is None else seen.name,
+        **({} if history is None else {"history": history.name}),
         "k": cuts,
         "n_users": len(users),
         "n_excluded": model.n_users - len(users),
@@ -188,6 +205,7 @@ class RankingTask:
     Args:
         split: held-out pairs, usually ``data.valid``.
         seen: pairs never to recommend, usually ``data.train``.
+        history: see :func:`evaluate`; default: ``seen``.
         k: cut-offs.
         metrics: names with or without a cut-off.
         candidates: indices of the items that may be recommended; default: all.
@@ -208,6 +226,7 @@ class RankingTask:
         split: Interactions,
         *,
         seen: Interactions | None,
+        history: Interactions | None = None,
         k: int | Sequence[int] = (10, 20),
         metrics: Iterable[str] = ("recall", "ndcg"),
         candidates: Any = None,
@@ -223,6 +242,7 @@ class RankingTask:
             )
         self.split = split
         self.seen = seen
+        self.history = history
         self.k = k
         self.candidates = candidates
         self.candidate_groups = candidate_groups
@@ -231,20 +251,27 @@ class RankingTask:
     def __call__(self, model: HasScorer) -> dict[str, float]:
         """Metric name -> mean over the users with held-out items."""
         return evaluate(
-            model, self.split, seen=self.seen, k=self.k, metrics=self.metrics, candidates=self.candidates,
-            candidate_groups=self.candidate_groups, batch_size=self.batch_size, progress=False,
+            model, self.split, seen=self.seen, history=self.history, k=self.k, metrics=self.metrics,
+            candidates=self.candidates, candidate_groups=self.candidate_groups,
+            batch_size=self.batch_size, progress=False,
         ).mean()  # fmt: skip
 
 
-def ranked(model: HasScorer, k: int, seen: Interactions | None = None) -> np.ndarray:
+def ranked(
+    model: HasScorer, k: int, seen: Interactions | None = None, history: Interactions | None = None
+) -> np.ndarray:
     """The ``k`` best items of every user ``(n_users, k) int32``, best first, -1 where there are fewer.
 
     Args:
         model: a model with a ``scorer``.
         k: length of the lists.
-        seen: interactions whose items are not recommended to their users.
+        seen: interactions that are left out.
+        history: see :func:`evaluate`; default: ``seen``.
     """
-    return _rank(model, np.arange(model.n_users), k, seen, {"all": None}, 2 * TILE, False)["all"]
+    history = seen if history is None else history
+    return _rank(model, np.arange(model.n_users), k, seen, {"all": None}, 2 * TILE, False, history=history)[
+        "all"
+    ]
 
 
 def warm_cold(train: Interactions) -> dict[str, np.ndarray]:
@@ -292,12 +319,23 @@ def _rank(
     batch_size: int,
     progress: bool,
     candidate_groups: CandidateGroups | None = None,
+    history: Interactions | None = None,
 ) -> dict[str, np.ndarray]:
     """Lists ``(n, k) int32`` per view, a view being the ascending candidates, or None for all items."""
     import torch
 
     if batch_size < 1:
         raise ConfigError(f"batch_size {batch_size}; expected at least 1")
+    capability = getattr(model, "capability", None)
+    histories: Histories | None = None
+    if capability in READS_HISTORIES:
+        if history is None:
+            raise DataError(
+                f"{type(model).__name__} ranks by users' histories and was given none; pass history= or seen="
+            )
+        histories = Histories.from_interactions(history)
+    if capability == "generator":
+        return _generate(model, users, k, seen, views, candidate_groups, histories)
     n_items = model.n_items
     batch = -(-batch_size // TILE) * TILE
     lists = {view: np.full((len(users), k), -1, dtype=np.int32) for view in views}
@@ -309,7 +347,8 @@ def _rank(
             for first in range(0, len(batch_users), TILE):
                 tile = batch_users[first : first + TILE]
                 full = np.pad(tile, (0, TILE - len(tile)), mode="edge")
-                scores = score(torch.from_numpy(full))
+                who = torch.from_numpy(full) if histories is None else Query(full, histories.take(full))
+                scores = score(who)
                 if scores.shape != (TILE, n_items):
                     shape = tuple(scores.shape)
                     raise DataError(f"the scorer returned {shape}; expected ({TILE}, {n_items})")
@@ -320,7 +359,7 @@ def _rank(
             assert buffer is not None
             part = buffer[: len(batch_users)]
             if seen is not None:
-                row, item = seen.rows(batch_users)
+                row, item = seen.items_of_users(batch_users)
                 part.view(-1).index_fill_(
                     0, torch.from_numpy(row * n_items + item).to(part.device), -torch.inf
                 )
@@ -338,12 +377,57 @@ def _rank(
     return lists
 
 
+def _generate(
+    model: Any,
+    users: np.ndarray,
+    k: int,
+    seen: Interactions | None,
+    views: Mapping[str, np.ndarray | None],
+    among: CandidateGroups | None,
+    histories: Histories | None,
+) -> dict[str, np.ndarray]:
+    """As :func:`_rank`, from lists that a model generates within the items each user may be offered."""
+    import torch
+
+    assert histories is not None
+    lists = {view: np.full((len(users), k), -1, dtype=np.int32) for view in views}
+    with torch.no_grad(), _evaluation_mode(model):
+        for start in range(0, len(users), TILE):
+            tile = users[start : start + TILE]
+            query = Query(tile, histories.take(tile))
+            open_items = np.ones((len(tile), model.n_items), dtype=bool)
+            if seen is not None:
+                open_items[seen.items_of_users(tile)] = False
+            if among is not None:
+                open_items &= among.mask(tile)
+            for view, columns in views.items():
+                allowed = open_items
+                if columns is not None:
+                    allowed = open_items & np.isin(np.arange(model.n_items), columns)
+                mask = torch.from_numpy(allowed)
+                found = model.generator.generate(query, k, mask).items.cpu().numpy()
+                if found.shape != (len(tile), k):
+                    raise DataError(
+                        f"the generator returned lists of shape {found.shape}; expected ({len(tile)}, {k})"
+                    )
+                offered = np.take_along_axis(allowed, np.maximum(found, 0), 1)
+                wrong = np.argwhere((found >= 0) & ~offered)
+                if len(wrong):
+                    row, rank = wrong[0]
+                    raise DataError(
+                        f"the generator recommends item {found[row, rank]} to user {tile[row]}, which is not "
+                        "among the items allowed"
+                    )
+                lists[view][start : start + len(tile)] = found
+    return lists
+
+
 def _beyond(
     beyond: Beyond, lists: np.ndarray, users: np.ndarray, cuts: list[int], allowed: np.ndarray
 ) -> dict[str, float]:
     train = beyond.train
     degree = train.item_degree
-    row, item = train.rows(users)
+    row, item = train.items_of_users(users)
     total = np.bincount(row, weights=degree[item], minlength=len(users))
     length = train.user_degree[users]
     history = np.where(length > 0, total / np.maximum(length, 1), np.nan)

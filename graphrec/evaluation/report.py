@@ -11,12 +11,13 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from graphrec.core.bundle import FileFormat
 from graphrec.core.errors import ConfigError, DataError, nearest
-from graphrec.core.files import writing
+from graphrec.core.files import atomic_write
 from graphrec.core.text_table import Format, emphasize, escape, render
 from graphrec.evaluation.metrics import bootstrap_means, direction, holm, permutation_p
 
-FORMAT = 1
+FORMAT = FileFormat("report")
 HEADER = "graphrec_report"
 """Key of the schema's metadata in a Parquet file under which scalars and meta are stored as JSON."""
 Test = Literal["permutation", "t", "wilcoxon"]
@@ -203,10 +204,10 @@ class Report:
             "user": np.concatenate([part.users for part in parts.values()]),
             **{name: np.concatenate([part[name] for part in parts.values()]) for name in self.metrics},
         }
-        header = {"format": FORMAT, "parts": {label: part._header() for label, part in parts.items()}}
+        header = {**FORMAT.header, "parts": {label: part._header() for label, part in parts.items()}}
         text = json.dumps(header, allow_nan=False)
         rows = pa.table(columns).replace_schema_metadata({HEADER: text})
-        with writing(path) as file:
+        with atomic_write(path) as file:
             pq.write_table(rows, file, compression="zstd")
         return Path(path)
 
@@ -223,8 +224,7 @@ class Report:
         try:
             rows = pq.read_table(path)
             header = json.loads(rows.schema.metadata[HEADER.encode()])
-            if header["format"] != FORMAT:
-                raise DataError(f"{path}: report format {header['format']!r}; expected format {FORMAT}")
+            header = FORMAT.read(header, path, "write it again with Report.to_parquet", DataError)
         except FileNotFoundError as cause:
             raise DataError(f"{path}: no such file") from cause
         except (OSError, pa.ArrowException, KeyError, TypeError, json.JSONDecodeError) as cause:

@@ -1,4 +1,4 @@
-"""Feature tables and the directory they are kept in: the reading side (``graphrec.features.extract.extraction`` writes)."""
+"""Feature tables and the store that holds them; ``graphrec.features.extract`` writes them."""
 
 import lazy_loader
 

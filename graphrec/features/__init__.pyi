@@ -1,8 +1,8 @@
 from .store import FeatureStore as FeatureStore, StoredTable as StoredTable
 from .table import (
-    ATTRIBUTE as ATTRIBUTE,
+    ATTRIBUTE_PREFIX as ATTRIBUTE_PREFIX,
     PREFERENCES as PREFERENCES,
     PROFILE as PROFILE,
-    TRAIN as TRAIN,
+    TRAIN_FINGERPRINT as TRAIN_FINGERPRINT,
     FeatureTable as FeatureTable,
 )

@@ -1,6 +1,4 @@
-"""Rows of a feature table that stays where it is, on disk: those of the next step are read while this one
-computes.
-"""
+"""Feature tables that stay on disk: the rows of the next step are read while the current one computes."""
 
 from __future__ import annotations
 
@@ -19,67 +17,72 @@ Batch = TypeVar("Batch")
 
 
 class RowsOnDisk:
-    """The rows of a table, read on use, each once and in ascending order: the order of the files.
+    """Rows of a table, read when they are used: each once and in ascending order, which is the files' order.
 
     Args:
-        table: features ``(n_items, d)``; those of a feature store are mapped shard by shard.
-        dtype: precision in which rows are given.
+        table: features ``(n_items, d)``; tables of a feature store are memory-mapped shard by shard.
+        dtype: precision in which rows are returned.
     """
 
     def __init__(self, table: FeatureTable, dtype: torch.dtype) -> None:
-        self.table, self.dtype = table, dtype
-        # Of the batch that is worked on and of the next one; what nobody took makes room.
-        self._coming: deque[tuple[np.ndarray, Future[Tensor]]] = deque(maxlen=2)
+        self.table = table
+        self.dtype = dtype
+        # Of the batch that is processed and of the next one; rows that nobody took are dropped for later ones.
+        self._pending: deque[tuple[np.ndarray, Future[Tensor]]] = deque(maxlen=2)
 
     def block(self, rows: np.ndarray) -> Tensor:
-        """Vectors ``(n, d)`` of ascending rows ``(n,)``; zero where missing, whatever stands there."""
-        values = self.table.rows(rows).astype(np.float32, copy=False)
+        """Vectors ``(n, d)`` of ascending rows ``(n,)``; zero for missing rows, whatever the file holds."""
+        values = self.table.take(rows).astype(np.float32, copy=False)
         values[~self.table.present[rows]] = 0
         return torch.from_numpy(values).to(self.dtype)
 
-    def ask(self, rows: np.ndarray, pool: ThreadPoolExecutor) -> None:
-        """Begins to read what :meth:`take` will be asked for.
+    def request(self, rows: np.ndarray, pool: ThreadPoolExecutor) -> None:
+        """Starts to read rows that :meth:`take` will need.
 
         Args:
             rows: the distinct ones, ascending ``(U,)``.
-            pool: who reads.
+            pool: the thread that reads.
         """
-        self._coming.append((rows, pool.submit(self.block, rows)))
+        self._pending.append((rows, pool.submit(self.block, rows)))
 
     def take(self, *items: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Vectors of the distinct ones of some items, each ``(B,)``, and where in them each is.
+        """Vectors of the distinct ones of some items, and the position of each item among them.
+
+        Args:
+            items: several lists of items, each ``(B,)``.
 
         Returns:
             ``(U, d)`` and, for each of ``items``, ``(B,) int64``.
         """
         device = items[0].device
-        rows, at = torch.cat(items).cpu().unique(return_inverse=True)
-        wanted = rows.numpy()
+        distinct, position = torch.cat(items).cpu().unique(return_inverse=True)
+        rows = distinct.numpy()
         values: Tensor | None = None
-        for n, (known, found) in enumerate(self._coming):
-            if np.array_equal(known, wanted):
-                values = found.result()
+        for n, (requested, read) in enumerate(self._pending):
+            if np.array_equal(requested, rows):
+                values = read.result()
                 for _ in range(n + 1):
-                    self._coming.popleft()
+                    self._pending.popleft()
                 break
         if values is None:
-            values = self.block(wanted)
-        return values.to(device), list(at.to(device).split([len(i) for i in items]))
+            values = self.block(rows)
+        return values.to(device), list(position.to(device).split([len(i) for i in items]))
 
-    def forget(self) -> None:
-        """Drops what was asked for and not taken."""
-        self._coming.clear()
+    def clear(self) -> None:
+        """Drops what was requested and not taken."""
+        self._pending.clear()
 
 
 def prefetch(
     batches: Iterator[Batch], tables: Iterable[RowsOnDisk], items: Callable[[Batch], Iterable[Tensor]]
 ) -> Iterator[Batch]:
-    """The same batches; while one is worked on, the rows that the next one needs are read.
+    """The same batches; while one is processed, the rows that the next one needs are read.
 
     Args:
-        batches: on the CPU.
-        tables: to read from; without any this is ``batches``.
-        items: of a batch, those whose rows :meth:`RowsOnDisk.take` will be asked for, together.
+        batches: batches on the CPU.
+        tables: tables to read from; if there are none this is ``batches``.
+        items: the items of a batch whose rows :meth:`RowsOnDisk.take` will be called with, together; if a batch
+            has none, nothing is read for it.
     """
     tables = list(tables)
     if not tables:
@@ -87,16 +90,18 @@ def prefetch(
         return
     with ThreadPoolExecutor(1, thread_name_prefix="features") as pool:
         try:
-            before: Batch | None = None
+            previous: Batch | None = None
             for batch in batches:
-                rows = np.unique(torch.cat(list(items(batch))).numpy())  # of all tables
-                for table in tables:
-                    table.ask(rows, pool)
-                if before is not None:
-                    yield before
-                before = batch
-            if before is not None:
-                yield before
+                needed = list(items(batch))
+                if needed:
+                    rows = np.unique(torch.cat(needed).numpy())
+                    for table in tables:
+                        table.request(rows, pool)
+                if previous is not None:
+                    yield previous
+                previous = batch
+            if previous is not None:
+                yield previous
         finally:
             for table in tables:
-                table.forget()
+                table.clear()

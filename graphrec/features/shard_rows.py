@@ -1,4 +1,4 @@
-"""The rows of a stored table, read from its shards, and never from files that changed meanwhile."""
+"""Rows of a stored table as one array, read from its shards; changed files are detected."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from graphrec.core.errors import FeatureError
 from graphrec.core.files import read_array, sha256_file
 
 Stamp = tuple[int, int, int, int, int]
-OPEN_SHARDS = 32  # every memmap holds a file descriptor, and 1,024 is a common limit
+MAX_OPEN_SHARDS = 32  # every memmap uses a file descriptor, and 1,024 is a common limit
 
 
-def stamp(path: Path) -> Stamp | None:
-    """What changes when a file is replaced or written to: its device, inode, size and times (of its numbers,
-    and of the file itself, which no program can set back); None where there is none.
+def file_stamp(path: Path) -> Stamp | None:
+    """Device, inode, size, mtime and ctime of a file, to detect changes; None if it does not exist.
+
+    Programs can reset the mtime, but not the ctime.
     """
     try:
         stat = path.stat()
@@ -29,25 +30,24 @@ def stamp(path: Path) -> Stamp | None:
 
 
 class ShardedRows:
-    """The rows ``(N, d)`` of ``.npy`` shards as one read-only array, mapped shard by shard on use.
+    """The rows ``(N, d)`` of ``.npy`` shards as one read-only array; shards are memory-mapped on use.
 
-    Indexing takes an integer, a slice, an array of indices of any shape or a ``(N,) bool`` mask, and a tuple
-    of one of them and further indices for the columns. What it returns is a copy. ``np.asarray`` loads
-    everything.
+    An index is an integer, a slice, an integer array of any shape or a ``(N,) bool`` mask, optionally in a
+    tuple with further indices for the columns. Indexing copies. ``np.asarray`` loads all rows.
 
-    Before every use of a shard its file's size and times are looked at, because a file cut short under a
-    mapping would end the process (SIGBUS), and one overwritten in place would change the numbers.
+    Before every use of a shard, the size and times of its file are compared: a file truncated under a mapping
+    would kill the process (SIGBUS), and one overwritten in place would change the values.
 
     Args:
-        paths: the shards in order.
+        paths: the shard files in order.
         starts: first row of each shard and, last, the number of rows ``(n_shards + 1,)``.
-        dim: columns.
-        dtype: of the values.
-        stamps: what :func:`stamp` said of each file before it was checked; default: what it says now.
-        digests: sha256 of each file, by which one whose times changed may prove to be the same.
+        dim: number of columns.
+        dtype: dtype of the values.
+        stamps: :func:`file_stamp` of each file, taken before it was checked; default: taken now.
+        digests: sha256 of each file, to accept a file with new times and unchanged content.
 
     Raises:
-        FeatureError: on use, when a shard's file was replaced before its first use, or ever changed in place.
+        FeatureError: on use, if a file was replaced before its first use or changed in place.
     """
 
     ndim = 2
@@ -61,10 +61,12 @@ class ShardedRows:
         stamps: Sequence[Stamp | None] | None = None,
         digests: Sequence[str] | None = None,
     ) -> None:
-        self.paths, self.starts = tuple(paths), np.asarray(starts, dtype=np.int64)
-        self.shape, self.dtype = (int(self.starts[-1]), dim), np.dtype(dtype)
+        self.paths = tuple(paths)
+        self.starts = np.asarray(starts, dtype=np.int64)
+        self.shape = (int(self.starts[-1]), dim)
+        self.dtype = np.dtype(dtype)
         self._open: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._stamps = [stamp(path) for path in self.paths] if stamps is None else list(stamps)
+        self._stamps = [file_stamp(path) for path in self.paths] if stamps is None else list(stamps)
         self._digests = digests
 
     def __len__(self) -> int:
@@ -75,21 +77,22 @@ class ShardedRows:
 
     def shard(self, number: int) -> np.ndarray:
         """One shard ``(n, d)``, memory-mapped."""
-        path, known = self.paths[number], self._stamps[number]
+        path = self.paths[number]
+        known = self._stamps[number]
         mapped = self._open.pop(number, None)
-        now = stamp(path)
-        # A mapped file that was replaced or removed by name is still whole under its mapping.
+        now = file_stamp(path)
+        # A mapped file that was replaced or removed is still intact in its mapping.
         if now != known and (mapped is None or (now and known and now[:2] == known[:2])):
             if now is None or self._digests is None or sha256_file(path) != self._digests[number]:
                 raise FeatureError(f"{path}: was replaced after the table was opened; open the table again")
             self._stamps[number] = now
         if mapped is None:
             mapped = read_array(path, FeatureError, mmap=True)
-            # Extracted again meanwhile? A table half old and half new is none.
-            if stamp(path) != self._stamps[number]:
+            # The table may have been extracted again meanwhile; old and new rows must not mix.
+            if file_stamp(path) != self._stamps[number]:
                 raise FeatureError(f"{path}: was replaced after the table was opened; open the table again")
         self._open[number] = mapped
-        while len(self._open) > OPEN_SHARDS:
+        while len(self._open) > MAX_OPEN_SHARDS:
             self._open.popitem(last=False)
         return mapped
 
@@ -128,7 +131,7 @@ class ShardedRows:
 
     def _take(self, rows: np.ndarray) -> np.ndarray:
         result = np.empty((len(rows), self.shape[1]), dtype=self.dtype)
-        order = np.argsort(rows, kind="stable")  # shards are then read one after another, each forwards
+        order = np.argsort(rows, kind="stable")  # read shard after shard, each in ascending order
         ordered = rows[order]
         cuts = np.searchsorted(ordered, self.starts)
         for number in np.flatnonzero(np.diff(cuts)):

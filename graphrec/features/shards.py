@@ -1,9 +1,9 @@
-"""The files of one feature table: ``.npy`` shards, a JSON sidecar each, and the manifest that completes them.
+"""The files of one feature table: ``.npy`` shards, one JSON sidecar per shard, and a manifest.
 
-The order of writing is what makes a killed writer harmless: a shard's ``.npy``, then its sidecar, and after
-the last sidecar the manifest. A directory without a manifest is unfinished work, never a table. Sidecars and
-manifest are sealed with a digest of themselves and have one form, so a flipped byte in them, white space
-included, is found as surely as one in the numbers.
+The order of writes makes a killed writer harmless: first a shard's ``.npy``, then its sidecar, and the
+manifest last. A directory without a manifest is unfinished and not a table. Sidecars and manifest contain a
+digest of themselves and have one canonical form, so that any changed byte in them is detected, white space
+included.
 """
 
 from __future__ import annotations
@@ -18,36 +18,37 @@ from typing import Any
 
 import numpy as np
 
+from graphrec.core.bundle import FileFormat
 from graphrec.core.errors import FeatureError
 from graphrec.core.files import digest, json_bytes, read_array, sha256_file, write_array, write_json
-from graphrec.features.shard_rows import ShardedRows, Stamp, stamp
+from graphrec.features.shard_rows import ShardedRows, Stamp, file_stamp
 
-FORMAT = 1
+FORMAT = FileFormat("feature table")
 MANIFEST = "manifest.json"
 LOCK = ".lock"
 DTYPES = ("float16", "float32", "int32")
-SETTLED = 2.0  # seconds after which a further change to a file is sure to change its time stamp
+TIMESTAMP_SETTLED = 2.0  # seconds after which another write certainly changes a file's time stamp
 
 
 def table_key(describe: Mapping[str, Any], items: str, field: str) -> str:
     """The directory name of a table: a digest of the format, the extractor, the item ids and the field.
 
-    The ids stand for the catalog; the splits are left out on purpose, so that another split of the same
-    catalog does not throw hours of extraction away. What the items look like is not part of the key either:
-    each shard records a digest of its inputs, and only the shards whose inputs changed are made again.
+    The ids identify the catalog. The splits are not part of the key, so that another split of the same
+    catalog reuses the extraction. The content is not part of the key either: each shard records a digest of
+    its inputs, and only shards with changed inputs are extracted again.
 
     Args:
-        describe: what the extractor says of itself, JSON-able.
+        describe: description of the extractor, JSON-serializable.
         items: fingerprint of the item vocabulary.
         field: content field.
     """
-    return digest("feature table", FORMAT, dict(describe), items, field)[:32]
+    return digest("feature table", 1, dict(describe), items, field)[:32]
 
 
 def values_sha256(
     shape: tuple[int, ...], dtype: Any, parts: Iterable[np.ndarray], present: np.ndarray
 ) -> str:
-    """Hex sha256 of a table's numbers, however they are sharded.
+    """Hex sha256 of a table's values, independent of the sharding.
 
     Args:
         shape: ``(N, d)``.
@@ -69,42 +70,41 @@ def shard_names(number: int) -> tuple[str, str]:
 
 
 def read_sealed(path: Path, part: str) -> dict[str, Any]:
-    """What a sealed JSON file holds.
+    """Reads a sealed JSON file.
 
     Args:
         path: the file.
-        part: what a file of its kind has: ``"shards"`` a manifest, ``"rows"`` a sidecar.
+        part: key that must be present: ``"shards"`` in a manifest, ``"rows"`` in a sidecar.
 
     Raises:
-        FeatureError: missing, not JSON, of another kind or format, or not byte by byte what was written.
+        FeatureError: the file is missing, not JSON, of another kind or format, or was changed.
     """
     try:
         data = path.read_bytes()
         entry = json.loads(data)
-        whole = is_sealed(entry) and json_bytes(entry) == data
+        unchanged = is_sealed(entry) and json_bytes(entry) == data
     except FileNotFoundError as cause:
         raise FeatureError(f"{path}: no such file; extract again") from cause
     except (OSError, ValueError, RecursionError) as cause:
         raise FeatureError(
             f"{path}: not readable as JSON ({cause}); extract again, or remove it with gc"
         ) from cause
-    found = entry.get("format") if isinstance(entry, dict) else type(entry).__name__
-    if found != FORMAT:
-        raise FeatureError(f"{path}: format {found!r}; this version reads format {FORMAT}; remove it with gc")
-    if not whole or part not in entry:
+    FORMAT.check(entry, path, "remove it with gc", FeatureError)
+    if not unchanged or part not in entry:
         raise FeatureError(
-            f"{path}: does not have the digest it records, it was damaged or edited; extract again or gc"
+            f"{path}: its digest differs from the recorded one, the file was damaged or edited; extract "
+            "again or run gc"
         )
-    return dict(entry)
+    return FORMAT.upgrade(entry)
 
 
 def seal(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The entry with a digest of the rest of it."""
+    """The entry with a digest of its content."""
     return {**entry, "digest": digest("sealed", dict(entry))}
 
 
 def is_sealed(entry: Any) -> bool:
-    """Whether an entry is what :func:`seal` made."""
+    """Whether an entry has the digest that :func:`seal` added."""
     if not isinstance(entry, dict) or "digest" not in entry:
         return False
     return bool(seal({k: v for k, v in entry.items() if k != "digest"})["digest"] == entry["digest"])
@@ -121,24 +121,24 @@ def write_shard(
     unreadable: Mapping[str, str] | None = None,
     empty: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Writes one shard and its sidecar, in this order, and returns the sidecar's entry.
+    """Writes one shard and then its sidecar; returns the sidecar's entry.
 
     Args:
-        folder: the table's directory.
-        number: of the shard.
-        first: its first row.
+        folder: directory of the table.
+        number: number of the shard.
+        first: first row of the shard.
         values: ``(n, d) float16|float32``, finite, zero where absent.
         present: ``(n,) bool``.
-        inputs: digest of what the rows were made from.
-        unreadable: reason by item id for content that could not be read.
-        empty: reason by item id for content that gave no vector.
+        inputs: digest of the inputs of the rows.
+        unreadable: item id -> reason, for content that could not be read.
+        empty: item id -> reason, for content that gave no vector.
     """
     array_name, sidecar_name = shard_names(number)
-    (folder / sidecar_name).unlink(missing_ok=True)  # it would vouch for numbers about to be replaced
+    (folder / sidecar_name).unlink(missing_ok=True)  # it describes values that are about to be replaced
     sha256 = write_array(folder / array_name, values)
     entry = seal(
         {
-            "format": FORMAT,
+            **FORMAT.header,
             "key": folder.name,
             "file": array_name,
             "rows": [first, first + len(values)],
@@ -157,17 +157,19 @@ def write_shard(
 
 
 def _printable(reason: str) -> str:
-    """The reason in valid Unicode; the name of a file need not be."""
+    """The reason in valid Unicode; file names may be invalid."""
     return reason.encode("utf-8", "backslashreplace").decode()
 
 
 def finished_shard(folder: Path, number: int, first: int, last: int) -> dict[str, Any] | None:
-    """The sidecar's entry of a shard that is whole and holds these rows, or None."""
+    """The sidecar's entry of an intact shard with these rows, or None."""
     array_name, sidecar_name = shard_names(number)
     try:
         entry = read_sealed(folder / sidecar_name, "rows")
         path = folder / array_name
-        if entry.get("key", folder.name) != folder.name:  # another table's; the first caches did not say
+        if (
+            entry.get("key", folder.name) != folder.name
+        ):  # a sidecar of another table; early caches have no key
             return None
         if entry["rows"] != [first, last] or path.stat().st_size != entry["bytes"]:
             return None
@@ -176,8 +178,8 @@ def finished_shard(folder: Path, number: int, first: int, last: int) -> dict[str
         return None
 
 
-def present_of(entries: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """The present mask ``(N,) bool`` recorded by the shards' entries."""
+def decode_present(entries: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """The mask of present rows ``(N,) bool`` from the shards' entries."""
     masks = [
         np.unpackbits(
             np.frombuffer(base64.b64decode(e["present"]), dtype=np.uint8), count=e["rows"][1] - e["rows"][0]
@@ -187,27 +189,34 @@ def present_of(entries: Sequence[Mapping[str, Any]]) -> np.ndarray:
     return np.concatenate(masks).astype(bool) if masks else np.zeros(0, dtype=bool)
 
 
-def complete(folder: Path, head: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Writes the manifest that makes the shards a table, after removing shard files it does not name.
+def write_manifest(
+    folder: Path, head: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Removes unlisted shard files and writes the manifest, which completes the table.
 
     Args:
-        folder: the table's directory.
-        head: field, kind, key, extractor, items, content and further facts about the table.
-        entries: of all shards in order.
+        folder: directory of the table.
+        head: field, kind, key, extractor, items, content and further entries of the manifest.
+        entries: the sidecars' entries in order.
+
+    Returns:
+        The manifest.
 
     Raises:
-        FeatureError: the shards disagree in columns or type.
+        FeatureError: the shards differ in width or dtype.
     """
-    kinds = {(e["dim"], e["dtype"]) for e in entries}
-    if len(kinds) != 1:
-        raise FeatureError(f"{folder}: shards of {sorted(kinds)}; expected one width and type; extract again")
-    (dim, dtype) = kinds.pop()
-    present = present_of(entries)
+    forms = {(e["dim"], e["dtype"]) for e in entries}
+    if len(forms) != 1:
+        raise FeatureError(
+            f"{folder}: shards of {sorted(forms)}; expected one width and dtype; extract again"
+        )
+    (dim, dtype) = forms.pop()
+    present = decode_present(entries)
     parts = (read_array(folder / e["file"], FeatureError, mmap=True) for e in entries)
     manifest = seal(
         {
             **head,
-            "format": FORMAT,
+            **FORMAT.header,
             "shape": [len(present), dim],
             "dtype": dtype,
             "sha256": values_sha256((len(present), dim), dtype, parts, present),
@@ -224,10 +233,10 @@ def complete(folder: Path, head: Mapping[str, Any], entries: Sequence[Mapping[st
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a complete table.
+    """Reads the manifest of a complete table.
 
     Raises:
-        FeatureError: missing, not JSON, damaged, or of another format version.
+        FeatureError: the manifest is missing, not JSON, damaged, or of another format version.
     """
     return read_sealed(folder / MANIFEST, "shards")
 
@@ -236,48 +245,48 @@ _verified: set[tuple[str, Stamp, str]] = set()
 
 
 def open_shards(folder: Path, manifest: Mapping[str, Any], verify: bool) -> ShardedRows:
-    """The values ``(N, d)`` of a table, checked against the manifest.
+    """Opens the values ``(N, d)`` of a table and checks them against the manifest.
 
     Sizes and ``.npy`` headers are always checked; with ``verify`` every file is also hashed, once per process
-    as long as it does not change.
+    unless it changes.
 
     Raises:
-        FeatureError: a shard is missing or differs from what was recorded; names it.
+        FeatureError: a shard is missing or differs from its record; the message names it.
     """
     paths = [folder / e["file"] for e in manifest["shards"]]
-    stamps = [stamp(path) for path in paths]  # before the check: what is replaced after it must not pass
+    stamps = [file_stamp(path) for path in paths]  # before the check, to detect files replaced after it
     for entry in manifest["shards"]:
         problem = shard_problem(folder, entry, hashed=verify)
         if problem:
-            raise FeatureError(f"{problem}; extract again (only what is damaged is made again)")
+            raise FeatureError(f"{problem}; extract again (only damaged shards are extracted again)")
     starts = [e["rows"][0] for e in manifest["shards"]] + [manifest["shape"][0]]
     digests = [e["sha256"] for e in manifest["shards"]]
     return ShardedRows(paths, starts, manifest["shape"][1], np.dtype(manifest["dtype"]), stamps, digests)
 
 
 def shard_problem(folder: Path, entry: Mapping[str, Any], hashed: bool, again: bool = False) -> str | None:
-    """What is wrong with one shard's values, or None.
+    """Describes the problem of one shard's file, or returns None.
 
     Args:
-        folder: the table's directory.
+        folder: directory of the table.
         entry: the shard's entry in the manifest.
-        hashed: compare the sha256 too.
-        again: hash even what this process has hashed before.
+        hashed: also compare the sha256.
+        again: hash files again that this process has already hashed.
     """
     path = folder / entry["file"]
     if path.name != entry["file"] or not path.is_file():
-        return f"{path}: no such file, though the manifest names it"
-    found = stamp(path)
-    if found is None or found[2] != entry["bytes"]:
-        return f"{path}: {found[2] if found else 0:,} bytes; expected {entry['bytes']:,}"
-    known = (str(path.resolve()), found, entry["sha256"])
+        return f"{path}: no such file, but the manifest lists it"
+    current = file_stamp(path)
+    if current is None or current[2] != entry["bytes"]:
+        return f"{path}: {current[2] if current else 0:,} bytes; expected {entry['bytes']:,}"
+    known = (str(path.resolve()), current, entry["sha256"])
     try:
         if hashed and (again or known not in _verified):
             if sha256_file(path) != entry["sha256"]:
-                return f"{path}: its sha256 is not the one recorded, the file was damaged"
-            # A file's clock ticks every few milliseconds (two seconds on some systems): what was written just
-            # now may change once more and keep its time, so it is not yet remembered.
-            if time.time() - max(found[3], found[4]) / 1e9 > SETTLED:
+                return f"{path}: its sha256 differs from the recorded one, the file is damaged"
+            # Time stamps have a resolution of milliseconds (two seconds on some file systems): a file written
+            # just now may change again with the same time stamp, so it is not remembered yet.
+            if time.time() - max(current[3], current[4]) / 1e9 > TIMESTAMP_SETTLED:
                 _verified.add(known)
         array = read_array(path, FeatureError, mmap=True)
     except OSError as cause:
@@ -291,9 +300,12 @@ def shard_problem(folder: Path, entry: Mapping[str, Any], hashed: bool, again: b
 
 
 def table_problems(folder: Path, report: Callable[[str], None]) -> None:
-    """Re-hashes every file of one table's directory and reports each problem."""
+    """Hashes every file of one table's directory again and reports each problem."""
     if not (folder / MANIFEST).exists():
-        report(f"{folder}: no {MANIFEST}, the extraction did not finish; run it again, or remove it with gc")
+        report(
+            f"{folder}: no {MANIFEST}, the extraction did not finish; run it again, or remove the table "
+            "with gc"
+        )
         return
     try:
         manifest = read_manifest(folder)
@@ -302,8 +314,8 @@ def table_problems(folder: Path, report: Callable[[str], None]) -> None:
         return
     if manifest["key"] != folder.name or manifest["field"] != folder.parent.name:
         report(
-            f"{folder / MANIFEST}: of the table {manifest['field']}/{manifest['key']}; extract again, or "
-            "restore its name if the directory was renamed"
+            f"{folder / MANIFEST}: belongs to the table {manifest['field']}/{manifest['key']}; extract "
+            "again, or restore the name if the directory was renamed"
         )
     expected = {MANIFEST, LOCK}
     for number, entry in enumerate(manifest["shards"]):

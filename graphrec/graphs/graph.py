@@ -1,18 +1,21 @@
-"""Graphs as compressed sparse rows, and the builders: bipartite, mix, union, normalize, sample.
+"""Graphs in compressed sparse row (CSR) format, and functions that build, combine and normalize them.
 
-A :class:`Graph` is a linear map: ``graph @ x`` sends ``(n_source, d)`` to ``(n_target, d)``, each target
-summing its weighted sources. Rows are targets, so forward propagation is one CSR product; a symmetric graph
-is its own transpose in backward. Gradients flow to ``x`` and, where a graph is learned, to its weights.
+A :class:`Graph` is a linear map: ``graph @ x`` maps ``(n_source, d)`` to ``(n_target, d)``; each target node
+receives the weighted sum of its source nodes. Rows are targets, so forward propagation is one CSR product.
+The backward pass multiplies with the transpose; a symmetric graph is its own. Gradients flow to ``x`` and to
+weights that require a gradient.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from graphrec.core.errors import GraphError
 from graphrec.data.interactions import Interactions
@@ -20,32 +23,58 @@ from graphrec.data.interactions import Interactions
 if TYPE_CHECKING:
     from torch_geometric import EdgeIndex
 
-EDGES = 8192  # edges whose two rows are multiplied at a time and stay in the cache meanwhile
+EDGE_BLOCK = 8192  # edges whose inner products are computed at a time, so that their rows stay in the cache
 
 
-class Graph:
-    """Weighted edges between ``n_source`` and ``n_target`` nodes, sorted by target, then source.
+@dataclass
+class _Cache:
+    """Tensors and graphs derived from a graph. A plain object keeps them out of nn.Module's registry.
+
+    Attributes:
+        matrix: see :meth:`Graph.matrix`.
+        transpose: the transpose, which this graph owns.
+        transpose_of: the graph that owns this one as its transpose. A weak reference, so that there is no
+            reference cycle and memory is freed at once.
+    """
+
+    matrix: Tensor | None = None
+    transpose: Graph | None = None
+    transpose_of: weakref.ref[Graph] | None = None
+
+
+class Graph(nn.Module):
+    """Weighted edges from ``n_source`` to ``n_target`` nodes, sorted by target, then source.
+
+    The edges are non-persistent buffers: they follow the model that holds the graph to its device, whether as
+    an attribute, in an ``nn.ModuleList`` or in an ``nn.ModuleDict``, and are not part of its state dict.
 
     Args:
-        rowptr: offsets per target ``(n_target + 1,)``.
+        rowptr: offset of each target's first edge ``(n_target + 1,)``.
         col: source of each edge ``(E,)``.
-        weight: ``(E,) float32``; where it requires a gradient, ``graph @ x`` passes one to it.
+        weight: ``(E,) float32``; if it requires a gradient, ``graph @ x`` computes it.
         n_source: number of source nodes.
-        symmetric: the matrix equals its transpose; backward then uses it as it is.
+        symmetric: whether the matrix equals its transpose; the backward pass then uses the matrix itself.
 
-    Use :meth:`from_edges` to build one from unsorted edges.
+    Use :meth:`from_edges` to build a graph from unsorted edges.
     """
+
+    rowptr: Tensor
+    col: Tensor
+    weight: Tensor
 
     def __init__(
         self, rowptr: Tensor, col: Tensor, weight: Tensor, n_source: int, symmetric: bool = False
     ) -> None:
+        super().__init__()
         # int32 indices halve the index traffic, and MKL takes them without a copy.
-        small = len(col) < 2**31 and n_source < 2**31
-        kind = torch.int32 if small else torch.int64
-        self.rowptr, self.col, self.weight = rowptr.to(kind), col.to(kind), weight
-        self.n_source, self.n_target, self.symmetric = int(n_source), len(rowptr) - 1, symmetric
-        self._matrix: Tensor | None = None
-        self._transposed: Graph | None = self if symmetric else None
+        dtype = torch.int32 if len(col) < 2**31 and n_source < 2**31 else torch.int64
+        self.register_buffer("rowptr", rowptr.to(dtype), persistent=False)
+        self.register_buffer("col", col.to(dtype), persistent=False)
+        self.register_buffer("weight", weight, persistent=False)
+        self.n_source = int(n_source)
+        self.n_target = len(rowptr) - 1
+        self.symmetric = symmetric
+        self._cache = _Cache()
 
     @classmethod
     def from_edges(
@@ -67,12 +96,12 @@ class Graph:
             weight: ``(E,)``; default: all 1.
             n_source: number of source nodes.
             n_target: number of target nodes.
-            symmetric: promise that the edges equal their transpose; checked.
-            repeated: what to do with repeated edges: refuse them or add up their weights.
+            symmetric: the edges equal their transpose; this is checked.
+            repeated: raise an error for repeated edges, or add up their weights.
 
         Raises:
-            GraphError: an index out of range, a weight that is not finite, repeated edges, or a broken
-                promise.
+            GraphError: an index is out of range, a weight is not finite, edges are repeated, or the edges are
+                not symmetric although ``symmetric`` says so.
         """
         s, t = (np.asarray(v, dtype=np.int64) for v in (source, target))
         w = np.ones(len(s), np.float32) if weight is None else np.asarray(weight, dtype=np.float32)
@@ -103,27 +132,56 @@ class Graph:
             s, t = s[new], t[new]
         graph = _graph(s, np.bincount(t, minlength=n_target), w, n_source)
         if symmetric:
-            back = graph.t()
-            same = (
+            transpose = graph.t()
+            same_edges = (
                 n_source == n_target
-                and torch.equal(graph.rowptr, back.rowptr)
-                and torch.equal(graph.col, back.col)
+                and torch.equal(graph.rowptr, transpose.rowptr)
+                and torch.equal(graph.col, transpose.col)
             )
-            if not (same and torch.allclose(graph.weight, back.weight)):
-                raise GraphError("the edges were said to be symmetric and are not; drop symmetric=True")
-            graph.symmetric, graph._transposed = True, graph
+            if not (same_edges and torch.allclose(graph.weight, transpose.weight)):
+                raise GraphError("symmetric=True, but the edges are not symmetric; drop symmetric=True")
+            graph.symmetric = True
+            graph._cache = _Cache()
         return graph
 
     def __len__(self) -> int:
         return len(self.col)
 
     def __repr__(self) -> str:
-        kind = ", symmetric" if self.symmetric else ""
-        return f"Graph({self.n_source:,} -> {self.n_target:,}, {len(self):,} edges{kind})"
+        symmetric = ", symmetric" if self.symmetric else ""
+        return f"Graph({self.n_source:,} -> {self.n_target:,}, {len(self):,} edges{symmetric})"
+
+    def _repr_html_(self) -> str:
+        """A small table for notebooks: nodes, edges, range of the weights, whether it is symmetric."""
+        weight = self.weight.detach()
+        low_high = f"{weight.min():.4g} to {weight.max():.4g}" if len(weight) else "none"
+        facts = {
+            "source nodes": f"{self.n_source:,}",
+            "target nodes": f"{self.n_target:,}",
+            "edges": f"{len(self):,}",
+            "weights": f"{low_high}{', learned' if self.weight.requires_grad else ''}",
+            "symmetric": "yes" if self.symmetric else "no",
+            "device": str(self.device),
+        }
+        rows = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in facts.items())
+        return f"<table><caption>Graph</caption>{rows}</table>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy computes its own transpose; that of the original stays with the original.
+        return {**self.__dict__, "_cache": _Cache()}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        weight = self.weight
+        super()._apply(fn, recurse)
+        if self.weight is not weight:
+            self._cache.matrix = None
+        if self._cache.transpose is not None:
+            self._cache.transpose._apply(fn, recurse)
+        return self
 
     @property
     def device(self) -> torch.device:
-        """Where the edges are."""
+        """The device of the edges."""
         return self.weight.device
 
     @property
@@ -144,35 +202,44 @@ class Graph:
         )
 
     def matrix(self) -> Tensor:
-        """The ``(n_target, n_source)`` sparse CSR tensor, made once; a constant, also of learned weights."""
-        if self._matrix is None:
-            self._matrix = torch.sparse_csr_tensor(
+        """The ``(n_target, n_source)`` sparse CSR tensor, cached. It carries no gradient to the weights."""
+        if self._cache.matrix is None:
+            self._cache.matrix = torch.sparse_csr_tensor(
                 self.rowptr,
                 self.col,
                 self.weight.detach(),
                 size=(self.n_target, self.n_source),
                 check_invariants=False,
             )
-        return self._matrix
+        return self._cache.matrix
 
     def dense(self) -> Tensor:
         """The ``(n_target, n_source)`` dense matrix, for small graphs and tests."""
         return self.matrix().to_dense()
 
     def t(self) -> Graph:
-        """The transpose: every edge the other way round; made once, and the graph itself if symmetric.
+        """The transpose, with every edge reversed: cached, and the graph itself if it is symmetric.
 
-        Its weights are constants, also where the graph's are learned.
+        The transpose carries no gradient to the weights.
         """
-        if self._transposed is None:
-            order = torch.argsort(self.col.long(), stable=True)
-            counts = torch.bincount(self.col.long(), minlength=self.n_source)
-            rowptr = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
-            weight = self.weight.detach()[order]
-            self._transposed = Graph(rowptr, self.target[order], weight, self.n_target)
-            # The way back leads to constants too: it would keep alive what the weights were computed from.
-            self._transposed._transposed = self.detached() if self.weight.requires_grad else self
-        return self._transposed
+        if self.symmetric:
+            return self
+        owner = self._cache.transpose_of() if self._cache.transpose_of is not None else None
+        for known in (self._cache.transpose, owner):
+            if known is not None and known.device == self.device:
+                return known
+        order = torch.argsort(self.col.long(), stable=True)
+        counts = torch.bincount(self.col.long(), minlength=self.n_source)
+        rowptr = nn.functional.pad(counts.cumsum(0), (1, 0))
+        transpose = Graph(rowptr, self.target[order], self.weight.detach()[order], self.n_target)
+        return self.set_transpose(transpose)
+
+    def set_transpose(self, transpose: Graph) -> Graph:
+        """Caches a transpose that is known already, and returns it."""
+        self._cache.transpose = transpose
+        if not self.weight.requires_grad:  # else the transpose of the transpose would not be a constant
+            transpose._cache.transpose_of = weakref.ref(self)
+        return transpose
 
     def __matmul__(self, x: Tensor) -> Tensor:
         """``graph @ x``: ``(n_source, d) -> (n_target, d)``, differentiable in ``x`` and the weights."""
@@ -181,12 +248,9 @@ class Graph:
         result: Tensor = _Product.apply(x, self.weight, self)
         return result
 
-    def to(self, device: torch.device | str) -> Graph:
-        """The graph on another device."""
-        if torch.device(device) == self.device:
-            return self
-        rowptr, col, weight = (v.to(device) for v in (self.rowptr, self.col, self.weight))
-        return Graph(rowptr, col, weight, self.n_source, self.symmetric)
+    def forward(self, x: Tensor) -> Tensor:
+        """``graph @ x``."""
+        return self @ x
 
     def scaled(self, factor: float) -> Graph:
         """The graph with every weight multiplied by ``factor``."""
@@ -199,16 +263,16 @@ class Graph:
         return Graph(self.rowptr, self.col, weight, self.n_source)
 
     def detached(self) -> Graph:
-        """The graph with its weights as constants; shares the transpose, so that it is made once."""
+        """The graph without a gradient to its weights. It shares the transpose, which is computed once."""
         graph = Graph(self.rowptr, self.col, self.weight.detach(), self.n_source, self.symmetric)
-        graph._matrix = self._matrix
+        graph._cache.matrix = self._cache.matrix
         if not self.symmetric:
-            graph._transposed = self.t()
+            graph._cache.transpose = self.t()
         return graph
 
 
 class _Product(torch.autograd.Function):
-    """Sparse times dense with the transposed CSR in backward (autograd's own transposes on every call)."""
+    """Sparse times dense with a cached transpose in backward (torch's own transposes on every call)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, graph: Graph) -> Tensor:
@@ -219,23 +283,23 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        by_x = _product(ctx.graph.t(), gradient) if ctx.needs_input_grad[0] else None
-        by_weight = _edge_products(ctx.graph, gradient, *ctx.saved_tensors) if ctx.saved_tensors else None
-        return by_x, by_weight, None
+        to_x = _product(ctx.graph.t(), gradient) if ctx.needs_input_grad[0] else None
+        to_weight = _edge_products(ctx.graph, gradient, *ctx.saved_tensors) if ctx.saved_tensors else None
+        return to_x, to_weight, None
 
 
 def edge_products(graph: Graph, x: Tensor) -> Tensor:
-    """The inner product of the two ends of each edge ``(E,)``, differentiable in ``x``; weights are not used.
+    """The inner product of the embeddings at both ends of each edge ``(E,)``, differentiable in ``x``.
 
-    With rows of length one these are cosine similarities. Memory beyond the result is a block of edges, not
-    two rows an edge.
+    The weights are not used. With rows of length one these are cosine similarities. Edges are processed in
+    blocks, so two gathered rows per edge are never in memory at once.
 
     Args:
-        graph: over one node set of ``n`` nodes.
+        graph: a graph over one set of ``n`` nodes.
         x: one row per node ``(n, d)``.
 
     Raises:
-        GraphError: the graph is not square, or ``x`` has not one row per node.
+        GraphError: the graph is not square, or ``x`` does not have one row per node.
     """
     if x.dim() != 2 or not graph.n_source == graph.n_target == len(x):
         raise GraphError(f"x has shape {tuple(x.shape)}; expected a row for each node of {graph!r}")
@@ -259,12 +323,13 @@ class _EdgeProducts(torch.autograd.Function):
         return _product(graph, x) + _product(graph.t(), x), None
 
 
-def _edge_products(graph: Graph, of_target: Tensor, of_source: Tensor) -> Tensor:
-    """Inner products ``(E,)`` of the target's row ``(n_target, d)`` and the source's ``(n_source, d)``."""
-    target, result = graph.target, of_source.new_empty(len(graph))
-    for start in range(0, len(graph), EDGES):
-        ends = target[start : start + EDGES], graph.col[start : start + EDGES]
-        result[start : start + EDGES] = (of_target[ends[0]] * of_source[ends[1]]).sum(1)
+def _edge_products(graph: Graph, x_target: Tensor, x_source: Tensor) -> Tensor:
+    """Inner products ``(E,)`` of each edge's rows of ``(n_target, d)`` and of ``(n_source, d)``."""
+    target = graph.target
+    result = x_source.new_empty(len(graph))
+    for start in range(0, len(graph), EDGE_BLOCK):
+        block = slice(start, start + EDGE_BLOCK)
+        result[block] = (x_target[target[block]] * x_source[graph.col[block]]).sum(1)
     return result
 
 
@@ -275,13 +340,14 @@ def _product(graph: Graph, x: Tensor) -> Tensor:
     once and writes each result once, without the zeroing and the copy around MKL's sparse product, in about
     half the time (python -m experiments.bench.propagation).
     """
-    if x.device.type == "cpu" and x.dtype == torch.float32 and len(graph) and len(x):
-        return torch.nn.functional.embedding_bag(
+    weight = graph.weight
+    if x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and len(weight) and len(x):
+        return nn.functional.embedding_bag(
             graph.col,
             x.contiguous(),
             graph.rowptr,
             mode="sum",
-            per_sample_weights=graph.weight,
+            per_sample_weights=weight,
             include_last_offset=True,
         )
     return graph.matrix().to(x.dtype) @ x.contiguous()
@@ -290,10 +356,11 @@ def _product(graph: Graph, x: Tensor) -> Tensor:
 def bipartite(interactions: Interactions, normalization: Literal["symmetric", "none"] = "symmetric") -> Graph:
     """The user-item graph in both directions over ``n_users + n_items`` nodes, users first.
 
-    With ``"symmetric"`` each edge weighs ``1 / sqrt(d_u d_i)`` (LightGCN, https://arxiv.org/abs/2002.02126,
-    Eq. 3), degrees counted on these very interactions.
+    With ``"symmetric"`` the weight of each edge is ``1 / sqrt(d_u d_i)`` (LightGCN,
+    https://arxiv.org/abs/2002.02126, Eq. 3), where degrees are counted on these interactions.
     """
-    users, items = interactions.users.astype(np.int64), interactions.items.astype(np.int64)
+    users = interactions.users.astype(np.int64)
+    items = interactions.items.astype(np.int64)
     by_item = np.argsort(items, kind="stable")  # users stay ascending within an item
     source = np.concatenate([items + interactions.n_users, users[by_item]])
     degree = np.concatenate([interactions.user_degree, interactions.item_degree])
@@ -305,25 +372,26 @@ def bipartite(interactions: Interactions, normalization: Literal["symmetric", "n
     else:
         weight = np.ones(len(source), dtype=np.float32)
     graph = _graph(source, degree, weight, len(degree))
-    graph.symmetric, graph._transposed = True, graph
+    graph.symmetric = True
     return graph
 
 
 def degree_probability(interactions: Interactions) -> np.ndarray:
-    """Sampling weight ``1 / sqrt(d_u d_i)`` of each interaction ``(E,) float64`` (FREEDOM): popular
-    ends less.
+    """Sampling weight ``1 / sqrt(d_u d_i)`` of each interaction ``(E,) float64`` (FREEDOM,
+    https://arxiv.org/abs/2211.06924, Eq. 4): interactions of popular users and items are drawn less often.
     """
-    users, items = interactions.user_degree[interactions.users], interactions.item_degree[interactions.items]
-    probability: np.ndarray = 1.0 / np.sqrt(users.astype(np.float64) * items)
+    user_degree = interactions.user_degree[interactions.users].astype(np.float64)
+    item_degree = interactions.item_degree[interactions.items]
+    probability: np.ndarray = 1.0 / np.sqrt(user_degree * item_degree)
     return probability
 
 
 def sample_edges(probability: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Mask ``(E,)`` of ``n`` edges drawn without replacement with probability proportional to
-    ``probability``.
+    """Mask ``(E,) bool`` of ``n`` edges drawn without replacement, in proportion to ``probability (E,)``.
 
-    Exponential races: edge ``e`` arrives at time ``Exp(1) / p_e`` and the first ``n`` are kept, which is the
-    same distribution as drawing one after the other (Efraimidis and Spirakis, 2006).
+    Exponential races: edge ``e`` gets the time ``Exp(1) / p_e`` and the first ``n`` are kept, which is the
+    same distribution as drawing one edge after the other (Efraimidis and Spirakis, 2006,
+    https://doi.org/10.1016/j.ipl.2005.11.003).
     """
     mask = np.zeros(len(probability), dtype=bool)
     if n > 0:
@@ -333,10 +401,13 @@ def sample_edges(probability: np.ndarray, n: int, rng: np.random.Generator) -> n
 
 
 def normalize_weights(graph: Graph, how: Literal["row", "symmetric"]) -> Graph:
-    """Capabilities weights by row sums: ``"row"`` gives ``D^-1 A``, ``"symmetric"`` gives ``D^-1/2 A D^-1/2``.
+    """Scales weights by row sums: ``"row"`` gives ``D^-1 A``, ``"symmetric"`` gives ``D^-1/2 A D^-1/2``.
 
-    ``D`` holds the row sums (over incoming edges) on both sides, also for directed graphs, as FREEDOM does
-    it. Empty rows stay empty.
+    ``D`` holds the row sums (over incoming edges) on both sides, also for directed graphs, as in FREEDOM.
+    Empty rows stay empty.
+
+    Raises:
+        GraphError: a row sums to zero or less, or the graph is not square and ``how`` is ``"symmetric"``.
     """
     target = graph.target
     total = torch.zeros(graph.n_target, dtype=torch.float64, device=graph.device)
@@ -350,8 +421,8 @@ def normalize_weights(graph: Graph, how: Literal["row", "symmetric"]) -> Graph:
             raise GraphError(
                 f"{graph!r} is not square; symmetric normalization needs one node set, use 'row'"
             )
-        inverse = torch.where(total > 0, total, torch.ones_like(total)).rsqrt()
-        weight = (graph.weight.double() * inverse[target] * inverse[graph.col.long()]).float()
+        scale = torch.where(total > 0, total, torch.ones_like(total)).rsqrt()
+        weight = (graph.weight.double() * scale[target] * scale[graph.col.long()]).float()
     else:
         raise GraphError(f"normalization {how!r}; expected 'row' or 'symmetric'")
     return Graph(graph.rowptr, graph.col, weight, graph.n_source, graph.symmetric)
@@ -376,24 +447,25 @@ def mix(graphs: Sequence[tuple[float, Graph]]) -> Graph:
 
 
 def union(graphs: Sequence[Graph]) -> tuple[Graph, list[Tensor]]:
-    """All edges of graphs over the same nodes, each once with weight 1, and where each graph's edges went.
+    """The union of the edges of graphs over the same nodes, each edge once and with weight 1.
 
-    Unlike :func:`mix` it leaves the weights to the caller, who may want a gradient to them:
-    ``zeros.index_add(0, places[m], weights[m])`` adds up what one graph says of each edge.
+    Unlike :func:`mix` it leaves the weights to the caller, who may need a gradient to them:
+    ``zeros.index_add(0, positions[m], weights[m])`` places the weights of graph ``m`` in the union.
 
     Args:
-        graphs: on one device, at least one.
+        graphs: at least one, all on one device.
 
     Returns:
-        the union of ``E`` edges, and for each graph the positions ``(E_m,) int64``, all of them different.
+        the union with ``E`` edges, and for each graph the position of its edges there ``(E_m,) int64``.
     """
     first = graphs[0]
     keys = torch.cat([g.target * first.n_source + g.col.long() for g in graphs])
-    edges, place = torch.unique(keys, return_inverse=True)
-    target, source = edges // first.n_source, edges % first.n_source
-    rowptr = torch.nn.functional.pad(torch.bincount(target, minlength=first.n_target).cumsum(0), (1, 0))
+    edges, position = torch.unique(keys, return_inverse=True)
+    target = edges // first.n_source
+    source = edges % first.n_source
+    rowptr = nn.functional.pad(torch.bincount(target, minlength=first.n_target).cumsum(0), (1, 0))
     weight = torch.ones(len(edges), device=first.device)
-    return Graph(rowptr, source, weight, first.n_source), list(place.split([len(g) for g in graphs]))
+    return Graph(rowptr, source, weight, first.n_source), list(position.split([len(g) for g in graphs]))
 
 
 def _graph(source: np.ndarray, counts: np.ndarray, weight: np.ndarray, n_source: int) -> Graph:

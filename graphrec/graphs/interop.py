@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphrec.core.errors import DataError, GraphError, MissingDependencyError, requires
+from graphrec.core.errors import DataError, GraphError, MissingDependencyError, missing_dependency
 from graphrec.data import Dataset, Interactions, Vocabulary
 from graphrec.data.dataset import Relation
 from graphrec.features import FeatureTable
@@ -288,7 +288,7 @@ def _dgl() -> Any:
     try:
         import dgl
     except ImportError as cause:
-        raise requires("dgl", "dgl") from cause
+        raise missing_dependency("dgl", "dgl") from cause
     except OSError as cause:  # DGL's binaries are built for one torch each
         raise MissingDependencyError(
             f"dgl is installed and does not load beside torch {torch.__version__} ({cause}); run: "

@@ -23,10 +23,10 @@ from graphrec.core.files import digest, read_array, read_json, sha256_file, writ
 from graphrec.core.ray import Cluster
 from graphrec.features import FeatureTable
 from graphrec.graphs.graph import Graph
-from graphrec.graphs.nearest import Effort, all_neighbors, clustered_neighbors, nearest_rows, unit_length
+from graphrec.graphs.nearest import all_neighbors, approximate_neighbors, nearest_rows, unit_length
 
 VERSION = 2  # part of the cache key: raise it when the neighbors of equal features change
-CLUSTER_VERSION = 2  # the same for approximate neighbors
+CLUSTER_VERSION = 3  # the same for approximate neighbors
 EXACT_UP_TO = 200_000
 """Items up to which ``method="auto"`` compares all pairs."""
 IN_MEMORY = 2**32
@@ -86,8 +86,8 @@ def knn(
     if not len(present):
         raise GraphError("no item has this feature; a kNN graph needs at least one")
     exact = method == "exact" or (method == "auto" and len(present) <= EXACT_UP_TO)
-    effort = None if exact else Effort(float(recall), int(seed))
-    neighbors, similarity = _cached_neighbors(table, present, k, effort, cache, device, cluster)
+    approximate = None if exact else (float(recall), int(seed))
+    neighbors, similarity = _cached_neighbors(table, present, k, approximate, cache, device, cluster)
     n = len(table.present)
     source, target = neighbors.ravel(), np.repeat(present, neighbors.shape[1])
     values = similarity.ravel()
@@ -144,25 +144,25 @@ def _cached_neighbors(
     table: FeatureTable,
     present: np.ndarray,
     k: int,
-    effort: Effort | None,
+    approximate: tuple[float, int] | None,
     cache: str | Path | None,
     device: str | torch.device,
     cluster: Cluster | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Neighbors as item indices ``(n_present, k)`` and cosine similarities, from the cache where it holds
-    them; exact without an ``effort``.
+    them; exact unless ``approximate`` gives a recall and a seed.
     """
-    how = () if effort is None else ("clusters", CLUSTER_VERSION, *effort)
-    key = digest("knn", VERSION, table.sha256, k, "cosine", *how)[:32]
+    method = () if approximate is None else ("clusters", CLUSTER_VERSION, *approximate)
+    key = digest("knn", VERSION, table.sha256, k, "cosine", *method)[:32]
     folder = Path(cache) / f"knn-{key}" if cache is not None else None
     if folder is not None and _intact(folder):
         return read_array(folder / "neighbors.npy"), read_array(folder / "similarity.npy")
     with torch.no_grad():
         unit = _unit_rows(table, present, device, cache)
-        if effort is None:
+        if approximate is None:
             found = all_neighbors(unit, k, cluster)
         else:
-            found = clustered_neighbors(unit, k, effort, cluster)
+            found = approximate_neighbors(unit, k, *approximate, cluster)
     similarity, neighbors = found[0].numpy(), present[found[1].numpy()].astype(np.int32)
     if folder is not None:
         hashes = {
@@ -193,7 +193,7 @@ def _unit_rows(
         unit = torch.empty(shape, device=device)
     step = max(1, READ // (4 * table.dim))
     for start in range(0, len(rows), step):
-        part = table.rows(rows[start : start + step])
+        part = table.take(rows[start : start + step])
         unit[start : start + len(part)] = unit_length(torch.from_numpy(part).to(device))
     return unit
 

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from graphrec.core.random import numpy_rng
 from graphrec.core.ray import Cluster
-from graphrec.core.topk import topk
+from graphrec.core.topk import topk, update_topk
+from graphrec.graphs import ivf
 
 BLOCK = (1024, 4096)
 """Queries and keys of one product: 16 MiB of similarities, which stay in the processor's cache."""
@@ -25,17 +26,10 @@ SQUARE = 2048
 """Rows of a block where each product serves the rows of both sides."""
 WIDE = 1024
 """Columns from which a product takes longer than turning its result round."""
-SAMPLE = 1000  # items whose true neighbors are looked up to see how many clusters it takes
-ROUNDS = 10  # of k-means
+SAMPLE = 1000  # rows whose true neighbors show how many lists a search needs
+ASSIGNED = 2**16  # rows assigned to lists at once
 TASKS = 64  # of a search on a cluster, at most: enough that workers of different speed end together
-WORTHWHILE = 0.3  # share of the clusters above which comparing all pairs, in larger products, takes less time
-
-
-class Effort(NamedTuple):
-    """How hard the approximate search tries: wanted share of the true neighbors, and the clusters' seed."""
-
-    recall: float
-    seed: int
+WORTHWHILE = 0.3  # share of the lists above which comparing all pairs, in larger products, takes less time
 
 
 def nearest_rows(
@@ -96,7 +90,7 @@ def _search(
             key = keys[offset : offset + block[1]]
             similarity = held[: len(query) * len(key)].view(len(query), len(key))
             torch.mm(query, key.T, out=similarity)
-            best, at = _better(best, at, similarity, offset, k)
+            best, at = update_topk(best, at, similarity, offset, k)
         values[start : start + len(query)], rows[start : start + len(query)] = best.cpu(), at.cpu()
     return values, rows
 
@@ -146,7 +140,7 @@ def _each(
 ) -> Iterator[tuple[Any, tuple[Tensor, Tensor]]]:
     """``work(*tensors, part)`` of every part on a cluster, on the device that the tensors are on."""
     task = partial(_on_arrays, work, tensors[0].device.type)
-    for part, found in cluster.each(task, tuple(t.cpu().numpy() for t in tensors), parts):
+    for part, found in cluster.map_unordered(task, tuple(t.cpu().numpy() for t in tensors), parts):
         with _read_only():
             yield part, (torch.from_numpy(found[0]), torch.from_numpy(found[1]))
 
@@ -199,164 +193,94 @@ def _search_within(
         for j, other in enumerate(parts[i:], start=i):
             similarity = held[0, : len(own) * len(other)].view(len(own), len(other))
             torch.mm(own, other.T, out=similarity)
-            best[i], at[i] = _better(best[i], at[i], similarity, j * block, k)
+            best[i], at[i] = update_topk(best[i], at[i], similarity, j * block, k)
             if j > i:
                 turned = held[1, : similarity.numel()].view(len(other), len(own))
                 turned.copy_(similarity.T)
-                best[j], at[j] = _better(best[j], at[j], turned, i * block, k)
+                best[j], at[j] = update_topk(best[j], at[j], turned, i * block, k)
     if owns is not None:
         best = [torch.nn.functional.pad(b, (0, k - b.shape[1]), value=-torch.inf) for b in best]
         at = [torch.nn.functional.pad(a, (0, k - a.shape[1]), value=len(unit)) for a in at]
     return torch.cat(best).cpu(), torch.cat(at).cpu()
 
 
-def _better(best: Tensor, at: Tensor, similarity: Tensor, offset: int, k: int) -> tuple[Tensor, Tensor]:
-    """The ``k`` best of those found so far and of one more block; among equals the lowest row.
-
-    Only a value above the worst of ``k`` found so far can enter, as rows of later blocks are higher. Nearly
-    all of a block is therefore read once, for the maxima of its groups of columns ``j, j + 512, ...``; only
-    groups with a maximum above take part.
-
-    Args:
-        best: ``(b, at most k)`` descending.
-        at: rows of their keys.
-        similarity: of the next block ``(b, n)``.
-        offset: its first row.
-        k: how many.
-    """
-    n = similarity.shape[1]
-    if best.shape[1] < k:
-        both = torch.cat([best, similarity], 1) if best.shape[1] else similarity
-        where = torch.cat([at, torch.arange(offset, offset + n, device=at.device).expand(len(at), n)], 1)
-        values, place = topk(both, min(k, both.shape[1]))
-        return values, where.gather(1, place)
-    groups = min(512, n)
-    depth, rest = divmod(n, groups)
-    grouped = similarity[:, : n - rest].unflatten(1, (depth, groups))
-    above = grouped.amax(1) > best[:, -1:]  # (b, groups)
-    row, group = above.nonzero().unbind(1)
-    counts = above.sum(1)
-    most = max(1, int(counts.max()))
-    if not len(row) and not rest:
-        return best, at
-    # Each row's groups side by side, ascending; with depth before group, candidates stand in the order of
-    # their rows, as ties need.
-    slot = torch.arange(len(row), device=at.device) - (counts.cumsum(0) - counts)[row]
-    chosen = at.new_zeros(len(best), most).index_put_((row, slot), group)
-    inside = grouped.gather(2, chosen.unsqueeze(1).expand(-1, depth, -1))  # (b, depth, most)
-    unused = torch.arange(most, device=at.device) >= counts.unsqueeze(1)
-    inside = inside.masked_fill_(unused.unsqueeze(1), -torch.inf).flatten(1)
-    values, place = topk(torch.cat([best, inside, similarity[:, n - rest :]], 1), k)
-    local = place - k
-    column = local.div(most, rounding_mode="floor") * groups + chosen.gather(1, local % most)
-    column = torch.where(local < depth * most, column, local - depth * most + n - rest)
-    return values, torch.where(local < 0, at.gather(1, place.clamp(max=k - 1)), column + offset)
-
-
 # -- approximate ---------------------------------------------------------------------------------------------
 
 
-def clustered_neighbors(
-    unit: Tensor, k: int, effort: Effort, cluster: Cluster | None = None
+def approximate_neighbors(
+    unit: Tensor, k: int, recall: float, seed: int, cluster: Cluster | None = None
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`_search` of all rows ``(n, d)`` in themselves, each among the nearest clusters only.
+    """As :func:`all_neighbors`, but compares each row only with the rows of the nearest inverted lists.
 
-    All rows of a cluster are compared with the same keys, so the search is one large product a cluster. How
-    many clusters are looked into follows from a sample: where the true neighbors of its rows are found. The
-    clusters are found here; a Ray cluster does the search in them.
+    FAISS divides the rows among lists (:mod:`graphrec.graphs.ivf`). All rows of a list are compared with the
+    same keys, those of the lists whose centroids are nearest to its own, so the search is one large product a
+    list; that is faster than a search of one query after another. The number of lists follows from a sample of
+    rows with known neighbors. Vectors without clusters need nearly all comparisons; then all are made.
+
+    Args:
+        unit: rows of length one ``(n, d)``.
+        k: how many neighbors.
+        recall: wanted share of the true neighbors, on average.
+        seed: of the lists and of the sample.
+        cluster: compares the rows of the lists; the division is made here.
+
+    Raises:
+        MissingDependencyError: faiss is not installed (extra ``ann``).
     """
     n = len(unit)
     k = min(k, n)
-    centers = _centers(unit, max(1, round(n**0.5)), effort.seed)
-    label = _nearest_center(unit, centers)
-    near = centers @ centers.T
-    near.fill_diagonal_(torch.inf)  # a row's own cluster is always looked into, and first
-    order = near.sort(dim=1, descending=True, stable=True).indices  # (c, c)
-    rank = torch.empty_like(order).scatter_(
-        1, order, torch.arange(len(order), device=order.device).expand_as(order)
-    )
-    sample = torch.from_numpy(numpy_rng(effort.seed, "knn/sample").choice(n, min(n, SAMPLE), replace=False))
-    true = _search(unit[sample], unit, k, BLOCK)[1]
-    ranks = rank[label[sample][:, None], label[true]]  # (s, k): clusters to look into for each true neighbor
-    probes = _probes(ranks.cpu(), effort.recall, len(order))
-    if probes > WORTHWHILE * len(order):
+    n_lists = max(1, round(n**0.5))
+    rng = numpy_rng(seed, "knn/clusters")
+    training = torch.from_numpy(ivf.draw_sample(n, n_lists, rng)).to(unit.device)
+    centroids = ivf.train_centroids(unit[training].cpu().numpy(), n_lists, rng)
+    blocks = ((start, unit[start : start + ASSIGNED].cpu().numpy()) for start in range(0, n, ASSIGNED))
+    lists = torch.from_numpy(ivf.assign_lists(blocks, n, centroids)).long()  # (n,): the list of each row
+    means = torch.from_numpy(centroids)
+    similarity = means @ means.T
+    similarity.fill_diagonal_(torch.inf)  # a row's own list comes first
+    order = similarity.sort(dim=1, descending=True, stable=True).indices  # (n_lists, n_lists)
+    rank = torch.empty_like(order).scatter_(1, order, torch.arange(n_lists).expand_as(order))
+    sample = torch.from_numpy(numpy_rng(seed, "knn/sample").choice(n, min(n, SAMPLE), replace=False))
+    true = _search(unit[sample.to(unit.device)], unit, k, BLOCK)[1]
+    ranks = rank[lists[sample][:, None], lists[true]]  # (s, k)
+    probes = ivf.fewest_probes(ranks.numpy(), n_lists, recall)
+    if probes > WORTHWHILE * n_lists:
         return all_neighbors(unit, k, cluster)
-    sizes = torch.bincount(label, minlength=len(order))
-    members = label.argsort(stable=True)  # (n,): the rows of each cluster, one cluster after another
-    jobs = [(c, _looked_into(order[c], sizes, probes, k)) for c in sizes.nonzero().squeeze(1).tolist()]
+    sizes = torch.bincount(lists, minlength=n_lists)
+    members = lists.argsort(stable=True)  # (n,): the rows of each list, one list after another
+    tasks = [(c, _lists_to_search(order[c], sizes, probes, k)) for c in sizes.nonzero().squeeze(1).tolist()]
     values, rows = torch.empty(n, k), torch.empty(n, k, dtype=torch.int64)
-    parts = members.cpu().split(sizes.tolist())
+    parts = members.split(sizes.tolist())
+    found: Iterator[tuple[Any, tuple[Tensor, Tensor]]]
     if cluster is None:
-        own = torch.cat([parts[c] for c, _ in jobs])
-        values[own], rows[own] = _of_clusters(k, unit, members, sizes, jobs)
-        return values, rows
-    shares = [jobs[t::TASKS] for t in range(min(TASKS, len(jobs)))]
-    for share, (found, at) in _each(cluster, partial(_of_clusters, k), (unit, members, sizes), shares):
-        own = torch.cat([parts[c] for c, _ in share])
-        values[own], rows[own] = found, at
+        found = iter([(tasks, _search_lists(k, unit, members, sizes, tasks))])
+    else:
+        shares = [tasks[t::TASKS] for t in range(min(TASKS, len(tasks)))]
+        found = _each(cluster, partial(_search_lists, k), (unit, members, sizes), shares)
+    for share, best in found:
+        queries = torch.cat([parts[c] for c, _ in share])
+        values[queries], rows[queries] = best
     return values, rows
 
 
-def _looked_into(order: Tensor, sizes: Tensor, probes: int, k: int) -> list[int]:
-    """The nearest clusters that a cluster's rows are compared with; twice as many while they hold too few."""
+def _lists_to_search(order: Tensor, sizes: Tensor, probes: int, k: int) -> list[int]:
+    """The nearest lists that a list's rows are compared with; twice as many while they hold fewer than ``k``
+    rows.
+    """
     while int(sizes[order[:probes]].sum()) < k:
         probes *= 2
     return [int(c) for c in order[:probes]]
 
 
-def _of_clusters(
-    k: int, unit: Tensor, members: Tensor, sizes: Tensor, jobs: Sequence[tuple[int, Sequence[int]]]
+def _search_lists(
+    k: int, unit: Tensor, members: Tensor, sizes: Tensor, tasks: Sequence[tuple[int, Sequence[int]]]
 ) -> tuple[Tensor, Tensor]:
-    """Each row of some clusters among the rows of the clusters it is compared with, cluster by cluster."""
-    parts, values, rows = members.split(sizes.tolist()), [], []
-    for own, looked in jobs:
-        keys = torch.cat([parts[c] for c in looked]).sort().values
-        found, place = _search(unit[parts[own]], unit[keys], k, BLOCK)
-        values.append(found)
-        rows.append(keys.cpu()[place])
+    """The neighbors of each row of some lists among the rows of the lists to search, list by list."""
+    parts = members.cpu().split(sizes.tolist())
+    values, rows = [], []
+    for queries, searched in tasks:
+        keys = torch.cat([parts[c] for c in searched]).sort().values
+        best, place = _search(unit[parts[queries].to(unit.device)], unit[keys.to(unit.device)], k, BLOCK)
+        values.append(best)
+        rows.append(keys[place])
     return torch.cat(values), torch.cat(rows)
-
-
-def _probes(ranks: Tensor, recall: float, n_clusters: int) -> int:
-    """The least number of clusters that hold the wanted share of neighbors, sure by two standard errors.
-
-    Args:
-        ranks: of the clusters that hold each true neighbor of a sample of rows ``(s, k)``; 0 is the row's
-            own.
-        recall: wanted share.
-        n_clusters: that is always enough.
-    """
-    low, high = 1, n_clusters
-    while low < high:
-        middle = (low + high) // 2
-        share = (ranks < middle).double().mean(1)  # (s,)
-        error = share.std(unbiased=False) / len(share) ** 0.5
-        low, high = (low, middle) if share.mean() - 2 * error >= recall else (middle + 1, high)
-    return low
-
-
-def _centers(unit: Tensor, n_clusters: int, seed: int) -> Tensor:
-    """Directions ``(n_clusters, d)`` of length one by k-means with cosines on a sample of the rows."""
-    rng = numpy_rng(seed, "knn/clusters")
-    sample = np.sort(rng.choice(len(unit), min(len(unit), 128 * n_clusters), replace=False))
-    # On the CPU: adding up there has a fixed order, so that the same seed gives the same clusters.
-    rows = unit[torch.from_numpy(sample).to(unit.device)].cpu()
-    centers = rows[torch.from_numpy(np.sort(rng.choice(len(rows), n_clusters, replace=False)))]
-    for _ in range(ROUNDS):
-        total = torch.zeros_like(centers).index_add_(0, _nearest_center(rows, centers), rows)
-        # A cluster that lost all its rows, or whose rows cancel out, stays where it was.
-        length = total.norm(dim=1, keepdim=True)
-        centers = torch.where(length > 1e-6, total / length.clamp(min=1e-6), centers)
-    return centers.to(unit.device)
-
-
-def _nearest_center(rows: Tensor, centers: Tensor) -> Tensor:
-    """The row of the center ``(c, d)`` with the largest inner product with each row ``(n, d)``: ``(n,)``."""
-    label = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
-    # One buffer for all blocks: between blocks of its own the allocator leaves holes it cannot fill.
-    held = rows.new_empty(min(4096, len(rows)), len(centers))
-    for start in range(0, len(rows), 4096):
-        part = rows[start : start + 4096]
-        similarity = torch.mm(part, centers.T, out=held[: len(part)])
-        torch.argmax(similarity, 1, out=label[start : start + 4096])
-    return label

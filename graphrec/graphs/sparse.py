@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphrec.data.query import Histories
 from graphrec.graphs.graph import Graph
 
 if TYPE_CHECKING:
@@ -44,12 +45,32 @@ def scorer(users: Graph, items: Graph) -> Callable[[Tensor], Tensor]:
         users: rows ``(n_users, d)``.
         items: rows ``(n_items, d)``.
     """
-    taken, columns = rows_of(users), rows_of(items).T.tocsr()  # (d, n_items)
+    taken, score_rows = rows_of(users), row_scorer(items)
+    return lambda batch: score_rows(taken[batch.cpu().numpy()])
 
-    def score(batch: Tensor) -> Tensor:
-        return torch.from_numpy((taken[batch.cpu().numpy()] @ columns).toarray())
 
-    return score
+def row_scorer(items: Graph) -> Callable[[csr_matrix], Tensor]:
+    """A function from sparse rows ``(B, d)`` to their inner products with all items' ``(B, n_items)``.
+
+    Args:
+        items: rows ``(n_items, d)``.
+    """
+    columns = rows_of(items).T.tocsr()  # (d, n_items)
+    return lambda rows: torch.from_numpy((rows @ columns).toarray())
+
+
+def history_matrix(histories: Histories, n_items: int) -> csr_matrix:
+    """Histories as rows ``(B, n_items) float32`` of ones, ascending by item; repeated items count once."""
+    from scipy.sparse import csr_matrix
+
+    histories.check(n_items)
+    keys = np.unique(histories.rows * n_items + histories.items)
+    row = keys // n_items
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(histories)))])
+    return csr_matrix(
+        (np.ones(len(keys), np.float32), (keys % n_items).astype(np.int32), indptr.astype(np.int32)),
+        shape=(len(histories), n_items),
+    )
 
 
 def largest(matrix: csr_matrix, k: int) -> csr_matrix:

@@ -1,11 +1,16 @@
-"""Models: one file each, one line here; imported when first used."""
+"""Models: one file each and one line in :data:`MODELS`; imported when first used.
+
+An installed package adds models by the entry point group ``graphrec.models``
+(:mod:`graphrec.core.registry`). The imports under ``TYPE_CHECKING`` are for type checkers and editors; a
+model works without one.
+"""
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
-from graphrec.core.errors import ConfigError, nearest
+from graphrec.core.errors import ConfigError
+from graphrec.core.registry import Registry
 
 if TYPE_CHECKING:
     from graphrec.models.base import Model
@@ -20,7 +25,7 @@ if TYPE_CHECKING:
     from graphrec.models.popularity import Popularity as Popularity
     from graphrec.models.vbpr import VBPR as VBPR
 
-MODELS: dict[str, str] = {
+MODELS = Registry("model", "graphrec.models", {
     "popularity": "graphrec.models.popularity:Popularity",
     "itemknn": "graphrec.models.itemknn:ItemKNN",
     "itemknn-content": "graphrec.models.itemknn_content:ItemKNNContent",
@@ -36,26 +41,39 @@ MODELS: dict[str, str] = {
     "coder": "graphrec.code.models.coder:CODER",
     "fm": "graphrec.conversation.models.fm:FM",
     "scpr": "graphrec.conversation.models.scpr:SCPR",
-}
-"""Model name -> ``module:Class``."""
+})  # fmt: skip
+"""Model name -> ``module:Class``, those of installed packages included."""
 
 
 def model(name: str) -> type[Model]:
     """The model class of a registered name, in any case.
 
     Raises:
-        ConfigError: no such model; names the nearest.
+        ConfigError: no such model (names the nearest), or the package that adds it is broken.
     """
-    target = MODELS.get(name.lower())
-    if target is None:
-        raise ConfigError(f"model {name!r} is not one of {sorted(MODELS)}.{nearest(name.lower(), MODELS)}")
-    module, _, attribute = target.partition(":")
-    found: type[Model] = getattr(importlib.import_module(module), attribute)
+    name = name.lower()
+    found: type[Model] = MODELS.load(name)
+    package = MODELS.package(name)
+    if package is not None:
+        _check(name, package, found)
     return found
 
 
+def _check(name: str, package: str, found: Any) -> None:
+    """Refuses what an entry point names if it is no model of that name, by which its runs are opened."""
+    from graphrec.models.base import Model
+
+    what = None
+    if not (isinstance(found, type) and issubclass(found, Model)):
+        what = f"{found!r} is no subclass of graphrec.Model"
+    elif found.name != name:
+        what = f"{found.__name__}.name is {found.name!r}; expected the name of its entry point"
+    if what is not None:
+        raise ConfigError(f"model {name!r} of {package} cannot be used: {what}")
+
+
 def __getattr__(name: str) -> Any:
-    for target in MODELS.values():
+    for registered, target in MODELS.builtin.items():
         if target.endswith(f":{name}"):
-            return model(next(k for k, v in MODELS.items() if v == target))
+            return MODELS.load(registered)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,15 +14,19 @@ from torch import Tensor, nn
 from graphrec.core.config import Config
 from graphrec.core.errors import ConfigError
 from graphrec.core.random import torch_rng
-from graphrec.features import ATTRIBUTE, PREFERENCES
+from graphrec.data.query import Histories, Query
+from graphrec.features import ATTRIBUTE_PREFIX, PREFERENCES
+from graphrec.features.prefetch import RowsOnDisk, prefetch
 from graphrec.graphs import sparse
 from graphrec.graphs.graph import Graph
-from graphrec.models.batches import EpochContext, Preferences
-from graphrec.models.row_adam import RowAdam, trusted_indices
+from graphrec.models.batches import BatchSampler, EpochContext
+from graphrec.models.capabilities import Capability, Encoder, Generator, RankedLists
+from graphrec.models.row_adam import RowAdam, skip_index_checks
 from graphrec.models.search_space import Space
 
 if TYPE_CHECKING:
     from graphrec.data.dataset import Dataset
+    from graphrec.data.interactions import Interactions
     from graphrec.features import FeatureTable
     from graphrec.models.train_config import Task, TrainConfig
 
@@ -78,20 +82,20 @@ class ContentSimilarity(NamedTuple):
     fill: dict[str, np.ndarray]
 
 
-class Capabilities(NamedTuple):
-    """How a model grows; the contract suite (:mod:`graphrec.testing`) holds it to this.
+class Scaling(NamedTuple):
+    """How a model grows beyond one process and memory; :mod:`graphrec.testing` holds it to this.
 
     Attributes:
         trains: whether there is anything to train.
         data_parallel: what several processes divide, see :attr:`Model.data_parallel`.
-        samples: whether ``Config.fanouts`` trains it on sampled subgraphs.
-        reads: whether ``Config.features_on_disk`` leaves features on disk.
+        sampled_subgraphs: whether ``Config.fanouts`` trains it on sampled subgraphs.
+        features_on_disk: whether ``Config.features_on_disk`` leaves features on disk.
     """
 
     trains: bool
     data_parallel: str | None
-    samples: bool
-    reads: bool
+    sampled_subgraphs: bool
+    features_on_disk: bool
 
 
 ColdStartRule = ContentRule | ContentProjection | ContentSimilarity
@@ -102,7 +106,7 @@ class Model(nn.Module):
     """Something that can be trained by :class:`graphrec.Trainer`.
 
     A subclass has a nested ``Config``, a ``build`` that is the only place to see a dataset, ``batches`` and
-    ``loss``. Graphs held as attributes follow the model to its device.
+    ``loss``.
     """
 
     Config: ClassVar[type[ModelConfig]] = ModelConfig
@@ -114,8 +118,8 @@ class Model(nn.Module):
     extractor: ClassVar[str | None] = None
     """The one extractor whose features it takes, of the first of ``fields`` that has any; None: of any."""
     data_parallel: ClassVar[Literal["batches", "dialogues"] | None] = None
-    """What several processes divide (:mod:`graphrec.core.distributed`): the rows of batches, losses and gradients
-    being summed, or the conversations it learns from, each process then making every step itself; None:
+    """What several processes divide (:mod:`graphrec.core.distributed`): the rows of batches, with losses and
+    gradients summed, or the conversations it learns from, each process then making every step itself; None:
     nothing, it trains in one process."""
     converses: ClassVar[bool] = False
     """Whether it learns from conversations, for which the items need attributes and ``Config`` a scorer."""
@@ -142,7 +146,7 @@ class Model(nn.Module):
     @classmethod
     def optional_fields(cls, config: ModelConfig) -> tuple[str, ...]:
         """Fields it takes beside image and text, as the options ask for; ``*`` stands for anything."""
-        asked = {"augmented": PREFERENCES, "attributes": f"{ATTRIBUTE}*"}
+        asked = {"augmented": PREFERENCES, "attributes": f"{ATTRIBUTE_PREFIX}*"}
         return tuple(field for option, field in asked.items() if getattr(config, option, False))
 
     @classmethod
@@ -157,15 +161,26 @@ class Model(nn.Module):
         return {f: t for f, t in (features or {}).items() if any(fnmatchcase(f, p) for p in patterns)}
 
     @classmethod
-    def scales(cls) -> Capabilities:
-        """How it grows beyond one process, steps over whole graphs, and features in memory."""
+    def scaling(cls) -> Scaling:
+        """How it grows beyond one process, whole graphs and features in memory."""
         options = cls.Config.model_fields
         trains = cls.loss is not Model.loss
-        return Capabilities(trains, cls.data_parallel, "fanouts" in options, "features_on_disk" in options)
+        return Scaling(trains, cls.data_parallel, "fanouts" in options, "features_on_disk" in options)
 
     def batches(self, plan: EpochContext) -> Iterator[Any]:
         """Yields one epoch's batches, each a NamedTuple of tensors; all randomness comes from ``plan``."""
         return iter(())
+
+    def feature_items(self, batch: Any) -> tuple[Tensor, ...]:
+        """The items whose features the loss of a batch reads; default: none."""
+        return ()
+
+    def epoch_batches(self, plan: EpochContext) -> Iterator[Any]:
+        """:meth:`batches`; features that stay on disk are read for the next batch while one is processed."""
+        disk = [
+            rows for module in self.modules() if isinstance(rows := getattr(module, "disk", None), RowsOnDisk)
+        ]
+        return prefetch(self.batches(plan), disk, self.feature_items)
 
     def loss(self, batch: Any) -> dict[str, Tensor]:
         """Named scalars, already weighted; the trainer minimizes their sum."""
@@ -178,21 +193,24 @@ class Model(nn.Module):
     def start_epoch(self, rng: np.random.Generator) -> None:
         """Called before each epoch's batches, for what is redrawn once an epoch."""
 
-    sparse_gradients: bool = False
-    """Whether a step has gradients for some rows of its tables only, those of its batch's neighborhood."""
+    @property
+    def sparse_gradients(self) -> bool:
+        """Whether a step has gradients only for the rows of its tables in the batch's neighborhood."""
+        return getattr(self.config, "fanouts", None) is not None
 
     def optimizer(self, config: TrainConfig) -> torch.optim.Optimizer:
-        """The optimizer; default: Adam, fused where torch has it, and one for some rows where gradients are.
+        """The optimizer; default: Adam, or :class:`~graphrec.models.row_adam.RowAdam` if gradients are sparse.
 
         Raises:
-            ConfigError: gradients are sparse, and an option needs whole ones.
+            ConfigError: gradients are sparse, and ``weight_decay`` or ``clip_norm`` needs dense ones.
         """
         if self.sparse_gradients:
             if config.weight_decay or config.clip_norm is not None:
                 raise ConfigError(
-                    "weight_decay and clip_norm need whole gradients; leave out fanouts, or them"
+                    "weight_decay and clip_norm need dense gradients, and fanouts makes them sparse; "
+                    "leave out fanouts, or both of them"
                 )
-            trusted_indices()
+            skip_index_checks()
             return RowAdam(self.parameters(), config.learning_rate)
         return torch.optim.Adam(
             self.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
@@ -214,28 +232,48 @@ class Model(nn.Module):
         """
         return None
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
-        for key, value in self.__dict__.items():
-            if isinstance(value, Graph):
-                self.__dict__[key] = value.to(fn(torch.empty(0)).device)
-        return self
-
 
 class Ranker(Model):
-    """A model that scores every item for a user as the inner product of two embeddings."""
+    """A model that ranks items for users, by one of four capabilities (:mod:`graphrec.models.capabilities`).
+
+    What a subclass defines depends on its ``capability``: *embeddings*: :meth:`embed`; *item_weights*:
+    :meth:`item_weights` and :meth:`history_rows`; *encoder*: ``encoder_class``, the attribute ``encoder`` and
+    :meth:`item_embeddings`; *generator*: ``generator_class`` and the attribute ``generator``.
+    """
 
     n_users: int
     n_items: int
+    capability: ClassVar[Capability] = "embeddings"
+    """How it answers a :class:`~graphrec.data.query.Query`."""
+    encoder_class: ClassVar[type[Encoder] | None] = None
+    """Class of ``encoder``, by which a saved recommender makes it again."""
+    generator_class: ClassVar[type[Generator] | None] = None
+    """Class of ``generator``, likewise."""
     personalized: ClassVar[bool] = True
     """Whether different users may be offered different items."""
     supports_cold_items: ClassVar[bool] = False
     """Whether items without interactions can be scored by their content; instances then have a
     ``cold_start_rule``."""
-    preferences: Preferences | None = None
-    """What users are said to like and not to, where ``Config.augmented`` adds it to batches."""
+    sampler: BatchSampler
+    """Draws the batches, where a model learns from triplets or pairs; :meth:`build` sets it by the options."""
     cold_start_rule: ColdStartRule | None = None
     """How new items get an embedding from content; None if the model has no way to place them."""
+    train_pairs: Interactions
+    """What it learns from; an encoder's or a generator's known users have these as their histories where a
+    query gives none."""
+    encoder: Encoder
+    generator: Generator
+
+    @classmethod
+    def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
+        """See :meth:`Model.build`; for models of the train interactions alone, ``cls(train, config)``."""
+        model = cls(data.train, config or cls.Config())  # type: ignore[call-arg]
+        return model.with_sampler(data, features)
+
+    def with_sampler(self, data: Dataset, features: Features | None) -> Self:
+        """The model, with batches drawn from a dataset as its options ask for."""
+        self.sampler = BatchSampler.from_options(data, features, self.config)
+        return self
 
     @property
     def cold_scores(self) -> str:
@@ -248,31 +286,106 @@ class Ranker(Model):
     def embed(self) -> tuple[Tensor, Tensor] | tuple[Graph, Graph]:
         """Final embeddings ``(n_users, d), (n_items, d)``.
 
-        Sparse ones are two graphs whose rows are the vectors.
+        Sparse ones are two graphs whose rows are the vectors. With item weights they are
+        :meth:`history_rows` and :meth:`item_weights`.
         """
+        if self.capability == "item_weights":
+            return self.history_rows(), self.item_weights()
         raise TypeError(f"{type(self).__name__} does not define embed()")
 
+    def history_rows(self) -> Graph:
+        """What each known user has ``(n_users, n_items)``."""
+        raise TypeError(f"{type(self).__name__} does not define history_rows()")
+
+    def item_weights(self) -> Graph:
+        """What the items of a history add to each item's score ``(n_items, n_items)``: row ``i`` holds the
+        weights that make up the score of item ``i``.
+        """
+        raise TypeError(f"{type(self).__name__} does not define item_weights()")
+
+    def item_embeddings(self) -> Tensor:
+        """Vectors ``(n_items, d)`` that an encoder's are compared with."""
+        raise TypeError(f"{type(self).__name__} does not define item_embeddings()")
+
     @torch.no_grad()
-    def scorer(self) -> Callable[[Tensor], Tensor]:
-        """A function from users ``(B,)`` to scores of all items ``(B, n_items)``; embeds once."""
+    def scorer(self) -> Callable[[Any], Tensor]:
+        """A function to scores of all items ``(B, n_items)`` from users ``(B,)`` or a query; embeds once.
+
+        Embeddings answer known users alone. Item weights answer histories where a query has some. Encoders
+        and generators always do: see ``train_pairs``.
+        """
+        if self.capability == "generator":
+            return self._generated_scores
         training = self.training
         self.eval()
+        if self.capability == "encoder":
+            item_vectors = self.item_embeddings().detach()
+            self.train(training)
+            return lambda who: self.encoder(self._with_histories(who)).detach() @ item_vectors.T
         users, items = self.embed()
         self.train(training)
         if isinstance(users, Graph):
             assert isinstance(items, Graph)
-            return sparse.scorer(users, items)
+            score_users = sparse.scorer(users, items)
+            if self.capability != "item_weights":
+                return lambda who: score_users(self._known_users(who))
+            score_rows = sparse.row_scorer(items)
+            return lambda who: (
+                score_rows(sparse.history_matrix(who.histories, self.n_items))
+                if isinstance(who, Query) and who.histories is not None
+                else score_users(self._known_users(who))
+            )
         assert isinstance(items, Tensor)
         users, items = users.detach(), items.detach()
 
-        def score(batch: Tensor) -> Tensor:
-            return users[batch.to(users.device)] @ items.T
+        def score(who: Any) -> Tensor:
+            return users[self._known_users(who).to(users.device)] @ items.T
 
         return score
 
-    def score(self, users: Any) -> Tensor:
-        """Scores of all items ``(B, n_items)`` for users ``(B,)``."""
-        return self.scorer()(torch.as_tensor(users, dtype=torch.int64))
+    @torch.no_grad()
+    def score(self, who: Any) -> Tensor:
+        """Scores of all items ``(B, n_items)`` for users ``(B,)`` or a query."""
+        who = who if isinstance(who, Query) else torch.as_tensor(who, dtype=torch.int64)
+        training = self.training
+        self.eval()
+        scores = self.scorer()(who)
+        self.train(training)
+        return scores
+
+    def _known_users(self, who: Any) -> Tensor:
+        """Indices ``(B,)`` of known users.
+
+        Raises:
+            ConfigError: a query without users, or with one who is not known.
+        """
+        if not isinstance(who, Query):
+            return torch.as_tensor(who)
+        if who.users is None or (who.users < 0).any():
+            raise ConfigError(
+                f"{self.name or type(self).__name__} looks users up and cannot answer a history; ask for "
+                "known users, or use a model with item weights or an encoder"
+            )
+        return torch.from_numpy(who.users)
+
+    def _with_histories(self, who: Any) -> Query:
+        """A query with histories: its own, or what known users have in ``train_pairs``."""
+        query = who if isinstance(who, Query) else Query(users=np.asarray(who))
+        if query.histories is not None:
+            query.histories.check(self.n_items)
+            return query
+        assert query.users is not None
+        return Query(query.users, Histories.from_interactions(self.train_pairs).take(query.users))
+
+    def _generated_scores(self, who: Any) -> Tensor:
+        """Scores ``(B, n_items)`` from lists of all items; ``-inf`` where the search did not get."""
+        query = self._with_histories(who)
+        lists: RankedLists = self.generator.generate(
+            query, self.n_items, torch.ones(len(query), self.n_items, dtype=torch.bool)
+        )
+        scores = torch.full((len(query), self.n_items + 1), -torch.inf)
+        scores.scatter_(1, torch.where(lists.items < 0, self.n_items, lists.items), lists.scores)
+        return scores[:, :-1]
 
     def rng(self, purpose: str) -> torch.Generator:
         """A generator for initial parameters: a function of the config's seed and the purpose."""

@@ -25,34 +25,33 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity as cosine, embedding as rows
 
 from graphrec.core import distributed
-from graphrec.core.random import derive
+from graphrec.core.random import derive_seed
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
-from graphrec.features.prefetch import prefetch
 from graphrec.graphs.graph import bipartite
 from graphrec.models.base import ContentRule, Features, Ranker
-from graphrec.models.batches import EpochContext, Preferences
-from graphrec.models.layers import ItemFeatures, embedding, linear, on_disk, propagate, row_dropout
+from graphrec.models.batches import BatchSampler, EpochContext
+from graphrec.models.layers import ItemFeatures, embedding, linear, propagate_tables, row_dropout
+from graphrec.models.losses import CosineContrastive
 from graphrec.models.multimodal import ColdItems, FeatureLossConfig, tables_of
 from graphrec.models.search_space import Choice, Integers, Space
 
 
 class Pairs(NamedTuple):
-    """Users with an item each; what concerns the item alone is computed once for all its pairs."""
+    """Pairs of a user and an item; what depends on the item alone is computed once for all its pairs."""
 
     users: Tensor
     """``(B,) int64``."""
     items: Tensor
     """The distinct items ``(D,) int64``, ascending."""
     position: Tensor
-    """Where in ``items`` the item of each pair is ``(B,) int64``."""
+    """Position of each pair's item in ``items`` ``(B,) int64``."""
     counts: Tensor
-    """Pairs of each item ``(D,) float32``."""
+    """Number of pairs of each item ``(D,) float32``."""
     key: Tensor
-    """Of this step's dropout masks, ``() int64``."""
+    """Seed of this step's dropout masks, ``() int64``."""
 
 
 class BM3(Ranker):
@@ -60,6 +59,8 @@ class BM3(Ranker):
 
     class Config(FeatureLossConfig):
         """Options of BM3; the defaults are the authors' for Amazon Baby."""
+
+        renamed_values: ClassVar = {"cold_items": {"neighbours": "neighbors"}}
 
         dim: int = Field(64, ge=1)
         """Embedding size."""
@@ -91,6 +92,7 @@ class BM3(Ranker):
     def __init__(self, train: Interactions, features: Features, config: Config) -> None:
         super().__init__()
         self.config, self.train_pairs = config, train
+        self.sampler = BatchSampler(train)
         self.n_users, self.n_items = train.n_users, train.n_items
         self.graph = bipartite(train)
 
@@ -115,69 +117,54 @@ class BM3(Ranker):
         """See :meth:`graphrec.models.base.Model.build`; needs one feature table at least, of any modality."""
         config = config or cls.Config()
         model = cls(data.train, tables_of("BM3", data, features, config.attributes), config)
-        model.preferences = Preferences.from_features(data, features, config.augmented)
-        return model
+        return model.with_sampler(data, features)
 
     def batches(self, plan: EpochContext) -> Iterator[Pairs]:
-        """Every train interaction once, without negatives, and what preferences say is liked."""
-        tables = on_disk(self.features.values()) if self.config.cl_weight else []
-        return prefetch(self._batches(plan), tables, lambda batch: (batch.items,))
-
-    def _batches(self, plan: EpochContext) -> Iterator[Pairs]:
-        order, rng = plan.rng("shuffle").permutation(len(self.train_pairs)), plan.rng("preferences")
-        users = self.train_pairs.users[order].astype(np.int64)
-        items = self.train_pairs.items[order].astype(np.int64)
-        starts = range(0, len(order), plan.batch_size)
-        keys = plan.rng("dropout").integers(2**63, size=len(starts), dtype=np.int64)
-        for start, key in zip(starts, keys, strict=True):
-            at = slice(start, start + plan.batch_size)
-            # Here and not in the loss: a GPU would have to be waited for to learn how many there are.
-            who, what = users[at], items[at]
-            if self.preferences is not None:
-                more = self.preferences.drawn(who, rng)
-                who, what = np.append(who, more), np.append(what, self.preferences.positives[more])
-            own = distributed.local_slice(len(who))
-            distinct, position, counts = np.unique(what[own], return_inverse=True, return_counts=True)
-            arrays = who[own], distinct, position, counts.astype(np.float32), np.asarray(key)
+        """Every train interaction once, without negatives."""
+        n_batches = -(-len(self.train_pairs) // plan.batch_size)
+        keys = plan.rng("dropout").integers(2**63, size=n_batches, dtype=np.int64)
+        for (users, items), key in zip(self.sampler.pairs(plan), keys, strict=True):
+            # Here and not in the loss: a GPU would have to be waited for to know how many distinct items there are.
+            distinct, position, counts = np.unique(items, return_inverse=True, return_counts=True)
+            arrays = (users, distinct, position, counts.astype(np.float32), np.asarray(key))
             yield Pairs(*(torch.from_numpy(a) for a in arrays))
+
+    def feature_items(self, batch: Pairs) -> tuple[Tensor, ...]:
+        """The distinct items of the batch, if the loss has terms on features."""
+        return (batch.items,) if self.config.cl_weight else ()
 
     def propagate(self) -> tuple[Tensor, Tensor]:
         """User and item embeddings before the predictor ``(n_users, d), (n_items, d)`` (Eqs. 1, 2)."""
-        x = torch.cat([self.user_embedding.weight, self.item_embedding.weight])  # (n_users + n_items, d)
-        users, items = propagate(self.graph, x, self.config.n_layers).split([self.n_users, self.n_items])
+        tables = (self.user_embedding.weight, self.item_embedding.weight)
+        users, items = propagate_tables(self.graph, *tables, self.config.n_layers)
         return users, items + self.item_embedding.weight
 
-    def target(self, x: Tensor, of: str, index: Tensor, key: Tensor) -> Tensor:
-        """Rows ``index`` ``(B,)`` of the table ``of``, ``x (B, d)``, through dropout, no gradient (Eq. 5)."""
-        return row_dropout(x.detach(), index, self.config.dropout, key + derive(0, of))
+    def target(self, x: Tensor, table: str, index: Tensor, key: Tensor) -> Tensor:
+        """A target without gradient: rows ``x (B, d)`` at ``index (B,)`` of a table, through dropout (Eq. 5)."""
+        return row_dropout(x.detach(), index, self.config.dropout, key + derive_seed(0, table))
 
     def loss(self, batch: Pairs) -> dict[str, Tensor]:
         """``rec`` between users and items, ``align_<modality>`` between features and items,
         ``mask_<modality>`` within features, ``reg`` on the tables' norms (Eqs. 6-9).
         """
         users, items = self.propagate()
-        u, i = rows(batch.users, users), rows(batch.items, items)  # (B, d), (D, d)
+        u = nn.functional.embedding(batch.users, users)  # (B, d)
+        i = nn.functional.embedding(batch.items, items)  # (D, d)
         u_target = self.target(u, "users", batch.users, batch.key)  # (B, d)
         i_target = self.target(i, "items", batch.items, batch.key)  # (D, d)
-        to_items = cosine(self.predictor(u), rows(batch.position, i_target))  # (B,)
-        to_users = cosine(rows(batch.position, self.predictor(i)), u_target)  # (B,)
-        terms = {"rec": 2 - distributed.global_mean(to_items) - distributed.global_mean(to_users)}
+        to_items = (self.predictor(u), nn.functional.embedding(batch.position, i_target))  # (B, d)
+        to_users = (nn.functional.embedding(batch.position, self.predictor(i)), u_target)  # (B, d)
+        terms = {"rec": CosineContrastive().symmetric(to_items, to_users)}
         if self.config.cl_weight:
+            contrast = CosineContrastive(self.config.cl_weight)
             for m in self.features:
                 features, layer = cast(ItemFeatures, self.features[m]), cast(nn.Linear, self.projections[m])
                 x = features.projected(layer.weight, batch.items) + layer.bias  # (D, d), Eq. 3
                 x_target = self.target(x, f"modality/{m}", batch.items, batch.key)  # (D, d)
                 predicted = self.predictor(x)  # (D, d)
-                weight = batch.counts * features.present[batch.items]  # (D,)
-                weight = (
-                    self.config.cl_weight * weight / distributed.all_reduce_sum(weight.sum()).clamp(min=1)
-                )
-                terms[f"align_{m}"] = distributed.all_reduce_sum(
-                    (weight * (1 - cosine(predicted, i_target))).sum()
-                )
-                terms[f"mask_{m}"] = distributed.all_reduce_sum(
-                    (weight * (1 - cosine(predicted, x_target))).sum()
-                )
+                counts = batch.counts * features.present[batch.items]  # (D,)
+                terms[f"align_{m}"] = contrast(predicted, i_target, counts)
+                terms[f"mask_{m}"] = contrast(predicted, x_target, counts)
         if self.config.reg_weight:
             norms = distributed.replicated(users.norm() + items.norm())
             terms["reg"] = self.config.reg_weight / self.n_items * norms

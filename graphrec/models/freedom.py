@@ -1,8 +1,8 @@
-"""FREEDOM: frozen item-item graph, denoised user-item graph.
+"""FREEDOM: a frozen item-item graph of content and a denoised user-item graph.
 
 Zhou and Shen, "A Tale of Two Graphs: Freezing and Denoising Graph Structures for Multimodal Recommendation",
 ACM MM 2023, https://arxiv.org/abs/2211.06924. The item graph is built once from raw image and text features;
-user-item edges are pruned anew each epoch, those between popular ends most; items add both views.
+user-item edges are pruned in each epoch, those of popular users and items most; items add both views.
 
 ``Eq. n`` refers to the numbered equations in docs/models/freedom.md.
 
@@ -25,28 +25,29 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn.functional import embedding as rows
 
+from graphrec.core.config import option
 from graphrec.core.errors import ConfigError
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
-from graphrec.features import ATTRIBUTE, FeatureTable
-from graphrec.features.prefetch import prefetch
+from graphrec.features import ATTRIBUTE_PREFIX, FeatureTable
 from graphrec.graphs.graph import Graph, bipartite, degree_probability, mix, normalize_weights, sample_edges
-from graphrec.graphs.neighbor_sampling import ALL, Fanouts, check_fanouts, convolved, propagated
 from graphrec.models.base import ContentRule, Features, Ranker
-from graphrec.models.batches import EpochContext, Preferences, SeededTriplets, keyed, triplets
-from graphrec.models.layers import ItemFeatures, embedding, on_disk, projection, propagate
-from graphrec.models.losses import bpr
+from graphrec.models.batches import BatchSampler, EpochContext, NeighborSamplingConfig, SeededTriplets
+from graphrec.models.layers import ItemFeatures, embedding, projection, propagate_tables
+from graphrec.models.losses import bpr, score_difference
 from graphrec.models.multimodal import ColdItems, FeatureLossConfig, item_graph, tables_of
+from graphrec.models.propagation import propagate_batch
 from graphrec.models.search_space import Choice, Space
 
 
 class FREEDOM(Ranker):
-    """LightGCN on a pruned user-item graph plus one convolution on a frozen content graph."""
+    """LightGCN on a pruned user-item graph, plus a convolution on a frozen item graph."""
 
-    class Config(FeatureLossConfig):
+    class Config(NeighborSamplingConfig, FeatureLossConfig):
         """Options of FREEDOM; the defaults are the authors' for Amazon Baby."""
+
+        renamed_values: ClassVar = {"cold_items": {"neighbours": "neighbors"}}
 
         dim: int = Field(64, ge=1)
         """Embedding size."""
@@ -57,25 +58,24 @@ class FREEDOM(Ranker):
         knn_k: int = Field(10, ge=1)
         """Neighbors per item and modality, the item itself included."""
         image_weight: float = Field(0.1, ge=0, le=1)
-        """Weight of the image graph; the text graph and those of attributes have the rest in equal parts. Of
-        no effect with a single modality."""
+        """Weight of the image graph; the text graph and those of attributes share the rest equally. Without
+        effect if there is a single modality."""
         dropout: float = Field(0.8, ge=0, lt=1)
         """Share of user-item edges pruned each epoch; 0 trains on the full graph."""
         reg_weight: float = Field(1e-3, ge=0)
         """Weight of the BPR loss on projected features."""
         freeze_item_graph: bool = True
-        """False builds the item graph anew each epoch, from the features as they are projected by then: the
-        dynamic graph that the paper argues against."""
+        """False rebuilds the item graph in each epoch from the projected features: the dynamic graph that the
+        paper argues against."""
         cold_items: Literal["neighbors", "as_trained"] = "neighbors"
         """Embedding of items without train interactions."""
-        fanouts: Fanouts = None
-        """As of LightGCN, for the user-item graph; neighborhoods of the item graph are whole."""
-        graph_cache: Path | None = None
+        graph_cache: Path | None = option(None, affects_result=False)
         """Directory in which neighbors are kept between runs; None computes them each time."""
 
+        layers_option: ClassVar[str] = "n_ui_layers"
+
         @model_validator(mode="after")
-        def _fits(self) -> Self:
-            check_fanouts(self.fanouts, self.n_ui_layers)
+        def _frozen_on_disk(self) -> Self:
             if self.features_on_disk and not self.freeze_item_graph:
                 raise ValueError("a graph of projected features needs them in memory; drop features_on_disk")
             return self
@@ -94,6 +94,7 @@ class FREEDOM(Ranker):
     def __init__(self, train: Interactions, features: Features, config: Config) -> None:
         super().__init__()
         self.config, self.train_pairs = config, train
+        self.sampler = BatchSampler(train)
         self.n_users, self.n_items = train.n_users, train.n_items
         self.weights = modality_weights(features, config.image_weight)
 
@@ -104,7 +105,6 @@ class FREEDOM(Ranker):
 
         self.user_embedding = embedding(self.n_users, config.dim, self.rng("users"))  # (n_users, d)
         self.item_embedding = embedding(self.n_items, config.dim, self.rng("items"))  # (n_items, d)
-        self.sparse_gradients = config.fanouts is not None
         self.features = nn.ModuleDict(
             {m: ItemFeatures.from_table(features[m], config, train) for m in self.weights}
         )
@@ -122,8 +122,7 @@ class FREEDOM(Ranker):
         """
         config = config or cls.Config()
         model = cls(data.train, tables_of("FREEDOM", data, features, config.attributes), config)
-        model.preferences = Preferences.from_features(data, features, config.augmented)
-        return model
+        return model.with_sampler(data, features)
 
     def start_epoch(self, rng: np.random.Generator) -> None:
         """Prunes the user-item graph: keeps a share of edges, with degrees recomputed on them (Eq. 5)."""
@@ -136,18 +135,20 @@ class FREEDOM(Ranker):
 
     def batches(self, plan: EpochContext) -> Iterator[SeededTriplets]:
         """Every train interaction once, with one uniform negative."""
-        made = keyed(triplets(self.train_pairs, plan, preferences=self.preferences), plan, "fanouts")
-        tables = on_disk(self.features.values()) if self.config.reg_weight else []
-        return prefetch(made, tables, lambda batch: (batch.positives, batch.negatives))
+        return self.sampler.seeded_triplets(plan, "fanouts")
+
+    def feature_items(self, batch: SeededTriplets) -> tuple[Tensor, ...]:
+        """Positives and negatives, if the loss has terms on features."""
+        return (batch.positives, batch.negatives) if self.config.reg_weight else ()
 
     def propagate(self, graph: Graph) -> tuple[Tensor, Tensor]:
         """User and item embeddings over one user-item graph ``(n_users, d), (n_items, d)`` (Eqs. 6-8)."""
         h = self.item_embedding.weight
         for _ in range(self.config.n_mm_layers):
             h = self.item_graph @ h  # (n_items, d)
-        x = torch.cat([self.user_embedding.weight, self.item_embedding.weight])  # (n_users + n_items, d)
-        x = propagate(graph, x, self.config.n_ui_layers)
-        return x[: self.n_users], x[self.n_users :] + h
+        tables = (self.user_embedding.weight, self.item_embedding.weight)
+        users, items = propagate_tables(graph, *tables, self.config.n_ui_layers)
+        return users, items + h
 
     @torch.no_grad()
     def learned_item_graph(self) -> Graph:
@@ -157,32 +158,22 @@ class FREEDOM(Ranker):
             features = cast(ItemFeatures, self.features[m])
             vectors = self.projections[m](features.values.float()).cpu().numpy()  # (n_items, d)
             projected[m] = FeatureTable(vectors, features.own.cpu().numpy())
-        return mixed_item_graph(
-            projected, self.weights, self.train_pairs, self.config.replace(graph_cache=None)
-        )
-
-    def propagated(self, batch: SeededTriplets) -> tuple[Tensor, Tensor]:
-        """Embeddings of the batch's users, and those of its positives less those of its negatives."""
-        if self.config.fanouts is None:
-            users, items = self.propagate(self.epoch_graph)
-            return rows(batch.users, users), rows(batch.positives, items) - rows(batch.negatives, items)
-        asked = batch.users, batch.positives + self.n_users, batch.negatives + self.n_users
-        tables = self.user_embedding.weight, self.item_embedding.weight
-        (u, p, n), _ = propagated(self.epoch_graph, *tables, asked, self.config.fanouts, batch.key)
-        whole = (ALL,) * self.config.n_mm_layers
-        h = convolved(self.item_graph, tables[1], torch.cat([batch.positives, batch.negatives]), whole)
-        return u, p - n + h[: len(p)] - h[len(p) :]
+        config = self.config.replace(graph_cache=None)
+        graph = mixed_item_graph(projected, self.weights, self.train_pairs, config)
+        return graph.to(self.item_embedding.weight.device)
 
     def loss(self, batch: SeededTriplets) -> dict[str, Tensor]:
         """``bpr`` on embeddings and ``bpr_<modality>`` on projected features (Eq. 9)."""
-        u, difference = self.propagated(batch)  # (B, d)
-        terms = {"bpr": bpr((u * difference).sum(1))}
+        tables = (self.user_embedding.weight, self.item_embedding.weight)
+        options = (self.config.fanouts, self.item_graph, self.config.n_mm_layers)
+        final, _ = propagate_batch(self.propagate, self.epoch_graph, *tables, batch, *options)
+        terms = {"bpr": bpr(score_difference(*final))}
         if self.config.reg_weight:
             for m in self.weights:
                 features, layer = cast(ItemFeatures, self.features[m]), cast(nn.Linear, self.projections[m])
                 both = features.present[batch.positives] & features.present[batch.negatives]  # (B,)
                 content = features.projected_difference(layer.weight, batch.positives, batch.negatives)
-                score = (u * content).sum(1)  # content (B, d)
+                score = (final.users * content).sum(1)  # content (B, d)
                 terms[f"bpr_{m}"] = self.config.reg_weight * bpr(score, both)
         return terms
 
@@ -196,7 +187,7 @@ class FREEDOM(Ranker):
 
 def modality_weights(features: Features, image_weight: float) -> dict[str, float]:
     """Weight per modality at hand; a single one has all of it."""
-    unknown = sorted(f for f in set(features) - {"image", "text"} if not f.startswith(ATTRIBUTE))
+    unknown = sorted(f for f in set(features) - {"image", "text"} if not f.startswith(ATTRIBUTE_PREFIX))
     if unknown:
         raise ConfigError(
             f"FREEDOM knows the modalities 'image' and 'text', not {unknown}; rename the features"

@@ -35,6 +35,8 @@ class ItemKNN(Ranker):
     class Config(ModelConfig):
         """Options of ItemKNN."""
 
+        renamed_options: ClassVar = {"normalise": "normalize"}
+
         k: int = Field(100, ge=1)
         """Neighbors per item, the item itself not counted."""
         shrink: float = Field(10.0, ge=0)
@@ -44,6 +46,7 @@ class ItemKNN(Ranker):
         the user has, and items with many or near neighbors have no advantage."""
 
     name = "itemknn"
+    capability = "item_weights"
     search_space: ClassVar[Space] = {
         "k": Integers(5, 1000, log=True),
         "shrink": Choice(0.0, 1.0, 10.0, 50.0, 100.0, 500.0),
@@ -63,9 +66,13 @@ class ItemKNN(Ranker):
         """See :meth:`graphrec.models.base.Model.build`; features are not used."""
         return cls(data.train, config or cls.Config())
 
-    def embed(self) -> tuple[Graph, Graph]:
-        """Users are their train rows, items their rows of similarities (Eq. 1); both over the items."""
-        return self.taken, self.neighbors
+    def history_rows(self) -> Graph:
+        """The train interactions."""
+        return self.taken
+
+    def item_weights(self) -> Graph:
+        """Each item's similarities to its neighbors (Eq. 1)."""
+        return self.neighbors
 
 
 def neighbors(train: Interactions, config: ItemKNN.Config) -> Graph:

@@ -24,6 +24,7 @@ import torch
 from pydantic import Field
 from scipy.sparse import csr_matrix
 
+from graphrec.core.config import option
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.features import FeatureTable
@@ -42,6 +43,8 @@ class ItemKNNContent(Ranker):
     class Config(MultimodalConfig):
         """Options of ItemKNN on content."""
 
+        renamed_options: ClassVar = {"normalise": "normalize"}
+
         k: int = Field(50, ge=1)
         """Neighbors per item and modality, the item itself not counted."""
         image_weight: float = Field(0.5, ge=0, le=1)
@@ -49,10 +52,11 @@ class ItemKNNContent(Ranker):
         normalize: bool = False
         """Divide an item's similarities by their sum: the score is then the share of its neighborhood that
         the user has, and items with many or near neighbors have no advantage."""
-        graph_cache: Path | None = None
+        graph_cache: Path | None = option(None, affects_result=False)
         """Directory in which neighbors are kept between runs; None computes them each time."""
 
     name = "itemknn-content"
+    capability = "item_weights"
     modalities = True
     supports_cold_items = True
     search_space: ClassVar[Space] = {
@@ -80,9 +84,13 @@ class ItemKNNContent(Ranker):
         config = config or cls.Config()
         return cls(data.train, tables_of("ItemKNN on content", data, features, config.attributes), config)
 
-    def embed(self) -> tuple[Graph, Graph]:
-        """Users are their train rows, items their rows of similarities (Eq. 1); both over the items."""
-        return self.taken, self.neighbors
+    def history_rows(self) -> Graph:
+        """The train interactions."""
+        return self.taken
+
+    def item_weights(self) -> Graph:
+        """Each item's similarities to its neighbors (Eq. 1)."""
+        return self.neighbors
 
 
 def modality_weights(modalities: list[str], image_weight: float) -> dict[str, float]:
@@ -114,6 +122,6 @@ def neighbors(
     if len(others):
         queries = torch.from_numpy(filled(table, config.fill, train)[0][others])
         keys = np.flatnonzero(known)
-        found, at = nearest_rows(queries, torch.from_numpy(table.rows(keys)), k)  # (q, k)
+        found, at = nearest_rows(queries, torch.from_numpy(table.take(keys)), k)  # (q, k)
         similarity = similarity + of_neighbors(others, keys[at.numpy()], found.numpy(), (n, n))
     return similarity, asking

@@ -3,7 +3,7 @@
 Zhang et al., "Mining Latent Structures for Multimedia Recommendation", ACM MM 2021,
 https://arxiv.org/abs/2104.09036. Per modality, items are linked to their nearest neighbors before and after
 a learned projection of the features; modalities are mixed by learned weights, and one convolution on the
-mixture adds to what LightGCN finds.
+mixture is added to LightGCN's item embeddings.
 
 ``Eq. n`` refers to the numbered equations in docs/models/lattice.md.
 
@@ -30,18 +30,20 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import embedding as rows, normalize
+from torch.nn.functional import normalize
 
+from graphrec.core.config import option
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.features import FeatureTable
 from graphrec.graphs.graph import Graph, bipartite, edge_products, mix, normalize_weights, union
 from graphrec.graphs.nearest import all_neighbors, nearest_rows, unit_length
 from graphrec.models.base import ContentRule, Features, Ranker
-from graphrec.models.batches import EpochContext, Preferences, Triplets, triplets
-from graphrec.models.layers import ItemFeatures, embedding, propagate
-from graphrec.models.losses import bpr, half_squares
+from graphrec.models.batches import BatchSampler, EpochContext, Triplets
+from graphrec.models.layers import ItemFeatures, embedding, propagate_tables
+from graphrec.models.losses import bpr, half_squares, score_difference
 from graphrec.models.multimodal import AugmentedConfig, ColdItems, item_graph, tables_of
+from graphrec.models.propagation import BatchEmbeddings
 from graphrec.models.search_space import Choice, Integers, Space
 
 
@@ -50,6 +52,8 @@ class LATTICE(Ranker):
 
     class Config(AugmentedConfig):
         """Options of LATTICE; the defaults are the authors'."""
+
+        renamed_values: ClassVar = {"cold_items": {"neighbours": "neighbors"}}
 
         dim: int = Field(64, ge=1)
         """Embedding size."""
@@ -67,7 +71,7 @@ class LATTICE(Ranker):
         """Weight of the squared norms of the batch's embeddings."""
         cold_items: Literal["neighbors", "as_trained"] = "neighbors"
         """Embedding of items without train interactions."""
-        graph_cache: Path | None = None
+        graph_cache: Path | None = option(None, affects_result=False)
         """Directory in which neighbors by unprojected features are kept between runs; None computes them
         each time."""
 
@@ -86,6 +90,7 @@ class LATTICE(Ranker):
     def __init__(self, train: Interactions, features: Features, config: Config) -> None:
         super().__init__()
         self.config, self.train_pairs = config, train
+        self.sampler = BatchSampler(train)
         self.n_users, self.n_items = train.n_users, train.n_items
         self.user_item_graph = self_looped(train)  # Eq. 7
         self.user_embedding = embedding(self.n_users, config.dim, self.rng("users"))  # (n_users, d)
@@ -98,10 +103,10 @@ class LATTICE(Ranker):
             )
             for t in features.values()
         ]  # Eqs. 1 and 2
-        self.original_graph, places = union(original)
+        self.original_graph, positions = union(original)
         weights = torch.zeros(len(original), len(self.original_graph))  # (M, E)
-        for weight, place, graph in zip(weights, places, original, strict=True):
-            weight[place] = graph.weight
+        for weight, position, graph in zip(weights, positions, original, strict=True):
+            weight[position] = graph.weight
         self.register_buffer("original_weights", weights, persistent=False)
         self.views = nn.ModuleDict(
             {m: LearnedView(t, config, train, self.rng(m)) for m, t in features.items()}
@@ -117,40 +122,40 @@ class LATTICE(Ranker):
         """See :meth:`graphrec.models.base.Model.build`; needs one feature table at least, of any modality."""
         config = config or cls.Config()
         model = cls(data.train, tables_of("LATTICE", data, features, config.attributes), config)
-        model.preferences = Preferences.from_features(data, features, config.augmented)
-        return model
+        return model.with_sampler(data, features)
 
     def start_epoch(self, rng: np.random.Generator) -> None:
-        """Drops the item graph, so that the epoch's first batch builds it anew."""
+        """Drops the item graph, so that the epoch's first batch rebuilds it."""
         self.epoch_graph = None
 
     def batches(self, plan: EpochContext) -> Iterator[Triplets]:
         """Every train interaction once, with one uniform negative."""
-        return triplets(self.train_pairs, plan, preferences=self.preferences)
+        return self.sampler.triplets(plan)
 
     def latent_graph(self) -> Graph:
-        """The item graph of the weights as they are now, its own weights differentiable (Eqs. 3-6)."""
+        """The item graph of the current parameters; its weights carry a gradient (Eqs. 3-6)."""
         share = self.modality_weight.softmax(0)  # (M,)
         learned = [view() for view in self.views.values()]
-        graph, (original, *places) = union([self.original_graph, *(g for g, _ in learned)])
+        graph, (original, *positions) = union([self.original_graph, *(g for g, _ in learned)])
         mixed = torch.zeros_like(graph.weight)  # (E,)
-        for place, w, (_, cosines) in zip(places, share, learned, strict=True):
-            mixed = mixed.index_add(0, place, w * cosines)
+        for position, w, (_, cosines) in zip(positions, share, learned, strict=True):
+            mixed = mixed.index_add(0, position, w * cosines)
         total = (graph.weighted(mixed) @ mixed.new_ones(self.n_items, 1)).squeeze(1)  # (n_items,)
-        inverse = torch.where(total > 0, total, 1.0).rsqrt()
-        mixed = mixed * inverse[graph.target] * inverse[graph.col]
-        kept = self.config.original_weight
+        scale = torch.where(total > 0, total, 1.0).rsqrt()
+        mixed = mixed * scale[graph.target] * scale[graph.col]
+        original_weight = self.config.original_weight
         unprojected = (share[:, None] * self.original_weights).sum(0)  # as a product it would be autocast
-        return graph.weighted(((1 - kept) * mixed).index_add(0, original, kept * unprojected))
+        weight = ((1 - original_weight) * mixed).index_add(0, original, original_weight * unprojected)
+        return graph.weighted(weight)
 
     def propagate(self, graph: Graph) -> tuple[Tensor, Tensor]:
         """User and item embeddings over one item graph ``(n_users, d), (n_items, d)`` (Eqs. 7-9)."""
         h = self.item_embedding.weight
         for _ in range(self.config.n_mm_layers):
             h = graph @ h  # (n_items, d)
-        x = torch.cat([self.user_embedding.weight, self.item_embedding.weight])  # (n_users + n_items, d)
-        x = propagate(self.user_item_graph, x, self.config.n_ui_layers)
-        return x[: self.n_users], x[self.n_users :] + normalize(h, dim=1)
+        tables = (self.user_embedding.weight, self.item_embedding.weight)
+        users, items = propagate_tables(self.user_item_graph, *tables, self.config.n_ui_layers)
+        return users, items + normalize(h, dim=1)
 
     def loss(self, batch: Triplets) -> dict[str, Tensor]:
         """``bpr`` and ``reg`` on the final embeddings (Eq. 10).
@@ -162,12 +167,14 @@ class LATTICE(Ranker):
         users, items = self.propagate(graph)
         if self.epoch_graph is None:
             self.epoch_graph = graph.detached()
-        u = rows(batch.users, users)  # (B, d)
-        p, n = rows(batch.positives, items), rows(batch.negatives, items)  # (B, d)
-        return {"bpr": bpr((u * (p - n)).sum(1)), "reg": self.config.reg_weight * half_squares(u, p, n)}
+        final = BatchEmbeddings.lookup(batch, users, items)  # (B, d) each
+        return {
+            "bpr": bpr(score_difference(*final)),
+            "reg": self.config.reg_weight * half_squares(*final),
+        }
 
     def embed(self) -> tuple[Tensor, Tensor]:
-        """Embeddings on the item graph of the weights as they are now, cold items by their neighbors.
+        """Embeddings on the item graph of the current parameters, cold items by their neighbors.
 
         As in the authors' code, this is not the graph of the epoch's first batch, so that scores are a
         function of the parameters alone.
@@ -179,7 +186,14 @@ class LATTICE(Ranker):
 
 
 class LearnedView(nn.Module):
-    """One modality after its projection, and who is near whom there; ``generator`` is the projection's."""
+    """One modality after its projection, and the nearest neighbors in it.
+
+    Args:
+        table: features of the modality.
+        config: the model's options.
+        train: the interactions, for ``fill="neighbors"``.
+        generator: of the projection's initial parameters.
+    """
 
     def __init__(
         self, table: FeatureTable, config: LATTICE.Config, train: Interactions, generator: torch.Generator
@@ -201,21 +215,32 @@ class LearnedView(nn.Module):
         return graph, edge_products(graph, unit).relu()
 
     def neighbors(self, unit: Tensor) -> Graph:
-        """Items that have the modality look for ``k`` of their kind, themselves among them; filled ones for
-        ``k - 1``, and take themselves as well. ``unit`` is ``(n_items, feature_dim)``, of length one.
+        """Edges to items from their ``k`` nearest, among those that have the modality.
+
+        An item that has it is one of its own neighbors. An item whose vector is filled gets an edge from itself
+        and ``k - 1`` others.
+
+        Args:
+            unit: projected features of length one ``(n_items, feature_dim)``.
         """
-        own, present = self.features.own, self.features.present
+        own = self.features.own
+        filled = self.features.present & ~own
         keys = unit[own]
         near = all_neighbors(keys, self.k)[1]  # (n_own, k)
-        also = nearest_rows(unit[present & ~own], keys, self.k)[1][:, : self.k - 1]  # (n_filled, k - 1)
-        own, filled = (mask.nonzero().squeeze(1).cpu() for mask in (own, present & ~own))
-        target = [own.repeat_interleave(near.shape[1]), filled.repeat_interleave(also.shape[1]), filled]
-        source, n = torch.cat([own[near].flatten(), own[also].flatten(), filled]), len(unit)
+        near_filled = nearest_rows(unit[filled], keys, self.k)[1][:, : self.k - 1]  # (n_filled, k - 1)
+        own, filled = (mask.nonzero().squeeze(1).cpu() for mask in (own, filled))
+        target = [
+            own.repeat_interleave(near.shape[1]),
+            filled.repeat_interleave(near_filled.shape[1]),
+            filled,
+        ]
+        source = torch.cat([own[near].flatten(), own[near_filled].flatten(), filled])
+        n = len(unit)
         return Graph.from_edges(source, torch.cat(target), n_source=n, n_target=n).to(unit.device)
 
 
 def self_looped(train: Interactions) -> Graph:
     """``D^-1 (A + I)`` over users and items: the mean of a node's neighbors and itself."""
     n = train.n_users + train.n_items
-    itself = Graph.from_edges(np.arange(n), np.arange(n), n_source=n, n_target=n)
-    return normalize_weights(mix([(1.0, bipartite(train, "none")), (1.0, itself)]), "row")
+    identity = Graph.from_edges(np.arange(n), np.arange(n), n_source=n, n_target=n)
+    return normalize_weights(mix([(1.0, bipartite(train, "none")), (1.0, identity)]), "row")

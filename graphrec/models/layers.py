@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from graphrec.core.random import splitmix
+from graphrec.core.random import splitmix64
 from graphrec.data.interactions import Interactions
 from graphrec.features import FeatureTable
 from graphrec.features.prefetch import RowsOnDisk
@@ -38,6 +38,22 @@ def propagate(graph: Graph, x: Tensor, n_layers: int) -> Tensor:
     for _ in range(n_layers):
         total = (graph @ total).add_(x)
     return total
+
+
+def propagate_tables(graph: Graph, users: Tensor, items: Tensor, n_layers: int) -> tuple[Tensor, Tensor]:
+    """:func:`propagate` over a user-item graph.
+
+    Args:
+        graph: normalized, over users and, numbered after them, items.
+        users: embeddings ``(n_users, d)``.
+        items: embeddings ``(n_items, d)``.
+        n_layers: number of products.
+
+    Returns:
+        ``(n_users, d), (n_items, d)``.
+    """
+    x = propagate(graph, torch.cat([users, items]), n_layers)  # (n_users + n_items, d)
+    return x[: len(users)], x[len(users) :]
 
 
 def embedding(n: int, dim: int, generator: torch.Generator) -> nn.Embedding:
@@ -86,8 +102,8 @@ def row_dropout(x: Tensor, index: Tensor, p: float, key: Tensor) -> Tensor:
     n = -(-x.shape[1] // 4)  # outputs per row
     counter = index[:, None] * n + torch.arange(n, device=index.device)
     # int64 arithmetic wraps around as the unsigned one does; only shifts bring in the sign.
-    z = splitmix(key) + counter * -0x61C8864680B583EB
-    entries = splitmix(z).view(torch.int16)[:, : x.shape[1]]  # uniform, from -2^15
+    z = splitmix64(key) + counter * -0x61C8864680B583EB
+    entries = splitmix64(z).view(torch.int16)[:, : x.shape[1]]  # uniform, from -2^15
     return torch.where(entries >= min(round(p * 2**16) - 2**15, 2**15 - 1), x, 0)
 
 
@@ -239,11 +255,6 @@ def _gathered(values: Tensor, items: Tensor, others: Tensor | None, memory: Tens
         torch.index_select(values, 0, others[start : start + BLOCK], out=subtracted)
         part -= subtracted
     return difference
-
-
-def on_disk(features: Iterable[nn.Module]) -> list[RowsOnDisk]:
-    """Those of some modalities, each :class:`ItemFeatures`, that stay on disk."""
-    return [f.disk for f in features if isinstance(f, ItemFeatures) and f.disk is not None]
 
 
 def distinct_rows(x: Tensor, most: int) -> tuple[Tensor, Tensor] | None:

@@ -34,17 +34,17 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import embedding as rows, leaky_relu, logsigmoid, normalize
+from torch.nn.functional import leaky_relu, logsigmoid, normalize
 
 from graphrec.core import distributed
 from graphrec.core.errors import FeatureError
-from graphrec.core.random import derive
+from graphrec.core.random import derive_seed
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
-from graphrec.features import ATTRIBUTE, PREFERENCES, PROFILE, FeatureTable
+from graphrec.features import ATTRIBUTE_PREFIX, PREFERENCES, PROFILE, FeatureTable
 from graphrec.graphs.graph import Graph
 from graphrec.models.base import Features, ModelConfig, Ranker
-from graphrec.models.batches import EpochContext, Preferences, triplets_of_users
+from graphrec.models.batches import BatchSampler, EpochContext
 from graphrec.models.layers import ItemFeatures, distinct_rows, embedding, linear, row_dropout
 from graphrec.models.search_space import Choice, Space
 
@@ -134,9 +134,10 @@ class LLMRec(Ranker):
     def __init__(self, train: Interactions, features: Features, config: Config) -> None:
         super().__init__()
         self.config, self.train_pairs = config, train
+        self.sampler = BatchSampler(train)
         self.n_users, self.n_items = train.n_users, train.n_items
         tables = {f: table for f, table in features.items() if f != PREFERENCES}
-        self.attributes = sorted(f for f in tables if f.startswith(ATTRIBUTE))
+        self.attributes = sorted(f for f in tables if f.startswith(ATTRIBUTE_PREFIX))
         self.content = sorted(set(tables) - {PROFILE, *self.attributes})
         self.to_users, self.to_items = halves(train)
         self.user_embedding = embedding(self.n_users, config.dim, self.rng("users"))  # (n_users, d)
@@ -164,21 +165,19 @@ class LLMRec(Ranker):
                 "LLMRec needs image, text, profiles or attributes and got none; run: graphrec features build "
                 "DATASET, or graphrec llm profiles DATASET"
             )
-        widths = {f: table.dim for f, table in tables.items() if f.startswith(ATTRIBUTE)}
+        widths = {f: table.dim for f, table in tables.items() if f.startswith(ATTRIBUTE_PREFIX)}
         if len(set(widths.values())) > 1:
             raise FeatureError(
                 f"attributes share one projection and are of widths {widths}; build them alike"
             )
         model = cls(data.train, tables, config or cls.Config())
-        # Nobody has to have been asked: without preferences there are none.
-        if PREFERENCES in tables:
-            model.preferences = Preferences.from_features(data, tables, model.config.augmented)
-        return model
+        # Preferences are optional here, although augmented is not 0 by default.
+        return model.with_sampler(data, tables) if PREFERENCES in tables else model
 
     @classmethod
     def optional_fields(cls, config: ModelConfig) -> tuple[str, ...]:
         """Whatever was said."""
-        return PROFILE, f"{ATTRIBUTE}*", PREFERENCES
+        return PROFILE, f"{ATTRIBUTE_PREFIX}*", PREFERENCES
 
     def shared(self, f: str) -> str:
         """Whose projection a channel has; attributes have one together."""
@@ -211,15 +210,16 @@ class LLMRec(Ranker):
         """Channels of some users ``(B, d)`` and some items (Eqs. 1-4), out of ``whole`` if given."""
         if whole is not None:
             return {
-                f: (rows(users, of_users), rows(items, of_items)) for f, (of_users, of_items) in whole.items()
+                f: (nn.functional.embedding(users, of_users), nn.functional.embedding(items, of_items))
+                for f, (of_users, of_items) in whole.items()
             }
         (who, u), (what, i) = (x.unique(return_inverse=True) for x in (users, items))  # each once
         found = {}
         for f, channel in self.named.items():
             weight = channel.through(self.weight(f))
             found[f] = (
-                rows(u, channel.users.projected(weight, who)),
-                rows(i, channel.items.projected(weight, what)),
+                nn.functional.embedding(u, channel.users.projected(weight, who)),
+                nn.functional.embedding(i, channel.items.projected(weight, what)),
             )
         return found
 
@@ -245,7 +245,7 @@ class LLMRec(Ranker):
             x = x.index_copy(0, masked, (channel.mean @ weight.T).expand(len(masked), -1))
         if batch is not None and self.config.dropout:
             everything = torch.arange(len(x), device=x.device)
-            x = row_dropout(x, everything, self.config.dropout, batch.key + derive(0, f))
+            x = row_dropout(x, everything, self.config.dropout, batch.key + derive_seed(0, f))
             x = x / (1 - self.config.dropout)
         return smoothed(x, self.to_users, self.to_items, f == PROFILE)
 
@@ -280,7 +280,9 @@ class LLMRec(Ranker):
         whole = self.all_sides(batch) if self.whole else None
         index = torch.cat([batch.positives, batch.negatives])
         sides, (users, items) = self.sides(batch.users, index, whole), self.ids()
-        u, i = self.fused((rows(batch.users, users), rows(index, items)), sides)  # (B, d), (2B, d)
+        u, i = self.fused(
+            (nn.functional.embedding(batch.users, users), nn.functional.embedding(index, items)), sides
+        )  # (B, d), (2B, d)
         terms = {"bpr": self.pruned((u * (i[:n] - i[n:])).sum(1))}
         if config.content_loss:
             for f in self.content:
@@ -316,12 +318,12 @@ class LLMRec(Ranker):
         losses = []
         for f in [f for f in whole if f not in self.content]:
             index = self.masked(f, batch)
-            x = rows(index, whole[f][0 if f == PROFILE else 1])  # (M, d)
+            x = nn.functional.embedding(index, whole[f][0 if f == PROFILE else 1])  # (M, d)
             if self.config.reference_compat and f == PROFILE:
                 x = x.detach()
             slope = 1.0 if self.config.reference_compat else 0.01
             decoded = normalize(leaky_relu(self.decoders[self.shared(f)](x), slope))  # (M, d_f)
-            target = normalize(rows(index, self.named[f].own)[:, :-1])
+            target = normalize(nn.functional.embedding(index, self.named[f].own)[:, :-1])
             if self.config.restore_loss == "mse":
                 losses.append((decoded - target).square().mean())
             else:
@@ -344,18 +346,16 @@ class LLMRec(Ranker):
         """As many batches of distinct users as the interactions would fill, an item and a negative each,
         and preferences of some of them.
         """
-        rng = {purpose: plan.rng(purpose) for purpose in ("preferences", "mask", "dropout")}
-        for batch in triplets_of_users(self.train_pairs, plan):
-            n = len(batch.users)
-            if self.preferences is not None:
-                batch = self.preferences.added(batch, rng["preferences"])
+        mask_rng = plan.rng("mask")
+        dropout_rng = plan.rng("dropout")
+        for batch, n_sampled in self.sampler.user_triplets(plan):
             masked = [
-                rng["mask"].choice(size, int(self.config.mask * size), replace=False)
+                mask_rng.choice(size, int(self.config.mask * size), replace=False)
                 for size in (self.n_users, self.n_items)
             ]
-            key = rng["dropout"].integers(2**63, dtype=np.int64)
-            arrays = np.asarray(n), *masked, np.asarray(key)
-            yield Batch(*distributed.local_shard(batch), *(torch.from_numpy(a) for a in arrays))
+            key = dropout_rng.integers(2**63, dtype=np.int64)
+            arrays = (np.asarray(n_sampled), *masked, np.asarray(key))
+            yield Batch(*batch, *(torch.from_numpy(a) for a in arrays))
 
 
 class Channel(nn.Module):

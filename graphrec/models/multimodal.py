@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from graphrec.core.errors import FeatureError
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
-from graphrec.features import ATTRIBUTE, FeatureTable
+from graphrec.features import ATTRIBUTE_PREFIX, FeatureTable
 from graphrec.graphs.graph import Graph
 from graphrec.graphs.knn import content_graph, knn
 from graphrec.graphs.nearest import nearest_rows
@@ -33,6 +33,8 @@ BLOCK = 1024  # missing items that are filled at a time
 
 class MultimodalConfig(ModelConfig):
     """Options every multimodal model has."""
+
+    renamed_values: ClassVar = {"fill": {"neighbours": "neighbors"}}
 
     fill: Fill = "zero"
     """What stands for the image or text an item lacks: nothing (it is masked), the mean of all items that
@@ -97,7 +99,7 @@ def tables_of(
     """
     items = {
         field: table for field, table in (features or {}).items()
-        if table.entity == "item" and (attributes or not field.startswith(ATTRIBUTE))
+        if table.entity == "item" and (attributes or not field.startswith(ATTRIBUTE_PREFIX))
     }  # fmt: skip
     if not items:
         raise FeatureError(

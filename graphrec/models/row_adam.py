@@ -1,4 +1,4 @@
-"""Adam that moves the rows a step has a gradient for, and leaves the others as they are."""
+"""Adam for sparse gradients: updates the rows a step has a gradient for and leaves the others unchanged."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-BLOCK = 8192  # rows moved at a time: what is computed on the way stays in the cache, in memory already there
+ROW_BLOCK = 8192  # rows updated at a time, so that intermediate results stay in the cache
 
 
 class RowAdam(torch.optim.Optimizer):
-    """Adam (Kingma and Ba, https://arxiv.org/abs/1412.6980) that costs what the gradient costs.
+    """Adam (Kingma and Ba, https://arxiv.org/abs/1412.6980) at a cost in proportion to the gradient.
 
-    Rows of a sparse gradient are moved and their moments updated; other rows and their moments stay, as in
-    ``torch.optim.SparseAdam``. Parameters with a dense gradient get ordinary Adam, so that one optimizer
-    serves a model of both kinds. A table of millions of rows is not read in every step.
+    With a sparse gradient, only its rows and their moments are updated, as in ``torch.optim.SparseAdam``: a
+    table of millions of rows is not read in every step. Parameters with a dense gradient get ordinary Adam, so
+    one optimizer serves a model with both kinds.
 
     Args:
         params: parameters or groups.
         lr: learning rate.
-        betas: of the moments.
-        eps: in the denominator.
+        betas: decay rates of the moments.
+        eps: added to the denominator.
     """
 
     def __init__(
@@ -41,16 +41,20 @@ class RowAdam(torch.optim.Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    self._move(p, p.grad, group)
+                    self._update(p, p.grad, group)
         return result
 
-    def _move(self, p: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state, (beta1, beta2) = self.state[p], group["betas"]
+    def _update(self, p: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[p]
+        beta1, beta2 = group["betas"]
         if not state:
             state["step"] = torch.tensor(0.0)
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
+            state["exp_avg"] = torch.zeros_like(p)
+            state["exp_avg_sq"] = torch.zeros_like(p)
         state["step"] += 1
-        t, m, v = float(state["step"]), state["exp_avg"], state["exp_avg_sq"]
+        t = float(state["step"])
+        m = state["exp_avg"]
+        v = state["exp_avg_sq"]
 
         def change(m: Tensor, v: Tensor, g: Tensor) -> Tensor:
             m.lerp_(g, 1 - beta1)
@@ -62,14 +66,18 @@ class RowAdam(torch.optim.Optimizer):
             p += change(m, v, gradient)
             return
         gradient = gradient.coalesce()
-        for rows, g in zip(gradient.indices()[0].split(BLOCK), gradient.values().split(BLOCK), strict=True):
+        for rows, g in zip(
+            gradient.indices()[0].split(ROW_BLOCK), gradient.values().split(ROW_BLOCK), strict=True
+        ):
             # Rows are distinct; index_add_ would take them one after another.
-            mean, square = m[rows], v[rows]
+            mean = m[rows]
+            square = v[rows]
             p[rows] = p[rows].add_(change(mean, square, g))
-            m[rows], v[rows] = mean, square
+            m[rows] = mean
+            v[rows] = square
 
 
-def trusted_indices() -> None:
-    """Leaves the indices of sparse gradients unchecked, as torch does by default and warns of until told."""
+def skip_index_checks() -> None:
+    """Leaves the indices of sparse gradients unchecked: torch's default, about which it warns unless it is set."""
     if not torch.sparse.check_sparse_tensor_invariants.is_enabled():
         torch.sparse.check_sparse_tensor_invariants.disable()

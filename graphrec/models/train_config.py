@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import Field
 
-from graphrec.core.config import Config
+from graphrec.core.config import Config, option
 
 
 class TrainConfig(Config):
@@ -35,17 +35,17 @@ class TrainConfig(Config):
     validate_users: int | None = Field(None, ge=1)
     """Users to rank for in a validation of ``graphrec train``, drawn once by the seed; None takes all.
     Ranking for all costs users times items."""
-    checkpoint_every: int = Field(1, ge=1)
+    checkpoint_every: int = option(1, affects_result=False, ge=1)
     """Epochs between checkpoints of the full state; improvements and the last epoch are always written."""
     seed: int = Field(0, ge=0)
     """Seed of batches, negatives and all that models redraw while training."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = option("auto", affects_result=False)
     """Where to train; ``auto`` takes an accelerator if there is one."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision of the forward pass."""
-    progress: bool | None = None
+    progress: bool | None = option(None, affects_result=False)
     """Show a progress bar; None shows it on a terminal."""
-    tensorboard: bool = False
+    tensorboard: bool = option(False, affects_result=False)
     """Write TensorBoard events under the run directory (needs the extra ``track``)."""
 
 

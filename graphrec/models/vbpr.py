@@ -1,8 +1,8 @@
-"""VBPR: matrix factorization with a second half that is projected from content.
+"""VBPR: matrix factorization with a second part that is projected from content.
 
 He and McAuley, "VBPR: Visual Bayesian Personalized Ranking from Implicit Feedback", AAAI 2016,
-https://arxiv.org/abs/1510.01784. An item's vector is an ID embedding beside a linear map of its features; a
-user has preferences over both parts.
+https://arxiv.org/abs/1510.01784. An item's vector is the concatenation of an ID embedding and a linear map of
+its features; a user's vector has both parts too.
 
 ``Eq. n`` refers to the numbered equations in docs/models/vbpr.md.
 
@@ -26,20 +26,20 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import embedding as rows
 
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.features import FeatureTable
-from graphrec.features.prefetch import prefetch
 from graphrec.models.base import ContentProjection, Features, Ranker
-from graphrec.models.batches import EpochContext, Preferences, triplets
-from graphrec.models.layers import ItemFeatures, embedding, on_disk, projection
-from graphrec.models.losses import bpr, embedding_norms
+from graphrec.models.batches import BatchSampler, EpochContext
+from graphrec.models.layers import ItemFeatures, embedding, projection
+from graphrec.models.losses import bpr, embedding_norms, score_difference
 from graphrec.models.multimodal import StreamedConfig, means_of, tables_of
 from graphrec.models.search_space import Choice, Space
 
-BLOCK = 2**22  # numbers projected at a time when all items are: bounds the float32 copy of bfloat16 features
+PROJECTED = (
+    2**22
+)  # feature values projected at a time in embed(): bounds the float32 copy of bfloat16 features
 
 
 class Batch(NamedTuple):
@@ -50,13 +50,13 @@ class Batch(NamedTuple):
     items: Tensor
     """The distinct items ``(D,) int64``, ascending."""
     positives: Tensor
-    """Where in ``items`` the positive of each triplet is ``(B,) int64``."""
+    """Position of each triplet's positive in ``items`` ``(B,) int64``."""
     negatives: Tensor
-    """Where its negative is ``(B,) int64``."""
+    """Position of its negative ``(B,) int64``."""
 
 
 class VBPR(Ranker):
-    """Item vectors of an ID part and a content part."""
+    """Item vectors with an ID part and a content part."""
 
     class Config(StreamedConfig):
         """Options of VBPR."""
@@ -84,6 +84,7 @@ class VBPR(Ranker):
     def __init__(self, train: Interactions, tables: Mapping[str, FeatureTable], config: Config) -> None:
         super().__init__()
         self.config, self.train_pairs = config, train
+        self.sampler = BatchSampler(train)
         self.n_users, self.n_items = train.n_users, train.n_items
         content_dim = config.content_dim or config.dim
         self.user_embedding = embedding(self.n_users, config.dim + content_dim, self.rng("users"))
@@ -103,18 +104,18 @@ class VBPR(Ranker):
         """See :meth:`graphrec.models.base.Model.build`; needs one feature table at least, of any name."""
         config = config or cls.Config()
         model = cls(data.train, tables_of("VBPR", data, features, config.attributes), config)
-        model.preferences = Preferences.from_features(data, features, config.augmented)
-        return model
+        return model.with_sampler(data, features)
 
     def batches(self, plan: EpochContext) -> Iterator[Batch]:
         """Every train interaction once, with one uniform negative."""
-        return prefetch(self._batches(plan), on_disk(self.features.values()), lambda batch: (batch.items,))
-
-    def _batches(self, plan: EpochContext) -> Iterator[Batch]:
-        for users, positives, negatives in triplets(self.train_pairs, plan, preferences=self.preferences):
+        for users, positives, negatives in self.sampler.triplets(plan):
             both = torch.cat([positives, negatives]).numpy()
-            items, at = (torch.from_numpy(v) for v in np.unique(both, return_inverse=True))
-            yield Batch(users, items, at[: len(users)], at[len(users) :])
+            items, position = (torch.from_numpy(v) for v in np.unique(both, return_inverse=True))
+            yield Batch(users, items, position[: len(users)], position[len(users) :])
+
+    def feature_items(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The distinct items of the batch."""
+        return (batch.items,)
 
     def weights(self) -> dict[str, Tensor]:
         """The projection's columns by modality, each ``(content_dim, d_m)``."""
@@ -130,9 +131,10 @@ class VBPR(Ranker):
         """``bpr`` (Eqs. 2 and 3) and ``reg`` (Eq. 4)."""
         vectors = torch.cat([self.item_embedding(batch.items), self.content(batch.items)], 1)  # (D, d + c)
         u = self.user_embedding(batch.users)  # (B, d + c)
-        p, n = rows(batch.positives, vectors), rows(batch.negatives, vectors)  # (B, d + c)
+        p = nn.functional.embedding(batch.positives, vectors)  # (B, d + c)
+        n = nn.functional.embedding(batch.negatives, vectors)  # (B, d + c)
         return {
-            "bpr": bpr((u * (p - n)).sum(1)),
+            "bpr": bpr(score_difference(u, p, n)),
             "reg": self.config.reg_weight * embedding_norms(u, p, n),
         }
 
@@ -140,7 +142,7 @@ class VBPR(Ranker):
         """User vectors, and item vectors with the ID part of cold items at zero ``(n, d + c)`` (Eq. 5)."""
         parts = []
         for m, weight in self.weights().items():
-            blocks = cast(ItemFeatures, self.features[m]).blocks(max(1, BLOCK // self.widths[m]))
+            blocks = cast(ItemFeatures, self.features[m]).blocks(max(1, PROJECTED // self.widths[m]))
             projected = [nn.functional.linear(x.to(weight.device).float(), weight) for x in blocks]
             parts.append(torch.cat(projected))
         content, ids = torch.stack(parts).sum(0), self.item_embedding.weight  # (n_items, c), (n_items, d)

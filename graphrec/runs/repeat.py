@@ -28,8 +28,6 @@ from graphrec.training.trainer import Run
 
 __all__ = ["Reproduction", "train_like"]
 
-INDIFFERENT = frozenset({"device", "progress", "tensorboard", "checkpoint_every"})
-"""Options of training that do not say what is trained."""
 AGAIN, CHANGED = "-again", "-changed"
 
 
@@ -206,9 +204,10 @@ def _options(
         )
     changed = {}
     for prefix, was, now in (("model", model_was, model_is), ("train", train_was, train_is)):
-        before, after = was.model_dump(mode="json"), now.model_dump(mode="json")
+        before = was.result_options(was.model_dump(mode="json"))
+        after = now.result_options(now.model_dump(mode="json"))
         for name in before:
-            if before[name] != after[name] and not (prefix == "train" and name in INDIFFERENT):
+            if before[name] != after[name]:
                 changed[f"{prefix}.{name}"] = before[name], after[name]
     return options, changed
 

@@ -16,7 +16,7 @@ from graphrec.core import distributed
 from graphrec.core.config import Config
 from graphrec.core.environment import commit, environment
 from graphrec.core.errors import CheckpointError, ConfigError, DataError
-from graphrec.core.files import explained, read_json, write_json
+from graphrec.core.files import explain_os_errors, read_json, write_json
 from graphrec.data import Dataset
 from graphrec.data.content import title
 from graphrec.evaluation.metrics import parse_metric
@@ -149,7 +149,7 @@ def train(
     made = cls.build(data, given or None, model_config)
     if select != NONE:
         n, held = train_config.validate_users, data.valid
-        some = held if n is None else held.of_some_users(n, train_config.seed)
+        some = held if n is None else held.sample_users(n, train_config.seed)
         ranking = RankingTask(some, seen=data.train, metrics=("recall", "ndcg", select)) if ranked else None
         task = ranking or made.task(data)
     about = {
@@ -172,7 +172,7 @@ def train(
     if not distributed.is_rank_zero():
         return run
     titles = _titles(data)
-    with explained(out, CheckpointError):
+    with explain_os_errors(out, CheckpointError):
         if source is None:
             data.save(out / COPY)
         if titles:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from graphrec.core.bundle import Committed, commit
+from graphrec.core.bundle import Committed, FileFormat, commit
 from graphrec.core.errors import CheckpointError
-from graphrec.core.files import digest, read_array, sha256_file, write_array, writing
+from graphrec.core.files import atomic_write, digest, read_array, sha256_file, write_array
 from graphrec.data import Vocabulary
 from graphrec.serving import ids as lazily
 from graphrec.serving.ids import MappedVocabulary, sorted_order
@@ -23,7 +23,7 @@ class Bundle(Committed):
 
     Args:
         path: the JSON file.
-        version: format of the head that the caller understands.
+        format: the format it must have.
 
     Attributes:
         head: what :func:`write` was given.
@@ -32,8 +32,8 @@ class Bundle(Committed):
         CheckpointError: the JSON file is missing, damaged or of another format.
     """
 
-    def __init__(self, path: Path, version: int) -> None:
-        super().__init__(path, version, "save it again")
+    def __init__(self, path: Path, format: FileFormat) -> None:
+        super().__init__(path, format, "save it again")
 
     def array(self, part: str, mmap: bool = False) -> np.ndarray:
         """One array, checked; memory-mapped if asked for, whatever is written to it then stays private."""
@@ -55,7 +55,7 @@ class Bundle(Committed):
 
 def write(
     path: Path,
-    version: int,
+    format: FileFormat,
     head: Mapping[str, Any],
     arrays: Mapping[str, np.ndarray],
     ids: Mapping[str, Vocabulary],
@@ -64,7 +64,7 @@ def write(
 
     Args:
         path: the JSON file; the others lie beside it.
-        version: recorded as ``format``.
+        format: what is written.
         head: JSON-able facts.
         arrays: by part; the names are part of file names.
         ids: by part.
@@ -81,11 +81,11 @@ def write(
         **{part: (digest(a), "npy", partial(write_array, array=a)) for part, a in arrays.items()},
         **{part: (v.fingerprint, "arrow", partial(write_ids, vocabulary=v)) for part, v in ids.items()},
     }
-    return commit(path, version, head, files, retry="save again")
+    return commit(path, format, head, files, retry="save again")
 
 
 def write_ids(path: Path, vocabulary: Vocabulary) -> str:
     """Writes ids as an Arrow file with the column ``id``, atomically; returns its sha256."""
-    with writing(path) as file:
+    with atomic_write(path) as file:
         pl.DataFrame({"id": pl.Series("id", list(vocabulary.ids), dtype=pl.String)}).write_ipc(file)
     return sha256_file(path)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from graphrec.core.errors import CheckpointError, ConfigError, requires
-from graphrec.core.files import sha256_file, write_bytes, write_json, writing
+from graphrec.core.errors import CheckpointError, ConfigError, missing_dependency
+from graphrec.core.files import atomic_write, sha256_file, write_bytes, write_json
 from graphrec.data import Vocabulary
 from graphrec.serving.array_bundle import write_ids
 from graphrec.serving.vectors import Vectors
@@ -46,7 +46,7 @@ def write_parquet(
         disable=not sys.stderr.isatty() or len(users) <= BLOCK,
     )
     try:
-        with writing(path) as file, pq.ParquetWriter(file, schema) as writer:
+        with atomic_write(path) as file, pq.ParquetWriter(file, schema) as writer:
             for start in blocks:
                 part = np.array(users[start : start + BLOCK], dtype=object)
                 ids, scores = answer(users[start : start + BLOCK])
@@ -92,7 +92,7 @@ def write_faiss(path: Path, items: Vocabulary, vectors: np.ndarray, meta: Mappin
     try:
         import faiss
     except ImportError as cause:
-        raise requires("faiss-cpu", "ann") from cause
+        raise missing_dependency("faiss-cpu", "ann") from cause
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(np.ascontiguousarray(vectors))
     try:

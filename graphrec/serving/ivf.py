@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphrec.core.bundle import Committed, Write, commit
-from graphrec.core.errors import CheckpointError, ConfigError, requires
-from graphrec.core.files import digest, read_array, sha256_file, write_array, writing
+from graphrec.core.bundle import Committed, FileFormat, Write, commit
+from graphrec.core.errors import CheckpointError, ConfigError, missing_dependency
+from graphrec.core.files import atomic_write, digest, read_array, sha256_file, write_array
 from graphrec.core.random import numpy_rng
 from graphrec.core.topk import topk
 from graphrec.serving.exact import retrieve
 
-FORMAT = 1
+FORMAT = FileFormat("index")
 HEAD = "index.json"
 REMEDY = "build the index again"
 BLOCK = 2**18  # items handled at once while building
@@ -315,7 +315,7 @@ def _write_lists(path: Path, part: Part, assigned: np.ndarray, sizes: np.ndarray
     dim = part.vectors.shape[1]
     begins = np.concatenate([[0], np.cumsum(sizes)])[:-1] * _entry(dim)  # of each list, in bytes
     filled = np.zeros(len(sizes), dtype=np.int64)  # entries written
-    with writing(path) as file:
+    with atomic_write(path) as file:
         shape = (int(sizes.sum()) * _entry(dim),)
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         file.flush()
@@ -357,5 +357,5 @@ def _faiss() -> Any:
     try:
         import faiss
     except ImportError as cause:
-        raise requires("faiss-cpu", "ann") from cause
+        raise missing_dependency("faiss-cpu", "ann") from cause
     return faiss

@@ -91,7 +91,7 @@ def trained_content(rule: ColdStartRule, data: Dataset, features: Features) -> d
     content = {}
     for modality, table in tables.items() if compares(rule) else ():
         items = np.flatnonzero(table.present & (data.train.item_degree > 0))
-        content[modality] = ContentVectors(table.rows(items), items.astype(np.int32))
+        content[modality] = ContentVectors(table.take(items), items.astype(np.int32))
     return content
 
 
@@ -244,6 +244,14 @@ def described(rule: ColdStartRule | None) -> tuple[dict[str, Any] | None, dict[s
         arrays |= {f"rule_weight_{m}": weight for m, weight in rule.weights.items()}
         return {"kind": "projection", "weights": list(rule.weights), "fill": list(rule.fill)}, arrays
     return {"kind": "similarity", **rule._asdict(), "fill": list(rule.fill)}, arrays
+
+
+def upgrade_rule(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of ``recommender.json`` in format 2, from format 1, which spelled ``normalize`` otherwise."""
+    rule = content["head"]["rule"]
+    if rule is not None and "normalise" in rule:
+        rule["normalize"] = rule.pop("normalise")
+    return content
 
 
 def restored(saved: Bundle, facts: dict[str, Any] | None) -> ColdStartRule | None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphrec.core.topk import topk
+from graphrec.core.topk import merge_topk
 from graphrec.serving.exact import Keys, Rows, retrieve
 from graphrec.serving.ivf import Lists
 
@@ -50,17 +50,14 @@ def exactly(asked: Question, sides: Sequence[tuple[int, int, Keys]]) -> Found:
     Returns:
         CandidateGroups equal scores the item with the lowest index comes first.
     """
-    values = torch.empty(asked.queries.shape[0], 0)
-    items = np.empty((asked.queries.shape[0], 0), dtype=np.int64)
+    n_queries = asked.queries.shape[0]
+    best = torch.empty(n_queries, 0), torch.empty(n_queries, 0, dtype=torch.int64)
     for start, n, keys in sides:
-        found, at = _of_side(asked, start, n, keys)
-        both = torch.cat([values, found], 1)
-        values, chosen = topk(both, min(asked.k, both.shape[1])) if both.shape[1] else (both, both.long())
-        items = np.take_along_axis(np.concatenate([items, at], 1), chosen.numpy(), 1)
-    return _filled(values.numpy(), items, asked.k)
+        best = merge_topk(best, _of_side(asked, start, n, keys), asked.k)
+    return _filled(best[0].numpy(), best[1].numpy(), asked.k)
 
 
-def _of_side(asked: Question, start: int, n: int, keys: Keys) -> tuple[Tensor, np.ndarray]:
+def _of_side(asked: Question, start: int, n: int, keys: Keys) -> tuple[Tensor, Tensor]:
     """The best of consecutive items."""
     candidates = None
     if asked.only is not None:
@@ -84,7 +81,7 @@ def _of_side(asked: Question, start: int, n: int, keys: Keys) -> tuple[Tensor, n
 
     found, at = retrieve(asked.queries, keys, min(asked.k, n), mask)
     indices = at.numpy() if candidates is None else candidates[at.numpy()]
-    return found, np.where(np.isneginf(found.numpy()), -1, indices + start)
+    return found, torch.from_numpy(indices + start).masked_fill_(found == -torch.inf, -1)
 
 
 def approximately(asked: Question, lists: Lists) -> tuple[Found, np.ndarray]:
@@ -151,10 +148,9 @@ def _among(asked: Question, rows: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 def merged(one: Found, other: Found, k: int) -> Found:
     """The best of two answers; ``other`` is about items that come later."""
-    scores, items = (np.concatenate(pair, 1) for pair in zip(one, other, strict=True))
-    values, chosen = topk(torch.from_numpy(scores), min(k, scores.shape[1]))
-    items = np.take_along_axis(items, chosen.numpy(), 1)
-    return _filled(values.numpy(), np.where(np.isneginf(values.numpy()), -1, items), k)
+    pairs = ((torch.from_numpy(scores), torch.from_numpy(items)) for scores, items in (one, other))
+    scores, items = (t.numpy() for t in merge_topk(*pairs, k))
+    return _filled(scores, np.where(np.isneginf(scores), -1, items), k)
 
 
 def _filled(scores: np.ndarray, items: np.ndarray, k: int) -> Found:

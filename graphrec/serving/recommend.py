@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from graphrec.core.errors import ConfigError
 from graphrec.serving import vectors
 from graphrec.serving.catalog import Items, Side
-from graphrec.serving.exact import Keys
+from graphrec.serving.exact import Keys, Rows
 from graphrec.serving.index import Index
 from graphrec.serving.ivf import Lists
 from graphrec.serving.query import Found, Question, approximately, exactly, merged
@@ -72,7 +72,7 @@ def recommended(
     users = rows[known]
 
     def hidden(which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return items.seen.rows(users[which]) if exclude_seen else (NONE, NONE)
+        return items.seen.items_of_users(users[which]) if exclude_seen else (NONE, NONE)
 
     if len(known):
         asked = Question(vectors.queries(user_vectors, users), k, hidden, only, exclude)
@@ -81,6 +81,36 @@ def recommended(
         best, at = items.popular(k, only, exclude)
         scores[strange, : len(at)], found[strange, : len(at)] = best, at
     return scores, found
+
+
+def recommended_for(
+    items: Items,
+    queries: Rows,
+    hidden: Sequence[np.ndarray],
+    k: int,
+    only: np.ndarray | None,
+    exclude: np.ndarray,
+    lists: Lists | None,
+) -> Found:
+    """What vectors made from histories get.
+
+    Args:
+        items: to choose among.
+        queries: the vectors ``(B, d)``.
+        hidden: items that each must not be answered with, ascending, ``B`` arrays.
+        k: how many items.
+        only: items to choose among, ascending; None: all.
+        exclude: items to leave out, ascending.
+        lists: see :func:`searched`.
+    """
+
+    def hidden_pairs(which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        parts = [hidden[row] for row in which]
+        rows = np.repeat(np.arange(len(which)), [len(part) for part in parts])
+        return rows, np.concatenate([NONE, *parts])
+
+    question = Question(queries, k, hidden_pairs, only, exclude)
+    return _answer(items, question, lists, lambda side: side.keys)
 
 
 def similar(items: Items, rows: np.ndarray, k: int, lists: Lists | None) -> Found:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
+from graphrec.core.bundle import FileFormat
 from graphrec.core.errors import CheckpointError, ConfigError
-from graphrec.data import Dataset, Interactions, Vocabulary
+from graphrec.data import Dataset, Histories, Interactions, Query, Vocabulary
 from graphrec.models.base import ColdStartRule, Features, Ranker
-from graphrec.serving import array_bundle, vectors
+from graphrec.serving import array_bundle, histories, vectors
 from graphrec.serving.catalog import Items, Side
 from graphrec.serving.export import dense, write_faiss, write_parquet
 from graphrec.serving.index import Index, build_index, open_index
@@ -27,13 +28,25 @@ from graphrec.serving.placement import (
     place,
     restored,
     trained_content,
+    upgrade_rule,
     usable,
     widths,
 )
-from graphrec.serving.recommend import Search, recommended, searched, several, similar, whole
+from graphrec.serving.recommend import (
+    Search,
+    recommended,
+    recommended_for,
+    searched,
+    several,
+    similar,
+    whole,
+)
 from graphrec.serving.vectors import Vectors
 
-FORMAT = 1
+if TYPE_CHECKING:
+    from graphrec.models.capabilities import QueryModule
+
+FORMAT = FileFormat("recommender", 2, {1: upgrade_rule})
 HEAD = "recommender.json"
 
 
@@ -51,6 +64,8 @@ class Recommender:
         rule: how new items are placed, or None.
         content: by modality, the vectors that new items are compared with; empty if there are none.
         meta: where it comes from: model, dataset and its fingerprint. JSON-able.
+        capability: how the model answers queries, see :mod:`graphrec.models.capabilities`.
+        module: the encoder or generator of a model that has one.
     """
 
     def __init__(
@@ -63,7 +78,10 @@ class Recommender:
         rule: ColdStartRule | None = None,
         content: Mapping[str, ContentVectors] | None = None,
         meta: Mapping[str, Any] | None = None,
+        capability: str = "embeddings",
+        module: QueryModule | None = None,
     ) -> None:
+        self.capability, self.module = capability, module
         self.users, self.user_vectors, self.rule = users, user_vectors, rule
         self.content, self.meta = dict(content or {}), dict(meta or {})
         self._items = Items(Side(items, item_vectors, 0), seen)
@@ -136,15 +154,17 @@ class Recommender:
         rule = model.cold_start_rule
         content = trained_content(rule, data, features) if rule is not None and features else {}
         meta = {"model": model.name, "dataset": data.name, "fingerprint": data.fingerprint}
-        return cls(data.users, data.items, users, items, seen, rule, content, meta)
+        module = histories.query_module(model)
+        return cls(data.users, data.items, users, items, seen, rule, content, meta, model.capability, module)
 
     # -- asking ----------------------------------------------------------------------------------------------
 
     def recommend(
         self,
-        users: Any,
+        users: Any = None,
         k: int = 10,
         *,
+        history: Iterable[Any] | None = None,
         exclude_seen: bool = True,
         only: Iterable[Any] | None = None,
         exclude: Iterable[Any] | None = None,
@@ -156,9 +176,13 @@ class Recommender:
         A list of users gives what each of them gives alone.
 
         Args:
-            users: one id, or several.
+            users: one id, or several; None where ``history`` says whom to recommend to.
             k: how many items.
-            exclude_seen: leave out what the user is known to have.
+            history: ids of the items a user took, oldest first, or one such list a user. It stands in for
+                what is known of the user, who may be unknown, too. Models with item weights, an encoder or a
+                generator take histories; models that look users up refuse them. Items added by
+                :meth:`add_items` are left out of the result and not read.
+            exclude_seen: leave out what the user is known to have, and what is in ``history``.
             only: recommend among these items alone, such as those in stock.
             exclude: never recommend these items.
             unknown: what unknown users get: an error, or the most popular items, scored by their number of
@@ -174,12 +198,20 @@ class Recommender:
         Raises:
             UnknownIdError: a user (unless ``unknown="popularity"``) or an item of ``only`` or ``exclude`` is
                 not known.
-            ConfigError: ``k`` is below 1, ``unknown`` or ``search`` is none of the choices, or there is no
-                index for an approximate search.
+            ConfigError: ``k`` is below 1, ``unknown`` or ``search`` is none of the choices, there is no
+                index for an approximate search, the model cannot answer histories, a history is empty (unless
+                ``unknown="popularity"``), or ``users`` and ``history`` have different lengths.
         """
         if unknown not in ("error", "popularity"):
             raise ConfigError(f"unknown={unknown!r}; expected 'error' or 'popularity'")
         lists = searched("recommend", search, self._index)
+        if history is not None or (self.capability == "generator" and users is not None):
+            some, others = self._limits(only, exclude)
+            return self._recommend_by_history(
+                users, history, whole(k), exclude_seen, some, others, unknown, lists
+            )
+        if users is None:
+            raise ConfigError("recommend() needs users, history, or both; found neither")
         names, single = several(users)
         rows = self.users.find(names).astype(np.int64)  # (B,), -1 if unknown
         strange = np.flatnonzero(rows < 0)
@@ -190,6 +222,75 @@ class Recommender:
             self._items, self.user_vectors, rows, whole(k), exclude_seen, some, others, lists
         )
         return self._named(scores, items, single)
+
+    def _recommend_by_history(
+        self,
+        users: Any,
+        history: Iterable[Any] | None,
+        k: int,
+        exclude_seen: bool,
+        only: np.ndarray | None,
+        exclude: np.ndarray,
+        unknown: str,
+        lists: Any,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See :meth:`recommend`; a generator's known users get their known pairs as histories."""
+        names, single = (None, True) if users is None else several(users)
+        rows = None if names is None else self.users.find(names).astype(np.int64)
+        if history is None:
+            assert rows is not None
+            known = Histories.from_interactions(self._items.seen)
+            taken = [known[row] if row >= 0 else np.empty(0, np.int64) for row in rows]
+        else:
+            nested, alone = histories.given(history)
+            single = single and alone
+            taken = [self._items.indices(one) for one in nested]
+        if rows is not None and len(rows) != len(taken):
+            raise ConfigError(f"{len(rows)} users and {len(taken)} histories; expected one history a user")
+        n_base = len(self._items.base)
+        read = [items[items < n_base] for items in taken]  # no model knows the items added since
+        empty = np.flatnonzero([not len(items) for items in read])
+        if len(empty) and unknown == "error":
+            if history is None and names is not None and rows is not None and rows[empty[0]] < 0:
+                self.users.index(names[empty[0]])
+            raise ConfigError(
+                f"the history of row {empty[0]} holds no item that the model knows; give some, or "
+                "unknown='popularity'"
+            )
+        hidden = [self._hidden(row, items, exclude_seen) for row, items in zip(
+            [-1] * len(taken) if rows is None else rows.tolist(), taken, strict=True)]  # fmt: skip
+        answered = np.flatnonzero([len(items) > 0 for items in read])
+        scores = np.full((len(taken), k), -np.inf, dtype=np.float32)
+        found = np.full((len(taken), k), -1, dtype=np.int64)
+        query = Query(
+            None if rows is None else rows[answered], Histories.from_lists([read[row] for row in answered])
+        )
+        own = [hidden[row] for row in answered]
+        if self.capability == "generator":
+            answer = histories.generated(self.module, self._items, query, k, own, only, exclude)
+        else:
+            queries = histories.encoded(self.capability, self.module, self._items, query, self.meta)
+            answer = recommended_for(self._items, queries, own, k, only, exclude, lists)
+        scores[answered], found[answered] = answer
+        for row in empty:
+            best, at = self._items.popular(k, only, np.union1d(exclude, hidden[row]))
+            scores[row, : len(at)], found[row, : len(at)] = best, at
+        return self._named(scores, found, single)
+
+    def _hidden(self, user: int, taken: np.ndarray, exclude_seen: bool) -> np.ndarray:
+        """Items that a user is not offered, ascending: known pairs and history."""
+        if not exclude_seen:
+            return np.empty(0, np.int64)
+        known = self._items.seen.items_of(user) if user >= 0 else np.empty(0, np.int64)
+        return np.union1d(known, taken).astype(np.int64)
+
+    def _refuse_generator(self, what: str) -> None:
+        """Raises :class:`ConfigError` where there are no item vectors."""
+        if self.capability == "generator":
+            raise ConfigError(
+                f"{what} needs item embeddings, and {self.meta.get('model', 'this model')} generates lists "
+                "without any"
+            )
 
     def similar_items(
         self, items: Any, k: int = 10, *, search: Search = "auto"
@@ -209,6 +310,7 @@ class Recommender:
             ConfigError: ``k`` is below 1, ``search`` is none of the choices, or there is no index for an
                 approximate search.
         """
+        self._refuse_generator("similar_items")
         lists = searched("similar", search, self._index)
         names, single = several(items)
         scores, found = similar(self._items, self._items.indices(names), whole(k), lists)
@@ -298,6 +400,7 @@ class Recommender:
             CheckpointError: ``path`` does not hold this recommender, or cannot be written.
             MissingDependencyError: faiss is not installed (extra ``ann``).
         """
+        self._refuse_generator("build_index")
         items, users = (dense(table, self.meta) for table in (self._items.base.table, self.user_vectors))
         held = array_bundle.Bundle(Path(path) / HEAD, FORMAT).files.get("item_vectors", {}).get("sha256")
         if held != self._recorded or self._items.added is not None:
@@ -325,7 +428,11 @@ class Recommender:
         arrays["seen"] = np.stack([self.seen.users, self.seen.items])
         for modality, known in self.content.items():
             arrays |= {f"content_{modality}": known.values, f"content_{modality}_items": known.items}
-        head = {"rule": rule, "modalities": list(self.content), "meta": self.meta}
+        capability, state = histories.described(self.module, self.capability, self.meta)
+        arrays |= state
+        if self.capability == "generator" and self._items.seen.times is not None:
+            arrays["seen_times"] = self._items.seen.times
+        head = {"rule": rule, "modalities": list(self.content), "meta": self.meta, **capability}
         if not isinstance(self.item_vectors, np.ndarray):
             head["sparse"] = self.item_vectors.shape[1]
         files = array_bundle.write(
@@ -353,10 +460,14 @@ class Recommender:
             for m in saved.head["modalities"]
         }
         pairs = saved.array("seen")  # (2, E)
-        seen = Interactions(pairs[0], pairs[1], len(users), len(items), name="seen")
+        times = saved.array("seen_times") if "seen_times" in saved.files else None
+        seen = Interactions(pairs[0], pairs[1], len(users), len(items), times, name="seen")
         rule, width = restored(saved, saved.head["rule"]), saved.head.get("sparse")
         tables = [vectors.read(saved, f"{kind}_vectors", width, mmap=True) for kind in ("user", "item")]
-        made = cls(users, items, tables[0], tables[1], seen, rule, content, saved.head["meta"])
+        capability, module = histories.restored(saved)
+        made = cls(
+            users, items, tables[0], tables[1], seen, rule, content, saved.head["meta"], capability, module
+        )
         made._recorded = saved.files.get("item_vectors", {}).get("sha256")
         made._index = open_index(Path(path), made._recorded)
         return made
@@ -417,5 +528,6 @@ class Recommender:
             MissingDependencyError: faiss is not installed (extra ``ann``).
             CheckpointError: the directory cannot be written.
         """
+        self._refuse_generator("export_faiss")
         write_faiss(Path(path), self.items, dense(self.item_vectors, self.meta), self.meta)
         return Path(path)

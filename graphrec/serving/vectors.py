@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from graphrec.core.errors import ConfigError, DataError, TrainingError
-from graphrec.data import Dataset, Interactions
+from graphrec.data import Dataset, Histories, Interactions, Query
 from graphrec.graphs import sparse
 from graphrec.graphs.graph import Graph
 from graphrec.models.base import Ranker
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Vectors = Union[np.ndarray, "csr_matrix"]
 """``(n, d) float32``."""
+ENCODED = 256
+"""Histories that are encoded at once."""
 PARTS = ("data", "indices", "indptr")
 
 
@@ -52,7 +54,7 @@ def embeddings(model: Ranker, data: Dataset, seen: Interactions) -> tuple[Vector
     training = model.training
     model.eval()
     with torch.no_grad():
-        tables = [taken(table) for table in model.embed()]
+        tables = [taken(table) for table in _embedded(model, seen)]
     model.train(training)
     for vocabulary, table in zip((data.users, data.items), tables, strict=True):
         bad = broken_rows(table)
@@ -62,6 +64,18 @@ def embeddings(model: Ranker, data: Dataset, seen: Interactions) -> tuple[Vector
                 f"{len(bad):,} in all; train again with a lower learning rate"
             )
     return tables[0], tables[1]
+
+
+def _embedded(model: Ranker, seen: Interactions) -> tuple[Tensor, Tensor] | tuple[Graph, Graph]:
+    """Embeddings of users and items; an encoder's users are encoded from ``seen``, a generator has none."""
+    if model.capability == "generator":
+        return torch.empty(model.n_users, 0), torch.empty(model.n_items, 0)
+    if model.capability != "encoder":
+        return model.embed()
+    histories = Histories.from_interactions(seen)
+    blocks = np.array_split(np.arange(model.n_users), range(ENCODED, model.n_users, ENCODED))
+    parts = [model.encoder(Query(users, histories.take(users))) for users in blocks]
+    return torch.cat(parts), model.item_embeddings()
 
 
 def broken_rows(vectors: Vectors) -> np.ndarray:

@@ -12,9 +12,12 @@ import torch
 from graphrec.core.errors import ConfigError
 from graphrec.core.random import numpy_rng
 from graphrec.data.dataset import Dataset
+from graphrec.data.query import Histories, Query
 from graphrec.features import FeatureTable
+from graphrec.graphs.graph import Graph
 from graphrec.models.base import Features, Model, ModelConfig, Ranker
 from graphrec.models.batches import EpochContext
+from graphrec.models.capabilities import CAPABILITIES
 from graphrec.models.train_config import TrainConfig
 from graphrec.testing.fixtures import checkerboard, chosen, communities, dataset, features_of, material
 from graphrec.training import checkpoint
@@ -129,6 +132,50 @@ def check_batch_equals_single(model_class: type[Ranker], config: ModelConfig) ->
     alone = torch.cat([model.score([u]) for u in range(data.n_users)])
     worst = float((together - alone).abs().max() / together.abs().max())
     assert worst <= SCORE_TOLERANCE, f"scores of one user differ by {worst:.1e} from those in a batch"
+
+
+def check_capability(model_class: type[Ranker], config: ModelConfig) -> None:
+    """It answers queries as its ``capability`` says, and each row of a query by itself."""
+    data, features = communities(2, 20)
+    model = train(model_class, config, data, features, 2)
+    capability, everyone = model.capability, np.arange(data.n_users)
+    assert capability in CAPABILITIES, f"capability {capability!r} is not one of {CAPABILITIES}"
+    for other in ("encoder", "generator"):
+        declared = getattr(model_class, f"{other}_class") is not None
+        assert declared == (capability == other), f"{other}_class does not fit the capability {capability!r}"
+    if capability in ("embeddings", "item_weights"):
+        users, items = model.embed()
+        shapes = _shape(users), _shape(items)
+        wide = data.n_items if capability == "item_weights" else shapes[0][1]
+        expected = ((data.n_users, wide), (data.n_items, wide))
+        assert shapes == expected, f"embeddings have shapes {shapes}; expected {expected}"
+    if capability == "embeddings":
+        return
+    known = Histories.from_interactions(data.train)
+    by_user, by_history = model.score(everyone), model.score(Query(histories=known))
+    _assert_close(by_user, by_history, "scores of a known user differ from those of the same history")
+    alone = torch.cat([model.score(Query(histories=known.take([u]))) for u in range(data.n_users)])
+    _assert_close(by_history, alone, "scores of a history differ from those in a batch")
+    if capability != "generator":
+        return
+    allowed = torch.from_numpy(numpy_rng(0, "testing/allowed").random((data.n_users, data.n_items)) < 0.5)
+    found = model.generator.generate(Query(histories=known), 5, allowed).items
+    assert tuple(found.shape) == (data.n_users, 5), f"lists have shape {tuple(found.shape)}"
+    inside = allowed.gather(1, found.clamp(min=0)) | (found < 0)
+    assert inside.all(), "a generated list holds an item that is not allowed"
+
+
+def _shape(table: torch.Tensor | Graph) -> tuple[int, ...]:
+    return (table.n_target, table.n_source) if isinstance(table, Graph) else tuple(table.shape)
+
+
+def _assert_close(one: torch.Tensor, other: torch.Tensor, message: str) -> None:
+    """Raises where finite scores differ by more than rounding, or others than the same are infinite."""
+    finite = torch.isfinite(one)
+    assert torch.equal(finite, torch.isfinite(other)), message
+    one, other = one[finite], other[finite]
+    worst = float((one - other).abs().max() / one.abs().max().clamp(min=1e-12)) if len(one) else 0.0
+    assert worst <= SCORE_TOLERANCE, f"{message}, by {worst:.1e}"
 
 
 def check_every_parameter_learns(model_class: type[Model], config: ModelConfig) -> None:

@@ -1,6 +1,4 @@
-"""Checks of what a model says of itself in :meth:`graphrec.models.base.Model.scales`: how it grows beyond one
-process, whole graphs and memory.
-"""
+"""Checks that a model scales as :meth:`graphrec.models.base.Model.scaling` declares."""
 
 from __future__ import annotations
 

@@ -16,11 +16,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from graphrec.core.bundle import Committed, Write, commit
+from graphrec.core.bundle import Committed, FileFormat, Write, commit
 from graphrec.core.errors import CheckpointError
 from graphrec.core.files import write_bytes
 
-FORMAT = 2  # 1 had no seal
+FORMAT = FileFormat("checkpoint", 2)  # version 1 had no seal
 STATE = "state.json"
 REMEDY = "train again in another directory"
 

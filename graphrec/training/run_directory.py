@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from graphrec.core import distributed
 from graphrec.core.bundle import read_sealed, write_sealed
+from graphrec.core.config import Config
 from graphrec.core.environment import environment
 from graphrec.core.errors import CheckpointError
-from graphrec.core.files import acquire_lock, sweep, write_text
+from graphrec.core.files import acquire_lock, remove_stale_temporaries, write_text
 from graphrec.training import checkpoint
 
 RUN, METRICS, LAST, BEST = "run.json", "metrics.jsonl", "last", "best"
@@ -72,14 +73,15 @@ class RunDirectory:
         self._lock: FileLock | None = None
 
     def open(
-        self, facts: Mapping[str, Any], resume: bool, defaults: Mapping[str, Mapping[str, Any]] | None = None
+        self, facts: Mapping[str, Any], resume: bool, configs: Mapping[str, type[Config]] | None = None
     ) -> None:
         """Creates the directory, or makes sure that the one to resume is this run.
 
         Args:
             facts: of the run, for ``run.json``: ``model``, ``model_config``, ``train_config``, ...
             resume: whether there may be a run already.
-            defaults: options by fact, for those that a run of an earlier version does not know.
+            configs: class of the options by fact (``model_config``, ``train_config``), so that options recorded
+                by an earlier version are compared under their present names.
 
         Raises:
             CheckpointError: it holds another run, or one although ``resume`` is false; its ``run.json`` is
@@ -93,13 +95,13 @@ class RunDirectory:
                     f"{self.path} already holds a run; resume it (resume=True, --resume) or choose "
                     "another directory"
                 )
-            self._refuse_another(self.path, facts, defaults or {})
+            self._refuse_another(self.path, facts, configs or {})
         elif (self.path / "dataset.json").exists():
             raise CheckpointError(f"{self.path}: holds a dataset; choose another directory for the run")
         with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
             self._hold(self.path)
-            sweep(self.path)
+            remove_stale_temporaries(self.path)
             write_sealed(self.path / RUN, {**facts, "environment": environment()})
 
     def _hold(self, path: Path) -> None:
@@ -117,20 +119,21 @@ class RunDirectory:
             self._lock = None
 
     def _refuse_another(
-        self, path: Path, facts: Mapping[str, Any], defaults: Mapping[str, Mapping[str, Any]]
+        self, path: Path, facts: Mapping[str, Any], configs: Mapping[str, type[Config]]
     ) -> None:
         before = read_sealed(path / RUN, checkpoint.REMEDY)
-        # How long and how visibly to train may change between sittings; what is trained may not.
-        free = {"patience", "progress", "tensorboard", "checkpoint_every", "device"}
-        if facts["train_config"]["schedule"] == "constant":  # other schedules are stretched over all epochs
-            free.add("epochs")
+        # How long to train may change when a run is resumed, unless the schedule is stretched over all epochs.
+        duration = ["patience", *(["epochs"] if facts["train_config"]["schedule"] == "constant" else [])]
         for key in ("model", "model_config", "train_config", "dataset", "features"):
-            old, new = before.get(key), facts.get(key)
-            if key in defaults:
-                old = {**defaults[key], **(old or {})}
+            old = before.get(key)
+            new = facts.get(key)
+            if key in configs:
+                old = configs[key].result_options(old or {})
+                new = configs[key].result_options(new or {})
             if key == "train_config":
-                old = {k: v for k, v in (old or {}).items() if k not in free}
-                new = {k: v for k, v in (new or {}).items() if k not in free}
+                for name in duration:
+                    old.pop(name, None)
+                    new.pop(name, None)
             if old != new:
                 raise CheckpointError(
                     f"{path} holds another run: its {key} is {old}, this one's is {new}; "

@@ -21,6 +21,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from graphrec.core import distributed
+from graphrec.core.config import Config
 from graphrec.core.environment import device_facts
 from graphrec.core.errors import ConfigError, TrainingError, nearest
 from graphrec.core.progress import ProgressBar, TensorBoard
@@ -109,7 +110,7 @@ class Trainer:
         device = {**device_facts(accelerator.device, config.precision), "processes": distributed.world_size()}
         try:
             self.run_directory.open(
-                self._facts(model, {"device": device, **(about or {})}), resume, self._defaults(model)
+                self._facts(model, {"device": device, **(about or {})}), resume, self._configs(model)
             )
             if resume and distributed.broadcast_object(
                 self.run_directory.holds_checkpoint, accelerator.device
@@ -191,7 +192,7 @@ class Trainer:
         model.train()
         model.start_epoch(numpy_rng(config.seed, "start_epoch", epoch))
         terms: dict[str, list[Tensor]] = {}
-        for batch in model.batches(EpochContext(epoch, config.batch_size, config.seed)):
+        for batch in model.epoch_batches(EpochContext(epoch, config.batch_size, config.seed)):
             losses = wrapped(_to(batch, accelerator.device))
             accelerator.backward(torch.stack(list(losses.values())).sum())
             if model.data_parallel == "batches":
@@ -279,10 +280,10 @@ class Trainer:
             **about,
         }
 
-    def _defaults(self, model: Model) -> dict[str, Any]:
-        """What a run recorded before an option was there was trained with."""
-        known = {"train_config": self.config.defaults()}
-        return {**known, "model_config": model.config.defaults()} if hasattr(model, "config") else known
+    def _configs(self, model: Model) -> dict[str, type[Config]]:
+        """The classes of the options in ``run.json``, which know the names earlier versions recorded."""
+        model_config = type(model.config) if hasattr(model, "config") else Config
+        return {"train_config": type(self.config), "model_config": model_config}
 
 
 def rate(config: TrainConfig, epoch: int) -> float:

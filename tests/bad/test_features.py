@@ -187,7 +187,7 @@ def test_misaligned_rows_are_brought_into_order_and_strangers_counted(saved: Pat
     assert "1 rows are of unknown items and were left out" in answer.out
     table = FeatureStore(saved / "cache").load_tables(shop())["image"]
     assert np.flatnonzero(table.present).tolist() == [3, 5]
-    assert np.array_equal(table.rows([3, 5]), GOOD[[3, 5]])
+    assert np.array_equal(table.take([3, 5]), GOOD[[3, 5]])
 
 
 class Recording:

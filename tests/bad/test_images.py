@@ -22,7 +22,7 @@ from graphrec.data import Content, Dataset, Interactions, Vocabulary
 from graphrec.features import FeatureStore
 from graphrec.features.extract.decoding import UnreadableImageError, decode
 from graphrec.features.extract.extraction import extract
-from graphrec.features.extract.shard import MAX_BYTES
+from graphrec.features.extract.shard import MAX_FILE_BYTES
 
 from .pictures import CASES, encoded, noise
 
@@ -94,7 +94,7 @@ def loop(path: Path) -> None:
 
 def large(path: Path) -> None:
     with open(path, "wb") as file:
-        file.truncate(MAX_BYTES + 1)
+        file.truncate(MAX_FILE_BYTES + 1)
 
 
 def closed(path: Path) -> None:
@@ -146,7 +146,7 @@ def test_names_of_files_do_not_matter(name: str, tmp_path: Path) -> None:
     names = gallery(tmp_path, {name: noise("PNG")})
     table = extract(shop(names, tmp_path), "image", Mean(), FeatureStore(tmp_path / "s"))
     assert table.present.all()
-    assert np.array_equal(table.rows([1]), table.rows([0]))
+    assert np.array_equal(table.take([1]), table.take([0]))
 
 
 @pytest.mark.parametrize("kind", ["progressive", "RGBA"])

@@ -94,7 +94,7 @@ def test_sentence_encoders_take_any_text(case: str, tiny: Path, tmp_path: Path) 
     assert table.present.all()
     assert np.isfinite(table.numpy()).all()
     alone = extracted(["red lamp", "chair"], tmp_path / "alone", "sentence-transformers", model=tiny)
-    assert np.allclose(table.rows([0]), alone.rows([0]), atol=1e-5), "a text changes no other's vector"
+    assert np.allclose(table.take([0]), alone.take([0]), atol=1e-5), "a text changes no other's vector"
 
 
 def test_halves_of_a_surrogate_pair_are_one_character(tiny: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from histories import ADA, BOB, DAY, START, History
 
 from graphrec.code import answers, project
-from graphrec.code.project import DONE, Project
+from graphrec.code.project import MANIFEST, Project
 from graphrec.core.errors import ConfigError, DataError
 from graphrec.data.git import MiningConfig
 
@@ -68,12 +68,12 @@ def test_reviewers_are_who_knows_the_files_or_what_goes_with_them(opened) -> Non
 
 def test_a_score_is_what_is_known_of_the_files_and_of_what_goes_with_them(opened) -> None:
     """Of each file 1 for itself and 1 for all that it is worked on with; the mean over files."""
-    train, near = opened.data.train, opened.near.toarray()
+    train, neighbors = opened.data.train, opened.neighbors.toarray()
     known = np.zeros((train.n_users, train.n_items))
     known[train.users, train.items] = 0.5 ** ((train.times.max() - train.times) / DAY / 180)
     paths = ["src/parse/errors.py", "docs/use.md"]
     files = [int(opened.files(path)[0]) for path in paths]
-    expected = sum(known[:, f] + known @ near[f] / near[f].sum() for f in files) / 2
+    expected = sum(known[:, f] + known @ neighbors[f] / neighbors[f].sum() for f in files) / 2
     found = answers.reviewers(opened, paths, k=9)
     assert [c.score for c in found] == pytest.approx(sorted(expected[expected > 0], reverse=True), abs=1e-6)
     bob = next(c for c in found if c.name == "Bob Babbage")
@@ -84,15 +84,15 @@ def test_reasons_name_what_goes_with_a_change_most_and_not_the_change_itself(ope
     changed = ["src/parse/lexer.py", "src/parse/tree.py"]
     assert "works on src/parse/errors.py, which is" in answers.reviewers(opened, changed)[0].why
     eve = answers.reviewers(opened, ["docs/index.md"])[0].why
-    near = opened.near[opened.files("docs/index.md")].toarray()[0]
-    use, main = (near[opened.files(path)[0]] for path in ("docs/use.md", "src/main.py"))
+    neighbors = opened.neighbors[opened.files("docs/index.md")].toarray()[0]
+    use, main = (neighbors[opened.files(path)[0]] for path in ("docs/use.md", "src/main.py"))
     assert use > main > 0
     assert eve.endswith("works on docs/use.md, src/main.py, which are worked on with it")
     other = answers.reviewers(opened, ["docs/use.md"])[0].why
     assert other.endswith("works on docs/index.md, src/main.py, which are worked on with it")
     bob = next(c for c in answers.reviewers(opened, ["src/parse/errors.py"]) if c.name == "Bob Babbage")
-    near = opened.near[opened.files("src/parse/errors.py")].toarray()[0]
-    both = sorted(changed, key=lambda path: -near[opened.files(path)[0]])
+    neighbors = opened.neighbors[opened.files("src/parse/errors.py")].toarray()[0]
+    both = sorted(changed, key=lambda path: -neighbors[opened.files(path)[0]])
     assert f"works on {both[0]}, {both[1]}, which are" in bob.why
 
 
@@ -117,7 +117,7 @@ def test_experts_are_who_worked_there_lately(opened) -> None:
     assert eve.score < 0.1, "that was two years ago"
     assert eve.why == "worked on it, last 2 years before the newest commit"
     assert len(answers.experts(opened)) == 4
-    assert answers.experts(opened, "docs/")[0].score == pytest.approx(2 * 0.5 ** (1 / answers.HALF))
+    assert answers.experts(opened, "docs/")[0].score == pytest.approx(2 * 0.5 ** (1 / answers.HALF_LIFE_DAYS))
 
 
 def test_who_and_what_is_not_there_is_said_with_the_nearest(opened) -> None:
@@ -139,10 +139,10 @@ def test_who_and_what_is_not_there_is_said_with_the_nearest(opened) -> None:
 def test_nobody_is_stored(opened, tmp_path) -> None:
     """No name or address is in any file of the cache."""
     for person in (ADA, BOB, EVE, NEW):
-        assert opened.names
+        assert opened.user_names
         for word in (person[0], person[1], person[0].split()[1]):
-            (shelf,) = {p.parent for p in opened_files(opened)}
-            hit = subprocess.run(["grep", "-rli", word, str(shelf.parent)], capture_output=True, check=False)
+            (folder,) = {p.parent for p in opened_files(opened)}
+            hit = subprocess.run(["grep", "-rli", word, str(folder.parent)], capture_output=True, check=False)
             assert hit.returncode == 1, hit.stdout
 
 
@@ -150,7 +150,7 @@ def opened_files(opened: Project) -> list:
     from graphrec.core.files import digest
 
     known = digest(str(opened.path.absolute()))[:16]
-    return [p for p in opened.path.parent.parent.rglob(DONE) if known in str(p)]
+    return [p for p in opened.path.parent.parent.rglob(MANIFEST) if known in str(p)]
 
 
 def test_a_history_is_read_once_until_something_is_committed(tmp_path) -> None:
@@ -161,21 +161,21 @@ def test_a_history_is_read_once_until_something_is_committed(tmp_path) -> None:
     clone, cache = history.write(), tmp_path / "cache"
     first = Project.open(clone, cache=cache)
     again = Project.open(clone, cache=cache)
-    assert (first.reused, again.reused) == (False, True)
+    assert (first.from_cache, again.from_cache) == (False, True)
     assert answers.suggest(first, ADA[1]) == answers.suggest(again, ADA[1])
-    done = next(cache.rglob(DONE))
+    done = next(cache.rglob(MANIFEST))
     done.write_text(done.read_text().replace(first.revision, "0" * 40))
-    assert [Project.open(clone, cache=cache).reused for _ in range(2)] == [False, True]
-    for file in ("dataset/dataset.json", "recommender/recommender.json", DONE):
+    assert [Project.open(clone, cache=cache).from_cache for _ in range(2)] == [False, True]
+    for file in ("dataset/dataset.json", "recommender/recommender.json", MANIFEST):
         (broken,) = cache.rglob(f"*/{file}") if "/" in file else cache.rglob(file)
         broken.write_text("{")
         made = Project.open(clone, cache=cache)
-        assert not made.reused, "what is damaged is made anew"
+        assert not made.from_cache, "what is damaged is made anew"
         assert answers.suggest(made, ADA[1]) == answers.suggest(first, ADA[1])
-        assert Project.open(clone, cache=cache).reused
+        assert Project.open(clone, cache=cache).from_cache
     assert {path.name for path in cache.rglob(".*")} <= {".lock"}, "nothing half-made is left"
     other = Project.open(clone, cache=cache, config=MiningConfig(max_files=1))
-    assert not other.reused
+    assert not other.from_cache
     assert len(other.data.train) < len(first.data.train)
 
 
@@ -188,10 +188,10 @@ def test_a_salt_makes_another_history_and_names_are_the_newest(tmp_path, monkeyp
     first = Project.open(clone, cache=cache)
     monkeypatch.setenv("GRAPHREC_SALT", "sea")
     other = Project.open(clone, cache=cache)
-    assert not other.reused
+    assert not other.from_cache
     assert set(first.data.users.ids).isdisjoint(other.data.users.ids)
-    assert sorted(other.names.values()) == ["Ada Lovelace", "Bob Babbage"]
-    assert other.person("Ada Lovelace") == other.person(ADA[1])
+    assert sorted(other.user_names.values()) == ["Ada Lovelace", "Bob Babbage"]
+    assert other.find_user("Ada Lovelace") == other.find_user(ADA[1])
 
 
 def test_old_histories_go(tmp_path, monkeypatch) -> None:
@@ -202,11 +202,11 @@ def test_old_histories_go(tmp_path, monkeypatch) -> None:
     for n in range(1, 6):
         Project.open(clone, cache=cache, config=MiningConfig(max_files=n + 5))
         again = Project.open(clone, cache=cache, config=MiningConfig(max_files=6))
-        assert again.reused, "what is asked for again and again stays"
-    assert len(list(cache.rglob(DONE))) == project.KEPT
-    assert Project.open(clone, cache=cache, config=MiningConfig(max_files=6)).reused
-    assert Project.open(clone, cache=cache, config=MiningConfig(max_files=10)).reused
-    assert not Project.open(clone, cache=cache, config=MiningConfig(max_files=7)).reused
+        assert again.from_cache, "what is asked for again and again stays"
+    assert len(list(cache.rglob(MANIFEST))) == project.MAX_CACHED
+    assert Project.open(clone, cache=cache, config=MiningConfig(max_files=6)).from_cache
+    assert Project.open(clone, cache=cache, config=MiningConfig(max_files=10)).from_cache
+    assert not Project.open(clone, cache=cache, config=MiningConfig(max_files=7)).from_cache
 
 
 def test_a_model_that_reads_files_can_rank_them(clone, tmp_path) -> None:
@@ -244,4 +244,4 @@ def test_the_commands(clone, tmp_path, graphrec, refused, monkeypatch) -> None:
     assert "no such folder" in refused("code", "experts", "--repo", tmp_path / "on")
     assert "Did you mean 'coder'" in refused("code", "suggest", "--user", "x", "--model", "codr", *where)
     empty = History(tmp_path / "empty").write()
-    assert "nothing was committed" in refused("code", "experts", "--repo", empty)
+    assert "no commit" in refused("code", "experts", "--repo", empty)

@@ -161,7 +161,7 @@ def test_written_attributes_are_modalities_of_other_models(shop, graphrec) -> No
 def test_mistakes_are_one_line(shop, refused) -> None:
     assert "'profiles'" in refused("llm", "profils", "described")
     assert "data.attributes=true" in refused("llm", "attributes", "shop/dataset")
-    assert "'color'" in refused("llm", "attributes", "described", "--names", "color")
+    assert "'color'" in refused("llm", "attributes", "described", "--names", "colors")
     assert "--names" in refused("llm", "attributes", "shop/dataset", "--model", "x")
     assert "'temperature'" in refused(
         "llm", "profiles", "described", "--model", "x", "--set", "chat.temprature=1"

@@ -47,7 +47,7 @@ def test_help_teaches_with_examples_that_exist(path: tuple[str, ...], graphrec: 
 
 def test_help_is_fast_and_light() -> None:
     code = (
-        "import sys; from graphrec import cli\n"
+        "import sys; from graphrec.cli import main as cli\n"
         "try: cli.main(['train', '--help'])\n"
         "except SystemExit: print({'torch', 'polars', 'sklearn', 'numpy'} & set(sys.modules))"
     )
@@ -81,13 +81,13 @@ def test_titles_that_look_like_markup_are_printed_as_they_are(monkeypatch: pytes
 
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
-    output.table(["item", "title"], [("a", "[bold]x[/bold] [/]")])
+    output.print_table(["item", "title"], [("a", "[bold]x[/bold] [/]")])
     assert "[bold]x[/bold] [/]" in terminal.getvalue()
 
 
 def test_a_reader_that_leaves_early_hears_no_complaint() -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "graphrec.cli", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "graphrec", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert process.stdout is not None
     process.stdout.close()

@@ -76,7 +76,7 @@ def test_some_users_can_stand_for_all_in_validation(copy: Path, graphrec: Comman
     given = ("--set", "train.validate_users=5", "--seed", "3")
     assert graphrec("train", "mf", "shop/dataset", *SMALL, *given, "--out", "r").code == 0
     data, best = Dataset.load("shop/dataset"), runs.open_run("r").model
-    some = data.valid.of_some_users(5, seed=3)
+    some = data.valid.sample_users(5, seed=3)
     assert len(np.unique(some.users)) == 5
     expected = RankingTask(some, seen=data.train)(best)["recall@20"]
     told = max(json.loads(line)["recall@20"] for line in Path("r/metrics.jsonl").read_text().splitlines())

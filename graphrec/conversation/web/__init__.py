@@ -1,4 +1,4 @@
-"""A web page on which a person and an agent converse; :mod:`graphrec.conversation.web.app` serves it.
+"""A web page for conversations with an agent; :mod:`graphrec.conversation.web.app` serves it.
 
-The server keeps nothing of a conversation: the browser holds its state and sends it along with every answer.
+The server is stateless: the browser holds the conversation's state and sends it with every answer.
 """

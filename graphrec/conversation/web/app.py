@@ -8,10 +8,20 @@ from typing import Annotated, Any
 import numpy as np
 
 from graphrec.conversation.agent import ConversationalRecommender
-from graphrec.conversation.web.messages import LENGTH, Answered, Attributes, Going, Reply, Start, State, reply
+from graphrec.conversation.session import Session
+from graphrec.conversation.web.messages import (
+    MAX_LENGTH,
+    AnswerRequest,
+    AttributeMatches,
+    Reply,
+    StartRequest,
+    StateRequest,
+    reply,
+)
 from graphrec.conversation.web.page import PAGE, POLICY
 from graphrec.conversation.web.pictures import picture_file, picture_type
-from graphrec.core.errors import requires
+from graphrec.core.errors import missing_dependency
+from graphrec.core.progress import print_note
 from graphrec.serving.http.guard import Guard
 from graphrec.serving.http.server import explain_errors, listen, names_of
 
@@ -19,23 +29,23 @@ try:
     from fastapi import FastAPI, HTTPException, Query
     from fastapi.responses import FileResponse, HTMLResponse, Response
 except ImportError as cause:
-    raise requires("fastapi", "serve") from cause
+    raise missing_dependency("fastapi", "serve") from cause
 
-OFFERED = 50
-"""Attributes that a search returns at most."""
+MAX_MATCHES = 50
+"""Maximum number of attributes that a search returns."""
 
 
 def create_app(agent: ConversationalRecommender, hosts: Sequence[str] | None = None) -> FastAPI:
-    """The server as an application, for any ASGI server.
+    """Creates the application for an ASGI server.
 
-    It holds nothing of a conversation: each request brings the session's state and gets the new one. What is
-    wrong with a request is answered with status 4xx and ``{"error": one line}``.
+    It is stateless: each request sends the session's state, and the reply holds the new one. An invalid
+    request is answered with status 4xx and ``{"error": one line}``.
 
     Args:
-        agent: who leads the conversations.
-        hosts: names that requests may be addressed to, without port (an IPv6 address in brackets); None: any.
+        agent: leads the conversations.
+        hosts: accepted host names, without port (an IPv6 address in brackets); None: any.
     """
-    # Interactive documentation would load its scripts from elsewhere; /openapi.json describes the same.
+    # Interactive documentation loads scripts from other servers; /openapi.json describes the same interface.
     app = FastAPI(
         title="graphrec converse",
         summary="Conversations that lead to an item.",
@@ -43,7 +53,8 @@ def create_app(agent: ConversationalRecommender, hosts: Sequence[str] | None = N
         redoc_url=None,
     )
     app.add_middleware(Guard, hosts=None if hosts is None else tuple(hosts), policy=POLICY)
-    fingerprint, search = agent.fingerprint, _search(agent)  # worked out once, before anybody waits
+    fingerprint = agent.fingerprint  # computed before the first request
+    search = _attribute_search(agent)
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     def page() -> HTMLResponse:
@@ -55,52 +66,52 @@ def create_app(agent: ConversationalRecommender, hosts: Sequence[str] | None = N
 
     @app.get("/health")
     def health() -> dict[str, Any]:
-        """That the server is there, and for what."""
-        shelf = agent.setting.catalog
+        """Status of the server, and sizes of its catalog."""
+        catalog = agent.setting.catalog
         return {
             "status": "ok",
             "agent": fingerprint,
-            "items": shelf.n_items,
-            "attributes": shelf.n_attributes,
+            "items": catalog.n_items,
+            "attributes": catalog.n_attributes,
         }
 
     @app.post("/api/start")
-    def start(body: Start) -> Reply:
-        """Begins a conversation."""
-        return reply(agent.start(body.user, body.likes))
+    def start(body: StartRequest) -> Reply:
+        """Starts a conversation."""
+        return reply(Session.start(agent, body.user, body.likes))
 
     @app.post("/api/next")
-    def following(body: Going) -> Reply:
-        """What is asked or shown now."""
-        return reply(agent.resume(_plain(body.state)))
+    def current(body: StateRequest) -> Reply:
+        """The current question or recommendation."""
+        return reply(Session.resume(agent, body.state.model_dump()))
 
     @app.post("/api/answer")
-    def answer(body: Answered) -> Reply:
-        """Takes an answer in."""
-        session = agent.resume(_plain(body.state))
+    def answer(body: AnswerRequest) -> Reply:
+        """Answers the current question or recommendation."""
+        session = Session.resume(agent, body.state.model_dump())
         session.answer(body.value)
         return reply(session)
 
     @app.post("/api/undo")
-    def undo(body: Going) -> Reply:
-        """Takes the last answer back, if there is one."""
-        session = agent.resume(_plain(body.state))
+    def undo(body: StateRequest) -> Reply:
+        """Removes the last answer, if there is one."""
+        session = Session.resume(agent, body.state.model_dump())
         session.undo()
         return reply(session)
 
     @app.get("/api/attributes")
-    def attributes(q: Annotated[str, Query(max_length=LENGTH)] = "") -> Attributes:
-        """Names of attributes to begin with: those that contain ``q``, the commonest first."""
+    def attributes(q: Annotated[str, Query(max_length=MAX_LENGTH)] = "") -> AttributeMatches:
+        """Names of attributes to start with: those that contain ``q``, the most common first."""
         return search(q)
 
     @app.get("/picture/{item:path}", response_class=FileResponse)
     def picture(item: str) -> FileResponse:
         """An item's picture."""
         path = picture_file(agent, item)
-        kind = None if path is None else picture_type(path)
-        if path is None or kind is None:
+        media_type = None if path is None else picture_type(path)
+        if path is None or media_type is None:
             raise HTTPException(404, "there is no picture of this item")
-        return FileResponse(path, media_type=kind, headers={"cache-control": "private, max-age=3600"})
+        return FileResponse(path, media_type=media_type, headers={"cache-control": "private, max-age=3600"})
 
     explain_errors(app)
     return app
@@ -114,43 +125,38 @@ def serve(
 ) -> None:
     """Serves the page until Ctrl-C.
 
-    On this machine's own address, the default, only this machine can open it, under its own name. Anybody who
-    reaches another address can converse and see the catalog: there is no log-in.
+    At the default address only this machine can open the page. At another address anybody who can reach it
+    can converse and see the catalog: there is no log-in.
 
     Args:
-        agent: who leads the conversations.
+        agent: leads the conversations.
         host: address to listen at.
-        port: 0 takes a free one.
-        ready: is called with the page's address when it can be opened; default: says so on stderr.
+        port: port to listen at; 0 takes a free one.
+        ready: called with the page's address once it can be opened; default: print it on stderr.
 
     Raises:
         MissingDependencyError: uvicorn is not installed.
-        ConfigError: nothing can listen there, as when the port is taken.
+        ConfigError: the server cannot listen there, as when the port is in use.
     """
     if ready is None:
-        from graphrec.core.progress import note
 
         def ready(address: str) -> None:
-            note(f"{address}: open it in a browser; Ctrl-C ends it")
+            print_note(f"{address}: open it in a browser; stop with Ctrl-C")
 
     listen(create_app(agent, names_of(host)), host, port, ready)
 
 
-def _plain(state: State) -> dict[str, Any]:
-    return state.model_dump()
-
-
-def _search(agent: ConversationalRecommender) -> Callable[[str], Attributes]:
-    """Finds attributes that some item has: those that begin with what is sought, then those that hold it."""
-    shelf = agent.setting.catalog
-    counts = np.bincount(shelf.attributes, minlength=shelf.n_attributes)
+def _attribute_search(agent: ConversationalRecommender) -> Callable[[str], AttributeMatches]:
+    """A search for names of attributes: those that begin with the text, then those that contain it."""
+    catalog = agent.setting.catalog
+    counts = np.bincount(catalog.attributes, minlength=catalog.n_attributes)
     order = [int(a) for a in np.argsort(-counts, kind="stable") if counts[a]]
-    known = [(shelf.names[a], shelf.names[a].casefold()) for a in order]
+    names = [(catalog.names[a], catalog.names[a].casefold()) for a in order]
 
-    def search(text: str) -> Attributes:
-        sought = text.strip().casefold()
-        hits = [(name, folded) for name, folded in known if sought in folded]
-        hits.sort(key=lambda hit: not hit[1].startswith(sought))  # stable: within each, the commonest first
-        return Attributes(names=[name for name, _ in hits[:OFFERED]], total=len(hits))
+    def search(text: str) -> AttributeMatches:
+        query = text.strip().casefold()
+        hits = [(name, folded) for name, folded in names if query in folded]
+        hits.sort(key=lambda hit: not hit[1].startswith(query))  # stable: the most common first within each
+        return AttributeMatches(names=[name for name, _ in hits[:MAX_MATCHES]], total=len(hits))
 
     return search

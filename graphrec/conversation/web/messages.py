@@ -1,4 +1,4 @@
-"""What page and server send each other, and the limits on what is taken in."""
+"""Messages between page and server, and limits on their size."""
 
 from __future__ import annotations
 
@@ -8,61 +8,61 @@ from urllib.parse import quote
 from pydantic import BaseModel, Field, StringConstraints
 
 from graphrec.conversation.agent import ConversationalRecommender
-from graphrec.conversation.session import Recommended, Session, Turn
+from graphrec.conversation.session import RecommendedItem, Session
 from graphrec.conversation.web.pictures import picture_file
 from graphrec.serving.http.schema import Received
 
-EVENTS = 500
-"""Turns a conversation may have."""
-LIKES = 50
-"""Attributes it may begin with."""
-LENGTH = 1000
-"""Characters of a name or an id."""
+MAX_EVENTS = 500
+"""Maximum number of turns in a conversation."""
+MAX_LIKES = 50
+"""Maximum number of attributes that a conversation starts with."""
+MAX_LENGTH = 1000
+"""Maximum length of a name or an id in characters."""
 
-Name = Annotated[str, StringConstraints(max_length=LENGTH)]
+Name = Annotated[str, StringConstraints(max_length=MAX_LENGTH)]
 
 
-class Asked(Received):
-    """A question that was answered."""
+class QuestionEvent(Received):
+    """A question and its answer."""
 
     asked: Name
     answer: Name | list[Name]
 
 
-class Shown(Received):
-    """A recommendation that was answered."""
+class RecommendationEvent(Received):
+    """Recommended items and the one chosen."""
 
     shown: list[Name]
     chosen: Name | None
 
 
 class State(Received):
-    """A session, as :meth:`Session.state` writes it."""
+    """A session, as returned by :meth:`Session.state`."""
 
-    format: int
+    format: int | dict[Name, Name | int]
     agent: Name
     user: Name | None
-    likes: Annotated[list[Name], Field(max_length=LIKES)]
-    events: Annotated[list[Asked | Shown], Field(max_length=EVENTS)]
+    likes: Annotated[list[Name], Field(max_length=MAX_LIKES)]
+    events: Annotated[list[QuestionEvent | RecommendationEvent], Field(max_length=MAX_EVENTS)]
 
 
-class Start(Received):
-    """Who begins a conversation, and with what."""
+class StartRequest(Received):
+    """The start of a conversation."""
 
     user: Name | None = None
-    """External id; null for somebody unknown."""
-    likes: Annotated[list[Name], Field(default_factory=list, max_length=LIKES)]
-    """Names of attributes."""
+    """External id; null for an unknown user."""
+    likes: Annotated[list[Name], Field(default_factory=list, max_length=MAX_LIKES)]
+    """Names of attributes that the person likes."""
 
 
-class Going(Received):
-    """A conversation that is going on."""
+class StateRequest(Received):
+    """A conversation in progress."""
 
     state: State
 
 
-class Answered(Received):
-    """A conversation that is going on, and what the person says now."""
+class AnswerRequest(Received):
+    """A conversation in progress and the next answer."""
 
     state: State
     value: Name | list[Name] | None
@@ -70,7 +70,7 @@ class Answered(Received):
 
 
 class ShownItem(BaseModel):
-    """A recommended item; ``picture`` is an address relative to the page's."""
+    """A recommended item; ``picture`` is a URL relative to the page."""
 
     id: str
     title: str
@@ -80,10 +80,9 @@ class ShownItem(BaseModel):
 
 
 class Reply(BaseModel):
-    """Where a conversation stands.
+    """The current turn of a conversation.
 
-    Of a question, ``values`` is what may be answered; empty for yes or no. ``found`` is the item that was
-    chosen.
+    ``values`` are the possible answers to a question, empty for yes or no. ``found`` is the chosen item.
     """
 
     state: dict[str, Any]
@@ -100,51 +99,49 @@ class Reply(BaseModel):
     found: ShownItem | None
 
 
-class Attributes(BaseModel):
-    """Names of attributes that contain what was searched for, of ``total`` that do."""
+class AttributeMatches(BaseModel):
+    """Names of the first attributes that match a search, and the number of all matches."""
 
     names: list[str]
     total: int
 
 
 def reply(session: Session) -> Reply:
-    """Where a session stands, as the page wants it."""
-    agent, found, state = session.agent, None, session.state()
-    if session.found is None:
-        turn = session.next()
-    else:
-        chosen = session.found
-        session.undo()  # the turn that led to it tells why
-        turn = session.next()
-        found = next(_item(agent, item) for item in turn.items if item.id == chosen)
+    """The current turn of a session, for the page."""
+    agent = session.agent
+    state = session.state()
+    chosen_id = session.chosen_item
+    if chosen_id is not None:
+        session.undo()  # the turn before the choice explains the item
+    turn = session.next()
+    chosen = next((_shown_item(agent, item) for item in turn.items if item.id == chosen_id), None)
     return Reply(
         state=state,
         total=agent.setting.catalog.n_items,
-        kind=turn.kind if found is None else "found",
+        kind=turn.kind if chosen is None else "found",
         number=turn.number,
         remaining=turn.remaining,
         unmet=turn.unmet,
         question=turn.question,
         values=list(turn.values),
-        path=_names(turn),
-        why=_displayed(turn.why),
-        items=[_item(agent, item) for item in turn.items] if found is None else [],
-        found=found,
+        path=[_encodable(name) for name in turn.path],
+        why=_encodable(turn.why),
+        items=[_shown_item(agent, item) for item in turn.items] if chosen is None else [],
+        found=chosen,
     )
 
 
-def _item(agent: ConversationalRecommender, item: Recommended) -> ShownItem:
+def _shown_item(agent: ConversationalRecommender, item: RecommendedItem) -> ShownItem:
     picture = f"picture/{quote(item.id, safe='')}" if picture_file(agent, item.id) is not None else None
     return ShownItem(
-        id=item.id, title=_displayed(item.title), picture=picture, path=_names(item),
-        why=_displayed(item.why),
-    )  # fmt: skip
+        id=item.id,
+        title=_encodable(item.title),
+        picture=picture,
+        path=[_encodable(name) for name in item.path],
+        why=_encodable(item.why),
+    )
 
 
-def _names(of: Turn | Recommended) -> list[str]:
-    return [_displayed(name) for name in of.path]
-
-
-def _displayed(text: str) -> str:
-    """Text that can be sent: lone surrogates, which a title may hold, become question marks."""
+def _encodable(text: str) -> str:
+    """The text with lone surrogates, which a title may contain, replaced by question marks."""
     return text.encode("utf-8", "replace").decode("utf-8")

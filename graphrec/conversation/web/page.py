@@ -1,4 +1,4 @@
-"""The page: one file, put together from its markup, style and script."""
+"""The page as one file, assembled from its markup, style and script."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 from importlib.resources import files
 
 
-def _part(name: str) -> str:
+def _read(name: str) -> str:
     return files("graphrec.conversation.web").joinpath(name).read_text(encoding="utf-8")
 
 
@@ -15,10 +15,11 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-_STYLE, _SCRIPT = _part("page.css"), _part("page.js")
+_STYLE = _read("page.css")
+_SCRIPT = _read("page.js")
 
-PAGE = _part("page.html").replace("/* style */", _STYLE).replace("/* script */", _SCRIPT)
-"""The page, whole."""
+PAGE = _read("page.html").replace("/* style */", _STYLE).replace("/* script */", _SCRIPT)
+"""The complete page."""
 
 POLICY = "; ".join(
     (
@@ -34,5 +35,5 @@ POLICY = "; ".join(
         "trusted-types 'none'",
     )
 )
-"""What a browser may do with it: run this very script, load pictures and answers from this server, no more.
-Markup cannot be made from text at all."""
+"""Content security policy of the page: the browser runs this script alone, loads pictures and answers from
+this server alone, and does not create markup from text."""

@@ -1,4 +1,4 @@
-"""Datasets from git histories: who worked on which file."""
+"""Datasets from git histories: which person worked on which file."""
 
 from graphrec.data.git.dataset import read_histories
 from graphrec.data.git.mining import MiningConfig

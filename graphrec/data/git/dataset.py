@@ -1,16 +1,16 @@
-"""From clones to a dataset: people, the files they worked on, directories, repositories.
+"""Datasets from git clones: people, the files they worked on, directories, repositories.
 
 - users are people, under hashed ids (see :mod:`graphrec.data.git.people`);
 - items are files, ``repository/path``; an interaction's time is that of the first commit (or the last:
   ``when``);
 - ``nodes["repository"]``, ``nodes["directory"]`` (``repository/path/``) and ``nodes["address"]`` (hashes of
-  addresses, logins and names, to find people again);
+  addresses, logins and names, by which people are found);
 - ``relations["item", "of", "repository"]``; the tree: ``["item", "in", "directory"]``,
   ``["directory", "in", "directory"]`` and, at the top, ``["item", "in", "repository"]``,
-  ``["directory", "in", "repository"]``; what people did in repositories before anything that is held out of
-  them: ``["user", "authored", "repository"]`` and so on; ``["address", "of", "user"]``;
-- ``content["code"]``: what the files said before the first contribution to them that is held out;
-  ``content["path"]``: their paths, in words.
+  ``["directory", "in", "repository"]``; behavior of people in repositories before any of their held-out
+  contributions: ``["user", "authored", "repository"]`` and so on; ``["address", "of", "user"]``;
+- ``content["code"]``: the files' contents before the first held-out contribution to them;
+  ``content["path"]``: the words of their paths.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ import numpy as np
 import polars as pl
 
 from graphrec.core.errors import ConfigError, DataError
-from graphrec.data.attributes import edges_of
+from graphrec.data.attributes import edges_from_pairs
 from graphrec.data.content import Content
 from graphrec.data.dataset import Dataset, Relation
-from graphrec.data.from_frame import as_frame, column, ids
-from graphrec.data.git.contents import LIMIT, contents
+from graphrec.data.from_frame import as_frame, as_ids, column
+from graphrec.data.git.contents import MAX_BYTES, contents
 from graphrec.data.git.log import Repository
 from graphrec.data.git.mining import BEHAVIORS, Mined, MiningConfig, mine
 from graphrec.data.git.people import People
@@ -38,7 +38,8 @@ from graphrec.data.splits import TimeCut, as_split
 from graphrec.data.vocabulary import Vocabulary
 
 ADDRESS: Relation = ("address", "of", "user")
-NEVER = np.iinfo(np.int64).max  # a time after all others
+NEVER = np.iinfo(np.int64).max
+"""A time after all others."""
 
 
 def read_histories(
@@ -49,78 +50,107 @@ def read_histories(
     split: Any = "chronological",
     k_core: int | tuple[int, int] = 0,
     code: bool = True,
-    code_bytes: int = LIMIT,
+    code_bytes: int = MAX_BYTES,
     tables: Mapping[str, Any] | None = None,
     salt: str = "",
     seed: int = 0,
     name: str = "git",
 ) -> Dataset:
-    """A dataset from local clones.
+    """Reads a dataset from local clones.
 
-    With the split ``cut`` files are those of the last commit before its first time, as they then were. With
-    the others, which have no one time before which all is known, they are those of the revision, and each
-    says what it said before the first contribution to it that is held out.
+    With the split ``cut``, files and their contents are those of the last commit before its first time. The
+    other splits have no single time before which everything is known: files are those of the revision, and
+    the content of each is the one before the first held-out contribution to it.
 
     Args:
         paths: clones, bare or not.
         config: what counts as a contribution.
-        names: what to call the repositories; default: by the address they were cloned from, else by folder.
-        split: of the contributions, see :mod:`graphrec.data.splits`.
+        names: names of the repositories; default: from the address they were cloned from, or the folder.
+        split: split of the contributions, see :mod:`graphrec.data.splits`.
         k_core: see :meth:`Dataset.from_frame`.
         code: whether contents are read.
-        code_bytes: bytes of a file that are read at most.
-        tables: further behaviors in repositories, by what to call the relation: any dataframe of ``user``
-            (login or address), ``repository`` and perhaps ``time`` in seconds.
+        code_bytes: number of bytes read of a file.
+        tables: more behavior in repositories, by the name of the relation: dataframes of ``user`` (login or
+            address), ``repository`` and optionally ``time`` in seconds.
         salt: key of the hashes of names and addresses.
         seed: of the split.
-        name: of the dataset.
+        name: name of the dataset.
 
     Raises:
-        ConfigError: two repositories of one name, or an option out of range.
-        DataError: a folder is no clone, git breaks off, or nothing is left.
+        ConfigError: two repositories have one name, or an option is out of range.
+        DataError: a folder is no clone, git fails, or no contribution is left.
     """
-    config, recipe = config or MiningConfig(), as_split(split)
-    repositories = [Repository(path) for path in paths]
-    called = _names(repositories, names)
+    config = config or MiningConfig()
+    recipe = as_split(split)
     cut = recipe.valid if isinstance(recipe, TimeCut) else None
-    people, mined = People(salt), []
-    for repository, title in zip(repositories, called, strict=True):
-        mined.append(mine(repository, title, people, config, cut))
-    person, names_of, addresses = people.number()
-    counts = {m.name: {**m.counts, "head": m.head, "tree": m.tree, "files": len(m.files)} for m in mined}
-    columns = _contributions(mined, person, names_of, config)
+    repositories = [Repository(path) for path in paths]
+    repository_names = _repository_names(repositories, names)
+    people = People(salt)
+    histories = [
+        mine(repository, repository_name, people, config, cut)
+        for repository, repository_name in zip(repositories, repository_names, strict=True)
+    ]
+    person_of, user_ids, addresses = people.number()
+    counts = {
+        history.name: {
+            **history.counts,
+            "head": history.head,
+            "tree": history.snapshot,
+            "files": len(history.files),
+        }
+        for history in histories
+    }
+    columns = _contributions(histories, person_of, user_ids, config)
     if not len(columns["time"]):
         raise DataError(
-            f"{', '.join(called)}: no contribution is left ({counts}); check revision, cut and extensions"
+            f"{', '.join(repository_names)}: no contribution is left ({counts}); check revision, cut and "
+            "extensions"
         )
-    data = Dataset.from_frame(columns, user="user", item="item", time="time", split=recipe, k_core=k_core,
-                              seed=seed, name=name, source="the histories")  # fmt: skip
-    placed = _places(data, mined)
-    parts = [(at, [printable(part) for part in mined[at].files[i].split(b"/")]) for at, i in placed]
-    nodes, relations = tree_of(parts, called)
-    user = {str(id_): i for i, id_ in enumerate(data.users.ids)}
-    until = _first_held(data, "users", data.n_users)
-    nodes["address"], relations[ADDRESS] = _addresses(user, names_of, addresses)
-    relations |= _behaviors(user, until, mined, [names_of[who] for who in person])
-    others = {}
-    for did, table in (tables or {}).items():
-        edges, others[did] = _table(until, nodes, relations[ADDRESS], as_frame(table, did), did, people)
-        relations["user", did, "repository"] = edges
-    fields = {"path": Content("text", [path_words(printable(mined[at].files[i])) for at, i in placed])}
+    data = Dataset.from_frame(
+        columns,
+        user="user",
+        item="item",
+        time="time",
+        split=recipe,
+        k_core=k_core,
+        seed=seed,
+        name=name,
+        source="the histories",
+    )
+    files = _item_files(data, histories)
+    paths_of_items = [histories[repository].files[file] for repository, file in files]
+    nodes, relations = tree_of(
+        [
+            (repository, [printable(part) for part in path.split(b"/")])
+            for (repository, _), path in zip(files, paths_of_items, strict=True)
+        ],
+        repository_names,
+    )
+    users = {str(id_): i for i, id_ in enumerate(data.users.ids)}
+    until = _first_held_out(data, "users", data.n_users)
+    nodes["address"], relations[ADDRESS] = _addresses(users, user_ids, addresses)
+    relations |= _behaviors(users, until, histories, [user_ids[person] for person in person_of])
+    n_ignored = {}
+    for behavior, table in (tables or {}).items():
+        relations["user", behavior, "repository"], n_ignored[behavior] = _read_behavior(
+            until, nodes, relations[ADDRESS], as_frame(table, behavior), behavior, people
+        )
+    content = {"path": Content("text", [path_words(printable(path)) for path in paths_of_items])}
     if code:
-        fields["code"] = Content("text", _code(data, repositories, mined, placed, config, cut, code_bytes))
+        code_texts = _contents(data, repositories, histories, files, config, cut, code_bytes)
+        content["code"] = Content("text", code_texts)
     meta = {
         **data.meta,
         "repositories": counts,
         "mining": config.model_dump(mode="json"),
         "salted": bool(salt),
-        "rows of others, or too late": others,
+        "rows of others, or too late": n_ignored,
     }
-    return replace(data, nodes=nodes, relations=relations, content=fields, meta=meta)
+    return replace(data, nodes=nodes, relations=relations, content=content, meta=meta)
 
 
 def printable(path: bytes) -> str:
-    """A path as text: as it is where it is UTF-8, else as git quotes it."""
+    """A path as text: decoded if it is UTF-8, else quoted as git quotes it."""
     try:
         text = path.decode("utf-8")
     except UnicodeDecodeError:
@@ -131,12 +161,13 @@ def printable(path: bytes) -> str:
     return f'"{quoted}"'
 
 
-def _names(repositories: Sequence[Repository], names: Sequence[str] | None) -> list[str]:
+def _repository_names(repositories: Sequence[Repository], names: Sequence[str] | None) -> list[str]:
     if names is None:
-        found = [_name(repository) for repository in repositories]
-        if len(set(found)) < len(found):  # forks, or unrelated folders of one name
-            found = [f"{name}-{i}" if found.count(name) > 1 else name for i, name in enumerate(found, 1)]
-        return found
+        defaults = [_default_name(repository) for repository in repositories]
+        if len(set(defaults)) == len(defaults):
+            return defaults
+        # Forks, or unrelated folders of one name.
+        return [f"{name}-{i}" if defaults.count(name) > 1 else name for i, name in enumerate(defaults, 1)]
     if len(names) != len(repositories) or len(set(names)) < len(names):
         raise ConfigError(
             f"{len(repositories)} repositories and the names {list(names)}; expected one name "
@@ -145,123 +176,135 @@ def _names(repositories: Sequence[Repository], names: Sequence[str] | None) -> l
     return list(names)
 
 
-def _name(repository: Repository) -> str:
-    """``owner/name`` of the address that a clone was made from, else its folder's name."""
-    address = repository.run("config", "--default", "", "--get", "remote.origin.url").decode(
-        "utf-8", "replace"
-    )
-    found = re.search(r"[/:]([^/:\s]+/[^/:\s]+?)(\.git)?/?\s*$", address)
-    if found and not address.startswith(("/", ".", "file:")):
-        return found.group(1)
+def _default_name(repository: Repository) -> str:
+    """``owner/name`` from the address of the clone's origin, else the name of its folder."""
+    address = repository.config("remote.origin.url")
+    match = re.search(r"[/:]([^/:\s]+/[^/:\s]+?)(\.git)?/?\s*$", address)
+    if match and not address.startswith(("/", ".", "file:")):
+        return match.group(1)
     folder = repository.path.absolute()
     return folder.parent.name if folder.name in (".git", "repo") and folder.parent.name else folder.name
 
 
 def _contributions(
-    mined: Sequence[Mined], person: list[int], people: list[str], config: MiningConfig
+    histories: Sequence[Mined], person_of: list[int], user_ids: list[str], config: MiningConfig
 ) -> dict[str, list[Any]]:
-    """Columns of one row a person and a file, with the time of the contribution."""
+    """A table with one row per person and file, and the time of the contribution."""
     columns: dict[str, list[Any]] = {"user": [], "item": [], "time": []}
-    for history in mined:
+    for history in histories:
         times: dict[tuple[int, int], int] = {}
         for key, time in history.times.items():
-            pair = person[key >> 32], key & 0xFFFFFFFF
-            times[pair] = config.which(times.get(pair, time), time)
-        titles = _titles(history)
-        for (who, file), time in times.items():
-            columns["user"].append(people[who])
-            columns["item"].append(titles[file])
+            pair = person_of[key >> 32], key & 0xFFFFFFFF
+            times[pair] = config.choose_time(times.get(pair, time), time)
+        item_ids = _item_ids(history)
+        for (person, file), time in times.items():
+            columns["user"].append(user_ids[person])
+            columns["item"].append(item_ids[file])
             columns["time"].append(time)
     return columns
 
 
-def _titles(history: Mined) -> list[str]:
-    """Item ids of the files of a history."""
+def _item_ids(history: Mined) -> list[str]:
     return [f"{history.name}/{printable(path)}" for path in history.files]
 
 
-def _places(data: Dataset, mined: Sequence[Mined]) -> list[tuple[int, int]]:
+def _item_files(data: Dataset, histories: Sequence[Mined]) -> list[tuple[int, int]]:
     """Repository and file of each item."""
-    place = {title: (at, i) for at, history in enumerate(mined) for i, title in enumerate(_titles(history))}
-    return [place[str(item)] for item in data.items.ids]
+    file_of = {
+        id_: (repository, file)
+        for repository, history in enumerate(histories)
+        for file, id_ in enumerate(_item_ids(history))
+    }
+    return [file_of[str(item)] for item in data.items.ids]
 
 
 def _addresses(
-    user: Mapping[str, int], people: list[str], addresses: Mapping[str, int]
+    users: Mapping[str, int], user_ids: list[str], addresses: Mapping[str, int]
 ) -> tuple[Vocabulary, np.ndarray]:
-    """Hashes of the addresses of users, and whose they are."""
-    known = sorted((hash_, user[people[who]]) for hash_, who in addresses.items() if people[who] in user)
+    """Hashes of the addresses of users, and edges from addresses to users."""
+    known = sorted(
+        (hash_, users[user_ids[person]]) for hash_, person in addresses.items() if user_ids[person] in users
+    )
     vocabulary = Vocabulary([hash_ for hash_, _ in known], "address")
-    return vocabulary, edges_of((i, who) for i, (_, who) in enumerate(known))
+    return vocabulary, edges_from_pairs((i, user) for i, (_, user) in enumerate(known))
 
 
 def _behaviors(
-    user: Mapping[str, int], until: np.ndarray, mined: Sequence[Mined], names_of: list[str]
+    users: Mapping[str, int], until: np.ndarray, histories: Sequence[Mined], ids_of: list[str]
 ) -> dict[Relation, np.ndarray]:
-    """Who did what in which repository, before anything of theirs that is held out.
+    """Edges from users to repositories by behavior, before any held-out contribution of the user.
 
     Args:
-        user: index of each user by id.
-        until: time of each user's first contribution that is held out ``(n_users,)``.
-        mined: the histories.
-        names_of: id of each number that :meth:`People.register` gave.
+        users: index of each user by id.
+        until: time of each user's first held-out contribution ``(n_users,)``.
+        histories: the mined histories.
+        ids_of: user id of each number that :meth:`People.register` returned.
     """
-    done: dict[str, list[tuple[int, int]]] = {behavior: [] for behavior in BEHAVIORS}
-    for at, history in enumerate(mined):
-        for (did, number), time in history.behaviors.items():
-            who = user.get(names_of[number])
-            if who is not None and time < until[who]:
-                done[did].append((who, at))
-    return {("user", did, "repository"): edges_of(pairs) for did, pairs in done.items()}
+    pairs: dict[str, list[tuple[int, int]]] = {behavior: [] for behavior in BEHAVIORS}
+    for repository, history in enumerate(histories):
+        for (behavior, number), time in history.behaviors.items():
+            user = users.get(ids_of[number])
+            if user is not None and time < until[user]:
+                pairs[behavior].append((user, repository))
+    return {("user", behavior, "repository"): edges_from_pairs(edges) for behavior, edges in pairs.items()}
 
 
-def _first_held(data: Dataset, of: Literal["users", "items"], n: int) -> np.ndarray:
-    """Time of the first contribution of each user, or to each item, that is held out ``(n,) int64``."""
+def _first_held_out(data: Dataset, side: Literal["users", "items"], n: int) -> np.ndarray:
+    """Time of the first held-out contribution of each user, or to each item ``(n,) int64``."""
     first = np.full(n, NEVER)
     for split in (data.valid, data.test):
         assert split.times is not None
-        np.minimum.at(first, getattr(split, of), split.times)
+        np.minimum.at(first, getattr(split, side), split.times)
     return first
 
 
-def _table(
-    until: np.ndarray, nodes: Mapping[str, Vocabulary], addresses: np.ndarray, frame: pl.DataFrame,
-    did: str, people: People,
-) -> tuple[np.ndarray, int]:  # fmt: skip
-    """Edges of a table of users and repositories, and how many of its rows are of others or too late."""
-    users = ids(column(frame, "user", did), "user", did).to_list()
-    repositories = ids(column(frame, "repository", did), "repository", did).to_list()
-    times = (
-        column(frame, "time", did).cast(pl.Int64, strict=False).to_list() if "time" in frame.columns else None
-    )
-    of = {str(nodes["address"][int(a)]): int(user) for a, user in addresses.T}
-    at = {str(name): i for i, name in enumerate(nodes["repository"].ids)}
+def _read_behavior(
+    until: np.ndarray,
+    nodes: Mapping[str, Vocabulary],
+    addresses: np.ndarray,
+    frame: pl.DataFrame,
+    name: str,
+    people: People,
+) -> tuple[np.ndarray, int]:
+    """Edges of a table of users and repositories, and how many rows are of unknown ones or too late."""
+    users = as_ids(column(frame, "user", name), "user", name).to_list()
+    repositories = as_ids(column(frame, "repository", name), "repository", name).to_list()
+    times: list[int | None] = [None] * len(users)
+    has_times = "time" in frame.columns
+    if has_times:
+        times = column(frame, "time", name).cast(pl.Int64, strict=False).to_list()
+    user_of = {str(nodes["address"][int(a)]): int(user) for a, user in addresses.T}
+    repository_of = {str(id_): i for i, id_ in enumerate(nodes["repository"].ids)}
     edges = []
-    for row, (who, where) in enumerate(zip(users, repositories, strict=True)):
-        user = of.get(people.lookup(who))
-        time = None if times is None else times[row]
-        if times is not None and time is None:
-            raise DataError(f"{did}, row {row + 1}: time {frame['time'][row]!r}; expected whole seconds")
-        if user is not None and where in at and (time is None or time < until[user]):
-            edges.append((user, at[where]))
-    return edges_of(edges), len(users) - len(edges)
+    for row, (who, repository, time) in enumerate(zip(users, repositories, times, strict=True)):
+        if has_times and time is None:
+            raise DataError(f"{name}, row {row + 1}: time {frame['time'][row]!r}; expected whole seconds")
+        user = user_of.get(people.lookup(who))
+        if user is not None and repository in repository_of and (time is None or time < until[user]):
+            edges.append((user, repository_of[repository]))
+    return edges_from_pairs(edges), len(users) - len(edges)
 
 
-def _code(
-    data: Dataset, repositories: Sequence[Repository], mined: Sequence[Mined],
-    placed: Sequence[tuple[int, int]], config: MiningConfig, cut: int | None, limit: int,
-) -> list[str | None]:  # fmt: skip
+def _contents(
+    data: Dataset,
+    repositories: Sequence[Repository],
+    histories: Sequence[Mined],
+    files: Sequence[tuple[int, int]],
+    config: MiningConfig,
+    cut: int | None,
+    limit: int,
+) -> list[str | None]:
     """Contents of the items."""
-    item = {place: i for i, place in enumerate(placed)}
-    limits: list[dict[int, int]] = [{} for _ in mined]
+    item_of = {file: i for i, file in enumerate(files)}
+    before: list[dict[int, int]] = [{} for _ in histories]
     if cut is None:
-        held = _first_held(data, "items", data.n_items)
-        for i in np.flatnonzero(held < NEVER).tolist():
-            at, file = placed[i]
-            limits[at][file] = int(held[i])
-    found: list[str | None] = [None] * data.n_items
-    for at, (repository, history) in enumerate(zip(repositories, mined, strict=True)):
-        for file, text in enumerate(contents(repository, history, limits[at], config.merges, limit)):
-            if (at, file) in item:
-                found[item[at, file]] = text
-    return found
+        held_out = _first_held_out(data, "items", data.n_items)
+        for i in np.flatnonzero(held_out < NEVER).tolist():
+            repository, file = files[i]
+            before[repository][file] = int(held_out[i])
+    texts: list[str | None] = [None] * data.n_items
+    for r, (clone, history) in enumerate(zip(repositories, histories, strict=True)):
+        for file, text in enumerate(contents(clone, history, before[r], config.merges, limit)):
+            if (r, file) in item_of:
+                texts[item_of[r, file]] = text
+    return texts

@@ -1,7 +1,7 @@
-"""One repository's commits as git tells them, streamed: who, when, which files.
+"""Reads a repository's commits from git as a stream: people, times, changed files.
 
-``git log`` is read through a pipe, NUL by NUL, so that memory does not grow with the history and no name can
-be mistaken for another. Names and e-mails are bytes here and go no further than
+``git log`` is read through a pipe and split at NUL bytes, so that memory does not grow with the history and
+no name can be mistaken for another field. Names and e-mail addresses are bytes here and go no further than
 :mod:`graphrec.data.git.people`, which hashes them.
 """
 
@@ -18,11 +18,20 @@ from typing import IO, NamedTuple
 
 from graphrec.core.errors import DataError, MissingDependencyError
 
-START = b"\x01"
-CHUNK = 1 << 20
+COMMIT_MARK = b"\x01"
+CHUNK_SIZE = 1 << 20
 FIELDS = ("%H", "%P", "%at", "%ct", "%aN", "%aE", "%cN", "%cE")
 TRAILER = "%(trailers:key=Co-authored-by,valueonly=true,unfold=true,separator=%x02)"
 FORMAT = "format:%x01" + "%x00".join((*FIELDS, TRAILER)) + "%x00"
+SETTINGS = (
+    "diff.renames=true",
+    "core.quotePath=false",
+    "log.showRoot=true",
+    "core.fsmonitor=false",
+    "core.hooksPath=/dev/null",
+    "diff.ignoreSubmodules=none",
+)
+"""Settings that override those of the user and of the clone, which may name programs to run."""
 ENVIRONMENT = {
     "LC_ALL": "C",
     "GIT_TERMINAL_PROMPT": "0",
@@ -30,32 +39,32 @@ ENVIRONMENT = {
     "GIT_NO_LAZY_FETCH": "1",  # a missing blob is an error, not a download
     "GIT_NO_REPLACE_OBJECTS": "1",
 }
-REGULAR = (b"100644", b"100755", b"100664")
-"""Modes of files; others are links and submodules."""
+FILE_MODES = (b"100644", b"100755", b"100664")
+"""Modes of regular files; other entries are links and submodules."""
 
 
 class Person(NamedTuple):
-    """Who a commit names, as the commit (after ``.mailmap``) names it."""
+    """Name and e-mail address in a commit, after ``.mailmap``."""
 
     name: bytes
     email: bytes
 
 
 class Change(NamedTuple):
-    """What a commit did to one file.
+    """A commit's change of one file.
 
     Attributes:
-        kind: ``A`` added, ``D`` deleted, ``M`` modified, ``R`` renamed without a change, ``T`` became
-            something else, such as a link.
-        path: where the file is afterwards (deleted: was).
-        before: where it was, of a renamed one.
-        mode: its mode afterwards, such as ``100644``.
-        blob: id of its content afterwards, in hex.
+        kind: ``A`` added, ``D`` deleted, ``M`` modified, ``R`` renamed without a change, ``T`` changed its
+            type, for example to a link.
+        path: path after the change (of a deleted file: before).
+        old_path: path before the change, of a renamed file.
+        mode: mode after the change, such as ``100644``.
+        blob: id of the content after the change, in hex.
     """
 
     kind: str
     path: bytes
-    before: bytes | None
+    old_path: bytes | None
     mode: bytes
     blob: bytes
 
@@ -65,19 +74,19 @@ class Commit(NamedTuple):
 
     Attributes:
         id: in hex.
-        parents: how many it has.
-        authored: seconds since the epoch, by the author's clock.
-        committed: by the committer's.
+        parents: number of parents.
+        author_time: seconds since the epoch, by the author's clock.
+        commit_time: seconds since the epoch, by the committer's clock.
         author: who wrote it.
-        committer: who put it in.
+        committer: who committed it.
         co_authors: who else wrote it, by its trailers.
-        changes: against the first parent.
+        changes: changes against the first parent.
     """
 
     id: str
     parents: int
-    authored: int
-    committed: int
+    author_time: int
+    commit_time: int
     author: Person
     committer: Person
     co_authors: tuple[Person, ...]
@@ -91,7 +100,7 @@ class Repository:
         path: its folder.
 
     Raises:
-        DataError: no repository there, or git refuses it; says what git says.
+        DataError: there is no repository, or git refuses it; the error holds git's message.
         MissingDependencyError: git is not installed.
     """
 
@@ -101,124 +110,144 @@ class Repository:
             raise MissingDependencyError("git is not installed; install it to read histories")
         if not self.path.is_dir():
             raise DataError(f"{self.path}: no such folder; expected a git clone")
-        found = self.run("rev-parse", "--is-shallow-repository", "--show-prefix").split(b"\n")
-        if found[1:2] not in ([], [b""]):
+        shallow, *prefix = self._run("rev-parse", "--is-shallow-repository", "--show-prefix").split(b"\n")
+        if prefix[:1] not in ([], [b""]):
             raise DataError(
-                f"{self.path}: lies inside a git clone, at {found[1].decode('utf-8', 'replace')!r}; expected "
-                "its top folder"
+                f"{self.path}: lies inside a git clone, at {prefix[0].decode('utf-8', 'replace')!r}; "
+                "expected its top folder"
             )
-        self.shallow = found[0] == b"true"
-
-    def run(self, *arguments: str, stdin: bytes | None = None) -> bytes:
-        """What a git command prints.
-
-        Raises:
-            DataError: it failed; says what git says.
-        """
-        done = subprocess.run(
-            self._command(arguments), input=stdin, stdin=None if stdin is not None else subprocess.DEVNULL,
-            capture_output=True, env={**os.environ, **ENVIRONMENT}, check=False,
-        )  # fmt: skip
-        if done.returncode:
-            raise self._failed(arguments[0], done.returncode, done.stderr)
-        return done.stdout
+        self.shallow = shallow == b"true"
 
     def resolve(self, revision: str = "HEAD") -> str | None:
-        """The commit that a revision names, in hex; None where nothing was committed yet.
+        """The commit of a revision, in hex; None if the repository has no commit.
 
         Raises:
             DataError: there is no such revision.
         """
         try:
-            return (
-                self.run("rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
-                .decode()
-                .strip()
-            )
+            output = self._run("rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
         except DataError as cause:
-            if revision == "HEAD" and not self.run("for-each-ref", "--count=1").strip():
+            if revision == "HEAD" and not self._run("for-each-ref", "--count=1").strip():
                 return None
             raise DataError(
                 f"{self.path}: has no revision {revision!r}; expected a branch, a tag or a commit"
             ) from cause
+        return output.decode().strip()
 
-    def at(self, revision: str, time: int) -> str | None:
-        """The last commit of a history that was committed before a time, in hex; None if none was.
+    def last_before(self, revision: str, time: int) -> str | None:
+        """The last commit of a history that was committed before a time, in hex; None if there is none.
 
         Args:
-            revision: whose history, by first parents.
+            revision: end of the history, which follows first parents.
             time: seconds since the epoch.
         """
         if time < 1:
             return None
-        found = self.run(
-            "log", "-1", "--first-parent", "--format=%H", f"--until=@{time - 1} +0000", "--end-of-options",
-            revision, "--",
-        )  # fmt: skip
-        return found.decode().strip() or None
+        until = f"--until=@{time - 1} +0000"
+        output = self._run(
+            "log", "-1", "--first-parent", "--format=%H", until, "--end-of-options", revision, "--"
+        )
+        return output.decode().strip() or None
 
     def tree(self, revision: str) -> dict[bytes, bytes]:
-        """Files of a commit: path to blob id, in hex; without links and submodules."""
-        listed = self.run("ls-tree", "-r", "-z", "--full-tree", "--end-of-options", revision)
-        found = {}
-        for entry in filter(None, listed.split(b"\0")):
+        """Files of a commit, path to blob id in hex, without links and submodules."""
+        output = self._run("ls-tree", "-r", "-z", "--full-tree", "--end-of-options", revision)
+        blobs = {}
+        for entry in filter(None, output.split(b"\0")):
             head, _, path = entry.partition(b"\t")
             mode, kind, blob = head.split(b" ")[:3]
-            if kind == b"blob" and mode in REGULAR:
-                found[path] = blob
-        return found
+            if kind == b"blob" and mode in FILE_MODES:
+                blobs[path] = blob
+        return blobs
+
+    def config(self, name: str) -> str:
+        """A value of git's configuration; empty if it is not set."""
+        return self._run("config", "--default", "", "--get", name).decode("utf-8", "replace").strip()
+
+    def authors(self, revision: str) -> Iterator[Person]:
+        """The distinct authors of a history without merges, the earliest first."""
+        log = self._run(
+            "log",
+            "--use-mailmap",
+            "--no-merges",
+            "--encoding=UTF-8",
+            "--format=%aN%x00%aE",
+            "--end-of-options",
+            revision,
+            "--",
+        )
+        for line in dict.fromkeys(reversed(log.split(b"\n"))):
+            name, _, email = line.partition(b"\0")
+            yield Person(name, email)
 
     def commits(
         self, revisions: Sequence[str] = ("HEAD",), *, merges: bool = False, oldest_first: bool = False
     ) -> Iterator[Commit]:
-        """The commits of a history, newest first, parents never before children.
+        """The commits of a history, newest first, no parent before its children.
 
         Args:
             revisions: as ``git log`` takes them, such as ``("abc..def",)``.
-            merges: also those with several parents, with what they changed against the first.
-            oldest_first: the other way round; git then holds the list of ids in memory.
+            merges: include merge commits, with their changes against the first parent.
+            oldest_first: reverse order; git then holds the list of ids in memory.
 
         Raises:
-            DataError: git broke off, as where an object is missing; names the last commit that was read.
+            DataError: git failed, as where an object is missing; names the last commit that was read.
         """
         options = ["--diff-merges=first-parent"] if merges else ["--no-merges"]
         if oldest_first:
             options.append("--reverse")
-        command = (
+        arguments = (
             "log", "--topo-order", "--raw", "-z", "--no-abbrev", "--find-renames=100%", "-l0", "--root",
             f"--format={FORMAT}", "--encoding=UTF-8", "--no-show-signature", "--no-ext-diff", "--no-textconv",
             "-O/dev/null", "--no-color", "--no-notes", "--no-decorate", "--use-mailmap",
             "--ignore-submodules=none", *options, "--end-of-options", *revisions, "--",
         )  # fmt: skip
         last: str | None = None
-        with self._reading(command) as pipe:
-            for commit in _parsed(pipe.stdout, self.path):
+        with self._git(arguments) as pipe:
+            for commit in _parse_log(pipe.stdout, self.path):
                 last = commit.id
                 yield commit
-            pipe.ended(last)
+            pipe.finish(last)
 
     @contextmanager
     def blobs(self) -> Iterator[Blobs]:
-        """Contents of files, one after the other, by one process of git."""
-        with self._reading(("cat-file", "--batch"), stdin=True) as pipe:
+        """Reads contents of files, one after the other, with one git process."""
+        with self._git(("cat-file", "--batch"), writable=True) as pipe:
             yield Blobs(self, pipe)
-            pipe.ended(None)
+            pipe.finish()
 
-    def _command(self, arguments: Sequence[str]) -> list[str]:
-        # Not the user's taste in diffs, nor programs that a clone's own configuration names.
-        given = ("diff.renames=true", "core.quotePath=false", "log.showRoot=true", "core.fsmonitor=false",
-                 "core.hooksPath=/dev/null", "diff.ignoreSubmodules=none")  # fmt: skip
-        return ["git", "-C", str(self.path), "--no-pager", *(p for g in given for p in ("-c", g)), *arguments]
+    def _run(self, *arguments: str) -> bytes:
+        """The output of a git command.
+
+        Raises:
+            DataError: it failed; the error holds git's message.
+        """
+        with self._git(arguments) as pipe:
+            output = pipe.stdout.read()
+            pipe.finish()
+        return output
 
     @contextmanager
-    def _reading(self, arguments: Sequence[str], stdin: bool = False) -> Iterator[_Pipe]:
+    def _git(self, arguments: Sequence[str], writable: bool = False) -> Iterator[_Pipe]:
+        """Starts a git command; every call of git goes through this method.
+
+        Args:
+            arguments: command and options.
+            writable: open a pipe to the command's standard input.
+        """
+        command = ["git", "-C", str(self.path), "--no-pager"]
+        for setting in SETTINGS:
+            command += ["-c", setting]
         with tempfile.TemporaryFile() as errors:
             process = subprocess.Popen(
-                self._command(arguments), stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
-                stdout=subprocess.PIPE, stderr=errors, env={**os.environ, **ENVIRONMENT},
-            )  # fmt: skip
+                [*command, *arguments],
+                stdin=subprocess.PIPE if writable else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env={**os.environ, **ENVIRONMENT},
+            )
             try:
-                yield _Pipe(self, arguments[0], process, errors)
+                yield _Pipe(self.path, arguments[0], process, errors)
             finally:
                 for stream in (process.stdin, process.stdout):
                     if stream is not None:
@@ -227,50 +256,58 @@ class Repository:
                     process.kill()
                 process.wait()
 
-    def _failed(self, command: str, status: int, errors: bytes, last: str | None = None) -> DataError:
-        said = " ".join(errors.decode("utf-8", "replace").split())[-400:] or "nothing"
-        after = "" if last is None else f" after commit {last}"
-        return DataError(
-            f"{self.path}: git {command} ended with status {status}{after} and said: {said}. Nothing was "
-            "taken from it; make a whole clone (git fsck says what is missing) and try again"
-        )
-
 
 class _Pipe:
-    """A running git command."""
+    """A running git command.
 
-    def __init__(
-        self, repository: Repository, command: str, process: subprocess.Popen[bytes], errors: IO[bytes]
-    ) -> None:
+    Args:
+        path: the repository's folder.
+        command: the git command's name.
+        process: its process.
+        errors: file that it writes error messages to.
+    """
+
+    def __init__(self, path: Path, command: str, process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
         assert process.stdout is not None
-        self.repository, self.command, self.process, self.errors = repository, command, process, errors
-        self.stdout, self.stdin = process.stdout, process.stdin
+        self.path = path
+        self.command = command
+        self.process = process
+        self.errors = errors
+        self.stdout = process.stdout
+        self.stdin = process.stdin
 
-    def ended(self, last: str | None) -> None:
-        """Makes sure that it ended well, as what it printed is short otherwise."""
+    def finish(self, last_commit: str | None = None) -> None:
+        """Checks that the command succeeded, as its output is incomplete otherwise."""
         if self.stdin is not None:
             self.stdin.close()
-        if status := self.process.wait():
-            raise self.failed(status, last)
+        if self.process.wait():
+            raise self.failure(last_commit)
 
-    def failed(self, status: int, last: str | None) -> DataError:
-        """What to raise for an exit status."""
+    def failure(self, last_commit: str | None = None) -> DataError:
+        """The error to raise for a command that failed."""
+        status = self.process.wait()
         self.errors.seek(0)
-        return self.repository._failed(self.command, status, self.errors.read(), last)
+        message = " ".join(self.errors.read().decode("utf-8", "replace").split())[-400:] or "nothing"
+        after = "" if last_commit is None else f" after commit {last_commit}"
+        return DataError(
+            f"{self.path}: git {self.command} ended with status {status}{after} and said: {message}. Nothing "
+            "was taken from it; make a complete clone (git fsck says what is missing) and try again"
+        )
 
 
 class Blobs:
     """Reads contents by blob id; see :meth:`Repository.blobs`."""
 
     def __init__(self, repository: Repository, pipe: _Pipe) -> None:
-        self.repository, self._pipe = repository, pipe
+        self.repository = repository
+        self._pipe = pipe
 
     def read(self, blob: bytes, limit: int) -> bytes:
-        """A content, cut after ``limit`` bytes.
+        """A content, truncated to ``limit`` bytes.
 
         Args:
             blob: its id, in hex.
-            limit: bytes that are kept.
+            limit: maximum number of bytes.
 
         Raises:
             DataError: it is missing.
@@ -281,69 +318,77 @@ class Blobs:
         pipe.stdin.flush()
         head = pipe.stdout.readline().split()
         if len(head) != 3 or head[1] != b"blob":
-            said = b" ".join(head).decode("ascii", "replace") or "nothing"
+            message = b" ".join(head).decode("ascii", "replace") or "nothing"
             raise DataError(
                 f"{self.repository.path}: the content {blob.decode('ascii', 'replace')} cannot be read (git "
-                f"cat-file says: {said}); make a whole clone and try again"
+                f"cat-file says: {message}); make a complete clone and try again"
             )
-        size, kept, rest = int(head[2]), [], int(head[2]) + 1  # a line feed follows
-        while rest:
-            chunk = pipe.stdout.read(min(CHUNK, rest))
+        size = int(head[2])
+        missing = size + 1  # a line feed follows
+        chunks = []
+        while missing:
+            chunk = pipe.stdout.read(min(CHUNK_SIZE, missing))
             if not chunk:
-                raise pipe.failed(pipe.process.wait(), None)
-            have = size + 1 - rest
-            if have < min(limit, size):
-                kept.append(chunk[: min(limit, size) - have])
-            rest -= len(chunk)
-        return b"".join(kept)
+                raise pipe.failure()
+            position = size + 1 - missing
+            if position < min(limit, size):
+                chunks.append(chunk[: min(limit, size) - position])
+            missing -= len(chunk)
+        return b"".join(chunks)
 
 
 def _tokens(stream: IO[bytes]) -> Iterator[bytes]:
-    """What stands between NULs."""
+    """The fields of a stream, which are separated by NUL bytes."""
     rest = b""
-    while chunk := stream.read(CHUNK):
-        *whole, rest = (rest + chunk).split(b"\0")
-        yield from whole
+    while chunk := stream.read(CHUNK_SIZE):
+        *complete, rest = (rest + chunk).split(b"\0")
+        yield from complete
     if rest:
         yield rest
 
 
-def _parsed(stream: IO[bytes], path: Path) -> Iterator[Commit]:
+def _parse_log(stream: IO[bytes], path: Path) -> Iterator[Commit]:
     tokens = _tokens(stream)
     token = next(tokens, None)
     while token is not None:
-        # Between commits git puts another NUL; of an empty commit nothing follows its head.
+        # Git writes another NUL between commits; nothing follows the head of an empty commit.
         if not token:
             token = next(tokens, None)
             continue
-        if not token.startswith(START):
+        if not token.startswith(COMMIT_MARK):
             raise DataError(f"{path}: git log printed {token[:40]!r}; expected the beginning of a commit")
         head = [token[1:], *(next(tokens, b"") for _ in FIELDS)]
         changes = []
         token = next(tokens, None)
         while token is not None and token.lstrip(b"\n").startswith(b":"):
-            old_mode, mode, _, blob, kind = token.lstrip(b"\n")[1:].split(b" ")
-            first = next(tokens, b"")
-            letter = chr(kind[0])
-            if letter in "RC":
-                changes.append(Change(letter, next(tokens, b""), first, mode, blob))
+            old_mode, mode, _, blob, status = token.lstrip(b"\n")[1:].split(b" ")
+            first_path = next(tokens, b"")
+            kind = chr(status[0])
+            if kind in "RC":
+                changes.append(Change(kind, next(tokens, b""), first_path, mode, blob))
             else:
-                changes.append(Change(letter, first, None, old_mode if letter == "D" else mode, blob))
+                changes.append(Change(kind, first_path, None, old_mode if kind == "D" else mode, blob))
             token = next(tokens, None)
-        yield _commit(head, tuple(changes))
+        yield _parse_commit(head, tuple(changes))
 
 
-def _commit(head: list[bytes], changes: tuple[Change, ...]) -> Commit:
-    id_, parents, authored, committed, name, email, by, by_email, others = head
-    co_authors = tuple(found for line in others.split(b"\x02") if (found := _person(line)) is not None)
+def _parse_commit(head: list[bytes], changes: tuple[Change, ...]) -> Commit:
+    id_, parents, author_time, commit_time, name, email, committer, committer_email, trailers = head
+    co_authors = (_parse_person(line) for line in trailers.split(b"\x02"))
     return Commit(
-        id_.decode("ascii"), len(parents.split()), int(authored or 0), int(committed or 0),
-        Person(name, email), Person(by, by_email), co_authors, changes,
-    )  # fmt: skip
+        id=id_.decode("ascii"),
+        parents=len(parents.split()),
+        author_time=int(author_time or 0),
+        commit_time=int(commit_time or 0),
+        author=Person(name, email),
+        committer=Person(committer, committer_email),
+        co_authors=tuple(person for person in co_authors if person is not None),
+        changes=changes,
+    )
 
 
-def _person(line: bytes) -> Person | None:
-    """``Name <email>``, as trailers have it; None for anything else."""
-    name, opened, rest = line.strip().partition(b"<")
-    email, closed, _ = rest.partition(b">")
-    return Person(name.strip(), email.strip()) if opened and closed and email.strip() else None
+def _parse_person(line: bytes) -> Person | None:
+    """``Name <email>``, as in trailers; None for anything else."""
+    name, opening, rest = line.strip().partition(b"<")
+    email, closing, _ = rest.partition(b">")
+    return Person(name.strip(), email.strip()) if opening and closing and email.strip() else None

@@ -1,4 +1,4 @@
-"""What one history says about who worked on which file, and how."""
+"""Mines one history for contributions of people to files, and for their behavior in the repository."""
 
 from __future__ import annotations
 
@@ -16,114 +16,124 @@ from graphrec.data.git.paths import DOCS, SOURCE, TESTS, VENDORED, is_source
 from graphrec.data.git.people import People, is_bot
 
 BEHAVIORS = ("authored", "committed", "co_authored", "tested", "documented")
-"""What git knows that somebody did in a repository: wrote a commit, put in another's, is named in a trailer
-of one, touched tests, touched documentation."""
+"""Behavior of people in a repository that git records: they wrote a commit, committed another person's, are
+named in a trailer of one, changed tests, changed documentation."""
 
 
 class MiningConfig(Config):
     """What counts as a contribution."""
 
     revision: str = "HEAD"
-    """Whose history."""
+    """Revision whose history is read."""
     merges: bool = False
-    """Merge commits count, by what they changed against their first parent."""
+    """Count merge commits, with their changes against the first parent."""
     max_files: int | None = Field(50, ge=1)
-    """Commits that touch more files are left out: they reformat, move, or import."""
+    """Leave out commits that change more files: they reformat, move, or import. None: no limit."""
     bots: bool = False
-    """Programs count."""
+    """Count programs."""
     vendored: bool = False
-    """Files count that others or programs wrote, by their paths."""
+    """Count files that other projects or programs wrote, as far as their paths show."""
     extensions: tuple[str, ...] | None = tuple(sorted(SOURCE))
-    """Of the files that count; None takes all."""
+    """Extensions of the files that count; None: all files."""
     co_authors: bool = False
-    """Whoever a Co-authored-by trailer names contributed to the files of the commit, too."""
+    """Count the people in Co-authored-by trailers as contributors to the commit's files."""
     clock: Literal["author", "commit"] = "author"
-    """Whose time; never later than the commit's."""
+    """Author time or commit time; the author time is never taken later than the commit time."""
     when: Literal["first", "last"] = "first"
-    """Which of a person's contributions to a file says when."""
+    """Which of a person's contributions to a file gives the time."""
 
     @property
-    def which(self) -> Callable[[int, int], int]:
+    def choose_time(self) -> Callable[[int, int], int]:
         """Chooses between the times of two contributions."""
         return min if self.when == "first" else max
 
 
 @dataclass
 class Mined:
-    """What a history says.
+    """A mined history.
 
     Attributes:
-        name: of the repository.
-        head: the commit whose history was read, in hex; None where nothing was committed.
-        tree: the commit whose files these are; None where the cut is before the first.
-        files: their paths, sorted.
-        times: of the contribution by ``person << 32 | file``, a person as :meth:`People.register` has it, in
-            seconds.
-        behaviors: time of the first by behavior and person.
+        name: name of the repository.
+        head: the commit whose history was read, in hex; None if there is no commit.
+        snapshot: the commit that ``files`` are taken from; None if the cut is before the first commit.
+        files: paths, sorted.
+        times: time of the contribution in seconds, by ``person << 32 | file``, with persons as numbered by
+            :meth:`People.register`.
+        behaviors: time of the first occurrence, by behavior and person.
         counts: how much was read, and what was left out.
     """
 
     name: str
     head: str | None = None
-    tree: str | None = None
+    snapshot: str | None = None
     files: list[bytes] = field(default_factory=list)
     times: dict[int, int] = field(default_factory=dict)
     behaviors: dict[tuple[str, int], int] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
 
 
-class Earlier:
-    """Which file a path was, going back from the commit whose files these are.
+class BackwardPaths:
+    """Maps paths to files, going back in time from the commit that the files are taken from.
 
-    What was done under a name that is none of them, as on a branch that parted before a renaming, waits until
-    the renaming comes up.
+    A contribution under a path that belongs to no file yet, as on a branch that was created before a
+    renaming, is pending until the renaming is reached.
+
+    Args:
+        files: number of each file by its path.
+        choose_time: chooses between the times of two contributions of a person.
     """
 
-    def __init__(self, files: dict[bytes, int], which: Callable[[int, int], int] = min) -> None:
-        self.now, self._which = dict(files), which
-        self._waiting: dict[bytes, dict[int, int]] = {}
+    def __init__(self, files: dict[bytes, int], choose_time: Callable[[int, int], int] = min) -> None:
+        self.file_of = dict(files)
+        self._choose_time = choose_time
+        self._pending: dict[bytes, dict[int, int]] = {}
 
-    def touched(self, path: bytes, people: list[int], time: int) -> int | None:
-        """The file that a path is; who touched it waits where it is none yet."""
-        found = self.now.get(path)
-        if found is None:
-            waiting = self._waiting.setdefault(path, {})
+    def contribute(self, path: bytes, people: list[int], time: int) -> int | None:
+        """The file of a path; if there is none yet, the contribution is pending."""
+        file = self.file_of.get(path)
+        if file is None:
+            pending = self._pending.setdefault(path, {})
             for person in people:
-                waiting[person] = self._which(waiting.get(person, time), time)
-        return found
+                pending[person] = self._choose_time(pending.get(person, time), time)
+        return file
 
-    def before(self, change: Change) -> dict[int, int]:
-        """Goes behind a change; returns who waited for the file that it renamed, and since when."""
+    def step_back(self, change: Change) -> dict[int, int]:
+        """Undoes a change; returns the pending contributions to the file that it renamed, person to time."""
         if change.kind == "A":
-            self._waiting.pop(change.path, None)  # what bore the name before is another file
-        if change.before is None or change.kind != "R":
+            self._pending.pop(change.path, None)  # an earlier file of this path is another file
+        if change.old_path is None or change.kind != "R":
             return {}
-        file = self.now.pop(change.path, None)
+        file = self.file_of.pop(change.path, None)
         if file is None:
             return {}
-        self.now[change.before] = file
-        return self._waiting.pop(change.before, {})
+        self.file_of[change.old_path] = file
+        return self._pending.pop(change.old_path, {})
 
 
-class Later:
-    """Which file a path is, going on from the commit whose files these are."""
+class ForwardPaths:
+    """Maps paths to files, going forward in time from the commit that the files are taken from.
+
+    Args:
+        files: number of each file by its path.
+    """
 
     def __init__(self, files: dict[bytes, int]) -> None:
-        self.now = dict(files)
-        self._gone: dict[bytes, int] = {}
+        self.file_of = dict(files)
+        self._renamed: dict[bytes, int] = {}
 
-    def touched(self, path: bytes) -> int | None:
-        """The file that a path is, also by the name it had; None for one that came later."""
-        return self.now.get(path, self._gone.get(path))
+    def get(self, path: bytes) -> int | None:
+        """The file of a present or former path; None for a file that was added later."""
+        return self.file_of.get(path, self._renamed.get(path))
 
-    def after(self, change: Change) -> None:
-        """Goes past a change."""
+    def step_forward(self, change: Change) -> None:
+        """Applies a change."""
         if change.kind == "A":
-            self._gone.pop(change.path, None)
-        if change.kind == "R" and change.before is not None:
-            file = self.now.pop(change.before, self._gone.get(change.before))
+            self._renamed.pop(change.path, None)
+        if change.kind == "R" and change.old_path is not None:
+            file = self.file_of.pop(change.old_path, self._renamed.get(change.old_path))
             if file is not None:
-                self.now[change.path] = self._gone[change.before] = file
+                self.file_of[change.path] = file
+                self._renamed[change.old_path] = file
 
 
 def mine(
@@ -131,19 +141,19 @@ def mine(
 ) -> Mined:
     """Reads a history once.
 
-    Files are those of the last commit before the cut (without one: of the revision), under the paths they
-    have there. What was done to them under other names counts, as far as the renamings left the contents
-    alone; files that came later do not.
+    Files are those of the last commit before the cut (without a cut: of the revision), under their paths in
+    that commit. Contributions under other paths count as far as git detects the renaming, which must leave
+    the content unchanged; files that were added later do not count.
 
     Args:
         repository: the clone.
-        name: what it is called; people with one full name are put together within it.
-        people: takes everybody in.
+        name: its name; within a repository, people of the same full name are one person.
+        people: registers all people.
         config: what counts.
-        cut: seconds since the epoch; None: there is none.
+        cut: seconds since the epoch; None: no cut.
 
     Raises:
-        DataError: git breaks off, or there is no such revision.
+        DataError: git fails, or there is no such revision.
     """
     if repository.shallow:
         raise DataError(
@@ -152,88 +162,92 @@ def mine(
     mined = Mined(name, repository.resolve(config.revision))
     if mined.head is None:
         return mined
-    mined.tree = mined.head if cut is None else repository.at(mined.head, cut)
-    if mined.tree is None:
+    mined.snapshot = mined.head if cut is None else repository.last_before(mined.head, cut)
+    if mined.snapshot is None:
         return mined
-    paths = repository.tree(mined.tree)
-    chosen = frozenset(config.extensions) if config.extensions is not None else None
-    mined.files = sorted(p for p in paths if _counts(p, chosen, config.vendored))
-    mined.counts["files that do not count"] = len(paths) - len(mined.files)
-    reading = _Reading(mined, people, config)
+    tree = repository.tree(mined.snapshot)
+    extensions = frozenset(config.extensions) if config.extensions is not None else None
+    mined.files = sorted(path for path in tree if _counts(path, extensions, config.vendored))
+    mined.counts["files that do not count"] = len(tree) - len(mined.files)
+    reader = _Reader(mined, people, config)
     number = {path: i for i, path in enumerate(mined.files)}
-    earlier = Earlier(number, config.which)
-    for commit in repository.commits((mined.tree,), merges=config.merges):
-        who = reading.people_of(commit)
-        time = reading.time(commit)
+    backward = BackwardPaths(number, config.choose_time)
+    for commit in repository.commits((mined.snapshot,), merges=config.merges):
+        contributors = reader.contributors(commit)
+        time = reader.time(commit)
         for change in commit.changes:
-            if who:
-                reading.add(earlier.touched(change.path, who, time), who, time)
-            for person, since in earlier.before(change).items():
-                reading.add(earlier.now[change.before or b""], [person], since)
-    if mined.tree != mined.head:
-        later = Later(number)
-        for commit in repository.commits(
-            (f"{mined.tree}..{mined.head}",), merges=config.merges, oldest_first=True
-        ):
-            who = reading.people_of(commit)
+            if contributors:
+                reader.add(backward.contribute(change.path, contributors, time), contributors, time)
+            for person, pending_time in backward.step_back(change).items():
+                reader.add(backward.file_of[change.old_path or b""], [person], pending_time)
+    if mined.snapshot != mined.head:
+        forward = ForwardPaths(number)
+        revisions = (f"{mined.snapshot}..{mined.head}",)
+        for commit in repository.commits(revisions, merges=config.merges, oldest_first=True):
+            contributors = reader.contributors(commit)
             for change in commit.changes:
-                later.after(change)
-                if who:
-                    reading.add(later.touched(change.path), who, reading.time(commit))
-    people.forget()
+                forward.step_forward(change)
+                if contributors:
+                    reader.add(forward.get(change.path), contributors, reader.time(commit))
+    people.forget_names()
     return mined
 
 
-class _Reading:
-    """Takes commits in."""
+class _Reader:
+    """Adds commits to a mined history."""
 
     def __init__(self, mined: Mined, people: People, config: MiningConfig) -> None:
-        self.mined, self.people, self.config = mined, people, config
+        self.mined = mined
+        self.people = people
+        self.config = config
 
     def time(self, commit: Commit) -> int:
-        """When a commit was made."""
-        by_author = self.config.clock == "author"
-        return min(commit.authored, commit.committed) if by_author else commit.committed
+        """Time of a commit."""
+        if self.config.clock == "author":
+            return min(commit.author_time, commit.commit_time)
+        return commit.commit_time
 
-    def people_of(self, commit: Commit) -> list[int]:
-        """Who contributed to the files of a commit; nobody where it does not count."""
-        counts, config, time = self.mined.counts, self.config, self.time(commit)
+    def contributors(self, commit: Commit) -> list[int]:
+        """People who contributed to the files of a commit; empty if the commit does not count."""
+        counts = self.mined.counts
         counts["commits"] += 1
-        if config.max_files is not None and len(commit.changes) > config.max_files:
+        if self.config.max_files is not None and len(commit.changes) > self.config.max_files:
             counts["commits of too many files"] += 1
             return []
-        author, committer = self._person(commit.author), self._person(commit.committer)
+        author = self._register(commit.author)
+        committer = self._register(commit.committer)
         if author is None:
             counts["commits of programs"] += 1
             return []
-        others = [p for person in commit.co_authors if (p := self._person(person)) is not None]
-        self._did("authored", [author], time)
+        co_authors = [p for person in commit.co_authors if (p := self._register(person)) is not None]
+        time = self.time(commit)
+        self._record("authored", [author], time)
         if committer is not None and committer != author:
-            self._did("committed", [committer], time)
-        self._did("co_authored", others, time)
+            self._record("committed", [committer], time)
+        self._record("co_authored", co_authors, time)
         if any(TESTS.search(change.path) for change in commit.changes):
-            self._did("tested", [author], time)
+            self._record("tested", [author], time)
         if any(DOCS.search(change.path) for change in commit.changes):
-            self._did("documented", [author], time)
-        return [author, *(others if config.co_authors else [])]
+            self._record("documented", [author], time)
+        return [author, *(co_authors if self.config.co_authors else [])]
 
-    def add(self, file: int | None, who: list[int], time: int) -> None:
-        """Somebody touched a file."""
+    def add(self, file: int | None, contributors: list[int], time: int) -> None:
+        """Adds a contribution to a file."""
         if file is None:
             return
         times = self.mined.times
-        for person in who:
+        for person in contributors:
             key = person << 32 | file
             known = times.get(key)
-            times[key] = time if known is None else self.config.which(known, time)
+            times[key] = time if known is None else self.config.choose_time(known, time)
 
-    def _person(self, person: Person) -> int | None:
+    def _register(self, person: Person) -> int | None:
         if not self.config.bots and is_bot(person):
             return None
         return self.people.register(person, self.mined.name)
 
-    def _did(self, behavior: str, who: list[int], time: int) -> None:
-        for person in who:
+    def _record(self, behavior: str, people: list[int], time: int) -> None:
+        for person in people:
             key = (behavior, person)
             self.mined.behaviors[key] = min(self.mined.behaviors.get(key, time), time)
 

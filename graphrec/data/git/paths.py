@@ -1,4 +1,4 @@
-"""Which files count, and what their paths say about them."""
+"""Kinds of files, recognized by their paths."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 
 def words(text: str) -> frozenset[str]:
-    """What stands between spaces."""
+    """The words of a text."""
     return frozenset(text.split())
 
 
@@ -25,7 +25,7 @@ NAMES = words("""
     changelog changes authors contributors news copying codeowners manifest .gitignore .gitattributes
     .editorconfig .mailmap .flake8 .coveragerc .dockerignore .pylintrc
 """)
-"""Names of such files without an extension."""
+"""Names of such files that have no extension."""
 VENDORED = re.compile(
     rb"(^|/)(_?vendor(ed|s)?|third[-_]?party|node_modules|bower_components|site-packages|extern(al)?s?|"
     rb"\.venv|venv|dist|__pycache__|\.yarn)/|\.min\.(js|css)$|"
@@ -33,7 +33,7 @@ VENDORED = re.compile(
     rb"cargo\.lock|composer\.lock|gemfile\.lock|go\.sum|npm-shrinkwrap\.json)$",
     re.IGNORECASE,
 )
-"""Files that others wrote, or programs."""
+"""Files that other projects or programs wrote."""
 TESTS = re.compile(
     rb"(^|/)(tests?|testing|specs?|__tests__)/|(^|/)(test_[^/]*|[^/]*[_.](test|spec))\.[^/.]+$|"
     rb"(^|/)conftest\.py$",
@@ -46,7 +46,7 @@ DOCS = re.compile(
 
 
 def is_source(path: bytes, extensions: frozenset[str] = SOURCE) -> bool:
-    """Whether people write files of this name."""
+    """Whether a file of this name is written by people."""
     name = path.rpartition(b"/")[2].lower().decode("utf-8", "replace")
     stem, dot, extension = name.rpartition(".")
     return name in NAMES or bool(dot and stem and extension in extensions)

@@ -20,9 +20,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from graphrec.core.errors import ConfigError, nearest
+from graphrec.core.registry import Registry
 from graphrec.data.dataset import Dataset
 
-READERS: dict[str, str] = {
+READERS = Registry("dataset", "graphrec.readers", {
     "amazon-baby": "graphrec.data.readers.amazon:read_baby",
     "amazon-scientific": "graphrec.data.readers.scientific:read",
     "amazon-sports": "graphrec.data.readers.amazon:read_sports",
@@ -36,8 +37,8 @@ READERS: dict[str, str] = {
     "scpr": "graphrec.data.readers.scpr:read",
     "table": "graphrec.data.readers.table:read",
     "xwines": "graphrec.data.readers.xwines:read",
-}
-"""Reader by dataset or format name."""
+})  # fmt: skip
+"""Reader by dataset or format name, those of installed packages included."""
 
 FEATURES: dict[str, str] = {
     "amazon-baby": "graphrec.data.readers.amazon:features_baby",
@@ -195,7 +196,7 @@ def _reader(name: str) -> tuple[Callable[..., Dataset], Callable[..., Dataset]]:
             f"no dataset {name!r}; there are {sorted(READERS)}, and directories written by Dataset.save."
             f"{nearest(name, READERS)}"
         )
-    reader = _target(READERS[name])
+    reader = READERS.load(name)
     return reader, validate_call(config=ConfigDict(arbitrary_types_allowed=True))(reader)
 
 

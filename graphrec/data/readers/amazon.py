@@ -22,8 +22,8 @@ from graphrec.data import from_frame
 from graphrec.data.content import Content
 from graphrec.data.dataset import Dataset
 from graphrec.data.readers import ReadyFeatures
-from graphrec.data.readers.files import find, read_mapping, read_table, sentences
-from graphrec.data.readers.inter import indexed_features, labeled
+from graphrec.data.readers.files import join_columns, read_mapping, read_table, require_file
+from graphrec.data.readers.inter import indexed_features, read_published_splits
 from graphrec.data.vocabulary import Vocabulary
 
 SOURCE = "https://github.com/enoche/MMRec/tree/master/data"
@@ -32,7 +32,7 @@ SOURCE = "https://github.com/enoche/MMRec/tree/master/data"
 def read_baby(folder: Path) -> Dataset:
     """Amazon Baby: 19,445 users, 7,050 items, 160,792 interactions.
 
-    Reads ``baby.inter``, ``i_id_mapping.csv``, ``u_id_mapping.csv`` and, where it is there,
+    Reads ``baby.inter``, ``i_id_mapping.csv``, ``u_id_mapping.csv`` and, if present,
     ``item_text_partial.jsonl`` (``itemID``, ``title``, ``description``; HTML entities are resolved).
 
     Args:
@@ -47,7 +47,7 @@ def read_baby(folder: Path) -> Dataset:
 def read_sports(folder: Path) -> Dataset:
     """Amazon Sports & Outdoors: 35,598 users, 18,357 items, 296,337 interactions.
 
-    Reads ``sports.inter``, ``i_id_mapping.csv``, ``u_id_mapping.csv`` and, where it is there,
+    Reads ``sports.inter``, ``i_id_mapping.csv``, ``u_id_mapping.csv`` and, if present,
     ``item_attributes.jsonl`` (``itemID``, ``brand_and_categories``, which are joined into one text).
 
     Args:
@@ -63,7 +63,7 @@ def features_baby(folder: Path) -> list[ReadyFeatures]:
     """``image_feat.npy`` and ``text_feat.npy`` beside ``baby.inter``, one row per ``itemID``.
 
     Raises:
-        DataError: there is neither, or one is damaged or has another number of rows.
+        DataError: both files are missing, or one is damaged or has another number of rows.
     """
     return indexed_features(folder, tuple(_ids(folder, "item")), SOURCE)
 
@@ -72,9 +72,10 @@ features_sports = features_baby
 
 
 def _read(folder: Path, name: str, text_file: str, columns: list[str]) -> Dataset:
-    users, items = Vocabulary(_ids(folder, "user"), "user"), Vocabulary(_ids(folder, "item"), "item")
-    inter = find(folder, f"{name}.inter", "userID, itemID and x_label, tab-separated", SOURCE)
-    train, valid, test = labeled(inter, len(users), len(items))
+    users = Vocabulary(_ids(folder, "user"), "user")
+    items = Vocabulary(_ids(folder, "item"), "item")
+    inter = require_file(folder, f"{name}.inter", "userID, itemID and x_label, tab-separated", SOURCE)
+    train, valid, test = read_published_splits(inter, len(users), len(items))
     content = {}
     if (folder / text_file).is_file():
         content["text"] = Content("text", _texts(folder / text_file, columns, len(items)))
@@ -92,7 +93,7 @@ def _read(folder: Path, name: str, text_file: str, columns: list[str]) -> Datase
 
 def _ids(folder: Path, kind: str) -> list[str]:
     column = {"item": "asin", "user": "user_id"}[kind]
-    path = find(folder, f"{kind[0]}_id_mapping.csv", f"{column} and {kind}ID, tab-separated", SOURCE)
+    path = require_file(folder, f"{kind[0]}_id_mapping.csv", f"{column} and {kind}ID, tab-separated", SOURCE)
     return read_mapping(path, column, f"{kind}ID")
 
 
@@ -108,11 +109,10 @@ def _texts(path: Path, columns: list[str], n_items: int) -> list[str | None]:
     if bad.any():
         row = int(bad.arg_max() or 0)
         raise DataError(
-            f"{path}, line {row + 1}: itemID {frame['itemID'][row]!r}; expected each number from 0 to "
-            f"{n_items - 1} "
-            "at most once"
+            f"{path}, line {row + 1}: itemID {frame['itemID'][row]!r}; expected each integer from 0 to "
+            f"{n_items - 1} at most once"
         )
     texts: list[str | None] = [None] * n_items
-    for item, text in zip(index.to_list(), sentences(frame, columns, path).to_list(), strict=True):
+    for item, text in zip(index.to_list(), join_columns(frame, columns, path).to_list(), strict=True):
         texts[item] = None if text is None else html.unescape(text)
     return texts

@@ -1,4 +1,4 @@
-"""Tables from files, whole or refused: every damage is an error that names the file and, if any, the row."""
+"""Reads tables from files; any damage raises an error that names the file and, if known, the row."""
 
 from __future__ import annotations
 
@@ -13,75 +13,75 @@ import polars as pl
 from graphrec.core.errors import ConfigError, DataError
 from graphrec.core.files import read_array
 from graphrec.data import from_frame
-from graphrec.data.readers.delimited import DELIMITERS, MARK, read_delimited, read_tabs
+from graphrec.data.readers.delimited import BYTE_ORDER_MARK, DELIMITERS, read_delimited, read_tab_separated
 
 
-def find(folder: Path, file: str, holds: str, source: str) -> Path:
-    """The path of a file that a reader needs.
+def require_file(folder: Path, file: str, holds: str, source: str) -> Path:
+    """The path of a required file.
 
     Args:
-        folder: the dataset's folder.
-        file: name inside it.
-        holds: what the file holds, for the message.
-        source: where the data can be had, for the message.
+        folder: folder of the dataset.
+        file: file name inside the folder.
+        holds: description of the file's content, for the message.
+        source: where to get the data, for the message.
 
     Raises:
         DataError: there is no such file.
     """
     path = folder / file
     if not os.path.isfile(path):
-        raise DataError(f"{path}: {_not_a_file(path)}; it should hold {holds}. Source: {source}")
+        raise DataError(f"{path}: {_not_a_file(path)}; expected {holds}. Source: {source}")
     return path
 
 
 def _not_a_file(path: Path) -> str:
-    # A pipe is refused, too: whoever reads one waits for ever if nobody writes to it.
+    # Pipes are refused: reading one blocks forever if no process writes to it.
     return "not a regular file" if os.path.exists(path) else "no such file"
 
 
 def first_row(path: Path) -> int:
-    """Number of the first row of data in messages: 2 where line 1 is a header, else 1."""
+    """Number of the first data row in messages: 2 if line 1 is a header, else 1."""
     return 2 if path.suffix.lower() in DELIMITERS else 1
 
 
 def read_table(path: Path) -> pl.DataFrame:
     """A CSV, TSV, ``.inter``, JSON Lines, Parquet or Arrow file as a frame.
 
-    Delimited files must be UTF-8 with one header line, and all their columns come as text, so that ids keep
-    their leading zeros. Every row must have as many fields as the header. ``.inter`` files are tab-separated
-    and know no quoting.
+    Delimited files must be UTF-8 with one header line. All their columns are read as text, so that ids keep
+    leading zeros. Every row must have as many fields as the header. ``.inter`` files are tab-separated
+    without quoting.
 
     Raises:
-        DataError: the file is missing, empty, damaged, not UTF-8, ragged, or of an unknown kind.
+        DataError: the file is missing, empty, damaged, not UTF-8, ragged, or of an unknown format.
     """
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
-        raise DataError(f"{path}: unknown kind of file {path.suffix!r}; expected one of {sorted(FORMATS)}")
+        raise DataError(f"{path}: unknown file extension {path.suffix!r}; expected one of {sorted(FORMATS)}")
     if not os.path.isfile(path):
         raise DataError(
-            f"{path}: {_not_a_file(path)}; check the path, which is relative to the dataset's folder"
+            f"{path}: {_not_a_file(path)}; check the path, which is relative to the folder of the dataset"
         )
     if not path.stat().st_size:
         raise DataError(f"{path}: the file is empty; expected a table with at least one row")
-    frame = _guarded(FORMATS[suffix], path)
+    frame = _read_guarded(FORMATS[suffix], path)
     if not frame.width or not frame.height:
         raise DataError(f"{path}: the table has no rows; expected at least one")
     return frame
 
 
-def _guarded(read: Callable[[Path], pl.DataFrame], path: Path) -> pl.DataFrame:
-    """What a format's reader makes of a file; what Rust code panics at is a damaged file like any other."""
+def _read_guarded(read: Callable[[Path], pl.DataFrame], path: Path) -> pl.DataFrame:
+    """Reads a file; a panic in Polars' Rust code is reported as a damaged file."""
     try:
         return read(path)
     except pl.exceptions.PanicException as cause:
         raise DataError(
-            f"{path}: not readable as {path.suffix[1:]} ({cause}); it may be damaged, write it again"
+            f"{path}: not readable as {path.suffix[1:]} ({cause}); it may be damaged, create it again"
         ) from cause
 
 
 def _json_lines(path: Path) -> pl.DataFrame:
     with open(path, "rb") as file:
-        mark = len(MARK) if file.read(len(MARK)) == MARK else 0
+        mark = len(BYTE_ORDER_MARK) if file.read(len(BYTE_ORDER_MARK)) == BYTE_ORDER_MARK else 0
     try:
         return pl.read_ndjson(path.read_bytes()[mark:] if mark else path, infer_schema_length=None)
     except (pl.exceptions.PolarsError, OSError) as cause:
@@ -90,32 +90,33 @@ def _json_lines(path: Path) -> pl.DataFrame:
             blank = True
             for number, line in enumerate(file, start=1):
                 try:
-                    value = json.loads(line.decode(), parse_constant=_no_constant) if line.strip() else {}
+                    value = json.loads(line.decode(), parse_constant=_refuse_constant) if line.strip() else {}
                     blank &= not line.strip()
                 except (ValueError, RecursionError) as bad:
                     raise DataError(
-                        f"{path}, line {number}: not readable as JSON ({bad}); expected one object a line"
+                        f"{path}, line {number}: not readable as JSON ({bad}); expected one object per line"
                     ) from cause
                 if not isinstance(value, dict):
                     raise DataError(
-                        f"{path}, line {number}: holds {type(value).__name__}; expected one object a line"
+                        f"{path}, line {number}: holds {type(value).__name__}; expected one object per line"
                     ) from cause
         if blank:
             raise DataError(f"{path}: the table has no rows; expected at least one") from cause
         raise DataError(
             f"{path}{_first_bad_line(path, mark)}: not readable as JSON Lines ({cause}); expected one object "
-            "a line, of which every key has one kind of value"
+            "per line, with values of one type per key"
         ) from cause
 
 
-def _no_constant(name: str) -> None:
+def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
 def _first_bad_line(path: Path, start: int) -> str:
-    """``, line n`` for the first line up to which the file cannot be read, found by halving."""
+    """``, line n`` for the first unreadable line, found by bisection."""
     lines = path.read_bytes()[start:].splitlines(keepends=True)
-    good, bad = 0, len(lines)
+    good = 0
+    bad = len(lines)
     while bad - good > 1:
         middle = (good + bad) // 2
         part = b"".join(lines[good:middle])
@@ -133,7 +134,7 @@ def _parquet(path: Path) -> pl.DataFrame:
         return pl.read_parquet(path, glob=False)
     except (pl.exceptions.PolarsError, OSError) as cause:
         raise DataError(
-            f"{path}: not readable as Parquet ({cause}); it may be truncated, write it again"
+            f"{path}: not readable as Parquet ({cause}); it may be truncated, create it again"
         ) from cause
 
 
@@ -142,7 +143,7 @@ def _arrow(path: Path) -> pl.DataFrame:
         return pl.read_ipc(path)
     except (pl.exceptions.PolarsError, OSError) as cause:
         raise DataError(
-            f"{path}: not readable as an Arrow file ({cause}); it may be truncated, write it again"
+            f"{path}: not readable as an Arrow file ({cause}); it may be truncated, create it again"
         ) from cause
 
 
@@ -157,21 +158,21 @@ FORMATS: dict[str, Callable[[Path], pl.DataFrame]] = {
 
 
 def read_mapping(path: Path, key: str, index: str) -> list[str]:
-    """External ids in index order from a two-column table that numbers them ``0 .. n-1``.
+    """External ids in index order from a table that maps ids to the indices ``0 .. n-1``.
 
     Args:
-        path: the table; tab-separated whatever its suffix, as the published mappings are.
+        path: the table; tab-separated whatever its extension, like the published mappings.
         key: column of external ids.
         index: column of indices.
 
     Raises:
         DataError: a column is missing, or the indices are not exactly ``0 .. n-1``.
     """
-    return ordered_ids(read_tabs(path), key, index, path, first_row=2)
+    return ordered_ids(read_tab_separated(path), key, index, path, first_row=2)
 
 
 def ordered_ids(frame: pl.DataFrame, key: str, index: str, path: Path, first_row: int = 1) -> list[str]:
-    """The column ``key`` in the order of the column ``index``, which must number the rows ``0 .. n-1``.
+    """The column ``key`` sorted by the column ``index``, which must hold ``0 .. n-1``, each once.
 
     Args:
         frame: the table.
@@ -181,7 +182,7 @@ def ordered_ids(frame: pl.DataFrame, key: str, index: str, path: Path, first_row
         first_row: number of the first row, for messages.
 
     Raises:
-        DataError: a column is missing, an id is empty or stands there twice, or the indices are not exactly
+        DataError: a column is missing, an id is empty or occurs twice, or the indices are not exactly
             ``0 .. n-1``.
     """
     named, indexed = (from_frame.column(frame, name, str(path)) for name in (key, index))
@@ -190,30 +191,30 @@ def ordered_ids(frame: pl.DataFrame, key: str, index: str, path: Path, first_row
     if bad.any():
         row = int(bad.arg_max() or 0)
         raise DataError(
-            f"{path}, row {row + first_row}: column {index!r} holds {indexed[row]!r} and is not the "
-            f"numbers 0 to {len(indices) - 1}, each once; expected an index without gaps, because rows of "
-            "feature arrays are matched to it"
+            f"{path}, row {row + first_row}: column {index!r} holds {indexed[row]!r}; expected the "
+            f"integers 0 to {len(indices) - 1}, each once, because rows of feature arrays are matched to them"
         )
-    keys = from_frame.ids(named, key, str(path), first_row)
+    keys = from_frame.as_ids(named, key, str(path), first_row)
     if keys.n_unique() != len(keys):
         second = int((~keys.is_first_distinct()).arg_max() or 0)
         raise DataError(
             f"{path}, row {second + first_row}: {key} {keys[second]!r} occurs more than once; expected one "
-            "row an id"
+            "row per id"
         )
     ids: list[str] = keys[np.argsort(indices.to_numpy()).tolist()].to_list()
     return ids
 
 
 def read_features(path: Path, n_rows: int | None) -> np.ndarray:
-    """Ready-made item vectors ``(n_items, d)``, memory-mapped.
+    """Published item vectors ``(n_items, d)``, memory-mapped.
 
     Args:
         path: a ``.npy`` file.
-        n_rows: rows it must have; None accepts any number.
+        n_rows: required number of rows; None accepts any.
 
     Raises:
-        DataError: missing, damaged, not two-dimensional, not floating point, or with another number of rows.
+        DataError: the file is missing, damaged, not two-dimensional, not floating point, or has another
+            number of rows.
     """
     array = read_array(path, mmap=True)
     if array.ndim != 2 or array.dtype.kind != "f" or (n_rows is not None and len(array) != n_rows):
@@ -222,17 +223,17 @@ def read_features(path: Path, n_rows: int | None) -> np.ndarray:
     return array
 
 
-def sentences(frame: pl.DataFrame, columns: list[str], path: Path | str) -> pl.Series:
-    """Several columns joined into one text a row ``(n,)``; null where all are empty.
+def join_columns(frame: pl.DataFrame, columns: list[str], path: Path | str) -> pl.Series:
+    """Joins several columns into one text per row ``(n,)``; null where all are empty.
 
-    Each part ends with a full stop. Lists are joined with commas; numbers are written out.
+    Every part ends with a full stop. Lists are joined with commas, numbers are converted to text.
 
     Raises:
-        ConfigError: there is no column to join.
-        DataError: a column is missing (those there are get listed) or holds no text.
+        ConfigError: no columns.
+        DataError: a column is missing or cannot be converted to text.
     """
     if not columns:
-        raise ConfigError(f"{path}: text= names no column; name one or more, or leave it out")
+        raise ConfigError(f"{path}: text= is empty; expected one or more columns, or no text=")
     parts = []
     for name in columns:
         dtype = from_frame.column(frame, name, str(path)).dtype

@@ -13,7 +13,7 @@ import numpy as np
 from graphrec.core.errors import DataError
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
-from graphrec.data.readers.files import find
+from graphrec.data.readers.files import require_file
 from graphrec.data.splits import RandomSplit
 from graphrec.data.vocabulary import Vocabulary
 
@@ -22,22 +22,21 @@ SOURCE = "https://github.com/gusye1234/LightGCN-PyTorch/tree/master/data/gowalla
 
 
 def read(folder: Path, *, valid_share: float = 0.1, seed: int = 0) -> Dataset:
-    """Gowalla in LightGCN's split; the published split has no validation part, so one is carved out of train.
+    """Gowalla in LightGCN's split; the published split has no validation set, so it is taken from train.
 
     Reads ``gowalla_lightgcn_split.npz`` with the arrays ``train`` and ``test``, each ``(E, 2)`` of (user,
     item). External ids are the indices of the published files.
 
     Args:
         folder: holds the file.
-        valid_share: share of each user's train interactions to validate on; 0 keeps train whole and valid
-            empty.
-        seed: of that choice.
+        valid_share: share of each user's training interactions for validation; 0 leaves valid empty.
+        seed: random seed of the validation set.
 
     Raises:
         DataError: the file is missing or damaged.
         ConfigError: the share is not below 1.
     """
-    path = find(folder, FILE, "arrays train and test, each (E, 2) of user and item", SOURCE)
+    path = require_file(folder, FILE, "arrays train and test, each (E, 2) of user and item", SOURCE)
     try:
         with np.load(path, allow_pickle=False) as arrays:
             train, test = arrays["train"], arrays["test"]
@@ -58,14 +57,14 @@ def read(folder: Path, *, valid_share: float = 0.1, seed: int = 0) -> Dataset:
                 f"indices from 0, without gaps, of {len(train) + len(test):,} interactions"
             )
     n_users, n_items = (int(n) + 1 for n in np.maximum(train.max(axis=0), test.max(axis=0)))
-    whole = Interactions(train[:, 0], train[:, 1], n_users, n_items, name=f"{FILE} (train)")
-    labels = RandomSplit(valid=valid_share, test=0.0).assign(whole, seed)
+    published_train = Interactions(train[:, 0], train[:, 1], n_users, n_items, name=f"{FILE} (train)")
+    labels = RandomSplit(valid=valid_share, test=0.0).assign(published_train, seed)
     return Dataset(
         "gowalla",
         Vocabulary(range(n_users), "user"),
         Vocabulary(range(n_items), "item"),
-        whole.where(labels == 0, "train"),
-        whole.where(labels == 1, "valid"),
+        published_train.where(labels == 0, "train"),
+        published_train.where(labels == 1, "valid"),
         Interactions(test[:, 0], test[:, 1], n_users, n_items, name=f"{FILE} (test)"),
         meta={"source": FILE, "split": {"name": "published", "valid_share": valid_share, "seed": seed}},
     )

@@ -1,14 +1,13 @@
-"""HetRec 2011 Last.fm, raw: a conversational dataset made of listens, tags and friends.
+"""HetRec 2011 Last.fm, raw: a conversational dataset of listens, tags and friends.
 
 Source: https://grouplens.org/datasets/hetrec-2011/ (hetrec2011-lastfm-2k). License: non-commercial use; cite
 Last.fm and HetRec'11 (Cantador, Brusilovsky, Kuflik: RecSys 2011).
 Counts: 1,892 users, 17,632 artists, 92,834 user-artist pairs, 11,946 tags assigned 186,479 times, 25,434
 friends (12,717 pairs).
 
-Attributes are what listeners say of an artist: tags that several of them assigned to it. They are the
-artist's, whoever assigned them. What a user likes is read off the user's own tags, except those for artists
-of the user's validation and test pairs: a liked tag that comes from the very artist to be guessed gives it
-away.
+The attributes of an artist are the tags that several listeners assigned to it. The attributes that a user
+likes are the user's own tags, except those for artists of the user's validation and test pairs, as a tag on
+the artist to be predicted would reveal it.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from graphrec.core.errors import ConfigError, DataError
 from graphrec.data import from_frame
 from graphrec.data.attributes import HAS, KNOWS, LIKES, sorted_edges
 from graphrec.data.dataset import Dataset, Relation
-from graphrec.data.readers.delimited import MARK, read_tabs
-from graphrec.data.readers.files import find
+from graphrec.data.readers.delimited import BYTE_ORDER_MARK, read_tab_separated
+from graphrec.data.readers.files import require_file
 from graphrec.data.splits import RandomSplit
 from graphrec.data.vocabulary import Vocabulary
 
@@ -48,19 +47,19 @@ def read(
 ) -> Dataset:
     """Raw HetRec 2011 Last.fm, 10-core: 1,797 users, 1,507 artists, 181 tags, friends; split 7:1.5:1.5.
 
-    An artist has a tag if at least ``min_taggers`` users assigned it. Without the 10-core two artists in
-    three have no tag that two listeners agree on, and nothing can be asked about them.
+    An artist has a tag if at least ``min_taggers`` users assigned it. Without the 10-core two thirds of
+    the artists have no tag that two listeners agree on, and nothing can be asked about them.
 
     Args:
         folder: holds ``user_artists.dat``, ``artists.dat``, ``tags.dat``, ``user_taggedartists.dat`` and
             ``user_friends.dat``.
         min_listens: keep pairs with at least this many listens.
-        k_core: least interactions per user and artist, or a pair of the two.
+        k_core: minimum number of interactions per user and artist, or a pair of the two.
         split: a split's name or description (see :mod:`graphrec.data.splits`).
         seed: of the split.
-        min_taggers: least users who assigned a tag to an artist, for the artist to have it.
-        min_items: least artists that have a tag, for the tag to be an attribute.
-        top_tags: keep this many tags, those of most artists (ties: lowest tag id); None keeps all.
+        min_taggers: minimum number of users who assign a tag to an artist.
+        min_items: minimum number of artists with a tag.
+        top_tags: number of tags to keep, those of most artists (ties: lowest tag id); None: all.
 
     Raises:
         ConfigError: a number below 1.
@@ -71,8 +70,8 @@ def read(
         if value is not None and value < 1:
             raise ConfigError(f"{option}={value}; expected a whole number from 1")
     paths = {
-        name: find(folder, f"{name}.dat", holds, SOURCE)
-        for name, holds in (
+        name: require_file(folder, f"{name}.dat", description, SOURCE)
+        for name, description in (
             ("user_artists", "userID, artistID and weight, tab-separated"),
             ("artists", "id, name, url and pictureURL, tab-separated"),
             ("tags", "tagID and tagValue, tab-separated"),
@@ -82,12 +81,28 @@ def read(
     }
     listens, first_row = _numbers_table(paths["user_artists"], ["user", "item", "listens"])
     artists, artists_row = _text_table(paths["artists"], ["item", "name", "url", "picture"])
-    dataset = Dataset(**from_frame.parse(
-        listens, user="user", item="item", time=None, rating="listens", min_rating=min_listens,
-        k_core=k_core, split=split, items=artists, item_id="item", content={"text": ("text", "name")},
-        root=None, seed=seed, name="hetrec-lastfm", source=str(paths["user_artists"]), first_row=first_row,
-        items_source=str(paths["artists"]), items_first_row=artists_row,
-    ))  # fmt: skip
+    dataset = Dataset(
+        **from_frame.parse(
+            listens,
+            user="user",
+            item="item",
+            time=None,
+            rating="listens",
+            min_rating=min_listens,
+            k_core=k_core,
+            split=split,
+            items=artists,
+            item_id="item",
+            content={"text": ("text", "name")},
+            root=None,
+            seed=seed,
+            name="hetrec-lastfm",
+            source=str(paths["user_artists"]),
+            first_row=first_row,
+            items_source=str(paths["artists"]),
+            items_first_row=artists_row,
+        )
+    )
     assigned, assigned_row = _numbers_table(
         paths["user_taggedartists"], ["user", "item", "tag", "day", "month", "year"]
     )
@@ -125,24 +140,24 @@ def read(
 
 
 def _numbers_table(path: Path, names: list[str]) -> tuple[pl.DataFrame, int]:
-    """A table of text and the number of its first row; some releases of these files have no header."""
+    """Reads a table of numbers as text, and the number of its first row; some releases have no header."""
     with open(path, "rb") as file:
-        header = bool(HEADER.match(file.readline(200).removeprefix(MARK).decode("latin-1")))
-    frame = read_tabs(path, names, header=header)
+        header = bool(HEADER.match(file.readline(200).removeprefix(BYTE_ORDER_MARK).decode("latin-1")))
+    frame = read_tab_separated(path, names, header=header)
     for name in names:
-        column = from_frame.ids(frame[name], name, str(path), 1 + header)
-        bad = ~column.str.contains(r"^[0-9]{1,15}$")
-        if bad.any():
-            row = int(bad.arg_max() or 0)
+        column = from_frame.as_ids(frame[name], name, str(path), 1 + header)
+        invalid = ~column.str.contains(r"^[0-9]{1,15}$")
+        if invalid.any():
+            row = int(invalid.arg_max() or 0)
             raise DataError(
-                f"{path}, row {row + 1 + header}: {name} {from_frame.short(column[row])}; expected a whole "
+                f"{path}, row {row + 1 + header}: {name} {from_frame.quoted(column[row])}; expected a whole "
                 "number from 0"
             )
     return frame, 1 + header
 
 
 def _text_table(path: Path, names: list[str]) -> tuple[pl.DataFrame, int]:
-    """As above, for names: UTF-8 where the file is, else Latin-1, in which ``tags.dat`` is published."""
+    """Reads a table of names, and the number of its first row; UTF-8, or else Latin-1 as in ``tags.dat``."""
     raw = path.read_bytes()
     try:
         text = raw.decode("utf-8-sig")
@@ -165,14 +180,14 @@ def _text_table(path: Path, names: list[str]) -> tuple[pl.DataFrame, int]:
 
 
 def _tags(tags: pl.DataFrame, path: Path, first_row: int) -> Vocabulary:
-    """All tag ids by number, whether or not they become attributes."""
-    column = from_frame.ids(tags["tag"], "tag", str(path), first_row)
-    bad = ~column.str.contains(r"^[0-9]{1,15}$") | ~column.is_first_distinct()
-    if bad.any():
-        row = int(bad.arg_max() or 0)
+    """All tag ids in the order of their numbers."""
+    column = from_frame.as_ids(tags["tag"], "tag", str(path), first_row)
+    invalid = ~column.str.contains(r"^[0-9]{1,15}$") | ~column.is_first_distinct()
+    if invalid.any():
+        row = int(invalid.arg_max() or 0)
         raise DataError(
-            f"{path}, row {row + first_row}: tag {from_frame.short(column[row])}; expected a whole number that "
-            "no other row has"
+            f"{path}, row {row + first_row}: tag {from_frame.quoted(column[row])}; expected a whole "
+            "number that no other row has"
         )
     return Vocabulary(sorted(column.to_list(), key=int), "tag")
 
@@ -180,7 +195,7 @@ def _tags(tags: pl.DataFrame, path: Path, first_row: int) -> Vocabulary:
 def _indexed(
     dataset: Dataset, assigned: pl.DataFrame, tags: Vocabulary, path: Path, first_row: int
 ) -> pl.DataFrame:
-    """Distinct (user, item, tag) of the dataset's items; user -1 for one who is not in the dataset."""
+    """Distinct (user, item, tag), as indices; -1 for users and items that are not in the dataset."""
     frame = pl.DataFrame(
         {
             "user": dataset.users.find(assigned["user"].to_list()),
@@ -202,7 +217,7 @@ def _indexed(
 def _item_tags(
     taggings: pl.DataFrame, min_taggers: int, min_items: int, top: int | None
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Edges item -> attribute ``(2, E) int32``, the tags that are attributes ``(A,)``, how many are not."""
+    """Edges item -> attribute ``(2, E) int32``, the tags that are attributes ``(A,)``, number of others."""
     agreed = (
         taggings.filter(pl.col("item") >= 0)
         .group_by("item", "tag")
@@ -218,10 +233,10 @@ def _item_tags(
 
 
 def _names(tags: pl.DataFrame, vocabulary: Vocabulary, kept: np.ndarray) -> list[str]:
-    """What the attributes are called: by their names if each has one of its own, else by tag id."""
-    called = dict(zip(tags["tag"], tags["name"].str.strip_chars(), strict=True))
+    """Names of the attributes if they are complete and unique, else tag ids."""
+    name_of = dict(zip(tags["tag"], tags["name"].str.strip_chars(), strict=True))
     ids = vocabulary.take(kept)
-    names = [called[tag] for tag in ids]
+    names = [name_of[tag] for tag in ids]
     return names if all(names) and len(set(names)) == len(names) else ids
 
 
@@ -229,19 +244,20 @@ def _names(tags: pl.DataFrame, vocabulary: Vocabulary, kept: np.ndarray) -> list
 
 
 def _likes(dataset: Dataset, taggings: pl.DataFrame, kept: np.ndarray) -> tuple[np.ndarray, int]:
-    """Edges user -> attribute ``(2, E) int32`` from tags on anything but the user's held-out artists.
+    """Edges user -> attribute ``(2, E) int32`` from the user's tags on artists that are not held out.
 
-    Also returns how many edges are left out because only held-out artists speak for them.
+    Also returns the number of edges that only tags on held-out artists would give.
     """
-    own = taggings.filter((pl.col("user") >= 0) & pl.col("tag").is_in(pl.Series(kept).implode()))
-    users, items = own["user"].to_numpy(), own["item"].to_numpy()
-    attributes = np.searchsorted(kept, own["tag"].to_numpy())
+    assigned = taggings.filter((pl.col("user") >= 0) & pl.col("tag").is_in(pl.Series(kept).implode()))
+    users = assigned["user"].to_numpy()
+    items = assigned["item"].to_numpy()
+    attributes = np.searchsorted(kept, assigned["tag"].to_numpy())
     held_out = np.zeros(len(users), dtype=bool)
-    known = items >= 0
-    for part in (dataset.valid, dataset.test):
-        held_out[known] |= part.contains(users[known], items[known])
-    open_edges = sorted_edges([users[~held_out], attributes[~held_out]])
-    return open_edges, sorted_edges([users, attributes]).shape[1] - open_edges.shape[1]
+    in_dataset = items >= 0
+    for split in (dataset.valid, dataset.test):
+        held_out[in_dataset] |= split.contains(users[in_dataset], items[in_dataset])
+    edges = sorted_edges([users[~held_out], attributes[~held_out]])
+    return edges, sorted_edges([users, attributes]).shape[1] - edges.shape[1]
 
 
 def _friends(dataset: Dataset, friends: pl.DataFrame) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""A folder of pictures named after the items they show: ``<item id>.<ext>``.
+"""Matches a folder of images named ``<item id>.<ext>`` to items.
 
-The folder is listed and its names are looked up among the ids. Paths are never made from ids, so an id such
-as ``../secret`` names no file.
+The file names are looked up among the ids. Paths are never built from ids, so an id such as ``../secret``
+refers to no file.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", 
 
 
 def match_images(folder: Path, ids: Sequence[str]) -> tuple[list[str | None], int]:
-    """The picture of each item in a folder.
+    """Finds the image of each item in a folder.
 
     Args:
-        folder: holds the pictures; sub-folders and files that are no pictures are ignored.
+        folder: contains the images; subfolders and other files are ignored.
         ids: item ids, in vocabulary order.
 
     Returns:
-        One file name an item, relative to ``folder`` and None where there is none; and the number of pictures
-        that belong to none of the items.
+        One file name per item, relative to ``folder``, None where there is none; and the number of images
+        that belong to no item.
 
     Raises:
-        DataError: the folder is missing, or two pictures bear one name.
+        DataError: the folder is missing, or two images belong to one item.
     """
     if not folder.is_dir():
         what = "not a folder" if folder.exists() else "no such folder"
-        raise DataError(f"{folder}: {what}; expected pictures named <item id>.jpg, .png or the like")
+        raise DataError(f"{folder}: {what}; expected images named <item id>.jpg, .png or similar")
     found: dict[str, str] = {}
     for name in sorted(entry.name for entry in os.scandir(folder) if entry.is_file()):
         stem, suffix = os.path.splitext(name)
@@ -41,7 +41,7 @@ def match_images(folder: Path, ids: Sequence[str]) -> tuple[list[str | None], in
             continue
         if stem in found:
             raise DataError(
-                f"{folder}: {found[stem]!r} and {name!r} are both pictures of item {stem!r}; keep one of them"
+                f"{folder}: {found[stem]!r} and {name!r} are both images of item {stem!r}; remove one of them"
             )
         found[stem] = name
     files = [found.get(item) for item in ids]
@@ -49,7 +49,7 @@ def match_images(folder: Path, ids: Sequence[str]) -> tuple[list[str | None], in
 
 
 def with_pictures(dataset: Dataset, folder: Path) -> Dataset:
-    """The dataset with a folder's pictures as the content field ``image``; unchanged without the folder."""
+    """Adds a folder's images as the content field ``image``; without the folder, the dataset is unchanged."""
     if not folder.exists():
         return dataset
     files, _ = match_images(folder, dataset.items.ids)

@@ -1,7 +1,7 @@
-"""The ``.inter`` layout of the existing toolboxes (RecBole, MMRec), with ``*_feat.npy`` beside it.
+"""Reader of the ``.inter`` format of RecBole and MMRec, with ``*_feat.npy`` feature files.
 
 A tab-separated table ``userID itemID [rating] [timestamp] [x_label]``, where ``x_label`` is 0, 1, 2 for
-train, valid, test. Header names may carry a type, as in ``user_id:token``. ``image_feat.npy`` and
+train, valid, test. Header names may have a type suffix, as in ``user_id:token``. ``image_feat.npy`` and
 ``text_feat.npy`` hold one vector per item, row ``i`` for the item with ``itemID`` ``i``.
 
 Layout: https://github.com/enoche/MMRec/tree/master/data
@@ -20,7 +20,7 @@ from graphrec.data import from_frame
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import SPLIT_NAMES, Interactions
 from graphrec.data.readers import ReadyFeatures
-from graphrec.data.readers.files import find, first_row, read_features, read_table
+from graphrec.data.readers.files import first_row, read_features, read_table, require_file
 
 COLUMNS = {
     "user": ("userid", "user_id", "user"),
@@ -43,21 +43,21 @@ def read(
     seed: int = 0,
     name: str | None = None,
 ) -> Dataset:
-    """Reads a folder in the ``.inter`` layout.
+    """Reads a folder with a ``.inter`` file.
 
     Args:
         folder: holds the ``.inter`` file.
         interactions: name of the file; default: the only ``*.inter`` in the folder.
         min_rating: keep rows with at least this rating.
-        k_core: least interactions per user and item, or a pair of the two.
-        split: how to split; default: by ``x_label`` where there is one, else ``"random"``.
-        seed: of the split.
-        name: the dataset's name; default: the file's name without ``.inter``.
+        k_core: minimum interactions per user and item, or a pair of the two.
+        split: the split; default: by ``x_label`` if the file has it, else ``"random"``.
+        seed: random seed of the split.
+        name: name of the dataset; default: the file name without ``.inter``.
 
     Raises:
-        DataError: the file is missing or damaged, has no user or item column, or an id or value is unusable.
+        DataError: the file is missing or damaged, has no user or item column, or an id or value is invalid.
     """
-    path = _inter_file(folder, interactions)
+    path = _find_inter_file(folder, interactions)
     frame = read_inter(path)
     if split is None:
         split = "label" if "label" in frame.columns else "random"
@@ -70,16 +70,16 @@ def read(
 
 
 def features(folder: Path) -> list[ReadyFeatures]:
-    """The ``*_feat.npy`` beside a ``.inter`` file, named by row number.
+    """The ``*_feat.npy`` files of the folder; row numbers are the item ids.
 
     Raises:
-        DataError: there is none, or one is damaged.
+        DataError: there is no such file, or one is damaged.
     """
     return indexed_features(folder, None)
 
 
 def read_inter(path: Path) -> pl.DataFrame:
-    """A ``.inter`` file with its columns renamed to ``user item [rating] [time] [label]``, all text.
+    """Reads a ``.inter`` file; the columns are renamed to ``user item [rating] [time] [label]``, all text.
 
     Raises:
         DataError: the file is missing or damaged, or has no user or item column.
@@ -88,15 +88,15 @@ def read_inter(path: Path) -> pl.DataFrame:
     names: dict[str, str] = {}
     for column in frame.columns:
         plain = column.split(":")[0].strip().lower()
-        ours = next((ours for ours, known in COLUMNS.items() if plain in known), None)
-        if ours is not None and ours in names.values():
-            other = next(theirs for theirs, meaning in names.items() if meaning == ours)
+        role = next((role for role, known in COLUMNS.items() if plain in known), None)
+        if role is not None and role in names.values():
+            other = next(name for name, taken in names.items() if taken == role)
             raise DataError(
-                f"{path}: columns {other!r} and {column!r} both hold the {ours}; remove one of them"
+                f"{path}: columns {other!r} and {column!r} both hold the {role}; remove one of them"
             )
-        if ours is not None:
-            names[column] = ours
-    renamed = frame.select(pl.col(theirs).alias(ours) for theirs, ours in names.items())
+        if role is not None:
+            names[column] = role
+    renamed = frame.select(pl.col(name).alias(role) for name, role in names.items())
     for wanted in ("user", "item"):
         if wanted not in renamed.columns:
             raise DataError(
@@ -105,11 +105,13 @@ def read_inter(path: Path) -> pl.DataFrame:
     return renamed
 
 
-def labeled(path: Path, n_users: int, n_items: int) -> tuple[Interactions, Interactions, Interactions]:
-    """The published splits of a ``.inter`` file whose ids are already indices, kept exactly as they are.
+def read_published_splits(
+    path: Path, n_users: int, n_items: int
+) -> tuple[Interactions, Interactions, Interactions]:
+    """Reads the published splits of a ``.inter`` file whose ids are indices, unchanged.
 
     Args:
-        path: the file; it must have ``x_label``.
+        path: the file, with the column ``x_label``.
         n_users: number of users in the mapping.
         n_items: number of items in the mapping.
 
@@ -117,14 +119,14 @@ def labeled(path: Path, n_users: int, n_items: int) -> tuple[Interactions, Inter
         ``train``, ``valid`` and ``test``.
 
     Raises:
-        DataError: no ``x_label``, or an id, index or label is unusable.
+        DataError: there is no ``x_label``, or an index or label is invalid.
     """
     frame = read_inter(path)
     source, row = str(path), first_row(path)
-    label = np.array(labels(frame, path))
-    users = indices(frame["user"], "user", n_users, path)
-    items = indices(frame["item"], "item", n_items, path)
-    times = from_frame.seconds(frame["time"], source, row) if "time" in frame.columns else None
+    label = np.array(split_labels(frame, path))
+    users = parse_indices(frame["user"], "user", n_users, path)
+    items = parse_indices(frame["item"], "item", n_items, path)
+    times = from_frame.as_seconds(frame["time"], source, row) if "time" in frame.columns else None
     train, valid, test = (
         Interactions(
             users[label == index],
@@ -139,13 +141,13 @@ def labeled(path: Path, n_users: int, n_items: int) -> tuple[Interactions, Inter
     return train, valid, test
 
 
-def indices(series: pl.Series, kind: str, size: int, path: Path) -> np.ndarray:
+def parse_indices(series: pl.Series, kind: str, size: int, path: Path) -> np.ndarray:
     """A column of indices ``(E,) int64``, each at least 0 and below ``size``.
 
     Raises:
-        DataError: a value is no index or out of range; names the row.
+        DataError: a value is not an index or out of range; the message names the row.
     """
-    values = from_frame.numbers(series, kind, str(path), first_row(path))
+    values = from_frame.as_numbers(series, kind, str(path), first_row(path))
     bad = np.flatnonzero((values < 0) | (values >= size) | (values != np.floor(values)))
     if len(bad):
         raise DataError(
@@ -155,15 +157,15 @@ def indices(series: pl.Series, kind: str, size: int, path: Path) -> np.ndarray:
     return values.astype(np.int64)
 
 
-def labels(frame: pl.DataFrame, path: Path) -> np.ndarray:
+def split_labels(frame: pl.DataFrame, path: Path) -> np.ndarray:
     """The ``x_label`` column ``(E,) int``: 0 train, 1 valid, 2 test.
 
     Raises:
-        DataError: there is none, or it holds something else; names the row.
+        DataError: there is no such column, or it holds another value; the message names the row.
     """
     if "label" not in frame.columns:
         raise DataError(f"{path}: no x_label column; expected 0, 1, 2 for train, valid, test")
-    label = from_frame.numbers(frame["label"], "x_label", str(path), first_row(path))
+    label = from_frame.as_numbers(frame["label"], "x_label", str(path), first_row(path))
     bad = np.flatnonzero(~np.isin(label, (0, 1, 2)))
     if len(bad):
         raise DataError(
@@ -173,34 +175,34 @@ def labels(frame: pl.DataFrame, path: Path) -> np.ndarray:
 
 
 def indexed_features(folder: Path, ids: tuple[str, ...] | None, source: str = SOURCE) -> list[ReadyFeatures]:
-    """The ``*_feat.npy`` of a folder.
+    """Published features from the ``*_feat.npy`` files of a folder.
 
     Args:
-        folder: holds ``image_feat.npy``, ``text_feat.npy`` or both.
-        ids: item ids of the rows; None names rows by their number.
-        source: where the files can be had, for the message.
+        folder: contains ``image_feat.npy``, ``text_feat.npy`` or both.
+        ids: item ids of the rows; None uses row numbers as ids.
+        source: where to get the files, for the message.
 
     Raises:
-        DataError: there is neither file, or one is damaged or has another number of rows.
+        DataError: both files are missing, or one is damaged or has another number of rows.
     """
     present = {kind: folder / file for kind, file in FEATURE_FILES.items() if (folder / file).is_file()}
     if not present:
-        find(folder, FEATURE_FILES["image"], "one image vector per item (n_items, d)", source)
-    made = []
+        require_file(folder, FEATURE_FILES["image"], "one image vector per item (n_items, d)", source)
+    features = []
     for kind, path in present.items():
         values = read_features(path, None if ids is None else len(ids))
         rows = ids if ids is not None else tuple(map(str, range(len(values))))
-        made.append(ReadyFeatures(kind, values, rows, "image" if kind == "image" else "text"))
-    return made
+        features.append(ReadyFeatures(kind, values, rows, "image" if kind == "image" else "text"))
+    return features
 
 
-def _inter_file(folder: Path, interactions: str | None) -> Path:
+def _find_inter_file(folder: Path, interactions: str | None) -> Path:
     if interactions is not None:
-        return find(folder, interactions, "tab-separated interactions", SOURCE)
+        return require_file(folder, interactions, "tab-separated interactions", SOURCE)
     found = sorted(folder.glob("*.inter"))
     if len(found) != 1:
         names = [path.name for path in found]
         raise DataError(
-            f"{folder}: {names or 'no .inter file'}; expected one .inter file, or name one with interactions="
+            f"{folder}: {names or 'no .inter file'}; expected one .inter file; select one with interactions="
         )
     return found[0]

@@ -17,23 +17,23 @@ import polars as pl
 
 from graphrec.core.errors import DataError
 from graphrec.data import from_frame
-from graphrec.data.attributes import chosen_columns, with_attributes
+from graphrec.data.attributes import select_columns, with_attributes
 from graphrec.data.dataset import Dataset
-from graphrec.data.readers.files import find, first_row, read_table, sentences
+from graphrec.data.readers.files import first_row, join_columns, read_table, require_file
 from graphrec.data.readers.images import with_pictures
 
 SOURCE = "https://grouplens.org/datasets/movielens/latest/"
-LISTS = ("genres", "actors", "plot_keywords")
-TEXT = ("title", "genres", "director", "overview", "plot_keywords")
+LIST_COLUMNS = ("genres", "actors", "plot_keywords")
+TEXT_COLUMNS = ("title", "genres", "director", "overview", "plot_keywords")
 ATTRIBUTES = ("genres", "director", "country", "language", "decade")
-"""What can become attributes; ``decade`` is made of the column ``year``, 1994 becomes ``1990s``."""
+"""Available attributes; ``decade`` is derived from the column ``year``: 1994 becomes ``1990s``."""
 SPELLINGS = {
     "United States of America": "USA", "United Kingdom": "UK", "Deutsch": "German", "Français": "French",
     "Italiano": "Italian", "Español": "Spanish", "Português": "Portuguese", "Český": "Czech",
     "Magyar": "Hungarian", "日本語": "Japanese", "普通话": "Mandarin", "广州话 / 廣州話": "Cantonese",
     "Pусский": "Russian", "العربية": "Arabic",
 }  # fmt: skip
-"""TMDB's names of countries and languages, as IMDb and OMDb have them; ``items.csv`` mixes the three."""
+"""Maps TMDB's names of countries and languages to those of IMDb and OMDb; ``items.csv`` mixes the three."""
 
 
 def read(
@@ -43,7 +43,7 @@ def read(
     k_core: int | tuple[int, int] = 5,
     split: Any = "random",
     seed: int = 0,
-    text: list[str] | tuple[str, ...] = TEXT,
+    text: list[str] | tuple[str, ...] = TEXT_COLUMNS,
     attributes: bool | str | list[str] | tuple[str, ...] | None = None,
     min_items: int = 2,
 ) -> Dataset:
@@ -52,31 +52,31 @@ def read(
     Args:
         folder: holds ``ratings.csv``, ``items.csv`` or ``movies.csv``, and ``posters/``.
         min_rating: keep ratings of at least this.
-        k_core: least interactions per user and film, or a pair of the two.
-        split: a split's name or description (see :mod:`graphrec.data.splits`).
-        seed: of the split.
-        text: columns of the item table that are joined into the text; lists are written with commas.
-        attributes: which of :data:`ATTRIBUTES` the films get, for conversations; true means all that the
-            item table has (``movies.csv`` has genres alone).
-        min_items: least films that have an attribute; rarer ones are left out.
+        k_core: minimum interactions per user and film, or a pair of the two.
+        split: name or description of a split (see :mod:`graphrec.data.splits`).
+        seed: random seed of the split.
+        text: columns of the item table that are joined into the text; lists are joined with commas.
+        attributes: which of :data:`ATTRIBUTES` to add, for conversations; True means all that the item
+            table has (``movies.csv`` has only genres).
+        min_items: minimum number of films with an attribute; rarer attributes are dropped.
 
     Raises:
-        ConfigError: an attribute that there is not.
+        ConfigError: unknown attribute.
         DataError: a file is missing or damaged, or a column does not exist.
     """
-    ratings = find(folder, "ratings.csv", "userId, movieId, rating and timestamp", SOURCE)
+    ratings = require_file(folder, "ratings.csv", "userId, movieId, rating and timestamp", SOURCE)
     table = folder / "items.csv"
     if not table.exists():
-        table = find(folder, "movies.csv", "movieId, title and genres", SOURCE)
-        text = [name for name in text if name in ("title", "genres")] if tuple(text) == TEXT else text
+        table = require_file(folder, "movies.csv", "movieId, title and genres", SOURCE)
+        text = [name for name in text if name in ("title", "genres")] if tuple(text) == TEXT_COLUMNS else text
     plain = read_table(table)
-    columns = _columns(attributes, plain)
+    columns = _attribute_columns(attributes, plain)
     films = plain.with_columns(
         pl.col(name).replace("(no genres listed)", "").str.replace_all("|", ", ", literal=True)
-        for name in LISTS
+        for name in LIST_COLUMNS
         if name in plain.columns
     )
-    films = films.with_columns(sentences(films, list(text), table).alias("composed text"))
+    films = films.with_columns(join_columns(films, list(text), table).alias("composed text"))
     dataset = Dataset(**from_frame.parse(
         read_table(ratings), user="userId", item="movieId", time="timestamp", rating="rating",
         min_rating=min_rating, k_core=k_core, split=split, items=films, item_id="movieId",
@@ -86,22 +86,24 @@ def read(
     ))  # fmt: skip
     if columns:
         dataset = with_attributes(
-            dataset, _listed(plain, columns, table), "movieId", columns, min_items=min_items,
+            dataset, _normalize_columns(plain, columns, table), "movieId", columns, min_items=min_items,
             source=str(table), first_row=first_row(table),
         )  # fmt: skip
     return with_pictures(dataset, folder / "posters")
 
 
-def _columns(attributes: bool | str | list[str] | tuple[str, ...] | None, films: pl.DataFrame) -> list[str]:
+def _attribute_columns(
+    attributes: bool | str | list[str] | tuple[str, ...] | None, films: pl.DataFrame
+) -> list[str]:
     if attributes is not True:
-        return chosen_columns(attributes, ATTRIBUTES)
-    there = {*films.columns, *(["decade"] if "year" in films.columns else [])}
-    return [name for name in ATTRIBUTES if name in there]
+        return select_columns(attributes, ATTRIBUTES)
+    available = {*films.columns, *(["decade"] if "year" in films.columns else [])}
+    return [name for name in ATTRIBUTES if name in available]
 
 
-def _listed(films: pl.DataFrame, columns: list[str], path: Path) -> pl.DataFrame:
-    """The columns in one form; the sources of the item table disagree on separators and on names."""
-    made = []
+def _normalize_columns(films: pl.DataFrame, columns: list[str], path: Path) -> pl.DataFrame:
+    """The columns in a uniform form; the sources of the item table use different separators and names."""
+    normalized = []
     for name in columns:
         values = from_frame.column(films, "year" if name == "decade" else name, str(path))
         if name == "decade":
@@ -109,8 +111,8 @@ def _listed(films: pl.DataFrame, columns: list[str], path: Path) -> pl.DataFrame
             if bad.any():
                 row = int(bad.arg_max() or 0)
                 raise DataError(
-                    f"{path}, row {row + first_row(path)}: year {from_frame.short(values[row])}; expected four "
-                    "digits or nothing"
+                    f"{path}, row {row + first_row(path)}: year {from_frame.quoted(values[row])}; expected "
+                    "four digits or an empty value"
                 )
             values = values.str.replace(r"^([0-9]{3})[0-9]$", "${1}0s")
         elif name == "genres":
@@ -118,5 +120,5 @@ def _listed(films: pl.DataFrame, columns: list[str], path: Path) -> pl.DataFrame
         else:
             parts = values.str.replace_all(",", "|", literal=True).str.split("|")
             values = parts.list.eval(pl.element().str.strip_chars().replace(SPELLINGS))
-        made.append(values.alias(name))
-    return films.with_columns(made)
+        normalized.append(values.alias(name))
+    return films.with_columns(normalized)

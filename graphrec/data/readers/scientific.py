@@ -5,10 +5,9 @@ Source: https://github.com/gimpong/MM23-MISSRec (data) and https://github.com/RU
 Counts: 2,928 users, 1,585 items, 19,712 interactions, of which 144 repeat an earlier (user, item) pair;
 19,568 remain.
 
-Each user's last interaction is test, the one before it validation. A user may buy one item twice, and a pair
-must stand in one split only: it is kept in the earliest split it occurs in (train before valid before test),
-with its latest time there, and leaves the others. Otherwise a model would be asked for an item that it is
-told to hide.
+Each user's last interaction is test, the one before it validation. A repeated pair is kept only in the
+earliest split it occurs in (train before valid before test), with its latest time there, because splits must
+be disjoint: evaluation masks training items.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from graphrec.data.content import Content
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import SPLIT_NAMES, Interactions
 from graphrec.data.readers import ReadyFeatures
-from graphrec.data.readers.delimited import read_tabs
-from graphrec.data.readers.files import find, first_row, ordered_ids
-from graphrec.data.readers.inter import indexed_features, indices, labels, read_inter
+from graphrec.data.readers.delimited import read_tab_separated
+from graphrec.data.readers.files import first_row, ordered_ids, require_file
+from graphrec.data.readers.inter import indexed_features, parse_indices, read_inter, split_labels
 from graphrec.data.vocabulary import Vocabulary
 
 SOURCE = "https://github.com/gimpong/MM23-MISSRec"
@@ -46,15 +45,15 @@ def read(folder: Path) -> Dataset:
     """
     users = Vocabulary(_ids(folder, "user"), "user")
     items = Vocabulary(_ids(folder, "item"), "item")
-    path = find(folder, "scientific.inter", "userID, itemID, timestamp and x_label", SOURCE)
+    path = require_file(folder, "scientific.inter", "userID, itemID, timestamp and x_label", SOURCE)
     frame = read_inter(path)
     source, row = str(path), first_row(path)
     rows = pl.DataFrame(
         {
-            "user": indices(frame["user"], "user", len(users), path),
-            "item": indices(frame["item"], "item", len(items), path),
-            "time": from_frame.seconds(from_frame.column(frame, "time", source), source, row),
-            "label": labels(frame, path),
+            "user": parse_indices(frame["user"], "user", len(users), path),
+            "item": parse_indices(frame["item"], "item", len(items), path),
+            "time": from_frame.as_seconds(from_frame.column(frame, "time", source), source, row),
+            "label": split_labels(frame, path),
         }
     )
     kept = rows.sort("label", "time", descending=[False, True], maintain_order=True).unique(
@@ -104,13 +103,15 @@ def features(folder: Path) -> list[ReadyFeatures]:
 
 
 def _ids(folder: Path, kind: str) -> list[str]:
-    path = find(folder, f"Scientific.{kind}2index", f"{kind} id and index, tab-separated, no header", SOURCE)
-    return ordered_ids(read_tabs(path, [kind, "index"], header=False), kind, "index", path)
+    path = require_file(
+        folder, f"Scientific.{kind}2index", f"{kind} id and index, tab-separated, no header", SOURCE
+    )
+    return ordered_ids(read_tab_separated(path, [kind, "index"], header=False), kind, "index", path)
 
 
 def _texts(folder: Path, items: Vocabulary) -> list[str | None]:
-    path = find(folder, "Scientific.text", "item_id:token and text:token_seq, tab-separated", SOURCE)
-    frame = read_tabs(path, ["item", "text"])
+    path = require_file(folder, "Scientific.text", "item_id:token and text:token_seq, tab-separated", SOURCE)
+    frame = read_tab_separated(path, ["item", "text"])
     at = items.find(frame["item"].to_list())
     if not (at >= 0).any():
         raise DataError(
@@ -119,5 +120,5 @@ def _texts(folder: Path, items: Vocabulary) -> list[str | None]:
         )
     texts = np.full(len(items), None, dtype=object)
     texts[at[at >= 0]] = np.array(frame["text"].to_list(), dtype=object)[at >= 0]
-    found: list[str | None] = texts.tolist()
-    return found
+    result: list[str | None] = texts.tolist()
+    return result

@@ -15,13 +15,13 @@ import polars as pl
 
 from graphrec.core.errors import DataError
 from graphrec.data import from_frame
-from graphrec.data.attributes import chosen_columns, with_attributes
+from graphrec.data.attributes import select_columns, with_attributes
 from graphrec.data.dataset import Dataset
-from graphrec.data.readers.files import find, first_row, read_table
+from graphrec.data.readers.files import first_row, read_table, require_file
 from graphrec.data.readers.images import with_pictures
 
 SOURCE = "https://github.com/rogerioxavier/X-Wines"
-COLUMNS = {
+TEXT_TEMPLATES = {
     "WineName": "{}.",
     "Type": "{} wine.",
     "Grapes": "Grapes: {}.",
@@ -33,8 +33,8 @@ COLUMNS = {
     "WineryName": "Winery: {}.",
 }
 ATTRIBUTES = ("Type", "Grapes", "Body", "Acidity", "Country", "RegionName", "Harmonize")
-"""Columns that can become attributes; ``Harmonize`` is the food a wine goes with."""
-LISTS = ("Grapes", "Harmonize")
+"""Available attributes; ``Harmonize`` is the food a wine goes with."""
+LIST_COLUMNS = ("Grapes", "Harmonize")
 
 
 def read(
@@ -53,30 +53,29 @@ def read(
         folder: holds ``XWines_Slim_150K_ratings.csv``, ``XWines_Slim_1K_wines.csv`` and
             ``images/<WineID>.jpeg``.
         min_rating: keep ratings of at least this.
-        k_core: least interactions per user and wine, or a pair of the two.
-        split: a split's name or description (see :mod:`graphrec.data.splits`).
-        seed: of the split.
-        attributes: columns among :data:`ATTRIBUTES` that become attributes, for conversations; true means
-            all of them.
-        min_items: least wines that have an attribute; rarer ones are left out.
+        k_core: minimum interactions per user and wine, or a pair of the two.
+        split: name or description of a split (see :mod:`graphrec.data.splits`).
+        seed: random seed of the split.
+        attributes: which of :data:`ATTRIBUTES` to add, for conversations; True means all.
+        min_items: minimum number of wines with an attribute; rarer attributes are dropped.
 
     Raises:
-        ConfigError: a column that cannot become attributes.
+        ConfigError: unknown attribute.
         DataError: a file is missing or damaged.
     """
-    columns = chosen_columns(attributes, ATTRIBUTES)
-    ratings = find(folder, "XWines_Slim_150K_ratings.csv", "UserID, WineID, Rating and Date", SOURCE)
-    table = find(folder, "XWines_Slim_1K_wines.csv", "one row a wine", SOURCE)
+    columns = select_columns(attributes, ATTRIBUTES)
+    ratings = require_file(folder, "XWines_Slim_150K_ratings.csv", "UserID, WineID, Rating and Date", SOURCE)
+    table = require_file(folder, "XWines_Slim_1K_wines.csv", "one row a wine", SOURCE)
     wines = read_table(table)
     dataset = Dataset(**from_frame.parse(
         read_table(ratings), user="UserID", item="WineID", time="Date", rating="Rating",
-        min_rating=min_rating, k_core=k_core, split=split, items=_described(wines, table),
+        min_rating=min_rating, k_core=k_core, split=split, items=_with_text(wines, table),
         item_id="WineID", content={"text": ("text", "composed text")}, root=None, seed=seed, name="xwines",
         source=str(ratings), first_row=first_row(ratings), items_source=str(table),
         items_first_row=first_row(table),
     ))  # fmt: skip
     if columns:
-        lists = {name: _parts(wines, name, table) for name in LISTS if name in columns}
+        lists = {name: _list_column(wines, name, table) for name in LIST_COLUMNS if name in columns}
         dataset = with_attributes(
             dataset, wines.with_columns(**lists), "WineID", columns, separator=None, min_items=min_items,
             source=str(table), first_row=first_row(table),
@@ -84,34 +83,34 @@ def read(
     return with_pictures(dataset, folder / "images")
 
 
-def _described(wines: pl.DataFrame, path: Path) -> pl.DataFrame:
+def _with_text(wines: pl.DataFrame, path: Path) -> pl.DataFrame:
     parts = []
-    for name, template in COLUMNS.items():
+    for name, template in TEXT_TEMPLATES.items():
         values = from_frame.column(wines, name, str(path))
-        if name in LISTS:
-            values = _parts(wines, name, path).list.join(", ")
+        if name in LIST_COLUMNS:
+            values = _list_column(wines, name, path).list.join(", ")
         before, after = template.split("{}")
         part = pl.when(values != "").then(pl.lit(before) + pl.lit(values) + pl.lit(after)).otherwise(None)
         parts.append(part.alias(name))
     return wines.with_columns(pl.concat_str(parts, separator=" ", ignore_nulls=True).alias("composed text"))
 
 
-def _parts(wines: pl.DataFrame, name: str, path: Path) -> pl.Series:
-    """A column of lists written out, as lists of texts."""
-    written = from_frame.column(wines, name, str(path))
+def _list_column(wines: pl.DataFrame, name: str, path: Path) -> pl.Series:
+    """A column of list literals, parsed to lists of text."""
+    literals = from_frame.column(wines, name, str(path))
     return pl.Series(
-        name, [_listed(v, row, path) for row, v in enumerate(written, start=2)], pl.List(pl.String)
+        name, [_parse_list(v, row, path) for row, v in enumerate(literals, start=2)], pl.List(pl.String)
     )
 
 
-def _listed(value: str, row: int, path: Path) -> list[str]:
-    """``"['Beef', 'Lamb']"`` as the list it shows."""
+def _parse_list(value: str, row: int, path: Path) -> list[str]:
+    """Parses a list literal such as ``"['Beef', 'Lamb']"``."""
     try:
         listed = ast.literal_eval(value) if value else []
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         listed = None
     if not (isinstance(listed, list) and all(isinstance(part, str) for part in listed)):
         raise DataError(
-            f"{path}, row {row}: {from_frame.short(value)}; expected a list such as ['Beef', 'Lamb']"
+            f"{path}, row {row}: {from_frame.quoted(value)}; expected a list such as ['Beef', 'Lamb']"
         )
     return listed

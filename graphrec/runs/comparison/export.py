@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from graphrec.core.bundle import FileFormat
 from graphrec.core.errors import ConfigError, nearest
-from graphrec.core.files import writing
+from graphrec.core.files import atomic_write
 from graphrec.runs.comparison.narrative import answer, notes
 from graphrec.runs.comparison.results import TEST, ModelComparison, Result
 
-FORMAT = 1
+FORMAT = FileFormat("comparison")
 PER = ("seed", "user")
 FACTS = ("model", "model_config", "train_config", "features", "dataset")
 """What the summary repeats of :attr:`graphrec.runs.comparison.Entry.about`."""
@@ -25,7 +26,7 @@ def summary(comparison: ModelComparison) -> dict[str, Any]:
     """Everything but the values of single users, as JSON values; what is undefined is None."""
     report = comparison.first.report
     return {
-        "format": FORMAT,
+        **FORMAT.header,
         "answer": answer(comparison),
         "notes": notes(comparison),
         "metric": comparison.metric,
@@ -75,7 +76,7 @@ def to_parquet(comparison: ModelComparison, path: str | Path, per: Literal["seed
         rows = [dict(zip(types, row, strict=True)) for row in _rows(comparison)]
         table = pa.Table.from_pylist(rows, pa.schema(list(types.items())))
     text = json.dumps(summary(comparison), allow_nan=False)
-    with writing(path) as file:
+    with atomic_write(path) as file:
         pq.write_table(table.replace_schema_metadata({"graphrec_comparison": text}), file, compression="zstd")
     return Path(path)
 

@@ -39,10 +39,6 @@ REPORTS = "reports"
 """Folder of a run in which reports are stored."""
 STUDY = "study.json"
 """File that marks a directory of trials."""
-SAME_MODEL = {"seed", "graph_cache"}
-"""Options of a model in which runs of one row may differ."""
-SAME_TRAINING = {"seed", "device", "progress", "tensorboard", "checkpoint_every"}
-"""Options of training in which runs of one row may differ."""
 PRESENTATION = ("runs/html", "cli")
 """Folders of the package that no number depends on."""
 ABOUT = (
@@ -60,7 +56,7 @@ class _Run:
         path: its directory.
         meta: what ``run.json`` records.
         facts: the part of it that is checked.
-        options: option -> value; runs with the same options form a row.
+        options: option -> value, of those that affect results; runs with the same options form a row.
         seed: of the training.
         weights: the checkpoint that is evaluated.
         history: one dict per epoch.
@@ -347,16 +343,15 @@ def _read(path: Path) -> _Run:
 def _options(facts: RunRecord, meta: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Everything that the runs of a row have in common; an option that is not recorded had its default."""
     try:
-        known = model_class(facts.model).Config.defaults()
+        model = model_class(facts.model).Config.result_options(facts.config)
     except (ConfigError, MissingDependencyError):
-        known = {}
-    model = {k: v for k, v in {**known, **facts.config}.items() if k not in SAME_MODEL}
-    training = {**TrainConfig.defaults(), **facts.training}
+        model = dict(facts.config)
+    training = TrainConfig.result_options(facts.training)
     extractors = meta.get("extractors") or {}
-    options: dict[str, Any] = {"model": facts.model, **model}
+    options: dict[str, Any] = {"model": facts.model, **{k: v for k, v in model.items() if k != "seed"}}
     if facts.config.get("seed", seed) != seed:
         options["model seed"] = facts.config["seed"]
-    options |= {f"train.{k}": v for k, v in training.items() if k not in SAME_TRAINING}
+    options |= {f"train.{k}": v for k, v in training.items() if k != "seed"}
     options["select"] = facts.select
     for field, sha256 in facts.features.items():
         named = extractors.get(field)

@@ -1,8 +1,10 @@
 """Which options a study tries next: a function of its seed, the trial's number and the trials before it.
 
-Nothing else is kept between two suggestions. A study that was interrupted therefore goes on with the options
-it would have tried anyway. Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NeurIPS 2011,
-https://papers.nips.cc/paper/4443-algorithms-for-hyper-parameter-optimization, as Optuna implements it.
+Optuna's samplers suggest, the tree-structured Parzen estimator (Bergstra et al., "Algorithms for Hyper-Parameter
+Optimization", NeurIPS 2011,
+https://papers.nips.cc/paper/4443-algorithms-for-hyper-parameter-optimization) or random draws. A sampler's
+random state is not stored anywhere, so each suggestion is made by a sampler of its own, seeded by the study's
+seed and the trial's number: a study that was interrupted goes on with the options it would have tried anyway.
 """
 
 from __future__ import annotations
@@ -10,24 +12,25 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import count
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from graphrec.core.errors import MissingDependencyError, requires
-from graphrec.core.random import derive, numpy_rng
+from graphrec.core.errors import missing_dependency
+from graphrec.core.random import derive_seed
 from graphrec.models.search_space import Choice, Integers, Space, Uniform
 
 SAMPLERS = ("tpe", "random")
 STARTUP = 5
-"""Trials, the defaults among them, before the first that looks at what the others reached."""
+"""Trials, the defaults among them, before the first that takes into account what the others reached."""
 DIGITS = 4
 """Significant digits of a real number, so that an option can be read and typed."""
 EXACT = 17
-TRIES = 10  # suggestions that may repeat an earlier trial; then what was not tried yet is drawn at random
+"""Significant digits when rounded numbers have all been tried."""
+TRIES = 10
+"""Suggestions that may repeat an earlier trial; from then on options are drawn at random, later unrounded."""
 
 
 class CompletedTrial(NamedTuple):
@@ -54,8 +57,8 @@ def points(space: Space) -> float:
 
 
 def inside(space: Space, options: Mapping[str, Any]) -> bool:
-    """Whether a space holds this combination; the defaults of a model need not lie in its space."""
-    return all(_holds(kind, options[name]) for name, kind in space.items())
+    """Whether a space contains this combination; the defaults of a model need not lie in its space."""
+    return all(_contains(kind, options[name]) for name, kind in space.items())
 
 
 def described(space: Space) -> dict[str, dict[str, Any]]:
@@ -78,125 +81,126 @@ def suggest(
             counts as the worst of all.
 
     Raises:
-        MissingDependencyError: ``"tpe"`` without optuna.
+        MissingDependencyError: optuna is not installed.
     """
-    known = {_key(one.options) for one in tried}
-    if sampler == "tpe" and number >= STARTUP:
-        told = _told(space, tried)
-        for attempt in range(TRIES):
-            found = _estimated(space, told, derive(seed, f"tune/tpe/{attempt}", number) % 2**32)
-            if _key(found) not in known:
-                return found
-    rng = numpy_rng(seed, "tune/random", number)
-    # This ends: there is a point left, and real numbers are drawn exactly after some tries.
-    for attempt in count():
-        digits = DIGITS if attempt < TRIES else EXACT
-        found = {name: _drawn(space[name], rng, digits) for name in sorted(space)}
-        if _key(found) not in known:
-            break
-    return found
+    optuna = require_optuna()
+    known = {_key(trial.options) for trial in tried}
+    worst = min((trial.value for trial in tried if trial.value is not None), default=0.0)
+    with quiet():
+        study = optuna.create_study(direction="maximize")
+        for trial in tried:
+            if inside(space, trial.options):
+                value = worst if trial.value is None else trial.value
+                study.add_trial(optuna_trial(space, trial.options, value))
+        # This ends: there is a point left, and real numbers are not rounded after some attempts.
+        for attempt in count():
+            if sampler == "tpe" and number >= STARTUP and attempt < TRIES:
+                own_seed = derive_seed(seed, f"tune/tpe/{attempt}", number) % 2**32
+                study.sampler = optuna.samplers.TPESampler(
+                    n_startup_trials=1, multivariate=True, seed=own_seed
+                )
+            else:
+                study.sampler = optuna.samplers.RandomSampler(
+                    derive_seed(seed, f"tune/random/{attempt}", number) % 2**32
+                )
+            params = study.ask(_distributions(space)).params
+            digits = DIGITS if attempt < 2 * TRIES else EXACT
+            options = {name: _value(space[name], params[name], digits) for name in sorted(space)}
+            if _key(options) not in known:
+                break
+    return options
 
 
-def optuna_version() -> str:
-    """The version that suggests.
+def optuna_trial(
+    space: Space, options: Mapping[str, Any], value: float | None, attributes: Mapping[str, Any] | None = None
+) -> Any:
+    """A trial that is over, as Optuna stores it.
+
+    Args:
+        space: what is searched.
+        options: value by option; without parameters in Optuna where they lie outside the space.
+        value: what the trial reached, or None where it failed.
+        attributes: JSON-able facts that Optuna keeps beside it.
+    """
+    optuna = require_optuna()
+    searched = space if inside(space, options) else {}
+    return optuna.trial.create_trial(
+        state=optuna.trial.TrialState.FAIL if value is None else optuna.trial.TrialState.COMPLETE,
+        value=value,
+        params={
+            name: _text(kind, options[name]) if isinstance(kind, Choice) else options[name]
+            for name, kind in searched.items()
+        },
+        distributions=_distributions(searched),
+        user_attrs=dict(attributes or {}),
+    )
+
+
+def require_optuna() -> Any:
+    """The module ``optuna``.
 
     Raises:
-        MissingDependencyError: there is none.
+        MissingDependencyError: it is not installed.
     """
-    return str(_optuna().__version__)
+    try:
+        import optuna
+    except ImportError as cause:
+        raise missing_dependency("optuna", "tune") from cause
+    return optuna
 
 
-def _key(options: Mapping[str, Any]) -> str:
-    return json.dumps(options, sort_keys=True)
-
-
-def _holds(kind: Choice | Uniform | Integers, value: Any) -> bool:
-    if isinstance(kind, Choice):
-        return _index(kind, value) is not None
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    whole = number and float(value).is_integer()
-    return number and kind.low <= value <= kind.high and (whole or isinstance(kind, Uniform))
-
-
-def _index(kind: Choice, value: Any) -> int | None:
-    """Where a value stands among the choices; true is not 1."""
-    same = (
-        i for i, one in enumerate(kind.values)
-        if isinstance(one, bool) == isinstance(value, bool) and json.loads(json.dumps(one)) == value
-    )  # fmt: skip
-    return next(same, None)
-
-
-def _drawn(kind: Choice | Uniform | Integers, rng: np.random.Generator, digits: int) -> Any:
-    if isinstance(kind, Choice):
-        return kind.values[int(rng.integers(len(kind.values)))]
-    if isinstance(kind, Integers) and not kind.log:
-        return int(rng.integers(kind.low, kind.high + 1))
-    # Half a unit at both ends, so that the least and the greatest whole number get their share.
-    margin = 0.5 if isinstance(kind, Integers) else 0.0
-    low, high = kind.low - margin, kind.high + margin
-    if kind.log:
-        return _within(kind, math.exp(rng.uniform(math.log(low), math.log(high))), digits)
-    return _within(kind, float(rng.uniform(low, high)), digits)
-
-
-def _within(kind: Uniform | Integers, value: float, digits: int = DIGITS) -> float | int:
-    if isinstance(kind, Integers):
-        return min(max(round(value), kind.low), kind.high)
-    return min(max(float(f"{value:.{digits}g}"), kind.low), kind.high)
-
-
-def _told(space: Space, tried: Sequence[CompletedTrial]) -> list[tuple[dict[str, Any], float]]:
-    """What the estimator learns from: parameters, as it knows them, and values."""
-    worst = min((one.value for one in tried if one.value is not None), default=0.0)
-    told = []
-    for one in tried:
-        if inside(space, one.options):
-            params = {
-                name: _index(kind, one.options[name]) if isinstance(kind, Choice) else one.options[name]
-                for name, kind in space.items()
-            }
-            told.append((params, worst if one.value is None else one.value))
-    return told
-
-
-def _estimated(space: Space, told: Sequence[tuple[dict[str, Any], float]], seed: int) -> dict[str, Any]:
-    """What the tree-structured Parzen estimator suggests after some trials."""
-    optuna = _optuna()
-    of = optuna.distributions
-    distributions: dict[str, Any] = {
-        # By position: Optuna tells neither true from 1 nor takes lists.
-        name: of.CategoricalDistribution(tuple(range(len(kind.values)))) if isinstance(kind, Choice)
-        else of.IntDistribution(kind.low, kind.high, log=kind.log) if isinstance(kind, Integers)
-        else of.FloatDistribution(kind.low, kind.high, log=kind.log)
-        for name, kind in sorted(space.items())
-    }  # fmt: skip
-    spoken = optuna.logging.get_verbosity()
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Optuna without its log of every study and trial, and without warnings of what is experimental in it."""
+    optuna = require_optuna()
+    verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # multivariate, before 5.0
-            sampler = optuna.samplers.TPESampler(n_startup_trials=1, multivariate=True, seed=seed)
-        study = optuna.create_study(direction="maximize", sampler=sampler)
-        for params, value in told:
-            study.add_trial(
-                optuna.trial.create_trial(params=params, distributions=distributions, value=value)
-            )
-        params = study.ask(distributions).params
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
     finally:
-        optuna.logging.set_verbosity(spoken)
+        optuna.logging.set_verbosity(verbosity)
+
+
+def _distributions(space: Space) -> dict[str, Any]:
+    """A space as Optuna describes it; choices as JSON texts, since Optuna does not tell true from 1."""
+    known = require_optuna().distributions
     return {
-        name: kind.values[params[name]] if isinstance(kind, Choice) else _within(kind, params[name])
+        name: known.CategoricalDistribution([json.dumps(value) for value in kind.values])
+        if isinstance(kind, Choice)
+        else (known.IntDistribution if isinstance(kind, Integers) else known.FloatDistribution)(
+            kind.low, kind.high, log=kind.log
+        )
         for name, kind in sorted(space.items())
     }
 
 
-def _optuna() -> Any:
-    try:
-        import optuna
-    except ImportError as cause:
-        raise MissingDependencyError(
-            f"{requires('optuna', 'tune')}; or choose the sampler that does without: sampler='random', "
-            "--sampler random"
-        ) from cause
-    return optuna
+def _value(kind: Choice | Uniform | Integers, param: Any, digits: int) -> Any:
+    """An option's value from Optuna's parameter."""
+    if isinstance(kind, Choice):
+        return kind.values[[json.dumps(value) for value in kind.values].index(param)]
+    if isinstance(kind, Integers):
+        return int(param)
+    return min(max(float(f"{param:.{digits}g}"), kind.low), kind.high)
+
+
+def _text(kind: Choice, value: Any) -> str | None:
+    """The JSON text of a value among the choices, which may be written otherwise there (1.0 for 1)."""
+    same = (
+        json.dumps(choice) for choice in kind.values
+        if isinstance(choice, bool) == isinstance(value, bool) and json.loads(json.dumps(choice)) == value
+    )  # fmt: skip
+    return next(same, None)
+
+
+def _contains(kind: Choice | Uniform | Integers, value: Any) -> bool:
+    if isinstance(kind, Choice):
+        return _text(kind, value) is not None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return kind.low <= value <= kind.high and (float(value).is_integer() or isinstance(kind, Uniform))
+
+
+def _key(options: Mapping[str, Any]) -> str:
+    return json.dumps(options, sort_keys=True)

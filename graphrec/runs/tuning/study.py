@@ -1,26 +1,42 @@
-"""A study directory: its trials, which of them is best, and what is kept of the others.
+"""A study directory: what is tuned, the trials that are over, and which of them is best.
 
-It holds ``study.json`` (what is tuned, on what, with what), ``best.json`` (the best options so far) and one
-run directory a trial, ``trial-0000`` and so on, as :func:`graphrec.runs.train` writes it. A ``trial.json`` at
-its end says that the trial is over.
+It holds ``study.json`` (what is tuned, on what, with what), ``trials.log`` (the trials that are over, in a journal
+of Optuna), ``best.json`` (the best options so far) and one run directory a trial, ``trial-0000`` and so on, as
+:func:`graphrec.runs.train` writes it.
+
+A trial enters the journal when its training has ended, by one line that is synchronized to the disk. Until then
+its run directory is all there is of it, so that a study killed at any moment goes on where that training was.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from graphrec.core.bundle import read_sealed
-from graphrec.core.errors import CheckpointError, TrainingError
-from graphrec.core.files import explained, write_json
+from filelock import FileLock
 
-FORMAT = 1
-STUDY, TRIAL, BEST = "study.json", "trial.json", "best.json"
-WEIGHTS = ("best", "last", "recommender", "dataset")  # the parts of a run that only the best trial keeps
+from graphrec.core.bundle import FileFormat, read_sealed
+from graphrec.core.errors import CheckpointError, GraphrecError, TrainingError
+from graphrec.core.files import digest, explain_os_errors, write_json
+from graphrec.models import model as model_class
+from graphrec.models.search_space import Space
+from graphrec.models.train_config import TrainConfig
+from graphrec.runs.tuning.samplers import optuna_trial, quiet, require_optuna
+
+FORMAT = FileFormat("study", 2, {1: dict})  # version 1 kept each trial as trial.json in its run directory
+STUDY = "study.json"
+TRIALS = "trials.log"
+BEST = "best.json"
+TRIAL_OF_FORMAT_1 = "trial.json"
+PRUNED = ("best", "last", "recommender", "dataset")
+"""Parts of a run directory that only the best trial keeps."""
 REMEDY = "tune again in another directory"
+TRAIN = "train."
+"""Before the keys of a search space that are options of training."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +118,88 @@ class Study:
         return ["trial", self.select, "best epoch", "epochs", "seconds", *keys], rows
 
 
+class TrialJournal:
+    """The trials of a study that are over, in a journal of Optuna.
+
+    The journal is a text file of JSON lines. Optuna reads it without pickle, and each trial carries a digest of
+    its own content.
+
+    Args:
+        folder: the study directory.
+        lock: held by the process that adds trials; None only reads.
+
+    Raises:
+        CheckpointError: the journal is not what was written.
+        MissingDependencyError: optuna is not installed.
+    """
+
+    def __init__(self, folder: Path, lock: FileLock | None = None) -> None:
+        optuna = require_optuna()
+        self.folder = folder
+        self.path = folder / TRIALS
+        if lock is not None:
+            _cut_torn_line(self.path)
+        storages = optuna.storages
+        with quiet():
+            try:
+                # Optuna's own lock outlives a killed process by 30 seconds; the system frees this one at once.
+                backend = storages.journal.JournalFileBackend(str(self.path), lock)
+                storage = storages.JournalStorage(backend)
+                self._study = None
+                if storage.get_all_studies():
+                    self._study = optuna.load_study(study_name=STUDY, storage=storage)
+                elif lock is not None:
+                    self._study = optuna.create_study(
+                        study_name=STUDY, storage=storage, direction="maximize"
+                    )
+            except OSError:
+                raise
+            except Exception as cause:  # whatever an edited journal leads to
+                raise self._damaged(f"{type(cause).__name__}: {cause}") from cause
+
+    def read(self) -> list[Trial]:
+        """The trials, in their order.
+
+        Raises:
+            CheckpointError: a trial is not what was written.
+        """
+        trials = []
+        stored_trials = [] if self._study is None else self._study.get_trials(deepcopy=False)
+        for number, stored in enumerate(stored_trials):
+            content = dict(stored.user_attrs)
+            if content.pop("seal", None) != digest("trial", content) or content["number"] != number:
+                raise self._damaged(f"trial {number} is not what was written")
+            trials.append(Trial(path=self.folder / trial_name(number), **content))
+        return trials
+
+    def add(self, space: Space, trial: Trial) -> None:
+        """Adds the next trial.
+
+        Args:
+            space: what is searched.
+            trial: with JSON-able options.
+
+        Raises:
+            CheckpointError: the journal cannot be written.
+        """
+        content = {key: value for key, value in asdict(trial).items() if key != "path"}
+        sealed = {**content, "seal": digest("trial", content)}
+        with explain_os_errors(self.path, CheckpointError), quiet():
+            self._study.add_trial(optuna_trial(space, trial.options, trial.value, sealed))
+
+    def _damaged(self, cause: str) -> CheckpointError:
+        return CheckpointError(
+            f"{self.path}: not the journal that was written ({cause}); restore it, or remove it and resume "
+            "(--resume): trials whose checkpoints were not kept are trained again"
+        )
+
+
 def read_study(path: str | Path) -> Study:
     """The trials of a study directory that are over, whether or not all of them are.
 
     Raises:
         CheckpointError: no study there, or a damaged one.
+        MissingDependencyError: optuna is not installed.
     """
     path = Path(path)
     if not (path / STUDY).exists():
@@ -114,13 +207,47 @@ def read_study(path: str | Path) -> Study:
             f"{path}: no study there (no {STUDY}); expected a directory that graphrec tune wrote"
         )
     facts = read_sealed(path / STUDY, REMEDY, FORMAT)
-    return Study(
-        path, facts["model"], facts["select"], [read_trial(path / trial_name(n), n) for n in over(path)]
-    )
+    model: str = facts["model"]
+    trials = TrialJournal(path).read() if (path / TRIALS).exists() else trials_of_format_1(path, model)
+    return Study(path, model, facts["select"], trials)
+
+
+def trials_of_format_1(path: Path, model: str) -> list[Trial]:
+    """The trials that a study of format 1 kept one by one, under present names of the options.
+
+    Raises:
+        CheckpointError: the record of a trial is damaged, or that of another trial.
+    """
+    trials: list[Trial] = []
+    while (file := path / trial_name(len(trials)) / TRIAL_OF_FORMAT_1).exists():
+        content = read_sealed(file, REMEDY, FileFormat("study"))
+        if content["number"] != len(trials):
+            raise CheckpointError(f"{file}: is of trial {content['number']}; restore it or {REMEDY}")
+        del content["format"]
+        options = {name: upgrade_option(model, name, value) for name, value in content["options"].items()}
+        trials.append(Trial(path=file.parent, **{**content, "options": dict(options.values())}))
+    return trials
+
+
+def upgrade_option(model: str, name: str, value: Any) -> tuple[str, Any]:
+    """An option of a search space and its value, as this version calls them.
+
+    Args:
+        model: a registered name; one that is not known here leaves all as it is.
+        name: of the option, with ``train.`` before those of training.
+        value: any.
+    """
+    prefix = TRAIN if name.startswith(TRAIN) else ""
+    try:
+        config = TrainConfig if prefix else model_class(model).Config
+        ((name, value),) = config.upgrade({name.removeprefix(prefix): value}).items()
+    except GraphrecError:
+        return name, value
+    return prefix + name, value
 
 
 def prune(study: Study, keep: str) -> None:
-    """Names the best trial so far, and removes what nobody needs of the others.
+    """Names the best trial so far, and removes checkpoints that are not kept.
 
     Args:
         study: with all trials that are over.
@@ -131,38 +258,33 @@ def prune(study: Study, keep: str) -> None:
     """
     failed = sum(trial.value is None for trial in study.trials)
     best = study.best if failed < len(study.trials) else None
-    with explained(study.path, CheckpointError):
+    with explain_os_errors(study.path, CheckpointError):
         if best is not None:
             named = {k: v for k, v in asdict(best).items() if k not in ("path", "state", "message")}
             about = {"model": study.model, "select": study.select, "trials": len(study.trials)}
             write_json(study.path / BEST, {"trial": best.path.name, **about, "failed": failed, **named})
         for trial in study.trials:
             if keep == "best" and trial is not best:
-                for part in WEIGHTS:
+                for part in PRUNED:
                     if (trial.path / part).exists():
                         shutil.rmtree(trial.path / part)
                 (trial.path / "titles.json").unlink(missing_ok=True)
 
 
-def read_trial(place: Path, number: int) -> Trial:
-    """A trial that is over.
-
-    Raises:
-        CheckpointError: its record is damaged, or that of another trial.
-    """
-    remedy = f"remove the folder {place.name} and resume: the trial is trained again"
-    found = read_sealed(place / TRIAL, remedy, FORMAT)
-    if found["number"] != number:
-        raise CheckpointError(f"{place / TRIAL}: is of trial {found['number']}; restore it or {remedy}")
-    return Trial(path=place, **{key: value for key, value in found.items() if key != "format"})
-
-
-def over(out: Path) -> list[int]:
-    """Numbers of the trials that are over."""
-    names = (path.parent.name.removeprefix("trial-") for path in out.glob(f"trial-*/{TRIAL}"))
-    return sorted(int(name) for name in names if name.isdecimal())
-
-
 def trial_name(number: int) -> str:
     """Name of a trial's directory."""
     return f"trial-{number:04d}"
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Cuts off what a writer did not finish; whatever is appended to half a line is lost, too.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    if path.exists():
+        with explain_os_errors(path, CheckpointError):
+            data = path.read_bytes()
+            whole = data.rfind(b"\n") + 1
+            if whole < len(data):
+                os.truncate(path, whole)

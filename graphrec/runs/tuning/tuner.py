@@ -1,50 +1,51 @@
 """Choosing a model's options by validation: a study of some trials, each of them a run.
 
-There is no database. What a trial tries follows from the seed and the trials before it
-(:mod:`graphrec.runs.tuning.samplers`), and those are read back from the study's directory (:mod:`graphrec.runs.tuning.study`), so
-that a study killed at any moment goes on as if it had not been.
+What a trial tries follows from the seed and the trials before it (:mod:`graphrec.runs.tuning.samplers`), and those
+are read back from the study's directory (:mod:`graphrec.runs.tuning.study`), so that a study killed at any moment
+goes on as if it had not been.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from graphrec.core.bundle import read_sealed, write_sealed
 from graphrec.core.environment import environment
 from graphrec.core.errors import CheckpointError, ConfigError, DataError, TrainingError, nearest
-from graphrec.core.files import explained, sweep
+from graphrec.core.files import acquire_lock, explain_os_errors, remove_stale_temporaries
 from graphrec.data import Dataset
 from graphrec.evaluation.metrics import parse_metric
+from graphrec.models import model as model_class
 from graphrec.models.base import Features
 from graphrec.models.search_space import Choice, Integers, Space, Uniform
 from graphrec.models.train_config import TrainConfig
 from graphrec.runs import run as runs
 from graphrec.runs.run import SELECT, Source, configure
 from graphrec.runs.tuning import samplers
-from graphrec.runs.tuning.samplers import SAMPLERS, STARTUP, CompletedTrial
+from graphrec.runs.tuning.samplers import SAMPLERS, CompletedTrial
 from graphrec.runs.tuning.study import (
     FORMAT,
     REMEDY,
     STUDY,
-    TRIAL,
+    TRAIN,
     Study,
     Trial,
-    over,
+    TrialJournal,
     prune,
     read_study,
-    read_trial,
     trial_name,
+    trials_of_format_1,
+    upgrade_option,
 )
 
 __all__ = ["Study", "Trial", "read_study", "refuse_another", "search_space", "tune"]
 
-TRAIN = "train."  # before the keys of a space that are options of training
 KEEP = ("best", "all")
-# How visibly and where to train may change between sittings. How long may not: it is every trial's budget.
-FREE = {"progress", "tensorboard", "checkpoint_every", "device"}
+LOCK = ".lock"
 
 
 def tune(
@@ -76,7 +77,7 @@ def tune(
         model: a registered name.
         data: trained on ``train``, validated on ``valid``.
         features: tables by field, for models that need them.
-        trials: how many, in all sittings together.
+        trials: how many in all, those of a resumed study included.
         out: the study directory.
         seed: of the suggestions, and of model and training in every trial unless fixed options set their own.
         select: validation metric to select epochs and trials on.
@@ -88,7 +89,7 @@ def tune(
         resume: go on with the study in ``out``, or start one.
         source: where ``data`` came from; None keeps a copy of the dataset in the best trial.
         store: directory of the feature store the tables came from.
-        on_trial: called with each trial when it is over; not with those of earlier sittings.
+        on_trial: called with each trial when it is over; not with those that were over when a study was resumed.
 
     Raises:
         ConfigError: an unknown name, option or metric, a space that does not fit the model, or options that a
@@ -96,9 +97,10 @@ def tune(
         DataError: ``valid`` is empty.
         CheckpointError: the directory holds a study already and ``resume`` is false, or holds another one.
         TrainingError: all trials failed.
-        MissingDependencyError: ``"tpe"`` without optuna.
+        MissingDependencyError: optuna is not installed (extra ``tune``).
     """
     _expect(trials, sampler, keep, select)
+    samplers.require_optuna()
     cls, model_config, train_config = configure(model, model_options, train_options, seed, ranking=True)
     searched = search_space(model, space, model_options, train_options)
     if not len(data.valid):
@@ -114,11 +116,11 @@ def tune(
     defaults = {key: flat[key] for key in searched}
     # With fewer combinations than trials all of them are tried; the defaults may be one more.
     planned = int(min(trials, samplers.points(searched) + (not samplers.inside(searched, defaults))))
-    given = cls.inputs(features, model_config)
+    inputs = cls.inputs(features, model_config)
     facts = {
         "model": cls.name,
         "dataset": {"name": data.name, "fingerprint": data.fingerprint},
-        "features": {name: table.sha256 for name, table in sorted(given.items())},
+        "features": {name: table.sha256 for name, table in sorted(inputs.items())},
         **configs,
         "space": samplers.described(searched),
         "select": select,
@@ -126,46 +128,43 @@ def tune(
         "sampler": sampler,
     }
     study = Study(Path(out), cls.name, select)
-    older = {"model_config": cls.Config.defaults(), "train_config": TrainConfig.defaults()}
-    _open(study.path, facts, planned, resume, older)
-    for number in range(planned):
-        place = study.path / trial_name(number)
-        if (place / TRIAL).exists():
-            study.trials.append(read_trial(place, number))
-            continue
-        tried = [CompletedTrial(trial.options, trial.value) for trial in study.trials]
-        options = _plain(
-            samplers.suggest(searched, tried, seed=seed, number=number, sampler=sampler)
-            if number
-            else defaults
-        )
-        chosen: dict[str, Any] = {
-            "model_options": {**(model_options or {}), **_of_model(options)},
-            "train_options": {**(train_options or {}), **_of_training(options)},
-        }
-        try:
-            run = runs.train(
-                model, data, features, **chosen, out=place, seed=seed, select=select, resume=True,
-                source=source, store=store,
-            )  # fmt: skip
-        except TrainingError as cause:
-            outcome: dict[str, Any] = {"state": "failed", "value": None, "message": str(cause)}
-        else:
-            outcome = {
-                "state": "finished",
-                "value": run.best_value,
-                "best_epoch": run.best_epoch,
-                "epochs": int(run.history[-1]["epoch"]),
-                "seconds": run.seconds,
+    with _opened(study.path, facts, searched, planned, resume) as journal:
+        study.trials.extend(journal.read())
+        for number in range(len(study.trials), planned):
+            tried = [CompletedTrial(trial.options, trial.value) for trial in study.trials]
+            options = _plain(
+                samplers.suggest(searched, tried, seed=seed, number=number, sampler=sampler)
+                if number
+                else defaults
+            )
+            chosen: dict[str, Any] = {
+                "model_options": {**(model_options or {}), **_of_model(options)},
+                "train_options": {**(train_options or {}), **_of_training(options)},
             }
-        with explained(place, CheckpointError):
-            about = {"format": FORMAT, "number": number, "options": options, "seed": seed}
-            write_sealed(place / TRIAL, {**about, **json.loads(json.dumps(chosen, default=str)), **outcome})
-        study.trials.append(read_trial(place, number))
+            place = study.path / trial_name(number)
+            try:
+                run = runs.train(
+                    model, data, features, **chosen, out=place, seed=seed, select=select, resume=True,
+                    source=source, store=store,
+                )  # fmt: skip
+            except TrainingError as cause:
+                outcome: dict[str, Any] = {"state": "failed", "value": None, "message": str(cause)}
+            else:
+                outcome = {
+                    "state": "finished",
+                    "value": run.best_value,
+                    "best_epoch": run.best_epoch,
+                    "epochs": int(run.history[-1]["epoch"]),
+                    "seconds": run.seconds,
+                }
+            chosen = json.loads(json.dumps(chosen, default=str))
+            trial = Trial(number=number, path=place, options=options, seed=seed, **chosen, **outcome)
+            journal.add(searched, trial)
+            study.trials.append(trial)
+            prune(study, keep)
+            if on_trial is not None:
+                on_trial(trial)
         prune(study, keep)
-        if on_trial is not None:
-            on_trial(study.trials[-1])
-    prune(study, keep)
     _ = study.best  # there is none if all trials failed
     return study
 
@@ -243,68 +242,107 @@ def _expect(trials: Any, sampler: str, keep: str, select: str) -> None:
     parse_metric(select)
 
 
-def _open(
-    out: Path,
-    facts: Mapping[str, Any],
-    planned: int,
-    resume: bool,
-    older: Mapping[str, Mapping[str, Any]],
-) -> None:
-    """Creates the directory, or makes sure that the one to resume is this study and needs no other optuna.
+@contextmanager
+def _opened(
+    out: Path, facts: Mapping[str, Any], space: Space, planned: int, resume: bool
+) -> Iterator[TrialJournal]:
+    """The journal of a new study, or of the one to resume, which nobody else writes to meanwhile.
 
     Args:
         out: the directory.
         facts: for ``study.json``.
+        space: what is searched.
         planned: how many trials there will be.
         resume: whether there may be a study already.
-        older: options by fact, for those that a study of an earlier version does not know.
+
+    Raises:
+        CheckpointError: it holds another study, more trials, or trials suggested by another optuna while some
+            are left to suggest; another process writes to it; or it cannot be written.
     """
     refuse_another(out, resume)
     before = read_sealed(out / STUDY, REMEDY, FORMAT) if (out / STUDY).exists() else {}
     if before:
-        _refuse_another_study(out, before, facts, older)
-    finished = over(out)
-    if finished and finished[-1] >= planned:
-        raise CheckpointError(
-            f"{out}: holds trials up to number {finished[-1]}, this study has {planned}; ask for at least "
-            f"{finished[-1] + 1} (--trials), or choose another directory (--out)"
-        )
-    if len(finished) == planned:
-        return
-    estimates = facts["sampler"] == "tpe" and planned > STARTUP
-    now = samplers.optuna_version() if estimates else None
-    was = before.get("optuna")
-    if now is not None and was not in (None, now):
-        raise CheckpointError(
-            f"{out}: its trials were suggested by optuna {was}, and optuna {now} may suggest others; run: "
-            f"pip install optuna=={was}, or choose another directory (--out)"
-        )
-    with explained(out, CheckpointError):
+        _refuse_another_study(out, before, facts)
+    with explain_os_errors(out, CheckpointError):
         out.mkdir(parents=True, exist_ok=True)
-        sweep(out)
-        write_sealed(
-            out / STUDY, {"format": FORMAT, **facts, "optuna": now or was, "environment": environment()}
+        lock = acquire_lock(
+            out / LOCK,
+            CheckpointError(
+                f"{out}: another tuning is writing to it; wait for its end, or choose another directory (--out)"
+            ),
         )
+    try:
+        with explain_os_errors(out, CheckpointError):
+            remove_stale_temporaries(out)
+            journal = TrialJournal(out, lock)
+            for trial in trials_of_format_1(out, str(facts["model"]))[len(journal.read()) :]:
+                journal.add(space, trial)
+            _begin(out, before, facts, len(journal.read()), planned)
+        yield journal
+    finally:
+        lock.release()
 
 
-def _refuse_another_study(
-    out: Path, before: Mapping[str, Any], facts: Mapping[str, Any], older: Mapping[str, Mapping[str, Any]]
+def _begin(
+    out: Path, before: Mapping[str, Any], facts: Mapping[str, Any], finished: int, planned: int
 ) -> None:
+    """Records what the study is, unless it has all its trials.
+
+    Raises:
+        CheckpointError: it has more, or the installed optuna may not suggest the trials that are left.
+    """
+    if finished > planned:
+        raise CheckpointError(
+            f"{out}: holds {finished} trials, this study has {planned}; ask for at least {finished} (--trials), "
+            "or choose another directory (--out)"
+        )
+    if finished == planned:
+        return
+    version = str(samplers.require_optuna().__version__)
+    suggested_by = before.get("optuna")
+    if finished and suggested_by not in (None, version):
+        raise CheckpointError(
+            f"{out}: its trials were suggested by optuna {suggested_by}, and optuna {version} may suggest "
+            f"others; run: pip install optuna=={suggested_by}, or choose another directory (--out)"
+        )
+    about = {**facts, "optuna": version, "environment": environment()}
+    write_sealed(out / STUDY, {**FORMAT.header, **about})
+
+
+def _refuse_another_study(out: Path, before: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Refuses a study of another model, other data or other options, and says what differs."""
+    model = str(facts["model"])
+    configs = {"model_config": model_class(model).Config, "train_config": TrainConfig}
     for key, new in facts.items():
-        where, old = key, before.get(key)
+        old = before.get(key)
+        where = key
         if isinstance(new, dict) and isinstance(old, dict):
-            old = {**older.get(key, {}), **old}
-            ignored = FREE if key == "train_config" else {"name"} if key == "dataset" else set()
-            names = (n for n in {**old, **new} if n not in ignored and old.get(n) != new.get(n))
-            name = next(names, None)
+            if key in configs:
+                new = configs[key].result_options(new)
+                old = configs[key].result_options(old)
+            elif key == "space":
+                old = dict(_upgrade_kind(model, name, kind) for name, kind in old.items())
+            differs = (
+                n for n in {**old, **new} if (key, n) != ("dataset", "name") and old.get(n) != new.get(n)
+            )
+            name = next(differs, None)
             if name is None:
                 continue
-            where, old, new = f"{key}.{name}", old.get(name), new.get(name)
+            where = f"{key}.{name}"
+            old = old.get(name)
+            new = new.get(name)
         if old != new:
             raise CheckpointError(
                 f"{out} holds another study: its {where} is {old!r}, this one's is {new!r}; give the same, "
                 "or choose another directory (--out)"
             )
+
+
+def _upgrade_kind(model: str, name: str, kind: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """An option of a recorded space, as :func:`samplers.described` describes it, under its present name."""
+    if "values" in kind:
+        kind = {**kind, "values": [upgrade_option(model, name, value)[1] for value in kind["values"]]}
+    return upgrade_option(model, name, None)[0], kind
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 
-from graphrec.core.errors import ConfigError, GraphrecError, requires
+from graphrec.core.errors import ConfigError, GraphrecError, missing_dependency
 from graphrec.serving.http.guard import HEADERS
 
 try:
@@ -15,7 +15,7 @@ try:
     from fastapi.responses import JSONResponse
     from starlette.exceptions import HTTPException as AnyHTTPException
 except ImportError as cause:
-    raise requires("fastapi", "serve") from cause
+    raise missing_dependency("fastapi", "serve") from cause
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _LONGEST = 600  # characters of an error
@@ -47,7 +47,7 @@ def listen(app: FastAPI, host: str, port: int, ready: Callable[[str], None]) -> 
     try:
         import uvicorn
     except ImportError as cause:
-        raise requires("uvicorn", "serve") from cause
+        raise missing_dependency("uvicorn", "serve") from cause
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family, backlog=1024)

@@ -12,7 +12,7 @@ from graphrec.core.errors import (
     DataError,
     GraphrecError,
     UnknownIdError,
-    requires,
+    missing_dependency,
 )
 from graphrec.serving import Recommender
 from graphrec.serving.http import schema
@@ -26,7 +26,7 @@ try:
     from fastapi import FastAPI, HTTPException, Response
     from fastapi.concurrency import run_in_threadpool
 except ImportError as cause:
-    raise requires("fastapi", "serve") from cause
+    raise missing_dependency("fastapi", "serve") from cause
 
 _WHY = {
     400: "The request cannot be answered, or is for another host.",
@@ -142,17 +142,20 @@ def serve(
         CheckpointError: the journal is damaged or cannot be written.
         FeatureError: the journal holds items that this recommender cannot place.
     """
-    from graphrec.core.progress import note
+    from graphrec.core.progress import print_note
 
     kept = None if journal is None else Journal(journal)
     try:
         served = Served(recommender, search, kept)
         if kept is not None and (served.replayed or served.known):
             known = f", {served.known:,} were known already" if served.known else ""
-            note(f"{kept.path}: {served.replayed:,} items added again{known}")
+            print_note(f"{kept.path}: {served.replayed:,} items added again{known}")
         app = create_service(served, names_of(host))
         listen(
-            app, host, port, ready or (lambda address: note(f"{address}: asks and answers; Ctrl-C ends it"))
+            app,
+            host,
+            port,
+            ready or (lambda address: print_note(f"{address}: asks and answers; Ctrl-C ends it")),
         )
     finally:
         if kept is not None:
