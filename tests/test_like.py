@@ -312,12 +312,14 @@ def test_a_sitting_under_another_version_is_not_forgotten(
     finish(catalog, run, resume=True)
     facts = runs.read_record(run)
     assert facts.environment["packages"]["torch"] != "1.0.0"
-    assert [s["environment"]["packages"]["torch"] for s in facts.sittings] == ["1.0.0"]
+    assert [s["environment"]["packages"]["torch"] for s in facts.earlier_environments] == ["1.0.0"]
     finish(catalog, run, resume=True)
-    assert runs.read_record(run).sittings == facts.sittings, "the same environment is no other sitting"
+    assert runs.read_record(run).earlier_environments == facts.earlier_environments, (
+        "the environment is the same"
+    )
     again = train_like(run, features=catalog[1])
     assert again.equal is True
-    assert any("torch 1.0.0 there" in d and "earlier sitting" in d for d in again.differences)
+    assert any("torch 1.0.0 there" in d and "before it was resumed" in d for d in again.differences)
 
 
 def test_differences_say_nothing_about_what_one_side_does_not_record() -> None:

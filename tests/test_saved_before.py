@@ -1,4 +1,4 @@
-"""What graphrec of 2026-11 saved still opens: runs, a store, recommenders, an index, agents, a journal, a study.
+"""What graphrec of 2026-11 saved still opens: runs, features, recommenders, an index, agents, a study.
 
 ``fixtures/saved_2026_11.zip`` was written by commit 46af124, on a generated catalog; ``expected.json`` in it
 holds what that version answered. Paths recorded in the files lead nowhere: each place is given here.
@@ -17,6 +17,7 @@ import pytest
 import graphrec as gr
 from graphrec import runs
 from graphrec.conversation.agent import ConversationalRecommender
+from graphrec.conversation.session import Session
 from graphrec.core.errors import CheckpointError
 from graphrec.data import Dataset
 from graphrec.features import FeatureStore
@@ -33,8 +34,10 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("saved").resolve()
     with zipfile.ZipFile(ARCHIVE) as archive:
         for name in archive.namelist():
-            assert (folder / name).resolve().is_relative_to(folder), f"{name} leads outside"
-        archive.extractall(folder)
+            place = (folder / name).resolve()
+            assert place.is_relative_to(folder), f"{name} leads outside"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(archive.read(name))
     return folder
 
 
@@ -105,24 +108,26 @@ def test_the_index_opens_or_is_refused_with_advice(saved: Path, expected: dict[s
     pytest.importorskip("faiss")
     recorded = expected["recommend"]["lightgcn"]
     folder = saved / "runs" / "lightgcn" / "recommender"
+    refusal = ""
+    items = []
     try:
         items, _ = Recommender.load(folder).recommend(recorded["users"], k=5, search="approximate")
-    except CheckpointError as refusal:
-        assert "index" in str(refusal)
-        assert "graphrec index" in str(refusal) or "build_index" in str(refusal)
-    else:
-        overlap = [len(set(a) & set(b)) for a, b in zip(items, recorded["items"], strict=True)]
-        assert sum(overlap) >= 0.6 * 15
+    except CheckpointError as error:
+        refusal = str(error)
+    shared = sum(len(set(a) & set(b)) for a, b in zip(items, recorded["items"], strict=False))
+    assert shared >= 9 or ("index" in refusal and "build" in refusal)
 
 
 @pytest.mark.parametrize("name", ["fm", "scpr"])
 def test_agents_lead_conversations(saved: Path, name: str) -> None:
     agent = ConversationalRecommender.load(saved / "runs" / name / "conversation")
-    session = agent.start()
+    session = Session.start(agent)
     turn = session.next()
     assert turn.kind in ("question", "recommendation")
-    assert agent.resume(session.state()).next() == turn
-    assert agent.resume({**session.state(), "format": 1}).next() == turn, "as the earlier version kept it"
+    assert Session.resume(agent, session.state()).next() == turn
+    assert Session.resume(agent, {**session.state(), "format": 1}).next() == turn, (
+        "as the earlier version kept it"
+    )
 
 
 def test_a_journal_is_replayed(saved: Path, expected: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import signal
 import sys
 from collections.abc import Callable
@@ -376,7 +375,7 @@ def test_the_journal_is_read_without_pickle(
         raise AssertionError("pickle is not to be used")
 
     for name in ("loads", "load", "dumps", "dump", "Unpickler", "Pickler"):
-        monkeypatch.setattr(pickle, name, refuse)
+        monkeypatch.setattr(f"optuna.storages.journal._storage.pickle.{name}", refuse)
     assert tuner.read_study(study.path).trials == study.trials
     assert len(tune(trials=4, resume=True).trials) == 4
     for line in (study.path / "trials.log").read_text().splitlines():

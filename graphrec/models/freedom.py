@@ -117,7 +117,7 @@ class FREEDOM(Ranker):
 
     @classmethod
     def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
-        """See :meth:`graphrec.models.base.Model.build`; needs one feature table at least, any of ``image`` and
+        """See :meth:`graphrec.models.base.Model.build`; needs at least one feature table of ``image`` and
         ``text``.
         """
         config = config or cls.Config()
@@ -165,8 +165,15 @@ class FREEDOM(Ranker):
     def loss(self, batch: SeededTriplets) -> dict[str, Tensor]:
         """``bpr`` on embeddings and ``bpr_<modality>`` on projected features (Eq. 9)."""
         tables = (self.user_embedding.weight, self.item_embedding.weight)
-        options = (self.config.fanouts, self.item_graph, self.config.n_mm_layers)
-        final, _ = propagate_batch(self.propagate, self.epoch_graph, *tables, batch, *options)
+        final, _ = propagate_batch(
+            self.propagate,
+            self.epoch_graph,
+            *tables,
+            batch,
+            self.config.fanouts,
+            item_graph=self.item_graph,
+            n_item_layers=self.config.n_mm_layers,
+        )
         terms = {"bpr": bpr(score_difference(*final))}
         if self.config.reg_weight:
             for m in self.weights:

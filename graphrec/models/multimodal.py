@@ -175,8 +175,8 @@ def item_graph(
     fill: Fill = "zero",
     train: Interactions | None = None,
 ) -> Graph:
-    """The kNN graph of :func:`graphrec.graphs.knn.knn`; filled items get a row with themselves and the ``k - 1``
-    nearest items that have the feature, and no column.
+    """The kNN graph of :func:`graphrec.graphs.knn.knn`; filled items get a row with themselves and the
+    ``k - 1`` nearest items that have the feature, and no column.
 
     Args:
         table: features of one modality.

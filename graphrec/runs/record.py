@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
 from graphrec.core.bundle import read_sealed
 from graphrec.core.errors import CheckpointError, FeatureError, nearest
@@ -19,14 +19,14 @@ COPY = "dataset"
 """Folder in a run directory for a dataset that was given as an object."""
 
 
-class _Trained(BaseModel):
-    """What a dataset is recognized by."""
+class _TrainedDataset(BaseModel):
+    """By what the dataset of a run is recognized."""
 
     name: str
     fingerprint: str
 
 
-class _Read(BaseModel):
+class _RecordedSource(BaseModel):
     """See :class:`Source`."""
 
     dataset: str
@@ -42,21 +42,23 @@ class RunRecord(BaseModel):
     """Options of the model, all of them."""
     training: dict[str, Any] = Field(default_factory=dict, alias="train_config")
     """Options of the training, all of them."""
-    dataset: _Trained
+    dataset: _TrainedDataset
     features: dict[str, str] = Field(default_factory=dict)
     """sha256 by field."""
     keys: dict[str, str] = Field(default_factory=dict)
     """Key in the feature store by field."""
     store: str | None = None
-    source: _Read | None = None
+    source: _RecordedSource | None = None
     select: str | None = None
     """Metric selected on, or ``"none"``; None where a Trainer of its own trained it."""
     device: dict[str, Any] = Field(default_factory=dict)
     """What it was trained on, see :func:`graphrec.core.environment.device_facts`."""
     environment: dict[str, Any] = Field(default_factory=dict)
-    """Versions and hardware of the last sitting."""
-    sittings: list[dict[str, Any]] = Field(default_factory=list)
-    """Device and environment of the sittings before, where the training was resumed under others."""
+    """Versions and hardware it was trained with, last if it was resumed."""
+    earlier_environments: list[dict[str, Any]] = Field(
+        default_factory=list, validation_alias=AliasChoices("earlier_environments", "sittings")
+    )
+    """Device and environment before each resumption under others; ``sittings`` in records of 2026-11."""
 
 
 def read_meta(path: str | Path) -> dict[str, Any]:
@@ -67,10 +69,10 @@ def read_meta(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not (path / "run.json").exists():
-        beside = sorted(p.parent.name for p in path.parent.glob("*/run.json"))
-        there = f"; {path.parent} has {beside}.{nearest(path.name, beside)}" if beside else ""
+        siblings = sorted(p.parent.name for p in path.parent.glob("*/run.json"))
+        hint = f"; {path.parent} has {siblings}.{nearest(path.name, siblings)}" if siblings else ""
         raise CheckpointError(
-            f"{path}: no run there (no run.json); expected a directory that graphrec train wrote{there}"
+            f"{path}: no run there (no run.json); expected a directory that graphrec train wrote{hint}"
         )
     return read_sealed(path / "run.json", "train again")
 
@@ -104,7 +106,7 @@ def inputs_of(
     root: str | Path | None = None,
     store: str | Path | None = None,
 ) -> tuple[Dataset, dict[str, FeatureTable]]:
-    """The dataset a run was trained on and the tables it was built with, made sure to be the same as then.
+    """The dataset a run was trained on and the tables it was built with, refused if they have changed since.
 
     Arguments and errors are those of :func:`open_run`; there need be no checkpoint.
     """
@@ -118,16 +120,16 @@ def inputs_of(
             f"read now is {data.name} {data.fingerprint[:12]}… (fingerprints): ids or splits have changed; "
             "restore them or train again"
         )
-    found = dict(features) if features is not None else _tables(path, facts, data, store)
-    changed = [f for f, sha256 in facts.features.items() if f not in found or found[f].sha256 != sha256]
+    tables = dict(features) if features is not None else _tables(path, facts, data, store)
+    changed = [f for f, sha256 in facts.features.items() if f not in tables or tables[f].sha256 != sha256]
     if changed:
-        now = ", ".join(f"{f} {found[f].sha256[:12]}…" if f in found else f"no {f}" for f in changed)
+        now = ", ".join(f"{f} {tables[f].sha256[:12]}…" if f in tables else f"no {f}" for f in changed)
         was = ", ".join(f"{f} {facts.features[f][:12]}…" for f in changed)
         raise CheckpointError(
             f"{path}: was trained with the features {was} (sha256), and now there are {now}; restore them or "
             "train again"
         )
-    return data, {field: found[field] for field in facts.features}
+    return data, {field: tables[field] for field in facts.features}
 
 
 def source_of(path: Path, facts: RunRecord, root: str | Path | None = None) -> Source:
@@ -168,10 +170,9 @@ def _tables(path: Path, facts: RunRecord, data: Dataset, store: str | Path | Non
             f"{path}: was trained with {' and '.join(facts.features)} features and does not record where all "
             "of them are; name their store (--store), or open it in Python with open_run(path, features=...)"
         )
-    known = FeatureStore(where)
-    others = {str(row["field"]) for row in known.status(data)} | set(data.content)
-    choose: dict[str, str | None] = {f: facts.keys.get(f) for f in others | set(facts.keys)}
+    feature_store = FeatureStore(where)
+    fields = {str(row["field"]) for row in feature_store.status(data)} | set(data.content) | set(facts.keys)
     try:
-        return known.load_tables(data, **choose)
+        return feature_store.load_tables(data, **{field: facts.keys.get(field) for field in fields})
     except FeatureError as cause:
         raise FeatureError(f"{path}: its features cannot be opened again: {cause}") from cause

@@ -246,9 +246,9 @@ def _compared(
     found = differences(facts.environment, now.environment, cuda)
     if devices[0] != devices[1]:
         found.insert(0, f"device {devices[0]} there, {devices[1]} here")
-    for sitting in facts.sittings:
-        earlier = differences(sitting.get("environment", {}), now.environment, cuda)
-        found += [f"{phrase} (in an earlier sitting)" for phrase in earlier if phrase not in found]
+    for earlier in facts.earlier_environments:
+        phrases = differences(earlier.get("environment", {}), now.environment, cuda)
+        found += [f"{phrase} (before it was resumed)" for phrase in phrases if phrase not in found]
     there = {int(h["epoch"]): h for h in before.get("history", [])}
     here = {int(h["epoch"]): h for h in run.history}
     finished = bool(before.get("done"))
@@ -256,7 +256,11 @@ def _compared(
     # An unfinished run is compared as far as it went; of a finished one, the number of epochs counts too.
     for epoch in sorted(there.keys() | here.keys() if finished else there.keys()):
         one, other = there.get(epoch, {}), here.get(epoch, {})
-        names = [n for n in {**one, **other} if not n.startswith("seconds") and one.get(n) != other.get(n)]
+        names = [
+            n
+            for n in {**one, **other}
+            if not n.startswith(("seconds", "profile/")) and one.get(n) != other.get(n)
+        ]
         if names:
             unequal[epoch] = names[0], one.get(names[0]), other.get(names[0])
     weights = _weights(path) == _weights(out) if finished else None

@@ -1,8 +1,8 @@
 """From names and options to a trained run, and from a run directory back to its model, dataset and features.
 
-A run directory holds what the :class:`~graphrec.training.trainer.Trainer` writes (``run.json``, ``metrics.jsonl``,
-``best/``, ``last/``), a ``recommender/``, ``titles.json`` where the items have texts and, for a dataset that
-was given as an object, a copy of it in ``dataset/``.
+A run directory holds what the :class:`~graphrec.training.trainer.Trainer` writes (``run.json``,
+``metrics.jsonl``, ``best/``, ``last/``), a ``recommender/``, ``titles.json`` where the items have texts and,
+for a dataset that was given as an object, a copy of it in ``dataset/``.
 """
 
 from __future__ import annotations
@@ -88,9 +88,11 @@ def configure(
             f"{cls.name} does not rank items, and this compares by ranking; train it with: graphrec train "
             f"{cls.name}"
         )
-    config = _made(cls.Config, f"model.* options of {cls.name}", {"seed": seed, **(model_options or {})})
+    config = _configured(
+        cls.Config, f"model.* options of {cls.name}", {"seed": seed, **(model_options or {})}
+    )
     training = {"seed": seed, **cls.train_defaults, **(train_options or {})}
-    return cls, config, _made(TrainConfig, "train.* options", training)
+    return cls, config, _configured(TrainConfig, "train.* options", training)
 
 
 def train(
@@ -145,18 +147,19 @@ def train(
             f"split that holds some out (such as --set data.split=random), or do not validate: "
             f"--select {NONE}"
         )
-    given = cls.inputs(features, model_config)
-    made = cls.build(data, given or None, model_config)
-    if select != NONE:
-        n, held = train_config.validate_users, data.valid
-        some = held if n is None else held.sample_users(n, train_config.seed)
-        ranking = RankingTask(some, seen=data.train, metrics=("recall", "ndcg", select)) if ranked else None
-        task = ranking or made.task(data)
-    about = {
+    inputs = cls.inputs(features, model_config)
+    untrained = cls.build(data, inputs or None, model_config)
+    if ranked:
+        n_users = train_config.validate_users
+        valid = data.valid if n_users is None else data.valid.sample_users(n_users, train_config.seed)
+        task = RankingTask(valid, seen=data.train, metrics=("recall", "ndcg", select))
+    elif select != NONE:
+        task = untrained.task(data)
+    recorded = {
         "dataset": {"name": data.name, "fingerprint": data.fingerprint},
-        "features": {field: table.sha256 for field, table in given.items()},
-        "keys": {f: str(t.meta["key"]) for f, t in given.items() if "key" in t.meta},
-        "extractors": {f: t.meta.get("extractor") for f, t in given.items()},
+        "features": {field: table.sha256 for field, table in inputs.items()},
+        "keys": {f: str(t.meta["key"]) for f, t in inputs.items() if "key" in t.meta},
+        "extractors": {f: t.meta.get("extractor") for f, t in inputs.items()},
         "store": str(Path(store).absolute()) if store is not None else None,
         "source": (source or Source(COPY)).describe(),
         "select": select,
@@ -164,10 +167,10 @@ def train(
         "split": data.meta.get("split"),
         "dataset_meta": dict(data.meta),
         "commit": commit(Path()),
-        "sittings": _sittings(out) if resume else [],
+        "earlier_environments": _earlier_environments(out) if resume else [],
     }
     run = Trainer(train_config, out).fit(
-        made, task, None if task is None else select, resume=resume, about=about, on_epoch=on_epoch
+        untrained, task, None if task is None else select, resume=resume, about=recorded, on_epoch=on_epoch
     )
     if not distributed.is_rank_zero():
         return run
@@ -178,7 +181,7 @@ def train(
         if titles:
             write_json(out / "titles.json", titles)
     if isinstance(run.model, Ranker):
-        Recommender.from_model(run.model, data, given or None).save(out / "recommender")
+        Recommender.from_model(run.model, data, inputs or None).save(out / "recommender")
     agent = run.model.conversational_agent(data)
     if agent is not None:
         agent.save(out / CONVERSATION)
@@ -302,21 +305,21 @@ def recommender_folder(path: str | Path) -> Path:
     return folder
 
 
-def _made(kind: type[C], owner: str, options: Mapping[str, Any]) -> C:
+def _configured(kind: type[C], owner: str, options: Mapping[str, Any]) -> C:
     try:
         return kind(**options)
     except ConfigError as cause:
         raise ConfigError(f"{owner}: {cause}") from None
 
 
-def _sittings(out: Path) -> list[dict[str, Any]]:
-    """What ``run.json`` is about to forget of a run that is resumed: where it was trained until now."""
+def _earlier_environments(out: Path) -> list[dict[str, Any]]:
+    """Devices and environments in which a run that is resumed was trained before, where they were others."""
     if not (out / "run.json").exists():
         return []
     before = read_record(out)
     if before.environment in ({}, environment()):
-        return before.sittings
-    return [*before.sittings, {"device": before.device, "environment": before.environment}]
+        return before.earlier_environments
+    return [*before.earlier_environments, {"device": before.device, "environment": before.environment}]
 
 
 def _titles(data: Dataset) -> dict[str, str]:

@@ -80,8 +80,8 @@ class RunDirectory:
         Args:
             facts: of the run, for ``run.json``: ``model``, ``model_config``, ``train_config``, ...
             resume: whether there may be a run already.
-            configs: class of the options by fact (``model_config``, ``train_config``), so that options recorded
-                by an earlier version are compared under their present names.
+            configs: class of the options by fact (``model_config``, ``train_config``), so that options
+                recorded by an earlier version are compared under their present names.
 
         Raises:
             CheckpointError: it holds another run, or one although ``resume`` is false; its ``run.json`` is
@@ -122,7 +122,7 @@ class RunDirectory:
         self, path: Path, facts: Mapping[str, Any], configs: Mapping[str, type[Config]]
     ) -> None:
         before = read_sealed(path / RUN, checkpoint.REMEDY)
-        # How long to train may change when a run is resumed, unless the schedule is stretched over all epochs.
+        # How long to train may change when a run is resumed, but not the epochs a schedule is stretched over.
         duration = ["patience", *(["epochs"] if facts["train_config"]["schedule"] == "constant" else [])]
         for key in ("model", "model_config", "train_config", "dataset", "features"):
             old = before.get(key)
@@ -131,9 +131,8 @@ class RunDirectory:
                 old = configs[key].result_options(old or {})
                 new = configs[key].result_options(new or {})
             if key == "train_config":
-                for name in duration:
-                    old.pop(name, None)
-                    new.pop(name, None)
+                old = {name: value for name, value in (old or {}).items() if name not in duration}
+                new = {name: value for name, value in (new or {}).items() if name not in duration}
             if old != new:
                 raise CheckpointError(
                     f"{path} holds another run: its {key} is {old}, this one's is {new}; "

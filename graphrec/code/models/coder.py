@@ -384,7 +384,9 @@ class CODER(Ranker):
             if self.config.cochange:
                 cochange_difference = self.cochange_term.differences(triplet)
             if self.sessions is not None:
-                session = self.sessions.session_of[self.train_pairs.positions(triplet.users, triplet.positives)]
+                session = self.sessions.session_of[
+                    self.train_pairs.positions(triplet.users, triplet.positives)
+                ]
                 triplet = triplet._replace(users=torch.from_numpy(session))
             behavior, users, positives, negatives = (torch.from_numpy(a[low:high]) for a in samples)
             yield Batch(*triplet, behavior, users, positives, negatives, cochange_difference)

@@ -1,10 +1,10 @@
 """Which options a study tries next: a function of its seed, the trial's number and the trials before it.
 
-Optuna's samplers suggest, the tree-structured Parzen estimator (Bergstra et al., "Algorithms for Hyper-Parameter
-Optimization", NeurIPS 2011,
-https://papers.nips.cc/paper/4443-algorithms-for-hyper-parameter-optimization) or random draws. A sampler's
-random state is not stored anywhere, so each suggestion is made by a sampler of its own, seeded by the study's
-seed and the trial's number: a study that was interrupted goes on with the options it would have tried anyway.
+The samplers are Optuna's: random draws, or the tree-structured Parzen estimator (Bergstra et al., "Algorithms
+for Hyper-Parameter Optimization", NeurIPS 2011,
+https://papers.nips.cc/paper/4443-algorithms-for-hyper-parameter-optimization). Optuna stores no random state of
+a sampler, so each suggestion comes from a new sampler, seeded by the study's seed and the trial's number: a
+study that was interrupted goes on with the options it would have tried anyway.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
 """A study directory: what is tuned, the trials that are over, and which of them is best.
 
-It holds ``study.json`` (what is tuned, on what, with what), ``trials.log`` (the trials that are over, in a journal
-of Optuna), ``best.json`` (the best options so far) and one run directory a trial, ``trial-0000`` and so on, as
-:func:`graphrec.runs.train` writes it.
+It holds ``study.json`` (what is tuned, on what, with what), ``trials.log`` (the trials that are over, in a
+journal of Optuna), ``best.json`` (the best options so far) and one run directory a trial, ``trial-0000`` and
+so on, as :func:`graphrec.runs.train` writes it.
 
-A trial enters the journal when its training has ended, by one line that is synchronized to the disk. Until then
-its run directory is all there is of it, so that a study killed at any moment goes on where that training was.
+A trial enters the journal when its training has ended, by one line that is synchronized to the disk. Until
+then only its run directory exists, so that a study killed at any moment goes on from that run's last checkpoint.
+Optuna's own ask and tell write a line per parameter and state: a kill between two of them leaves a trial that
+Optuna cannot go on with.
 """
 
 from __future__ import annotations
@@ -121,8 +123,8 @@ class Study:
 class TrialJournal:
     """The trials of a study that are over, in a journal of Optuna.
 
-    The journal is a text file of JSON lines. Optuna reads it without pickle, and each trial carries a digest of
-    its own content.
+    The journal is a text file of JSON lines, which Optuna reads without pickle. Each trial carries a digest
+    of its own content.
 
     Args:
         folder: the study directory.
@@ -142,16 +144,14 @@ class TrialJournal:
         storages = optuna.storages
         with quiet():
             try:
-                # Optuna's own lock outlives a killed process by 30 seconds; the system frees this one at once.
+                # The system frees this lock when its process dies; Optuna's own is left behind for 30 s.
                 backend = storages.journal.JournalFileBackend(str(self.path), lock)
                 storage = storages.JournalStorage(backend)
-                self._study = None
+                self._study: Any = None
                 if storage.get_all_studies():
                     self._study = optuna.load_study(study_name=STUDY, storage=storage)
                 elif lock is not None:
-                    self._study = optuna.create_study(
-                        study_name=STUDY, storage=storage, direction="maximize"
-                    )
+                    self._study = optuna.create_study(study_name=STUDY, storage=storage, direction="maximize")
             except OSError:
                 raise
             except Exception as cause:  # whatever an edited journal leads to

@@ -1,8 +1,8 @@
 """Choosing a model's options by validation: a study of some trials, each of them a run.
 
-What a trial tries follows from the seed and the trials before it (:mod:`graphrec.runs.tuning.samplers`), and those
-are read back from the study's directory (:mod:`graphrec.runs.tuning.study`), so that a study killed at any moment
-goes on as if it had not been.
+What a trial tries follows from the seed and the trials before it (:mod:`graphrec.runs.tuning.samplers`), and
+those are read back from the study's directory (:mod:`graphrec.runs.tuning.study`), so that a study killed at
+any moment goes on as if it had not been.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from graphrec.core.bundle import read_sealed, write_sealed
+from graphrec.core.config import Config
 from graphrec.core.environment import environment
 from graphrec.core.errors import CheckpointError, ConfigError, DataError, TrainingError, nearest
 from graphrec.core.files import acquire_lock, explain_os_errors, remove_stale_temporaries
@@ -89,7 +90,7 @@ def tune(
         resume: go on with the study in ``out``, or start one.
         source: where ``data`` came from; None keeps a copy of the dataset in the best trial.
         store: directory of the feature store the tables came from.
-        on_trial: called with each trial when it is over; not with those that were over when a study was resumed.
+        on_trial: called with each trial when it is over; not with those a resumed study had already.
 
     Raises:
         ConfigError: an unknown name, option or metric, a space that does not fit the model, or options that a
@@ -268,7 +269,8 @@ def _opened(
         lock = acquire_lock(
             out / LOCK,
             CheckpointError(
-                f"{out}: another tuning is writing to it; wait for its end, or choose another directory (--out)"
+                f"{out}: another tuning is writing to it; wait for its end, or choose another directory "
+                "(--out)"
             ),
         )
     try:
@@ -293,8 +295,8 @@ def _begin(
     """
     if finished > planned:
         raise CheckpointError(
-            f"{out}: holds {finished} trials, this study has {planned}; ask for at least {finished} (--trials), "
-            "or choose another directory (--out)"
+            f"{out}: holds {finished} trials, this study has {planned}; ask for at least {finished} "
+            "(--trials), or choose another directory (--out)"
         )
     if finished == planned:
         return
@@ -312,7 +314,10 @@ def _begin(
 def _refuse_another_study(out: Path, before: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     """Refuses a study of another model, other data or other options, and says what differs."""
     model = str(facts["model"])
-    configs = {"model_config": model_class(model).Config, "train_config": TrainConfig}
+    configs: dict[str, type[Config]] = {
+        "model_config": model_class(model).Config,
+        "train_config": TrainConfig,
+    }
     for key, new in facts.items():
         old = before.get(key)
         where = key
