@@ -18,6 +18,7 @@ from graphrec.core.bundle import write_sealed
 from graphrec.core.errors import CheckpointError, ConfigError, DataError
 from graphrec.core.files import read_json
 from graphrec.data import Dataset
+from graphrec.evaluation import metrics
 from graphrec.evaluation.report import Report
 from graphrec.runs.comparison import ModelComparison, answer, from_runs, notes, to_html
 from graphrec.testing import communities
@@ -135,6 +136,21 @@ def test_other_code_evaluates_anew(shop: Shop, own: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(from_runs, "_code", lambda: "another version")
     gr.compare(own / "mf-0", features=shop[1], log=log.append)
     assert len(log) == 1
+
+
+def test_a_metric_from_elsewhere_is_measured_each_time(shop: Shop, own: Path, metric_registry: None) -> None:
+    log: list[str] = []
+    for factor in (1.0, 0.5):
+        metrics.METRICS.pop("scaled", None)
+
+        @metrics.metric("scaled", "a multiple of recall")
+        def scaled(hits: np.ndarray, n_relevant: np.ndarray, k: int, factor: float = factor) -> np.ndarray:
+            return np.asarray(factor * metrics.recall(hits, n_relevant, k))
+
+        found = gr.compare(own / "mf-0", metric="scaled@20", features=shop[1], log=log.append)
+        result = found.results["mf"]
+        assert result.mean("scaled@20") == pytest.approx(factor * result.mean("recall@20"))
+    assert len(log) == 2
 
 
 def test_labels_of_ones_own_take_runs_out_of_their_rows(shop: Shop, trained: Path) -> None:

@@ -52,6 +52,13 @@ def test_stops_after_patience_and_returns_the_best_weights(data) -> None:
     assert torch.equal(run.model.user_embedding.weight, seen[1])
 
 
+def test_lower_is_better_where_the_task_says_so(data) -> None:
+    task = Scripted([0.5, 0.2, 0.3, 0.1, 0.4], name="missed@20")
+    task.higher_is_better = {"missed@20": False}
+    run = Trainer(options(epochs=5)).fit(MF.build(data), task)
+    assert (run.best_epoch, run.best_value) == (4, 0.1)
+
+
 def test_improvements_below_the_rounding_do_not_count(data) -> None:
     values = [0.10001, 0.10002, 0.10003, 0.10004]
     run = Trainer(options(epochs=4, patience=2)).fit(MF.build(data), Scripted(values))

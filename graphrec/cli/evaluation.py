@@ -20,7 +20,8 @@ EXAMPLES = (
     "graphrec evaluate runs/shop --cold --beyond --format markdown",
     "graphrec evaluate runs/history --projects own --k 5,10,20 --metrics ndcg,hit,mrr",
 )
-NEW = 2  # train contributions at most of a person who is new
+NEW = 2
+"""Most training contributions of a person who counts as new."""
 MASKED = ("train", "train+valid", "none")
 
 
@@ -32,8 +33,8 @@ def evaluate(
     masked: Annotated[
         str | None,
         typer.Option(
-            help="What users are not recommended again: train, train+valid or none. Default: train+valid for "
-            "test, train for valid. Published tables often mask train alone."
+            help="Items that are not recommended to their users again: those of train, of train+valid, or "
+            "none. Default: train+valid for test, train for valid. Published tables often mask train alone."
         ),
     ] = None,
     cold: Annotated[
@@ -56,9 +57,9 @@ def evaluate(
 ) -> None:
     """Rank all items for every user of a held-out split; prints means with 95 % bootstrap intervals.
 
-    The dataset and the features are checked against what the run recorded. Where items without a train
+    The dataset and the features are checked against the record of the run. If items without a training
     interaction are held out, warm and cold items have rows of their own. A policy of conversations is
-    evaluated by those with simulated users, beside rules chosen on validation; --split alone applies to it.
+    evaluated with simulated users, beside rules chosen on validation; only --split applies to it.
     """
     settings.choice(split, ["test", "valid"], "--split")
     settings.choice(form, ["table", "markdown", "latex"], "--format")
@@ -67,7 +68,7 @@ def evaluate(
     masked = masked or ("train+valid" if split == "test" else "train")
     settings.choice(masked, MASKED, "--masked")
     if split == "valid" and masked == "train+valid":
-        raise ConfigError("--split valid with --masked train+valid would hide what is looked for; mask train")
+        raise ConfigError("--split valid with --masked train+valid leaves nothing to find; mask train")
     cuts = settings.numbers(k, "--k")
     from graphrec.core.files import explain_os_errors
     from graphrec.evaluation.candidates import CandidateGroups
@@ -103,18 +104,19 @@ def evaluate(
     elif form == "latex":
         output.print_line(report.to_latex(intervals=True))
     else:
-        about = report.meta
+        meta = report.meta
         output.print_line(
-            f"{report.name} on {split} of {data.name}, {masked} masked: {about['n_users']:,} users "
-            f"({about['n_excluded']:,} without held-out items), {about['n_held_out']:,} held-out interactions"
+            f"{report.name} on {split} of {data.name}, {masked} masked: {meta['n_users']:,} users "
+            f"({meta['n_excluded']:,} without held-out items), {meta['n_held_out']:,} held-out interactions"
         )
-        _print(report)
+        header, rows = report.cells(intervals=True)
+        output.print_table(header, rows, left=["group", *header[2:]])
     if out is not None:
         output.print_note(f"written: {out}")
 
 
 def _conversations(opened: OpenedRun, split: str) -> None:
-    """A policy and the rules it has to be compared with, in the same conversations."""
+    """Evaluates a policy and the rules to compare it with, in the same conversations."""
     from graphrec.conversation.baselines import TABLE_HEADER, baselines, table_row
     from graphrec.conversation.play import play
 
@@ -132,25 +134,3 @@ def _conversations(opened: OpenedRun, split: str) -> None:
         outcomes = play(policy, setting, model.simulator("test"), pairs.users, pairs.items)
         rows.append([name, *table_row(outcomes)])
     output.print_table(TABLE_HEADER, rows, left=["policy"])
-
-
-def _print(report: Report) -> None:
-    names = (*report.metrics, *report.scalars)
-    cuts = list(dict.fromkeys(name.partition("@")[2] for name in names))
-    rows = []
-    for label, part in {"all": report, **report.groups}.items():
-        for base in dict.fromkeys(name.partition("@")[0] for name in (*part.metrics, *part.scalars)):
-            rows.append((label, len(part), base, *(_cell(part, f"{base}@{cut}") for cut in cuts)))
-    header = ["group", "users", "metric", *(f"@{cut}" for cut in cuts)]
-    output.print_table(header, rows, left=["group", "metric", *header[3:]])
-
-
-def _cell(part: Report, name: str) -> str:
-    """Mean and, where there is one per user, its 95 % interval."""
-    value = part.mean().get(name, float("nan"))
-    if value != value:
-        return "-"
-    if name not in part.metrics:
-        return f"{value:.4f}"
-    low, high = part.interval(name)
-    return f"{value:.4f} [{low:.4f}, {high:.4f}]"

@@ -93,13 +93,13 @@ def find_metric(name: str) -> Metric | None:
 
 def direction(name: str) -> int:
     """Factor under which higher values of a full name are better: -1 where lower ones are, otherwise 1."""
-    found = find_metric(name)
-    return -1 if found is not None and found.higher_is_better is False else 1
+    known = find_metric(name)
+    return -1 if known is not None and known.higher_is_better is False else 1
 
 
 def user_metrics() -> list[str]:
     """Names of the metrics with one value a user."""
-    return [name for name, found in METRICS.items() if found.per == "user"]
+    return [m.name for m in METRICS.values() if m.per == "user"]
 
 
 def default_metrics() -> list[str]:
@@ -149,7 +149,7 @@ class RecommendedLists:
 def top_k(scores: torch.Tensor, k: int, users: np.ndarray | None = None) -> torch.Tensor:
     """The ``k`` best items of every row, best first, ties by lowest item id: ``(B, k) int64``.
 
-    Items scored -inf are never returned; -1 pads what is missing.
+    Items scored -inf are never returned; shorter lists are padded with -1.
 
     Args:
         scores: ``(B, n)``.
@@ -216,8 +216,8 @@ def ndcg_retrieved(hits: np.ndarray, n_relevant: np.ndarray, k: int) -> np.ndarr
     """
     discount = 1 / np.log2(np.arange(2, k + 2))
     gain = (_top(hits, n_relevant, k) * discount).sum(1)
-    found = np.minimum(hits.sum(1), k)
-    return np.asarray(np.where(found > 0, gain / np.cumsum(discount)[np.maximum(found, 1) - 1], 0.0))
+    n_found = np.minimum(hits.sum(1), k)
+    return np.asarray(np.where(n_found > 0, gain / np.cumsum(discount)[np.maximum(n_found, 1) - 1], 0.0))
 
 
 @metric("map", "precision at each found item, averaged: finding early counts more")
@@ -266,7 +266,7 @@ def parse_metric(name: str) -> tuple[str, int]:
 
 
 def metric_names(metrics: Iterable[str], k: int | Sequence[int]) -> tuple[str, ...]:
-    """Full names, without repeats: ``"recall"`` stands for one at every ``k``, ``"recall@5"`` for itself.
+    """Full names, without repeats: ``"recall"`` becomes one name for every ``k``, ``"recall@5"`` stays.
 
     Args:
         metrics: names with or without a cut-off.
@@ -305,11 +305,11 @@ def accuracy(hits: np.ndarray, n_relevant: np.ndarray, names: Iterable[str]) -> 
 def beyond_accuracy(lists: RecommendedLists, k: int) -> dict[str, float]:
     """Every metric of all lists together: full name, such as ``"gini@20"`` -> value; NaN where undefined."""
     result: dict[str, float] = {}
-    for name, found in METRICS.items():
-        if found.per == "lists":
-            value = found.function(lists)
-            by_feature = value if isinstance(value, Mapping) else {"": value}
-            result |= {f"{name}/{f}@{k}" if f else f"{name}@{k}": float(v) for f, v in by_feature.items()}
+    for m in METRICS.values():
+        if m.per == "lists":
+            value = m.function(lists)
+            by_feature = {f"/{f}": v for f, v in value.items()} if isinstance(value, Mapping) else {"": value}
+            result |= {f"{m.name}{suffix}@{k}": float(v) for suffix, v in by_feature.items()}
     return result
 
 
@@ -389,8 +389,8 @@ def diversity(lists: RecommendedLists) -> dict[str, float]:
                 f"feature {name!r} for diversity has shape {values.shape}; expected "
                 f"({len(lists.candidates)}, d)"
             )
-        found = intra_list_diversity(lists.items, values, getattr(table, "present", None))
-        result[name] = _mean_of_defined(found)
+        diversities = intra_list_diversity(lists.items, values, getattr(table, "present", None))
+        result[name] = _mean_of_defined(diversities)
     return result
 
 

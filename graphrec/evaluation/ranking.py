@@ -108,8 +108,8 @@ def evaluate(
         item_groups: name -> ``(n_items,) bool``. Reported as ``groups["items/<name>"]``: only the group's
             items are relevant, users with none are left out, and lists are still drawn from all items.
         user_groups: name -> ``(n_users,) bool``, reported as ``groups["users/<name>"]``.
-        within: also rank each item group by itself, as ``groups["items/<name>/within"]``; this tells how
-            well a model orders, say, cold items, apart from whether they stand a chance against warm ones.
+        within: also rank each item group by itself, as ``groups["items/<name>/within"]``; this shows how
+            well a model orders, say, cold items, whether or not they are ranked above warm ones.
         beyond: adds the metrics of all lists together: coverage, Gini, novelty, popularity and diversity.
         batch_size: users held at once, rounded up to whole tiles; bounds memory, changes nothing else.
         name: the model's name in the report; default: its class.
@@ -252,7 +252,8 @@ class RankingTask:
         """Metric name -> mean over the users with held-out items."""
         return evaluate(
             model, self.split, seen=self.seen, history=self.history, k=self.k, metrics=self.metrics,
-            candidates=self.candidates, candidate_groups=self.candidate_groups, batch_size=self.batch_size, progress=False,
+            candidates=self.candidates, candidate_groups=self.candidate_groups,
+            batch_size=self.batch_size, progress=False,
         ).mean()  # fmt: skip
 
 
@@ -286,7 +287,7 @@ def activity_groups(
     """User groups by number of train interactions, named ``"5-9"`` or ``"20+"``; no empty ones.
 
     Args:
-        train: what is counted.
+        train: interactions to count.
         quantiles: cuts at these shares of the users, each within 0..1; equal cuts are merged.
         edges: cut at these numbers instead: each is the least of its group.
 

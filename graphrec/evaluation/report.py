@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -78,11 +79,11 @@ class Report:
         return self.metrics[metric]
 
     def __str__(self) -> str:
-        return "\n".join(filter(None, [self._heading(), self._table("plain")]))
+        return "\n".join(filter(None, [self._heading(), render(*self.cells(), "plain")]))
 
     def _repr_html_(self) -> str:
         """For notebooks: a table of the metrics over all users, with 95% intervals."""
-        table = replace(self, groups={})._table("html", intervals=True)
+        table = render(*replace(self, groups={}).cells("html", intervals=True), "html")
         groups = f"Groups, in .groups: {', '.join(self.groups)}" if self.groups else ""
         lines = [escape(line, "html") for line in (self._heading() or self.name, groups) if line]
         return f"<p>{'<br/>'.join(lines)}</p>\n{table}"
@@ -165,13 +166,28 @@ class Report:
             n_users=len(a),
         )
 
+    def cells(self, form: Format = "plain", intervals: bool = False) -> tuple[list[str], list[list[str]]]:
+        """Header and rows of a table: a row per group and metric, a column per cut-off.
+
+        Args:
+            form: the cells of the rows are escaped for it.
+            intervals: add 95% bootstrap intervals over users.
+        """
+        cuts = list(dict.fromkeys(n.partition("@")[2] for n in (*self.metrics, *self.scalars)))
+        rows = []
+        for label, report in {"all": self, **self.groups}.items():
+            for base in dict.fromkeys(n.partition("@")[0] for n in (*report.metrics, *report.scalars)):
+                values = [_cell(report, f"{base}@{c}" if c else base, intervals) for c in cuts]
+                rows.append([escape(c, form) for c in (label, f"{len(report):,}", base, *values)])
+        return ["group", "users", "metric", *(f"@{c}" for c in cuts)], rows
+
     def to_markdown(self, intervals: bool = False) -> str:
-        """A Markdown table: a row per group and metric, a column per cut-off; on request 95% intervals."""
-        return self._table("markdown", intervals)
+        """:meth:`cells` as a Markdown table."""
+        return render(*self.cells("markdown", intervals), "markdown")
 
     def to_latex(self, intervals: bool = False) -> str:
-        """The same as a LaTeX ``tabular`` (needs booktabs), with special characters escaped."""
-        return self._table("latex", intervals)
+        """:meth:`cells` as a LaTeX ``tabular`` (needs booktabs), with special characters escaped."""
+        return render(*self.cells("latex", intervals), "latex")
 
     def to_parquet(self, path: str | Path) -> Path:
         """Writes one row per group and user; scalars and meta go into the schema's metadata as JSON.
@@ -227,15 +243,6 @@ class Report:
         scalars = {name: None if np.isnan(value) else value for name, value in self.scalars.items()}
         return {"scalars": scalars, "meta": dict(self.meta)}
 
-    def _table(self, form: Format, intervals: bool = False) -> str:
-        cuts = list(dict.fromkeys(n.partition("@")[2] for n in (*self.metrics, *self.scalars)))
-        rows = []
-        for label, report in {"all": self, **self.groups}.items():
-            for base in dict.fromkeys(n.partition("@")[0] for n in (*report.metrics, *report.scalars)):
-                cells = [_cell(report, f"{base}@{c}" if c else base, intervals) for c in cuts]
-                rows.append([escape(c, form) for c in (label, f"{len(report):,}", base, *cells)])
-        return render(["group", "users", "metric", *(f"@{c}" for c in cuts)], rows, form)
-
 
 @dataclass(frozen=True)
 class Comparison:
@@ -275,7 +282,7 @@ class Comparisons(tuple[Comparison, ...]):
     __slots__ = ()
 
     def table(self, form: Format = "plain") -> str:
-        """One row a comparison, as ``"plain"``, ``"markdown"`` or ``"latex"``."""
+        """One row a comparison, as ``"plain"``, ``"markdown"``, ``"html"`` or ``"latex"``."""
         return render(*self.cells(form), form)
 
     def cells(self, form: Format = "plain") -> tuple[list[str], list[list[str]]]:
@@ -284,7 +291,8 @@ class Comparisons(tuple[Comparison, ...]):
         rows = [
             (
                 f"{c.model} vs {c.baseline}", c.metric, f"{c.mean:.4f}", f"{c.difference:+.4f}",
-                f"{c.relative:+.1%}", f"[{c.interval[0]:+.4f}, {c.interval[1]:+.4f}]", f"{c.p:.2g}",
+                "-" if math.isnan(c.relative) else f"{c.relative:+.1%}",
+                f"[{c.interval[0]:+.4f}, {c.interval[1]:+.4f}]", f"{c.p:.2g}",
                 "-" if c.p_holm is None else f"{c.p_holm:.2g}",
             )
             for c in self
@@ -292,6 +300,9 @@ class Comparisons(tuple[Comparison, ...]):
         return header, [[escape(cell, form) for cell in row] for row in rows]
 
     __str__ = table
+
+    def _repr_html_(self) -> str:
+        return self.table("html")
 
 
 def compare_all(
@@ -356,8 +367,8 @@ def table(
             text = escape(_cell(report, name, intervals), form)
             if name in report.metrics:
                 sign = direction(name)
-                own = sign * means[label][name]
-                better = {mean[name] for mean in means.values() if name in mean and sign * mean[name] > own}
+                value = sign * means[label][name]
+                better = {mean[name] for mean in means.values() if name in mean and sign * mean[name] > value}
                 text = emphasize(text, len(better), form)
             row.append(text)
         rows.append(row)

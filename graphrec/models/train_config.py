@@ -57,5 +57,7 @@ class Task(Protocol):
     """A validation of a model, such as :class:`graphrec.RankingTask`."""
 
     def __call__(self, model: Any) -> dict[str, float]:
-        """Metric name -> value; higher is better."""
+        """Metric name -> value. Higher is better, but for names that an attribute ``higher_is_better``, where
+        the task has one, maps to False.
+        """
         ...

@@ -278,7 +278,9 @@ class Trainer:
         value = float(metrics[chosen])
         digits = self.config.decimals
         rounded = value if digits is None else round(value, digits)
-        if state.best_value is None or rounded > state.threshold:
+        higher_is_better = getattr(validate, "higher_is_better", {}).get(chosen, True)
+        better = rounded > state.threshold if higher_is_better else rounded < state.threshold
+        if state.best_value is None or better:
             state.best_value, state.threshold, state.best_epoch, state.misses = value, rounded, epoch, 0
             if self.out is None:
                 state.best_weights = {k: v.detach().clone() for k, v in model.state_dict().items()}

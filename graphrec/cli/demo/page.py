@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from graphrec.cli.demo.pictures import describe_choice, people
 from graphrec.cli.demo.protocol import EPOCHS, GROUPS, METRICS, MODELS, SELECT, TRAINING, group_report
 from graphrec.core.files import write_text
-from graphrec.runs.html import Bar, Cell, Heading, Table, bar_chart, line_chart, render
+from graphrec.runs.html import Bar, Cell, Heading, Table, bar_chart, line_chart, options, render
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -108,21 +108,13 @@ def _cell(report: Report, metric: str, ranked: Sequence[float]) -> Cell:
 
 
 def _comparisons(comparisons: Comparisons) -> Table:
-    rows = [
-        (
-            f"{c.model} against {c.baseline}", c.metric, f"{c.difference:+.4f}", f"{c.relative:+.1%}",
-            f"{c.interval[0]:+.4f} to {c.interval[1]:+.4f}", f"{c.p:.2g}", f"{c.p_holm:.2g}",
-        )
-        for c in comparisons
-    ]  # fmt: skip
     caption = (
-        f"Paired comparisons over the same {comparisons[0].n_users:,} users: two-sided permutation test "
-        f"with 10,000 random signs, p-values as computed and after Holm's correction for {len(rows)} "
-        "comparisons. They say how much a difference would vary with other users, not with another "
-        "training seed."
+        f"Paired comparisons over the same {comparisons[0].n_users:,} users: 95 % bootstrap intervals, "
+        "two-sided permutation test with 10,000 random signs, p-values as computed and after Holm's "
+        f"correction for {len(comparisons)} comparisons. They say how much a difference would vary with "
+        "other users, not with another training seed."
     )
-    header = ["comparison", "metric", "difference", "relative", "95 % interval", "p", "p (Holm)"]
-    return Table(header, rows, caption)
+    return Table(*comparisons.cells(), caption)
 
 
 def _by_group(reports: Mapping[str, Report]) -> Markup:
@@ -181,10 +173,10 @@ def _settings(
             (f"{f} features", f"{_extractor(t)}, {t.values.shape[1]} numbers an item")
             for f, t in features.items()
         ),
-        *((MODELS[n][0], _options(r.model.config.model_dump(mode="json"))) for n, r in runs.items()),
-        ("training", _options({**TRAINING, "epochs": settings["epochs"], "select": SELECT})),
+        *((MODELS[n][0], options(r.model.config.model_dump(mode="json"))) for n, r in runs.items()),
+        ("training", options({**TRAINING, "epochs": settings["epochs"], "select": SELECT})),
         ("time", ", ".join(f"{name} {seconds:.1f} s" for name, seconds in steps.items())),
-        ("software", _options({"Python": machine["python"], **machine["packages"]})),
+        ("software", options({"Python": machine["python"], **machine["packages"]})),
         (
             "machine",
             f"{machine['cpus']} cores, {machine['threads']} threads, GPU: {machine['cuda'] or 'none'}",
@@ -205,7 +197,3 @@ def _command(out: Path, settings: Mapping[str, Any]) -> str:
 def _extractor(table: Any) -> str:
     described = table.meta.get("extractor", {})
     return str(described.get("name", "unknown")) if isinstance(described, Mapping) else str(described)
-
-
-def _options(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{k} {v}" for k, v in values.items() if v is not None)

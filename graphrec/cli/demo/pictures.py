@@ -38,7 +38,8 @@ def pick_users(data: Dataset, seed: int, n: int = N_USERS) -> np.ndarray:
     Depends on the data and the seed alone, never on what a model recommends.
     """
     rng = numpy_rng(seed, "demo/users")
-    cold, degree = data.train.item_degree == 0, data.test.user_degree
+    cold = data.train.item_degree == 0
+    degree = data.test.user_degree
     enough = degree >= (HELD_OUT if (degree >= HELD_OUT).sum() >= n else 1)
     anyone = rng.permutation(np.flatnonzero(enough))
     has_new = np.bincount(data.test.users, weights=cold[data.test.items], minlength=data.n_users) > 0
@@ -49,15 +50,10 @@ def pick_users(data: Dataset, seed: int, n: int = N_USERS) -> np.ndarray:
 
 
 def recommendations(model: Any, data: Dataset, users: np.ndarray, k: int) -> np.ndarray:
-    """The ``k`` best items a user ``(n, k)``, train and valid hidden; -1 where no more are left."""
-    import torch
+    """The ``k`` best items a user ``(n, k)``, without those of train and valid, padded with -1."""
+    from graphrec.evaluation.ranking import ranked
 
-    from graphrec.evaluation.metrics import top_k
-
-    scores = model.score(users).float().cpu()
-    row, item = (data.train + data.valid).items_of_users(users)
-    scores[torch.from_numpy(row).long(), torch.from_numpy(item).long()] = -torch.inf
-    return top_k(scores, k).numpy()
+    return np.asarray(ranked(model, k, data.train + data.valid)[users])
 
 
 def people(data: Dataset, models: Mapping[str, Any], out: Path, seed: int) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ import numpy as np
 from graphrec.core.errors import CheckpointError, ConfigError, DataError, MissingDependencyError, nearest
 from graphrec.core.files import digest
 from graphrec.data import Dataset
-from graphrec.evaluation.metrics import metric_names, parse_metric
+from graphrec.evaluation.metrics import METRICS, metric_names, parse_metric
 from graphrec.evaluation.ranking import Beyond, evaluate, warm_cold
 from graphrec.evaluation.report import Report
 from graphrec.models import model as model_class
@@ -39,10 +39,6 @@ REPORTS = "reports"
 """Folder of a run in which reports are stored."""
 STUDY = "study.json"
 """File that marks a directory of trials."""
-SAME_MODEL = {"seed", "graph_cache"}
-"""Options of a model in which runs of one row may differ."""
-SAME_TRAINING = {"seed", "device", "progress", "tensorboard", "checkpoint_every"}
-"""Options of training in which runs of one row may differ."""
 PRESENTATION = ("runs/html", "cli")
 """Folders of the package that no number depends on."""
 ABOUT = (
@@ -60,7 +56,7 @@ class _Run:
         path: its directory.
         meta: what ``run.json`` records.
         facts: the part of it that is checked.
-        options: option -> value; runs with the same options form a row.
+        options: option -> value, of those that affect results; runs with the same options form a row.
         seed: of the training.
         weights: the checkpoint that is evaluated.
         history: one dict per epoch.
@@ -157,6 +153,10 @@ class _Evaluator:
         self.split = split
         self.masked = masked
         self.names = names
+        bases = {parse_metric(name)[0] for name in names}
+        used = [m for m in METRICS.values() if m.name in bases or m.per == "lists"]
+        # The code of other packages is not in the key.
+        self.foreign = not all(m.function.__module__.startswith("graphrec.") for m in used)
         self.data = data
         self.features = features
         self.root = root
@@ -179,7 +179,7 @@ class _Evaluator:
     def stored(self, run: _Run) -> Report | None:
         """The undamaged report of an earlier evaluation under the same key, or None."""
         file = self.file(run)
-        if not file.exists():
+        if self.foreign or not file.exists():
             return None
         try:
             report = Report.from_parquet(file)
@@ -345,14 +345,13 @@ def _options(facts: RunRecord, meta: Mapping[str, Any], seed: int) -> dict[str, 
     try:
         model = model_class(facts.model).Config.result_options(facts.config)
     except (ConfigError, MissingDependencyError):
-        known = {}
-    model = {k: v for k, v in {**known, **facts.config}.items() if k not in SAME_MODEL}
-    training = {**TrainConfig.defaults(), **facts.training}
+        model = dict(facts.config)
+    training = TrainConfig.result_options(facts.training)
     extractors = meta.get("extractors") or {}
-    options: dict[str, Any] = {"model": facts.model, **model}
+    options: dict[str, Any] = {"model": facts.model, **{k: v for k, v in model.items() if k != "seed"}}
     if facts.config.get("seed", seed) != seed:
         options["model seed"] = facts.config["seed"]
-    options |= {f"train.{k}": v for k, v in training.items() if k not in SAME_TRAINING}
+    options |= {f"train.{k}": v for k, v in training.items() if k != "seed"}
     options["select"] = facts.select
     for field, sha256 in facts.features.items():
         named = extractors.get(field)

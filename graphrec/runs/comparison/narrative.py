@@ -95,9 +95,9 @@ def _seeds(comparison: ModelComparison, label: str) -> str:
 
 
 def _gain(comparison: ModelComparison, label: str, other: str) -> str:
-    own, base = (comparison.results[x].mean(comparison.metric) for x in (label, other))
+    mean, base = (comparison.results[x].mean(comparison.metric) for x in (label, other))
     preposition = "over" if direction(comparison.metric) > 0 else "against"
-    return f"{own / base - 1:+.1%} {preposition}" if base > 0 else f"{own - base:+.4f} {preposition}"
+    return f"{mean / base - 1:+.1%} {preposition}" if base > 0 else f"{mean - base:+.4f} {preposition}"
 
 
 def _p(comparison: ModelComparison, label: str) -> str:

@@ -11,7 +11,7 @@ from graphrec.evaluation.metrics import METRICS, direction, parse_metric
 from graphrec.runs.comparison import sections
 from graphrec.runs.comparison.narrative import answer, notes
 from graphrec.runs.comparison.results import ModelComparison
-from graphrec.runs.html import Table, render
+from graphrec.runs.html import Table, options, render
 
 COUNTS = {"n_items": "items to choose from", "n_held_out": "interactions held out"}
 """Key of a report's meta -> what it counts."""
@@ -81,25 +81,25 @@ def _settings(comparison: ModelComparison) -> Table:
     masked = f"what users have in {meta['seen']} is not ranked" if meta.get("seen") else "nothing is masked"
     rows = [
         ("dataset", data.get("name", "not recorded")),
-        ("split", _options(split) if isinstance(split, Mapping) else split),
+        ("split", options(split) if isinstance(split, Mapping) else split),
         ("measured on", f"{meta.get('split', 'not recorded')}; {masked}"),
         ("dataset fingerprint", str(data.get("fingerprint", ""))[:16]),
         ("selected on", about.get("select")),
-        ("training, all models", _options(shared)),
+        ("training, all models", options(shared)),
     ]
-    for (label, result), options in zip(comparison.results.items(), training, strict=True):
+    for (label, result), trained in zip(comparison.results.items(), training, strict=True):
         first = result.entries[0].about
-        own = {
+        settings = {
             **(first.get("model_config") or {}),
-            **{f"train.{k}": v for k, v in options.items() if k not in shared},
+            **{f"train.{k}": v for k, v in trained.items() if k not in shared},
             **{f"{f} features": _extractor(e) for f, e in (first.get("extractors") or {}).items()},
         }
         seeds = ", ".join(str(s) for s in result.seeds if s is not None) or "not recorded"
-        described = _options({k: v for k, v in own.items() if not k.endswith("seed")})
+        described = options({k: v for k, v in settings.items() if not k.endswith("seed")})
         rows.append((label, "; ".join(filter(None, [f"seeds {seeds}", described]))))
     if environment:
         versions = {"Python": environment.get("python"), **(environment.get("packages") or {})}
-        rows.append(("software", _options(versions)))
+        rows.append(("software", options(versions)))
     rows.append(("machine", "; ".join(sections.machines(comparison))))
     recorded = [row for row in rows if row[1]]
     return Table(["setting", "value"], recorded, "What was trained and measured", left=True)
@@ -107,7 +107,3 @@ def _settings(comparison: ModelComparison) -> Table:
 
 def _extractor(extractor: Any) -> str:
     return str(extractor.get("name", "unknown")) if isinstance(extractor, Mapping) else str(extractor)
-
-
-def _options(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{k} {v}" for k, v in values.items() if v is not None)

@@ -156,8 +156,8 @@ class ModelComparison:
         many pairs.
         """
         sign = direction(self.metric)
-        own, other = (sign * self.results[x].values(self.metric) for x in (label, self.baseline))
-        return int((own[:, None] > other[None, :]).sum()), len(own) * len(other)
+        values, baseline = (sign * self.results[x].values(self.metric) for x in (label, self.baseline))
+        return int((values[:, None] > baseline[None, :]).sum()), len(values) * len(baseline)
 
     def rank(self, label: str, name: str, group: str = "") -> int:
         """0 for the best model on a metric, 1 for the second, and so on; equal models share a rank.
@@ -166,8 +166,8 @@ class ModelComparison:
         """
         sign = direction(name)
         means = {round(sign * r.mean(name, group), 12) for r in self.results.values()}
-        own = round(sign * self.results[label].mean(name, group), 12)
-        return sum(other > own for other in means) if own > 0 or sign < 0 else max(2, len(means))
+        mean = round(sign * self.results[label].mean(name, group), 12)
+        return sum(other > mean for other in means) if mean > 0 or sign < 0 else max(2, len(means))
 
     def table(self, form: Format = "plain", *, intervals: bool = True) -> str:
         """Models as rows: mean ± standard deviation over seeds of each metric, best bold, second best marked.

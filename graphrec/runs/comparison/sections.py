@@ -42,25 +42,16 @@ def tests(comparison: ModelComparison) -> Table | None:
     """The comparisons with the baseline; None for a single model."""
     if not comparison.comparisons:
         return None
-    rows = []
-    for c in comparison.comparisons:
-        wins, pairs = comparison.seed_wins(c.model)
-        rows.append(
-            (
-                f"{c.model} against {c.baseline}", f"{c.difference:+.4f}",
-                f"{c.relative:+.1%}" if math.isfinite(c.relative) else "-",
-                f"{c.interval[0]:+.4f} to {c.interval[1]:+.4f}", f"{c.p:.2g}",
-                "-" if c.p_holm is None else f"{c.p_holm:.2g}", f"{wins} of {pairs}",
-            )
-        )  # fmt: skip
     caption = (
         f"Differences in {comparison.metric}, paired over the same {comparison.comparisons[0].n_users:,} "
-        "users. p: how often chance alone would make a difference this large; Holm's correction allows for "
-        "the number of comparisons. Seed pairs: in how many pairs of one training of each the first model is "
-        "ahead."
+        "users; intervals are 95 % bootstrap intervals. p: how often chance alone would make a difference "
+        "this large; Holm's correction allows for the number of comparisons. Seed pairs: in how many pairs "
+        "of one training of each the first model is ahead."
     )
-    header = ["comparison", "difference", "relative", "95 % interval", "p", "p (Holm)", "seed pairs ahead"]
-    return Table(header, rows, caption)
+    header, rows = comparison.comparisons.cells()
+    wins = ["{} of {}".format(*comparison.seed_wins(c.model)) for c in comparison.comparisons]
+    rows = [[row[0], *row[3:], won] for row, won in zip(rows, wins, strict=True)]
+    return Table(["comparison", *header[3:], "seed pairs ahead"], rows, caption)
 
 
 def cutoffs(comparison: ModelComparison) -> list[Markup]:

@@ -7,7 +7,7 @@ page forbids scripts and loading from elsewhere.
 
 from graphrec.runs.html.charts import Bar, bar_chart, line_chart, scatter_chart
 from graphrec.runs.html.markup import escape
-from graphrec.runs.html.page import Card, Cell, Heading, Table, render, thumbnail
+from graphrec.runs.html.page import Card, Cell, Heading, Table, options, render, thumbnail
 
 __all__ = [
     "Bar",
@@ -18,6 +18,7 @@ __all__ = [
     "bar_chart",
     "escape",
     "line_chart",
+    "options",
     "render",
     "scatter_chart",
     "thumbnail",

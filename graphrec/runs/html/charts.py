@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -18,8 +18,8 @@ N_COLORS = 10
 """Series colors of the style sheet, ``--c0`` to ``--c9``; further series start again."""
 BREAK = 18
 """Characters in a line of a bar group's label."""
-NARROW = 27
-"""Width of a bar from which on its value is written above it; hovering always shows it."""
+CHARACTER = 6.75
+"""Width of a character above a bar; a value that is wider than its bar is shown on hovering alone."""
 WIDE = 20
 """Ratio of greatest to least value from which on a scatter chart's horizontal axis is logarithmic."""
 
@@ -77,28 +77,19 @@ def line_chart(
     up = ticks(0.0 if zero else min(p[1] for p in points), max(p[1] for p in points))
     span = (max(xs) - min(xs)) or 1.0
 
-    def place(px: float, py: float) -> tuple[float, float]:
-        return LEFT + (px - min(xs)) / span * (WIDTH - LEFT - RIGHT), _height(py, up)
+    def position(value: float) -> float:
+        return LEFT + (value - min(xs)) / span * (WIDTH - LEFT - RIGHT)
 
-    shapes = [_rules(up)]
-    for value in across:
-        at, _ = place(value, up[0])
-        shapes.append(element("text", f"{value:g}", x=_n(at), y=HEIGHT - BOTTOM + 18, text_anchor="middle"))
-    shapes.append(_labels(x, y))
+    shapes = _axes(x, y, across, position, up)
     for number, (name, line) in enumerate(series.items()):
-        color = _color(number)
-        if not line:
-            continue
         if len(line) == 1:
             shapes.append(_level(name, line[0][1], up, number))
-            continue
-        path = " ".join(",".join(map(_n, place(*p))) for p in line)
-        shapes.append(element("polyline", points=path, class_="line", style=f"stroke:{color}"))
-        for px, py in line:
-            cx, cy = map(_n, place(px, py))
-            hover = element("title", f"{name}, {x} {px:g}: {py:.4g}")
-            dot = element("circle", cx=cx, cy=cy, r=3, class_="point", style=f"fill:{color}")
-            shapes.append(element("g", hover, dot, element("circle", cx=cx, cy=cy, r=8, class_="touch")))
+        elif line:
+            path = " ".join(f"{_n(position(px))},{_n(_height(py, up))}" for px, py in line)
+            shapes.append(element("polyline", points=path, class_="line", style=f"stroke:{_color(number)}"))
+            for px, py in line:
+                hover = f"{name}, {x} {px:g}: {py:.4g}"
+                shapes.append(_point(hover, position(px), _height(py, up), number, radius=3))
     ends = "; ".join(f"{n}: {line[0][1]:.4g} to {line[-1][1]:.4g}" for n, line in series.items() if line)
     return _figure(
         title, f"{y} over {x}. {ends}.", {n: i for i, (n, line) in enumerate(series.items()) if line}, shapes
@@ -132,7 +123,7 @@ def bar_chart(
     room = (WIDTH - LEFT - RIGHT) / len(groups)
     wide = min(44.0, room * 0.84 / len(series))
     base = _height(0.0, up)
-    shapes = [_rules(up), _labels("", y)]
+    shapes = _axes("", y, [], float, up)
     for place, group in enumerate(groups):
         middle = LEFT + room * (place + 0.5)
         for number, (name, bars) in enumerate(series.items()):
@@ -140,35 +131,24 @@ def bar_chart(
             left = middle + (number - len(series) / 2) * wide
             top = _height(bar.value, up)
             hover = f"{name}, {group}: {bar.value:.4f}"
-            drawn = [
-                element(
-                    "rect",
-                    x=_n(left + 1.5),
-                    y=_n(top),
-                    width=_n(wide - 3),
-                    height=_n(max(base - top, 0.8)),
-                    rx=2,
-                    style=f"fill:{_color(number)}",
-                )
-            ]
+            at = _n(left + wide / 2)
+            size = {"width": _n(wide - 3), "height": _n(max(base - top, 0.8)), "rx": 2}
+            drawn = [element("rect", x=_n(left + 1.5), y=_n(top), **size, style=f"fill:{_color(number)}")]
             highest = top
             if bar.low is not None and bar.high is not None:
-                low, high, at = _height(bar.low, up), _height(bar.high, up), _n(left + wide / 2)
+                low = _height(bar.low, up)
+                high = _height(bar.high, up)
                 drawn.append(element("line", x1=at, x2=at, y1=_n(low), y2=_n(high), class_="whisker"))
                 hover += f" (95 % interval {bar.low:.4f} to {bar.high:.4f})"
                 highest = min(top, high)
-            value = (
-                f"{bar.value:.{digits}f}".removeprefix("0") if bar.value < 1 else f"{bar.value:.{digits}f}"
-            )
-            if wide >= NARROW:
-                at = _n(left + wide / 2)
-                drawn.append(
-                    element("text", value, x=at, y=_n(highest - 5), text_anchor="middle", class_="value")
-                )
+            value = f"{bar.value:.{digits}f}"
+            value = value.removeprefix("0") if bar.value < 1 else value
+            if wide >= CHARACTER * len(value):
+                drawn.append(_text(value, at, _n(highest - 5), class_="value"))
             shapes.append(element("g", element("title", hover), *drawn))
         lines = textwrap.wrap(group, BREAK) or [""]
         spans = (element("tspan", line, x=_n(middle), dy=15 if n else 0) for n, line in enumerate(lines))
-        shapes.append(element("text", *spans, y=HEIGHT - BOTTOM + 18, text_anchor="middle"))
+        shapes.append(_text(join(spans), None, HEIGHT - BOTTOM + 18))
     description = "; ".join(
         f"{group}: " + ", ".join(f"{n} {bars[i].value:.{digits}f}" for n, bars in series.items())
         for i, group in enumerate(groups)
@@ -209,21 +189,18 @@ def scatter_chart(
     start, end = scale(across[0]), scale(across[-1])
     heights = [p[1] for p in points] + list(levels.values())
     up = ticks(min(heights), max(heights))
-    shapes = [_rules(up)]
-    for value in across:
-        at = LEFT + (scale(value) - start) / (end - start) * (WIDTH - LEFT - RIGHT)
-        shapes.append(element("text", f"{value:g}", x=_n(at), y=HEIGHT - BOTTOM + 18, text_anchor="middle"))
-    shapes.append(_labels(f"{x}, logarithmic" if far else x, y))
+
+    def position(value: float) -> float:
+        return LEFT + (scale(value) - start) / (end - start) * (WIDTH - LEFT - RIGHT)
+
+    shapes = _axes(f"{x}, logarithmic" if far else x, y, across, position, up)
     names = {name: number for number, name in enumerate(dict.fromkeys([*series, *levels]))}
     for name, level in levels.items():
         shapes.append(_level(name, level, up, names[name]))
     for name, cloud in series.items():
         for px, py in cloud:
-            cx = _n(LEFT + (scale(px) - start) / (end - start) * (WIDTH - LEFT - RIGHT))
-            cy = _n(_height(py, up))
-            hover = element("title", f"{name}, {x} {px:.4g}: {py:.4g}")
-            dot = element("circle", cx=cx, cy=cy, r=5, class_="point", style=f"fill:{_color(names[name])}")
-            shapes.append(element("g", hover, dot, element("circle", cx=cx, cy=cy, r=9, class_="touch")))
+            hover = f"{name}, {x} {px:.4g}: {py:.4g}"
+            shapes.append(_point(hover, position(px), _height(py, up), names[name], radius=5))
     drawn = {n: i for n, i in names.items() if series.get(n) or n in levels}
     values = [f"{n}: {p[0]:.4g}, {p[1]:.4g}" for n, cloud in series.items() for p in cloud[:1]]
     values += [f"{n}: {level:.4g}" for n, level in levels.items()]
@@ -243,62 +220,58 @@ def _powers(low: float, high: float) -> list[float]:
 def _level(name: str, value: float, up: Sequence[float], number: int) -> Markup:
     """A dashed line across the chart."""
     at = _n(_height(value, up))
-    return element(
-        "line",
-        element("title", f"{name}: {value:.4g}"),
-        x1=LEFT,
-        x2=WIDTH - RIGHT,
-        y1=at,
-        y2=at,
-        class_="line",
-        stroke_dasharray="6 5",
-        style=f"stroke:{_color(number)}",
-    )
+    title = element("title", f"{name}: {value:.4g}")
+    ends = {"x1": LEFT, "x2": WIDTH - RIGHT, "y1": at, "y2": at}
+    style = f"stroke:{_color(number)}"
+    return element("line", title, **ends, class_="line", stroke_dasharray="6 5", style=style)
+
+
+def _point(hover: str, x: float, y: float, number: int, radius: int) -> Markup:
+    """A dot with a wider transparent one, on which hovering shows a text."""
+    center = {"cx": _n(x), "cy": _n(y)}
+    dot = element("circle", **center, r=radius, class_="point", style=f"fill:{_color(number)}")
+    touch = element("circle", **center, r=radius + 5, class_="touch")
+    return element("g", element("title", hover), dot, touch)
 
 
 def _figure(title: str, description: str, names: Mapping[str, int], shapes: list[Markup]) -> Markup:
     swatches = (
         element("li", element("span", style=f"background:{_color(n)}"), name) for name, n in names.items()
     )
-    picture = element(
-        "svg",
-        *shapes,
-        viewBox=f"0 0 {WIDTH} {HEIGHT}",
-        role="img",
-        aria_label=f"{title}. {description}",
-    )
+    label = f"{title}. {description}"
+    picture = element("svg", *shapes, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=label)
     scroll = element("div", picture, class_="scroll", tabindex=0, role="region", aria_label=title)
     return element("figure", element("figcaption", title), element("ul", *swatches, class_="legend"), scroll)
 
 
-def _rules(up: Sequence[float]) -> Markup:
+def _axes(
+    x: str, y: str, across: Sequence[float], position: Callable[[float], float], up: Sequence[float]
+) -> list[Markup]:
+    """Labels, horizontal rules at the ticks ``up`` and the ticks ``across``."""
     step = up[1] - up[0]
     digits = max(0, -math.floor(math.log10(step) + 1e-9) + (0 if _round(step) else 1))
-    parts = []
+    shapes = []
     for number, value in enumerate(up):
         at = _n(_height(value, up))
         kind = "grid" if number else "axis"
-        parts.append(element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=at, y2=at, class_=kind))
-        parts.append(
-            element("text", f"{value:.{digits}f}", x=LEFT - 8, y=_n(float(at) + 4), text_anchor="end")
-        )
-    return join(parts)
+        shapes.append(element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=at, y2=at, class_=kind))
+        shapes.append(_text(f"{value:.{digits}f}", LEFT - 8, _n(float(at) + 4), anchor="end"))
+    shapes += [_text(f"{value:g}", _n(position(value)), HEIGHT - BOTTOM + 18) for value in across]
+    middle = (TOP + HEIGHT - BOTTOM) / 2
+    if x:
+        shapes.append(_text(x, (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6))
+    shapes.append(_text(y, None, None, transform=f"translate(13 {middle:g}) rotate(-90)"))
+    return shapes
+
+
+def _text(text: str, x: object, y: object, anchor: str = "middle", **attributes: object) -> Markup:
+    return element("text", text, x=x, y=y, text_anchor=anchor, **attributes)
 
 
 def _round(step: float) -> bool:
-    """Whether one significant digit says it all."""
+    """Whether one significant digit gives the whole number."""
     unit = 10.0 ** math.floor(math.log10(step) + 1e-9)
     return abs(step / unit - round(step / unit)) < 1e-6
-
-
-def _labels(x: str, y: str) -> Markup:
-    middle = (TOP + HEIGHT - BOTTOM) / 2
-    return join(
-        (
-            element("text", x, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 6, text_anchor="middle") if x else "",
-            element("text", y, transform=f"translate(13 {middle:g}) rotate(-90)", text_anchor="middle"),
-        )
-    )
 
 
 def _height(value: float, up: Sequence[float]) -> float:

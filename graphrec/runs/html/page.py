@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -101,6 +101,11 @@ class Card(NamedTuple):
     image: str | None = None
     hit: str = ""
     new: str = ""
+
+
+def options(values: Mapping[str, object]) -> str:
+    """Options with their values on one line, without those that are None."""
+    return ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
 
 
 def render(template: Path, **values: object) -> str:
