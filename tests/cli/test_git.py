@@ -75,7 +75,8 @@ def test_coder_takes_the_features_of_its_extractor(tmp_path, graphrec, refused) 
     assert "code: FeatureTable" in answer.err
     assert "path: FeatureTable" not in answer.err, "contents are there"
     assert graphrec("evaluate", tmp_path / "run").code == 0
-    assert "code, path" in graphrec("models").out
+    (row,) = [line for line in graphrec("models").out.splitlines() if line.startswith("coder ")]
+    assert "code-segments" in row
 
 
 def test_without_contents_no_features_are_asked_for(tmp_path, graphrec, refused) -> None:

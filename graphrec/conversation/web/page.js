@@ -1,29 +1,29 @@
 "use strict";
-// Each turn is an entry of the browser's history and holds the whole conversation up to it. Back, forward and
-// reload therefore need no server, and pages in several tabs know nothing of one another.
+// Each turn is an entry of the browser's history that holds the complete conversation up to it. Back, forward and
+// reload therefore need no server, and several tabs are independent of each other.
 
 const $ = (id) => document.getElementById(id);
-const TRAIL = 12; // answers that are listed
-const OFFERED = 24; // attributes that are offered at once
-const PATIENCE = 30000; // ms until an unanswered request is given up
+const MAX_TRAIL = 12; // answers listed
+const MAX_OFFERED = 24; // attributes offered at once
+const TIMEOUT = 30000; // ms until a request fails
 
-let here = null; // the history entry on display
-let moves = 0; // replies to earlier moves come too late
+let current = null; // the displayed history entry
+let requestNumber = 0; // replies to earlier requests are ignored
 let busy = false;
 let retry = null;
 
-// All that is displayed goes through textContent: titles and names are data.
-function make(tag, properties = {}, ...children) {
-  const made = document.createElement(tag);
+// All texts are set by textContent, as titles and names are data.
+function createElement(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
-    if (name === "text") made.textContent = value;
-    else made.setAttribute(name, value);
+    if (name === "text") element.textContent = value;
+    else element.setAttribute(name, value);
   }
-  made.append(...children);
-  return made;
+  element.append(...children);
+  return element;
 }
 
-function say(id, text) {
+function setText(id, text) {
   $(id).textContent = text;
   $(id).hidden = !text;
 }
@@ -32,45 +32,46 @@ const count = (n) => n.toLocaleString("en-US");
 
 // -- server --------------------------------------------------------------------------------------------------
 
-class Trouble extends Error {
-  constructor(message, again) {
+class RequestError extends Error {
+  constructor(message, retryable) {
     super(message);
-    this.again = again; // whether the same may succeed later
+    this.retryable = retryable;
   }
 }
 
 async function request(path, body) {
-  const options = { signal: AbortSignal.timeout(PATIENCE), headers: {}, cache: "no-store" };
+  const options = { signal: AbortSignal.timeout(TIMEOUT), headers: {}, cache: "no-store" };
   if (body !== undefined) {
     options.method = "POST";
     options.headers["content-type"] = "application/json";
     options.body = JSON.stringify(body);
   }
-  let response, found;
+  let response;
+  let content;
   try {
     response = await fetch(path, options);
-    found = await response.json();
+    content = await response.json();
   } catch {
-    throw new Trouble("The server does not answer. Is it still running?", true);
+    throw new RequestError("The server does not answer. Is it still running?", true);
   }
   if (!response.ok) {
-    throw new Trouble(`The server says: ${found.error || response.statusText}`, response.status >= 500);
+    throw new RequestError(`The server says: ${content.error || response.statusText}`, response.status >= 500);
   }
-  return found;
+  return content;
 }
 
-// -- moving about --------------------------------------------------------------------------------------------
+// -- navigation ----------------------------------------------------------------------------------------------
 
-async function move(path, body, how = "push") {
-  const mine = ++moves;
+async function send(path, body, how = "push") {
+  const number = ++requestNumber;
   setBusy(true);
   try {
     const reply = await request(path, body);
-    if (mine === moves) go({ view: "talk", reply }, how);
-  } catch (trouble) {
-    if (mine !== moves) return;
+    if (number === requestNumber) go({ view: "talk", reply }, how);
+  } catch (error) {
+    if (number !== requestNumber) return;
     setBusy(false);
-    complain(trouble, () => move(path, body, how));
+    showError(error, () => send(path, body, how));
   }
 }
 
@@ -79,61 +80,61 @@ function go(entry, how) {
   show(entry);
 }
 
-function remember(changes) {
-  here = { ...here, ...changes };
-  history.replaceState(here, "");
+function updateEntry(changes) {
+  current = { ...current, ...changes };
+  history.replaceState(current, "");
 }
 
 function answer(value) {
-  if (!busy) move("api/answer", { state: here.reply.state, value });
+  if (!busy) send("api/answer", { state: current.reply.state, value });
 }
 
-function takeBack() {
+function undo() {
   if (busy) return;
-  // Browsers drop the oldest entries of a long history; the server can still work out what stood there.
+  // Browsers drop the oldest entries of a long history; the server can still compute them.
   if (window.navigation && !navigation.canGoBack) {
-    if (here.reply.state.events.length) move("api/undo", { state: here.reply.state }, "replace");
-    else go(beginning(), "replace");
+    if (current.reply.state.events.length) send("api/undo", { state: current.reply.state }, "replace");
+    else go(startEntry(), "replace");
   } else history.back();
 }
 
-const beginning = () => ({ view: "start", user: "", likes: [] });
+const startEntry = () => ({ view: "start", user: "", likes: [] });
 
 function setBusy(value) {
   busy = value;
   document.querySelector("main").setAttribute("aria-busy", String(value));
 }
 
-function complain(trouble, again) {
-  retry = again;
-  say("trouble-text", trouble.message);
-  $("again").hidden = !trouble.again;
-  $("trouble-anew").hidden = here.view === "start" || !again;
+function showError(error, repeat) {
+  retry = repeat;
+  setText("trouble-text", error.message);
+  $("again").hidden = !error.retryable;
+  $("trouble-anew").hidden = current.view === "start" || !repeat;
   $("trouble").hidden = false;
   $("trouble").scrollIntoView({ block: "nearest" });
 }
 
 function show(entry) {
-  moves += 1; // whatever is on its way belongs to another place
+  requestNumber += 1; // replies to pending requests belong to another entry
   setBusy(false);
-  here = entry?.view === "start" || entry?.reply?.state ? entry : beginning();
+  current = entry?.view === "start" || entry?.reply?.state ? entry : startEntry();
   $("trouble").hidden = true;
-  $("start").hidden = here.view !== "start";
-  $("talk").hidden = here.view !== "talk";
-  if (here.view === "start") showStart();
-  else showTalk(here.reply);
+  $("start").hidden = current.view !== "start";
+  $("talk").hidden = current.view !== "talk";
+  if (current.view === "start") showStart();
+  else showTalk(current.reply);
   window.scrollTo(0, 0);
 }
 
-// -- the beginning -------------------------------------------------------------------------------------------
+// -- start page ---------------------------------------------------------------------------------------------
 
-let searches = 0;
+let searchNumber = 0;
 let offered = [];
 
 function showStart() {
   document.title = "A conversation · graphrec";
   $("status").textContent = "";
-  $("user").value = here.user;
+  $("user").value = current.user;
   $("search").value = "";
   showChosen();
   search();
@@ -141,62 +142,62 @@ function showStart() {
 }
 
 async function search() {
-  const mine = ++searches;
+  const number = ++searchNumber;
   try {
-    const found = await request(`api/attributes?q=${encodeURIComponent($("search").value)}`);
-    if (mine !== searches) return;
-    offered = found.names.slice(0, OFFERED);
-    const rest = found.total - offered.length;
-    say("more", found.total ? (rest ? `and ${count(rest)} more; type to search them` : "") : "nothing of that name");
+    const matches = await request(`api/attributes?q=${encodeURIComponent($("search").value)}`);
+    if (number !== searchNumber) return;
+    offered = matches.names.slice(0, MAX_OFFERED);
+    const rest = matches.total - offered.length;
+    setText("more", matches.total ? (rest ? `and ${count(rest)} more; type to search them` : "") : "nothing of that name");
     showOffered();
-  } catch (trouble) {
-    if (mine === searches && here.view === "start") complain(trouble, search);
+  } catch (error) {
+    if (number === searchNumber && current.view === "start") showError(error, search);
   }
 }
 
 function showOffered() {
   const focused = document.activeElement?.dataset?.name;
-  $("offered").replaceChildren(...offered.map((name) => chip(name, here.likes.includes(name), () => like(name))));
+  $("offered").replaceChildren(...offered.map((name) => chip(name, current.likes.includes(name), () => toggleLike(name))));
   refocus($("offered"), focused);
 }
 
 function showChosen() {
-  $("chosen-part").hidden = !here.likes.length;
+  $("chosen-part").hidden = !current.likes.length;
   $("chosen").replaceChildren(
-    ...here.likes.map((name) => {
-      const made = make("button", { type: "button", "aria-label": `${name}, take it away`, text: `${name} ×` });
-      made.addEventListener("click", () => like(name));
-      return make("li", {}, made);
+    ...current.likes.map((name) => {
+      const element = createElement("button", { type: "button", "aria-label": `${name}, take it away`, text: `${name} ×` });
+      element.addEventListener("click", () => toggleLike(name));
+      return createElement("li", {}, element);
     }),
   );
 }
 
 function chip(name, pressed, onclick, key) {
-  const made = make("button", { type: "button", "aria-pressed": String(pressed), "data-name": name, text: name });
+  const element = createElement("button", { type: "button", "aria-pressed": String(pressed), "data-name": name, text: name });
   if (key) {
-    made.setAttribute("aria-keyshortcuts", key);
-    made.append(make("kbd", { text: key, "aria-hidden": "true" }));
+    element.setAttribute("aria-keyshortcuts", key);
+    element.append(createElement("kbd", { text: key, "aria-hidden": "true" }));
   }
-  made.addEventListener("click", onclick);
-  return make("li", {}, made);
+  element.addEventListener("click", onclick);
+  return createElement("li", {}, element);
 }
 
 function refocus(list, name) {
   if (name === undefined) return;
-  [...list.querySelectorAll("button")].find((made) => made.dataset.name === name)?.focus();
+  [...list.querySelectorAll("button")].find((element) => element.dataset.name === name)?.focus();
 }
 
-function like(name) {
-  const likes = here.likes.includes(name) ? here.likes.filter((other) => other !== name) : [...here.likes, name];
-  remember({ likes });
+function toggleLike(name) {
+  const likes = current.likes.includes(name) ? current.likes.filter((other) => other !== name) : [...current.likes, name];
+  updateEntry({ likes });
   $("status").textContent = likes.length ? `You begin with ${likes.join(", ")}` : "You begin with nothing";
   showChosen();
   showOffered();
 }
 
-// -- a turn --------------------------------------------------------------------------------------------------
+// -- turn -----------------------------------------------------------------------------------------------------
 
-const picked = () => here.picked || [];
+const selected = () => current.selected || [];
 
 function showTalk(turn) {
   const several = turn.values.length > 0;
@@ -209,19 +210,19 @@ function showTalk(turn) {
   const left = `${count(turn.remaining)} of ${count(turn.total)} items left`;
   const going = turn.kind === "question" || turn.kind === "recommendation";
   const unmet = turn.unmet ? ` · none meets all you said, these miss ${count(turn.unmet)} of your answers` : "";
-  say("count", going ? `Turn ${turn.number} · ${left}${unmet}` : "");
-  say("ask", ask);
+  setText("count", going ? `Turn ${turn.number} · ${left}${unmet}` : "");
+  setText("ask", ask);
   $("heading").textContent = heading;
-  say("why", why(turn));
+  setText("why", why(turn));
   const path = turn.kind === "question" && turn.path.length > 1 ? turn.path : [];
-  $("path").replaceChildren(...path.map((name) => make("li", {}, make("span", { dir: "auto", text: name }))));
+  $("path").replaceChildren(...path.map((name) => createElement("li", {}, createElement("span", { dir: "auto", text: name }))));
   $("path").hidden = !path.length;
   $("yes-no").hidden = turn.kind !== "question" || several;
   $("several").hidden = turn.kind !== "question" || !several;
   $("shown").hidden = turn.kind !== "recommendation";
   $("found").hidden = turn.kind !== "found";
   if (several) showValues();
-  $("cards").replaceChildren(...turn.items.map((item, place) => make("li", {}, card(item, place))));
+  $("cards").replaceChildren(...turn.items.map((item, index) => createElement("li", {}, card(item, index))));
   $("found").replaceChildren(...(turn.found ? [card(turn.found)] : []));
   showTrail(turn.state);
   $("back-text").textContent = turn.state.events.length ? "Take back" : "Back to the start";
@@ -233,11 +234,11 @@ function showTalk(turn) {
 }
 
 function why(turn) {
-  if (turn.kind === "question") return `Why? ${capital(turn.why)}.`;
+  if (turn.kind === "question") return `Why? ${capitalize(turn.why)}.`;
   return turn.kind === "end" ? "Take answers back, or start anew." : "";
 }
 
-const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+const capitalize = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
 function showTrail(state) {
   const said = [
@@ -250,90 +251,90 @@ function showTrail(state) {
       return `${event.asked}: ${event.answer === "unknown" ? "don’t know" : event.answer}`;
     }),
   ];
-  const last = said.slice(-TRAIL);
+  const last = said.slice(-MAX_TRAIL);
   if (last.length < said.length) last.unshift(`${said.length - last.length} earlier`);
-  $("trail").replaceChildren(...last.map((text) => make("li", { text })));
+  $("trail").replaceChildren(...last.map((text) => createElement("li", { text })));
   $("trail").hidden = !last.length;
 }
 
-// The tenth has the key 0; further ones have none.
-const key = (place) => (place < 9 ? String(place + 1) : place === 9 ? "0" : "");
+// The tenth has the key 0; the others have none.
+const key = (index) => (index < 9 ? String(index + 1) : index === 9 ? "0" : "");
 
 function showValues() {
   const focused = document.activeElement?.dataset?.name;
   $("values").replaceChildren(
-    ...here.reply.values.map((name, place) => chip(name, picked().includes(name), () => toggle(name), key(place))),
+    ...current.reply.values.map((name, index) => chip(name, selected().includes(name), () => toggle(name), key(index))),
   );
   refocus($("values"), focused);
 }
 
 function toggle(name) {
   if (busy) return;
-  remember({ picked: picked().includes(name) ? picked().filter((other) => other !== name) : [...picked(), name] });
+  updateEntry({ selected: selected().includes(name) ? selected().filter((other) => other !== name) : [...selected(), name] });
   showValues();
 }
 
 function confirmValues() {
-  if (picked().length) answer(picked());
-  else complain(new Trouble("Choose what fits, or say “None of them”.", false), null);
+  if (selected().length) answer(selected());
+  else showError(new RequestError("Choose what fits, or say “None of them”.", false), null);
 }
 
-function card(item, place) {
+function card(item, index) {
   const initial = () =>
-    make("span", { class: "initial", "aria-hidden": "true", text: [...item.title.trim()][0]?.toUpperCase() || "·" });
+    createElement("span", { class: "initial", "aria-hidden": "true", text: [...item.title.trim()][0]?.toUpperCase() || "·" });
   let picture = initial();
   if (item.picture) {
-    picture = make("img", { src: item.picture, alt: "" });
+    picture = createElement("img", { src: item.picture, alt: "" });
     picture.addEventListener("error", () => picture.replaceWith(initial()), { once: true });
   }
-  const text = [make("b", { dir: "auto", text: item.title }), make("small", { text: `${capital(item.why)}.` })];
-  if (place === undefined) return make("div", { class: "card" }, picture, ...text);
-  const made = make("button", { type: "button", class: "card" }, picture, ...text);
-  if (key(place)) {
-    made.prepend(make("span", { class: "number", text: key(place), "aria-hidden": "true" }));
-    made.setAttribute("aria-keyshortcuts", key(place));
+  const text = [createElement("b", { dir: "auto", text: item.title }), createElement("small", { text: `${capitalize(item.why)}.` })];
+  if (index === undefined) return createElement("div", { class: "card" }, picture, ...text);
+  const element = createElement("button", { type: "button", class: "card" }, picture, ...text);
+  if (key(index)) {
+    element.prepend(createElement("span", { class: "number", text: key(index), "aria-hidden": "true" }));
+    element.setAttribute("aria-keyshortcuts", key(index));
   }
-  made.addEventListener("click", () => answer(item.id));
-  return made;
+  element.addEventListener("click", () => answer(item.id));
+  return element;
 }
 
 function save() {
-  const text = `${JSON.stringify(here.reply.state, null, 1)}\n`;
+  const text = `${JSON.stringify(current.reply.state, null, 1)}\n`;
   const address = URL.createObjectURL(new Blob([text], { type: "application/json" }));
-  make("a", { href: address, download: "conversation.json" }).click();
+  createElement("a", { href: address, download: "conversation.json" }).click();
   setTimeout(() => URL.revokeObjectURL(address), 10000);
 }
 
-// -- what is pressed -----------------------------------------------------------------------------------------
+// -- keys and clicks ------------------------------------------------------------------------------------------
 
-function press(event) {
+function onKeyDown(event) {
   if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
-  if (event.repeat || here.view !== "talk" || !$("keys").checked) return;
-  const on = event.target instanceof Element ? event.target : document.body;
-  const done = meaning(event.key, here.reply, on);
-  if (!done) return;
+  if (event.repeat || current.view !== "talk" || !$("keys").checked) return;
+  const target = event.target instanceof Element ? event.target : document.body;
+  const action = actionForKey(event.key, current.reply, target);
+  if (!action) return;
   event.preventDefault();
-  if (!busy) done();
+  if (!busy) action();
 }
 
-function meaning(pressed, turn, on) {
+function actionForKey(pressed, turn, target) {
   const letter = pressed.toLowerCase();
-  if (letter === "b" || pressed === "Backspace") return takeBack;
-  const place = /^[0-9]$/.test(pressed) ? (Number(pressed) + 9) % 10 : -1;
+  if (letter === "b" || pressed === "Backspace") return undo;
+  const index = /^[0-9]$/.test(pressed) ? (Number(pressed) + 9) % 10 : -1;
   if (turn.kind === "recommendation") {
     if (letter === "n") return () => answer(null);
-    return turn.items[place] && (() => answer(turn.items[place].id));
+    return turn.items[index] && (() => answer(turn.items[index].id));
   }
   if (turn.kind !== "question") return null;
   if (pressed === "?") return () => answer("unknown");
   if (!turn.values.length) return letter === "y" ? () => answer("yes") : letter === "n" ? () => answer("no") : null;
   if (letter === "n") return () => answer([]);
-  // On any other button, Enter presses that button.
-  if (pressed === "Enter" && (!on.closest("button") || on.closest("#values"))) return confirmValues;
-  return turn.values[place] !== undefined ? () => toggle(turn.values[place]) : null;
+  // On another button, Enter presses that button.
+  if (pressed === "Enter" && (!target.closest("button") || target.closest("#values"))) return confirmValues;
+  return turn.values[index] !== undefined ? () => toggle(turn.values[index]) : null;
 }
 
-const clicks = {
+const clickActions = {
   yes: () => answer("yes"),
   no: () => answer("no"),
   unknown: () => answer("unknown"),
@@ -341,22 +342,22 @@ const clicks = {
   "none-fit": () => answer([]),
   "unknown-values": () => answer("unknown"),
   "none-shown": () => answer(null),
-  back: takeBack,
+  back: undo,
   save,
-  anew: () => go(beginning(), "push"),
-  "trouble-anew": () => go(beginning(), "push"),
+  anew: () => go(startEntry(), "push"),
+  "trouble-anew": () => go(startEntry(), "push"),
   again: () => {
     $("trouble").hidden = true;
     retry?.();
   },
 };
-for (const [id, what] of Object.entries(clicks)) $(id).addEventListener("click", what);
+for (const [id, what] of Object.entries(clickActions)) $(id).addEventListener("click", what);
 
 $("start").addEventListener("submit", (event) => {
   event.preventDefault();
-  if (!busy) move("api/start", { user: $("user").value.trim() || null, likes: here.likes });
+  if (!busy) send("api/start", { user: $("user").value.trim() || null, likes: current.likes });
 });
-$("user").addEventListener("input", () => remember({ user: $("user").value }));
+$("user").addEventListener("input", () => updateEntry({ user: $("user").value }));
 let typing = 0;
 $("search").addEventListener("input", () => {
   clearTimeout(typing);
@@ -367,16 +368,16 @@ $("search").addEventListener("keydown", async (event) => {
   event.preventDefault();
   clearTimeout(typing);
   await search();
-  if (here.view !== "start") return;
-  if (offered.length && !here.likes.includes(offered[0])) like(offered[0]);
+  if (current.view !== "start") return;
+  if (offered.length && !current.likes.includes(offered[0])) toggleLike(offered[0]);
   $("search").value = "";
   search();
 });
-document.addEventListener("keydown", press);
+document.addEventListener("keydown", onKeyDown);
 $("keys").checked = sessionStorage.getItem("keys") !== "off";
 $("keys").addEventListener("change", () => sessionStorage.setItem("keys", $("keys").checked ? "on" : "off"));
 window.addEventListener("popstate", (event) => show(event.state));
 
 history.scrollRestoration = "manual";
-if (!history.state) history.replaceState(beginning(), "");
+if (!history.state) history.replaceState(startEntry(), "");
 show(history.state);
