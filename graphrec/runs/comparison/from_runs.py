@@ -39,10 +39,6 @@ REPORTS = "reports"
 """Folder of a run in which reports are stored."""
 STUDY = "study.json"
 """File that marks a directory of trials."""
-SAME_MODEL = {"seed", "graph_cache"}
-"""Options of a model in which runs of one row may differ."""
-SAME_TRAINING = {"seed", "device", "progress", "tensorboard", "checkpoint_every"}
-"""Options of training in which runs of one row may differ."""
 PRESENTATION = ("runs/html", "cli")
 """Folders of the package that no number depends on."""
 ABOUT = (
@@ -345,14 +341,15 @@ def _options(facts: RunRecord, meta: Mapping[str, Any], seed: int) -> dict[str, 
     try:
         model = model_class(facts.model).Config.result_options(facts.config)
     except (ConfigError, MissingDependencyError):
-        known = {}
-    model = {k: v for k, v in {**known, **facts.config}.items() if k not in SAME_MODEL}
-    training = {**TrainConfig.defaults(), **facts.training}
+        model = dict(facts.config)
+    training = TrainConfig.result_options(facts.training)
+    model.pop("seed", None)
+    training.pop("seed")
     extractors = meta.get("extractors") or {}
     options: dict[str, Any] = {"model": facts.model, **model}
     if facts.config.get("seed", seed) != seed:
         options["model seed"] = facts.config["seed"]
-    options |= {f"train.{k}": v for k, v in training.items() if k not in SAME_TRAINING}
+    options |= {f"train.{k}": v for k, v in training.items()}
     options["select"] = facts.select
     for field, sha256 in facts.features.items():
         named = extractors.get(field)
