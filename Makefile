@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DONE := $(VENV)/.installed
 
-.PHONY: help setup demo test lint types format clean
+.PHONY: help setup demo test docs lint types format clean
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -21,6 +21,9 @@ demo: setup  ## generate a catalog, extract features, train, evaluate, write run
 
 test: setup  ## run the tests (with real data where GRAPHREC_DATA points to it)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+docs: setup  ## build the docs site in build/site; fails on a warning or a broken link
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lint: setup  ## ruff: lint and format
 	$(BIN)/ruff check .

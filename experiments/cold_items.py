@@ -18,11 +18,12 @@ from torch import Tensor
 
 import graphrec as gr
 from experiments.content import extracted, ready_features, text_encoder
+from experiments.recording import RESULTS, write_result
 from experiments.rendering import spread
-from graphrec.core.files import read_json, write_json
+from graphrec.core.files import read_json
 from graphrec.evaluation.ranking import warm_cold
 
-RESULTS = Path(__file__).parent / "results" / "cold_items.json"
+RESULT = RESULTS / "cold_items.json"
 POWERS = (0.0, 0.5, 1.0, 1.5)
 BATCH = {"amazon-scientific": 512, "movielens-small": 1024, "xwines": 2048}
 CONFIG = {"dropout": 0.5, "reg_weight": 0.1}
@@ -105,8 +106,8 @@ def main() -> None:
             data = gr.load_dataset(name, root=options.root, split="cold-items")
             tables = extracted(data, options.store, image="hog-hsv", text=text_encoder())
         found[name] = [measured(data, tables, batch_size, seed) for seed in options.seeds]
-    write_json(RESULTS, {"seeds": options.seeds, "powers": POWERS, "datasets": found})
-    print(table(read_json(RESULTS)))
+    write_result(RESULT, {"seeds": options.seeds, "powers": POWERS, "datasets": found})
+    print(table(read_json(RESULT)))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ import numpy as np
 import torch
 
 import graphrec as gr
-from experiments.harness import QUICK, RESULTS, folder_of, options_of_all
+from experiments.harness import QUICK, folder_of, options_of_all
+from experiments.recording import RESULTS, write_result
 from experiments.rendering import spread
 from graphrec.core.environment import environment
 from graphrec.core.files import read_json, write_json
@@ -163,7 +164,7 @@ def run(name: str, command: str, data: gr.Dataset, text: str, options: argparse.
         "contributions": compared,
     }
     path = (options.out / "quick" if options.quick else RESULTS) / f"{name}.json"
-    write_json(path, result)
+    write_result(path, result)
     result = read_json(path)
     print(
         f"{about(result)}\n\n{table(result)}\n\n{parts(result)}\n\n{compared_with(result)}\n\nwritten: {path}"

@@ -1,8 +1,8 @@
-"""What the experiment scripts share: equal tuning budgets, seeds, one look at test, recorded results.
+"""Shared by the experiment scripts: equal tuning budgets, seeds, one evaluation on test, recorded results.
 
 Options are tuned on validation at the first seed, every model with the same number of trials. Then each row
 is trained once per seed, and the test split is evaluated once per training. Every training is resumable: a
-finished one is read back, an interrupted one goes on from its last epoch.
+finished one is read back, an interrupted one continues from its last epoch.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 import graphrec as gr
+from experiments.recording import RESULTS, write_result
 from experiments.rendering import details, table
 from graphrec.core.environment import environment
 from graphrec.core.errors import CheckpointError
@@ -40,13 +41,12 @@ from graphrec.training.run_directory import METRICS as HISTORY
 METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 CUTS = (1, 5, 10, 20, 50)
 SELECT = "recall@20"
-RESULTS = Path(__file__).parent / "results"
 QUICK = {"epochs": 1, "trials": 2}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table: a model, its settings and what it gets to see.
+    """One row of a table: a model, its settings and its features.
 
     Attributes:
         label: its name in the table.
@@ -54,11 +54,11 @@ class Row:
         config: the model's options; those in its search space are replaced by what tuning finds.
         train: options of training, likewise.
         features: which modalities the model gets; None gives it all.
-        control: by field what its model gets instead of the vectors, ``"shuffled"`` (the same, handed out at
-            random) or ``"noise"`` (random ones): the controls that tell what the content itself is worth.
-        like: label of the row whose tuned options are taken over, with ``change`` on top.
+        control: for each replaced field ``"shuffled"`` (the vectors shuffled among items) or ``"noise"``
+            (random vectors): the controls that measure the value of the content itself.
+        like: label of the row whose tuned options are used, changed by ``change``.
         change: model options that differ from that row's.
-        group: ``"main"``, or what the row is a check of.
+        group: ``"main"``, or the group of checks.
     """
 
     label: str
@@ -86,7 +86,7 @@ class Experiment:
         baseline: label that the main rows are compared with.
         trials: tuning budget of every model; 0 takes the settings as they stand.
         pairs: further comparisons (row, other row).
-        published: label -> metric -> published value, shown beside.
+        published: label -> metric -> published value, shown in brackets.
         tuned_as: another experiment whose tuned options are used here, for the rows it has.
         shares: another experiment on the same data, whose trainings are used for the rows it has.
         checked: rows of checks take this many of the seeds, the first.
@@ -206,7 +206,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
         "pairs": _pairs(entries, experiment.pairs),
     }  # fmt: skip
     path = (options.out / "quick" if options.quick else RESULTS) / f"{experiment.name}.json"
-    write_json(path, result)
+    write_result(path, result)
     result = read_json(path)
     page = to_html(compared, study.folder / "report.html")
     print(f"{table(result)}\n\n{details(result)}\n\nwritten: {path}, {page}")
@@ -215,7 +215,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
 
 @dataclass(frozen=True, eq=False)
 class _Study:
-    """What the trainings of one experiment have in common."""
+    """The state shared by the trainings of one experiment."""
 
     experiment: Experiment
     out: Path
@@ -353,13 +353,13 @@ def _given(config: Any) -> dict[str, Any]:
 
 
 def _shuffled(table: FeatureTable, field: str) -> FeatureTable:
-    """The same vectors, handed out at random among the items; what is missing is missing elsewhere."""
+    """The same vectors shuffled among the items, missing ones included."""
     order = numpy_rng(0, f"experiments/shuffled/{field}").permutation(len(table))
     return FeatureTable(table.numpy(table.values.dtype)[order], table.present[order], _about(table, field))
 
 
 def _noise(table: FeatureTable, field: str) -> FeatureTable:
-    """Normal random numbers of the same shape and length for whoever has a vector."""
+    """Normal random vectors of the same shape and lengths, for the rows that are present."""
     values = numpy_rng(0, f"experiments/noise/{field}").normal(size=table.shape).astype(np.float32)
     length = np.linalg.norm(table.numpy(np.float32), axis=1, keepdims=True)
     values *= length / np.linalg.norm(values, axis=1, keepdims=True)
@@ -367,7 +367,7 @@ def _noise(table: FeatureTable, field: str) -> FeatureTable:
 
 
 def _about(table: FeatureTable, field: str) -> dict[str, Any]:
-    """What is true of a table whatever its values."""
+    """The metadata of a table that does not depend on its values."""
     return {"field": field} | (
         {} if table.entity == "item" else {"of": table.entity, "items": table.meta["items"]}
     )
@@ -387,7 +387,7 @@ def _by_activity(data: gr.Dataset, reports: Sequence[Report]) -> dict[str, Any]:
 
 
 def folder_of(label: str) -> str:
-    """What the folder of a row's runs is called."""
+    """The name of the folder of a row's runs."""
     return "".join(c if c.isalnum() or c in "-." else "_" for c in label)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import graphrec as gr
-from experiments.talks import Learned, Talks, arguments, run, scorer
+from experiments.conversations import ConversationExperiment, Learned, arguments, run, scorer
 from graphrec.data.readers import dataset_folder
 
 COMMAND = "python -m experiments.lastfm"
@@ -32,12 +32,15 @@ def main() -> None:
     options = arguments(__doc__ or "").parse_args()
     data = gr.load_dataset("lastfm", root=options.root)
     published = Path(dataset_folder("lastfm", options.root)) / "fm_embeddings.npz"
-    given = Talks(
+    with_published_vectors = ConversationExperiment(
         "lastfm", COMMAND, data, published, "the authors'", LEARNED, range(3), PUBLISHED, picture=True
     )
-    run(given, options)
+    run(with_published_vectors, options)
     own = scorer(data, options.out, options.quick)
-    run(Talks("lastfm_own", COMMAND, data, own, "an FM trained here", LEARNED[:1], range(1)), options)
+    run(
+        ConversationExperiment("lastfm_own", COMMAND, data, own, "an FM trained here", LEARNED[:1], range(1)),
+        options,
+    )
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Ratings of at least 4, 5-core; split 8:1:1 at random per user, and with a tenth of the films kept out of
 train. Posters through HOG+HSV (no pretrained weights needed), texts through a sentence encoder where one is
 installed. Eight trials a model, chosen on validation at the first seed; five seeds; then what the content,
-each modality and each part of FREEDOM is worth, and what is said of films and people.
+each modality and each part of FREEDOM is worth, and augmentation with attributes and profiles.
 
     python -m experiments.movielens_small             # five seeds
     python -m experiments.movielens_small --quick     # one epoch, two trials, one seed
@@ -12,7 +12,7 @@ each modality and each part of FREEDOM is worth, and what is said of films and p
 from __future__ import annotations
 
 import graphrec as gr
-from experiments import said
+from experiments import llm_augmentation
 from experiments.content import extracted, text_encoder
 from experiments.harness import Experiment, arguments, run
 from experiments.rows import checks, defaults
@@ -39,7 +39,7 @@ def main() -> None:
     cold = Experiment(
         "movielens_small_cold", COMMAND, data, tables, ROWS, range(5), "LightGCN", tuned_as=warm
     )
-    for experiment in (warm, cold, *said.experiments(warm, cold, rich, options.store)):
+    for experiment in (warm, cold, *llm_augmentation.experiments(warm, cold, rich, options.store)):
         run(experiment, options)
 
 

@@ -18,12 +18,12 @@ from scipy.sparse import csr_matrix
 
 import graphrec as gr
 from experiments.content import extracted, ready_features, text_encoder, text_features
-from graphrec.core.files import write_json
+from experiments.recording import RESULTS, write_result
 from graphrec.core.random import numpy_rng
 from graphrec.features import FeatureTable
 from graphrec.graphs.knn import knn
 
-RESULTS = Path(__file__).parent / "results" / "neighbors.json"
+RESULT = RESULTS / "neighbors.json"
 
 
 def lift(data: gr.Dataset, source: np.ndarray, target: np.ndarray) -> float:
@@ -77,7 +77,7 @@ def main() -> None:
         (wines, extracted(wines, options.store, image="hog-hsv", text=text_encoder())),
     ]
     found = {f"{d.name} {m}": row(d, t) for d, tables in cases for m, t in sorted(tables.items())}
-    write_json(RESULTS, found)
+    write_result(RESULT, found)
     print(table(found))
 
 

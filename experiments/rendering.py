@@ -1,4 +1,4 @@
-"""RunRecord results as markdown."""
+"""Recorded results as Markdown tables."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 HEADS = {"recall@10": "R@10", "recall@20": "R@20", "ndcg@10": "N@10", "ndcg@20": "N@20"}
+TITLES = {"amazon_scientific": "Amazon Scientific", "movielens_small": "MovieLens small"}
+"""Recorded result -> the name of its dataset, where a table has more than one."""
 GROUPS = {"items/warm": "warm R@20", "items/cold": "cold R@20", "items/cold/within": "cold among cold R@20"}
 
 
@@ -36,6 +38,37 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def best(results: Mapping[str, Mapping[str, Any]], count: int = 5) -> str:
+    """The models with the highest recall@20, averaged over some datasets, with recall and NDCG on each."""
+    labels = [
+        label
+        for label in next(iter(results.values()))["order"]
+        if all(label in r["rows"] and r["rows"][label]["group"] == "main" for r in results.values())
+    ]
+
+    def mean(label: str) -> float:
+        return float(np.mean([values_of(r["rows"][label], "test", "recall@20") for r in results.values()]))
+
+    labels = sorted(labels, key=mean, reverse=True)[:count]
+    columns = [
+        [values_of(result["rows"][label], "test", metric) for label in labels]
+        for result in results.values()
+        for metric in ("recall@20", "ndcg@20")
+    ]
+    cells = [_marked(column) for column in columns]
+    heads = [f"{TITLES.get(name, name)}, {m}" for name in results for m in ("R@20", "N@20")]
+    lines = [f"| model | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    lines += [
+        f"| {label} | {' | '.join(column[number] for column in cells)} |"
+        for number, label in enumerate(labels)
+    ]
+    commands = " and ".join(f"`{result['command']}`" for result in results.values())
+    seeds = len(next(iter(results.values()))["seeds"])
+    lines += ["", f"Mean ± standard deviation over {seeds} training seeds; best bold, second best italic. "
+              f"Recorded by {commands}."]  # fmt: skip
+    return "\n".join(lines)
+
+
 def about(result: Mapping[str, Any]) -> str:
     """A paragraph: what was run, on what, with which budget."""
     data, seeds, trials = result["dataset"], result["seeds"], result["trials"]
@@ -44,10 +77,13 @@ def about(result: Mapping[str, Any]) -> str:
     how = f"{trials} trials a model" if trials else "the papers' settings, nothing tuned"
     if trials and result["tuned_on"] != result["experiment"]:
         how += f", those of {result['tuned_on']}"
-    given = {"item": [], "user": []}
+    fields: dict[str, list[str]] = {"item": [], "user": []}
     for field, table in result["features"].items():
-        given[table.get("of", "item")].append(f"{field} of {table['items']:,} ({table['extractor']['name']})")
-    users, items = (f" ({', '.join(given[of])})" if given[of] else "" for of in ("user", "item"))
+        name = table["extractor"]["name"]
+        fields[table.get("entity", "item")].append(f"{field} of {table['items']:,} ({name})")
+    users, items = (
+        f" ({', '.join(fields[entity])})" if fields[entity] else "" for entity in ("user", "item")
+    )
     return (
         f"{data['users']:,} users{users}, {data['items']:,} items{items}, {data['train']:,} / "
         f"{data['valid']:,} / {data['test']:,} interactions; {how}, selected on validation recall@20; "

@@ -1,4 +1,4 @@
-"""The rows of the tables: every model with its settings, and the checks on the multimodal ones."""
+"""The rows of the tables: every model with its settings, and the checks of the multimodal models."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def settled(train: gr.TrainConfig, **configs: ModelConfig) -> list[Row]:
 
 
 def shuffled(main: Sequence[Row]) -> list[Row]:
-    """Each multimodal row with the feature vectors handed out at random among the items."""
+    """Each multimodal row with the feature vectors shuffled among the items."""
     everything = dict.fromkeys(("image", "text"), "shuffled")
     return [
         replace(r, label=SHUFFLED.format(r.label), control=everything, like=r.label, group="shuffled")

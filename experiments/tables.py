@@ -15,16 +15,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments import claims, cold_items, contributions, neighbors, said, talks
-from experiments.harness import RESULTS
-from experiments.rendering import about, details, table
+from experiments import (
+    cold_items,
+    contributions,
+    conversations,
+    llm_augmentation,
+    neighbors,
+    paper_claims,
+)
+from experiments.recording import RESULTS
+from experiments.rendering import about, best, details, table
 from graphrec.core.files import read_json, write_text
 
 ROOT = Path(__file__).parent.parent
-PAGES = (
-    "README.md", "docs/results.md", "docs/claims.md", "docs/conversations.md", "docs/histories.md",
-    "docs/models/freedom.md", "docs/models/llmrec.md",
-)  # fmt: skip
+PAGES = ("README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md")))
 BLOCK = re.compile(r"<!-- table: (.+?) -->\n(.*?)<!-- end -->", flags=re.DOTALL)
 
 
@@ -38,28 +42,31 @@ def recorded(name: str) -> dict[str, Any]:
     if not path.exists():
         known = sorted(p.stem for p in RESULTS.glob("*.json"))
         raise ValueError(f"{path} is not recorded; there are {known}")
-    found: dict[str, Any] = read_json(path)
-    return found
+    result: dict[str, Any] = read_json(path)
+    return result
 
 
 TABLES: dict[str, Callable[..., str]] = {
+    "best": lambda *names: best({n: recorded(n) for n in names}),
     "main": lambda name: f"{about(recorded(name))}\n\n{table(recorded(name))}",
     "details": lambda name: details(recorded(name)),
-    "accuracy": lambda *names: claims.accuracy({n: recorded(n) for n in names}),
-    "parts": lambda *names: claims.checks({n: recorded(n) for n in names}, "parts"),
-    "modalities": lambda *names: claims.checks({n: recorded(n) for n in names}, "modalities"),
-    "shuffled": lambda *names: claims.checks({n: recorded(n) for n in names}, "shuffled"),
-    "time": lambda name: claims.time(recorded(name)),
-    "talks": lambda name: f"{talks.about(recorded(name))}\n\n{talks.table(recorded(name))}",
-    "noise": lambda name: talks.noise(recorded(name)),
+    "accuracy": lambda *names: paper_claims.accuracy({n: recorded(n) for n in names}),
+    "parts": lambda *names: paper_claims.checks({n: recorded(n) for n in names}, "parts"),
+    "modalities": lambda *names: paper_claims.checks({n: recorded(n) for n in names}, "modalities"),
+    "shuffled": lambda *names: paper_claims.checks({n: recorded(n) for n in names}, "shuffled"),
+    "time": lambda name: paper_claims.time(recorded(name)),
+    "conversations": lambda name: (
+        f"{conversations.about(recorded(name))}\n\n{conversations.table(recorded(name))}"
+    ),
+    "noise": lambda name: conversations.noise(recorded(name)),
     "contributions": lambda name: (
         f"{contributions.about(recorded(name))}\n\n{contributions.table(recorded(name))}"
     ),
     "coder-parts": lambda name: contributions.parts(recorded(name)),
     "compared": lambda name: contributions.compared_with(recorded(name)),
-    "said-parts": lambda name: said.parts(recorded(name)),
-    "said-added": lambda name: said.added(recorded(name)),
-    "said-cold": lambda name: said.cold(recorded(name)),
+    "augmentation-parts": lambda name: llm_augmentation.parts(recorded(name)),
+    "augmentation-added": lambda name: llm_augmentation.added(recorded(name)),
+    "augmentation-cold": lambda name: llm_augmentation.cold(recorded(name)),
     "cold": lambda: cold_items.table(recorded("cold_items")),
     "neighbors": lambda: neighbors.table(recorded("neighbors")),
 }
@@ -73,11 +80,11 @@ def rewritten(page: str) -> str:
         ValueError: a marker names no table or no recorded result.
     """
 
-    def block(found: re.Match[str]) -> str:
-        name, *arguments = found[1].split()
+    def block(marker: re.Match[str]) -> str:
+        name, *arguments = marker[1].split()
         if name not in TABLES:
-            raise ValueError(f"<!-- table: {found[1]} -->: expected one of {sorted(TABLES)}")
-        return f"<!-- table: {found[1]} -->\n{TABLES[name](*arguments)}\n<!-- end -->"
+            raise ValueError(f"<!-- table: {marker[1]} -->: expected one of {sorted(TABLES)}")
+        return f"<!-- table: {marker[1]} -->\n{TABLES[name](*arguments)}\n<!-- end -->"
 
     return BLOCK.sub(block, page)
 

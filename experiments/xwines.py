@@ -3,7 +3,7 @@
 Ratings of at least 4, 5-core; split 8:1:1 at random per user, and with a tenth of the wines kept out of
 train. Photos through HOG+HSV, texts through a sentence encoder where one is installed. Eight trials a model,
 chosen on validation at the first seed; five seeds; then what the content, each modality and each part of
-FREEDOM is worth, and what is said of wines and people.
+FREEDOM is worth, and augmentation with attributes and profiles.
 
     python -m experiments.xwines             # five seeds
     python -m experiments.xwines --quick     # one epoch, two trials, one seed
@@ -12,7 +12,7 @@ FREEDOM is worth, and what is said of wines and people.
 from __future__ import annotations
 
 import graphrec as gr
-from experiments import said
+from experiments import llm_augmentation
 from experiments.content import extracted, text_encoder
 from experiments.harness import Experiment, arguments, run
 from experiments.rows import checks, defaults
@@ -37,7 +37,7 @@ def main() -> None:
         for more in (COLD, {"attributes": True}, {"attributes": True, **COLD})
     ]
     cold = Experiment("xwines_cold", COMMAND, data, tables, ROWS, range(5), "LightGCN", tuned_as=warm)
-    for experiment in (warm, cold, *said.experiments(warm, cold, rich, options.store, ON)):
+    for experiment in (warm, cold, *llm_augmentation.experiments(warm, cold, rich, options.store, ON)):
         run(experiment, options)
 
 

@@ -129,8 +129,8 @@ def _scans(data: bytes) -> int:
     at = 2
     scans = 0
     marker = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # other markers occur within a scan
-    while found := marker.search(data, at):
-        code, at = data[found.end() - 1], found.end()
+    while match := marker.search(data, at):
+        code, at = data[match.end() - 1], match.end()
         if code == 0xD9:
             break
         scans += code == 0xDA
@@ -153,10 +153,10 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     peak = _peak(picture) if picture.mode == "F" else 0.0
     if width * height <= BAND_PIXELS:
         return _convert(picture, peak)
-    whole = Image.new("RGB", picture.size)
+    result = Image.new("RGB", picture.size)
     for top, band in _bands(picture):
-        whole.paste(_convert(band, peak), (0, top))
-    return whole
+        result.paste(_convert(band, peak), (0, top))
+    return result
 
 
 def _bands(picture: Image.Image) -> Iterator[tuple[int, Image.Image]]:

@@ -132,8 +132,8 @@ class OpenClip:
                 f"open_clip offers {self.model!r} {self.pretrained!r} only as a pickled download; pass a "
                 ".safetensors checkpoint, or choose another tag"
             )
-        own = [Path(named).with_suffix(".safetensors").name] if named else []
-        return hub_file(repository, [*own, *SAFE_WEIGHTS], "hog-hsv"), dict(tag)
+        converted = [Path(named).with_suffix(".safetensors").name] if named else []
+        return hub_file(repository, [*converted, *SAFE_WEIGHTS], "hog-hsv"), dict(tag)
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any, Any]:

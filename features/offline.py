@@ -136,8 +136,8 @@ class TfidfSvd:
         vectors = np.asarray(terms @ self._axes)
         length = np.linalg.norm(vectors, axis=1, keepdims=True)
         # Texts outside the kept axes have rounding errors only, which must not be scaled to length 1.
-        known = length > 1e-9
-        return np.where(known, vectors / np.where(known, length, 1), 0).astype(np.float32)
+        nonzero = length > 1e-9
+        return np.where(nonzero, vectors / np.where(nonzero, length, 1), 0).astype(np.float32)
 
 
 class HogHsv:
@@ -211,13 +211,13 @@ class HogHsv:
         return np.stack(
             [
                 hog(
-                    one,
+                    picture,
                     orientations=8,
                     pixels_per_cell=(cell, cell),
                     cells_per_block=(2, 2),
                     block_norm="L2-Hys",
                 )
-                for one in gray
+                for picture in gray
             ]
         )
 

@@ -27,6 +27,7 @@ import numpy as np
 from extraction import catalog, files, texts
 from PIL import Image
 
+from graphrec.core import files as core_files
 from graphrec.core.errors import FeatureError
 from graphrec.core.random import numpy_rng
 from graphrec.data import Content, Dataset
@@ -178,7 +179,7 @@ def instrument(moments: Moments) -> None:
         return Pieces(Path(path), moments) if mode == "wb" else builtins.open(path, mode, *more)
 
     os.replace, shards.finished_shard = replace, check
-    files.open = opened  # type: ignore[attr-defined]
+    core_files.open = opened  # type: ignore[attr-defined]
 
 
 def begin(

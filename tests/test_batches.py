@@ -9,11 +9,23 @@ from hypothesis import given, settings, strategies as st
 from scipy import stats
 from tolerances import SCORE
 
+from graphrec import testing
 from graphrec.core.errors import TrainingError
 from graphrec.core.random import derive_seed, numpy_rng, torch_rng
 from graphrec.data import Interactions
-from graphrec.models.batches import EpochContext, triplets, uniform_negatives
+from graphrec.models.batches import (
+    BatchSampler,
+    EpochContext,
+    InGroupNegatives,
+    Preferences,
+    triplets,
+    uniform_negatives,
+)
+from graphrec.models.lightgcn import LightGCN
 from graphrec.models.losses import bpr, embedding_norms
+from graphrec.models.mf import MF
+from graphrec.models.train_config import TrainConfig
+from graphrec.training.trainer import Trainer
 
 few = settings(max_examples=40, deadline=None)
 
@@ -185,3 +197,67 @@ def test_embedding_norms_equal_the_plain_formula() -> None:
     expected = sum(np.sqrt((b**2).sum()) for b in batches) / 6
     found = embedding_norms(*(torch.from_numpy(b).float() for b in batches))
     assert abs(float(found) - expected) <= SCORE * expected
+
+
+# -- n negatives ---------------------------------------------------------------------------------------------
+
+
+def test_several_negatives_of_each_interaction(train) -> None:
+    one = epoch(train, EpochContext(1, 32, 0))
+    plan = EpochContext(1, 32, 0)
+    batches = list(triplets(train, plan, n_negatives=3))
+    users, positives, negatives = (torch.cat(part).numpy() for part in zip(*batches, strict=True))
+    assert np.array_equal(users, one[0])
+    assert np.array_equal(positives, one[1])
+    assert negatives.shape == (len(users), 3)
+    assert not train.contains(users.repeat(3), negatives.ravel()).any()
+    assert (negatives[:, 0] != negatives[:, 1]).any()
+
+
+def test_users_with_every_item_have_no_row_of_negatives() -> None:
+    train = Interactions([0, 0, 0, 1], [0, 1, 2, 0], 2, 3)
+    (batch,) = triplets(train, EpochContext(1, 8, 0), n_negatives=4)
+    assert batch.users.tolist() == [1]
+    assert batch.negatives.shape == (1, 4)
+
+
+def test_a_preference_has_one_negative_repeated(train) -> None:
+    likes, dislikes = np.full(30, 3), np.full(30, 4)
+    sampler = BatchSampler(train, 2, None, Preferences(likes, dislikes, 0.5))
+    for batch in sampler.triplets(EpochContext(1, 50, 0)):
+        n = len(batch.users) * 2 // 3
+        assert batch.negatives.shape == (len(batch.users), 2)
+        assert (batch.positives[n:] == 3).all()
+        assert (batch.negatives[n:] == 4).all()
+
+
+@pytest.mark.parametrize("cls", [MF, LightGCN])
+def test_the_loss_of_n_negatives_is_the_mean_over_them(cls) -> None:
+    data = testing.communities(2, 20)[0]
+    model = cls.build(data, None, cls.Config(n_negatives=3, reg_weight=0.0))
+    batch = next(model.batches(EpochContext(1, 64, 0)))
+    assert batch.negatives.shape == (64, 3)
+    each = [model.loss(batch._replace(negatives=batch.negatives[:, j]))["bpr"] for j in range(3)]
+    assert torch.allclose(model.loss(batch)["bpr"], torch.stack(each).mean())
+    run = Trainer(TrainConfig(epochs=20, batch_size=64, learning_rate=0.01, progress=False)).fit(model)
+    assert run.history[-1]["loss/bpr"] < 0.8 * run.history[0]["loss/bpr"]
+
+
+def test_n_negatives_in_sampled_neighborhoods_are_those_of_the_whole_graph() -> None:
+    data = testing.communities(2, 20)[0]
+    losses = []
+    for fanouts in (None, [-1, -1]):
+        model = LightGCN.build(data, None, LightGCN.Config(n_negatives=3, fanouts=fanouts))
+        losses.append(model.loss(next(model.batches(EpochContext(1, 64, 0)))))
+    for name, value in losses[0].items():
+        assert torch.allclose(value, losses[1][name], atol=1e-6), name
+
+
+def test_n_negatives_come_from_the_group_too() -> None:
+    data, _ = testing.communities(4, 60)
+    group = np.arange(data.n_items) % 20
+    sampler = BatchSampler(data.train, 2, InGroupNegatives(group, 1.0))
+    batches = list(sampler.triplets(EpochContext(1, 256, 0)))
+    positives = torch.cat([b.positives for b in batches]).numpy()
+    negatives = torch.cat([b.negatives for b in batches]).numpy()
+    assert (group[negatives] == group[positives][:, None]).mean() > 0.95

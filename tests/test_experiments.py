@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 import graphrec as gr
-from experiments import claims, said, tables
+from experiments import llm_augmentation, paper_claims, tables, train_from_scratch
 from experiments.harness import Experiment, _Study, arguments, run
 from experiments.rendering import about, details, table
 from experiments.rows import MULTIMODAL, NAMES, checks, defaults, settled
 from graphrec.core.errors import CheckpointError
+from graphrec.data.generated import generated_options, write_catalog
 from graphrec.features import FeatureTable
 from graphrec.models import MODELS, model
 from graphrec.testing import communities
@@ -45,14 +46,7 @@ def done(tmp_path_factory):
 
 
 def test_all_models_are_in_the_tables() -> None:
-    elsewhere = {
-        "fm",
-        "scpr",
-        "coder",
-        "cochange",
-        "directory",
-        "llmrec",
-    }  # where there are conversations, or histories, or a language model was asked
+    elsewhere = {"fm", "scpr", "coder", "cochange", "directory", "llmrec"}  # tables of their own
     assert set(NAMES.values()) == set(MODELS) - elsewhere
     assert set(MULTIMODAL) == {label for label, name in NAMES.items() if model(name).modalities}
 
@@ -159,27 +153,27 @@ def test_tables_mark_the_best_and_count_the_seeds(done) -> None:
 
 
 def test_claims_compare_the_model_with_its_check(done) -> None:
-    text = claims.checks({"toy": done[3]}, "shuffled")
+    text = paper_claims.checks({"toy": done[3]}, "shuffled")
     pair = next(p for p in done[3]["pairs"] if p["baseline"] == "FREEDOM, shuffled")
     assert pair["model"] == "FREEDOM"
     assert f"{pair['relative']:+.1%}" in text
     assert len(text.splitlines()) == 3
-    assert len(claims.checks({"toy": done[3]}, "parts").splitlines()) == 5
-    assert len(claims.time(done[3]).splitlines()) == 4
+    assert len(paper_claims.checks({"toy": done[3]}, "parts").splitlines()) == 5
+    assert len(paper_claims.time(done[3]).splitlines()) == 4
 
 
-def test_rows_with_what_was_said_stand_after_what_they_are_like() -> None:
+def test_augmented_rows_stand_after_the_rows_whose_options_they_take() -> None:
     main = defaults(TRAIN)
     fields = ["image", "text", "attribute_size", "profile", "preferences"]
     for on in (None, {"augmented": 0.1}):
-        rows = said.rows_of(main, TRAIN, fields, on)
+        rows = llm_augmentation.rows_of(main, TRAIN, fields, on)
         labels = [row.label for row in rows]
         assert len(set(labels)) == len(labels)
         for place, row in enumerate(rows):
             assert row.like is None or row.like in labels[:place]
             assert set(row.features or fields) <= set(fields)
         base = "LLMRec, everything on" if on else "LLMRec"
-        pairs = said.pairs_of(rows)
+        pairs = llm_augmentation.pairs_of(rows)
         assert (base, "LLMRec, noise profiles") in pairs
         assert ("FREEDOM + attributes", "FREEDOM") in pairs
         assert all({a, b} <= set(labels) for a, b in pairs)
@@ -189,7 +183,7 @@ def test_a_row_gets_what_its_options_ask_for_and_controls_replace_it(tmp_path) -
     data, features = communities(2, 20)
     profile = FeatureTable.from_array(np.eye(data.n_users, dtype=np.float32), data, "profile", entity="user")
     features = {**features, "profile": profile, "preferences": profile, "attribute_size": features["text"]}
-    rows = {row.label: row for row in said.rows_of(defaults(TRAIN), TRAIN, list(features), None)}
+    rows = {row.label: row for row in llm_augmentation.rows_of(defaults(TRAIN), TRAIN, list(features), None)}
     study = _Study(Experiment("toy", "", data, features, list(rows.values()), [0], ""), tmp_path, False)
 
     def given(label: str, **options) -> set[str]:
@@ -218,3 +212,28 @@ def test_pages_are_rewritten_between_markers_only() -> None:
     with pytest.raises(ValueError, match="is not recorded"):
         tables.rewritten(page.replace("nothing x", "main no_such_result"))
     assert tables.rewritten("no marker") == "no marker"
+
+
+@pytest.mark.parametrize("name", ["lightgcn", "freedom"])
+def test_training_from_scratch_reaches_what_the_trainer_reaches(name: str, tmp_path) -> None:
+    shop = write_catalog(tmp_path / "shop", n_items=80, n_users=150, seed=0)
+    data = gr.load_dataset("table", shop, **{**generated_options(), "split": "random"})
+    store = gr.FeatureStore(tmp_path / "cache")
+    gr.extract(data, "image", gr.extractor("hog-hsv"), store)
+    gr.extract(data, "text", gr.extractor("tfidf-svd"), store)
+    features = store.load_tables(data) if name == "freedom" else None
+    losses, metrics = train_from_scratch.train(data, name, 6, features)
+
+    cls = model(name)
+    config = cls.Config(dim=train_from_scratch.DIM, seed=train_from_scratch.SEED)
+    settings = gr.TrainConfig(
+        epochs=6, batch_size=train_from_scratch.BATCH_SIZE, learning_rate=train_from_scratch.LEARNING_RATE,
+        seed=train_from_scratch.SEED, patience=None, device="cpu", progress=False,
+    )  # fmt: skip
+    run = gr.Trainer(settings).fit(cls.build(data, features, config))
+    theirs = [sum(v for k, v in epoch.items() if k.startswith("loss/")) for epoch in run.history]
+    assert losses == pytest.approx(theirs, rel=1e-4)
+    assert losses[-1] < losses[0]
+    report = gr.evaluate(run.model, data.test, seen=data.train + data.valid, k=(20,)).mean()
+    assert metrics["recall@20"] == pytest.approx(report["recall@20"], abs=0.01)
+    assert metrics["ndcg@20"] == pytest.approx(report["ndcg@20"], abs=0.01)

@@ -79,7 +79,7 @@ def test_missing_texts_are_neither_bad_nor_silent_zeros(tmp_path: Path) -> None:
     table = extract(shop(values), "text", Hashing(), FeatureStore(tmp_path), shard_size=8, max_bad=0)
     assert table.present.tolist() == [i % 2 == 0 for i in range(20)]
     assert table.meta["unreadable"] == {"count": 0, "reasons": {}}
-    with pytest.raises(FeatureError, match="no item has 'text' content"):
+    with pytest.raises(FeatureError, match="'text'"):
         extract(shop([None, " "]), "text", Hashing(), FeatureStore(tmp_path))
 
 
@@ -102,15 +102,15 @@ def test_extractors_that_misbehave_are_refused(tmp_path: Path) -> None:
         batch_size = 4
 
     store = FeatureStore(tmp_path)
-    with pytest.raises(FeatureError, match=r"item 'i11' \(row 11\) holds NaN"):
+    with pytest.raises(FeatureError, match=r"'i11' \(row 11\)"):
         extract(shop(texts(20)), "text", Nan(), store)
-    with pytest.raises(FeatureError, match=r"returned \(20, 9\).*expected \(20, 8\)"):
+    with pytest.raises(FeatureError, match=r"\(20, 9\).*\(20, 8\)"):
         extract(shop(texts(20)), "text", Wide(), store)
-    with pytest.raises(FeatureError, match="float16 overflows"):
+    with pytest.raises(FeatureError, match="float16"):
         extract(shop(texts(20)), "text", Half(), store)
-    with pytest.raises(ConfigError, match="make the extractor with batch_size=8"):
+    with pytest.raises(ConfigError, match="batch_size=8"):
         extract(shop(texts(20)), "text", Fixed(), store, batch_size=8)
-    with pytest.raises(FeatureError, match="holds text content, 'hog-hsv' reads image"):
+    with pytest.raises(FeatureError, match=r"text.*'hog-hsv'.*image"):
         extract(shop(texts(20)), "text", features.extractor("hog-hsv"), store)
 
 
@@ -120,5 +120,5 @@ def test_a_table_opened_before_never_turns_into_another(tmp_path: Path) -> None:
     first = old.take([0])
     extract(shop([f"other {i}" for i in range(50)]), "text", Hashing(), store, shard_size=8)
     assert np.array_equal(old.take([0]), first), "what is mapped stays mapped"
-    with pytest.raises(FeatureError, match="was replaced after the table was opened"):
+    with pytest.raises(FeatureError, match=r"shard-\d+\.npy"):
         old.take([49])

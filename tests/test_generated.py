@@ -51,10 +51,10 @@ def test_it_says_that_it_is_generated(folder):
 
 def test_it_never_writes_over_other_data(tmp_path):
     (tmp_path / "items.csv").write_text("mine")
-    with pytest.raises(DataError, match=r"\['items.csv'\], which were not generated"):
+    with pytest.raises(DataError, match=r"\['items.csv'\]"):
         write_catalog(tmp_path, 30, 20)
     assert (tmp_path / "items.csv").read_text() == "mine"
-    with pytest.raises(ConfigError, match="at least 20"):
+    with pytest.raises(ConfigError, match="20"):
         write_catalog(tmp_path / "new", 5, 5)
 
 

@@ -35,7 +35,7 @@ def test_candidates_that_are_taken_or_are_no_items_are_refused(shop) -> None:
     for wrong in (2, shop.n_items):
         bad = pool.copy()
         bad[0, 1] = wrong
-        with pytest.raises(FeatureError, match="does not have in train"):
+        with pytest.raises(FeatureError, match="training items"):
             jobs.preference_questions(shop, titles, bad, "item")
 
 

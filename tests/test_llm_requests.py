@@ -155,7 +155,7 @@ def test_a_full_disk_leaves_no_half_line(tmp_path, monkeypatch) -> None:
 def test_one_process_at_a_time(tmp_path) -> None:
     with (
         open_cache(tmp_path),
-        pytest.raises(FeatureError, match="another process is asking"),
+        pytest.raises(FeatureError, match="--cache"),
         open_cache(tmp_path),
     ):
         pass
@@ -216,15 +216,15 @@ FORKS = """
 import os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-from test_llm_asking import question, quick
-from graphrec.features.extract.llm.requests import ask
-from graphrec.features.extract.llm.response_cache import responses
+from test_llm_requests import question, quick
+from graphrec.features.extract.llm.requests import ask_all
+from graphrec.features.extract.llm.response_cache import open_cache
 import openai
 for line in sys.stdin:
     child = os.fork()
     if not child:
-        with responses(Path(sys.argv[1])) as known:
-            ask([question(row) for row in range(300)], quick(sys.argv[2]), known, concurrency=4)
+        with open_cache(Path(sys.argv[1])) as known:
+            ask_all([question(row) for row in range(300)], quick(sys.argv[2]), known, concurrency=4)
         os._exit(0)
     print(child, flush=True)
     os.waitpid(child, 0)
@@ -279,7 +279,7 @@ def test_retry_after_is_honored(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "says"), [(400, "no"), (401, "refuses the key"), (403, "refuses the key"), (404, "--base-url")]
+    ("status", "says"), [(400, "no"), (401, "OPENAI_API_KEY"), (403, "OPENAI_API_KEY"), (404, "--base-url")]
 )
 def test_other_refusals_are_final(tmp_path, status, says) -> None:
     with serving(lambda r, n: Answer(status=status)) as server, open_cache(tmp_path) as known:
@@ -297,10 +297,10 @@ def test_hanging_up_and_silence_are_tried_again_and_said(tmp_path) -> None:
         assert values == [(1, 6)]
         assert len(server.requests) == 3
     with serving(lambda r, n: Answer(after=1.0)) as server, open_cache(tmp_path / "b") as known:
-        with pytest.raises(FeatureError, match="no answer in time"):
+        with pytest.raises(FeatureError, match="timeout"):
             ask_all([question(1)], quick(server.url, timeout=0.2, retries=1), known)
         assert len(server.requests) == 2
-    with open_cache(tmp_path / "c") as known, pytest.raises(FeatureError, match="cannot be reached"):
+    with open_cache(tmp_path / "c") as known, pytest.raises(FeatureError, match="--base-url"):
         ask_all([question(1)], quick("http://127.0.0.1:9/v1", retries=0), known)
 
 
@@ -311,7 +311,7 @@ BODIES = (b"{", b"", b"null", b"[]", b'{"choices": []}', b"<html>hello</html>", 
 @pytest.mark.parametrize("body", BODIES)
 def test_what_is_no_completion_is_said(tmp_path, body) -> None:
     with serving(lambda r, n: Answer(body=body)) as server, open_cache(tmp_path) as known:
-        with pytest.raises(FeatureError, match=r"JSON|no chat completion"):
+        with pytest.raises(FeatureError, match=r"localhost|127.0.0.1"):
             ask_all([question(1)], quick(server.url, retries=0), known)
         assert not len(known)
 
@@ -350,7 +350,10 @@ def test_a_server_of_the_other_form_is_asked_in_that(tmp_path, status) -> None:
 def test_progress_says_how_fast_and_how_long_still(capsys) -> None:
     counts = RequestStats(100, Counter({"first try": 15, "repeated": 5}), fetched=25, cost=0.5, seconds=10.0)
     print_progress(counts)
-    assert capsys.readouterr().err == "\r20 of 100 questions, 25 asked, 2.0 a second, 1 min left, cost 0.5000"
+    assert (
+        capsys.readouterr().err
+        == "\r20 of 100 questions, 25 requests, 2.0 per second, 1 min left, cost 0.5000"
+    )
 
 
 def test_a_failure_ends_everything_and_what_was_answered_is_kept(tmp_path) -> None:
@@ -377,7 +380,7 @@ def test_the_budget_is_not_exceeded(tmp_path) -> None:
     questions, prices = [question(row) for row in range(100)], Prices(1000.0, 10_000.0, 4.0)
     with serving(right) as server, open_cache(tmp_path) as known:
         chat = quick(server.url, max_tokens=20)
-        with pytest.raises(FeatureError, match="budget of 4 would be exceeded"):
+        with pytest.raises(FeatureError, match="budget of 4 "):
             ask_all(questions, chat, known, prices=prices, concurrency=4)
         spent = len(server.requests) * prices.cost(100, 10)
         assert 3 < spent <= 4.0
@@ -395,7 +398,7 @@ def test_an_estimate_asks_nobody(tmp_path) -> None:
         ask_all(questions[:4], chat, known)
         found = estimate(questions, chat, known, Prices(1.0, 2.0))
         assert len(server.requests) == 4
-    assert (found["questions"], found["known"]) == (10, 4)
+    assert (found["questions"], found["cached"]) == (10, 4)
     assert found["completion tokens at most"] == 6 * 50
     tokens = sum(q.tokens for q in questions[4:])
     assert found["cost at most"] == pytest.approx((tokens + 2 * 300) / 1e6)
@@ -417,11 +420,11 @@ def test_the_key_is_sent_and_kept_nowhere(tmp_path, monkeypatch) -> None:
 
 def test_options_out_of_range_are_refused() -> None:
     for options in ({"temperature": 3}, {"top_p": 0}, {"max_tokens": 0}, {"timeout": 0}, {"retries": -1}):
-        with pytest.raises(ConfigError, match="expected 0 to 2"):
+        with pytest.raises(ConfigError, match="temperature"):
             Chat("m", "http://127.0.0.1:9/v1", **options)
-    with pytest.raises(ConfigError, match="needs prices"):
+    with pytest.raises(ConfigError, match="--price-in"):
         Prices(budget=1.0)
-    with pytest.raises(ConfigError, match="none below 0"):
+    with pytest.raises(ConfigError, match="-1"):
         Prices(-1.0)
 
 

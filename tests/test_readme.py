@@ -1,5 +1,4 @@
-"""What the README says is so: its Python example runs, its tables are the recorded results, its links lead
-somewhere."""
+"""The README is short, tables are the recorded results, and links lead to files that exist."""
 
 from __future__ import annotations
 
@@ -11,20 +10,16 @@ from pathlib import Path
 import pytest
 
 from graphrec.core.files import read_json
-from graphrec.data.generated import write_catalog
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_python_example_runs(tmp_path) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert "epochs=100" in code
-    write_catalog(tmp_path / "shop", n_items=60, n_users=80, seed=0)
-    (tmp_path / "example.py").write_text(code.replace("epochs=100", "epochs=2"))
-    result = subprocess.run([sys.executable, "example.py"], capture_output=True, text=True, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert (tmp_path / "runs/shop/recommender/recommender.json").exists()
+def test_the_readme_is_for_a_first_visit() -> None:
+    assert len(README.splitlines()) <= 150
+    assert len(re.findall(r"^```python$", README, flags=re.MULTILINE)) == 1
+    assert len(re.findall(r"<!-- table: ", README)) == 1
+    assert len(re.findall(r"!\[", README)) == 1
 
 
 def test_the_tables_are_the_recorded_results() -> None:
@@ -33,12 +28,18 @@ def test_the_tables_are_the_recorded_results() -> None:
     assert result.returncode == 0, result.stderr
     results = {p.stem: read_json(p) for p in (ROOT / "experiments/results").glob("*.json")}
     recorded = {name for name, result in results.items() if "comparisons" in result}
-    shown = re.findall(r"<!-- table: main (\S+) -->\n[^<]*\n\| LightGCN \| ", README)
-    assert set(shown) == recorded, "every recorded result has its table in the README"
+    pages = "".join(page.read_text(encoding="utf-8") for page in ROOT.glob("docs/results/*.md"))
+    shown = re.findall(r"<!-- table: main (\S+) -->\n[^<]*\n\| LightGCN \| ", pages)
+    assert set(shown) == recorded, "every recorded result has its table in docs/results"
+
+
+def test_the_recorded_results_stay_small() -> None:
+    sizes = {path.name: path.stat().st_size for path in (ROOT / "experiments/results").iterdir()}
+    assert sum(sizes.values()) < 1_000_000, sizes
 
 
 def test_every_bench_script_has_a_block_of_its_own_output() -> None:
-    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "results" / "performance.md").read_text(encoding="utf-8")
     blocks = re.findall(r"<!-- bench: (.+?) -->\n(.*?)<!-- end -->", page, flags=re.DOTALL)
     for command, body in blocks:
         assert body.startswith(f"```\n$ python -m experiments.bench.{command}\n"), f"{command}: never run"
@@ -52,8 +53,11 @@ def test_every_bench_script_has_a_block_of_its_own_output() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))], ids=lambda p: p.name
+    "page",
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))],
+    ids=lambda p: str(p.relative_to(ROOT)),
 )
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?://|#)([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
-        assert (page.parent / target).exists(), f"{page.name} links to {target}, which does not exist"
+        generated = page.parent.name == "reference" and target.startswith(("api/", "cli.md"))
+        assert generated or (page.parent / target).exists(), f"{page.name}: {target} does not exist"

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 from tolerances import SCORE
 
+from graphrec.core.bundle import Committed, commit
 from graphrec.core.errors import CheckpointError, ConfigError, MissingDependencyError, UnknownIdError
+from graphrec.core.files import digest, write_array
 from graphrec.data import Interactions, Vocabulary
 from graphrec.models.base import ContentProjection
 from graphrec.serving import Recommender, catalog as serving_catalog, ids, ivf, query
 
-pytest.importorskip("faiss", reason="faiss is not installed; pip install 'graphrec[ann]'")
+faiss = pytest.importorskip("faiss", reason="faiss is not installed; pip install 'graphrec[ann]'")
 
 USERS, ITEMS, DIM = 300, 3000, 16
 
@@ -306,7 +310,7 @@ def test_an_index_is_built_beside_its_own_recommender_alone(tmp_path) -> None:
     same(found.recommend("u1"), other.recommend("u1", search="exact"))
     other.build_index(tmp_path, lists=10)
     assert Recommender.load(tmp_path).index["similar"].lists == 10
-    assert len(list((tmp_path / "index").iterdir())) == 7
+    assert len(list((tmp_path / "index").iterdir())) == 5
 
 
 def test_few_items_and_users(tmp_path) -> None:
@@ -372,6 +376,31 @@ def test_every_damaged_file_is_named(folder) -> None:
     assert Recommender.load(folder).index is not None
 
 
+def test_an_index_of_format_1_is_written_anew(folder, rec, tmp_path) -> None:
+    """As graphrec wrote it up to November 2026: centroids, sizes and lists, each an ``.npy``."""
+    shutil.copytree(folder, tmp_path / "rec")
+    index = tmp_path / "rec" / "index"
+    saved = Committed(index / "index.json", ivf.FORMAT, "")
+    arrays = {}
+    for part in ("recommend", "similar"):
+        stored = faiss.read_index(str(saved.file(f"{part}_index")), faiss.IO_FLAG_SKIP_IVF_DATA)
+        arrays[f"{part}_centroids"] = faiss.downcast_index(stored.quantizer).reconstruct_n(0, 50)
+        arrays[f"{part}_sizes"] = np.array([stored.invlists.list_size(i) for i in range(50)])
+        arrays[f"{part}_lists"] = np.fromfile(saved.file(f"{part}_lists"), np.uint8)
+    files = {name: (digest(a), "npy", partial(write_array, array=a)) for name, a in arrays.items()}
+    commit(index / "index.json", 1, saved.head, files, "")
+    assert len(list(index.iterdir())) == 7
+    names = list(rec.users)
+    for _ in range(2):  # migrated, then opened as any other
+        opened = Recommender.load(tmp_path / "rec")
+        assert opened.index == rec.index
+        same(opened.recommend(names, search="approximate"), rec.recommend(names, search="approximate"))
+        same(opened.similar_items("i5"), rec.similar_items("i5"))
+        assert {p.name: p.read_bytes() for p in index.iterdir()} == {
+            p.name: p.read_bytes() for p in (folder / "index").iterdir()
+        }
+
+
 BUILDER = """
 import sys
 from graphrec.serving import Recommender
@@ -381,6 +410,7 @@ rec = Recommender.load(sys.argv[1])
 print("ready", flush=True)
 for turn in range(1000):
     rec.build_index(sys.argv[1], lists=40 + turn % 2 * 20, seed=turn % 2)
+    print("built", flush=True)
 """
 
 
@@ -389,9 +419,11 @@ def test_a_kill_while_building_leaves_an_index_or_none(tmp_path) -> None:
     rec.save(tmp_path)
     expected = rec.recommend(list(rec.users), search="exact")
     lists = set()
-    for delay in (0.05, 0.3, 0.6, 0.75):
+    for n_built, delay in ((0, 0.05), (0, 0.3), (1, 0.05), (1, 0.3), (2, 0.15)):
         process = subprocess.Popen([sys.executable, "-c", BUILDER, str(tmp_path)], stdout=subprocess.PIPE)
-        process.stdout.readline()
+        assert process.stdout.readline() == b"ready\n"
+        for _ in range(n_built):
+            assert process.stdout.readline() == b"built\n", "FAISS prints nothing"
         time.sleep(delay)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
@@ -403,4 +435,4 @@ def test_a_kill_while_building_leaves_an_index_or_none(tmp_path) -> None:
     assert lists <= {40, 60}
     assert lists
     rec.build_index(tmp_path, lists=30)
-    assert len(list((tmp_path / "index").iterdir())) == 7, "what the killed ones left is swept"
+    assert len(list((tmp_path / "index").iterdir())) == 5, "what the killed ones left is swept"

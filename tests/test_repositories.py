@@ -84,7 +84,7 @@ def test_negatives_of_the_same_repository(data) -> None:
     assert np.array_equal(repositories.repository[found[some]], repositories.repository[items[some]])
     assert not train.contains(users[some], found[some]).any()
     assert train.item_degree[found[some]].min() > 0
-    touched = CandidateGroups.projects(data).groups
+    touched = CandidateGroups.from_repositories(data).user_groups
     assert touched.contains(train.users, repositories.repository[train.items]).all()
     assert len(touched) == len(
         {(u, repositories.repository[i]) for u, i in zip(train.users, train.items, strict=True)}

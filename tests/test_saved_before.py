@@ -125,8 +125,9 @@ def test_agents_lead_conversations(saved: Path, name: str) -> None:
     turn = session.next()
     assert turn.kind in ("question", "recommendation")
     assert Session.resume(agent, session.state()).next() == turn
-    older = {**session.state(), "format": 1}
-    assert Session.resume(agent, older).next() == turn, "as the earlier version kept it"
+    assert Session.resume(agent, {**session.state(), "format": 1}).next() == turn, (
+        "as the earlier version kept it"
+    )
 
 
 def test_a_journal_is_replayed(saved: Path, expected: dict[str, Any]) -> None:

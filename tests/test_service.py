@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
+import signal
+import sqlite3
+import subprocess
 import sys
 import threading
 
@@ -267,39 +270,68 @@ def test_additions_that_cannot_be_are_refused_and_leave_nothing(rec, journal) ->
         assert said in error(to.post("/items", json=body), status)
     nan = json.dumps({"ids": ["a"], "features": {"text": [[float("nan")] * DIM]}})
     error(to.post("/items", content=nan, headers={"content-type": "application/json"}), 422)
-    assert journal.path.read_bytes() == b""
+    journal.close()
+    with Journal(journal.path) as again:
+        assert again.additions == []
     assert to.get("/health").json()["items"] == ITEMS
     error(client(Served(rec)).post("/items", json={"ids": ["a"], "features": {"text": [good]}}), 403)
 
 
-def test_a_full_disk_adds_nothing(rec, journal, monkeypatch) -> None:
+def test_a_full_disk_adds_nothing(rec, journal) -> None:
     served = Served(rec, journal=journal)
     to = client(served)
     assert to.post("/items", json=line(2, 1)._asdict()).status_code == 201
-    before = journal.path.read_bytes()
-    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    assert "No space left" in error(to.post("/items", json=line(2, 2)._asdict()), 503)
-    assert journal.path.read_bytes() == before
+    journal._database.execute("PRAGMA max_page_count = 1")  # SQLite's own full disk
+    large = line(100, 2)._asdict()
+    assert "full" in error(to.post("/items", json=large), 503)
     assert to.get("/health").json()["items"] == ITEMS + 2
-    monkeypatch.undo()
-    assert to.post("/items", json=line(2, 2)._asdict()).status_code == 201
+    journal._database.execute("PRAGMA max_page_count = 100000")
+    assert to.post("/items", json=large).status_code == 201
     journal.close()
     with Journal(journal.path) as again:
-        assert [len(a.ids) for a in again.additions] == [2, 2]
+        assert [len(a.ids) for a in again.additions] == [2, 100]
+
+
+def rows(path) -> int:
+    """Additions that another process sees, which is what a restarted server would read."""
+    code = "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('SELECT COUNT(*) FROM additions').fetchone()[0])"
+    return int(subprocess.run([sys.executable, "-c", code, path], stdout=subprocess.PIPE, check=True).stdout)
 
 
 def test_nothing_is_acknowledged_before_it_is_on_the_disk(rec, journal, monkeypatch) -> None:
     served, order = Served(rec, journal=journal), []
-    real = os.fsync
+    append = journal.append
 
-    def fsync(handle: int) -> None:
-        order.append(("synced", journal.path.stat().st_size > 0, served.recommender.n_items))
-        real(handle)
+    def observed(addition: Addition) -> None:
+        before = rows(journal.path), served.recommender.n_items
+        append(addition)
+        order.append((before, (rows(journal.path), served.recommender.n_items)))
 
-    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(journal, "append", observed)
     served.add(line(1))
-    assert order == [("synced", True, ITEMS)]
+    assert order == [((0, ITEMS), (1, ITEMS))], "committed, then acknowledged"
     assert served.recommender.n_items == ITEMS + 1
+    settings = [journal._database.execute(f"PRAGMA {p}").fetchone()[0] for p in ("journal_mode", "synchronous")]
+    assert settings == ["wal", 2], "every commit is synchronized"
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal"])
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_journal_that_was_removed_under_the_server_takes_nothing(rec, journal, suffix, replaced) -> None:
+    served = Served(rec, journal=journal)
+    to = client(served)
+    assert to.post("/items", json=line(2, 1)._asdict()).status_code == 201
+    path = journal.path.with_name(journal.path.name + suffix)
+    whole = path.read_bytes()
+    path.unlink()
+    if replaced:
+        path.with_suffix(".copy").write_bytes(whole)
+        path.with_suffix(".copy").rename(path)
+    for _ in range(2):
+        refused = error(to.post("/items", json=line(1, 2)._asdict()), 503)
+        assert str(journal.path) in refused
+        assert "deleted or replaced" in refused
+    assert to.get("/health").json()["items"] == ITEMS + 2
 
 
 def test_who_asks_meanwhile_never_sees_a_half_grown_recommender(rec, journal) -> None:
@@ -329,35 +361,94 @@ def test_who_asks_meanwhile_never_sees_a_half_grown_recommender(rec, journal) ->
 # -- the journal ---------------------------------------------------------------------------------------------
 
 
-def test_a_torn_last_line_is_dropped_and_damage_is_refused(tmp_path) -> None:
-    path = tmp_path / "j"
-    with Journal(path) as kept:
-        for number in range(3):
-            kept.append(line(2, number))
-    whole = path.read_bytes()
+def text_journal(n: int) -> bytes:
+    """A journal of ``n`` lines as graphrec wrote it up to November 2026."""
+    texts = [json.dumps(line(2, number)._asdict()).encode() for number in range(n)]
+    return b"".join(b"%s %s\n" % (hashlib.sha256(text).hexdigest().encode(), text) for text in texts)
+
+
+def test_a_text_journal_is_migrated(tmp_path) -> None:
+    """A torn last line, which was never acknowledged, is dropped; damage is refused."""
+    path, whole = tmp_path / "j", text_journal(3)
+    kept_text = tmp_path / "j.migrated"
     ends = [i + 1 for i, byte in enumerate(whole) if byte == 10]
     assert len(ends) == 3
     for cut in (len(whole) - 1, ends[1] + 1, ends[1] + 70):  # the last line, torn anywhere
         path.write_bytes(whole[:cut])
         with Journal(path) as kept:
             assert [a.ids for a in kept.additions] == [line(2, n).ids for n in range(2)]
-            assert path.read_bytes() == whole[: ends[1]]
+            assert kept_text.read_bytes() == whole[:cut]
             kept.append(line(2, 7))
         with Journal(path) as kept:
             assert kept.additions[2] == line(2, 7)
+        path.unlink()
     path.write_bytes(whole[: ends[0]] + b"\0" * 300)  # as a file system may leave it
     with Journal(path) as kept:
         assert len(kept.additions) == 1
+    path.unlink()
+    kept_text.unlink()
     for at in (0, 70, ends[0] - 3, ends[1] + 80, len(whole) - 5):
         damaged = bytearray(whole)
         damaged[at] ^= 1
         path.write_bytes(damaged)
         number = 1 + sum(at >= end for end in ends)
-        with pytest.raises(CheckpointError, match=f"line {number}: is not what was written.*restore"):
+        with pytest.raises(CheckpointError, match=rf"j, line {number}: .*sha256"):
             Journal(path)
         assert path.read_bytes() == damaged
+    assert not kept_text.exists()
     path.write_bytes(whole)
-    assert Journal(path).additions[1] == line(2, 1)
+    with Journal(path) as kept:
+        assert kept.additions == [line(2, n) for n in range(3)]
+
+
+MIGRATION = """
+import os, sys
+from pathlib import Path
+from graphrec.serving.http import journal
+step = {"write_bytes": journal, "replace": os}
+name = sys.argv[2]
+real = getattr(step[name], name)
+def die(*arguments):
+    if sys.argv[3] == "after":
+        real(*arguments)
+    os.kill(os.getpid(), 9)
+setattr(step[name], name, die)
+journal.Journal(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("step", ["write_bytes", "replace"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_kill_while_migrating_loses_nothing(tmp_path, step: str, when: str) -> None:
+    path = tmp_path / "j"
+    path.write_bytes(text_journal(3))
+    done = subprocess.run([sys.executable, "-c", MIGRATION, str(path), step, when], check=False)
+    assert done.returncode == -signal.SIGKILL
+    with Journal(path) as kept:
+        assert kept.additions == [line(2, n) for n in range(3)]
+    assert (tmp_path / "j.migrated").read_bytes() == text_journal(3)
+
+
+def test_a_damaged_row_is_refused(tmp_path) -> None:
+    path = tmp_path / "j"
+    with Journal(path) as kept:
+        for number in range(3):
+            kept.append(line(2, number))
+    whole = path.read_bytes()
+    at = whole.index(b"new1-0") + 3  # in the second row
+    path.write_bytes(whole[:at] + b"8" + whole[at + 1 :])
+    with pytest.raises(CheckpointError, match="j, row 2: .*sha256"):
+        Journal(path)
+    for damaged in (b"\0" + whole[1:], whole[: len(whole) // 2], whole[:60] + b"\xff" * 100 + whole[160:]):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=f"{path}.*"):
+            Journal(path)
+    path.write_bytes(whole)
+    with sqlite3.connect(path) as database:
+        database.execute("DELETE FROM additions WHERE number = 2")
+    database.close()
+    with pytest.raises(CheckpointError, match="j, row 2: is missing"):
+        Journal(path)
 
 
 def test_a_journal_has_one_writer_and_a_place(tmp_path) -> None:
@@ -375,7 +466,7 @@ def test_a_journal_of_another_recommender_is_refused(rec, tmp_path) -> None:
         kept.append(line(2))
         kept.append(Addition(["a"], {"text": [[1.0] * (DIM + 1)]}))
         kept.append(line(2, 10))
-    with Journal(tmp_path / "j") as kept, pytest.raises(FeatureError, match=r"j, line 2: its items cannot"):
+    with Journal(tmp_path / "j") as kept, pytest.raises(FeatureError, match=r"j, row 2: its items cannot"):
         Served(rec, journal=kept)
 
 

@@ -90,7 +90,7 @@ def test_batches_hold_the_session_of_each_contribution_and_no_file_of_the_person
     for batch in model.batches(EpochContext(1, 50, 0)):
         people = model.sessions.user[batch.users.numpy()]
         seen += list(zip(people.tolist(), batch.positives.tolist(), strict=True))
-        at = train.at(people, batch.positives.numpy())
+        at = train.positions(people, batch.positives.numpy())
         assert np.array_equal(model.sessions.session_of[at], batch.users.numpy())
         assert not train.contains(people, batch.negatives.numpy()).any(), "also not of another session"
     assert sorted(seen) == sorted(zip(train.users.tolist(), train.items.tolist(), strict=True))

@@ -141,23 +141,23 @@ def test_cold_items_are_whole_and_out_of_train(share):
 @pytest.mark.parametrize("recipe", [LeaveOneOut(), TimeSplit()], ids=repr)
 def test_splits_by_time_need_times(recipe):
     made = Interactions([0, 0, 1], [0, 1, 0], 2, 2)
-    with pytest.raises(DataError, match="needs times"):
+    with pytest.raises(DataError, match=f"'{recipe.name}'"):
         recipe.assign(made, 0)
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: RandomSplit(0.5, 0.5), "sum below 1"),
-        (lambda: RandomSplit(-0.1, 0.1), "at least 0"),
-        (lambda: TimeSplit(0.1, 1.0), "sum below 1"),
+        (lambda: RandomSplit(0.5, 0.5), "0.5"),
+        (lambda: RandomSplit(-0.1, 0.1), "-0.1"),
+        (lambda: TimeSplit(0.1, 1.0), "1.0"),
         (lambda: ColdItems(0.0), "0 < share < 1"),
         (lambda: ColdItems(1.0), "0 < share < 1"),
         (lambda: as_split("rndom"), "Did you mean 'random'"),
         (lambda: as_split({"name": "random", "vaild": 0.1}), "Did you mean 'valid'"),
-        (lambda: as_split({"name": "leave-one-out", "test": 0.1}), "it has none"),
-        (lambda: as_split({"valid": 0.1}), "not one of"),
-        (lambda: as_split(3), r"no assign\(\)"),
+        (lambda: as_split({"name": "leave-one-out", "test": 0.1}), "'test'"),
+        (lambda: as_split({"valid": 0.1}), "''"),
+        (lambda: as_split(3), "3"),
     ],
 )
 def test_wrong_recipes(make, words):
@@ -224,9 +224,9 @@ def test_a_cut_is_one_time_for_all():
     assert TimeCut(10, 20).assign(made, 0).tolist() == [TRAIN, VALID, VALID, TEST]
     assert TimeCut(10, 10).assign(made, 0).tolist() == [TRAIN, TEST, TEST, TEST]
     for wrong in ((20, 10), (1.5, 3), (True, 3)):
-        with pytest.raises(ConfigError, match="expected whole seconds"):
+        with pytest.raises(ConfigError, match="'cut'"):
             TimeCut(*wrong)
-    with pytest.raises(ConfigError, match="needs valid and test"):
+    with pytest.raises(ConfigError, match=r"valid.*test"):
         as_split("cut")
     with pytest.raises(ConfigError, match="least=0"):
         Chronological(least=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 
 import numpy as np
 import pytest
@@ -298,3 +299,44 @@ def test_two_trainings_do_not_write_to_one_directory(tmp_path) -> None:
         Trainer(more, out).fit(MF.build(data), resume=True, on_epoch=lambda _: 1 // 0)
     Trainer(more, out).fit(MF.build(data), resume=True)
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+# -- the profile ---------------------------------------------------------------------------------------------
+
+
+def test_a_profile_says_where_the_seconds_of_an_epoch_went(data, tmp_path) -> None:
+    class Slow(MF):
+        def batches(self, plan):
+            time.sleep(0.05)
+            return super().batches(plan)
+
+        def loss(self, batch):
+            time.sleep(0.01)
+            return super().loss(batch)
+
+    def task(model):
+        time.sleep(0.03)
+        return {"recall@20": 0.1}
+
+    run = Trainer(options(epochs=2, profile=True), tmp_path / "run").fit(Slow.build(data), task)
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    n_steps = -(-len(data.train) // 64)
+    for line in lines:
+        profile = {k.removeprefix("profile/"): v for k, v in line.items() if k.startswith("profile/")}
+        assert list(profile) == ["batches", "forward", "backward", "step", "validation"]
+        assert profile["batches"] >= 0.05
+        assert profile["forward"] >= 0.01 * n_steps
+        assert profile["validation"] >= 0.03
+        assert all(seconds > 0 for seconds in profile.values())
+        assert sum(profile.values()) == pytest.approx(line["seconds"], abs=0.01)
+    assert run.profile["forward"] == pytest.approx(sum(line["profile/forward"] for line in lines))
+
+
+def test_a_profile_changes_no_result(data) -> None:
+    runs = [Trainer(options(epochs=2, profile=on)).fit(MF.build(data)) for on in (False, True)]
+    for name, value in runs[0].model.state_dict().items():
+        assert torch.equal(value, runs[1].model.state_dict()[name])
+    assert not runs[0].profile
+    assert not any(name.startswith("profile") for record in runs[0].history for name in record)
+    field = TrainConfig.model_fields["profile"]
+    assert field.json_schema_extra == {"affects_result": False}

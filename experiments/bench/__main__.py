@@ -1,7 +1,7 @@
-"""Runs bench scripts one after another and puts what they print into docs/performance.md.
+"""Runs bench scripts one after another and puts what they print into docs/results/performance.md.
 
     python -m experiments.bench                # all blocks of the page, in its order: half an hour
-    python -m experiments.bench epoch floor    # the blocks of these scripts
+    python -m experiments.bench epoch roofline    # the blocks of these scripts
 
 A block is the lines between ``<!-- bench: SCRIPT [OPTIONS] -->`` and ``<!-- end -->``; the comment is the
 command. Nothing else of the page is touched. The machine should have nothing else to do meanwhile.
@@ -19,7 +19,7 @@ from pathlib import Path
 from graphrec.core.files import write_text
 
 ROOT = Path(__file__).parent.parent.parent
-PAGE = ROOT / "docs" / "performance.md"
+PAGE = ROOT / "docs" / "results" / "performance.md"
 BLOCK = re.compile(r"<!-- bench: (?P<command>[^>]+?) -->\n(?P<body>.*?)<!-- end -->\n", re.DOTALL)
 
 

@@ -2,9 +2,9 @@
 
     python -m experiments.bench.knn [--quick] [--million]
 
-Every line is a fresh process. ``exact`` is :func:`graphrec.graphs.knn.knn` with all comparisons, graph and all,
-``dense`` one matrix of similarities and ``torch.topk``, ``faiss`` an ``IndexFlatIP``, all with k = 10 on
-plain Gaussian vectors, the hardest to prune. The floor is the 2 N N d operations of all comparisons at the
+Every line is a fresh process. ``exact`` is :func:`graphrec.graphs.knn.knn` with all comparisons and the
+graph, ``dense`` one matrix of similarities and ``torch.topk``, ``faiss`` an ``IndexFlatIP``, all with k = 10
+on plain Gaussian vectors, the hardest to prune. The floor is the 2 N N d operations of all comparisons at the
 speed at which torch multiplies matrices in the cache, measured in the same process. Extra memory is the peak
 above what was resident before; the copy scaled to length one counts. ``--quick`` leaves 100,000 rows out.
 

@@ -7,7 +7,7 @@ calls are timed where they are made, time spent inside another part is not count
 claims is printed as the rest, so that the parts add up to the epoch. Shown is the epoch of median length.
 
 The floor of a part is the longer of its bytes over the copy bandwidth and its FLOPs over the rate of a large
-float32 product, both measured at the start of the run (``experiments.bench.floor``). Sparse products and
+float32 product, both measured at the start of the run (``experiments.bench.roofline``). Sparse products and
 projections are counted as they are called; of the others, what any implementation must read and write once.
 """
 
@@ -24,14 +24,14 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-import accelerate
 import torch
 
 import graphrec as gr
 from experiments.bench import catalog, measure
-from experiments.bench.floor import DIM, ceilings, product_bytes
+from experiments.bench.roofline import DIM, ceilings, product_bytes
 from graphrec.graphs import graph as graphs
-from graphrec.models import layers as layers
+from graphrec.models import layers
+from graphrec.training import trainer
 
 BATCH = 2048
 MODELS = {"freedom": "FREEDOM", "bm3": "BM3", "vbpr": "VBPR", "lattice": "LATTICE"}
@@ -103,7 +103,7 @@ class Clock:
     def timed(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
         """The same function, as a part."""
 
-        @wraps(work)  # Accelerate looks at what an optimizer's functions take
+        @wraps(work)
         def call(*arguments: Any, **options: Any) -> Any:
             with self.part(name):
                 return work(*arguments, **options)
@@ -162,8 +162,8 @@ def watch(clock: Clock, model: Any) -> None:
     if hasattr(model, "latent_graph"):
         _watch_latent_graph(clock, model)
     _watch_layers(clock)
-    backward = accelerate.Accelerator.backward
-    accelerate.Accelerator.backward = clock.timed(LOSS_BACK, backward)
+    backward = trainer._Precision.backward
+    trainer._Precision.backward = clock.timed(LOSS_BACK, backward)  # type: ignore[method-assign]
 
 
 def _watch_propagation(clock: Clock, model: Any, nodes: float) -> None:
@@ -314,14 +314,14 @@ def main() -> None:
 def restored() -> Iterator[None]:
     """Leaves the functions that are watched as they were."""
     kept = graphs._product, layers.ItemFeatures._project, layers._Projected.backward
-    backward = accelerate.Accelerator.backward
+    backward = trainer._Precision.backward
     try:
         yield
     finally:
         graphs._product = kept[0]
         layers.ItemFeatures._project = kept[1]  # type: ignore[method-assign]
         layers._Projected.backward = staticmethod(kept[2])  # type: ignore[method-assign]
-        accelerate.Accelerator.backward = backward
+        trainer._Precision.backward = backward  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

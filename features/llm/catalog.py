@@ -26,10 +26,10 @@ def attributes(data: Dataset) -> dict[str, list[str | None]]:
         DataError: the dataset has no attributes.
     """
     grouped = _group_values(data)
-    found: dict[str, list[str | None]] = {}
+    result: dict[str, list[str | None]] = {}
     for name, values in grouped.items():
-        found[name] = [", ".join(texts) if texts else None for texts in values]
-    return found
+        result[name] = [", ".join(texts) if texts else None for texts in values]
+    return result
 
 
 def profiles(data: Dataset) -> list[str | None]:
@@ -50,7 +50,7 @@ def profiles(data: Dataset) -> list[str | None]:
             f"{data.name}: it has neither item attributes nor item texts to build profiles from; "
             f"{_ATTRIBUTES_HINT}"
         )
-    found: list[str | None] = []
+    result: list[str | None] = []
     for user in range(data.n_users):
         items = data.train.items_of(user)
         parts = []
@@ -59,8 +59,8 @@ def profiles(data: Dataset) -> list[str | None]:
             common = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:MAX_VALUES]
             if common:
                 parts.append(f"{name}: {', '.join(text for text, _ in common)}")
-        found.append("; ".join(parts) or None)
-    return found
+        result.append("; ".join(parts) or None)
+    return result
 
 
 _ATTRIBUTES_HINT = "request attributes when the dataset is read, for example --set data.attributes=true"
@@ -73,8 +73,8 @@ def _group_values(data: Dataset) -> dict[str, list[list[str]]]:
     names = [str(name) for name in data.nodes["attribute"].ids]
     groups = [str(name) for name in data.nodes["group"].ids]
     group_of = dict(zip(*(side.tolist() for side in data.relations[IN]), strict=True))
-    found: dict[str, list[list[str]]] = {group: [[] for _ in range(data.n_items)] for group in groups}
+    result: dict[str, list[list[str]]] = {group: [[] for _ in range(data.n_items)] for group in groups}
     for item, attribute in data.relations[HAS].T.tolist():
         group = groups[group_of[attribute]]
-        found[group][item].append(names[attribute].removeprefix(f"{group}: "))
-    return found
+        result[group][item].append(names[attribute].removeprefix(f"{group}: "))
+    return result

@@ -114,8 +114,8 @@ def preference_table(
         fallback += value is None
         pairs[question.row] = pool[best], pool[worst]
         present[question.row] = True
-    known = data.train.contains(np.arange(data.n_users)[:, None], pairs).any(1)
-    assert not (known & present).any()
+    in_train = data.train.contains(np.arange(data.n_users)[:, None], pairs).any(1)
+    assert not (in_train & present).any()
     meta = {"field": PREFERENCES, "kind": "relation", "of": "user", "items": data.users.fingerprint,
             "extractor": {"name": "llm", "source": source, TRAIN_FINGERPRINT: data.train.fingerprint},
             "fallback": fallback}  # fmt: skip

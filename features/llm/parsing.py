@@ -34,9 +34,9 @@ def parse_pair(text: str, n: int) -> tuple[int, int]:
         InvalidReplyError: the reply has another form.
     """
     text = _unfenced(text)
-    found = PAIR.match(text)
-    if found:
-        numbers: list[Any] = [int(found[1]), int(found[2])]
+    match = PAIR.match(text)
+    if match:
+        numbers: list[Any] = [int(match[1]), int(match[2])]
     else:
         body = _parse_object(text, "no pair")
         numbers = [body.get("favorite"), body.get("least")]
@@ -103,8 +103,8 @@ def _unfenced(text: str) -> str:
         raise InvalidReplyError("empty")
     if MARKUP.search(text):
         raise InvalidReplyError("markup")
-    found = FENCE.match(text)
-    return found[1] if found else text
+    match = FENCE.match(text)
+    return match[1] if match else text
 
 
 def _parse_object(text: str, otherwise: str) -> dict[str, Any]:

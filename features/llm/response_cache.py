@@ -63,16 +63,16 @@ class ResponseCache:
         self.damaged: list[int] = []
         self._lock = threading.Lock()
         data = path.read_bytes() if path.exists() else b""
-        whole = data[: data.rfind(b"\n") + 1]
-        for number, line in enumerate(whole.splitlines(), start=1):
+        complete = data[: data.rfind(b"\n") + 1]
+        for number, line in enumerate(complete.splitlines(), start=1):
             entry = _parse_line(line)
             if entry is None:
                 self.damaged.append(number)
             else:
                 self._replies[entry[0]] = entry[1]
         self._out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        if len(whole) < len(data):
-            os.truncate(path, len(whole))
+        if len(complete) < len(data):
+            os.truncate(path, len(complete))
 
     def __len__(self) -> int:
         return len(self._replies)

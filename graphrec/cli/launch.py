@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import time
@@ -31,6 +30,8 @@ def launch(n: int, option: str) -> None:
     Raises:
         typer.Exit: a process failed; the others are stopped and its exit status is passed on.
     """
+    import logging
+
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 

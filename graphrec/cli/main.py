@@ -6,12 +6,13 @@ This module assembles the commands of :mod:`graphrec.cli` and turns errors into 
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -142,8 +143,43 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(_run(given, debug))
 
 
+def _needed_for(app: typer.Typer, arguments: Sequence[str]) -> typer.Typer:
+    """The app with only the invoked command complete; the others keep just their name and help text.
+
+    Typer inspects the signature of every command it builds, which takes longer than everything else that
+    ``graphrec --help`` does.
+    """
+    invoked = next((argument for argument in arguments if not argument.startswith("-")), None)
+    reduced = copy.copy(app)
+    reduced.registered_commands = []
+    for command in app.registered_commands:
+        callback: Any = command.callback
+        if (command.name or callback.__name__) != invoked:
+            command = copy.copy(command)
+            command.callback = _without_parameters(callback)
+        reduced.registered_commands.append(command)
+    reduced.registered_groups = []
+    for subgroup in app.registered_groups:
+        if subgroup.name != invoked:
+            subgroup = copy.copy(subgroup)
+            subgroup.typer_instance = copy.copy(subgroup.typer_instance)
+            assert subgroup.typer_instance is not None
+            subgroup.typer_instance.registered_commands = []
+        reduced.registered_groups.append(subgroup)
+    return reduced
+
+
+def _without_parameters(callback: Callable[..., Any]) -> Callable[[], None]:
+    def stub() -> None:
+        raise NotImplementedError(callback.__name__)
+
+    stub.__doc__ = callback.__doc__
+    stub.__name__ = callback.__name__
+    return stub
+
+
 def _run(arguments: list[str], debug: bool) -> int:
-    command: Any = typer.main.get_command(app)
+    command: Any = typer.main.get_command(_needed_for(app, arguments))
     try:
         code = command.main(args=arguments, prog_name="graphrec", standalone_mode=False)
         sys.stdout.flush()

@@ -39,6 +39,7 @@ def train(
     options: settings.Set = None,
     image: settings.Image = None,
     text: settings.Text = None,
+    modality: settings.Modality = None,
     root: settings.Root = None,
     store: Annotated[
         Path | None, typer.Option(help="Directory of the feature store. Default: cache.")
@@ -65,6 +66,10 @@ def train(
     processes: Annotated[
         int, typer.Option(min=1, help="How many processes of this machine train together.")
     ] = 1,
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Measure the seconds of each phase of training, and show them."),
+    ] = False,
     list_models: Annotated[bool, typer.Option("--list", help="List the models and stop.")] = False,
 ) -> None:
     """Train a model and write a run directory: checkpoints, metrics, a recommender.
@@ -77,11 +82,13 @@ def train(
         return
     given = settings.read(options, ["model", "train", "data"])
     settings.on_device(device, given)
+    if profile:
+        given["train"]["profile"] = True
     if processes > 1 and not launch.is_launched():
         launch.launch(processes, "--processes")
         return
     if like is not None:
-        _refuse_beside_like(model, dataset, given["data"], image, text)
+        _refuse_beside_like(model, dataset, given["data"], settings.modalities(modality, image, text))
         _like(like, given, out, seed, select, root, store, resume)
         return
     if model is None or dataset is None:
@@ -96,7 +103,8 @@ def train(
     if out is not None:
         runs.refuse_another(out, select, resume)
     data, source = read(dataset, root, given["data"])
-    features = runs.features_for(made, data, store, image, text, source, config)
+    chosen = settings.modalities(modality, image, text)
+    features = runs.features_for(made, data, store, chosen, source, config)
     out = out or Path("runs") / f"{data.name}-{made.name}"
     output.print_note(repr(data))
     for field, table in features.items():
@@ -112,12 +120,12 @@ def train(
 
 
 def _refuse_beside_like(
-    model: str | None, dataset: str | None, data: Mapping[str, Any], image: str | None, text: str | None
+    model: str | None, dataset: str | None, data: Mapping[str, Any], modalities: Mapping[str, str]
 ) -> None:
     """Refuses what a recorded run says itself."""
     given = [repr(name) for name in (model, dataset) if name is not None]
     given += [f"--set data.{name}" for name in data]
-    given += [name for name, value in (("--image", image), ("--text", text)) if value is not None]
+    given += [f"--{f}" if f in ("image", "text") else f"--modality {f}=" for f in modalities]
     if given:
         raise ConfigError(
             f"--like takes model, dataset and features from the run, and {', '.join(given)} was given too; "
@@ -162,8 +170,12 @@ def _told(out: Path, run: Run, model: str, select: str, nothing_new: bool) -> No
     if select != runs.NONE:
         best = next((h for h in run.history if h["epoch"] == run.best_epoch), {})
         output.print_line(f"best on {select}: epoch {run.best_epoch}")
-        names = [n for n in best if n != "epoch" and not n.startswith(("loss/", "seconds"))]
+        names = [n for n in best if n != "epoch" and not n.startswith(("loss/", "profile/", "seconds"))]
         output.print_table(["validation", "value"], [(n, f"{best[n]:.4f}") for n in names])
+    if run.profile:
+        whole = sum(run.profile.values()) or 1.0
+        rows = [(phase, f"{s:.2f}", f"{s / whole:.0%}") for phase, s in run.profile.items()]
+        output.print_table(["phase", "seconds", "share"], rows)
 
 
 def _next(out: Path, data: Dataset, made: type[Model]) -> None:
@@ -198,8 +210,10 @@ def models(
         )
         return
     if scale:
-        output.print_table(SCALE, [(name, *grows(found)) for name, found in settings.registered(MODELS, find)])
-        output.print_next_steps("graphrec train MODEL DATASET --processes 2 --set model.features_on_disk=true")
+        output.print_table(SCALE, [(name, *grows(made)) for name, made in settings.registered(MODELS, find)])
+        output.print_next_steps(
+            "graphrec train MODEL DATASET --processes 2 --set model.features_on_disk=true"
+        )
         return
     rows = []
     for name, made in settings.registered(MODELS, find):

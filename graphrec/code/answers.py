@@ -160,7 +160,7 @@ def _explain_file(project: Project, user: int, item: int) -> str:
     train = project.data.train
     parts = []
     shared = project.neighbors[[item]].multiply(project.profiles[[user]]).tocoo()
-    best = [int(shared.col[i]) for i in np.argsort(-shared.data, kind="stable")[:MAX_NAMED]]
+    best = [int(shared.col[i]) for i in top_indices(shared.data, MAX_NAMED)]
     if best:
         both = _count_shared_contributors(project, item, best[0])
         parts.append(

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
 from graphrec.core.config import Config
@@ -51,11 +51,6 @@ class CoChangeConfig(Config):
         "recent": "recency_days",
         "old": "recency_floor",
     }
-
-    @model_validator(mode="before")
-    @classmethod
-    def _rename_options(cls, options: dict[str, Any]) -> dict[str, Any]:
-        return {cls.renamed_options.get(name, name): value for name, value in options.items()}
 
 
 def times_in_days(train: Interactions) -> np.ndarray:

@@ -220,12 +220,3 @@ class Belief(ABC):
             return self.setting.catalog.attribute_totals(self.items, self.weights)
         totals: np.ndarray = self.weights.astype(np.float32, copy=False) @ self.attribute_rows
         return totals.astype(np.float64)
-
-
-def top_indices(scores: np.ndarray, n: int) -> np.ndarray:
-    """Indices of the ``n`` highest scores, highest first, of equals the lowest index first ``(<= n,)``."""
-    indices = np.arange(len(scores))
-    if len(scores) > n:
-        indices = np.flatnonzero(scores >= np.partition(scores, len(scores) - n)[len(scores) - n])
-    best: np.ndarray = indices[np.argsort(-scores[indices], kind="stable")][:n]
-    return best

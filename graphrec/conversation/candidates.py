@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphrec.conversation.belief import Answer, Belief, top_indices
+from graphrec.conversation.belief import Answer, Belief
+from graphrec.core.topk import top_indices
 
 
 class Candidates(Belief):

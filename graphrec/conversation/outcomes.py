@@ -1,8 +1,8 @@
 """Results of conversations: success rates, average turns, discounted gains.
 
 Turns are counted in two ways. In the authors' code of 2020 and since 2023, and in UNICORN's, the agent's
-first action is turn 1; the published tables count the opening as turn 1 (their average turns are larger by exactly
-the success rate). Both are reported; the second under ``/opening``.
+first action is turn 1; the published tables count the opening as turn 1 (their average turns are larger by
+exactly the success rate). Both are reported; the second under ``/opening``.
 """
 
 from __future__ import annotations

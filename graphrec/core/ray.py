@@ -126,10 +126,11 @@ class Cluster:
                     "no Ray cluster runs on this machine; make it part of one with ray start --head or "
                     "ray start --address=HOST:6379, or use the address local"
                 ) from cause
-        found = ADDRESS.fullmatch(address)
-        if found is None:
+        match = ADDRESS.fullmatch(address)
+        if match is None:
             raise ClusterError(f"RAY_ADDRESS={address!r}; expected HOST:PORT")
-        host, port = found["host"].strip("[]"), int(found["port"])
+        host = match["host"].strip("[]")
+        port = int(match["port"])
         problem = f"{address}: no Ray cluster answers"
         advice = "check the address that ray start --head printed, and that the cluster still runs"
         encrypted = os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
@@ -170,10 +171,12 @@ class Cluster:
             by_cpus = machine.get("CPU", 0.0) / cpus
             fit += int(min(by_cpus, machine.get("GPU", 0.0) / self.gpus) if self.gpus else by_cpus)
         if not fit:
-            found = ", ".join(f"{m.get('CPU', 0.0):g} CPUs and {m.get('GPU', 0.0):g} GPUs" for m in machines)
+            resources = ", ".join(
+                f"{m.get('CPU', 0.0):g} CPUs and {m.get('GPU', 0.0):g} GPUs" for m in machines
+            )
             raise ClusterError(
                 f"{self.address}: no node has {cpus:g} CPUs and {self.gpus:g} GPUs for a worker; the "
-                f"nodes have {found or 'none'}; lower cpus= or gpus="
+                f"nodes have {resources or 'none'}; lower cpus= or gpus="
             )
         return min(fit, self.workers or fit)
 
@@ -272,20 +275,20 @@ def _token_missing(cause: BaseException | None) -> bool:
 @contextmanager
 def _silenced_stderr() -> Iterator[None]:
     """Redirects stderr to null: Ray's C++ core prints its log level on start."""
-    kept = -1
+    stderr = -1
     nothing = -1
     with suppress(OSError):  # there may be no stderr
-        kept = os.dup(2)
+        stderr = os.dup(2)
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, 2)
     try:
         yield
     finally:
         if nothing >= 0:
-            os.dup2(kept, 2)
-        for opened in (kept, nothing):
+            os.dup2(stderr, 2)
+        for handle in (stderr, nothing):
             with suppress(OSError):
-                os.close(opened)
+                os.close(handle)
 
 
 def _is_number(value: object, kind: Any) -> bool:

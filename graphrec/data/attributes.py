@@ -71,7 +71,7 @@ def with_attributes(
     names = [columns] if isinstance(columns, str) else list(columns)
     _check_options(dataset, names, separator, min_items, max_share, source)
     frame = from_frame.as_frame(table, source)
-    items = _item_indices(dataset, frame, item_id, source, first_row)
+    items = from_frame.item_indices(frame, dataset.items, item_id, source, first_row)
     texts: list[str] = []
     has: list[np.ndarray] = []
     group_of: list[int] = []
@@ -181,28 +181,6 @@ def _check_options(
         raise ConfigError(f"min_items={min_items!r}; expected an integer of at least 1")
     if max_share is not None and not (math.isfinite(max_share) and 0 < max_share <= 1):
         raise ConfigError(f"max_share={max_share!r}; expected 0 < max_share <= 1, or None")
-
-
-def _item_indices(
-    dataset: Dataset, frame: pl.DataFrame, item_id: str, source: str, first_row: int
-) -> np.ndarray:
-    """Item index of each row ``(n,) int32``, -1 for an item that the dataset does not have."""
-    keys = from_frame.as_ids(from_frame.column(frame, item_id, source), "item", source, first_row)
-    if keys.n_unique() != len(keys):
-        second = int((~keys.is_first_distinct()).arg_max() or 0)
-        raise DataError(
-            f"{source}, row {second + first_row}: item {keys[second]!r} occurs a second time; expected one "
-            "row per item"
-        )
-    items = dataset.items.find(keys.to_list())
-    if not (items >= 0).any():
-        first = from_frame.quoted(keys[0]) if len(keys) else "none"
-        raise DataError(
-            f"{source}: none of its {len(keys):,} items, first {first}, is among the {dataset.n_items:,} "
-            f"items of {dataset.name}, first {from_frame.quoted(dataset.items[0])}; check that {item_id!r} "
-            "is the column of item ids"
-        )
-    return items
 
 
 def _as_texts(series: pl.Series, separator: str | None, source: str) -> pl.Series:

@@ -22,6 +22,7 @@ from graphrec.core.files import (
     write_array,
     write_json,
 )
+from graphrec.core.html_table import html_table
 from graphrec.data import from_frame
 from graphrec.data.content import Content
 from graphrec.data.interactions import SPLIT_NAMES, Interactions
@@ -76,15 +77,15 @@ class Dataset:
                 )
         if not len(self.train):
             raise DataError(f"{self.name}: the train split is empty; check the split options and the filters")
-        for one, other in (("train", "valid"), ("train", "test"), ("valid", "test")):
-            a: Interactions = getattr(self, one)
-            b: Interactions = getattr(self, other)
+        for first, second in (("train", "valid"), ("train", "test"), ("valid", "test")):
+            a: Interactions = getattr(self, first)
+            b: Interactions = getattr(self, second)
             shared = np.flatnonzero(a.contains(b.users, b.items))
             if len(shared):
                 user, item = int(b.users[shared[0]]), int(b.items[shared[0]])
                 raise DataError(
-                    f"{self.name}: {len(shared):,} pairs occur in both {one} and {other}, the first is user "
-                    f"{self.users[user]!r} item {self.items[item]!r}; splits must be disjoint"
+                    f"{self.name}: {len(shared):,} pairs occur in both {first} and {second}, the first is "
+                    f"user {self.users[user]!r} item {self.items[item]!r}; splits must be disjoint"
                 )
         for name, content in self.content.items():
             if len(content) != shape[1]:
@@ -154,6 +155,10 @@ class Dataset:
             f"Dataset({self.name}: {self.n_users:,} users x {self.n_items:,} items, {n:,} interactions "
             f"[{parts}], content {{{fields}}})"
         )
+
+    def _repr_html_(self) -> str:
+        rows = {name: value for name, value in self.summary().items() if name not in ("name", "fingerprint")}
+        return html_table(f"Dataset {self.name}", rows)
 
     def summary(self) -> dict[str, Any]:
         """Counts for display: users, items, interactions per split, density, cold items, content coverage."""

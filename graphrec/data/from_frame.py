@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from graphrec.core.errors import ConfigError, DataError, nearest
-from graphrec.data.content import Content, Kind
+from graphrec.data.content import TEXT, Content
 from graphrec.data.interactions import SPLIT_NAMES, Interactions
 from graphrec.data.splits import as_split, k_core as core_mask
 from graphrec.data.vocabulary import Vocabulary
@@ -106,6 +106,41 @@ def as_ids(series: pl.Series, kind: str, source: str, first_row: int = 1) -> pl.
     return text
 
 
+def unique_ids(series: pl.Series, kind: str, source: str, first_row: int = 1) -> pl.Series:
+    """:func:`as_ids` of a column in which every id must occur once.
+
+    Raises:
+        DataError: an id is missing, invalid or repeated; the message names it and its row.
+    """
+    keys = as_ids(series, kind, source, first_row)
+    if keys.n_unique() != len(keys):
+        row = int((~keys.is_first_distinct()).arg_max() or 0)
+        raise DataError(
+            f"{source}, row {row + first_row}: {kind} {keys[row]!r} occurs a second time; expected one row "
+            f"per {kind}"
+        )
+    return keys
+
+
+def item_indices(
+    frame: pl.DataFrame, items: Vocabulary, item_id: str, source: str, first_row: int
+) -> np.ndarray:
+    """Item index of each row of an item table ``(n,) int32``, -1 for unknown items.
+
+    Raises:
+        DataError: an id is missing, invalid or repeated, or no item is known.
+    """
+    keys = unique_ids(column(frame, item_id, source), "item", source, first_row)
+    indices = items.find(keys.to_list())
+    if not (indices >= 0).any():
+        raise DataError(
+            f"{source}: none of its {len(keys):,} items, first {quoted(keys[0]) if len(keys) else None}, is "
+            f"among the {len(items):,} items of the dataset, first {quoted(items[0])}; check that "
+            f"{item_id!r} is the column of item ids"
+        )
+    return indices
+
+
 def as_numbers(series: pl.Series, what: str, source: str, first_row: int = 1) -> np.ndarray:
     """A numeric column ``(E,) float64``; text is parsed.
 
@@ -139,9 +174,9 @@ def as_seconds(series: pl.Series, source: str, first_row: int = 1) -> np.ndarray
             "datetimes"
         )
     if series.dtype.is_integer() or series.dtype == pl.String:
-        whole = series.cast(pl.Int64, strict=False)
-        if not whole.null_count():
-            return whole.to_numpy()
+        integers = series.cast(pl.Int64, strict=False)
+        if not integers.null_count():
+            return integers.to_numpy()
     if series.dtype == pl.String and series.cast(pl.Float64, strict=False).null_count():
         try:
             as_time = series.str.to_datetime(strict=False)
@@ -318,28 +353,15 @@ def _read_content(
     first_row: int,
 ) -> tuple[dict[str, Content], int]:
     frame = as_frame(items, source)
-    keys = as_ids(column(frame, item_id, source), "item", source, first_row)
-    if keys.n_unique() != len(keys):
-        second = int((~keys.is_first_distinct()).arg_max() or 0)
-        raise DataError(
-            f"{source}, row {second + first_row}: item {keys[second]!r} occurs a second time; expected "
-            "one row per item"
-        )
-    at = vocabulary.find(keys.to_list())
+    at = item_indices(frame, vocabulary, item_id, source, first_row)
     known = at >= 0
-    if not known.any():
-        raise DataError(
-            f"{source}: none of its {len(keys):,} items, first {quoted(keys[0])}, is among the "
-            f"{len(vocabulary):,} items with interactions, first {quoted(vocabulary[0])}; check that "
-            f"{item_id!r} is the column of item ids"
-        )
     fields: dict[str, Content] = {}
     for name, (kind, wanted) in (content or {}).items():
         values: list[str | None] = [None] * len(vocabulary)
         texts = column(frame, wanted, source).cast(pl.String).to_list()
         for row in np.flatnonzero(known):
             values[at[row]] = texts[row]
-        fields[name] = Content(cast(Kind, kind), values, root if kind == "image" else None)
+        fields[name] = Content(kind, values, None if kind == TEXT else root)
     return fields, int((~known).sum())
 
 
@@ -353,10 +375,10 @@ def _read_labels(series: pl.Series, source: str, first_row: int) -> np.ndarray:
             f"{source}: split column {series.name!r} has type {series.dtype}; expected train, valid, test or "
             "0, 1, 2"
         )
-    whole = series
+    integers = series
     if series.dtype.is_float():
-        whole = series.set(~series.is_in([0.0, 1.0, 2.0]), None).cast(pl.Int64, strict=False)
-    text = whole.cast(pl.String).str.strip_chars().str.to_lowercase()
+        integers = series.set(~series.is_in([0.0, 1.0, 2.0]), None).cast(pl.Int64, strict=False)
+    text = integers.cast(pl.String).str.strip_chars().str.to_lowercase()
     labels = text.replace_strict(LABELS, default=None, return_dtype=pl.Int8)
     if labels.null_count():
         row = int(labels.is_null().arg_max() or 0)
@@ -368,9 +390,9 @@ def _read_labels(series: pl.Series, source: str, first_row: int) -> np.ndarray:
 
 def _encode_ids(values: pl.Series) -> tuple[np.ndarray, pl.Series]:
     """An integer for each text ``(E,) int32``, and the distinct texts in order of appearance."""
-    known = values.unique(maintain_order=True)
-    numbers = pl.Series(np.arange(len(known), dtype=np.int32))
-    return values.replace_strict(known, numbers, return_dtype=pl.Int32).to_numpy(), known
+    distinct = values.unique(maintain_order=True)
+    numbers = pl.Series(np.arange(len(distinct), dtype=np.int32))
+    return values.replace_strict(distinct, numbers, return_dtype=pl.Int32).to_numpy(), distinct
 
 
 def _sort_ids(codes: pl.Series, known: pl.Series) -> tuple[list[str], np.ndarray]:

@@ -27,7 +27,7 @@ class RowsOnDisk:
     def __init__(self, table: FeatureTable, dtype: torch.dtype) -> None:
         self.table = table
         self.dtype = dtype
-        # Of the batch that is processed and of the next one; rows that nobody took are dropped for later ones.
+        # Of the current batch and of the next one; rows that nobody took make room for later ones.
         self._pending: deque[tuple[np.ndarray, Future[Tensor]]] = deque(maxlen=2)
 
     def block(self, rows: np.ndarray) -> Tensor:
@@ -81,8 +81,8 @@ def prefetch(
     Args:
         batches: batches on the CPU.
         tables: tables to read from; if there are none this is ``batches``.
-        items: the items of a batch whose rows :meth:`RowsOnDisk.take` will be called with, together; if a batch
-            has none, nothing is read for it.
+        items: gives the items of a batch that :meth:`RowsOnDisk.take` will be called with; if there are none,
+            nothing is read for the batch.
     """
     tables = list(tables)
     if not tables:

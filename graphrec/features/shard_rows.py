@@ -78,11 +78,11 @@ class ShardedRows:
     def shard(self, number: int) -> np.ndarray:
         """One shard ``(n, d)``, memory-mapped."""
         path = self.paths[number]
-        known = self._stamps[number]
+        recorded = self._stamps[number]
         mapped = self._open.pop(number, None)
         now = file_stamp(path)
         # A mapped file that was replaced or removed is still intact in its mapping.
-        if now != known and (mapped is None or (now and known and now[:2] == known[:2])):
+        if now != recorded and (mapped is None or (now and recorded and now[:2] == recorded[:2])):
             if now is None or self._digests is None or sha256_file(path) != self._digests[number]:
                 raise FeatureError(f"{path}: was replaced after the table was opened; open the table again")
             self._stamps[number] = now

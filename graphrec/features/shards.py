@@ -279,15 +279,15 @@ def shard_problem(folder: Path, entry: Mapping[str, Any], hashed: bool, again: b
     current = file_stamp(path)
     if current is None or current[2] != entry["bytes"]:
         return f"{path}: {current[2] if current else 0:,} bytes; expected {entry['bytes']:,}"
-    known = (str(path.resolve()), current, entry["sha256"])
+    identity = (str(path.resolve()), current, entry["sha256"])
     try:
-        if hashed and (again or known not in _verified):
+        if hashed and (again or identity not in _verified):
             if sha256_file(path) != entry["sha256"]:
                 return f"{path}: its sha256 differs from the recorded one, the file is damaged"
             # Time stamps have a resolution of milliseconds (two seconds on some file systems): a file written
             # just now may change again with the same time stamp, so it is not remembered yet.
             if time.time() - max(current[3], current[4]) / 1e9 > TIMESTAMP_SETTLED:
-                _verified.add(known)
+                _verified.add(identity)
         array = read_array(path, FeatureError, mmap=True)
     except OSError as cause:
         return f"{path}: cannot be read ({cause.strerror or cause})"

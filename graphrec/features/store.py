@@ -64,7 +64,7 @@ class StoredTable:
 
 
 class FeatureStore:
-    """A directory of feature tables, ``root/<field>/<key>/``; docs/features.md describes the files.
+    """A directory of feature tables, ``root/<field>/<key>/``; docs/explanations/cache.md describes the files.
 
     A table is identified by the item ids (in order), the field and the extractor, not by the splits: another
     split of the same catalog uses the same features, unless they were computed from training interactions.

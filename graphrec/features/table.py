@@ -11,6 +11,7 @@ import numpy as np
 
 from graphrec.core.errors import FeatureError
 from graphrec.core.files import read_array
+from graphrec.core.html_table import html_table
 from graphrec.data import Dataset, Vocabulary
 from graphrec.features.shard_rows import ShardedRows
 from graphrec.features.shards import DTYPES, values_sha256
@@ -74,6 +75,21 @@ class FeatureTable:
         name = self.meta.get("extractor", {}).get("name", "array")
         n, d = self.shape
         return f"FeatureTable({name}: {n:,} x {d:,} {self.values.dtype}, {int(self.present.sum()):,} present)"
+
+    def _repr_html_(self) -> str:
+        extractor = dict(self.meta.get("extractor") or {})
+        n_present = int(self.present.sum())
+        rows = {
+            f"{self.entity}s": len(self),
+            "dimensions": self.dim,
+            "dtype": str(self.values.dtype),
+            "with a vector": n_present,
+            "missing": len(self) - n_present,
+            "extractor": extractor.get("name", "array"),
+        }
+        if extractor.get("model"):
+            rows["model"] = extractor["model"]
+        return html_table(f"FeatureTable {self.meta.get('field', '')}".strip(), rows)
 
     @property
     def shape(self) -> tuple[int, int]:

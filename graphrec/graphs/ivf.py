@@ -16,8 +16,6 @@ import numpy as np
 
 from graphrec.core.errors import missing_dependency
 
-POINTS = 40
-"""Training vectors per list."""
 ROUNDS = 10
 """Rounds of k-means."""
 CONFIDENCE = 2.576
@@ -38,9 +36,9 @@ def import_faiss() -> Any:
     return faiss
 
 
-def draw_sample(n: int, n_lists: int, rng: np.random.Generator) -> np.ndarray:
-    """Indices of the vectors to train on, ascending: :data:`POINTS` a list, or all."""
-    return np.sort(rng.choice(n, min(n, POINTS * n_lists), replace=False))
+def draw_sample(n: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Indices of the vectors to train on, ascending: up to ``size`` of ``n``."""
+    return np.sort(rng.choice(n, min(n, size), replace=False))
 
 
 def train_centroids(sample: np.ndarray, n_lists: int, rng: np.random.Generator) -> np.ndarray:
@@ -50,7 +48,7 @@ def train_centroids(sample: np.ndarray, n_lists: int, rng: np.random.Generator) 
     """
     kmeans = import_faiss().Kmeans(
         sample.shape[1], n_lists, niter=ROUNDS, seed=int(rng.integers(2**31)), min_points_per_centroid=1,
-        max_points_per_centroid=POINTS,
+        max_points_per_centroid=len(sample),
     )  # fmt: skip
     kmeans.train(sample)
     return np.array(kmeans.centroids, dtype=np.float32)

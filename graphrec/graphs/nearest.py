@@ -26,6 +26,7 @@ SQUARE = 2048
 """Rows of a block where each product serves the rows of both sides."""
 WIDE = 1024
 """Columns from which a product takes longer than turning its result round."""
+POINTS = 256  # rows a list that its centroid is trained on: more give fewer lists to search
 SAMPLE = 1000  # rows whose true neighbors show how many lists a search needs
 ASSIGNED = 2**16  # rows assigned to lists at once
 TASKS = 64  # of a search on a cluster, at most: enough that workers of different speed end together
@@ -231,12 +232,12 @@ def approximate_neighbors(
     k = min(k, n)
     n_lists = max(1, round(n**0.5))
     rng = numpy_rng(seed, "knn/clusters")
-    training = torch.from_numpy(ivf.draw_sample(n, n_lists, rng)).to(unit.device)
+    training = torch.from_numpy(ivf.draw_sample(n, POINTS * n_lists, rng)).to(unit.device)
     centroids = ivf.train_centroids(unit[training].cpu().numpy(), n_lists, rng)
     blocks = ((start, unit[start : start + ASSIGNED].cpu().numpy()) for start in range(0, n, ASSIGNED))
     lists = torch.from_numpy(ivf.assign_lists(blocks, n, centroids)).long()  # (n,): the list of each row
     means = torch.from_numpy(centroids)
-    similarity = means @ means.T
+    similarity = 2 * means @ means.T - means.square().sum(1)  # by L2, as rows are assigned
     similarity.fill_diagonal_(torch.inf)  # a row's own list comes first
     order = similarity.sort(dim=1, descending=True, stable=True).indices  # (n_lists, n_lists)
     rank = torch.empty_like(order).scatter_(1, order, torch.arange(n_lists).expand_as(order))

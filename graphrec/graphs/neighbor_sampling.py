@@ -27,8 +27,8 @@ class Neighborhood(NamedTuple):
     """Levels of nodes and the hops between them, the outermost first.
 
     Attributes:
-        nodes: nodes of each level, ``(n_0,), ..., (n_L,) int64``; a level begins with the nodes of the next one,
-            and the last level is the nodes whose neighborhood this is.
+        nodes: nodes of each level, ``(n_0,), ..., (n_L,) int64``; a level begins with the nodes of the next
+            one, and the last level is the nodes whose neighborhood this is.
         hops: graphs from each level to the next.
     """
 
@@ -36,7 +36,7 @@ class Neighborhood(NamedTuple):
     hops: list[Graph]
 
     def propagate(self, x: Tensor) -> Tensor:
-        """The mean over layers as in :func:`graphrec.models.layers.propagate` for the nodes of the last level.
+        """The mean over layers as in :func:`graphrec.models.layers.propagate`, for nodes of the last level.
 
         Args:
             x: embeddings of the outermost level ``(n_0, d)``.

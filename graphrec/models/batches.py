@@ -137,7 +137,7 @@ class BatchSampler:
             yield SeededTriplets(*batch, torch.tensor(rng.integers(2**62, dtype=np.int64)))
 
     def pairs(self, plan: EpochContext) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """One epoch of users and items, two ``(B,) int64``: every interaction once, shuffled, and the positives
+        """One epoch of users and items, two ``(B,) int64``: every interaction once, shuffled, and positives
         of preferences; with several processes, this one's part of every batch.
         """
         order = plan.rng("shuffle").permutation(len(self.train))
@@ -154,8 +154,8 @@ class BatchSampler:
             yield users[own], items[own]
 
     def user_triplets(self, plan: EpochContext) -> Iterator[tuple[Triplets, int]]:
-        """Batches of :func:`triplets_of_users`, preferences last, and how many come before those; with several
-        processes, this one's part of every batch.
+        """Batches of :func:`triplets_of_users` followed by preferences, and the number of triplets before
+        those; with several processes, this one's part of every batch.
         """
         rng = plan.rng("preferences")
         for batch in triplets_of_users(self.train, plan):
@@ -233,11 +233,11 @@ def triplets(
 
 
 def uniform_negatives(train: Interactions, users: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One item per user, uniform over the items that occur in train and that the user has not interacted with;
-    -1 if there is none.
+    """One item per user, uniform over the items that occur in train and that the user has not interacted
+    with; -1 if there is none.
 
-    Draws for all rows at once and redraws the rows that hit a positive. For the few rows left after many rounds
-    (users with nearly all items) the items that are left are listed.
+    Draws for all rows at once and redraws the rows that hit a positive. The few rows left after many rounds
+    (users with nearly all items) draw from the list of the remaining items.
 
     Args:
         train: known interactions.

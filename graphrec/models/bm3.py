@@ -124,7 +124,7 @@ class BM3(Ranker):
         n_batches = -(-len(self.train_pairs) // plan.batch_size)
         keys = plan.rng("dropout").integers(2**63, size=n_batches, dtype=np.int64)
         for (users, items), key in zip(self.sampler.pairs(plan), keys, strict=True):
-            # Here and not in the loss: a GPU would have to be waited for to know how many distinct items there are.
+            # Here and not in the loss, where a GPU would have to report the number of distinct items.
             distinct, position, counts = np.unique(items, return_inverse=True, return_counts=True)
             arrays = (users, distinct, position, counts.astype(np.float32), np.asarray(key))
             yield Pairs(*(torch.from_numpy(a) for a in arrays))
@@ -140,7 +140,7 @@ class BM3(Ranker):
         return users, items + self.item_embedding.weight
 
     def target(self, x: Tensor, table: str, index: Tensor, key: Tensor) -> Tensor:
-        """A target without gradient: rows ``x (B, d)`` at ``index (B,)`` of a table, through dropout (Eq. 5)."""
+        """A target without gradient: rows ``x (B, d)`` at ``index (B,)`` of a table, with dropout (Eq. 5)."""
         return row_dropout(x.detach(), index, self.config.dropout, key + derive_seed(0, table))
 
     def loss(self, batch: Pairs) -> dict[str, Tensor]:

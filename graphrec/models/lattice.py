@@ -217,7 +217,7 @@ class LearnedView(nn.Module):
     def neighbors(self, unit: Tensor) -> Graph:
         """Edges to items from their ``k`` nearest, among those that have the modality.
 
-        An item that has it is one of its own neighbors. An item whose vector is filled gets an edge from itself
+        An item that has it is one of its own neighbors. An item whose vector is filled gets edges from itself
         and ``k - 1`` others.
 
         Args:

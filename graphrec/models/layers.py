@@ -17,7 +17,7 @@ from graphrec.features.prefetch import RowsOnDisk
 from graphrec.graphs.graph import Graph
 from graphrec.models.multimodal import Fill, StreamedConfig, filled
 
-BLOCK = 256  # rows that are subtracted at a time and stay in the cache meanwhile
+ROW_BLOCK = 256  # rows subtracted at a time, so that they stay in the cache
 
 
 def propagate(graph: Graph, x: Tensor, n_layers: int) -> Tensor:
@@ -73,7 +73,7 @@ def projection(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
 def linear(
     n_in: int, n_out: int, generator: torch.Generator, weight: Any = nn.init.xavier_uniform_
 ) -> nn.Linear:
-    """A linear map with a bias as torch has it, from their own generator; ``weight`` initializes the rest."""
+    """A linear map with torch's initial bias, drawn from ``generator``; ``weight`` initializes its matrix."""
     layer = nn.Linear(n_in, n_out)
     weight(layer.weight, generator=generator)
     nn.init.uniform_(layer.bias, -1 / math.sqrt(n_in), 1 / math.sqrt(n_in), generator=generator)
@@ -82,17 +82,17 @@ def linear(
 
 def row_dropout(x: Tensor, index: Tensor, p: float, key: Tensor) -> Tensor:
     """Zeroes entries of a table's rows with probability ``p``. Which ones is a function of ``key``, the row
-    in the table and the column alone, whatever other rows are asked for and however often.
+    in the table and the column alone: a row is masked the same way in every batch.
 
     Four entries share one output of splitmix64 (Steele et al., OOPSLA 2014,
-    https://doi.org/10.1145/2660193.2660195), computed from the place of the entries, so ``p`` is rounded to
-    2^-16. What is kept is not scaled by ``1 / (1 - p)``: cosine similarity does not see it.
+    https://doi.org/10.1145/2660193.2660195), computed from the position of the entries, so ``p`` is rounded
+    to 2^-16. The other entries are not scaled by ``1 / (1 - p)``: cosine similarity does not depend on it.
 
     Args:
         x: the rows ``(B, d)``.
-        index: where they stand in the table ``(B,) int64``.
+        index: their positions in the table ``(B,) int64``.
         p: share of entries to zero, below 1; 0 returns ``x``.
-        key: which mask of the table, ``() int64``.
+        key: seed of the table's mask, ``() int64``.
 
     Returns:
         ``(B, d)``.
@@ -110,22 +110,22 @@ def row_dropout(x: Tensor, index: Tensor, p: float, key: Tensor) -> Tensor:
 class ItemFeatures(nn.Module):
     """One modality of all items: frozen vectors, or a trained copy of them.
 
-    Frozen vectors are not part of the state dict; they are the feature store's, not the model's.
+    Frozen vectors are not part of the state dict: they belong to the feature store, not to the model.
 
     Args:
         table: features ``(n_items, d)``.
         trained: make the vectors a parameter initialized from the table.
-        dtype: precision in which they are kept.
-        fill: what stands for missing vectors, see :class:`graphrec.models.multimodal.MultimodalConfig`.
+        dtype: precision of the vectors in memory.
+        fill: how missing vectors are estimated, see :class:`graphrec.models.multimodal.MultimodalConfig`.
         train: the interactions; only ``fill="neighbors"`` needs them.
-        on_disk: leave the vectors where the table has them and read those that a step needs; then they are
+        on_disk: leave the vectors in the table's files and read those that a step needs; they are then
             neither trained nor filled.
 
     Attributes:
-        values: ``(n_items, d)``; zero where missing and not filled. None on disk.
+        values: ``(n_items, d)``; zero where missing and not filled. Not set for features on disk.
         disk: the rows on disk, or None.
         present: items whose vectors count in losses, filled ones included ``(n_items,) bool``.
-        own: items that have a vector of their own ``(n_items,) bool``.
+        own: items whose vectors are not filled ``(n_items,) bool``.
     """
 
     values: Tensor
@@ -155,25 +155,25 @@ class ItemFeatures(nn.Module):
                 self.register_buffer("values", values, persistent=False)
         self.register_buffer("present", torch.from_numpy(present), persistent=False)
         self.register_buffer("own", torch.from_numpy(np.array(table.present)), persistent=False)
-        self._held: list[Tensor] = []  # memory for gathered rows
+        self._memory: list[Tensor] = []  # for gathered rows, reused in the next step
 
     @classmethod
     def from_table(cls, table: FeatureTable, config: StreamedConfig, train: Interactions) -> Self:
-        """One modality as a model's options ask for it."""
+        """The features of one modality with a model's options."""
         dtype = getattr(torch, config.feature_dtype)
         trained = bool(getattr(config, "train_features", False))
         return cls(table, trained, dtype, config.fill, train, config.features_on_disk)
 
     def blocks(self, size: int) -> Iterator[Tensor]:
-        """All vectors in turn, at most ``size`` rows ``(b, d)`` at a time."""
+        """All vectors in order, in blocks of at most ``size`` rows ``(b, d)``."""
         for start in range(0, len(self.present), size):
             end = min(start + size, len(self.present))
             yield self.values[start:end] if self.disk is None else self.disk.block(np.arange(start, end))
 
     def forward(self, items: Tensor) -> Tensor:
         """Vectors ``(B, d)`` of items ``(B,)``."""
-        values, (at,) = (self.values, (items,)) if self.disk is None else self.disk.take(items)
-        return nn.functional.embedding(at, values)
+        values, (rows,) = (self.values, (items,)) if self.disk is None else self.disk.take(items)
+        return nn.functional.embedding(rows, values)
 
     def projected(self, weight: Tensor, items: Tensor) -> Tensor:
         """``W x_i`` of items ``(B,)``: ``(B, k) float32`` for a projection ``(k, d)``."""
@@ -192,7 +192,7 @@ class ItemFeatures(nn.Module):
         else:
             values, (items, *rest) = self.disk.take(items, *(() if others is None else (others,)))
             others = rest[0] if rest else None
-        # Each item once is less, or is what has been read.
+        # Projecting each item once is less work, or the distinct items are what was read from disk.
         if (self.disk is not None or len(items) > len(values)) and not values.requires_grad:
             table = nn.functional.linear(values, weight.to(values.dtype)).float()  # (n_items, k)
             x = nn.functional.embedding(items, table)
@@ -202,72 +202,80 @@ class ItemFeatures(nn.Module):
             if others is not None:
                 x = x - nn.functional.embedding(others, values)
             return nn.functional.linear(x, weight.to(x.dtype)).float()
-        projected: Tensor = _Projected.apply(weight, values, items, others, self._held)
+        projected: Tensor = _Projected.apply(weight, values, items, others, self._memory)
         return projected
 
 
 class _Projected(torch.autograd.Function):
-    """The gathered rows, or their differences ``(B, d)``, are larger than all else in a step, and on a CPU
-    fresh memory for them costs more than the numbers in them. They are therefore kept in memory that goes
-    from step to step.
+    """Projects gathered rows, or their differences ``(B, d)``: the largest tensor of a step. On a CPU fresh
+    memory for it costs more than the arithmetic, so its memory is reused from step to step.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, values: Tensor, items: Tensor, others: Tensor | None, held: list[Tensor]
+        ctx: Any, weight: Tensor, values: Tensor, items: Tensor, others: Tensor | None, reused: list[Tensor]
     ) -> Tensor:
-        rows = len(items) + BLOCK
-        memory = held.pop() if held else values.new_empty(0, values.shape[1])
-        if len(memory) < rows:
-            memory = values.new_empty(rows, values.shape[1])
+        n_rows = len(items) + ROW_BLOCK
+        memory = reused.pop() if reused else values.new_empty(0, values.shape[1])
+        if len(memory) < n_rows:
+            memory = values.new_empty(n_rows, values.shape[1])
         x = _gathered(values, items, others, memory)
         projected = (x @ weight.to(values.dtype).T).float()
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(values, items, others)
-            ctx.memory, ctx.held = memory, held
+            ctx.memory = memory
+            ctx.reused = reused
         else:
-            held[:] = [memory]
+            reused[:] = [memory]
         return projected
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         values, items, others = ctx.saved_tensors
-        memory, ctx.memory = ctx.memory, None
+        memory = ctx.memory
+        ctx.memory = None
         if memory is None:  # a second time through one graph: a later step may have the memory by now
-            memory = values.new_empty(len(items) + BLOCK, values.shape[1])
+            memory = values.new_empty(len(items) + ROW_BLOCK, values.shape[1])
             _gathered(values, items, others, memory)
-        total = (gradient.to(values.dtype).T @ memory[: len(items)]).float()  # (k, d)
-        ctx.held[:] = [memory]
-        return total, None, None, None, None
+        to_weight = (gradient.to(values.dtype).T @ memory[: len(items)]).float()  # (k, d)
+        ctx.reused[:] = [memory]
+        return to_weight, None, None, None, None
 
 
 def _gathered(values: Tensor, items: Tensor, others: Tensor | None, memory: Tensor) -> Tensor:
-    """Rows of ``items``, minus those of ``others`` if given, ``(B, d)``, in memory of at least
-    ``(B + BLOCK, d)``.
+    """Rows of ``items``, minus those of ``others`` if given, ``(B, d)``, written to ``memory`` of at least
+    ``(B + ROW_BLOCK, d)``.
     """
     if others is None:
         return torch.index_select(values, 0, items, out=memory[: len(items)])
-    difference, spare = memory[: len(items)], memory[len(items) :]
-    for start in range(0, len(items), BLOCK):
-        part = difference[start : start + BLOCK]
-        torch.index_select(values, 0, items[start : start + BLOCK], out=part)
+    difference = memory[: len(items)]
+    spare = memory[len(items) :]
+    for start in range(0, len(items), ROW_BLOCK):
+        part = difference[start : start + ROW_BLOCK]
+        torch.index_select(values, 0, items[start : start + ROW_BLOCK], out=part)
         subtracted = spare[: len(part)]
-        torch.index_select(values, 0, others[start : start + BLOCK], out=subtracted)
+        torch.index_select(values, 0, others[start : start + ROW_BLOCK], out=subtracted)
         part -= subtracted
     return difference
 
 
-def distinct_rows(x: Tensor, most: int) -> tuple[Tensor, Tensor] | None:
-    """The distinct rows of ``(n, d)`` in the order in which they come ``(K, d)``, and which of them each row
-    is ``(n,) int64``; None if there are more than ``most``.
+def distinct_rows(x: Tensor, limit: int) -> tuple[Tensor, Tensor] | None:
+    """The distinct rows of a matrix, and the number of each row's distinct row.
+
+    Args:
+        x: ``(n, d)``.
+        limit: largest number of distinct rows.
+
+    Returns:
+        ``(K, d)`` in order of first occurrence, and ``(n,) int64``; None if there are more than ``limit``.
     """
-    seen: dict[bytes, int] = {}
-    which = np.empty(len(x), np.int64)
+    number_of: dict[bytes, int] = {}
+    number = np.empty(len(x), np.int64)
     first: list[int] = []
     for n, row in enumerate(x.numpy()):
-        which[n] = seen.setdefault(row.tobytes(), len(seen))
-        if len(seen) > len(first):
+        number[n] = number_of.setdefault(row.tobytes(), len(number_of))
+        if len(number_of) > len(first):
             first.append(n)
-            if len(first) > most:
+            if len(first) > limit:
                 return None
-    return x[first], torch.from_numpy(which)
+    return x[first], torch.from_numpy(number)

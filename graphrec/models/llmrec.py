@@ -1,9 +1,9 @@
-"""LLMRec: what a language model says of users and items, smoothed over the graph beside LightGCN.
+"""LLMRec: LightGCN with side information and preferences written by a language model.
 
 Wei et al., "LLMRec: Large Language Models with Graph Augmentation for Recommendation", WSDM 2024,
-https://arxiv.org/abs/2311.00423. Profiles of users, attributes of items, image and text each have a channel
-that is propagated twice over the user-item graph; the language model's preferences are further triplets; what
-is easy already is pruned from the loss. No language model is called here: all it said is features.
+https://arxiv.org/abs/2311.00423. User profiles, item attributes, image and text each have a channel that is
+propagated twice over the user-item graph; the language model's preferences are additional triplets; the
+easiest triplets are pruned from the loss. No language model is called here: its answers are features.
 
 ``Eq. n`` refers to the numbered equations in docs/models/llmrec.md.
 
@@ -13,16 +13,16 @@ Channels are propagated once, not every step. With features X, who has them p, a
 
 so R X and C R X are constants, only the rows of a batch need projecting, and the sum of squares over all rows
 is tr(V G Vᵀ) with V = [W, b] and G the Gram matrix of [R X, R p]. With few distinct rows E, as of countries,
-X = S E and R X Wᵀ = (R S)(E Wᵀ) is shorter still. ``mask`` and ``dropout`` change what is projected in every
-step and take the long way; both ways are held to each other in the tests.
+X = S E and R X Wᵀ = (R S)(E Wᵀ) is cheaper still. ``mask`` and ``dropout`` change the projected features in
+every step, so they are projected first and then propagated; the tests check that both ways agree.
 
 Differences from the authors' code (``reference_compat`` brings the first four back):
 - the regularizer is half the squared norms; the code divides by them;
-- what is masked is masked for one step; the code overwrites the features, more of them every step;
-- restoration trains its decoder and the profiles' projection; the code steps neither;
+- masked features are masked for one step; the code overwrites them, more of them in every step;
+- restoration trains its decoder and the profiles' projection; the code's optimizer updates neither;
 - LeakyReLU of slope .01; the code's has slope 1;
-- rows of users without interactions and of items without features are zero; negatives are items that somebody
-  has in train; gradients are clipped if training says so, after they are there.
+- rows of users without interactions and of items without features are zero; negatives are items that occur in
+  train; gradients are clipped if the training options say so, after they are computed.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Batch(NamedTuple):
         users: ``(B,) int64``.
         positives: items ``(B,) int64``.
         negatives: likewise.
-        n: how many were sampled ``() int64``; the rest are preferences.
+        n: number of sampled triplets ``() int64``; the rest are preferences.
         masked_users: whose profile is masked ``(M,) int64``.
         masked_items: whose attributes are masked ``(M',) int64``.
         key: of this step's dropout masks ``() int64``.
@@ -75,7 +75,7 @@ class Batch(NamedTuple):
 
 
 class LLMRec(Ranker):
-    """LightGCN and channels of side information; trained on the hardest triplets."""
+    """LightGCN plus channels of side information, trained on the hardest triplets."""
 
     class Config(ModelConfig):
         """Options of LLMRec; the defaults are the authors' for Netflix."""
@@ -85,17 +85,17 @@ class LLMRec(Ranker):
         n_layers: int = Field(2, ge=1)
         """Layers of the ID embeddings, the last one through a softmax."""
         content_weight: float = Field(0.02, ge=0)
-        """What image and text add to embeddings (omega m)."""
+        """Weight of image and text in embeddings (omega m)."""
         profile_weight: float = Field(2.8, ge=0)
-        """What profiles add (omega u)."""
+        """Weight of profiles in embeddings (omega u)."""
         attribute_weight: float = Field(0.005, ge=0)
-        """What each attribute adds (omega i)."""
+        """Weight of each attribute in embeddings (omega i)."""
         augmented: float = Field(0.1, ge=0, le=1)
         """Preferences added to a batch, as a share of it (omega 3)."""
         prune: float = Field(0.71, ge=0, lt=1)
         """Share of a batch's triplets that is left out of each BPR loss (omega 4)."""
         prune_keep: Literal["hard", "easy"] = "hard"
-        """Which are kept: those of the largest loss, as in the authors' code, or of the smallest."""
+        """Triplets to keep: those with the largest loss, as in the authors' code, or with the smallest."""
         attribute_loss: float = Field(0.012, ge=0)
         """Weight of BPR between profiles and each attribute (omega a)."""
         content_loss: float = Field(1e-4, ge=0)
@@ -105,19 +105,19 @@ class LLMRec(Ranker):
         reg_weight: float = Field(1e-5, ge=0)
         """Weight of half the squared embeddings of the batch."""
         dropout: float = Field(0.0, ge=0, lt=1)
-        """Of projected features."""
+        """Dropout rate of projected features."""
         mask: float = Field(0.0, ge=0, lt=1)
         """Share of profiles and of items' attributes that is masked each step."""
         restore_weight: float = Field(0.0, ge=0)
         """Weight of restoring what is masked."""
         restore_loss: Literal["sce", "mse"] = "sce"
-        """Of restoring: (1 - cosine) to a power, or squared difference of vectors of length 1."""
+        """Loss of restoring: (1 - cosine) to a power, or squared difference of vectors of length 1."""
         restore_power: float = Field(2.0, gt=0)
         """The power."""
         restore_learning_rate: float = Field(2e-4, gt=0)
         """Learning rate of the decoders."""
         reference_compat: bool = False
-        """Does what the authors' code does instead of what was meant."""
+        """Does what the authors' code does, not what the paper describes."""
 
     name = "llmrec"
     data_parallel = "batches"
@@ -146,8 +146,14 @@ class LLMRec(Ranker):
         self.channels, self.projections = nn.ModuleDict(), nn.ModuleDict()
         self.decoders = nn.ModuleDict()
         for f, table in tables.items():
-            kept = (self.whole, config.reference_compat)
-            self.channels[f] = Channel(table, self.to_users, self.to_items, f == PROFILE, *kept)
+            self.channels[f] = Channel(
+                table,
+                self.to_users,
+                self.to_items,
+                of_users=f == PROFILE,
+                keep_features=self.whole,
+                overwritable=config.reference_compat,
+            )
             if self.shared(f) not in self.projections:
                 self.projections[self.shared(f)] = linear(table.dim, config.dim, self.rng(self.shared(f)))
                 if config.mask and config.restore_weight and f not in self.content:
@@ -176,11 +182,11 @@ class LLMRec(Ranker):
 
     @classmethod
     def optional_fields(cls, config: ModelConfig) -> tuple[str, ...]:
-        """Whatever was said."""
+        """Profiles, attributes and preferences."""
         return PROFILE, f"{ATTRIBUTE_PREFIX}*", PREFERENCES
 
     def shared(self, f: str) -> str:
-        """Whose projection a channel has; attributes have one together."""
+        """Name of a channel's projection; attributes share one."""
         return "attributes" if f in self.attributes else f
 
     def weight(self, f: str) -> Tensor:
@@ -224,7 +230,7 @@ class LLMRec(Ranker):
         return found
 
     def all_sides(self, batch: Batch | None) -> Sides:
-        """Channels of all users and all items; of a batch with what it masks and drops out."""
+        """Channels of all users and items; for a batch, with its masks and dropout."""
         if batch is None and not (self.whole and self.config.reference_compat):
             weights = {f: channel.through(self.weight(f)).T for f, channel in self.named.items()}
             return {
@@ -234,7 +240,7 @@ class LLMRec(Ranker):
         return {f: self.projected_first(f, batch) for f in self.channels}
 
     def projected_first(self, f: str, batch: Batch | None) -> tuple[Tensor, Tensor]:
-        """A channel the long way, in which what is projected may be masked and dropped out."""
+        """A channel that is projected first and then propagated, with masked and dropped-out features."""
         channel, weight, masked = self.named[f], self.weight(f), self.masked(f, batch)
         if self.config.reference_compat:
             with torch.no_grad():
@@ -256,7 +262,7 @@ class LLMRec(Ranker):
         return batch.masked_users if f == PROFILE else batch.masked_items
 
     def fused(self, ids: tuple[Tensor, Tensor], sides: Sides) -> list[Tensor]:
-        """ID embeddings with all channels at length 1 and by weight (Eq. 7)."""
+        """ID embeddings plus the weighted channels, scaled to length 1 (Eq. 7)."""
         config = self.config
         weights = {PROFILE: config.profile_weight} | dict.fromkeys(self.attributes, config.attribute_weight)
         both = list(ids)
@@ -308,13 +314,13 @@ class LLMRec(Ranker):
         return terms
 
     def pruned(self, difference: Tensor) -> Tensor:
-        """BPR over the triplets that are kept (Eq. 8)."""
+        """BPR over the triplets that are not pruned (Eq. 8)."""
         log = distributed.all_gather(logsigmoid(difference + 1e-8))
         kept = max(1, int((1 - self.config.prune) * len(log)))
         return -log.topk(kept, largest=self.config.prune_keep == "easy", sorted=False).values.mean()
 
     def restored(self, batch: Batch, whole: Sides) -> Tensor:
-        """How far what is decoded is from what was masked, over profiles and each attribute (Eq. 12)."""
+        """Distance of decoded from masked features, summed over profiles and each attribute (Eq. 12)."""
         losses = []
         for f in [f for f in whole if f not in self.content]:
             index = self.masked(f, batch)
@@ -331,7 +337,7 @@ class LLMRec(Ranker):
         return torch.stack(losses).sum()
 
     def optimizer(self, config: Any) -> torch.optim.Optimizer:
-        """AdamW; decoders have a learning rate of their own, and in the authors' code none."""
+        """AdamW; decoders have their own learning rate, which is 0 in the authors' code."""
         decoders = list(self.decoders.parameters())
         rest = [p for name, p in self.named_parameters() if not name.startswith("decoders.")]
         groups: list[dict[str, Any]] = [{"params": rest}]
@@ -343,9 +349,7 @@ class LLMRec(Ranker):
     # -- batches ---------------------------------------------------------------------------------------------
 
     def batches(self, plan: EpochContext) -> Iterator[Batch]:
-        """As many batches of distinct users as the interactions would fill, an item and a negative each,
-        and preferences of some of them.
-        """
+        """Batches of distinct users, each with one of their items and a negative, and preferences of some."""
         mask_rng = plan.rng("mask")
         dropout_rng = plan.rng("dropout")
         for batch, n_sampled in self.sampler.user_triplets(plan):
@@ -359,15 +363,15 @@ class LLMRec(Ranker):
 
 
 class Channel(nn.Module):
-    """One table of side information: what it sums to around each user and each item.
+    """One table of side information, propagated to each user and each item.
 
     Args:
         table: features of items, or of users.
         to_users: items to users.
         to_items: users to items.
-        of_users: whose features they are.
-        kept: also keep the features themselves, for the long way.
-        damaged: and a copy that masking may overwrite, a part of the state.
+        of_users: whether they are features of users.
+        keep_features: also keep the features themselves, to project them before propagation.
+        overwritable: keep a copy of them that masking may overwrite, as a part of the state.
     """
 
     own: Tensor
@@ -377,7 +381,13 @@ class Channel(nn.Module):
     distinct: Tensor | None
 
     def __init__(
-        self, table: FeatureTable, to_users: Graph, to_items: Graph, of_users: bool, kept: bool, damaged: bool
+        self,
+        table: FeatureTable,
+        to_users: Graph,
+        to_items: Graph,
+        of_users: bool,
+        keep_features: bool,
+        overwritable: bool,
     ) -> None:
         super().__init__()
         present = torch.from_numpy(np.array(table.present))[:, None]
@@ -388,14 +398,14 @@ class Channel(nn.Module):
         users, items = smoothed(kept_as, to_users, to_items, of_users)
         self.users, self.items = (ItemFeatures(FeatureTable(side.numpy())) for side in (users, items))
         self.register_buffer("gram", users.T @ users + items.T @ items, persistent=False)
-        if kept:
+        if keep_features:
             self.register_buffer("own", own, persistent=False)
             self.register_buffer("mean", own[present[:, 0]].mean(0), persistent=False)
-            if damaged:
+            if overwritable:
                 self.register_buffer("damaged", own.clone())
 
     def through(self, weight: Tensor) -> Tensor:
-        """A projection ``(d, d_f + 1)`` as one of what is kept: the features, or which of a few they are."""
+        """A projection ``(d, d_f + 1)`` as one of the propagated rows: features, or one-hot distinct rows."""
         return weight if self.distinct is None else weight @ self.distinct.T
 
     def squares(self, weight: Tensor) -> Tensor:
@@ -405,7 +415,7 @@ class Channel(nn.Module):
 
 
 def smoothed(x: Tensor, to_users: Graph, to_items: Graph, of_users: bool) -> tuple[Tensor, Tensor]:
-    """Around users and around items, two steps away from where it comes from (Eqs. 1-4)."""
+    """Features propagated to users and to items, one and two hops from their nodes (Eqs. 1-4)."""
     if of_users:
         items = to_items @ x
         return to_users @ items, items

@@ -120,8 +120,8 @@ class SampledSoftmax:
             positives: scores ``s+ (B,)``.
             negatives: scores ``s- (B, n)``, of at least one negative.
             log_probability: the log probabilities with which positives ``(B,)`` and negatives ``(B, n)`` are
-                drawn; subtracted from the scores, which corrects for a sampler that is not uniform (Bengio and
-                Senecal, 2008, https://doi.org/10.1109/TNN.2007.912312).
+                drawn; subtracted from the scores, which corrects for a sampler that is not uniform (Bengio
+                and Senecal, 2008, https://doi.org/10.1109/TNN.2007.912312).
         """
         logits = torch.cat([positives[:, None], negatives], 1) / self.temperature  # (B, 1 + n)
         if log_probability is not None:
@@ -135,8 +135,8 @@ class InfoNCE:
     """Contrast of each query's positive with a pool: ``mean (log sum_j exp(q . k_j / t) - q . k+ / t)``.
 
     van den Oord et al., "Representation Learning with Contrastive Predictive Coding", 2018,
-    https://arxiv.org/abs/1807.03748. Memory does not grow with queries times pool: where that is large, blocks
-    of queries are processed one after the other and the gradient is computed along with the value.
+    https://arxiv.org/abs/1807.03748. If queries times pool is large, blocks of queries are processed in turn
+    and their gradient is computed along with the value, so that memory is that of one block.
 
     Attributes:
         temperature: ``t``.
@@ -183,7 +183,7 @@ class InfoNCE:
 def _info_nce(
     queries: Tensor, pool: Tensor, positives: Tensor, ids: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Per query ``log sum exp - logit of the positive (B,)``, the logits ``(B, N)``, ``log sum exp (B, 1)``."""
+    """Per query ``log sum exp - positive logit (B,)``, the logits ``(B, N)``, ``log sum exp (B, 1)``."""
     logits = queries @ pool.T
     if ids is not None:
         duplicate = ids == ids[positives][:, None]  # (B, N)
@@ -214,7 +214,7 @@ class _FusedInfoNCE(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         to_queries, to_pool = ctx.saved_tensors
         return gradient * to_queries, gradient * to_pool, None, None

@@ -18,7 +18,7 @@ from graphrec.models.batches import SeededTriplets, Triplets
 
 
 class BatchEmbeddings(NamedTuple):
-    """Embeddings of a batch's users and positives ``(B, d)`` and of its negatives ``(B, d)`` or ``(B, n, d)``."""
+    """Embeddings of a batch's users and positives ``(B, d)`` and negatives ``(B, d)`` or ``(B, n, d)``."""
 
     users: Tensor
     positives: Tensor

@@ -15,8 +15,8 @@ class RowAdam(torch.optim.Optimizer):
     """Adam (Kingma and Ba, https://arxiv.org/abs/1412.6980) at a cost in proportion to the gradient.
 
     With a sparse gradient, only its rows and their moments are updated, as in ``torch.optim.SparseAdam``: a
-    table of millions of rows is not read in every step. Parameters with a dense gradient get ordinary Adam, so
-    one optimizer serves a model with both kinds.
+    table of millions of rows is not read in every step. Parameters with a dense gradient get ordinary Adam,
+    so one optimizer serves a model with both kinds.
 
     Args:
         params: parameters or groups.
@@ -78,6 +78,6 @@ class RowAdam(torch.optim.Optimizer):
 
 
 def skip_index_checks() -> None:
-    """Leaves the indices of sparse gradients unchecked: torch's default, about which it warns unless it is set."""
+    """Leaves the indices of sparse gradients unchecked: torch's default, but it warns until that is set."""
     if not torch.sparse.check_sparse_tensor_invariants.is_enabled():
         torch.sparse.check_sparse_tensor_invariants.disable()

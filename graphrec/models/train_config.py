@@ -1,4 +1,4 @@
-"""Options of training, and what validates a model while it is trained."""
+"""Options of training, and the protocol of a validation task."""
 
 from __future__ import annotations
 
@@ -13,44 +13,48 @@ class TrainConfig(Config):
     """How to train; the defaults are the protocol of the published Amazon tables."""
 
     epochs: int = Field(1000, ge=1)
-    """Most epochs to train."""
+    """Maximum number of epochs."""
     batch_size: int = Field(2048, ge=1)
     """Interactions per step."""
     learning_rate: float = Field(1e-3, gt=0)
     """Learning rate at the start."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
-    """How the learning rate falls over ``epochs``: not at all, or to zero along a cosine or a line."""
+    """How the learning rate falls over ``epochs``: it stays constant, or falls to zero along a cosine or a
+    line."""
     warmup: int = Field(0, ge=0)
     """Epochs over which the learning rate rises linearly first."""
     weight_decay: float = Field(0.0, ge=0)
     """L2 penalty applied by the optimizer to all parameters."""
     clip_norm: float | None = Field(None, gt=0)
-    """Largest norm of the whole gradient; None does not clip."""
+    """Gradients are scaled down to this norm over all parameters; None does not clip."""
     patience: int | None = Field(20, ge=1)
-    """Validations without improvement that are tolerated; one more stops training. None never stops early."""
+    """Validations without improvement to tolerate; one more stops training. None never stops early."""
     decimals: int | None = Field(4, ge=1)
     """Digits to which the selected metric is rounded before comparing; None compares exactly."""
     validate_every: int = Field(1, ge=1)
     """Epochs between validations; the last epoch is always validated."""
     validate_users: int | None = Field(None, ge=1)
-    """Users to rank for in a validation of ``graphrec train``, drawn once by the seed; None takes all.
-    Ranking for all costs users times items."""
+    """Number of users in a validation of ``graphrec train``, drawn once by the seed; None takes all.
+    The cost is users times items."""
     checkpoint_every: int = option(1, affects_result=False, ge=1)
-    """Epochs between checkpoints of the full state; improvements and the last epoch are always written."""
+    """Epochs between checkpoints of the full state; improvements and the last epoch always write one."""
     seed: int = Field(0, ge=0)
-    """Seed of batches, negatives and all that models redraw while training."""
+    """Seed of batches, negatives and everything else drawn while training."""
     device: Literal["auto", "cpu", "cuda", "mps"] = option("auto", affects_result=False)
-    """Where to train; ``auto`` takes an accelerator if there is one."""
+    """Device to train on; ``auto`` takes an accelerator if there is one."""
     precision: Literal["no", "bf16", "fp16"] = "no"
-    """Mixed precision of the forward pass."""
+    """Mixed precision of the forward pass; ``fp16`` needs CUDA."""
     progress: bool | None = option(None, affects_result=False)
     """Show a progress bar; None shows it on a terminal."""
     tensorboard: bool = option(False, affects_result=False)
     """Write TensorBoard events under the run directory (needs the extra ``track``)."""
+    profile: bool = option(False, affects_result=False)
+    """Measure the seconds that each epoch spends on batches, forward, backward, step and validation
+    (``profile/...`` in ``metrics.jsonl``). On an accelerator this waits for it after each of them."""
 
 
 class Task(Protocol):
-    """What validates: :class:`graphrec.RankingTask` and others."""
+    """A validation of a model, such as :class:`graphrec.RankingTask`."""
 
     def __call__(self, model: Any) -> dict[str, float]:
         """Metric name -> value; higher is better."""

@@ -256,7 +256,11 @@ def _compared(
     # An unfinished run is compared as far as it went; of a finished one, the number of epochs counts too.
     for epoch in sorted(there.keys() | here.keys() if finished else there.keys()):
         one, other = there.get(epoch, {}), here.get(epoch, {})
-        names = [n for n in {**one, **other} if not n.startswith("seconds") and one.get(n) != other.get(n)]
+        names = [
+            n
+            for n in {**one, **other}
+            if not n.startswith(("seconds", "profile/")) and one.get(n) != other.get(n)
+        ]
         if names:
             unequal[epoch] = names[0], one.get(names[0]), other.get(names[0])
     weights = _weights(path) == _weights(out) if finished else None

@@ -148,8 +148,8 @@ def _among(asked: Question, rows: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 def merged(one: Found, other: Found, k: int) -> Found:
     """The best of two answers; ``other`` is about items that come later."""
-    pairs = ((torch.from_numpy(scores), torch.from_numpy(items)) for scores, items in (one, other))
-    scores, items = (t.numpy() for t in merge_topk(*pairs, k))
+    first, second = ((torch.from_numpy(scores), torch.from_numpy(items)) for scores, items in (one, other))
+    scores, items = (t.numpy() for t in merge_topk(first, second, k))
     return _filled(scores, np.where(np.isneginf(scores), -1, items), k)
 
 

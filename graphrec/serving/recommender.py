@@ -53,7 +53,7 @@ HEAD = "recommender.json"
 class Recommender:
     """External ids in, external ids and scores out.
 
-    Use :meth:`of` or :meth:`load` to make one. The arguments are attributes, too.
+    Use :meth:`from_model` or :meth:`load` to make one. The arguments are attributes, too.
 
     Args:
         users: external user ids.
@@ -469,7 +469,8 @@ class Recommender:
             users, items, tables[0], tables[1], seen, rule, content, saved.head["meta"], capability, module
         )
         made._recorded = saved.files.get("item_vectors", {}).get("sha256")
-        made._index = open_index(Path(path), made._recorded)
+        if not width:
+            made._index = open_index(Path(path), tables[1], tables[0], made._recorded)
         return made
 
     def export(

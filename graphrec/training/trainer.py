@@ -1,8 +1,7 @@
-"""The one training loop of the project.
+"""The training loop.
 
-The trainer iterates ``model.batches(plan)``, sums ``model.loss(batch)``, steps, validates, writes checkpoints
-and stops early. It never sees a test split. Accelerate (devices, mixed precision, several processes) is used
-here and nowhere else.
+The trainer iterates ``model.epoch_batches(plan)``, sums the terms of ``model.loss(batch)``, steps the
+optimizer, validates, writes checkpoints and stops early. It never sees a test split.
 """
 
 from __future__ import annotations
@@ -16,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from graphrec.core import distributed
@@ -29,6 +26,7 @@ from graphrec.core.random import numpy_rng
 from graphrec.models.base import Model
 from graphrec.models.batches import EpochContext
 from graphrec.models.train_config import Task, TrainConfig
+from graphrec.training.profiler import PHASES, PhaseTimer
 from graphrec.training.run_directory import RunDirectory, State
 
 logger = logging.getLogger("graphrec")
@@ -36,7 +34,7 @@ logger = logging.getLogger("graphrec")
 
 @dataclass
 class Run:
-    """A finished training.
+    """The result of a training.
 
     Attributes:
         model: with the best weights loaded (the last ones if nothing was validated).
@@ -54,8 +52,14 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Time spent in epochs, validation included, resumed parts too."""
+        """Seconds spent in all epochs, validation and epochs before resuming included."""
         return sum(h["seconds"] for h in self.history)
+
+    @property
+    def profile(self) -> dict[str, float]:
+        """Phase -> seconds in all epochs that were profiled; empty without ``TrainConfig.profile``."""
+        profiled = [h for h in self.history if f"profile/{PHASES[0]}" in h]
+        return {phase: sum(h[f"profile/{phase}"] for h in profiled) for phase in PHASES if profiled}
 
 
 class Trainer:
@@ -97,24 +101,25 @@ class Trainer:
             CheckpointError: the run directory holds another run, or cannot be written.
             ConfigError: ``select`` is not validated.
         """
-        config, start, state = self.config, 0, State()
-        if (
-            distributed.env_world_size() > 1 and model.data_parallel is None
-        ):  # before the others wait for this one
+        config = self.config
+        start = 0
+        state = State()
+        # Refused before other processes wait for this one.
+        if distributed.env_world_size() > 1 and model.data_parallel is None:
             raise ConfigError(f"{model.name} trains in one process; its batches cannot be divided")
-        accelerator = _accelerator(config)
-        self.run_directory.writes, self._device = distributed.is_rank_zero(), accelerator.device
-        model.to(accelerator.device)
+        self._device = distributed.set_up(config.device)
+        precision = _Precision(config.precision, self._device)
+        timer = PhaseTimer(self._device) if config.profile else None
+        self.run_directory.writes = distributed.is_rank_zero()
+        model.to(self._device)
         trainable = any(p.requires_grad for p in model.parameters())
         optimizer = model.optimizer(config) if trainable else None
-        device = {**device_facts(accelerator.device, config.precision), "processes": distributed.world_size()}
+        device = {**device_facts(self._device, config.precision), "processes": distributed.world_size()}
         try:
             self.run_directory.open(
                 self._facts(model, {"device": device, **(about or {})}), resume, self._configs(model)
             )
-            if resume and distributed.broadcast_object(
-                self.run_directory.holds_checkpoint, accelerator.device
-            ):
+            if resume and distributed.broadcast_object(self.run_directory.holds_checkpoint, self._device):
                 state, start = self.run_directory.read(model, optimizer)
                 if optimizer is not None:  # more epochs or patience than before go on from here
                     state.done = self._is_over(start, state)
@@ -127,7 +132,7 @@ class Trainer:
                 self.run_directory.write(model, None, 0, state)
                 self.run_directory.rewrite_metrics(state.history)
             else:
-                self._loop(accelerator, model, optimizer, validate, select, state, start, on_epoch)
+                self._loop(precision, timer, model, optimizer, validate, select, state, start, on_epoch)
             distributed.barrier()  # for the best weights to be written
             self.run_directory.load_best(model, state)
         finally:
@@ -137,7 +142,8 @@ class Trainer:
 
     def _loop(
         self,
-        accelerator: Accelerator,
+        precision: _Precision,
+        timer: PhaseTimer | None,
         model: Model,
         optimizer: torch.optim.Optimizer,
         validate: Task | None,
@@ -147,14 +153,6 @@ class Trainer:
         on_epoch: Callable[[dict[str, float]], None] | None,
     ) -> None:
         config = self.config
-        # Gradients are added up by distributed.all_reduce_gradients; DistributedDataParallel would take their mean, and
-        # expects one of each parameter in every step.
-        wrapped = accelerator.prepare_model(model, evaluation_mode=distributed.world_size() > 1)
-        stepper = accelerator.prepare_optimizer(optimizer)
-        if accelerator.scaler is None:
-            # Accelerate's wrapper looks twice a step for a package that is not there; only a gradient scaler
-            # needs it.
-            stepper = optimizer
         for group in optimizer.param_groups:
             group["initial_lr"] = config.learning_rate * group.get("lr_scale", 1.0)
         bar = ProgressBar(config.progress if distributed.is_rank_zero() else False, config.epochs, start)
@@ -164,10 +162,15 @@ class Trainer:
                 began = time.perf_counter()
                 for group in optimizer.param_groups:
                     group["lr"] = group["initial_lr"] * rate(config, epoch)
-                record = {"epoch": epoch, **self._epoch(accelerator, wrapped, model, stepper, epoch)}
+                record = {"epoch": epoch, **self._epoch(precision, timer, model, optimizer, epoch)}
                 record["seconds/train"] = time.perf_counter() - began
                 last = epoch == config.epochs
+                if timer is not None:
+                    timer.start()
                 improved = self._validate(model, validate, select, state, record, last)
+                if timer is not None:
+                    timer.lap("validation")
+                    record.update(timer.pop())
                 record["seconds"] = time.perf_counter() - began
                 state.done = self._is_over(epoch, state)
                 if improved or state.done or epoch % config.checkpoint_every == 0:
@@ -185,24 +188,38 @@ class Trainer:
         return epoch >= self.config.epochs or (patience is not None and state.misses > patience)
 
     def _epoch(
-        self, accelerator: Accelerator, wrapped: Any, model: Model, optimizer: Any, epoch: int
+        self,
+        precision: _Precision,
+        timer: PhaseTimer | None,
+        model: Model,
+        optimizer: torch.optim.Optimizer,
+        epoch: int,
     ) -> dict[str, float]:
         """One pass over the model's batches; the mean of each loss term."""
         config = self.config
+        terms: dict[str, list[Tensor]] = {}
+        if timer is not None:
+            timer.start()
         model.train()
         model.start_epoch(numpy_rng(config.seed, "start_epoch", epoch))
-        terms: dict[str, list[Tensor]] = {}
         for batch in model.epoch_batches(EpochContext(epoch, config.batch_size, config.seed)):
-            losses = wrapped(_to(batch, accelerator.device))
-            accelerator.backward(torch.stack(list(losses.values())).sum())
+            batch = _to(batch, self._device)
+            if timer is not None:
+                timer.lap("batches")
+            losses = precision.losses(model, batch)
+            if timer is not None:
+                timer.lap("forward")
+            precision.backward(torch.stack(list(losses.values())).sum())
             if model.data_parallel == "batches":
                 distributed.all_reduce_gradients(model.parameters())
-            if config.clip_norm is not None:
-                accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
-            optimizer.step()
+            if timer is not None:
+                timer.lap("backward")
+            precision.step(model, optimizer, config.clip_norm)
             optimizer.zero_grad(set_to_none=True)
             for name, value in losses.items():
                 terms.setdefault(name, []).append(value.detach())
+            if timer is not None:
+                timer.lap("step")
         if not terms:
             raise TrainingError(f"epoch {epoch}: the model made no batches; is its train split empty?")
         # Looked at once an epoch: reading a loss at every step would stall a GPU.
@@ -230,8 +247,8 @@ class Trainer:
         record: dict[str, float],
         last: bool,
     ) -> bool:
-        """Validates when it is time, keeps the books of early stopping; says whether this epoch is the best
-        yet.
+        """Validates if the epoch is due and updates the state of early stopping. Returns whether the epoch is
+        the best so far.
         """
         epoch = int(record["epoch"])
         state.history.append(record)
@@ -270,7 +287,7 @@ class Trainer:
         return False
 
     def _facts(self, model: Model, about: Mapping[str, Any]) -> dict[str, Any]:
-        """What ``run.json`` records."""
+        """The facts that ``run.json`` records."""
         return {
             "model": model.name,
             "model_config": model.config.model_dump(mode="json") if hasattr(model, "config") else {},
@@ -296,17 +313,49 @@ def rate(config: TrainConfig, epoch: int) -> float:
     return 1 - done if config.schedule == "linear" else 1.0
 
 
-def _accelerator(config: TrainConfig) -> Accelerator:
-    AcceleratorState._reset_state(reset_partial_state=True)  # each Trainer chooses its device anew
-    if config.device in ("cuda", "mps"):
-        available = (
-            torch.cuda.is_available() if config.device == "cuda" else torch.backends.mps.is_available()
-        )
-        if not available:
-            raise ConfigError(f"device {config.device!r} is not available here; use device=auto or cpu")
-    if config.precision == "fp16" and (config.device == "cpu" or not torch.cuda.is_available()):
-        raise ConfigError("precision 'fp16' needs a CUDA device; use bf16 or no")
-    return Accelerator(cpu=config.device == "cpu", mixed_precision=config.precision)
+class _Precision:
+    """Mixed precision: autocast in the forward pass, and with ``fp16`` a scaled loss.
+
+    Args:
+        precision: see :class:`TrainConfig`.
+        device: where the model is.
+
+    Raises:
+        ConfigError: ``fp16`` without CUDA.
+    """
+
+    def __init__(self, precision: str, device: torch.device) -> None:
+        if precision == "fp16" and device.type != "cuda":
+            raise ConfigError("precision 'fp16' needs a CUDA device; use bf16 or no")
+        self.dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        self.device = device
+        self.scaler = torch.amp.GradScaler("cuda") if precision == "fp16" else None
+
+    def losses(self, model: Model, batch: Any) -> dict[str, Tensor]:
+        """The loss terms, in float32 if the forward pass is not."""
+        losses: dict[str, Tensor]
+        if self.dtype is None:
+            losses = model(batch)
+            return losses
+        with torch.autocast(self.device.type, self.dtype):
+            losses = model(batch)
+        return {name: value.float() for name, value in losses.items()}
+
+    def backward(self, loss: Tensor) -> None:
+        """Computes the gradients."""
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+
+    def step(self, model: Model, optimizer: torch.optim.Optimizer, clip_norm: float | None) -> None:
+        """Clips the gradients, if asked to, and updates the parameters."""
+        if clip_norm is not None:
+            if self.scaler is not None:
+                self.scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+        if self.scaler is None:
+            optimizer.step()
+        else:
+            self.scaler.step(optimizer)
+            self.scaler.update()
 
 
 def _to(batch: Any, device: torch.device) -> Any:

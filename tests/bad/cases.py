@@ -24,7 +24,7 @@ class Case(NamedTuple):
         name: what is wrong, unique in its table.
         files: name -> content, or what makes the file at its path.
         line: the command line, run where the files are.
-        words: what the one line of the answer must contain: the file, the row or id, what was expected.
+        words: the facts that the one line of the answer must contain: file, row, id, offending value.
     """
 
     name: str

@@ -61,49 +61,49 @@ def header(text: str) -> bytes:
     return b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded + bytes(72)
 
 
-# A file, and what the error says beside the file's name.
+# A file, and the fact that the error holds beside the file's name.
 FILES: dict[str, tuple[Callable[[], bytes], str]] = {
-    "too few rows": (lambda: npy(GOOD[:5]), "5 rows, shop has 6 items; give ids="),
-    "too many rows": (lambda: npy(np.vstack([GOOD, GOOD])), "12 rows, shop has 6 items; give ids="),
+    "too few rows": (lambda: npy(GOOD[:5]), "5 rows, shop has 6 items"),
+    "too many rows": (lambda: npy(np.vstack([GOOD, GOOD])), "12 rows, shop has 6 items"),
     "no rows": (lambda: npy(GOOD[:0]), "0 rows, shop has 6 items"),
-    "NaN": (lambda: npy(with_value(np.nan)), "row 4 (item 'item4') holds NaN or Inf"),
-    "Inf": (lambda: npy(with_value(np.inf)), "row 4 (item 'item4') holds NaN or Inf"),
+    "NaN": (lambda: npy(with_value(np.nan)), "row 4 (item 'item4')"),
+    "Inf": (lambda: npy(with_value(np.inf)), "row 4 (item 'item4')"),
     "beyond float32": (lambda: npy(with_value(-1e300, np.float64)), "row 4 (item 'item4')"),
-    "integers": (lambda: npy(GOOD.astype(np.int64)), "(6, 3), int64; expected (n, d) of floating numbers"),
-    "bytes": (lambda: npy(GOOD.astype(np.uint8)), "uint8; expected"),
-    "booleans": (lambda: npy(GOOD > 3), "bool; expected"),
-    "complex": (lambda: npy(GOOD.astype(np.complex64)), "complex64; expected"),
-    "texts": (lambda: npy(GOOD.astype("U8")), "expected (n, d) of floating numbers"),
-    "dates": (lambda: npy(GOOD.astype(np.int64).astype("M8[s]")), "datetime64[s]; expected"),
+    "integers": (lambda: npy(GOOD.astype(np.int64)), "(6, 3), int64"),
+    "bytes": (lambda: npy(GOOD.astype(np.uint8)), "uint8"),
+    "booleans": (lambda: npy(GOOD > 3), "bool"),
+    "complex": (lambda: npy(GOOD.astype(np.complex64)), "complex64"),
+    "texts": (lambda: npy(GOOD.astype("U8")), "<U8"),
+    "dates": (lambda: npy(GOOD.astype(np.int64).astype("M8[s]")), "datetime64[s]"),
     "records": (lambda: npy(np.zeros(N, dtype=[("a", "f4"), ("b", "f4")])), "shape (6,)"),
-    "one axis": (lambda: npy(GOOD.ravel()), "shape (18,), float32; expected (n, d)"),
-    "no axis": (lambda: npy(np.float32(1)), "shape (), float32; expected (n, d)"),
-    "three axes": (lambda: npy(GOOD.reshape(N, 3, 1)), "shape (6, 3, 1), float32; expected (n, d)"),
-    "no columns": (lambda: npy(np.zeros((N, 0), np.float32)), "shape (6, 0), float32; expected (n, d)"),
-    "objects": (pickled, "not a readable .npy array"),
-    "empty file": (lambda: b"", "not a readable .npy array"),
-    "magic alone": (lambda: npy(GOOD)[:6], "not a readable .npy array"),
-    "cut in the header": (lambda: npy(GOOD)[:40], "not a readable .npy array"),
-    "cut in the numbers": (lambda: npy(GOOD)[:-1], "not a readable .npy array"),
-    "cut after the header": (lambda: npy(GOOD)[:128], "not a readable .npy array"),
-    "archive of arrays": (npz, "a .npz archive"),
+    "one axis": (lambda: npy(GOOD.ravel()), "shape (18,), float32"),
+    "no axis": (lambda: npy(np.float32(1)), "shape (), float32"),
+    "three axes": (lambda: npy(GOOD.reshape(N, 3, 1)), "shape (6, 3, 1), float32"),
+    "no columns": (lambda: npy(np.zeros((N, 0), np.float32)), "shape (6, 0), float32"),
+    "objects": (pickled, ".npy"),
+    "empty file": (lambda: b"", ".npy"),
+    "magic alone": (lambda: npy(GOOD)[:6], ".npy"),
+    "cut in the header": (lambda: npy(GOOD)[:40], ".npy"),
+    "cut in the numbers": (lambda: npy(GOOD)[:-1], ".npy"),
+    "cut after the header": (lambda: npy(GOOD)[:128], ".npy"),
+    "archive of arrays": (npz, ".npz"),
     "archive of something": (zipped, "features.npy"),
-    "csv": (lambda: b"1.0,2.0,3.0\n" * N, "not a readable .npy array"),
-    "JSON": (lambda: b'{"shape": [6, 3]}', "not a readable .npy array"),
-    "zeros": (lambda: bytes(500), "not a readable .npy array"),
+    "csv": (lambda: b"1.0,2.0,3.0\n" * N, ".npy"),
+    "JSON": (lambda: b'{"shape": [6, 3]}', ".npy"),
+    "zeros": (lambda: bytes(500), ".npy"),
     "huge shape": (
         lambda: header("{'descr': '<f4', 'fortran_order': False, 'shape': (6, 1000000000000000000)}"),
-        "not a readable .npy array",
+        ".npy",
     ),
     "negative shape": (
         lambda: header("{'descr': '<f4', 'fortran_order': False, 'shape': (-6, 3)}"), "features.npy"
     ),
-    "header that is code": (lambda: header("__import__('os').getcwd()"), "not a readable .npy array"),
-    "header without an end": (lambda: header("{'descr': '<f4', ((((("), "not a readable .npy array"),
+    "header that is code": (lambda: header("__import__('os').getcwd()"), ".npy"),
+    "header without an end": (lambda: header("{'descr': '<f4', ((((("), ".npy"),
     "unknown type": (
-        lambda: header("{'descr': 'wrong', 'fortran_order': False, 'shape': (6, 3)}"), "not a readable .npy"
+        lambda: header("{'descr': 'wrong', 'fortran_order': False, 'shape': (6, 3)}"), ".npy"
     ),
-    "version 9": (lambda: b"\x93NUMPY\x09" + npy(GOOD)[7:], "not a readable .npy array"),
+    "version 9": (lambda: b"\x93NUMPY\x09" + npy(GOOD)[7:], ".npy"),
 }  # fmt: skip
 
 
@@ -133,16 +133,16 @@ def test_a_place_without_a_file_is_refused(case: str, saved: Path, refused: Call
     assert "features.npy: " in refused("features", "import", "saved", "image", "features.npy")
 
 
-# Ids of the rows, and what the error says; GOOD has six rows.
+# Ids of the rows, and the fact that the error holds; GOOD has six rows.
 IDS: dict[str, tuple[str, str]] = {
-    "one too few": ("item0\nitem1\nitem2\nitem3\nitem4\n", "5 ids for 6 rows; expected one id a row"),
-    "one too many": ("".join(f"item{i}\n" for i in range(7)), "7 ids for 6 rows; expected one id a row"),
-    "twice": ("item0\nitem1\nitem2\nitem3\nitem4\nitem0\n", "item id 'item0' stands at more than one row"),
-    "unknown": ("a\nb\nc\nd\ne\nf\n", "0 of 6 ids are among the 6 items of shop, such as ['a', 'b', 'c']"),
-    "of users": ("".join(f"user{i}\n" for i in range(6)), "give external item ids"),
-    "row numbers": ("0\n1\n2\n3\n4\n5\n", "0 of 6 ids are among the 6 items"),
-    "other case": ("".join(f"ITEM{i}\n" for i in range(6)), "0 of 6 ids are among the 6 items"),
-    "none": ("\n\n", "the file holds no id"),
+    "one too few": ("item0\nitem1\nitem2\nitem3\nitem4\n", "5 ids for 6 rows"),
+    "one too many": ("".join(f"item{i}\n" for i in range(7)), "7 ids for 6 rows"),
+    "twice": ("item0\nitem1\nitem2\nitem3\nitem4\nitem0\n", "item id 'item0'"),
+    "unknown": ("a\nb\nc\nd\ne\nf\n", "['a', 'b', 'c']"),
+    "of users": ("".join(f"user{i}\n" for i in range(6)), "['user0', 'user1', 'user2']"),
+    "row numbers": ("0\n1\n2\n3\n4\n5\n", "0 of 6 ids"),
+    "other case": ("".join(f"ITEM{i}\n" for i in range(6)), "0 of 6 ids"),
+    "none": ("\n\n", "ids.txt"),
 }
 
 
@@ -184,7 +184,7 @@ def test_misaligned_rows_are_brought_into_order_and_strangers_counted(saved: Pat
     (saved / "ids.txt").write_text("item5\nstranger\nitem3\n")
     answer = graphrec("features", "import", "saved", "image", "features.npy", "--ids", "ids.txt")
     assert answer.code == 0, answer
-    assert "1 rows are of unknown items and were left out" in answer.out
+    assert any("1 rows" in line for line in answer.out.splitlines())
     table = FeatureStore(saved / "cache").load_tables(shop())["image"]
     assert np.flatnonzero(table.present).tolist() == [3, 5]
     assert np.array_equal(table.take([3, 5]), GOOD[[3, 5]])
@@ -200,11 +200,11 @@ class Recording:
 VALUES: dict[str, tuple[Any, str]] = {
     "nothing": (None, "shape (), object"),
     "a name": ("features.npy", "shape (), "),
-    "ragged": ([[1.0, 2.0], [3.0]], "not an array"),
+    "ragged": ([[1.0, 2.0], [3.0]], "(n, d)"),
     "objects": (GOOD.astype(object), "(6, 3), object"),
     "whole numbers": (GOOD.astype(int).tolist(), "(6, 3), int64"),
-    "a tensor with gradients": (Recording(), "not an array (call detach() first)"),
-    "masked": (np.ma.masked_greater(GOOD, 9), "a masked array"),
+    "a tensor with gradients": (Recording(), "(call detach() first)"),
+    "masked": (np.ma.masked_greater(GOOD, 9), "masked"),
     "a dictionary": ({"item0": [1.0]}, "shape (), object"),
     "float16 beyond its range": (np.full((N, 1), np.inf, np.float16), "row 0 (item 'item0')"),
 }
@@ -221,7 +221,7 @@ def test_what_is_no_table_of_numbers_is_refused(case: str) -> None:
 
 @pytest.mark.parametrize("present", [np.ones(5, bool), np.ones(N), np.ones((N, 1), bool), "all"])
 def test_a_mask_of_another_form_is_refused(present: Any) -> None:
-    with pytest.raises(FeatureError, match=r"mine: present is .*; expected \(6,\) bool"):
+    with pytest.raises(FeatureError, match=r"^mine: .*\(6,\) bool"):
         FeatureTable.from_array(GOOD, shop(), "image", present=present, name="mine")
 
 

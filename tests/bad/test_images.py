@@ -186,7 +186,7 @@ def test_large_pictures_convert_like_small_ones(monkeypatch: pytest.MonkeyPatch)
         encoded(Image.fromarray(values[..., 0].astype(np.float32) / 255), "TIFF"),
     ]
     whole = [np.asarray(decode(data)) for data in pictures]
-    monkeypatch.setattr("graphrec.features.extract.decoding.BAND", 130)
+    monkeypatch.setattr("graphrec.features.extract.decoding.BAND_PIXELS", 130)
     for data, expected in zip(pictures, whole, strict=True):
         assert np.array_equal(np.asarray(decode(data)), expected)
 

@@ -135,22 +135,22 @@ def test_tfidf_takes_any_corpus_with_a_word(case: str, tmp_path: Path) -> None:
 def test_a_corpus_without_a_shared_word_is_an_error(
     values: list[str | None], tmp_path: Path, refused: Any
 ) -> None:
-    with pytest.raises(FeatureError, match=rf"the {len(values)} texts share no term .*lower min_texts"):
+    with pytest.raises(FeatureError, match=rf"{len(values)} texts.*min_texts"):
         extracted(values, tmp_path / "s")
     shop(values).save(tmp_path / "saved")
-    assert "share no term" in refused("features", "build", "saved")
+    assert f"{len(values)} texts" in refused("features", "build", "saved")
 
 
 def test_no_text_at_all_is_an_error(tmp_path: Path, refused: Any) -> None:
     shop([None, " ", ""]).save(tmp_path / "saved")
-    assert "no item has 'text' content" in refused("features", "build", "saved")
+    assert "'text'" in refused("features", "build", "saved")
 
 
 def test_texts_without_a_vector_are_listed(tmp_path: Path, graphrec: Any) -> None:
     shop(["red lamp", "😀\x1b[;" + "!" * 500, "wooden chair"]).save(tmp_path / "saved")
     answer = graphrec("features", "build", "saved")
     assert answer.code == 0, answer
-    assert "1 items without a vector, such as item1: no word of the text" in answer.out
+    assert any("text: 1 items" in line and "item1" in line for line in answer.out.splitlines())
     assert "graphrec features broken " in answer.err
     for form in ([], ["--csv"]):
         listed = graphrec("features", "broken", "saved", *form)
@@ -162,12 +162,12 @@ def test_texts_without_a_vector_are_listed(tmp_path: Path, graphrec: Any) -> Non
 
 @pytest.mark.parametrize("value", [5, 1.5, b"red", ["red"], float("nan")])
 def test_what_is_no_text_is_refused_with_its_row(value: Any) -> None:
-    with pytest.raises(DataError, match=r"text content holds .* at row 1; expected text or None"):
+    with pytest.raises(DataError, match="row 1"):
         Content("text", ["red", value])
 
 
 def test_more_tokens_than_positions_are_refused(tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"max_seq_length 33: 'tiny' knows 32 positions; expected no more"):
+    with pytest.raises(ConfigError, match=r"33.*'tiny'.* 32 "):
         extracted(["red " * 500], tmp_path, "sentence-transformers", model=tiny, max_seq_length=33)
     table = extracted(["red " * 500], tmp_path, "sentence-transformers", model=tiny, max_seq_length=32)
     assert table.present.all()

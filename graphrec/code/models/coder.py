@@ -145,7 +145,6 @@ class CODER(Ranker):
 
     name = "coder"
     modalities = True
-    fields = ("code", "path")
     extractor = "code-segments"
     search_space: ClassVar[Space] = {
         "project_weight": Choice(1e-2, 1e-1, 1.0),
@@ -384,7 +383,9 @@ class CODER(Ranker):
             if self.config.cochange:
                 cochange_difference = self.cochange_term.differences(triplet)
             if self.sessions is not None:
-                session = self.sessions.session_of[self.train_pairs.positions(triplet.users, triplet.positives)]
+                session = self.sessions.session_of[
+                    self.train_pairs.positions(triplet.users, triplet.positives)
+                ]
                 triplet = triplet._replace(users=torch.from_numpy(session))
             behavior, users, positives, negatives = (torch.from_numpy(a[low:high]) for a in samples)
             yield Batch(*triplet, behavior, users, positives, negatives, cochange_difference)

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from graphrec.conversation.agent import ConversationalRecommender
@@ -81,11 +81,6 @@ class SCPR(Model):
             "held": "holdout_fraction",
             "validated": "validation_conversations",
         }
-
-        @model_validator(mode="before")
-        @classmethod
-        def _rename_options(cls, options: dict[str, Any]) -> dict[str, Any]:
-            return {cls.renamed_options.get(name, name): value for name, value in options.items()}
 
     name = "scpr"
     data_parallel = "dialogues"

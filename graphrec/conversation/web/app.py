@@ -22,7 +22,7 @@ from graphrec.conversation.web.page import PAGE, POLICY
 from graphrec.conversation.web.pictures import picture_file, picture_type
 from graphrec.core.errors import missing_dependency
 from graphrec.core.progress import print_note
-from graphrec.serving.http.guard import Guard
+from graphrec.serving.http.guard import protect
 from graphrec.serving.http.server import explain_errors, listen, names_of
 
 try:
@@ -52,7 +52,7 @@ def create_app(agent: ConversationalRecommender, hosts: Sequence[str] | None = N
         docs_url=None,
         redoc_url=None,
     )
-    app.add_middleware(Guard, hosts=None if hosts is None else tuple(hosts), policy=POLICY)
+    protect(app, None if hosts is None else tuple(hosts), policy=POLICY)
     fingerprint = agent.fingerprint  # computed before the first request
     search = _attribute_search(agent)
 

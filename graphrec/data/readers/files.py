@@ -194,13 +194,7 @@ def ordered_ids(frame: pl.DataFrame, key: str, index: str, path: Path, first_row
             f"{path}, row {row + first_row}: column {index!r} holds {indexed[row]!r}; expected the "
             f"integers 0 to {len(indices) - 1}, each once, because rows of feature arrays are matched to them"
         )
-    keys = from_frame.as_ids(named, key, str(path), first_row)
-    if keys.n_unique() != len(keys):
-        second = int((~keys.is_first_distinct()).arg_max() or 0)
-        raise DataError(
-            f"{path}, row {second + first_row}: {key} {keys[second]!r} occurs more than once; expected one "
-            "row per id"
-        )
+    keys = from_frame.unique_ids(named, key, str(path), first_row)
     ids: list[str] = keys[np.argsort(indices.to_numpy()).tolist()].to_list()
     return ids
 

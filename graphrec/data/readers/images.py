@@ -34,18 +34,19 @@ def match_images(folder: Path, ids: Sequence[str]) -> tuple[list[str | None], in
     if not folder.is_dir():
         what = "not a folder" if folder.exists() else "no such folder"
         raise DataError(f"{folder}: {what}; expected images named <item id>.jpg, .png or similar")
-    found: dict[str, str] = {}
+    name_of: dict[str, str] = {}
     for name in sorted(entry.name for entry in os.scandir(folder) if entry.is_file()):
         stem, suffix = os.path.splitext(name)
         if suffix.lower() not in SUFFIXES or name.startswith("."):
             continue
-        if stem in found:
+        if stem in name_of:
             raise DataError(
-                f"{folder}: {found[stem]!r} and {name!r} are both images of item {stem!r}; remove one of them"
+                f"{folder}: {name_of[stem]!r} and {name!r} are both images of item {stem!r}; remove one of "
+                "them"
             )
-        found[stem] = name
-    files = [found.get(item) for item in ids]
-    return files, len(found) - sum(file is not None for file in files)
+        name_of[stem] = name
+    files = [name_of.get(item) for item in ids]
+    return files, len(name_of) - sum(file is not None for file in files)
 
 
 def with_pictures(dataset: Dataset, folder: Path) -> Dataset:

@@ -199,10 +199,10 @@ def indexed_features(folder: Path, ids: tuple[str, ...] | None, source: str = SO
 def _find_inter_file(folder: Path, interactions: str | None) -> Path:
     if interactions is not None:
         return require_file(folder, interactions, "tab-separated interactions", SOURCE)
-    found = sorted(folder.glob("*.inter"))
-    if len(found) != 1:
-        names = [path.name for path in found]
+    paths = sorted(folder.glob("*.inter"))
+    if len(paths) != 1:
+        names = [path.name for path in paths]
         raise DataError(
             f"{folder}: {names or 'no .inter file'}; expected one .inter file; select one with interactions="
         )
-    return found[0]
+    return paths[0]

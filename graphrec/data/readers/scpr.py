@@ -217,8 +217,8 @@ class _NodeNumbers:
         for value in numbers:
             if type(value) is not int or not 0 <= value < MAX_NUMBER:  # isinstance accepts bool
                 raise DataError(
-                    f"{where}: {self.kind} {quoted(str(value))}; expected a whole number from 0, the index of "
-                    f"a known {self.kind}"
+                    f"{where}: {self.kind} {quoted(str(value))}; expected a whole number from 0, the index "
+                    f"of a known {self.kind}"
                 )
             if self.known is not None and value not in self.known:
                 raise DataError(

@@ -1,23 +1,31 @@
-"""What stands before every request: whom it is for, how long it may be, what browsers are told."""
+"""Middleware of every server: trusted hosts, a limit on a request's body, and security headers."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+from graphrec.core.errors import missing_dependency
+
+try:
+    from starlette.datastructures import Headers, MutableHeaders
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from starlette.requests import ClientDisconnect, Request
+    from starlette.responses import JSONResponse
+except ImportError as cause:
+    raise missing_dependency("fastapi", "serve") from cause
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 BODY = 64 * 1024
 """Bytes of a request's body, where no other limit is given."""
 DRAINED = 2**24
-"""Bytes of a body that is too long which are read before it is refused: a client that still sends when the
-connection is closed may never see why."""
+"""Bytes of a body above the limit that are read before it is refused: a client that is still sending when the
+connection is closed may never read the answer."""
 POLICY = "default-src 'none'; frame-ancestors 'none'"
-"""What a browser may do with an answer that is no page: nothing."""
+"""Content security policy of an answer that is not a page: nothing is permitted."""
 HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -26,90 +34,104 @@ HEADERS = {
 }
 
 
-class Guard:
-    """An ASGI application around another.
+def protect(
+    app: FastAPI,
+    hosts: Sequence[str] | None = None,
+    limit: int = BODY,
+    remedy: str = "start anew",
+    policy: str = POLICY,
+) -> None:
+    """Adds the middleware to an application.
 
     Args:
-        app: the other.
-        hosts: names that requests may be addressed to, without port; None: any. A page elsewhere whose name
-            is made to point to this machine is turned away by that.
+        app: the application.
+        hosts: names that requests may be addressed to, without port; None: any. This refuses a page elsewhere
+            whose name was made to point to this machine.
         limit: bytes of a request's body.
         remedy: what to do about a longer one.
         policy: content security policy of every answer.
     """
+    app.add_middleware(BodyLimit, limit=limit, remedy=remedy)
+    if hosts is not None:
+        app.add_middleware(TrustedHosts, hosts=hosts)
+    app.add_middleware(SecurityHeaders, policy=policy)  # the last one is the outermost
 
-    def __init__(
-        self,
-        app: App,
-        hosts: Sequence[str] | None = None,
-        limit: int = BODY,
-        remedy: str = "start anew",
-        policy: str = POLICY,
-    ) -> None:
+
+class TrustedHosts:
+    """Starlette's check of the host, with a refusal in JSON that names the right one."""
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
         self.app = app
         self.hosts = hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles a request."""
+
+        async def accept(scope: Scope, receive: Receive, _: Send) -> None:
+            await self.app(scope, receive, send)
+
+        async def refuse(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                host = Headers(scope=scope).get("host", "")[:200]
+                error = f"{host!r} is not this server's name; open it as {self.hosts[0]}"
+                await JSONResponse({"error": error}, 400, {"connection": "close"})(scope, receive, send)
+
+        await TrustedHostMiddleware(accept, self.hosts, www_redirect=False)(scope, receive, refuse)
+
+
+class BodyLimit:
+    """Refuses a request whose body is too long, whether or not it declares a length."""
+
+    def __init__(self, app: ASGIApp, limit: int, remedy: str) -> None:
+        self.app = app
         self.limit = limit
         self.remedy = remedy
-        self.policy = policy
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles a request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        declared = Headers(scope=scope).get("content-length", "0")
+        size = int(declared) if declared.isdecimal() and int(declared) > DRAINED else 0
+        body = bytearray()
+        if not size:
+            try:
+                async for part in Request(scope, receive).stream():
+                    size += len(part)
+                    if size > DRAINED:
+                        break
+                    if size <= self.limit:
+                        body += part
+            except ClientDisconnect:
+                return
+        if size > self.limit:
+            error = f"the request is longer than {self.limit // 1024} KB; {self.remedy}"
+            await JSONResponse({"error": error}, 413, {"connection": "close"})(scope, receive, send)
+            return
+        messages: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
 
-        async def told(message: Message) -> None:
+        async def replay() -> Message:
+            return messages.pop() if messages else await receive()
+
+        await self.app(scope, replay, send)
+
+
+class SecurityHeaders:
+    """Adds the headers that an answer does not have yet."""
+
+    def __init__(self, app: ASGIApp, policy: str) -> None:
+        self.app = app
+        self.headers = {"cache-control": "no-store", "content-security-policy": policy, **HEADERS}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles a request."""
+
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = list(message.get("headers", []))
-                known = {name.lower() for name, _ in headers}
-                new = {"cache-control": "no-store", "content-security-policy": self.policy, **HEADERS}
-                headers += [(k.encode(), v.encode()) for k, v in new.items() if k.encode() not in known]
-                message = {**message, "headers": headers}
+                headers = MutableHeaders(scope=message)
+                for name, value in self.headers.items():
+                    headers.setdefault(name, value)
             await send(message)
 
-        given = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        host = _name(given.get(b"host", ""))
-        if self.hosts is not None and host not in self.hosts:
-            await _refuse(told, 400, f"{host[:200]!r} is not this server's name; open it as {self.hosts[0]}")
-            return
-        declared = given.get(b"content-length", "0")
-        fits = not declared.isdecimal() or int(declared) <= DRAINED
-        body = await _read(receive, self.limit) if fits else None
-        if body is None:
-            error = f"the request is longer than {self.limit // 1024} KB; {self.remedy}"
-            await _refuse(told, 413, error)
-            return
-        waiting = [{"type": "http.request", "body": body, "more_body": False}]
-
-        async def again() -> Message:
-            return waiting.pop() if waiting else await receive()
-
-        await self.app(scope, again, told)
-
-
-async def _read(receive: Receive, limit: int) -> bytes | None:
-    """The whole body; None if it is too long."""
-    parts: list[bytes] = []
-    size, more = 0, True
-    while more:
-        message = await receive()
-        if message["type"] != "http.request":  # the browser has gone
-            break
-        part, more = message.get("body", b""), message.get("more_body", False)
-        size += len(part)
-        if size > DRAINED:
-            return None
-        if size <= limit:
-            parts.append(part)
-    return b"".join(parts) if size <= limit else None
-
-
-async def _refuse(send: Send, status: int, error: str) -> None:
-    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps({"error": error}).encode()})
-
-
-def _name(host: str) -> str:
-    """A host header without its port."""
-    return host[: host.find("]") + 1] if host.startswith("[") else host.rsplit(":", 1)[0].lower()
+        await self.app(scope, receive, send_with_headers)

@@ -1,8 +1,8 @@
-"""Items that were added to a server, kept so that none is lost that was acknowledged.
+"""Items added to a server, kept so that none is lost that was acknowledged.
 
-A journal is a text file of lines ``sha256 JSON``, each written and synchronized before its addition is
-acknowledged. What stands after the last line break was never acknowledged: a torn line, dropped when the file
-is opened. Any other line that is not what was written is damage, and refused.
+A journal is an SQLite database with one row per addition. A row is committed and synchronized (WAL mode,
+``synchronous=FULL``) before its addition is acknowledged. Until November 2026 a journal was a text file of lines
+``sha256 JSON``; such a file is read once and kept beside the database as ``*.migrated``.
 """
 
 from __future__ import annotations
@@ -10,14 +10,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import sqlite3
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from filelock import FileLock, Timeout
-
 from graphrec.core.errors import CheckpointError, ConfigError
-from graphrec.core.files import sync_directory
+from graphrec.core.files import acquire_lock, sync_directory, write_bytes
+
+MAGIC = b"SQLite format 3\0"
+TABLE = """
+CREATE TABLE IF NOT EXISTS additions (
+    number INTEGER PRIMARY KEY, sha256 TEXT NOT NULL, content TEXT NOT NULL
+) STRICT
+"""
+INSERT = "INSERT INTO additions (sha256, content) VALUES (?, ?)"
+TORN = re.compile(rb"[0-9a-f]{0,64}( .*)?\0*", re.DOTALL)
+"""What may follow the last line break of a text journal: the beginning of a line, or room without content."""
 
 
 class Addition(NamedTuple):
@@ -33,76 +43,87 @@ class Addition(NamedTuple):
 
 
 class Journal:
-    """A journal opened for appending; of one server alone.
+    """A journal opened for appending by one server.
 
     Args:
-        path: the file; created if missing.
+        path: the file; created if missing. A text journal is migrated.
 
     Attributes:
-        path: the same.
+        path: the file.
         additions: what it held when it was opened.
 
     Raises:
-        CheckpointError: a line is not what was written, or the file cannot be read or written.
+        CheckpointError: a row or line is not what was written, or the file cannot be read or written.
         ConfigError: another server has it open.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = FileLock(f"{path}.lock", timeout=0)
+        in_use = ConfigError(
+            f"{path}: another server is writing to it; stop that one, or give each its own --journal FILE"
+        )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire()
-            self._file = open(path, "a+b", buffering=0)  # noqa: SIM115
-        except Timeout as cause:
-            raise ConfigError(
-                f"{path}: another server is writing to it; stop that one, or give each its own --journal FILE"
-            ) from cause
+            self._lock = acquire_lock(Path(f"{path}.lock"), in_use)
         except OSError as cause:
-            self._lock.release()
-            raise CheckpointError(
-                f"{path}: cannot be written ({cause}); name a writable place with --journal FILE, or serve "
-                "with --read-only"
-            ) from cause
+            raise _unwritable(path, cause) from cause
         try:
-            self._file.seek(0)
-            whole, _, torn = self._file.read().rpartition(b"\n")
-            self._size = len(whole) + 1 if whole else 0
-            lines = whole.split(b"\n") if whole else []
-            self.additions = [_read(line, f"{path}, line {n}") for n, line in enumerate(lines, 1)]
-            if torn:
-                os.truncate(self._file.fileno(), self._size)
-            sync_directory(path.parent)
-        except BaseException:
-            self.close()
+            self._database = _open(path)
+            try:
+                self.additions = _read(self._database, path)
+                self._opened = self._identity()
+                sync_directory(path.parent)
+            except BaseException:
+                self._database.close()
+                raise
+        except BaseException as cause:
+            self._lock.release()
+            if isinstance(cause, sqlite3.OperationalError | OSError):
+                raise _unwritable(path, cause) from cause
+            if isinstance(cause, sqlite3.DatabaseError):
+                raise CheckpointError(
+                    f"{path}: is damaged ({cause}); restore the file, or name another with --journal FILE"
+                ) from cause
             raise
 
     def append(self, addition: Addition) -> None:
-        """Writes an addition; when this returns, it is on the disk.
+        """Writes an addition; when this returns, it is on the disk, in the file that the next server opens.
 
         Raises:
-            CheckpointError: it cannot be written; nothing of it is kept.
+            CheckpointError: it cannot be written, or the file was deleted or replaced.
         """
-        text = json.dumps(addition._asdict(), ensure_ascii=False, allow_nan=False).encode()
-        line = b"%s %s\n" % (hashlib.sha256(text).hexdigest().encode(), text)
         try:
-            left = memoryview(line)
-            while left:
-                left = left[self._file.write(left) or 0 :]
-            os.fsync(self._file.fileno())
-        except OSError as cause:
-            with suppress(OSError):  # else it is torn, or the next line is refused when it is read
-                os.truncate(self._file.fileno(), self._size)
+            self._check_in_place()
+            self._database.execute(INSERT, _row(addition))
+            self._check_in_place()
+        except sqlite3.Error as cause:
             raise CheckpointError(
                 f"{self.path}: cannot be written ({cause}), so the items were not added; make room, then add "
                 "them again"
             ) from cause
-        self._size += len(line)
 
     def close(self) -> None:
-        """Lets another server have it."""
-        self._file.close()
+        """Lets another server open it."""
+        self._database.close()
         self._lock.release()
+
+    def _identity(self) -> list[tuple[int, int]]:
+        """Device and inode of the database and of its write-ahead log; 0 where a file is missing."""
+        found = []
+        for path in (self.path, Path(f"{self.path}-wal")):
+            try:
+                stat = path.stat()
+                found.append((stat.st_dev, stat.st_ino))
+            except OSError:
+                found.append((0, 0))
+        return found
+
+    def _check_in_place(self) -> None:
+        if self._identity() != self._opened:
+            raise CheckpointError(
+                f"{self.path}: was deleted or replaced while the server had it open, so the items were not "
+                "added; put the file back and start the server again"
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -111,12 +132,90 @@ class Journal:
         self.close()
 
 
-def _read(line: bytes, where: str) -> Addition:
-    digest, _, text = line.partition(b" ")
-    if hashlib.sha256(text).hexdigest().encode() != digest:
-        raise CheckpointError(
-            f"{where}: is not what was written (its sha256 differs); restore the file, or remove the line "
-            "and add its items again"
-        )
-    found: dict[str, Any] = json.loads(text)
-    return Addition(found["ids"], found["features"])
+def _open(path: Path) -> sqlite3.Connection:
+    """The database at ``path``, created or migrated where it is missing or a text journal."""
+    try:
+        with open(path, "rb") as file:
+            begin = file.read(len(MAGIC))
+    except FileNotFoundError:
+        begin = b""
+    if begin and begin != MAGIC:
+        _migrate(path)
+    # Every statement is a transaction of its own. Requests are handled in several threads, one at a time.
+    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")
+        database.execute(TABLE)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _read(database: sqlite3.Connection, path: Path) -> list[Addition]:
+    """All additions, checked."""
+    additions = []
+    rows = database.execute("SELECT number, sha256, content FROM additions ORDER BY number")
+    for expected, (number, sha256, content) in enumerate(rows, 1):
+        if number != expected:
+            raise CheckpointError(f"{path}, row {expected}: is missing; restore the file")
+        additions.append(_parse(content.encode(), sha256.encode(), f"{path}, row {number}"))
+    return additions
+
+
+def _migrate(path: Path) -> None:
+    """Replaces a text journal by a database with the same additions; the text is kept as ``*.migrated``."""
+    text = path.read_bytes()
+    complete, newline, torn = text.rpartition(b"\n")
+    lines = complete.split(b"\n") if newline else []
+    additions = []
+    for number, line in enumerate(lines, 1):
+        sha256, _, content = line.partition(b" ")
+        additions.append(_parse(content, sha256, f"{path}, line {number}"))
+    if not TORN.fullmatch(torn):  # else its addition was never acknowledged
+        raise _damaged(f"{path}, line {len(lines) + 1}")
+    new = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    new.unlink(missing_ok=True)
+    try:
+        database = sqlite3.connect(new)
+        try:
+            database.execute("PRAGMA synchronous = FULL")
+            database.execute(TABLE)
+            database.executemany(INSERT, map(_row, additions))
+            database.commit()
+        finally:
+            database.close()
+        write_bytes(Path(f"{path}.migrated"), text)
+        os.replace(new, path)
+        sync_directory(path.parent)
+    finally:
+        with suppress(OSError):
+            new.unlink(missing_ok=True)
+
+
+def _row(addition: Addition) -> tuple[str, str]:
+    """The sha256 of an addition's JSON, and the JSON."""
+    content = json.dumps(addition._asdict(), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(content.encode()).hexdigest(), content
+
+
+def _parse(content: bytes, sha256: bytes, where: str) -> Addition:
+    if hashlib.sha256(content).hexdigest().encode() != sha256:
+        raise _damaged(where)
+    addition: dict[str, Any] = json.loads(content)
+    return Addition(addition["ids"], addition["features"])
+
+
+def _damaged(where: str) -> CheckpointError:
+    return CheckpointError(
+        f"{where}: is not what was written (its sha256 differs); restore the file, or name another with "
+        "--journal FILE and add the items again"
+    )
+
+
+def _unwritable(path: Path, cause: BaseException) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: cannot be written ({cause}); name a writable place with --journal FILE, or serve with "
+        "--read-only"
+    )

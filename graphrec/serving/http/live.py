@@ -89,7 +89,7 @@ class Served:
                 for number, addition in enumerate(additions):
                     self._replay(start + number, [addition])
                 return
-            where = f"{self.journal.path}, line {start + 1}" if self.journal else ""
+            where = f"{self.journal.path}, row {start + 1}" if self.journal else ""
             raise FeatureError(
                 f"{where}: its items cannot be added to this recommender ({cause}); serve the one they were "
                 "added to, or name another file with --journal"

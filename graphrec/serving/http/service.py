@@ -16,7 +16,7 @@ from graphrec.core.errors import (
 )
 from graphrec.serving import Recommender
 from graphrec.serving.http import schema
-from graphrec.serving.http.guard import Guard
+from graphrec.serving.http.guard import protect
 from graphrec.serving.http.journal import Addition, Journal
 from graphrec.serving.http.live import NO_ITEMS, Answer, Batches, Options, Served
 from graphrec.serving.http.server import explain_errors, listen, names_of
@@ -54,9 +54,7 @@ def create_service(served: Served, hosts: Sequence[str] | None = None) -> FastAP
         docs_url=None,  # interactive documentation would load its scripts from elsewhere
         redoc_url=None,
     )
-    app.add_middleware(
-        Guard, hosts=None if hosts is None else tuple(hosts), limit=schema.BODY, remedy="send less at once"
-    )
+    protect(app, None if hosts is None else tuple(hosts), schema.BODY, "send less at once")
     batches = Batches(served.recommend, lambda request: len(request[0]), served.prepare)
     alike = Batches(
         lambda requests: [_tried(served.similar, *r) for r in requests], lambda r: len(r[0]), served.prepare
