@@ -1,4 +1,4 @@
-"""Versions and hardware that can change the last bits of a result, as runs and recorded results state them."""
+"""Versions and hardware that can change the last bits of a result, as runs record them."""
 
 from __future__ import annotations
 

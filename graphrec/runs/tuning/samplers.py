@@ -2,9 +2,9 @@
 
 The samplers are Optuna's: random draws, or the tree-structured Parzen estimator (Bergstra et al., "Algorithms
 for Hyper-Parameter Optimization", NeurIPS 2011,
-https://papers.nips.cc/paper/4443-algorithms-for-hyper-parameter-optimization). Optuna stores no random state of
-a sampler, so each suggestion comes from a new sampler, seeded by the study's seed and the trial's number: a
-study that was interrupted goes on with the options it would have tried anyway.
+https://papers.nips.cc/paper/4443-algorithms-for-hyper-parameter-optimization). Optuna stores no random state
+of a sampler, so each suggestion comes from a new sampler, seeded by the study's seed and the trial's number:
+a study that was interrupted goes on with the options it would have tried anyway.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ journal of Optuna), ``best.json`` (the best options so far) and one run director
 so on, as :func:`graphrec.runs.train` writes it.
 
 A trial enters the journal when its training has ended, by one line that is synchronized to the disk. Until
-then only its run directory exists, so that a study killed at any moment goes on from that run's last checkpoint.
+then only its run directory exists, so that a study killed at any moment goes on from that run's last
+checkpoint.
 Optuna's own ask and tell write a line per parameter and state: a kill between two of them leaves a trial that
 Optuna cannot go on with.
 """
