@@ -84,8 +84,8 @@ class Lists:
         faiss = import_faiss()
         self.facts = Facts(**saved.head["parts"][part])
         index_file, lists_file = saved.file(f"{part}_index"), saved.file(f"{part}_lists")
-        # The index file names the file of its lists without a folder. By default FAISS maps it relative to the
-        # current folder, or (IO_FLAG_ONDISK_SAME_DIR) prints where it found it.
+        # The index file names the file of its lists without a folder. By default FAISS maps it from the current
+        # folder, or (IO_FLAG_ONDISK_SAME_DIR) prints where it found it.
         flags = faiss.IO_FLAG_SKIP_IVF_DATA | faiss.IO_FLAG_READ_ONLY
         self._index = faiss.read_index(str(index_file), flags)
         stored = faiss.downcast_InvertedLists(self._index.invlists)
@@ -291,8 +291,9 @@ def _choose_probes(
 def _files(
     name: str, part: Part, centroids: np.ndarray, assigned: np.ndarray, about: Mapping[str, Any]
 ) -> dict[str, tuple[str, str, Write]]:
-    """The two files of some lists, as :func:`~graphrec.core.bundle.commit` takes them: first the lists, then the
-    FAISS index that refers to them.
+    """The two files of some lists, as :func:`~graphrec.core.bundle.commit` takes them.
+
+    The lists come first: the FAISS index refers to them.
     """
     faiss = import_faiss()
     n_lists, dim = centroids.shape
