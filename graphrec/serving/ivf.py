@@ -84,8 +84,8 @@ class Lists:
         faiss = import_faiss()
         self.facts = Facts(**saved.head["parts"][part])
         index_file, lists_file = saved.file(f"{part}_index"), saved.file(f"{part}_lists")
-        # The index file names the file of its lists without a folder. By default FAISS maps it from the current
-        # folder, or (IO_FLAG_ONDISK_SAME_DIR) prints where it found it.
+        # The index file names its lists' file without a folder. By default FAISS looks for it in the current
+        # folder; with IO_FLAG_ONDISK_SAME_DIR it finds the file, and prints that it did.
         flags = faiss.IO_FLAG_SKIP_IVF_DATA | faiss.IO_FLAG_READ_ONLY
         self._index = faiss.read_index(str(index_file), flags)
         stored = faiss.downcast_InvertedLists(self._index.invlists)
