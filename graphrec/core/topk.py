@@ -1,8 +1,8 @@
 """Exact top-k with deterministic ties: the lowest index first among equal values.
 
 :func:`topk` takes one block of scores. :func:`update_topk` takes one block after another of scores that are
-never held all at once, and :func:`merge_topk` joins two results. :func:`top_indices` is the same for one NumPy
-row.
+never held all at once, and :func:`merge_topk` joins two results. :func:`top_indices` is the same for one
+NumPy row.
 """
 
 from __future__ import annotations

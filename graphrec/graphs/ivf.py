@@ -1,10 +1,10 @@
 """Inverted lists (IVF): vectors divided among lists, of which a search looks through the nearest.
 
-FAISS divides the vectors by k-means and assigns each to the list of its nearest centroid (Jégou et al., Product
-Quantization for Nearest Neighbor Search, TPAMI 2011, section IV, without the quantization:
-https://doi.org/10.1109/TPAMI.2010.57). How many lists a search looks through follows from a sample of queries
-whose true neighbors are known. The index of a recommender (:mod:`graphrec.serving.ivf`) and the approximate kNN
-graph (:func:`graphrec.graphs.nearest.approximate_neighbors`) both use this division.
+FAISS divides the vectors by k-means and assigns each to the list of its nearest centroid (Jégou et al.,
+Product Quantization for Nearest Neighbor Search, TPAMI 2011, section IV, without the quantization:
+https://doi.org/10.1109/TPAMI.2010.57). How many lists a search looks through follows from a sample of
+queries whose true neighbors are known. The index of a recommender (:mod:`graphrec.serving.ivf`) and the
+approximate kNN graph (:func:`graphrec.graphs.nearest.approximate_neighbors`) both use this division.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from graphrec.core.errors import missing_dependency
 ROUNDS = 10
 """Rounds of k-means."""
 CONFIDENCE = 2.576
-"""Standard errors by which the recall of a sample exceeds the wanted one: it is at least the wanted one for 199
-samples in 200."""
+"""Standard errors by which a sample's recall must exceed the wanted one, which 199 samples in 200 then
+reach."""
 
 
 def import_faiss() -> Any:

@@ -215,8 +215,8 @@ def approximate_neighbors(
 
     FAISS divides the rows among lists (:mod:`graphrec.graphs.ivf`). All rows of a list are compared with the
     same keys, those of the lists whose centroids are nearest to its own, so the search is one large product a
-    list; that is faster than a search of one query after another. The number of lists follows from a sample of
-    rows with known neighbors. Vectors without clusters need nearly all comparisons; then all are made.
+    list; that is faster than a search of one query after another. The number of lists follows from a sample
+    of rows with known neighbors. Vectors without clusters need nearly all comparisons; then all are made.
 
     Args:
         unit: rows of length one ``(n, d)``.

@@ -1,7 +1,8 @@
-"""The FAISS index of item vectors: built within a bounded memory, committed as files, opened by memory mapping.
+"""The FAISS index of item vectors: built in bounded memory, committed as files, opened by memory mapping.
 
-Items are divided among inverted lists (:mod:`graphrec.graphs.ivf`). A search ranks the lists by the inner product
-of the query with their centroids, which is the mean score of their items, and scans the first of them.
+Items are divided among inverted lists (:mod:`graphrec.graphs.ivf`). A search ranks the lists by the inner
+product of the query with their centroids, which is the mean score of their items, and scans the first of
+them.
 """
 
 from __future__ import annotations
@@ -83,8 +84,8 @@ class Lists:
         faiss = import_faiss()
         self.facts = Facts(**saved.head["parts"][part])
         index_file, lists_file = saved.file(f"{part}_index"), saved.file(f"{part}_lists")
-        # The index file names the file of its lists without a folder. Left to itself, FAISS maps it relative to
-        # the current folder, or (IO_FLAG_ONDISK_SAME_DIR) prints where it found it.
+        # The index file names its lists' file without a folder. By default FAISS looks for it in the current
+        # folder; with IO_FLAG_ONDISK_SAME_DIR it finds the file, and prints that it did.
         flags = faiss.IO_FLAG_SKIP_IVF_DATA | faiss.IO_FLAG_READ_ONLY
         self._index = faiss.read_index(str(index_file), flags)
         stored = faiss.downcast_InvertedLists(self._index.invlists)
@@ -207,8 +208,8 @@ def build(
 def open_directory(path: Path, parts: Mapping[str, Part], about: Mapping[str, Any]) -> Committed | None:
     """A directory that :func:`build` wrote; None if it was built for something else.
 
-    An index of format 1, which graphrec wrote up to November 2026, is first written in the present format, with
-    the same lists.
+    An index of format 1, which graphrec wrote up to November 2026, is first written in the present format,
+    with the same lists.
 
     Args:
         path: the directory.
@@ -290,8 +291,9 @@ def _choose_probes(
 def _files(
     name: str, part: Part, centroids: np.ndarray, assigned: np.ndarray, about: Mapping[str, Any]
 ) -> dict[str, tuple[str, str, Write]]:
-    """The two files of some lists, as :func:`~graphrec.core.bundle.commit` takes them: first the lists, then the
-    FAISS index that refers to them.
+    """The two files of some lists, as :func:`~graphrec.core.bundle.commit` takes them.
+
+    The lists come first: the FAISS index refers to them.
     """
     faiss = import_faiss()
     n_lists, dim = centroids.shape

@@ -131,8 +131,8 @@ def _means(
     content: Mapping[str, ContentVectors],
     table: torch.Tensor,
 ) -> np.ndarray:
-    """As :class:`graphrec.models.multimodal.ColdItems` places cold items: in the direction of the weighted mean of
-    their neighbors in ``table (n_items, d)``, at the weighted mean of their lengths.
+    """As :class:`graphrec.models.multimodal.ColdItems` places cold items: in the direction of the weighted
+    mean of their neighbors in ``table (n_items, d)``, at the weighted mean of their lengths.
     """
     n = len(next(iter(queries.values())).present)
     total, length, weights = torch.zeros(n, table.shape[1]), torch.zeros(n, 1), torch.zeros(n, 1)

@@ -1,8 +1,8 @@
 """Items added to a server, kept so that none is lost that was acknowledged.
 
 A journal is an SQLite database with one row per addition. A row is committed and synchronized (WAL mode,
-``synchronous=FULL``) before its addition is acknowledged. Until November 2026 a journal was a text file of lines
-``sha256 JSON``; such a file is read once and kept beside the database as ``*.migrated``.
+``synchronous=FULL``) before its addition is acknowledged. Until November 2026 a journal was a text file of
+lines ``sha256 JSON``; such a file is read once and kept beside the database as ``*.migrated``.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ class LiveRecommender:
             self._replay(start, additions[start : start + REPLAYED])
 
     def _replay(self, start: int, additions: Sequence[Addition]) -> None:
-        """Adds the items of some additions that the recommender does not have; the first is number ``start``."""
+        """Adds those items of additions ``start``, ... (from 0) that the recommender does not have."""
         joined = _join(additions)
         new = [i for i, name in enumerate(joined.ids) if name not in self._original_items]
         features = {m: [rows[i] for i in new] for m, rows in joined.features.items()}
@@ -98,7 +98,7 @@ class LiveRecommender:
         self.replayed += len(new)
 
     def recommend(self, requests: Sequence[tuple[Sequence[str], Options]]) -> list[Answer | GraphrecError]:
-        """Answers several requests, those with equal options in one search; each answer is as if it were alone."""
+        """Answers several requests, those with equal options in one search; each as if it were alone."""
         recommender = self.recommender
         answers: dict[int, Answer | GraphrecError] = {}
         groups: dict[Options, list[int]] = {}
@@ -176,7 +176,7 @@ def _join(additions: Sequence[Addition]) -> Addition:
 
 
 class RequestBatcher:
-    """Answers requests in batches, in a thread of its own: all that arrived while it worked on the one before.
+    """Answers requests in batches, in a thread of its own; a batch is what arrived during the one before.
 
     Args:
         answer: answers several requests at once, in order.
