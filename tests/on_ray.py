@@ -69,7 +69,7 @@ class Refusing(Hashing):
         return super().encode(batch)
 
 
-class InGroupNegatives(Hashing):
+class MachineDependent(Hashing):
     """Describes itself otherwise in other processes, as one with other packages would."""
 
     def __init__(self) -> None:

@@ -84,14 +84,14 @@ def test_nothing_of_the_features_is_kept_and_each_row_is_read_once_a_step(
     for part in (*made.buffers(), *made.parameters()):
         assert part.shape != (data.n_items, 6)
     read, threads = list[np.ndarray](), set[str]()
-    plain = FeatureTable.rows
+    plain = FeatureTable.take
 
     def rows(self: FeatureTable, wanted: Any) -> np.ndarray:
         read.append(np.asarray(wanted))
         threads.add(threading.current_thread().name)
         return plain(self, wanted)
 
-    monkeypatch.setattr(FeatureTable, "rows", rows)
+    monkeypatch.setattr(FeatureTable, "take", rows)
     config = TrainConfig(epochs=1, batch_size=50, device="cpu", progress=False, patience=None)
     Trainer(config).fit(made)
     n_steps = -(-len(data.train) // 50)
@@ -163,7 +163,7 @@ def test_an_error_of_reading_is_the_error_of_the_step(stored: Any, monkeypatch: 
     data, tables = stored
     cls = model("vbpr")
     made = cls.build(data, tables, cls.Config(dim=8, features_on_disk=True))
-    monkeypatch.setattr(FeatureTable, "rows", broken)
+    monkeypatch.setattr(FeatureTable, "take", broken)
     with pytest.raises(GraphError, match="shard 3 was replaced"):
         Trainer(TrainConfig(epochs=1, device="cpu", progress=False, patience=None)).fit(made)
 

@@ -230,7 +230,7 @@ def test_too_much_unreadable_stops_as_here(cluster: Cluster, tmp_path: Path) -> 
 
 def test_workers_that_would_compute_something_else_are_refused(cluster: Cluster, tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match=r"{'version': '2'}"):
-        extract(shop(texts(9)), "text", on_ray.Local(), FeatureStore(tmp_path), cluster=cluster)
+        extract(shop(texts(9)), "text", on_ray.MachineDependent(), FeatureStore(tmp_path), cluster=cluster)
 
 
 @pytest.mark.slow
@@ -247,7 +247,7 @@ def test_a_machine_that_does_not_see_the_pictures_is_refused() -> None:
 
     worker = ShardEncoder([None], "{}", "image", "/nowhere/at/all", True, 8, 2, None, None)
     with pytest.raises(ClusterError, match="/nowhere/at/all"):
-        worker._fetched()
+        worker._load_extractor()
 
 
 def test_an_extractor_that_cannot_travel_is_refused(cluster: Cluster, tmp_path: Path) -> None:
