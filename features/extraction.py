@@ -107,7 +107,7 @@ def extract(
         ThreadPoolExecutor(threads, thread_name_prefix="features") as pool,
         _ProgressBar(f"{field} ({extractor.name})", dataset.n_items, progress) as bar,
     ):
-        readers = pool if content.kind == "image" else None
+        readers = pool if content.kind != "text" else None
         todo = []
         for shard in writer.plan:
             entry = None if rebuild else writer.finished(shard)

@@ -84,7 +84,7 @@ def encode_on_cluster(
             "description": _description_json(extractor),
             "kind": content.kind,
             # Workers have another working directory than this process.
-            "root": str(Path(content.root or ".").resolve()) if content.kind == "image" else None,
+            "root": str(Path(content.root or ".").resolve()) if content.kind != "text" else None,
             "root_exists": content.root is not None and content.root.is_dir(),
             "batch": batch,
             "readers": readers or max(2, min(16, math.ceil(2 * cpus))),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -42,11 +42,12 @@ class Extractor(Protocol):
 
     Attributes:
         name: the registered name, or one's own.
-        kind: ``"image"`` (items are RGB Pillow images) or ``"text"``.
+        kind: kind of content that it reads: ``"image"`` (items are RGB Pillow images), ``"text"`` (items are
+            strings), or another kind of file such as ``"audio"`` (items are the bytes of the files).
     """
 
     name: str
-    kind: Literal["image", "text"]
+    kind: str
 
     @property
     def dim(self) -> int:

@@ -136,6 +136,8 @@ def _load_row(content: Content, row: int, extractor: Extractor, budget: PixelBud
     if data is None:
         return LoadedItem(f"unreadable: {reason}", reason=reason)
     digest = hashlib.sha256(data).hexdigest()
+    if content.kind != "image":  # the extractor knows the format
+        return LoadedItem(digest, prepare(data) if prepare else data)
     try:
         picture = open_picture(data)
         with budget.reserve(picture):
@@ -146,7 +148,7 @@ def _load_row(content: Content, row: int, extractor: Extractor, budget: PixelBud
 
 
 def _read_file(content: Content, row: int) -> tuple[bytes | None, str]:
-    """The bytes of an image file, or the reason why there are none; never reads pipes or huge files."""
+    """The bytes of a file, or the reason why there are none; never reads pipes or huge files."""
     path = content.path(row)
     if path is None:
         return None, ""

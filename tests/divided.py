@@ -80,7 +80,7 @@ def _wait(seconds: float, _: dict[str, float]) -> None:
 def _talked(name: str, folder: Path) -> None:
     """The same for a model that learns from conversations."""
     cls = model(name)
-    with testing.material(cls, cls.Config(episodes=40, parallel=7, target_every=5)) as (data, _, config):
+    with testing.fixtures(cls, cls.Config(episodes=40, parallel=7, target_every=5)) as (data, _, config):
         for epochs in (EPOCHS // 2, EPOCHS):
             made = cls.build(data, None, config)
             options = TrainConfig(

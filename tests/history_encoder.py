@@ -63,8 +63,8 @@ class MeanHistory(Ranker):
 
     def loss(self, batch):
         known = self.histories.take(batch.users.numpy())
-        kept = known.items != batch.positives.numpy()[known.rows]  # the positive does not predict itself
-        lengths = np.bincount(known.rows[kept], minlength=len(known))
+        kept = known.items != batch.positives.numpy()[known.row_indices]  # the positive does not predict itself
+        lengths = np.bincount(known.row_indices[kept], minlength=len(known))
         rest = Histories(known.items[kept], np.concatenate([[0], np.cumsum(lengths)]))
         vectors = self.encoder(Query(histories=rest))
         difference = self.items(batch.positives) - self.items(batch.negatives)

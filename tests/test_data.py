@@ -157,8 +157,8 @@ def test_content_counts_blank_texts_as_missing(tmp_path):
     assert image.path(1) is None
     with pytest.raises(DataError, match="5 at row 1"):
         Content("text", ["a", 5])
-    with pytest.raises(DataError, match="'sound'"):
-        Content("sound", [])
+    with pytest.raises(DataError, match="kind 'a sound'"):
+        Content("a sound", [])
 
 
 # -- dataset -------------------------------------------------------------------------------------------------

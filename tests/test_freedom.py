@@ -100,8 +100,7 @@ def test_what_it_cannot_be_built_from_is_said(catalog) -> None:
     data, tables = catalog
     with pytest.raises(FeatureError, match="features build"):
         FREEDOM.build(data, {})
-    with pytest.raises(ConfigError, match="sound"):
-        FREEDOM.build(data, {"sound": tables["text"]})
+    assert FREEDOM.build(data, {"sound": tables["text"]}).weights == {"sound": 1.0}
     other, _ = testing.communities(3, 20)
     with pytest.raises(FeatureError):
         FREEDOM.build(other, tables)

@@ -64,7 +64,7 @@ def test_models_say_whether_they_place_new_items(cold, name: str) -> None:
     data, tables = cold
     kind = model_class(name)
     assert issubclass(kind, Ranker)
-    model = kind.build(data, testing.chosen(kind, tables))
+    model = kind.build(data, testing.select_features(kind, tables))
     assert kind.supports_cold_items == (model.cold_start_rule is not None)
     assert model.cold_scores == ("from content" if kind.supports_cold_items else "as trained")
     rec = Recommender.from_model(model, data, tables)

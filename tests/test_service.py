@@ -24,7 +24,7 @@ from graphrec.core.errors import CheckpointError, ConfigError, DataError, Featur
 from graphrec.serving import Recommender
 from graphrec.serving.http import live as served_module, schema
 from graphrec.serving.http.journal import Addition, Journal
-from graphrec.serving.http.live import Options, Served
+from graphrec.serving.http.live import LiveRecommender, Options
 from graphrec.serving.http.service import create_service
 
 
@@ -43,7 +43,7 @@ def journal(tmp_path):
         yield opened
 
 
-def client(served: Served, **options) -> TestClient:
+def client(served: LiveRecommender, **options) -> TestClient:
     return TestClient(create_service(served, **options), raise_server_exceptions=False)
 
 
@@ -76,7 +76,7 @@ def line(n: int, seed: int = 9) -> Addition:
 
 
 def test_answers_are_the_recommenders(rec) -> None:
-    to = client(Served(rec))
+    to = client(LiveRecommender(rec))
     names = ["u3", "u9", "u3"]
     some = [f"i{i}" for i in range(0, ITEMS, 11)]
     for options in (
@@ -100,7 +100,7 @@ def test_answers_are_the_recommenders(rec) -> None:
 
 @pytest.mark.parametrize("search", ["exact", "approximate", "auto"])
 def test_the_server_searches_as_it_is_told(rec, search: str) -> None:
-    to, names = client(Served(rec, search)), [f"u{i}" for i in range(100)]
+    to, names = client(LiveRecommender(rec, search)), [f"u{i}" for i in range(100)]
     answer = to.post("/recommend", json={"users": names, "k": 20}).json()
     assert answer == expected(rec.recommend(names, 20, search=search), names)
     assert to.get("/health").json()["approximate"] == (search != "exact")
@@ -111,15 +111,15 @@ def test_the_server_searches_as_it_is_told(rec, search: str) -> None:
 def test_an_index_is_needed_for_approximate_answers(tmp_path) -> None:
     plain = catalog()
     with pytest.raises(ConfigError, match="no index; build one with graphrec index"):
-        Served(plain, "approximate")
+        LiveRecommender(plain, "approximate")
     plain.save(tmp_path)
     plain.build_index(tmp_path, similar=False, lists=9)
-    to = client(Served(plain, "approximate"))
+    to = client(LiveRecommender(plain, "approximate"))
     assert to.post("/similar", json={"items": ["i5"]}).json() == expected(plain.similar_items(["i5"]), ["i5"])
 
 
 def test_requests_are_answered_together_and_each_as_if_alone(rec) -> None:
-    served = Served(rec)
+    served = LiveRecommender(rec)
     requests = [
         (["u1", "u2"], Options(5)),
         (["u3"], Options(7)),
@@ -141,19 +141,19 @@ def test_requests_are_answered_together_and_each_as_if_alone(rec) -> None:
 
 
 def test_health_says_what_is_served(rec, journal) -> None:
-    told = client(Served(rec, journal=journal)).get("/health").json()
+    told = client(LiveRecommender(rec, journal=journal)).get("/health").json()
     assert told == {
         "status": "ok", "model": "made", "users": USERS, "items": ITEMS, "added": 0, "approximate": True,
         "takes_items": True,
     }  # fmt: skip
-    assert client(Served(rec)).get("/health").json()["takes_items"] is False
+    assert client(LiveRecommender(rec)).get("/health").json()["takes_items"] is False
 
 
 # -- refusing ------------------------------------------------------------------------------------------------
 
 
 def test_what_is_not_known_is_a_404(rec) -> None:
-    to = client(Served(rec))
+    to = client(LiveRecommender(rec))
     assert "user 'u99x'" in error(to.post("/recommend", json={"users": ["u1", "u99x"]}), 404)
     assert "item 'x'" in error(to.post("/recommend", json={"users": ["u1"], "exclude": ["x"]}), 404)
     assert "item 'x'" in error(to.post("/similar", json={"items": ["x"]}), 404)
@@ -190,11 +190,11 @@ def test_what_is_not_known_is_a_404(rec) -> None:
     ],
 )
 def test_limits_on_what_is_asked(rec, body, where: str) -> None:
-    assert where in error(client(Served(rec)).post("/recommend", json=body), 422)
+    assert where in error(client(LiveRecommender(rec)).post("/recommend", json=body), 422)
 
 
 def test_bodies_that_are_no_json_or_too_long(rec) -> None:
-    to, kind = client(Served(rec)), {"content-type": "application/json"}
+    to, kind = client(LiveRecommender(rec)), {"content-type": "application/json"}
     for body in (b"{", b"\xff\xfe", b"[" * 5000, b'{"users": ["\\ud800"]}'):
         answer = to.post("/recommend", content=body, headers=kind)
         error(answer, 400 if answer.status_code == 400 else 422)
@@ -207,14 +207,14 @@ def test_bodies_that_are_no_json_or_too_long(rec) -> None:
 
 
 def test_requests_for_another_name_are_turned_away(rec) -> None:
-    to = client(Served(rec), hosts=["localhost"])
+    to = client(LiveRecommender(rec), hosts=["localhost"])
     assert to.get("/health", headers={"host": "localhost:8000"}).status_code == 200
     error(to.get("/health", headers={"host": "elsewhere"}), 400)
     assert to.get("/health", headers={"host": "localhost"}).headers["cache-control"] == "no-store"
 
 
 def test_a_defect_is_a_500_that_tells_nothing(rec, monkeypatch) -> None:
-    served = Served(rec)
+    served = LiveRecommender(rec)
     monkeypatch.setattr(served, "recommend", lambda _: 1 / 0)
     assert "division" not in error(client(served).post("/recommend", json={"users": ["u1"]}), 500)
 
@@ -226,7 +226,7 @@ def test_added_items_are_recommended_and_kept(rec, tmp_path) -> None:
     path = tmp_path / "deep" / "added.journal"
     star = (10 * rec.user_vectors[4]).astype(float).tolist()
     with Journal(path) as kept:
-        served = Served(rec, journal=kept)
+        served = LiveRecommender(rec, journal=kept)
         to = client(served)
         answer = to.post("/items", json={"ids": ["star"], "features": {"text": [star]}})
         assert (answer.status_code, answer.json()) == (201, {"added": 1, "items": ITEMS + 1})
@@ -237,7 +237,7 @@ def test_added_items_are_recommended_and_kept(rec, tmp_path) -> None:
         before = to.post("/recommend", json=asked_of).json()
         assert rec.n_items == ITEMS, "the one that was given is not changed"
     with Journal(path) as kept:
-        again = Served(rec, journal=kept)
+        again = LiveRecommender(rec, journal=kept)
         assert (again.replayed, again.known) == (4, 0)
         to = client(again)
         after = to.post("/recommend", json=asked_of).json()
@@ -248,12 +248,14 @@ def test_added_items_are_recommended_and_kept(rec, tmp_path) -> None:
         to.post("/items", json=line(1, 10)._asdict())
     saved = again.recommender.save(tmp_path / "saved")
     with Journal(path) as kept:
-        retrained = Served(Recommender.load(saved), journal=kept)  # it has learned about them meanwhile
+        retrained = LiveRecommender(
+            Recommender.load(saved), journal=kept
+        )  # it has learned about them meanwhile
         assert (retrained.replayed, retrained.known) == (0, 5)
 
 
 def test_additions_that_cannot_be_are_refused_and_leave_nothing(rec, journal) -> None:
-    to, good = client(Served(rec, journal=journal)), [1.0] * DIM
+    to, good = client(LiveRecommender(rec, journal=journal)), [1.0] * DIM
     for body, status, said in (
         ({"ids": ["i5"], "features": {"text": [good]}}, 409, "known already"),
         ({"ids": ["a", "a"], "features": {"text": [good, good]}}, 409, "more than once"),
@@ -274,11 +276,11 @@ def test_additions_that_cannot_be_are_refused_and_leave_nothing(rec, journal) ->
     with Journal(journal.path) as again:
         assert again.additions == []
     assert to.get("/health").json()["items"] == ITEMS
-    error(client(Served(rec)).post("/items", json={"ids": ["a"], "features": {"text": [good]}}), 403)
+    error(client(LiveRecommender(rec)).post("/items", json={"ids": ["a"], "features": {"text": [good]}}), 403)
 
 
 def test_a_full_disk_adds_nothing(rec, journal) -> None:
-    served = Served(rec, journal=journal)
+    served = LiveRecommender(rec, journal=journal)
     to = client(served)
     assert to.post("/items", json=line(2, 1)._asdict()).status_code == 201
     journal._database.execute("PRAGMA max_page_count = 1")  # SQLite's own full disk
@@ -294,12 +296,13 @@ def test_a_full_disk_adds_nothing(rec, journal) -> None:
 
 def rows(path) -> int:
     """Additions that another process sees, which is what a restarted server would read."""
-    code = "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('SELECT COUNT(*) FROM additions').fetchone()[0])"
+    count = "sqlite3.connect(sys.argv[1]).execute('SELECT COUNT(*) FROM additions').fetchone()[0]"
+    code = f"import sqlite3, sys; print({count})"
     return int(subprocess.run([sys.executable, "-c", code, path], stdout=subprocess.PIPE, check=True).stdout)
 
 
 def test_nothing_is_acknowledged_before_it_is_on_the_disk(rec, journal, monkeypatch) -> None:
-    served, order = Served(rec, journal=journal), []
+    served, order = LiveRecommender(rec, journal=journal), []
     append = journal.append
 
     def observed(addition: Addition) -> None:
@@ -311,14 +314,16 @@ def test_nothing_is_acknowledged_before_it_is_on_the_disk(rec, journal, monkeypa
     served.add(line(1))
     assert order == [((0, ITEMS), (1, ITEMS))], "committed, then acknowledged"
     assert served.recommender.n_items == ITEMS + 1
-    settings = [journal._database.execute(f"PRAGMA {p}").fetchone()[0] for p in ("journal_mode", "synchronous")]
+    settings = [
+        journal._database.execute(f"PRAGMA {p}").fetchone()[0] for p in ("journal_mode", "synchronous")
+    ]
     assert settings == ["wal", 2], "every commit is synchronized"
 
 
 @pytest.mark.parametrize("suffix", ["", "-wal"])
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_journal_that_was_removed_under_the_server_takes_nothing(rec, journal, suffix, replaced) -> None:
-    served = Served(rec, journal=journal)
+    served = LiveRecommender(rec, journal=journal)
     to = client(served)
     assert to.post("/items", json=line(2, 1)._asdict()).status_code == 201
     path = journal.path.with_name(journal.path.name + suffix)
@@ -335,7 +340,7 @@ def test_a_journal_that_was_removed_under_the_server_takes_nothing(rec, journal,
 
 
 def test_who_asks_meanwhile_never_sees_a_half_grown_recommender(rec, journal) -> None:
-    served, over, wrong = Served(rec, journal=journal), threading.Event(), []
+    served, over, wrong = LiveRecommender(rec, journal=journal), threading.Event(), []
     vector = (10 * rec.user_vectors[4]).astype(float)
 
     def ask() -> None:
@@ -437,7 +442,7 @@ def test_a_damaged_row_is_refused(tmp_path) -> None:
     whole = path.read_bytes()
     at = whole.index(b"new1-0") + 3  # in the second row
     path.write_bytes(whole[:at] + b"8" + whole[at + 1 :])
-    with pytest.raises(CheckpointError, match="j, row 2: .*sha256"):
+    with pytest.raises(CheckpointError, match=r"j, row 2: .*sha256"):
         Journal(path)
     for damaged in (b"\0" + whole[1:], whole[: len(whole) // 2], whole[:60] + b"\xff" * 100 + whole[160:]):
         path.write_bytes(damaged)
@@ -467,7 +472,7 @@ def test_a_journal_of_another_recommender_is_refused(rec, tmp_path) -> None:
         kept.append(Addition(["a"], {"text": [[1.0] * (DIM + 1)]}))
         kept.append(line(2, 10))
     with Journal(tmp_path / "j") as kept, pytest.raises(FeatureError, match=r"j, row 2: its items cannot"):
-        Served(rec, journal=kept)
+        LiveRecommender(rec, journal=kept)
 
 
 @pytest.mark.parametrize("at_once", [served_module.REPLAYED, 2])
@@ -478,7 +483,7 @@ def test_many_lines_are_replayed_together(rec, tmp_path, monkeypatch, at_once: i
             kept.append(line(2, number))
         kept.append(Addition(["i1", "last"], {"text": [[1.0] * DIM, [2.0] * DIM]}))
     with Journal(tmp_path / "j") as kept:
-        served = Served(rec, journal=kept)
+        served = LiveRecommender(rec, journal=kept)
     assert (served.replayed, served.known, served.recommender.n_items) == (11, 1, ITEMS + 11)
     expected = [*(i for n in range(5) for i in line(2, n).ids), "last"]
     assert list(served.recommender.items)[-11:] == expected
@@ -487,7 +492,7 @@ def test_many_lines_are_replayed_together(rec, tmp_path, monkeypatch, at_once: i
 
 def test_a_directory_that_cannot_be_written(rec, journal, monkeypatch) -> None:
     with pytest.raises(DataError):
-        Served(rec, journal=journal).add(Addition(["i1"], {"text": [[1.0] * DIM]}))
+        LiveRecommender(rec, journal=journal).add(Addition(["i1"], {"text": [[1.0] * DIM]}))
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     from graphrec.core.errors import MissingDependencyError
     from graphrec.serving.http.service import serve

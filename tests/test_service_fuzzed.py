@@ -24,7 +24,7 @@ from schemathesis.checks import CHECKS
 
 from graphrec.serving import Recommender
 from graphrec.serving.http.journal import Journal
-from graphrec.serving.http.live import Served
+from graphrec.serving.http.live import LiveRecommender
 from graphrec.serving.http.service import create_service
 
 ROOT = Path(__file__).parent.parent
@@ -42,7 +42,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def app(folder):
     with Journal(folder.parent / "journal") as kept:
-        yield create_service(Served(Recommender.load(folder), journal=kept))
+        yield create_service(LiveRecommender(Recommender.load(folder), journal=kept))
 
 
 @pytest.mark.parametrize("name", ["GET /health", "POST /recommend", "POST /similar", "POST /items"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +27,7 @@ class JointExtractor:
         ConfigError: the extractor reads images.
     """
 
-    kind: Literal["image", "text"] = "text"
+    kind: str = "text"
 
     def __init__(
         self, extractor: Extractor, corpus: Sequence[str], details: Mapping[str, Any] | None = None

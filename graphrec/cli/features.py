@@ -58,6 +58,14 @@ def build(
     text: Annotated[
         str | None, typer.Option(metavar="EXTRACTOR", help="Extractor for texts; none skips them.")
     ] = None,
+    modality: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--modality",
+            metavar="FIELD=EXTRACTOR",
+            help="Extractor for a field of any name or kind, such as audio; may be given several times.",
+        ),
+    ] = None,
     root: settings.Root = None,
     store: settings.Store = CACHE,
     options: settings.Set = None,
@@ -79,38 +87,50 @@ def build(
     """Extract features from the images and texts of a dataset into the store.
 
     Without --image and --text, extractors without pretrained weights are used. Finished shards are kept, so
-    an interrupted extraction resumes where it stopped. Options: image.KEY, text.KEY, data.KEY or KEY, and
-    with --ray: ray.workers, ray.cpus and ray.gpus (per worker).
+    an interrupted extraction resumes where it stopped. Options: image.KEY, text.KEY, FIELD.KEY for a field of
+    --modality, data.KEY or KEY, and with --ray: ray.workers, ray.cpus and ray.gpus (per worker).
     """
     from graphrec.features import FeatureStore
     from graphrec.features.extract import DEFAULTS, EXTRACTORS, extractor
     from graphrec.features.extract.extraction import extract
 
-    given = settings.read(options, ["image", "text", "data", "ray"], bare="data")
+    chosen = settings.modalities(modality, image, text)
+    given = settings.read(options, [*{"image", "text", *chosen}, "data", "ray"], bare="data")
     cluster = _cluster(ray, given["ray"])
-    chosen = {"image": image, "text": text}
-    for kind, name in chosen.items():
-        if name is not None:
-            settings.choice(name, [*EXTRACTORS, "none"], f"--{kind}")
-        used = name or DEFAULTS[kind]
-        if given[kind] and used in EXTRACTORS:
-            made_by = EXTRACTORS.load(used)
-            known = settings.arguments_of(made_by)
-            inner = given[kind].get("encoder", _default_encoder(made_by)) if "encoder" in known else None
-            if inner in EXTRACTORS:  # takes the options of the extractor that it hands its parts to
+    for name in {"image", "text", *chosen}:
+        if name in chosen:
+            option = f"--{name}" if name in ("image", "text") else f"--modality {name}="
+            settings.choice(chosen[name], [*EXTRACTORS, "none"], option)
+        used = chosen.get(name, DEFAULTS.get(name))
+        if given[name] and used in EXTRACTORS:
+            extractor_class = EXTRACTORS.load(str(used))
+            known = settings.arguments_of(extractor_class)
+            inner = (
+                given[name].get("encoder", _default_encoder(extractor_class)) if "encoder" in known else None
+            )
+            if inner in EXTRACTORS:  # code-segments passes further options to its encoder
                 known += settings.arguments_of(EXTRACTORS.load(str(inner)))
-            settings.known_only(given[kind], known, f"extractor {name or DEFAULTS[kind]!r}")
+            settings.known_only(given[name], known, f"extractor {used!r}")
     data, source = read(dataset, root, given["data"])
     n_tables = 0
     incomplete = False
     kinds = {content.kind for content in data.content.values()}
-    requested = (k for k, name in chosen.items() if name not in (None, "none") and k not in kinds)
+    requested = (f for f, name in chosen.items() if name != "none" and f not in {*kinds, *data.content})
     with cluster.connect() if cluster is not None else nullcontext():
         for field in (*data.content, *requested):
             kind = data.field(field).kind
-            if chosen[kind] == "none":
+            # A choice for the field itself, or for all content of its kind.
+            key = field if field in chosen or kind not in given else kind
+            used = chosen.get(key, DEFAULTS.get(kind))
+            if used == "none":
                 continue
-            tool = extractor(chosen[kind] or DEFAULTS[kind], **given[kind])
+            if used is None:
+                output.print_note(
+                    f"{field}: there is no default extractor for {kind} content; "
+                    f"choose one with --modality {field}=NAME"
+                )
+                continue
+            tool = extractor(used, **given.get(key, {}))
             output.print_note(f"{field}: {tool.name} over {data.field(field).n_present:,} items ...")
             table = extract(
                 data, field, tool, FeatureStore(store), rebuild=rebuild, max_bad=max_bad, workers=workers,

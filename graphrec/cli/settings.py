@@ -48,6 +48,14 @@ Image = Annotated[
 Text = Annotated[
     str | None, typer.Option(help="Text features: extractor, key or none. Default: those built last.")
 ]
+Modality = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--modality",
+        metavar="FIELD=CHOICE",
+        help="Features of any field, such as audio: extractor, key or none; may be given several times.",
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps. Default: auto.")]
 Split = Annotated[str, typer.Option(help="test or valid.")]
 MovedRoot = Annotated[Path | None, typer.Option(help="Where the dataset is now, if it has moved.")]
@@ -101,6 +109,25 @@ def read(
             raise ConfigError(f"--set {pair}: {key} is set twice; expected each key once")
         found[prefix][name] = _value(text)
     return found
+
+
+def modalities(
+    pairs: Iterable[str] | None, image: str | None = None, text: str | None = None
+) -> dict[str, str]:
+    """The choices of ``--modality FIELD=CHOICE``, ``--image`` and ``--text``, by field.
+
+    Raises:
+        ConfigError: no ``=``, or the same field twice.
+    """
+    chosen = {field: choice for field, choice in (("image", image), ("text", text)) if choice is not None}
+    for pair in pairs or ():
+        field, _, value = (part.strip() for part in pair.partition("="))
+        if not field or not value:
+            raise ConfigError(f"--modality {pair}: expected FIELD=CHOICE, such as audio=none")
+        if field in chosen:
+            raise ConfigError(f"--modality {pair}: {field!r} is chosen twice; expected each field once")
+        chosen[field] = value
+    return chosen
 
 
 def reader_options(dataset: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,6 +39,7 @@ def train(
     options: settings.Set = None,
     image: settings.Image = None,
     text: settings.Text = None,
+    modality: settings.Modality = None,
     root: settings.Root = None,
     store: Annotated[
         Path | None, typer.Option(help="Directory of the feature store. Default: cache.")
@@ -87,7 +88,7 @@ def train(
         launch.launch(processes, "--processes")
         return
     if like is not None:
-        _refuse_beside_like(model, dataset, given["data"], image, text)
+        _refuse_beside_like(model, dataset, given["data"], settings.modalities(modality, image, text))
         _like(like, given, out, seed, select, root, store, resume)
         return
     if model is None or dataset is None:
@@ -102,7 +103,8 @@ def train(
     if out is not None:
         runs.refuse_another(out, select, resume)
     data, source = read(dataset, root, given["data"])
-    features = runs.features_for(made, data, store, image, text, source, config)
+    chosen = settings.modalities(modality, image, text)
+    features = runs.features_for(made, data, store, chosen, source, config)
     out = out or Path("runs") / f"{data.name}-{made.name}"
     output.print_note(repr(data))
     for field, table in features.items():
@@ -118,12 +120,12 @@ def train(
 
 
 def _refuse_beside_like(
-    model: str | None, dataset: str | None, data: Mapping[str, Any], image: str | None, text: str | None
+    model: str | None, dataset: str | None, data: Mapping[str, Any], modalities: Mapping[str, str]
 ) -> None:
     """Refuses what a recorded run says itself."""
     given = [repr(name) for name in (model, dataset) if name is not None]
     given += [f"--set data.{name}" for name in data]
-    given += [name for name, value in (("--image", image), ("--text", text)) if value is not None]
+    given += [f"--{f}" if f in ("image", "text") else f"--modality {f}=" for f in modalities]
     if given:
         raise ConfigError(
             f"--like takes model, dataset and features from the run, and {', '.join(given)} was given too; "
@@ -208,8 +210,10 @@ def models(
         )
         return
     if scale:
-        output.print_table(SCALE, [(name, *grows(found)) for name, found in settings.registered(MODELS, find)])
-        output.print_next_steps("graphrec train MODEL DATASET --processes 2 --set model.features_on_disk=true")
+        output.print_table(SCALE, [(name, *grows(made)) for name, made in settings.registered(MODELS, find)])
+        output.print_next_steps(
+            "graphrec train MODEL DATASET --processes 2 --set model.features_on_disk=true"
+        )
         return
     rows = []
     for name, made in settings.registered(MODELS, find):

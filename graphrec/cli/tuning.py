@@ -36,6 +36,7 @@ def tune(
     options: settings.Set = None,
     image: settings.Image = None,
     text: settings.Text = None,
+    modality: settings.Modality = None,
     root: settings.Root = None,
     store: settings.Store = CACHE,
     seed: Annotated[int, typer.Option(help="Of the suggestions, and of every training.")] = 0,
@@ -76,7 +77,8 @@ def tune(
     if out is not None:
         tuner.refuse_another(out, resume)
     data, source = read(dataset, root, chosen["data"])
-    features = runs.features_for(cls, data, store, image, text, source, config)
+    modalities = settings.modalities(modality, image, text)
+    features = runs.features_for(cls, data, store, modalities, source, config)
     out = out or Path("runs") / f"tune-{data.name}-{cls.name}"
     output.print_note(repr(data))
     for field, table in features.items():
@@ -114,6 +116,7 @@ def tune(
         f"best: {best.path.name}: {shlex.join(options_of_best) or 'the model has no options to choose'}"
     )
     again = ["graphrec", "train", cls.name, *shlex.split(source.arguments())]
+    again += [part for pair in modality or () for part in ("--modality", pair)]
     for name, value in (("--image", image), ("--text", text), ("--store", store if features else None)):
         again += [name, str(value)] if value is not None else []
     again += ["--select", select] if select != runs.SELECT else []

@@ -51,9 +51,7 @@ def topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values, columns
 
 
-def merge_topk(
-    first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], k: int
-) -> tuple[Tensor, Tensor]:
+def merge_topk(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], k: int) -> tuple[Tensor, Tensor]:
     """The ``k`` best of two results; among equal values those of ``first`` come first, each in its order.
 
     Args:

@@ -1,15 +1,15 @@
-"""What items look like and what is written about them, by reference: texts, and paths to pictures."""
+"""Content of items by reference: texts, and paths of images, sounds and other files."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from graphrec.core.errors import DataError
 
-Kind = Literal["text", "image"]
+TEXT = "text"
 TITLE = 80  # characters
 
 
@@ -17,22 +17,23 @@ class Content(Sequence[str | None]):
     """One field of item content, one value an item.
 
     Args:
-        kind: ``"text"`` (values are the texts) or ``"image"`` (values are file paths, relative to ``root``;
-            the files are opened only when features are extracted).
+        kind: what the values are. ``"text"``: the texts themselves. Any other name, such as ``"image"`` or
+            ``"audio"``: paths of files of this kind, relative to ``root``; the files are opened only when
+            features are extracted.
         values: one value per item in vocabulary order, None where an item has none.
-        root: directory the image paths are relative to.
+        root: directory the paths are relative to.
 
     Raises:
-        DataError: unknown kind, or a value that is neither text nor None.
+        DataError: a kind that is no name, or a value that is neither text nor None.
     """
 
-    def __init__(self, kind: Kind, values: Sequence[str | None], root: str | Path | None = None) -> None:
-        if kind not in get_args(Kind):
-            raise DataError(f"content kind {kind!r}; expected one of {get_args(Kind)}")
+    def __init__(self, kind: str, values: Sequence[str | None], root: str | Path | None = None) -> None:
+        if not kind.isidentifier():
+            raise DataError(f"content kind {kind!r}; expected a name such as 'text', 'image' or 'audio'")
         for row, value in enumerate(values):
             if value is not None and not isinstance(value, str):
                 raise DataError(f"{kind} content holds {value!r} at row {row}; expected text or None")
-        self.kind: Kind = kind
+        self.kind = kind
         # An empty text says nothing: it is missing, not a text of length zero.
         self.values: tuple[str | None, ...] = tuple(
             v if v is not None and v.strip() else None for v in values
@@ -57,13 +58,13 @@ class Content(Sequence[str | None]):
         return sum(value is not None for value in self.values)
 
     def path(self, index: int) -> Path | None:
-        """File of an image, or None where the item has none.
+        """File of an item, or None where it has none.
 
         Raises:
             DataError: the content is text.
         """
-        if self.kind != "image":
-            raise DataError(f"{self.kind} content has no files; expected image content")
+        if self.kind == TEXT:
+            raise DataError("text content has no files; expected content of files, such as images")
         value = self.values[index]
         if value is None:
             return None

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from graphrec.core.errors import ConfigError, DataError, nearest
-from graphrec.data.content import Content, Kind
+from graphrec.data.content import TEXT, Content
 from graphrec.data.interactions import SPLIT_NAMES, Interactions
 from graphrec.data.splits import as_split, k_core as core_mask
 from graphrec.data.vocabulary import Vocabulary
@@ -361,7 +361,7 @@ def _read_content(
         texts = column(frame, wanted, source).cast(pl.String).to_list()
         for row in np.flatnonzero(known):
             values[at[row]] = texts[row]
-        fields[name] = Content(cast(Kind, kind), values, root if kind == "image" else None)
+        fields[name] = Content(kind, values, None if kind == TEXT else root)
     return fields, int((~known).sum())
 
 

@@ -107,7 +107,7 @@ class Histories:
         return np.diff(self.indptr)
 
     @property
-    def rows(self) -> np.ndarray:
+    def row_indices(self) -> np.ndarray:
         """Row of each item ``(n,) int64``."""
         return np.repeat(np.arange(len(self)), self.lengths)
 

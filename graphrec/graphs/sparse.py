@@ -64,7 +64,7 @@ def history_matrix(histories: Histories, n_items: int) -> csr_matrix:
     from scipy.sparse import csr_matrix
 
     histories.check(n_items)
-    keys = np.unique(histories.rows * n_items + histories.items)
+    keys = np.unique(histories.row_indices * n_items + histories.items)
     row = keys // n_items
     indptr = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(histories)))])
     return csr_matrix(

@@ -112,11 +112,9 @@ class Model(nn.Module):
     Config: ClassVar[type[ModelConfig]] = ModelConfig
     name: ClassVar[str] = ""
     modalities: ClassVar[bool] = False
-    """Whether ``build`` needs features."""
-    fields: ClassVar[tuple[str, ...]] = ("image", "text")
-    """Of which fields; it takes those that the dataset has."""
+    """Whether ``build`` needs features of the items' content, of any fields."""
     extractor: ClassVar[str | None] = None
-    """The one extractor whose features it takes, of the first of ``fields`` that has any; None: of any."""
+    """The one extractor whose features it takes, of one field; None: those of any extractor and field."""
     data_parallel: ClassVar[Literal["batches", "dialogues"] | None] = None
     """What is divided among several processes (:mod:`graphrec.core.distributed`): ``"batches"``, whose losses
     and gradients are summed, or ``"dialogues"`` to learn from, after which each process makes every step
@@ -145,7 +143,7 @@ class Model(nn.Module):
 
     @classmethod
     def optional_fields(cls, config: ModelConfig) -> tuple[str, ...]:
-        """Fields it takes beside image and text, as the options ask for; ``*`` stands for anything."""
+        """Fields it takes beside content, as the options ask for; ``*`` stands for anything."""
         asked = {"augmented": PREFERENCES, "attributes": f"{ATTRIBUTE_PREFIX}*"}
         return tuple(field for option, field in asked.items() if getattr(config, option, False))
 
@@ -199,7 +197,7 @@ class Model(nn.Module):
         return getattr(self.config, "fanouts", None) is not None
 
     def optimizer(self, config: TrainConfig) -> torch.optim.Optimizer:
-        """The optimizer; default: Adam, or :class:`graphrec.models.row_adam.RowAdam` for sparse gradients.
+        """The optimizer; default: Adam, and :class:`~graphrec.models.row_adam.RowAdam` for sparse gradients.
 
         Raises:
             ConfigError: gradients are sparse, and ``weight_decay`` or ``clip_norm`` needs dense ones.
@@ -255,7 +253,7 @@ class Ranker(Model):
     """Whether items without interactions can be scored by their content; instances then have a
     ``cold_start_rule``."""
     sampler: BatchSampler
-    """Draws the batches of models that learn from triplets or pairs; :meth:`build` sets it by the options."""
+    """Draws the batches of a model that learns from triplets or pairs; :meth:`build` sets it."""
     cold_start_rule: ColdStartRule | None = None
     """How new items get an embedding from content; None if the model has no way to place them."""
     train_pairs: Interactions

@@ -27,16 +27,15 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from graphrec.core.config import option
-from graphrec.core.errors import ConfigError
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
-from graphrec.features import ATTRIBUTE_PREFIX, FeatureTable
+from graphrec.features import FeatureTable
 from graphrec.graphs.graph import Graph, bipartite, degree_probability, mix, normalize_weights, sample_edges
 from graphrec.models.base import ContentRule, Features, Ranker
 from graphrec.models.batches import BatchSampler, EpochContext, NeighborSamplingConfig, SeededTriplets
 from graphrec.models.layers import ItemFeatures, embedding, projection, propagate_tables
 from graphrec.models.losses import bpr, score_difference
-from graphrec.models.multimodal import ColdItems, FeatureLossConfig, item_graph, tables_of
+from graphrec.models.multimodal import ColdItems, FeatureLossConfig, WeightedConfig, item_graph, tables_of
 from graphrec.models.propagation import propagate_batch
 from graphrec.models.search_space import Choice, Space
 
@@ -44,7 +43,7 @@ from graphrec.models.search_space import Choice, Space
 class FREEDOM(Ranker):
     """LightGCN on a pruned user-item graph, plus a convolution on a frozen item graph."""
 
-    class Config(NeighborSamplingConfig, FeatureLossConfig):
+    class Config(NeighborSamplingConfig, WeightedConfig, FeatureLossConfig):
         """Options of FREEDOM; the defaults are the authors' for Amazon Baby."""
 
         renamed_values: ClassVar = {"cold_items": {"neighbours": "neighbors"}}
@@ -58,8 +57,8 @@ class FREEDOM(Ranker):
         knn_k: int = Field(10, ge=1)
         """Neighbors per item and modality, the item itself included."""
         image_weight: float = Field(0.1, ge=0, le=1)
-        """Weight of the image graph; the text graph and those of attributes share the rest equally. Without
-        effect if there is a single modality."""
+        """Weight of the image graph; those of the other modalities share the rest equally. Without effect if
+        there is a single modality or no image."""
         dropout: float = Field(0.8, ge=0, lt=1)
         """Share of user-item edges pruned each epoch; 0 trains on the full graph."""
         reg_weight: float = Field(1e-3, ge=0)
@@ -96,7 +95,7 @@ class FREEDOM(Ranker):
         self.config, self.train_pairs = config, train
         self.sampler = BatchSampler(train)
         self.n_users, self.n_items = train.n_users, train.n_items
-        self.weights = modality_weights(features, config.image_weight)
+        self.weights = config.weights_of(features)
 
         self.item_graph = mixed_item_graph(features, self.weights, train, config)  # Eqs. 1-3
         self.full_graph = bipartite(train)
@@ -117,9 +116,7 @@ class FREEDOM(Ranker):
 
     @classmethod
     def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
-        """See :meth:`graphrec.models.base.Model.build`; needs at least one feature table of ``image`` and
-        ``text``.
-        """
+        """See :meth:`graphrec.models.base.Model.build`; needs one feature table at least, of any modality."""
         config = config or cls.Config()
         model = cls(data.train, tables_of("FREEDOM", data, features, config.attributes), config)
         return model.with_sampler(data, features)
@@ -190,21 +187,6 @@ class FREEDOM(Ranker):
             self.item_graph = self.learned_item_graph()
         users, items = self.propagate(self.full_graph)
         return users, self.cold_items(items)
-
-
-def modality_weights(features: Features, image_weight: float) -> dict[str, float]:
-    """Weight per modality at hand; a single one has all of it."""
-    unknown = sorted(f for f in set(features) - {"image", "text"} if not f.startswith(ATTRIBUTE_PREFIX))
-    if unknown:
-        raise ConfigError(
-            f"FREEDOM knows the modalities 'image' and 'text', not {unknown}; rename the features"
-        )
-    if len(features) == 1:
-        return dict.fromkeys(features, 1.0)
-    if "image" not in features:
-        return dict.fromkeys(sorted(features), 1 / len(features))
-    rest = (1 - image_weight) / (len(features) - 1)
-    return {f: image_weight if f == "image" else rest for f in sorted(features)}
 
 
 def mixed_item_graph(

@@ -33,22 +33,20 @@ from graphrec.graphs.knn import knn
 from graphrec.graphs.nearest import nearest_rows
 from graphrec.graphs.sparse import graph_of, largest, mixed, of_neighbors, rows_of
 from graphrec.models.base import ContentSimilarity, Features, Ranker
-from graphrec.models.multimodal import MultimodalConfig, filled, means_of, tables_of
+from graphrec.models.multimodal import MultimodalConfig, WeightedConfig, filled, means_of, tables_of
 from graphrec.models.search_space import Choice, Integers, Space, Uniform
 
 
 class ItemKNNContent(Ranker):
     """Cosine of features, the nearest of each item kept per modality and mixed."""
 
-    class Config(MultimodalConfig):
+    class Config(WeightedConfig, MultimodalConfig):
         """Options of ItemKNN on content."""
 
         renamed_options: ClassVar = {"normalise": "normalize"}
 
         k: int = Field(50, ge=1)
         """Neighbors per item and modality, the item itself not counted."""
-        image_weight: float = Field(0.5, ge=0, le=1)
-        """Weight of the image; the other modalities share the rest. Of no effect with a single modality."""
         normalize: bool = False
         """Divide an item's similarities by their sum: the score is then the share of its neighborhood that
         the user has, and items with many or near neighbors have no advantage."""
@@ -69,7 +67,7 @@ class ItemKNNContent(Ranker):
     def __init__(self, train: Interactions, tables: Mapping[str, FeatureTable], config: Config) -> None:
         super().__init__()
         self.config, self.n_users, self.n_items = config, train.n_users, train.n_items
-        weights = modality_weights(list(tables), config.image_weight)
+        weights = config.weights_of(tables)
         indptr, items = torch.from_numpy(train.indptr.copy()), torch.from_numpy(train.items.copy())
         self.taken = Graph(indptr, items, torch.ones(len(train)), train.n_items)  # row u: what u has
         found = [(w, *neighbors(tables[m], train, config)) for m, w in weights.items() if w > 0]
@@ -91,14 +89,6 @@ class ItemKNNContent(Ranker):
     def item_weights(self) -> Graph:
         """Each item's similarities to its neighbors (Eq. 1)."""
         return self.neighbors
-
-
-def modality_weights(modalities: list[str], image_weight: float) -> dict[str, float]:
-    """Weight per modality, one in all."""
-    if "image" not in modalities or len(modalities) == 1:
-        return dict.fromkeys(modalities, 1 / len(modalities))
-    share = (1 - image_weight) / (len(modalities) - 1)
-    return {m: image_weight if m == "image" else share for m in modalities}
 
 
 def neighbors(

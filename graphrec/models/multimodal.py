@@ -1,6 +1,6 @@
 """What every multimodal model shares: which features it gets, items that lack some, and items never taken.
 
-An item without an image or a text is masked: in that modality it has no neighbors, is nobody's neighbor
+An item without content in a modality is masked: in that modality it has no neighbors, is nobody's neighbor
 and takes part in no loss. Where ``Config.fill`` is not ``"zero"``, its vector is estimated first. Then it
 takes part in losses and scores and looks for neighbors of its own, but it still is nobody's neighbor: an
 estimate is no evidence about other items. The row of a missing item is never read, whatever stands in it.
@@ -8,9 +8,9 @@ estimate is no evidence about other items. The row of a missing item is never re
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
-from graphrec.core.errors import FeatureError
+from graphrec.core.errors import ConfigError, FeatureError
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.features import ATTRIBUTE_PREFIX, FeatureTable
@@ -37,10 +37,39 @@ class MultimodalConfig(ModelConfig):
     renamed_values: ClassVar = {"fill": {"neighbours": "neighbors"}}
 
     fill: Fill = "zero"
-    """What stands for the image or text an item lacks: nothing (it is masked), the mean of all items that
-    have one, or the mean of those it shares train users with, weighted by how many."""
+    """What stands for the content an item lacks in a modality: nothing (it is masked), the mean of all items
+    that have some, or the mean of those it shares train users with, weighted by how many."""
     attributes: bool = False
-    """Attributes that a language model wrote (``graphrec llm``) are modalities beside image and text."""
+    """Attributes that a language model wrote (``graphrec llm``) are modalities, too."""
+
+
+class WeightedConfig(ModelConfig):
+    """Options of multimodal models that weight modalities."""
+
+    image_weight: float = Field(0.5, ge=0, le=1)
+    """Weight of the image; the other modalities share the rest equally. Without effect if there is a single
+    modality or no image."""
+    modality_weights: dict[str, Annotated[float, Field(ge=0)]] | None = None
+    """Weight of every modality by name, scaled to sum to one, instead of ``image_weight``."""
+
+    def weights_of(self, modalities: Collection[str]) -> dict[str, float]:
+        """Weight per modality, one in all; in alphabetical order.
+
+        Raises:
+            ConfigError: ``modality_weights`` names other modalities than there are, or all are zero.
+        """
+        names, given = sorted(modalities), self.modality_weights
+        if given is not None:
+            total = sum(given.values())
+            if sorted(given) != names or total <= 0:
+                raise ConfigError(
+                    f"modality_weights {given}; expected a weight for each of {names}, and one above 0"
+                )
+            return {m: given[m] / total for m in names}
+        if "image" not in names or len(names) == 1:
+            return dict.fromkeys(names, 1 / len(names))
+        share = (1 - self.image_weight) / (len(names) - 1)
+        return {m: self.image_weight if m == "image" else share for m in names}
 
 
 class AugmentedConfig(MultimodalConfig):
@@ -103,7 +132,7 @@ def tables_of(
     }  # fmt: skip
     if not items:
         raise FeatureError(
-            f"{owner} needs image or text features and got none; run: graphrec features build DATASET"
+            f"{owner} needs features of some modality and got none; run: graphrec features build DATASET"
         )
     return {modality: items[modality].check(data) for modality in sorted(items)}
 

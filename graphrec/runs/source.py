@@ -13,11 +13,10 @@ from typing import Any, Self
 from graphrec.core.errors import ConfigError, DataError, FeatureError, nearest
 from graphrec.data import Dataset
 from graphrec.data.readers import FEATURES, READERS, dataset_folder, load_dataset
-from graphrec.features import FeatureStore, FeatureTable
+from graphrec.features import ATTRIBUTE_PREFIX, PREFERENCES, PROFILE, FeatureStore, FeatureTable
 from graphrec.models import model as model_class
 from graphrec.models.base import Model, ModelConfig
 
-FIELDS = ("image", "text")
 NONE = "none"
 """As an extractor: leave the field out. As the metric to select on: do not validate."""
 
@@ -106,23 +105,28 @@ def features_for(
     model: type[Model] | str,
     data: Dataset,
     store: FeatureStore | str | Path,
-    image: str | None = None,
-    text: str | None = None,
+    modalities: Mapping[str, str | None] | None = None,
     source: Source | None = None,
     config: ModelConfig | None = None,
+    *,
+    image: str | None = None,
+    text: str | None = None,
 ) -> dict[str, FeatureTable]:
-    """The features a model is built with: image, text, and what else it takes with its options; none for a
-    model that needs none.
+    """The features a model is built with; none for a model that needs none.
+
+    Unless chosen otherwise these are the images and texts of the dataset, every other field of its items that
+    the store has features of, and what else the model takes with its options.
 
     Args:
         model: a model class or registered name.
         data: whose items the tables are for.
         store: where they are kept.
-        image: extractor name or beginning of a table's key; None takes the table built last, ``"none"``
-            leaves the field out.
-        text: likewise.
+        modalities: field -> extractor name or beginning of a table's key; None takes the table built last,
+            ``"none"`` leaves the field out.
         source: where the dataset came from, so that messages can name the exact command.
         config: the model's options; default: its defaults.
+        image: short for an entry of ``modalities``.
+        text: likewise.
 
     Raises:
         FeatureError: a field has no table, or all fields are left out; names the command that builds one.
@@ -134,20 +138,22 @@ def features_for(
     if not needs and not patterns:
         return {}
     store = store if isinstance(store, FeatureStore) else FeatureStore(store)
-    asked = {"image": image, "text": text}
+    short = {"image": image, "text": text}
+    chosen = {f: c for f, c in {**(modalities or {}), **short}.items() if c is not None}
     stored = {str(row["field"]) for row in store.status(data)}
     if model.extractor is not None:
-        return _of_one_extractor(model, data, store, stored, asked, source)
+        return _of_one_extractor(model, data, store, stored, chosen, source)
     further = sorted(f for f in stored if any(fnmatchcase(f, pattern) for pattern in patterns))
-    wanted = [f for f in FIELDS if asked[f] != NONE and (f in data.content or f in stored or asked[f])]
-    wanted = wanted if needs else []
+    written = {f for f in stored if f in (PROFILE, PREFERENCES) or f.startswith(ATTRIBUTE_PREFIX)}
+    content = {f for f in ("image", "text") if f in data.content} | (stored - written) | set(chosen)
+    wanted = sorted(f for f in content if chosen.get(f) != NONE) if needs else []
     missing = [f for f in wanted if f not in stored]
     if missing or not (wanted or further):
         if patterns and not needs:
             raise FeatureError(_how_to_have_it_said(model.name, store, patterns, source))
         raise FeatureError(_how_to_get(model.name, data.name, store, wanted, missing, source))
-    choose = dict.fromkeys((stored | set(data.content)) - {*wanted, *further})
-    return store.load_tables(data, **choose, **{f: asked[f] for f in wanted if asked[f] is not None})
+    left_out = dict.fromkeys((stored | set(data.content)) - {*wanted, *further})
+    return store.load_tables(data, **left_out, **{f: chosen[f] for f in wanted if f in chosen})
 
 
 def _how_to_have_it_said(
@@ -167,31 +173,35 @@ def _arguments(source: Source | None, store: FeatureStore) -> str:
 
 
 def _of_one_extractor(
-    model: type[Model], data: Dataset, store: FeatureStore, stored: set[str], asked: Mapping[str, str | None],
+    model: type[Model],
+    data: Dataset,
+    store: FeatureStore,
+    stored: set[str],
+    chosen: Mapping[str, str],
     source: Source | None,
-) -> dict[str, FeatureTable]:  # fmt: skip
-    """The table of the first of a model's fields that its extractor was run on."""
-    if any(asked.values()):
+) -> dict[str, FeatureTable]:
+    """The table of the first field that the model's extractor was run on."""
+    if chosen:
         raise ConfigError(
-            f"{model.name} takes features of {' or '.join(model.fields)}, by {model.extractor}; leave out "
-            "--image and --text"
+            f"{model.name} takes features of {model.extractor} alone; leave out the choice of "
+            f"{sorted(chosen)}"
         )
     assert model.extractor is not None
-    made = {str(row["field"]) for row in store.status(data) if row["extractor"] == model.extractor}
-    field = next((f for f in model.fields if f in made), None)
-    if field is None:
-        there = [f for f in model.fields if f in data.content]
+    made = sorted(str(row["field"]) for row in store.status(data) if row["extractor"] == model.extractor)
+    if not made:
+        texts = [f for f, content in data.content.items() if content.kind == "text"]
         raise FeatureError(
-            f"{model.name} needs features of {' or '.join(model.fields)}, by {model.extractor}, and "
+            f"{model.name} needs features by {model.extractor}, and "
             + (
                 f"{store.root} has none for the items of {data.name}; run: graphrec features build "
                 f"{_arguments(source, store)} --text {model.extractor}"
-                if there
-                else f"{data.name} has neither; make a dataset of clones: graphrec data git"
+                if texts
+                else f"{data.name} has no texts to make them from; make a dataset of clones: "
+                "graphrec data git"
             )
         )
-    chosen: dict[str, str | None] = dict.fromkeys(stored | set(data.content))
-    return store.load_tables(data, **{**chosen, field: model.extractor})
+    left_out: dict[str, str | None] = dict.fromkeys(stored | set(data.content))
+    return store.load_tables(data, **{**left_out, made[0]: model.extractor})
 
 
 def _how_to_get(
@@ -204,11 +214,12 @@ def _how_to_get(
         run = f"graphrec features import {arguments} (the vectors it comes with) or {run}"
     if not wanted:
         return (
-            f"{model} needs image or text features, and for {data} there are none and nothing to make them "
+            f"{model} needs features of content, and for {data} there are none and nothing to make them "
             f"from, or all are left out; run: {run}"
         )
     # One field is enough for a model, so one that cannot be had may be left out while another is there.
-    leave = f"; or leave out what is missing with --{missing[0]} none" if len(wanted) > len(missing) else ""
+    option = f"--{missing[0]} none" if missing[0] in ("image", "text") else f"--modality {missing[0]}=none"
+    leave = f"; or leave out what is missing with {option}" if len(wanted) > len(missing) else ""
     return (
         f"{model} needs {' and '.join(wanted)} features, and {store.root} has no {' and no '.join(missing)} "
         f"features for the items of {data}; run: {run}{leave}"

@@ -60,7 +60,9 @@ def build_index(
     return Index({name: Lists(saved, name) for name in parts})
 
 
-def open_index(folder: Path, items: np.ndarray, users: np.ndarray, vectors_sha256: str | None) -> Index | None:
+def open_index(
+    folder: Path, items: np.ndarray, users: np.ndarray, vectors_sha256: str | None
+) -> Index | None:
     """The index of a saved recommender.
 
     Args:

@@ -48,7 +48,7 @@ def exactly(asked: Question, sides: Sequence[tuple[int, int, Keys]]) -> Found:
         sides: index of the first item, number of items and their vectors ``(n, d)``, of consecutive items.
 
     Returns:
-        CandidateGroups equal scores the item with the lowest index comes first.
+        Among equal scores the item with the lowest index comes first.
     """
     n_queries = asked.queries.shape[0]
     best = torch.empty(n_queries, 0), torch.empty(n_queries, 0, dtype=torch.int64)
@@ -149,7 +149,7 @@ def _among(asked: Question, rows: np.ndarray, at: np.ndarray) -> np.ndarray:
 def merged(one: Found, other: Found, k: int) -> Found:
     """The best of two answers; ``other`` is about items that come later."""
     first, second = ((torch.from_numpy(scores), torch.from_numpy(items)) for scores, items in (one, other))
-    scores, items = (t.numpy() for t in merge_topk(first, second, k))
+    scores, items = (tensor.numpy() for tensor in merge_topk(first, second, k))
     return _filled(scores, np.where(np.isneginf(scores), -1, items), k)
 
 

@@ -1,11 +1,11 @@
-"""The contract every model keeps, as functions anybody can run on a model of their own.
+"""The contract suite: checks that every model passes, for models of other packages, too.
 
     from graphrec.testing import check_model
     check_model(MyModel)                       # or check_model(MyModel, MyModel.Config(dim=16))
 
-Each check is one function ``check_*(model_class, config)`` that raises ``AssertionError`` saying what is
-wrong. The project's own tests run all of them over every registered model. Models that are no rankers are
-held to the checks of training alone.
+Each check is a function ``check_*(model_class, config)`` that raises ``AssertionError`` with what is wrong.
+The tests of this project run all of them over every registered model. A model that is not a ranker has to
+pass the checks of training only.
 """
 
 from __future__ import annotations
@@ -16,19 +16,29 @@ from typing import Any
 from graphrec.models.base import Model, ModelConfig, Ranker
 from graphrec.testing import contract, scale
 from graphrec.testing.contract import SCORE_TOLERANCE, train
-from graphrec.testing.fixtures import (
+from graphrec.testing.datasets import (
     checkerboard,
-    chosen,
     communities,
     conversations,
     dataset,
     features_of,
-    material,
+    fixtures,
+    select_features,
 )
 
 __all__ = [
-    "CHECKS", "FOR_ANY_MODEL", "SCORE_TOLERANCE", "check_model", "checkerboard", "chosen", "communities",
-    "conversations", "dataset", "features_of", "material", "train",
+    "CHECKS",
+    "FOR_ANY_MODEL",
+    "SCORE_TOLERANCE",
+    "check_model",
+    "checkerboard",
+    "communities",
+    "conversations",
+    "dataset",
+    "features_of",
+    "fixtures",
+    "select_features",
+    "train",
 ]  # fmt: skip
 
 CHECKS: dict[str, Callable[[Any, Any], None]] = {
@@ -36,20 +46,24 @@ CHECKS: dict[str, Callable[[Any, Any], None]] = {
     for name, check in [*vars(contract).items(), *vars(scale).items()]
     if name.startswith("check_") and callable(check)
 }
-"""Name -> check; all of them take a model class and a config."""
+"""Name -> check, a function of a model class and a config."""
 
 FOR_ANY_MODEL = {
     "repeats_bit_for_bit", "resume_equals_a_straight_run", "saves_and_loads", "every_parameter_learns",
     "features_stay_frozen", "config_is_strict", "processes", "sampled_subgraphs", "features_on_disk",
 }  # fmt: skip
+"""Names of the checks that models which are not rankers have to pass, too."""
 
 
 def check_model(model_class: type[Model], config: ModelConfig | None = None) -> None:
-    """Runs every check that applies to the model; raises at the first that fails, naming it.
+    """Runs every check that applies to a model.
 
     Args:
         model_class: a subclass of :class:`graphrec.Model`.
         config: options to check with; default: the model's defaults.
+
+    Raises:
+        AssertionError: names the first check that fails and the reason.
     """
     for name, check in CHECKS.items():
         if issubclass(model_class, Ranker) or name in FOR_ANY_MODEL:

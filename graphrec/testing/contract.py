@@ -1,4 +1,4 @@
-"""Checks of one model by itself: it learns, repeats, resumes, saves, and is not thrown by gaps."""
+"""Checks that a model learns, repeats, resumes, saves, answers queries and copes with missing data."""
 
 from __future__ import annotations
 
@@ -19,11 +19,18 @@ from graphrec.models.base import Features, Model, ModelConfig, Ranker
 from graphrec.models.batches import EpochContext
 from graphrec.models.capabilities import CAPABILITIES
 from graphrec.models.train_config import TrainConfig
-from graphrec.testing.fixtures import checkerboard, chosen, communities, dataset, features_of, material
+from graphrec.testing.datasets import (
+    checkerboard,
+    communities,
+    dataset,
+    features_of,
+    fixtures,
+    select_features,
+)
 from graphrec.training import checkpoint
 from graphrec.training.trainer import Trainer
 
-SCORE_TOLERANCE = 1e-6  # float32: one row of a product may be summed in another order than many
+SCORE_TOLERANCE = 1e-6  # relative; float32 sums of one row and of many rows may differ in order
 
 
 def train(
@@ -36,8 +43,8 @@ def train(
     out: Path | None = None,
     resume: bool = False,
 ) -> Any:
-    """A model trained for some epochs at test settings: batches of 64, learning rate 0.01, no validation."""
-    model = model_class.build(data, chosen(model_class, features), config)
+    """Trains a model with the settings of the checks: batches of 64, learning rate 0.01, no validation."""
+    model = model_class.build(data, select_features(model_class, features), config)
     options = TrainConfig(
         epochs=epochs,
         batch_size=64,
@@ -60,19 +67,17 @@ def _unseen_ranks(model: Ranker, data: Dataset) -> np.ndarray:
 
 
 def check_learns_the_checkerboard(model_class: type[Ranker], config: ModelConfig) -> None:
-    """After training, the kept-back item of a user's color ranks first."""
+    """After training, the held-out item of a user's color ranks first."""
     data, features = checkerboard()
     ranks = _unseen_ranks(train(model_class, config, data, features, 150), data)
     if model_class.personalized:
-        assert (ranks == 1).mean() >= 0.95, (
-            f"only {(ranks == 1).mean():.0%} of the kept-back items rank first"
-        )
+        assert (ranks == 1).mean() >= 0.95, f"only {(ranks == 1).mean():.0%} of the held-out items rank first"
     else:
         assert (ranks >= 1).all()
 
 
 def check_beats_popularity(model_class: type[Ranker], config: ModelConfig) -> None:
-    """On planted communities a personalized model finds clearly more than popularity does."""
+    """On data with planted communities, a personalized model beats popularity clearly."""
     data, features = communities()
     hits = (_unseen_ranks(train(model_class, config, data, features, 60), data) <= 10).mean()
     popular = data.train.item_degree[None].repeat(data.n_users, 0).astype(float)
@@ -84,8 +89,8 @@ def check_beats_popularity(model_class: type[Ranker], config: ModelConfig) -> No
 
 
 def check_repeats_bit_for_bit(model_class: type[Model], config: ModelConfig) -> None:
-    """Two trainings with one seed agree in every bit, another seed's differs."""
-    with material(model_class, config) as (data, features, config):
+    """Two trainings with the same seed agree in every bit, and another seed gives other weights."""
+    with fixtures(model_class, config) as (data, features, config):
         first, second = (train(model_class, config, data, features, 3).state_dict() for _ in range(2))
         for name in first:
             assert torch.equal(first[name], second[name]), f"{name} differs between two equal trainings"
@@ -96,8 +101,8 @@ def check_repeats_bit_for_bit(model_class: type[Model], config: ModelConfig) -> 
 
 
 def check_resume_equals_a_straight_run(model_class: type[Model], config: ModelConfig) -> None:
-    """Two epochs, then a new process's worth of resuming, equals four epochs in one go, bit for bit."""
-    with material(model_class, config) as (data, features, config):
+    """Two epochs and two more after resuming equal four epochs at once, bit for bit."""
+    with fixtures(model_class, config) as (data, features, config):
         straight = train(model_class, config, data, features, 4).state_dict()
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "run"
@@ -109,12 +114,12 @@ def check_resume_equals_a_straight_run(model_class: type[Model], config: ModelCo
 
 def check_saves_and_loads(model_class: type[Model], config: ModelConfig) -> None:
     """A checkpoint loaded into a freshly built model gives equal weights and scores."""
-    with material(model_class, config) as (data, features, config):
-        given = chosen(model_class, features)
+    with fixtures(model_class, config) as (data, features, config):
+        tables = select_features(model_class, features)
         model = train(model_class, config, data, features, 2)
         with tempfile.TemporaryDirectory() as folder:
             checkpoint.write(folder, 1, model)
-            fresh = model_class.build(data, given, type(config)(**{**config.model_dump(), "seed": 123}))
+            fresh = model_class.build(data, tables, type(config)(**{**config.model_dump(), "seed": 123}))
             checkpoint.read(folder, fresh)
         for name, value in model.state_dict().items():
             assert torch.equal(value, fresh.state_dict()[name]), f"{name} is not restored"
@@ -124,7 +129,7 @@ def check_saves_and_loads(model_class: type[Model], config: ModelConfig) -> None
 
 
 def check_batch_equals_single(model_class: type[Ranker], config: ModelConfig) -> None:
-    """Scoring many users equals scoring each alone."""
+    """Scores of many users equal those of each user alone."""
     data, features = communities(2, 20)
     model = train(model_class, config, data, features, 2)
     together = model.score(np.arange(data.n_users))
@@ -135,7 +140,7 @@ def check_batch_equals_single(model_class: type[Ranker], config: ModelConfig) ->
 
 
 def check_capability(model_class: type[Ranker], config: ModelConfig) -> None:
-    """It answers queries as its ``capability`` says, and each row of a query by itself."""
+    """The model answers queries as its ``capability`` declares, and each row independently of the others."""
     data, features = communities(2, 20)
     model = train(model_class, config, data, features, 2)
     capability, everyone = model.capability, np.arange(data.n_users)
@@ -180,8 +185,8 @@ def _assert_close(one: torch.Tensor, other: torch.Tensor, message: str) -> None:
 
 def check_every_parameter_learns(model_class: type[Model], config: ModelConfig) -> None:
     """Every trainable parameter receives a gradient that is finite and not all zero."""
-    with material(model_class, config) as (data, features, config):
-        model = model_class.build(data, chosen(model_class, features), config)
+    with fixtures(model_class, config) as (data, features, config):
+        model = model_class.build(data, select_features(model_class, features), config)
         parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         if not parameters:
             return
@@ -199,7 +204,7 @@ def check_every_parameter_learns(model_class: type[Model], config: ModelConfig) 
 
 
 def check_gaps(model_class: type[Ranker], config: ModelConfig) -> None:
-    """A user and an item without train interactions, and items without content, train and score finitely."""
+    """Scores are finite with a user and an item without interactions and with items without content."""
     full, _ = communities(2, 20)
     keep = (full.train.users != 0) & (full.train.items != 1)
     pairs = np.stack([full.train.users[keep], full.train.items[keep]], 1)
@@ -213,7 +218,7 @@ def check_gaps(model_class: type[Ranker], config: ModelConfig) -> None:
 
 
 def check_missing_content_is_not_read(model_class: type[Ranker], config: ModelConfig) -> None:
-    """Whatever stands in the row of an item that has no content, no score changes, however it is filled."""
+    """Values in the feature rows of items without content change no score, with every ``Config.fill``."""
     if not model_class.modalities:
         return
     data, _ = communities(2, 20)
@@ -223,7 +228,7 @@ def check_missing_content_is_not_read(model_class: type[Ranker], config: ModelCo
     other = np.where(present[:, None], vectors, np.float32(1e4))
     users = np.arange(data.n_users)
 
-    def tables(values: np.ndarray) -> dict[str, FeatureTable]:  # as they are: from_array would clear the rows
+    def tables(values: np.ndarray) -> dict[str, FeatureTable]:  # from_array would set missing rows to zero
         about = {"items": data.items.fingerprint}
         return {m: FeatureTable(values.copy(), present, {"field": m, **about}) for m in ("image", "text")}
 
@@ -242,10 +247,10 @@ def check_missing_content_is_not_read(model_class: type[Ranker], config: ModelCo
 
 
 def check_features_stay_frozen(model_class: type[Model], config: ModelConfig) -> None:
-    """Training changes neither the tables nor the model's copy of them."""
+    """Training changes neither the feature tables nor the model's copy of them."""
     if not model_class.modalities:
         return
-    with material(model_class, config) as (data, features, config):
+    with fixtures(model_class, config) as (data, features, config):
         before = {m: (t.compute_sha256(), t.numpy().copy()) for m, t in features.items()}
         model = train(model_class, config, data, features, 2)
         for modality, (sha256, values) in before.items():
@@ -261,7 +266,7 @@ def check_features_stay_frozen(model_class: type[Model], config: ModelConfig) ->
 
 
 def check_config_is_strict(model_class: type[Model], config: ModelConfig) -> None:
-    """An unknown option is refused by name."""
+    """``Config`` refuses an unknown option by name, and every option has a docstring."""
     message = ""
     try:
         model_class.Config(**dict.fromkeys(["no_such_option"], 1))

@@ -18,42 +18,42 @@ from graphrec.features import FeatureTable
 from graphrec.models.base import Model, ModelConfig
 from graphrec.models.batches import EpochContext
 from graphrec.testing.contract import train
-from graphrec.testing.fixtures import chosen, communities, material
+from graphrec.testing.datasets import communities, fixtures, select_features
 
 TOLERANCE = 1e-6
-"""Of losses and gradients: float32 sums over parts are added up in another order."""
-WEIGHTS = 1e-5
-"""Of weights after some steps of an adaptive optimizer, which divides small gradients by their size."""
+"""For losses and gradients: float32 sums over parts are added in another order."""
+WEIGHT_TOLERANCE = 1e-5
+"""For weights after some steps of an adaptive optimizer, which divides small gradients by their magnitude."""
 
 
 def check_processes(model_class: type[Model], config: ModelConfig) -> None:
-    """Two processes train what one does, if it says what they divide; else they are refused by name."""
+    """Two processes train the same weights as one, or are refused if ``data_parallel`` is None."""
     if not hasattr(os, "fork"):
         return
-    with material(model_class, config) as (data, features, config), tempfile.TemporaryDirectory() as folder:
-        answers = list(_in_processes(2, Path(folder), model_class, config, data, features))
+    with fixtures(model_class, config) as (data, features, config), tempfile.TemporaryDirectory() as folder:
+        answers = list(_train_in_processes(2, Path(folder), model_class, config, data, features))
         if model_class.data_parallel is None:
             for answer in answers:
                 assert "trains in one process" in answer.get("refused", ""), (
                     f"data_parallel is None, and two processes were not refused: {answer}"
                 )
             return
-        made = model_class.build(data, chosen(model_class, features), config)
-        trainable = any(p.requires_grad for p in made.parameters())
-        assert trainable, "divides says what processes divide, and there is nothing to train"
+        model = model_class.build(data, select_features(model_class, features), config)
+        trainable = any(p.requires_grad for p in model.parameters())
+        assert trainable, "data_parallel is set, and there is nothing to train"
         alone = train(model_class, config, data, features, 2).state_dict()
         for rank, answer in enumerate(answers):
             assert "weights" in answer, f"process {rank} of two failed: {answer.get('refused')}"
             for name, value in alone.items():
                 other = torch.tensor(answer["weights"][name], dtype=value.dtype)
                 worst = float((other - value).abs().max()) if value.numel() else 0.0
-                assert worst <= WEIGHTS, f"{name} differs by {worst:.1e} between one process and two"
+                assert worst <= WEIGHT_TOLERANCE, f"{name} differs by {worst:.1e} between one process and two"
 
 
-def _in_processes(
+def _train_in_processes(
     n: int, folder: Path, model_class: type[Model], config: ModelConfig, data: Any, features: Any
 ) -> Iterator[dict[str, Any]]:
-    """What each of some forked processes that train together comes to."""
+    """Yields the weights, or the error, of each of ``n`` forked processes that train together."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     children = []
@@ -62,7 +62,7 @@ def _in_processes(
             children.append(child)
             continue
         code = 1
-        try:  # nothing of the parent may go on in here
+        try:  # the child must never return into the code of its parent
             place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n, "LOCAL_WORLD_SIZE": n,
                      "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
             os.environ.update({k: str(v) for k, v in place.items()})
@@ -70,7 +70,7 @@ def _in_processes(
             try:
                 weights = train(model_class, config, data, features, 2).state_dict()
                 answer: dict[str, Any] = {"weights": {k: v.tolist() for k, v in weights.items()}}
-            except Exception as cause:  # told by the parent
+            except Exception as cause:  # reported by the parent
                 answer = {"refused": f"{type(cause).__name__}: {cause}"}
             (folder / f"{rank}.json").write_text(json.dumps(answer))
             code = 0
@@ -83,14 +83,15 @@ def _in_processes(
 
 
 def check_sampled_subgraphs(model_class: type[Model], config: ModelConfig) -> None:
-    """With ``fanouts`` of all neighbors, losses and gradients are those of the whole graph; with few they
-    are others.
+    """With ``fanouts`` of all neighbors, losses and gradients equal those of the whole graph; with fewer
+    neighbors they differ.
     """
     if "fanouts" not in type(config).model_fields:
         return
     data, features = communities(2, 20)
     found = {
-        fanout: _first_step(model_class, _fanned(config, fanout), data, features) for fanout in (None, -1, 1)
+        fanout: _first_step(model_class, _with_fanout(config, fanout), data, features)
+        for fanout in (None, -1, 1)
     }
     (losses, gradients), (sampled, of_sampled), (few, _) = found.values()
     assert set(losses) == set(sampled), f"sampling changes the loss terms: {set(losses) ^ set(sampled)}"
@@ -104,8 +105,8 @@ def check_sampled_subgraphs(model_class: type[Model], config: ModelConfig) -> No
     assert changed, "fanouts is an option without any effect"
 
 
-def _fanned(config: ModelConfig, fanout: int | None) -> ModelConfig:
-    """The same options with one fanout for every layer, of however many the model has."""
+def _with_fanout(config: ModelConfig, fanout: int | None) -> ModelConfig:
+    """The same options with the given fanout in every layer."""
     for n_layers in range(1, 9) if fanout is not None else ():
         try:
             return config.replace(fanouts=(fanout,) * n_layers)
@@ -117,8 +118,8 @@ def _fanned(config: ModelConfig, fanout: int | None) -> ModelConfig:
 def _first_step(
     model_class: type[Model], config: ModelConfig, data: Any, features: Any
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Losses and dense gradients of an epoch's first batch."""
-    model = model_class.build(data, chosen(model_class, features), config)
+    """Losses and dense gradients of the first batch of an epoch."""
+    model = model_class.build(data, select_features(model_class, features), config)
     model.start_epoch(numpy_rng(0, "start_epoch", 1))
     losses = model.loss(next(iter(model.batches(EpochContext(1, 64, 0)))))
     torch.stack(list(losses.values())).sum().backward()
@@ -131,18 +132,18 @@ def _first_step(
 
 
 def check_features_on_disk(model_class: type[Model], config: ModelConfig) -> None:
-    """With ``features_on_disk`` the model learns what it does with features in memory, and holds no copy."""
+    """With ``features_on_disk`` the model learns the same as with features in memory and keeps no copy."""
     if "features_on_disk" not in type(config).model_fields:
         return
     data, features = communities(2, 20)
-    here, there = (
+    in_memory, from_disk = (
         train(model_class, config.replace(features_on_disk=on_disk), data, features, 2)
         for on_disk in (False, True)
     )
-    for name, value in here.state_dict().items():
-        worst = float((value - there.state_dict()[name]).abs().max())
-        assert worst <= WEIGHTS, f"{name} differs by {worst:.1e} with features on disk"
+    for name, value in in_memory.state_dict().items():
+        worst = float((value - from_disk.state_dict()[name]).abs().max())
+        assert worst <= WEIGHT_TOLERANCE, f"{name} differs by {worst:.1e} with features on disk"
     tables: list[FeatureTable] = list(features.values())
-    held = [n for n, t in (*there.named_buffers(), *there.named_parameters())
+    copies = [n for n, t in (*from_disk.named_buffers(), *from_disk.named_parameters())
             if tuple(t.shape) in {table.shape for table in tables}]  # fmt: skip
-    assert not held, f"features_on_disk leaves a copy of the features in {held}"
+    assert not copies, f"features_on_disk leaves a copy of the features in {copies}"

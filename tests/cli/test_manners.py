@@ -57,6 +57,24 @@ def test_help_is_fast_and_light() -> None:
     assert time.perf_counter() - begun < 5  # 0.3 s on an idle machine
 
 
+@pytest.mark.parametrize("invoked", [[], ["--help"], ["train", "freedom"], ["features", "build"]])
+def test_only_the_invoked_command_is_complete_and_all_are_listed(invoked: list[str]) -> None:
+    import typer
+
+    complete = typer.main.get_command(cli.app)
+    reduced = typer.main.get_command(cli._needed_for(cli.app, invoked))
+    names = {name: command.get_short_help_str() for name, command in complete.commands.items()}
+    assert {name: command.get_short_help_str() for name, command in reduced.commands.items()} == names
+    for name, command in complete.commands.items():
+        parameters = [p.name for p in reduced.commands[name].params]
+        subcommands = set(getattr(reduced.commands[name], "commands", ()))
+        if invoked[:1] == [name]:
+            assert parameters == [p.name for p in command.params]
+            assert subcommands == set(getattr(command, "commands", ()))
+        else:
+            assert not subcommands
+
+
 def test_lists(graphrec: Command) -> None:
     listed = graphrec("models")
     assert "freedom" in listed.out

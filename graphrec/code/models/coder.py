@@ -145,7 +145,6 @@ class CODER(Ranker):
 
     name = "coder"
     modalities = True
-    fields = ("code", "path")
     extractor = "code-segments"
     search_space: ClassVar[Space] = {
         "project_weight": Choice(1e-2, 1e-1, 1.0),

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, StringConstraints
 from graphrec.conversation.agent import ConversationalRecommender
 from graphrec.conversation.session import RecommendedItem, Session
 from graphrec.conversation.web.pictures import picture_file
-from graphrec.serving.http.schema import Received
+from graphrec.serving.http.schema import RequestModel
 
 MAX_EVENTS = 500
 """Maximum number of turns in a conversation."""
@@ -22,21 +22,21 @@ MAX_LENGTH = 1000
 Name = Annotated[str, StringConstraints(max_length=MAX_LENGTH)]
 
 
-class QuestionEvent(Received):
+class QuestionEvent(RequestModel):
     """A question and its answer."""
 
     asked: Name
     answer: Name | list[Name]
 
 
-class RecommendationEvent(Received):
+class RecommendationEvent(RequestModel):
     """Recommended items and the one chosen."""
 
     shown: list[Name]
     chosen: Name | None
 
 
-class State(Received):
+class State(RequestModel):
     """A session, as returned by :meth:`Session.state`."""
 
     format: int | dict[Name, Name | int]
@@ -46,7 +46,7 @@ class State(Received):
     events: Annotated[list[QuestionEvent | RecommendationEvent], Field(max_length=MAX_EVENTS)]
 
 
-class StartRequest(Received):
+class StartRequest(RequestModel):
     """The start of a conversation."""
 
     user: Name | None = None
@@ -55,13 +55,13 @@ class StartRequest(Received):
     """Names of attributes that the person likes."""
 
 
-class StateRequest(Received):
+class StateRequest(RequestModel):
     """A conversation in progress."""
 
     state: State
 
 
-class AnswerRequest(Received):
+class AnswerRequest(RequestModel):
     """A conversation in progress and the next answer."""
 
     state: State

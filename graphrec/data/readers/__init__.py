@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -59,13 +59,13 @@ class ReadyFeatures(NamedTuple):
         field: content field they describe, such as ``"text"``.
         values: ``(n, d)`` float, memory-mapped.
         ids: external item ids of the rows, ``n`` of them.
-        kind: ``"image"`` or ``"text"``.
+        kind: what the vectors were made from, such as ``"image"`` or ``"text"``.
     """
 
     field: str
     values: np.ndarray
     ids: tuple[str, ...]
-    kind: Literal["image", "text"]
+    kind: str
 
 
 def load_dataset(name: str | Path, /, root: str | Path | None = None, **options: Any) -> Dataset:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from graphrec.core.errors import missing_dependency
@@ -54,7 +54,9 @@ def protect(
     app.add_middleware(BodyLimit, limit=limit, remedy=remedy)
     if hosts is not None:
         app.add_middleware(TrustedHosts, hosts=hosts)
-    app.add_middleware(SecurityHeaders, policy=policy)  # the last one is the outermost
+    headers = {"cache-control": "no-store", "content-security-policy": policy, **HEADERS}
+    app.add_middleware(SecurityHeaders, headers=headers)  # the last one is the outermost
+    app.state.security_headers = headers  # for the answer to a defect, which no middleware sees
 
 
 class TrustedHosts:
@@ -120,9 +122,9 @@ class BodyLimit:
 class SecurityHeaders:
     """Adds the headers that an answer does not have yet."""
 
-    def __init__(self, app: ASGIApp, policy: str) -> None:
+    def __init__(self, app: ASGIApp, headers: Mapping[str, str]) -> None:
         self.app = app
-        self.headers = {"cache-control": "no-store", "content-security-policy": policy, **HEADERS}
+        self.headers = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles a request."""

@@ -1,4 +1,4 @@
-"""A recommender that is asked by many at once, and grows meanwhile."""
+"""A recommender that answers many requests at once while items are added to it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from graphrec.serving.recommend import Search
 T = TypeVar("T")
 Answer = tuple[np.ndarray, np.ndarray]
 REPLAYED = 1000
-"""Lines of a journal that are added at once."""
-NO_ITEMS = "this server takes no items; start one without --read-only, with a place for its --journal"
+"""Additions of a journal that are replayed at once."""
+NO_ITEMS = "this server accepts no items; start one without --read-only, with a place for its --journal"
 BATCH = 256
-"""Users answered in one search at most."""
+"""Most users in one search."""
 
 
 class Options(NamedTuple):
-    """How users are to be answered.
+    """Options of a request for recommendations.
 
     Attributes:
         k, exclude_seen, only, exclude, unknown: as in :meth:`graphrec.Recommender.recommend`.
@@ -38,22 +38,22 @@ class Options(NamedTuple):
     unknown: Literal["error", "popularity"] = "error"
 
 
-class Served:
+class LiveRecommender:
     """A recommender behind a server.
 
-    Whoever asks sees the recommender as it was before an addition or as it is after it: an addition makes
-    another, which takes the place of the one before in a single step.
+    A request sees the recommender either before or after an addition: an addition makes a copy with the new
+    items, which replaces the former recommender in a single step.
 
     Args:
-        recommender: what is served; not changed.
+        recommender: served; not changed.
         search: how it searches.
-        journal: where additions are kept; None: none are taken.
+        journal: where additions are kept; None: no items are accepted.
 
     Attributes:
-        recommender: as it is now.
-        journal: the same.
+        recommender: with the items added so far.
+        journal: as given.
         replayed: items of the journal that were added.
-        known: items of the journal that the recommender held already.
+        known: items of the journal that the recommender had already.
 
     Raises:
         ConfigError: the recommender has no index for an approximate search.
@@ -65,8 +65,8 @@ class Served:
     ) -> None:
         self.search, self.journal = search, journal
         self.recommender = recommender.copy()
-        self._growing = threading.Lock()
-        self._held = recommender.items
+        self._adding = threading.Lock()
+        self._original_items = recommender.items
         self.replayed = self.known = 0
         if search == "approximate" and recommender.index is None:
             raise ConfigError(
@@ -77,15 +77,15 @@ class Served:
             self._replay(start, additions[start : start + REPLAYED])
 
     def _replay(self, start: int, additions: Sequence[Addition]) -> None:
-        """Adds items of the journal, from line ``start`` (of 0) on, that the recommender does not hold."""
-        together, known = _joined(additions), self._held
-        new = [i for i, name in enumerate(together.ids) if name not in known]
-        features = {m: [rows[i] for i in new] for m, rows in together.features.items()}
+        """Adds the items of some additions that the recommender does not have; the first is number ``start``."""
+        joined = _join(additions)
+        new = [i for i, name in enumerate(joined.ids) if name not in self._original_items]
+        features = {m: [rows[i] for i in new] for m, rows in joined.features.items()}
         try:
             if new:
-                self.recommender.add_items([together.ids[i] for i in new], features)
+                self.recommender.add_items([joined.ids[i] for i in new], features)
         except GraphrecError as cause:
-            if len(additions) > 1:  # find the line
+            if len(additions) > 1:  # find the row
                 for number, addition in enumerate(additions):
                     self._replay(start + number, [addition])
                 return
@@ -94,23 +94,23 @@ class Served:
                 f"{where}: its items cannot be added to this recommender ({cause}); serve the one they were "
                 "added to, or name another file with --journal"
             ) from cause
-        self.known += len(together.ids) - len(new)
+        self.known += len(joined.ids) - len(new)
         self.replayed += len(new)
 
-    def recommend(self, asked: Sequence[tuple[Sequence[str], Options]]) -> list[Answer | GraphrecError]:
-        """Answers several requests, those that ask for the same in one search; each as if it were alone."""
+    def recommend(self, requests: Sequence[tuple[Sequence[str], Options]]) -> list[Answer | GraphrecError]:
+        """Answers several requests, those with equal options in one search; each answer is as if it were alone."""
         recommender = self.recommender
         answers: dict[int, Answer | GraphrecError] = {}
         groups: dict[Options, list[int]] = {}
-        for number, (users, options) in enumerate(asked):
+        for number, (users, options) in enumerate(requests):
             try:
                 if options.unknown == "error":
-                    recommender.users.indices(users)  # the others of its group are not to suffer
+                    recommender.users.indices(users)  # else all requests of its group would fail
                 groups.setdefault(options, []).append(number)
             except GraphrecError as cause:
                 answers[number] = cause
         for options, group in groups.items():
-            names = [name for number in group for name in asked[number][0]]
+            names = [name for number in group for name in requests[number][0]]
             try:
                 ids, scores = recommender.recommend(
                     names, options.k, exclude_seen=options.exclude_seen, only=options.only,
@@ -121,15 +121,15 @@ class Served:
                 continue
             end = 0
             for number in group:
-                begin, end = end, end + len(asked[number][0])
+                begin, end = end, end + len(requests[number][0])
                 answers[number] = ids[begin:end], scores[begin:end]
-        return [answers[number] for number in range(len(asked))]
+        return [answers[number] for number in range(len(requests))]
 
     def prepare(self) -> None:
-        """Readies the calling thread for searching.
+        """Prepares the calling thread for searching: one thread of torch and of FAISS.
 
-        What an index leaves to be computed is so little that several threads cost more than they gain, and
-        the other processors are busy with requests.
+        A search by an index computes so little that several threads cost more than they gain, and the other
+        processors are busy with requests.
         """
         if self.search != "exact" and self.recommender.index is not None:
             import faiss
@@ -141,29 +141,29 @@ class Served:
     def similar(self, items: Sequence[str], k: int) -> Answer:
         """Items like some items; as :meth:`graphrec.Recommender.similar_items`."""
         recommender = self.recommender
-        has = recommender.index is not None and "similar" in recommender.index
-        return recommender.similar_items(items, k, search=self.search if has else "exact")
+        indexed = recommender.index is not None and "similar" in recommender.index
+        return recommender.similar_items(items, k, search=self.search if indexed else "exact")
 
     def add(self, addition: Addition) -> int:
         """Adds items and returns how many the recommender holds then; once this returns, none can be lost.
 
         Raises:
-            ConfigError: this server takes no items.
+            ConfigError: this server accepts no items.
             DataError: an id is known already or occurs twice.
             FeatureError: an item cannot be placed.
             CheckpointError: the journal cannot be written; nothing was added.
         """
         if self.journal is None:
             raise ConfigError(NO_ITEMS)
-        with self._growing:
+        with self._adding:
             grown = self.recommender.copy().add_items(addition.ids, addition.features)
             self.journal.append(addition)
             self.recommender = grown
             return grown.n_items
 
 
-def _joined(additions: Sequence[Addition]) -> Addition:
-    """All of them as one."""
+def _join(additions: Sequence[Addition]) -> Addition:
+    """Several additions as one."""
     ids: list[str] = []
     features: dict[str, list[list[float] | None]] = {}
     for addition in additions:
@@ -175,36 +175,36 @@ def _joined(additions: Sequence[Addition]) -> Addition:
     return Addition(ids, features)
 
 
-class Batches:
-    """Answers requests that come while others are being answered together, in a thread of their own.
+class RequestBatcher:
+    """Answers requests in batches, in a thread of its own: all that arrived while it worked on the one before.
 
     Args:
-        work: answers several requests at once, in order.
-        size: what a request counts as.
+        answer: answers several requests at once, in order.
+        size: of a request.
         prepare: called in the thread before it begins.
-        most: what may be answered at once.
+        most: largest sum of sizes in a batch of several requests.
     """
 
     def __init__(
         self,
-        work: Callable[[list[Any]], list[Any]],
+        answer: Callable[[list[Any]], list[Any]],
         size: Callable[[Any], int],
         prepare: Callable[[], None] = lambda: None,
         most: int = BATCH,
     ) -> None:
-        self._work, self._size, self._most = work, size, most
+        self._work, self._size, self._most = answer, size, most
         self._waiting: list[tuple[Any, asyncio.Future[Any]]] = []
         self._busy = False
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="search", initializer=prepare)
 
-    async def ask(self, request: Any) -> Any:
+    async def submit(self, request: Any) -> Any:
         """The answer to one request; raises it if it is an exception."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
         self._waiting.append((request, answer))
         if not self._busy:
             self._busy = True
-            self._task = loop.create_task(self._run())  # held, or it might be collected
+            self._task = loop.create_task(self._run())  # a reference, or it might be collected
         return await answer
 
     async def _run(self) -> None:
@@ -226,7 +226,7 @@ class Batches:
         except Exception as cause:
             found = [cause] * len(batch)
         for (_, answer), one in zip(batch, found, strict=True):
-            if answer.done():  # whoever asked has gone
+            if answer.done():  # the client has disconnected
                 continue
             if isinstance(one, Exception):
                 answer.set_exception(one)

@@ -1,4 +1,4 @@
-"""What is sent to the service of recommendations and what it sends, and the limits on what is taken in."""
+"""Requests and responses of the recommendation service, and the limits of a request."""
 
 from __future__ import annotations
 
@@ -11,55 +11,55 @@ BODY = 2**20
 LENGTH = 512
 """Characters of an id."""
 USERS = 100
-"""Users, or items, that are asked about at once; items added at once."""
+"""Users or items in one request; items added by one request."""
 K = 1000
-"""Items that each of them gets."""
+"""Items per user or item."""
 LIMITS = 10_000
 """Items that ``only`` and ``exclude`` may name."""
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=LENGTH)]
 Ids = Annotated[list[Id], Field(min_length=1, max_length=USERS)]
-Some = Annotated[list[Id], Field(max_length=LIMITS)]
+ItemIds = Annotated[list[Id], Field(max_length=LIMITS)]
 # To a JSON schema 5.0 is an integer, too.
-_Whole = BeforeValidator(lambda v: int(v) if isinstance(v, float) and v.is_integer() else v)
-Wanted = Annotated[int, Field(ge=1, le=K), _Whole]
+_WholeNumber = BeforeValidator(lambda v: int(v) if isinstance(v, float) and v.is_integer() else v)
+TopK = Annotated[int, Field(ge=1, le=K), _WholeNumber]
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-3e38, le=3e38)]
 
 
-class Received(BaseModel):
-    """Base of what comes in: exact types, nothing besides."""
+class RequestModel(BaseModel):
+    """Base of requests: exact types, no other fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
-class Recommend(Received):
-    """Who is to get recommendations, and which."""
+class Recommend(RequestModel):
+    """A request for recommendations."""
 
     users: Ids
     """External ids."""
-    k: Wanted = 10
+    k: TopK = 10
     """How many items each user gets."""
     exclude_seen: bool = True
     """Leave out what a user is known to have."""
-    only: Some | None = None
+    only: ItemIds | None = None
     """Recommend among these items alone, such as those in stock."""
-    exclude: Some = Field([])
+    exclude: ItemIds = Field([])
     """Never recommend these items."""
     unknown: Literal["error", "popularity"] = "error"
     """What unknown users get: an error for the whole request, or the most popular items."""
 
 
-class Similar(Received):
-    """Which items others are to be like."""
+class Similar(RequestModel):
+    """A request for similar items."""
 
     items: Ids
     """External ids."""
-    k: Wanted = 10
-    """How many items each of them gets."""
+    k: TopK = 10
+    """How many similar items each of them gets."""
 
 
-class Answered(BaseModel):
-    """What one user, or one item, gets: the best first, fewer than ``k`` where there are no more."""
+class RankedItems(BaseModel):
+    """Items for one user or item, best first; fewer than ``k`` where there are no more."""
 
     id: str
     items: list[str]
@@ -67,20 +67,20 @@ class Answered(BaseModel):
 
 
 class Answers(BaseModel):
-    """An answer for each that was asked about, in that order."""
+    """One list for each user or item of the request, in that order."""
 
-    answers: list[Answered]
+    answers: list[RankedItems]
 
 
 class Added(BaseModel):
-    """Items were added, and are on the disk; ``items`` is how many there are now."""
+    """Items were added and are on the disk; ``items`` is the number of all items now."""
 
     added: int
     items: int
 
 
 class Health(BaseModel):
-    """That the server is there, and for what."""
+    """What the server serves."""
 
     status: Literal["ok"]
     model: str

@@ -1,4 +1,4 @@
-"""What the servers share: how they listen, and the form of what they refuse."""
+"""Listening and error responses, shared by all servers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from graphrec.core.errors import ConfigError, GraphrecError, missing_dependency
-from graphrec.serving.http.guard import HEADERS
 
 try:
     from fastapi import FastAPI, Request
@@ -22,7 +21,7 @@ _LONGEST = 600  # characters of an error
 
 
 def shown_host(host: str) -> str:
-    """A host as it stands in an address: IPv6 in brackets."""
+    """A host as it is written in an address: IPv6 in brackets."""
     return f"[{host}]" if ":" in host else host
 
 
@@ -38,7 +37,7 @@ def listen(app: FastAPI, host: str, port: int, ready: Callable[[str], None]) -> 
         app: the application.
         host: address to listen at.
         port: 0 takes a free one.
-        ready: is called with the address when it can be asked.
+        ready: called with the address once requests are accepted.
 
     Raises:
         MissingDependencyError: uvicorn is not installed.
@@ -70,34 +69,34 @@ def explain_errors(app: FastAPI, status: Callable[[GraphrecError], int] = lambda
 
     Args:
         app: the application.
-        status: of a mistake that graphrec found in what was asked.
+        status: HTTP status for an error that graphrec raises for a request.
     """
 
     def error(status: int, message: str) -> JSONResponse:
         line = " ".join(message.encode("utf-8", "replace").decode("utf-8").split())
-        return JSONResponse(
-            {"error": line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"}, status, HEADERS
-        )
+        return JSONResponse({"error": line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"}, status)
 
     @app.exception_handler(GraphrecError)
-    async def mistake(_: Request, cause: Exception) -> JSONResponse:
+    async def graphrec_error(_: Request, cause: Exception) -> JSONResponse:
         assert isinstance(cause, GraphrecError)
         return error(status(cause), str(cause))
 
     @app.exception_handler(RequestValidationError)
-    async def unfit(_: Request, cause: Exception) -> JSONResponse:
+    async def invalid_request(_: Request, cause: Exception) -> JSONResponse:
         assert isinstance(cause, RequestValidationError)
         first = cause.errors()[0]
         where = ".".join(str(part) for part in first["loc"][:6])
         return error(422, f"{where}: {first['msg']}")
 
     @app.exception_handler(AnyHTTPException)
-    async def other(_: Request, cause: Exception) -> JSONResponse:
+    async def http_error(_: Request, cause: Exception) -> JSONResponse:
         assert isinstance(cause, AnyHTTPException)
         answer = error(cause.status_code, str(cause.detail))
         answer.headers.update(cause.headers or {})
         return answer
 
     @app.exception_handler(Exception)
-    async def defect(_: Request, __: Exception) -> JSONResponse:
-        return error(500, "the server made a mistake; what it was stands in its log")
+    async def internal_error(_: Request, __: Exception) -> JSONResponse:
+        answer = error(500, "internal error; the server's log has the traceback")
+        answer.headers.update(getattr(app.state, "security_headers", {}))
+        return answer

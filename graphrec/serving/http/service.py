@@ -18,7 +18,7 @@ from graphrec.serving import Recommender
 from graphrec.serving.http import schema
 from graphrec.serving.http.guard import protect
 from graphrec.serving.http.journal import Addition, Journal
-from graphrec.serving.http.live import NO_ITEMS, Answer, Batches, Options, Served
+from graphrec.serving.http.live import NO_ITEMS, Answer, LiveRecommender, Options, RequestBatcher
 from graphrec.serving.http.server import explain_errors, listen, names_of
 from graphrec.serving.recommend import Search
 
@@ -30,7 +30,7 @@ except ImportError as cause:
 
 _WHY = {
     400: "The request cannot be answered, or is for another host.",
-    403: "This server takes no items.",
+    403: "This server accepts no items.",
     404: "A user or an item is not known.",
     409: "An item is known already, or named twice.",
     413: f"The body is longer than {schema.BODY // 1024} KB.",
@@ -39,13 +39,13 @@ _WHY = {
 }
 
 
-def create_service(served: Served, hosts: Sequence[str] | None = None) -> FastAPI:
+def create_service(served: LiveRecommender, hosts: Sequence[str] | None = None) -> FastAPI:
     """The service as an application, for any ASGI server.
 
     What is wrong with a request is answered with status 4xx and ``{"error": one line}``.
 
     Args:
-        served: what is asked.
+        served: the recommender.
         hosts: names that requests may be addressed to, without port (an IPv6 address in brackets); None: any.
     """
     app = FastAPI(
@@ -55,14 +55,16 @@ def create_service(served: Served, hosts: Sequence[str] | None = None) -> FastAP
         redoc_url=None,
     )
     protect(app, None if hosts is None else tuple(hosts), schema.BODY, "send less at once")
-    batches = Batches(served.recommend, lambda request: len(request[0]), served.prepare)
-    alike = Batches(
-        lambda requests: [_tried(served.similar, *r) for r in requests], lambda r: len(r[0]), served.prepare
+    batches = RequestBatcher(served.recommend, lambda request: len(request[0]), served.prepare)
+    similar_batches = RequestBatcher(
+        lambda requests: [_answer_or_error(served.similar, *r) for r in requests],
+        lambda r: len(r[0]),
+        served.prepare,
     )
 
     @app.get("/health", responses=_refusals(400, 413))
     async def health() -> schema.Health:
-        """That the server is there, and for what."""
+        """What the server serves."""
         rec = served.recommender
         return schema.Health(
             status="ok",
@@ -81,12 +83,12 @@ def create_service(served: Served, hosts: Sequence[str] | None = None) -> FastAP
         """The items with the highest scores for each user, best first."""
         only = None if body.only is None else tuple(body.only)
         options = Options(body.k, body.exclude_seen, only, tuple(body.exclude), body.unknown)
-        return _answers(body.users, await batches.ask((body.users, options)))
+        return _answers(body.users, await batches.submit((body.users, options)))
 
     @app.post("/similar", response_model=schema.Answers, responses=_refusals(400, 404, 413, 422))
     async def similar(body: schema.Similar) -> Response:
         """The items whose embeddings have the highest cosine with each item's."""
-        return _answers(body.items, await alike.ask((body.items, body.k)))
+        return _answers(body.items, await similar_batches.submit((body.items, body.k)))
 
     async def items(body: Any) -> schema.Added:
         """Adds items, placed by their content. The reply is sent when they are on the disk."""
@@ -98,7 +100,7 @@ def create_service(served: Served, hosts: Sequence[str] | None = None) -> FastAP
 
     items.__annotations__["body"] = schema.addition(
         served.recommender.modalities
-    )  # its form is this recommender's
+    )  # the modalities of this recommender
     app.post("/items", status_code=201, responses=_refusals(400, 403, 409, 413, 422, 503))(items)
 
     def status(cause: GraphrecError) -> int:
@@ -127,12 +129,12 @@ def serve(
     reaches another address can ask and, with a journal, add items: there is no log-in.
 
     Args:
-        recommender: what is served; not changed.
+        recommender: served; not changed.
         host: address to listen at.
         port: 0 takes a free one.
         search: as in :meth:`graphrec.Recommender.recommend`.
-        journal: file that keeps additions; None: none are taken.
-        ready: is called with the address when it can be asked; default: says so on stderr.
+        journal: file that keeps additions; None: no items are accepted.
+        ready: called with the address once requests are accepted; default: prints it on stderr.
 
     Raises:
         MissingDependencyError: uvicorn is not installed.
@@ -144,16 +146,13 @@ def serve(
 
     kept = None if journal is None else Journal(journal)
     try:
-        served = Served(recommender, search, kept)
+        served = LiveRecommender(recommender, search, kept)
         if kept is not None and (served.replayed or served.known):
             known = f", {served.known:,} were known already" if served.known else ""
             print_note(f"{kept.path}: {served.replayed:,} items added again{known}")
         app = create_service(served, names_of(host))
         listen(
-            app,
-            host,
-            port,
-            ready or (lambda address: print_note(f"{address}: asks and answers; Ctrl-C ends it")),
+            app, host, port, ready or (lambda address: print_note(f"{address}: accepts requests; Ctrl-C ends it"))
         )
     finally:
         if kept is not None:
@@ -161,7 +160,7 @@ def serve(
 
 
 def _answers(names: Sequence[str], answer: Answer) -> Response:
-    """The reply, as bytes: its form is known, and checking it again would cost more than making it."""
+    """The response as bytes: it is valid by construction, and a check would cost more than making it."""
     ids, scores = answer
     rows = []
     for name, found, values in zip(names, ids.tolist(), scores.tolist(), strict=True):
@@ -171,7 +170,7 @@ def _answers(names: Sequence[str], answer: Answer) -> Response:
     return Response(text.encode(), media_type="application/json")
 
 
-def _tried(work: Callable[..., Answer], *given: Any) -> Answer | GraphrecError:
+def _answer_or_error(work: Callable[..., Answer], *given: Any) -> Answer | GraphrecError:
     try:
         return work(*given)
     except GraphrecError as cause:

@@ -1,4 +1,4 @@
-"""Small datasets with features, for tests of models: a checkerboard, communities, conversations."""
+"""Small datasets with features for checks of models: a checkerboard, communities, conversations."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from graphrec.models.base import Features, Model, ModelConfig
 
 
 def dataset(train: Any, test: Any, n_users: int, n_items: int, name: str) -> Dataset:
-    """A dataset of plain ids from ``(E, 2)`` index pairs, without a validation split; items stand in turn in
-    two directories of two repositories.
+    """A dataset of plain ids from ``(E, 2)`` index pairs, without a validation split; items alternate between
+    two repositories with two directories each.
     """
     users = Vocabulary([f"u{i}" for i in range(n_users)], "user")
     items = Vocabulary([f"i{i}" for i in range(n_items)], "item")
@@ -35,10 +35,10 @@ def dataset(train: Any, test: Any, n_users: int, n_items: int, name: str) -> Dat
     known = part(train, "train")
     places = [(i % 2, [f"part{i // 2 % 2}", "file.py"]) for i in range(n_items)]
     nodes, relations = tree_of(places, ["a", "b"])
-    done = np.unique(np.stack([known.users, known.items % 2]), axis=1)
+    authored = np.unique(np.stack([known.users, known.items % 2]), axis=1)
     return Dataset(
         name, users, items, known, part([], "valid"), part(test, "test"), nodes=nodes,
-        relations={**relations, ("user", "authored", "repository"): done.astype(np.int32)},
+        relations={**relations, ("user", "authored", "repository"): authored.astype(np.int32)},
     )  # fmt: skip
 
 
@@ -53,27 +53,27 @@ def features_of(data: Dataset, vectors: np.ndarray, missing: tuple[int, ...] = (
     }
 
 
-def chosen(model_class: type[Model], features: Features) -> dict[str, FeatureTable] | None:
-    """What a model takes: none, all tables, or, where it has one field of its own, ``image`` eight times over
-    as its segments.
+def select_features(model_class: type[Model], features: Features) -> dict[str, FeatureTable] | None:
+    """The tables a model is built with: none, all, or, for a model of one extractor, a table of eight
+    segments that repeats ``image``.
     """
     if not model_class.modalities:
         return None
     if model_class.extractor is None or not features:
         return dict(features)
-    field, image = model_class.fields[0], features["image"]
-    return {field: FeatureTable(np.tile(image.numpy(), 8), image.present, {**image.meta, "field": field})}
+    image = features["image"]
+    segments = np.tile(image.numpy(), 8)
+    return {"content": FeatureTable(segments, image.present, {**image.meta, "field": "content"})}
 
 
 def checkerboard(n: int = 20) -> tuple[Dataset, dict[str, FeatureTable]]:
-    """Even users take even items, odd users odd ones; each user's one remaining item of their color is the
-    test.
+    """Even users take even items and odd users odd ones; one item of each user is held out for testing.
 
     Returns:
-        the dataset (``n`` users, ``n`` items) and features that say a little about the color.
+        the dataset (``n`` users, ``n`` items) and features that correlate with the color.
     """
     pairs = np.array([(u, i) for u in range(n) for i in range(n) if u % 2 == i % 2])
-    # User u keeps back item (u + 2) mod n, so that every item is kept back exactly once.
+    # User u holds out item (u + 2) mod n, so that every item is held out exactly once.
     held = pairs[:, 1] == (pairs[:, 0] + 2) % n
     data = dataset(pairs[~held], pairs[held], n, n, "checkerboard")
     noise = numpy_rng(0, "testing/checkerboard").normal(size=(n, 8))
@@ -82,7 +82,7 @@ def checkerboard(n: int = 20) -> tuple[Dataset, dict[str, FeatureTable]]:
 
 
 def communities(n_groups: int = 4, size: int = 30, seed: int = 0) -> tuple[Dataset, dict[str, FeatureTable]]:
-    """Users who mostly stay within their group's items, with a popularity skew across all of them."""
+    """Users who mostly take items of their group, with a skewed popularity across all items."""
     rng = numpy_rng(seed, "testing/communities")
     n = n_groups * size
     group = np.arange(n) % n_groups
@@ -125,10 +125,10 @@ def conversations(folder: Path) -> tuple[Dataset, Path]:
 
 
 @contextmanager
-def material(
+def fixtures(
     model_class: type[Model], config: ModelConfig
 ) -> Iterator[tuple[Dataset, dict[str, FeatureTable], ModelConfig]]:
-    """What a model can be trained on: a dataset, features, and its options with what they must name."""
+    """A dataset, features, and options completed by the paths they need, for any model."""
     if not model_class.converses:
         yield *communities(2, 20), config
         return
