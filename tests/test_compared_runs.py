@@ -141,7 +141,6 @@ def test_other_code_evaluates_anew(shop: Shop, own: Path, monkeypatch: pytest.Mo
 def test_a_metric_from_elsewhere_is_measured_each_time(shop: Shop, own: Path, metric_registry: None) -> None:
     log: list[str] = []
     for factor in (1.0, 0.5):
-        metrics.METRICS.pop("scaled", None)
 
         @metrics.metric("scaled", "a multiple of recall")
         def scaled(hits: np.ndarray, n_relevant: np.ndarray, k: int, factor: float = factor) -> np.ndarray:

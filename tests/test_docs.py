@@ -149,6 +149,7 @@ def test_every_block_has_a_language(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if runnable(p)], ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.usefixtures("metric_registry")
 def test_blocks_run(page: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("GRAPHREC_DATA", raising=False)

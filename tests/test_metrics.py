@@ -118,8 +118,18 @@ def test_the_registry_describes_every_metric():
 def test_a_name_that_is_taken_or_ambiguous_is_refused(name):
     before = dict(metrics.METRICS)
     with pytest.raises(ConfigError, match="recall"):
-        metrics.metric(name, "meaning")
+        metrics.metric(name, "meaning")(brute)
     assert before == metrics.METRICS
+
+
+def test_a_metric_that_is_defined_again_replaces_the_former(metric_registry):
+    for factor in (1, 2):
+
+        @metrics.metric("scaled", "a multiple of recall")
+        def scaled(hits, n_relevant, k, factor=factor):
+            return factor * metrics.recall(hits, n_relevant, k)
+
+    assert metrics.accuracy(np.ones((1, 1), bool), np.array([1]), ["scaled@1"])["scaled@1"] == [2.0]
 
 
 @pytest.mark.parametrize("name", ["gini@20", "popularity_lift@5"])

@@ -73,13 +73,20 @@ def metric(
 ) -> Callable[[Function], Function]:
     """Decorator that registers a function as a metric; the arguments are those of :class:`Metric`.
 
+    A function that is defined again, as by a notebook's cell, replaces the former one.
+
     Raises:
-        ConfigError: the name is taken, or holds ``@`` or ``/``, which separate cut-off and feature.
+        ConfigError: another function has the name, or it holds ``@`` or ``/``, which separate cut-off and
+            feature.
     """
-    if name in METRICS or not name or set(name) & set("@/"):
-        raise ConfigError(f"metric name {name!r}; expected one without @ and /, and none of {list(METRICS)}")
 
     def register(function: Function) -> Function:
+        former = METRICS[name].function if name in METRICS else function
+        same = (former.__module__, former.__qualname__) == (function.__module__, function.__qualname__)
+        if not same or not name or set(name) & set("@/"):
+            raise ConfigError(
+                f"metric name {name!r}; expected one without @ and /, and none of {list(METRICS)}"
+            )
         METRICS[name] = Metric(name, meaning, function, per, higher_is_better, default)
         return function
 
