@@ -152,6 +152,7 @@ def test_every_block_has_a_language(page: Path) -> None:
 @pytest.mark.usefixtures("metric_registry")
 def test_blocks_run(page: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # for the modules that a page writes
     monkeypatch.delenv("GRAPHREC_DATA", raising=False)
     space: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks(page):
