@@ -63,7 +63,8 @@ class MeanHistory(Ranker):
 
     def loss(self, batch):
         known = self.histories.take(batch.users.numpy())
-        kept = known.items != batch.positives.numpy()[known.row_indices]  # the positive does not predict itself
+        # The positive does not predict itself.
+        kept = known.items != batch.positives.numpy()[known.row_indices]
         lengths = np.bincount(known.row_indices[kept], minlength=len(known))
         rest = Histories(known.items[kept], np.concatenate([[0], np.cumsum(lengths)]))
         vectors = self.encoder(Query(histories=rest))

@@ -150,6 +150,7 @@ def test_weights_by_name(shop, store, model_class) -> None:
 
 def test_which_features_a_model_gets(shop, store) -> None:
     assert set(features_for("freedom", shop, store, {"audio": "none", "prices": "none"})) == {"image", "text"}
+    assert set(features_for("freedom", shop, store, {"image": "none", "text": "none"})) == {"audio", "prices"}
     assert set(features_for("freedom", shop, store, {"audio": "loudness"}, image="none")) == {
         "audio", "prices", "text",
     }  # fmt: skip

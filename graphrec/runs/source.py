@@ -138,8 +138,8 @@ def features_for(
     if not needs and not patterns:
         return {}
     store = store if isinstance(store, FeatureStore) else FeatureStore(store)
-    short = {"image": image, "text": text}
-    chosen = {f: c for f, c in {**(modalities or {}), **short}.items() if c is not None}
+    choices = [*(modalities or {}).items(), ("image", image), ("text", text)]
+    chosen = {f: choice for f, choice in choices if choice is not None}
     stored = {str(row["field"]) for row in store.status(data)}
     if model.extractor is not None:
         return _of_one_extractor(model, data, store, stored, chosen, source)
