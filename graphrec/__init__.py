@@ -27,6 +27,7 @@ def __getattr__(name: str) -> Any:
 
 # OpenMP threads that have nothing to do spin for milliseconds by default. Two trainings side by side then
 # mostly take the cores from each other; a short spin costs an idle machine nothing. libgomp reads this once,
-# when torch is loaded. A setting of the user's own stands (experiments.bench.shared_cores, docs/results/performance.md).
+# when torch is loaded. A setting of the user's own stands (experiments.bench.shared_cores,
+# docs/results/performance.md).
 if "torch" not in sys.modules and not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
     os.environ["GOMP_SPINCOUNT"] = "5000"

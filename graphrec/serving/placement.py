@@ -247,7 +247,7 @@ def described(rule: ColdStartRule | None) -> tuple[dict[str, Any] | None, dict[s
 
 
 def upgrade_rule(content: dict[str, Any]) -> dict[str, Any]:
-    """The content of ``recommender.json`` in format 2, from format 1, which spelled ``normalize`` otherwise."""
+    """Turns the content of ``recommender.json`` of format 1, which has ``normalise``, into that of format 2."""
     rule = content["head"]["rule"]
     if rule is not None and "normalise" in rule:
         rule["normalize"] = rule.pop("normalise")

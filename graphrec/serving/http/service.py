@@ -152,7 +152,10 @@ def serve(
             print_note(f"{kept.path}: {served.replayed:,} items added again{known}")
         app = create_service(served, names_of(host))
         listen(
-            app, host, port, ready or (lambda address: print_note(f"{address}: accepts requests; Ctrl-C ends it"))
+            app,
+            host,
+            port,
+            ready or (lambda address: print_note(f"{address}: accepts requests; Ctrl-C ends it")),
         )
     finally:
         if kept is not None:
