@@ -247,7 +247,7 @@ def described(rule: ColdStartRule | None) -> tuple[dict[str, Any] | None, dict[s
 
 
 def upgrade_rule(content: dict[str, Any]) -> dict[str, Any]:
-    """Turns the content of ``recommender.json`` of format 1, which has ``normalise``, into that of format 2."""
+    """The content of ``recommender.json`` of format 2, from format 1, which has the key ``normalise``."""
     rule = content["head"]["rule"]
     if rule is not None and "normalise" in rule:
         rule["normalize"] = rule.pop("normalise")
