@@ -88,7 +88,7 @@ def train(
         launch.launch(processes, "--processes")
         return
     if like is not None:
-        _refuse_beside_like(model, dataset, given["data"], settings.modalities(modality, image, text))
+        _refuse_with_like(model, dataset, given["data"], settings.modalities(modality, image, text))
         _like(like, given, out, seed, select, root, store, resume)
         return
     if model is None or dataset is None:
@@ -115,11 +115,11 @@ def train(
         seed=seed, select=select, resume=resume, source=source, store=store if features else None,
         on_epoch=trained.append,
     )  # fmt: skip
-    _told(out, run, made.name, select, resume and not trained)
-    _next(out, data, made)
+    _print_result(out, run, made.name, select, resume and not trained)
+    _print_next_commands(out, data, made)
 
 
-def _refuse_beside_like(
+def _refuse_with_like(
     model: str | None, dataset: str | None, data: Mapping[str, Any], modalities: Mapping[str, str]
 ) -> None:
     """Refuses what a recorded run says itself."""
@@ -152,14 +152,14 @@ def _like(
         root=root, store=store, resume=resume, on_epoch=trained.append,
     )  # fmt: skip
     place = again.run.out or like
-    _told(place, again.run, again.run.model.name, again.select, resume and not trained)
+    _print_result(place, again.run, again.run.model.name, again.select, resume and not trained)
     output.print_line(str(again) if again.equal is not False else f"warning: {again}")
     output.print_next_steps(f"graphrec evaluate {shlex.quote(str(place))}")
     if again.unexplained:
         raise typer.Exit(1)
 
 
-def _told(out: Path, run: Run, model: str, select: str, nothing_new: bool) -> None:
+def _print_result(out: Path, run: Run, model: str, select: str, nothing_new: bool) -> None:
     """Prints how a training went."""
     from graphrec import runs
 
@@ -178,7 +178,7 @@ def _told(out: Path, run: Run, model: str, select: str, nothing_new: bool) -> No
         output.print_table(["phase", "seconds", "share"], rows)
 
 
-def _next(out: Path, data: Dataset, made: type[Model]) -> None:
+def _print_next_commands(out: Path, data: Dataset, made: type[Model]) -> None:
     place = shlex.quote(str(out))
     talk = [f"graphrec converse {place}"] if (out / "conversation").is_dir() else []
     serve = [

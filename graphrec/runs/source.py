@@ -150,16 +150,16 @@ def features_for(
     missing = [f for f in wanted if f not in stored]
     if missing or not (wanted or further):
         if patterns and not needs:
-            raise FeatureError(_how_to_have_it_said(model.name, store, patterns, source))
-        raise FeatureError(_how_to_get(model.name, data.name, store, wanted, missing, source))
+            raise FeatureError(_missing_generated_features(model.name, store, patterns, source))
+        raise FeatureError(_missing_features(model.name, data.name, store, wanted, missing, source))
     left_out = dict.fromkeys((stored | set(data.content)) - {*wanted, *further})
     return store.load_tables(data, **left_out, **{f: chosen[f] for f in wanted if f in chosen})
 
 
-def _how_to_have_it_said(
+def _missing_generated_features(
     model: str, store: FeatureStore, patterns: Sequence[str], source: Source | None
 ) -> str:
-    """The message for what a language model has not been asked yet."""
+    """Message where features that a language model writes are missing."""
     return (
         f"{model} needs {' and '.join(patterns)} with these options, and {store.root} has none; run: "
         f"graphrec llm {patterns[0]} {_arguments(source, store)}"
@@ -204,10 +204,10 @@ def _of_one_extractor(
     return store.load_tables(data, **{**left_out, made[0]: model.extractor})
 
 
-def _how_to_get(
+def _missing_features(
     model: str, data: str, store: FeatureStore, wanted: list[str], missing: list[str], source: Source | None
 ) -> str:
-    """The message for features that are not there, with the command that makes them."""
+    """Message where features are missing, with the command that builds them."""
     arguments = _arguments(source, store)
     run = f"graphrec features build {arguments}"
     if source is not None and source.dataset in FEATURES:
