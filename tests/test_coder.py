@@ -319,22 +319,30 @@ def test_a_shuffled_tree_changes_files_and_a_renumbered_one_does_not(fixtures) -
 
 
 def test_shuffled_trees_hurt() -> None:
-    """Who works where the directories say, with no file that two people share: only the tree can tell."""
-    rng, n = numpy_rng(0, "tests/places"), 120
+    """Who works where the directories say, with no file that two people share: only the tree can tell.
+
+    One dataset decides nothing, since ranks of 60 people differ by more than the effect between processors;
+    the mean of four does.
+    """
+    n = 120
     place = np.arange(n) % 6  # six directories of twenty files
-    pairs = [(u, i) for u in range(60) for i in rng.choice(np.flatnonzero(place == u % 6), 5, replace=False)]
-    train = [p for k, p in enumerate(pairs) if k % 5]
-    data = testing.dataset(train, [p for k, p in enumerate(pairs) if not k % 5], 60, n, "places")
-    ndcg = []
-    for shuffled in (False, True):
-        at = rng.permutation(place) if shuffled else place
-        nodes, relations = tree_of([(0, [f"d{at[i]}", f"f{i}.py"]) for i in range(n)], ["only"])
-        placed = replace(data, nodes=nodes, relations=relations)
-        config = CODER.Config(semantics=False, contrast_weight=0, reg_weight=0)
-        model = testing.train(CODER, config, placed, {}, 25)
-        ranks = testing.contract._unseen_ranks(model, placed)
-        ndcg.append((1 / np.log2(1 + ranks) * (ranks <= 10)).mean())
-    assert ndcg[0] > 1.15 * ndcg[1], ndcg
+    ndcg: dict[bool, list[float]] = {False: [], True: []}
+    for seed in range(4):
+        rng = numpy_rng(seed, "tests/places")
+        pairs = [
+            (u, i) for u in range(60) for i in rng.choice(np.flatnonzero(place == u % 6), 5, replace=False)
+        ]
+        train = [p for k, p in enumerate(pairs) if k % 5]
+        data = testing.dataset(train, [p for k, p in enumerate(pairs) if not k % 5], 60, n, "places")
+        for shuffled in (False, True):
+            at = rng.permutation(place) if shuffled else place
+            nodes, relations = tree_of([(0, [f"d{at[i]}", f"f{i}.py"]) for i in range(n)], ["only"])
+            placed = replace(data, nodes=nodes, relations=relations)
+            config = CODER.Config(semantics=False, contrast_weight=0, reg_weight=0)
+            model = testing.train(CODER, config, placed, {}, 25)
+            ranks = testing.contract._unseen_ranks(model, placed)
+            ndcg[shuffled].append(float((1 / np.log2(1 + ranks) * (ranks <= 10)).mean()))
+    assert np.mean(ndcg[False]) > 1.1 * np.mean(ndcg[True]), ndcg
 
 
 def test_between_refreshes_files_are_as_they_were(fixtures) -> None:
