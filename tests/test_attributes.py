@@ -388,14 +388,11 @@ def test_attribute_names_that_collide_are_refused() -> None:
 
 
 def test_the_documented_example_prints_what_it_says(tmp_path, monkeypatch, capsys, graphrec):
-    page = (Path(__file__).parent.parent / "docs" / "data.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parent.parent / "docs" / "guides" / "data.md").read_text(encoding="utf-8")
     section = page.split("## Attributes, for conversations")[1].split("\n## ")[0]
     blocks = re.findall(r"```(\w*)\n(.*?)```", section, re.DOTALL)
-    assert [language for language, _ in blocks] == ["", "bash", "python", ""]
-    (_, products), (_, commands), (_, code), (_, printed) = blocks
-    orders = "customer,sku\n" + "".join(
-        f"u{n},{sku}\n" for n in range(3) for sku in ("cup-1", "cup-2", "jug-1", "jug-2")
-    )
+    assert [language for language, _ in blocks] == ["csv", "csv", "bash", "python", "text"]
+    products, orders, commands, code, printed = (text for _, text in blocks)
     write(tmp_path, {"shop/products.csv": products, "shop/orders.csv": orders})
     monkeypatch.chdir(tmp_path)
     for line in commands.replace("\\\n", " ").splitlines():
