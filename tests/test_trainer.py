@@ -335,7 +335,7 @@ def test_a_profile_says_where_the_seconds_of_an_epoch_went(data, tmp_path) -> No
         assert profile["forward"] >= 0.01 * n_steps
         assert profile["validation"] >= 0.03
         assert all(seconds > 0 for seconds in profile.values())
-        assert sum(profile.values()) == pytest.approx(line["seconds"], abs=0.01)
+        assert sum(profile.values()) <= line["seconds"]  # checkpoints and bookkeeping take the rest
     assert run.profile["forward"] == pytest.approx(sum(line["profile/forward"] for line in lines))
 
 
