@@ -30,7 +30,7 @@ from graphrec.core.random import numpy_rng
 from graphrec.evaluation.metrics import holm
 from graphrec.evaluation.ranking import Beyond, activity_groups, warm_cold
 from graphrec.evaluation.report import Report
-from graphrec.features import FeatureTable
+from graphrec.features import ATTRIBUTE_PREFIX, FeatureTable
 from graphrec.models import model as model_class
 from graphrec.models.base import Features, ModelConfig
 from graphrec.runs import read_meta
@@ -266,9 +266,14 @@ class _Study:
     def given(self, row: Row, config: ModelConfig) -> dict[str, FeatureTable]:
         """The feature tables of one row: content where the model needs it, and what its options ask for."""
         cls = model_class(row.model)
-        read = (*(cls.fields if cls.needs_features(config) else ()), *cls.optional_fields(config))
         known = self.experiment.features
-        fields = [f for f in row.features or known if any(fnmatchcase(f, pattern) for pattern in read)]
+        content = {f for f, t in known.items() if t.entity == "item" and not f.startswith(ATTRIBUTE_PREFIX)}
+        fields = [
+            f
+            for f in row.features or known
+            if (cls.needs_features(config) and f in content)
+            or any(fnmatchcase(f, pattern) for pattern in cls.optional_fields(config))
+        ]
         return {f: CONTROLS[row.control[f]](known[f], f) if f in row.control else known[f] for f in fields}
 
     def path(self, row: Row, seed: int) -> Path:

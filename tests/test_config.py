@@ -23,6 +23,7 @@ OTHER_VALUES: dict[str, Any] = {
     "train.progress": True,
     "train.tensorboard": True,
     "train.checkpoint_every": 2,
+    "train.profile": True,
     "freedom.graph_cache": "graphs",
     "lattice.graph_cache": "graphs",
     "itemknn-content.graph_cache": "graphs",

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from tolerances import SCORE
 
-from graphrec.core.bundle import Committed, commit
+from graphrec.core.bundle import Committed, commit, write_sealed
 from graphrec.core.errors import CheckpointError, ConfigError, MissingDependencyError, UnknownIdError
 from graphrec.core.files import digest, write_array
 from graphrec.data import Interactions, Vocabulary
@@ -388,7 +388,8 @@ def test_an_index_of_format_1_is_written_anew(folder, rec, tmp_path) -> None:
         arrays[f"{part}_sizes"] = np.array([stored.invlists.list_size(i) for i in range(50)])
         arrays[f"{part}_lists"] = np.fromfile(saved.file(f"{part}_lists"), np.uint8)
     files = {name: (digest(a), "npy", partial(write_array, array=a)) for name, a in arrays.items()}
-    commit(index / "index.json", 1, saved.head, files, "")
+    entries = commit(index / "index.json", ivf.FORMAT, saved.head, files, "")
+    write_sealed(index / "index.json", {"format": 1, "files": entries, "head": saved.head})
     assert len(list(index.iterdir())) == 7
     names = list(rec.users)
     for _ in range(2):  # migrated, then opened as any other
