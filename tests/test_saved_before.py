@@ -132,11 +132,11 @@ def test_agents_lead_conversations(saved: Path, name: str) -> None:
 
 def test_a_journal_is_replayed(saved: Path, expected: dict[str, Any]) -> None:
     from graphrec.serving.http.journal import Journal
-    from graphrec.serving.http.live import Served
+    from graphrec.serving.http.live import LiveRecommender
 
     recommender = Recommender.load(saved / "runs" / "freedom" / "recommender")
     with Journal(saved / "added.journal") as journal:
-        served = Served(recommender, journal=journal)
+        served = LiveRecommender(recommender, journal=journal)
         assert (served.replayed, served.known) == (1, 0)
         items, _ = served.recommender.similar_items(["new-1"], k=3)
     assert [list(row) for row in items] == expected["similar_new"]

@@ -181,20 +181,3 @@ def test_features_status_verify_gc_and_import(copy: Path, graphrec: Command) -> 
     found = graphrec("features", "verify")
     assert found.code == 1
     assert shard.name in found.out
-
-
-def test_the_documented_commands_run(
-    tmp_path: Path, graphrec: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
-    block = page.split("```")[1].replace("\\\n", " ")
-    lines = [
-        shlex.split(line, comments=True)[1:] for line in block.splitlines() if line.startswith("graphrec ")
-    ]
-    assert {line[0] for line in lines} >= {"data", "features", "train", "evaluate", "recommend", "export"}
-    monkeypatch.chdir(tmp_path)
-    quicker = {"generate": "--items 60 --users 80", "train": "--set train.epochs=2 --set train.device=cpu"}
-    for line in lines:
-        extra = next((quicker[word] for word in line[:2] if word in quicker), "")
-        answer = graphrec(*line, *extra.split())
-        assert answer.code == 0, (line, answer.err)
