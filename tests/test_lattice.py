@@ -318,7 +318,7 @@ def test_any_modalities_will_do_and_a_single_one_has_all_the_weight(catalog) -> 
 
 def test_what_it_cannot_be_built_from_is_said(catalog) -> None:
     data, tables = catalog
-    with pytest.raises(FeatureError, match="LATTICE.*features build"):
+    with pytest.raises(FeatureError, match=r"LATTICE.*features build"):
         LATTICE.build(data, {})
     other, _ = testing.communities(3, 20)
     with pytest.raises(FeatureError):
