@@ -221,8 +221,8 @@ def approximate_neighbors(
 
     FAISS divides the rows among lists (:mod:`graphrec.graphs.ivf`). All rows of a list are compared with the
     same keys, the rows of the lists whose centroids are nearest to its own, so the search is one large
-    product per list, which is faster than searching one query after another. The number of lists to search follows
-    from a sample of rows with known neighbors. Vectors without clusters would need nearly all comparisons;
+    product per list, which is faster than searching one query after another. The number of lists to search
+    follows from a sample of rows with known neighbors. Vectors without clusters would need nearly all comparisons;
     then all are made.
 
     Args:
@@ -286,7 +286,7 @@ def _lists_to_search(order: Tensor, sizes: Tensor, probes: int, k: int) -> list[
 def _search_lists(
     k: int, unit: Tensor, members: Tensor, sizes: Tensor, tasks: Sequence[tuple[int, Sequence[int]]]
 ) -> tuple[Tensor, Tensor]:
-    """Finds the neighbors of the rows of some lists; a task is a list and the lists to search for its rows."""
+    """Finds the neighbors of the rows of some lists; a task is a list and the lists to search for it."""
     parts = members.cpu().split(sizes.tolist())
     values = []
     rows = []

@@ -193,7 +193,7 @@ def _new_content(
     has_content = np.any([np.zeros(len(added), bool), *(content[m].present for m in usable)], axis=0)
     if not has_content.all():
         raise FeatureError(
-            f"item {added[int(np.argmin(has_content))]!r} has no content; expected a vector in at least one of "
+            f"item {added[int(np.argmin(has_content))]!r} has no content; expected a vector in one of "
             f"{sorted(usable)}: leave the item out"
         )
     return content

@@ -130,7 +130,7 @@ class Recommender:
         dim = self._items.base.table.shape[1]
         return f"Recommender({origin}: {len(self.users):,} users, {self.n_items:,} items, dim {dim})"
 
-    # -- from a model ----------------------------------------------------------------------------------------------
+    # -- from a model ----------------------------------------------------------------------------------------
 
     @classmethod
     def from_model(
@@ -164,7 +164,7 @@ class Recommender:
         module = histories.query_module(model)
         return cls(data.users, data.items, users, items, seen, rule, content, meta, model.capability, module)
 
-    # -- recommendations ----------------------------------------------------------------------------------------------
+    # -- recommendations -------------------------------------------------------------------------------------
 
     def recommend(
         self,
@@ -262,7 +262,7 @@ class Recommender:
             if history is None and rows is not None and rows[empty[0]] < 0:
                 self.users.index(ids[empty[0]])  # raises
             raise ConfigError(
-                f"the history of row {empty[0]} holds no item that the model knows; expected at least one, or "
+                f"the history of row {empty[0]} holds no item that the model knows; expected one, or "
                 "unknown='popularity'"
             )
         owners = [-1] * len(taken) if rows is None else rows.tolist()
@@ -337,7 +337,7 @@ class Recommender:
         ids = self._items.names(items)
         return (ids[0], scores[0]) if single else (ids, scores)
 
-    # -- new items ---------------------------------------------------------------------------------------------
+    # -- new items -------------------------------------------------------------------------------------------
 
     def add_items(self, ids: Iterable[Any], features: Mapping[str, Any]) -> Self:
         """Adds items without interactions, embedded by the model's cold-start rule; changes this object.
@@ -388,7 +388,7 @@ class Recommender:
 
         Items are divided among lists by their vectors, and a search compares with the items of the nearest
         lists: as many lists as a sample of users (of items, for :meth:`similar_items`) needs to find the
-        wanted share of the ``k`` best items on average, with 99.5 % confidence. Vectors are read in blocks, so
+        wanted share of the ``k`` best items on average, at 99.5 % confidence. Vectors are read in blocks, so
         the mapped vectors of a loaded recommender are never in memory as a whole. On disk, the index takes as
         much space as the vectors, or twice as much with ``similar``. :meth:`load` opens it, as long as it is
         of the saved vectors.
@@ -424,7 +424,7 @@ class Recommender:
     # -- files ---------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:
-        """Saves the recommender as a directory of ``.npy`` and Arrow files and ``recommender.json``, its head.
+        """Saves the recommender as a directory of ``.npy`` and Arrow files headed by ``recommender.json``.
 
         Args:
             path: directory to create; a recommender already in it stays intact until this one is complete.
