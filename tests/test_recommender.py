@@ -199,11 +199,11 @@ def test_of_copies_what_it_takes(data) -> None:
 def test_of_refuses_what_does_not_fit(data, cold) -> None:
     model = MF.build(data)
     other = dataset([(0, 0)], [], 3, 3, "toy")
-    with pytest.raises(DataError, match="40 users x 40 items.*toy"):
+    with pytest.raises(DataError, match=r"40 users x 40 items.*toy"):
         Recommender.from_model(model, other)
     with pytest.raises(DataError, match=r"^seen has 3\b"):
         Recommender.from_model(model, data, seen=other.train)
-    with pytest.raises(ConfigError, match="Linear.*Ranker"):
+    with pytest.raises(ConfigError, match=r"Linear.*Ranker"):
         Recommender.from_model(torch.nn.Linear(1, 1), data)
     with torch.no_grad():
         model.item_embedding.weight[5, 0] = torch.nan
