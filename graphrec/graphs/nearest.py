@@ -223,8 +223,7 @@ def approximate_neighbors(
     same keys, the rows of the lists whose centroids are nearest to its own, so the search is one large
     product per list, which is faster than searching one query after another. The number of lists to search
     follows from a sample of rows with known neighbors. Vectors without clusters would need nearly
-    all comparisons;
-    then all are made.
+    all comparisons; then all are made.
 
     Args:
         unit: rows of length one ``(n, d)``.
