@@ -218,7 +218,7 @@ def test_evaluation_ranks_by_the_scores(data) -> None:
 def test_largest_keeps_the_lowest_of_equals() -> None:
     rows = np.array([[1, 3, 3, 0, 2], [0, 0, 0, 0, 0], [5, 5, 5, 5, 5]], dtype=np.float32)
     graph = Graph.from_edges(*np.nonzero(rows)[::-1], rows[np.nonzero(rows)], n_source=5, n_target=3)
-    kept = sparse.largest(sparse.rows_of(graph), 2).toarray()
+    kept = sparse.keep_largest(sparse.to_scipy(graph), 2).toarray()
     assert kept.tolist() == [[0, 3, 3, 0, 0], [0, 0, 0, 0, 0], [5, 5, 0, 0, 0]]
 
 

@@ -105,7 +105,7 @@ def test_half_the_products_give_all_neighbors(block: int, k: int) -> None:
         numpy_rng(0, "test/within").integers(0, 2, (50, 4)) * 2.0 - 1
     )  # halves after scaling: exact, many ties
     unit = torch.nn.functional.normalize(torch.from_numpy(corners.astype(np.float32)), dim=1)
-    values, rows = nearest._search_within(unit, k, block)
+    values, rows = nearest._search_within(k, block, unit)
     order = np.argsort(-(unit @ unit.T).numpy(), axis=1, kind="stable")[:, :k]
     assert np.array_equal(rows.numpy(), order)
     assert torch.equal(values, (unit @ unit.T).gather(1, rows))
@@ -209,7 +209,7 @@ def test_content_graph_averages_the_nearest_warm_items(one, other, k: int, share
     tables = {"image": table(one[0][:n], one[1][:n]), "text": table(other[0][:n], other[1][:n])}
     weights = {"image": share, "text": 1 - share}
     warm = np.random.default_rng(seed).random(n) < 0.6
-    matrix = content_graph(tables, weights, k, to=~warm, of=warm).dense().numpy()
+    matrix = content_graph(tables, weights, k, targets=~warm, sources=warm).dense().numpy()
     expected = np.zeros((n, n))
     total = np.zeros(n)
     for name, weight in weights.items():

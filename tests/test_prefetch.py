@@ -205,10 +205,10 @@ def test_neighbors_of_large_tables_are_looked_for_in_a_file(
     table = FeatureTable(values, np.arange(300) % 7 > 0)
     plain = knn(table, 5, weight="cosine", method=method)
     monkeypatch.setattr(neighbor_graphs, "IN_MEMORY", 1000)
-    monkeypatch.setattr(neighbor_graphs, "READ", 1000)
+    monkeypatch.setattr(neighbor_graphs, "READ_BYTES", 1000)
     made = list[Any]()
-    scratch = neighbor_graphs._scratch
-    monkeypatch.setattr(neighbor_graphs, "_scratch", lambda *a: made.append(a) or scratch(*a))
+    scratch = neighbor_graphs._temporary_array
+    monkeypatch.setattr(neighbor_graphs, "_temporary_array", lambda *a: made.append(a) or scratch(*a))
     found = knn(table, 5, weight="cosine", method=method, cache=tmp_path / "new")
     assert torch.equal(found.col, plain.col)
     assert torch.equal(found.weight, plain.weight)
@@ -225,7 +225,7 @@ def test_no_room_for_the_file_is_said(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(GraphError, match=r"no room for 16.0 GiB .*No space left.*graph_cache"):
-        neighbor_graphs._scratch((2**30, 4), tmp_path)
+        neighbor_graphs._temporary_array((2**30, 4), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -239,7 +239,7 @@ from graphrec.models import model
 from graphrec.features import FeatureTable
 from graphrec.models.train_config import TrainConfig
 from graphrec.training.trainer import Trainer
-knn.IN_MEMORY = knn.READ = 2**23
+knn.IN_MEMORY = knn.READ_BYTES = 2**23
 data, _ = testing.communities(2, 320)
 config = TrainConfig(epochs=1, batch_size=32, device="cpu", progress=False, patience=None)
 def run(name, values, on_disk):

@@ -199,11 +199,11 @@ def test_of_copies_what_it_takes(data) -> None:
 def test_of_refuses_what_does_not_fit(data, cold) -> None:
     model = MF.build(data)
     other = dataset([(0, 0)], [], 3, 3, "toy")
-    with pytest.raises(DataError, match="the model counts 40 users x 40 items, toy"):
+    with pytest.raises(DataError, match=r"40 users x 40 items.*toy"):
         Recommender.from_model(model, other)
-    with pytest.raises(DataError, match="the seen counts 3"):
+    with pytest.raises(DataError, match=r"^seen has 3\b"):
         Recommender.from_model(model, data, seen=other.train)
-    with pytest.raises(ConfigError, match="Linear is no Ranker"):
+    with pytest.raises(ConfigError, match=r"Linear.*Ranker"):
         Recommender.from_model(torch.nn.Linear(1, 1), data)
     with torch.no_grad():
         model.item_embedding.weight[5, 0] = torch.nan
@@ -292,7 +292,7 @@ def test_add_items_refuses_what_it_cannot_place(cold, rec) -> None:
         assert len(grown.items) == data.n_items == len(grown.item_vectors)
     with pytest.raises(FeatureError, match=r"\(mf\) has no rule"):
         rec.add_items(["a"], {"text": text[:1]})
-    with pytest.raises(FeatureError, match="made without features"):
+    with pytest.raises(FeatureError, match="without features"):
         Recommender.from_model(model, data).add_items(["a"], {"text": text[:1]})
 
 

@@ -264,9 +264,9 @@ def test_search_is_chosen(rec, tmp_path) -> None:
     plain = Recommender.load(catalog().save(tmp_path))
     assert plain.index is None
     same(plain.recommend("u1"), rec.recommend("u1", search="exact"))
-    with pytest.raises(ConfigError, match=r"no index to recommend.*graphrec index"):
+    with pytest.raises(ConfigError, match=r"no index for 'recommend'.*graphrec index"):
         plain.recommend("u1", search="approximate")
-    with pytest.raises(ConfigError, match=r"no index to similar|no index"):
+    with pytest.raises(ConfigError, match="no index for 'similar'"):
         plain.similar_items("i1", search="approximate")
     for ask in (rec.recommend, rec.similar_items):
         with pytest.raises(ConfigError, match="search='fast'"):
@@ -331,7 +331,7 @@ def test_faiss_is_needed(folder, monkeypatch) -> None:
 
 
 def test_what_is_large_stays_in_its_files(folder, monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(ids, "LAZY", 100)
+    monkeypatch.setattr(ids, "MAX_IN_MEMORY", 100)
     saved = catalog()
     rec = Recommender.load(saved.save(tmp_path))
     for table in (rec.user_vectors, rec.item_vectors):

@@ -150,7 +150,7 @@ def test_what_cannot_be_placed_is_refused(cold, kind, options) -> None:
 def test_similarities_need_known_items(cold) -> None:
     data, tables = cold
     rec = Recommender.from_model(ItemKNNContent.build(data, tables), data)
-    with pytest.raises(FeatureError, match="made without features"):
+    with pytest.raises(FeatureError, match="without features"):
         rec.add_items(["new"], {"text": tables["text"].take([35])})
 
 

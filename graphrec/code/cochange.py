@@ -17,7 +17,7 @@ from torch import Tensor
 from graphrec.core.config import Config
 from graphrec.data.interactions import Interactions
 from graphrec.graphs.graph import Graph
-from graphrec.graphs.sparse import graph_of, products
+from graphrec.graphs.sparse import from_scipy, nearest_columns
 from graphrec.models.batches import Triplets
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def item_neighbors(train: Interactions, config: CoChangeConfig) -> csr_matrix:
         scaled: np.ndarray = shared * (item_scale[row] * profile_scale[column]).astype(np.float32)
         return scaled
 
-    return products(contains, similarity, config.k)
+    return nearest_columns(contains, similarity, config.k)
 
 
 class CoChangeTerm:
@@ -189,7 +189,7 @@ class CoChangeTerm:
         from scipy.sparse import csr_matrix, hstack
 
         def append(vectors: Tensor, columns: csr_matrix) -> Graph:
-            return graph_of(hstack([csr_matrix(vectors.detach().cpu().numpy()), columns], format="csr"))
+            return from_scipy(hstack([csr_matrix(vectors.detach().cpu().numpy()), columns], format="csr"))
 
         return append(users, self._profiles * weight), append(items, self._neighbors)
 

@@ -14,7 +14,7 @@ import numpy as np
 from graphrec.code.cochange import CoChangeConfig, time_windows, user_profiles
 from graphrec.data.interactions import Interactions
 from graphrec.graphs.graph import Graph
-from graphrec.graphs.sparse import graph_of
+from graphrec.graphs.sparse import from_scipy
 
 
 @dataclass(frozen=True)
@@ -59,4 +59,4 @@ class Sessions:
         weights = csr_matrix(
             (weight.astype(np.float32), (user, np.arange(len(user)))), shape=(train.n_users, len(user))
         )
-        return cls(pairs, user, session_of, graph_of(weights))
+        return cls(pairs, user, session_of, from_scipy(weights))

@@ -1,14 +1,16 @@
 """Sparse vectors: graphs as scipy matrices, scores as products of sparse rows, the largest entries of a row.
 
-A graph's rows are sparse vectors, one per target node. Products are taken by scipy on the CPU: one pass over
-what is there, in the order in which it stands, so a row's result does not depend on the rows beside it.
-scipy.sparse is imported when first used: most of what imports this never needs it.
+A graph's rows are sparse vectors, one per target node. scipy computes the products on the CPU, row by row in
+the order of the entries, so a row's result does not depend on the other rows. scipy.sparse is imported on
+first use, as most modules that import this one never need it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import reduce
 from itertools import pairwise
+from operator import add, mul
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,16 +24,16 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 
-def rows_of(graph: Graph) -> csr_matrix:
-    """The graph's ``(n_target, n_source) float32`` matrix, sharing the memory of a graph on the CPU."""
+def to_scipy(graph: Graph) -> csr_matrix:
+    """The graph's ``(n_target, n_source) float32`` matrix; shares the memory of a graph on the CPU."""
     from scipy.sparse import csr_matrix
 
     arrays = (v.detach().cpu().numpy() for v in (graph.weight, graph.col, graph.rowptr))
     return csr_matrix(tuple(arrays), shape=(graph.n_target, graph.n_source))
 
 
-def graph_of(matrix: csr_matrix) -> Graph:
-    """A graph whose rows are those of a matrix; entries of a row in any order, none twice."""
+def from_scipy(matrix: csr_matrix) -> Graph:
+    """A graph with the rows of a matrix, which must not have two entries in the same place."""
     matrix.sort_indices()
     rowptr, col = (torch.from_numpy(np.asarray(a)) for a in (matrix.indptr, matrix.indices))
     weight = torch.from_numpy(matrix.data.astype(np.float32, copy=False))
@@ -39,28 +41,29 @@ def graph_of(matrix: csr_matrix) -> Graph:
 
 
 def scorer(users: Graph, items: Graph) -> Callable[[Tensor], Tensor]:
-    """A function from users ``(B,)`` to the inner products of their rows with all items' ``(B, n_items)``.
+    """Returns a function from users ``(B,)`` to their scores of all items ``(B, n_items)``, inner products.
 
     Args:
         users: rows ``(n_users, d)``.
         items: rows ``(n_items, d)``.
     """
-    taken, score_rows = rows_of(users), row_scorer(items)
-    return lambda batch: score_rows(taken[batch.cpu().numpy()])
+    user_rows = to_scipy(users)
+    score_rows = row_scorer(items)
+    return lambda batch: score_rows(user_rows[batch.cpu().numpy()])
 
 
 def row_scorer(items: Graph) -> Callable[[csr_matrix], Tensor]:
-    """A function from sparse rows ``(B, d)`` to their inner products with all items' ``(B, n_items)``.
+    """Returns a function from sparse rows ``(B, d)`` to their scores of all items ``(B, n_items)``.
 
     Args:
         items: rows ``(n_items, d)``.
     """
-    columns = rows_of(items).T.tocsr()  # (d, n_items)
+    columns = to_scipy(items).T.tocsr()  # (d, n_items)
     return lambda rows: torch.from_numpy((rows @ columns).toarray())
 
 
 def history_matrix(histories: Histories, n_items: int) -> csr_matrix:
-    """Histories as rows ``(B, n_items) float32`` of ones, ascending by item; repeated items count once."""
+    """Histories as rows ``(B, n_items) float32`` of zeros and ones; repeated items count once."""
     from scipy.sparse import csr_matrix
 
     histories.check(n_items)
@@ -73,8 +76,8 @@ def history_matrix(histories: Histories, n_items: int) -> csr_matrix:
     )
 
 
-def largest(matrix: csr_matrix, k: int) -> csr_matrix:
-    """The matrix with the ``k`` largest entries of each row alone; among equals the lowest column stays."""
+def keep_largest(matrix: csr_matrix, k: int) -> csr_matrix:
+    """The matrix reduced to the ``k`` largest entries of each row, equal ones by the lowest column."""
     from scipy.sparse import csr_matrix
 
     row = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
@@ -84,24 +87,25 @@ def largest(matrix: csr_matrix, k: int) -> csr_matrix:
     return csr_matrix((matrix.data[kept], matrix.indices[kept], indptr), shape=matrix.shape)
 
 
-PRODUCTS = 2**22  # products that are summed at a time: bounds the memory beyond the result
+PRODUCTS = 2**22  # products summed at a time; bounds the memory beyond the result
 
 
-def products(
+def nearest_columns(
     rows: csr_matrix, similarity: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray], k: int
 ) -> csr_matrix:
-    """The ``k`` nearest columns of each column by what their inner product makes them, itself left out.
+    """The similarities of each column to its ``k`` most similar other columns.
 
-    Computed in blocks of about :data:`PRODUCTS` products, so neither a matrix of all pairs of columns nor one
-    of all pairs with something in common is held.
+    Computed in blocks of about :data:`PRODUCTS` products, so the similarities of all pairs are never in
+    memory at once.
 
     Args:
         rows: ``(m, n)``.
-        similarity: of pairs of columns and their inner products, three ``(p,)``; zero ones are left out.
-        k: how many.
+        similarity: computes similarities ``(p,)`` from the indices of two columns and their inner product,
+            three arrays ``(p,)``; zeros are left out.
+        k: number of neighbors per column.
 
     Returns:
-        ``(n, n)``.
+        ``(n, n)``; row ``i`` holds the neighbors of column ``i``.
     """
     from scipy.sparse import vstack
 
@@ -115,20 +119,20 @@ def products(
         shared.data = similarity(at, shared.indices, shared.data)
         shared.data[shared.indices == at] = 0
         shared.eliminate_zeros()
-        parts.append(largest(shared, k))
+        parts.append(keep_largest(shared, k))
     return vstack(parts, format="csr")
 
 
-def of_neighbors(
+def from_neighbors(
     rows: np.ndarray, columns: np.ndarray, similarity: np.ndarray, shape: tuple[int, int]
 ) -> csr_matrix:
-    """Some rows from their neighbors; the other rows are empty, similarities of zero or less left out.
+    """Builds a matrix of similarities from lists of neighbors; those of zero or less are left out.
 
     Args:
-        rows: ``(q,)``, all different.
-        columns: each one's neighbors ``(q, k)``.
-        similarity: to them ``(q, k)``.
-        shape: of the matrix.
+        rows: indices of the rows that have neighbors ``(q,)``, all different.
+        columns: the neighbors of each ``(q, k)``.
+        similarity: similarities to them ``(q, k)``.
+        shape: shape of the matrix.
     """
     from scipy.sparse import csr_matrix
 
@@ -137,35 +141,37 @@ def of_neighbors(
     return csr_matrix((similarity[kept], (row, columns[kept])), shape=shape)
 
 
-def mixed(parts: Iterable[tuple[float, csr_matrix, np.ndarray]], normalize: bool = False) -> csr_matrix:
-    """The weighted mean of matrices, for each row over those that have it.
+def weighted_mean(
+    parts: Iterable[tuple[float, csr_matrix, np.ndarray]], normalize: bool = False
+) -> csr_matrix:
+    """The weighted mean of matrices; each row is averaged over the matrices that have it.
 
     Args:
-        parts: a weight, a matrix ``(n, d)`` and which rows it has ``(n,) bool``, at least one.
-        normalize: divide each row by the sum of its entries instead of the weights.
+        parts: weight, matrix ``(n, d)`` and the rows that it has ``(n,) bool`` of each matrix, at least one.
+        normalize: divide each row by the sum of its entries instead of the sum of the weights.
     """
-    total, weights = None, np.zeros(1)
-    for weight, matrix, has in parts:
-        total = weight * matrix if total is None else total + weight * matrix
-        weights = weights + weight * has
-    assert total is not None
-    return shares(total) if normalize else scaled(total, 1 / np.where(weights > 0, weights, 1))
+    weights, matrices, present = zip(*parts, strict=True)
+    total = reduce(add, map(mul, weights, matrices))
+    if normalize:
+        return normalize_rows(total)
+    sums = sum(map(mul, weights, present))
+    return scale_rows(total, 1 / np.where(sums > 0, sums, 1))
 
 
-def shares(matrix: csr_matrix) -> csr_matrix:
-    """Each row divided by the sum of its entries, none of them negative; empty rows stay empty."""
+def normalize_rows(matrix: csr_matrix) -> csr_matrix:
+    """The rows divided by the sum of their entries, which must not be negative; empty rows stay empty."""
     total = np.asarray(matrix.sum(1)).ravel()
-    return scaled(matrix, 1 / np.where(total > 0, total, 1))
+    return scale_rows(matrix, 1 / np.where(total > 0, total, 1))
 
 
 def unit_rows(matrix: csr_matrix) -> csr_matrix:
     """The rows scaled to length one; empty ones stay empty."""
     length = np.sqrt(np.asarray(matrix.multiply(matrix).sum(1))).ravel()  # (n,)
-    return scaled(matrix, 1 / np.where(length > 0, length, 1))
+    return scale_rows(matrix, 1 / np.where(length > 0, length, 1))
 
 
-def scaled(matrix: csr_matrix, factors: np.ndarray) -> csr_matrix:
-    """Every row multiplied by a factor of its own ``(n,)``, as float32."""
+def scale_rows(matrix: csr_matrix, factors: np.ndarray) -> csr_matrix:
+    """The rows multiplied by ``factors (n,)``, as float32."""
     from scipy.sparse import csr_matrix
 
     data = matrix.data * np.repeat(factors, np.diff(matrix.indptr))

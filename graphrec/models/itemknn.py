@@ -24,7 +24,7 @@ from scipy.sparse import csr_matrix
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.graphs.graph import Graph
-from graphrec.graphs.sparse import graph_of, products, shares
+from graphrec.graphs.sparse import from_scipy, nearest_columns, normalize_rows
 from graphrec.models.base import Features, ModelConfig, Ranker
 from graphrec.models.search_space import Choice, Integers, Space
 
@@ -86,5 +86,5 @@ def neighbors(train: Interactions, config: ItemKNN.Config) -> Graph:
         shared /= length[row] * length[column] + config.shrink  # Eq. 3
         return shared
 
-    similarity = products(by_user, cosine, config.k)
-    return graph_of(shares(similarity) if config.normalize else similarity)  # Eq. 4
+    similarity = nearest_columns(by_user, cosine, config.k)
+    return from_scipy(normalize_rows(similarity) if config.normalize else similarity)  # Eq. 4

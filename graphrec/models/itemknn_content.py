@@ -31,7 +31,7 @@ from graphrec.features import FeatureTable
 from graphrec.graphs.graph import Graph
 from graphrec.graphs.knn import knn
 from graphrec.graphs.nearest import nearest_rows
-from graphrec.graphs.sparse import graph_of, largest, mixed, of_neighbors, rows_of
+from graphrec.graphs.sparse import from_neighbors, from_scipy, keep_largest, to_scipy, weighted_mean
 from graphrec.models.base import ContentSimilarity, Features, Ranker
 from graphrec.models.multimodal import MultimodalConfig, WeightedConfig, filled, means_of, tables_of
 from graphrec.models.search_space import Choice, Integers, Space, Uniform
@@ -71,7 +71,9 @@ class ItemKNNContent(Ranker):
         indptr, items = torch.from_numpy(train.indptr.copy()), torch.from_numpy(train.items.copy())
         self.taken = Graph(indptr, items, torch.ones(len(train)), train.n_items)  # row u: what u has
         found = [(w, *neighbors(tables[m], train, config)) for m, w in weights.items() if w > 0]
-        self.neighbors = graph_of(mixed(found, config.normalize))  # row i: sim(i, j) of its neighbors j
+        self.neighbors = from_scipy(
+            weighted_mean(found, config.normalize)
+        )  # row i: sim(i, j) of its neighbors j
         self.cold_start_rule = ContentSimilarity(
             weights, config.k, config.normalize, means_of(tables, config.fill)
         )
@@ -104,14 +106,14 @@ def neighbors(
     if not known.any():
         return similarity, asking
     among = table if known.sum() == table.present.sum() else FeatureTable(table.values, known)
-    graph = rows_of(knn(among, k + 1, weight="cosine", cache=config.graph_cache)).tocoo()
+    graph = to_scipy(knn(among, k + 1, weight="cosine", cache=config.graph_cache)).tocoo()
     graph.data[graph.row == graph.col] = 0  # an item is not its own neighbor
     graph.eliminate_zeros()
-    similarity = largest(graph.tocsr(), k)
+    similarity = keep_largest(graph.tocsr(), k)
     others = np.flatnonzero(asking & ~known)
     if len(others):
         queries = torch.from_numpy(filled(table, config.fill, train)[0][others])
         keys = np.flatnonzero(known)
         found, at = nearest_rows(queries, torch.from_numpy(table.take(keys)), k)  # (q, k)
-        similarity = similarity + of_neighbors(others, keys[at.numpy()], found.numpy(), (n, n))
+        similarity = similarity + from_neighbors(others, keys[at.numpy()], found.numpy(), (n, n))
     return similarity, asking

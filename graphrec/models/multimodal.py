@@ -262,7 +262,7 @@ class ColdItems(nn.Module):
         cold = train.item_degree == 0
         self.graph: Graph | None = None
         if enabled and cold.any():
-            self.graph = content_graph(features, rule.weights, rule.k, to=cold, of=~cold)
+            self.graph = content_graph(features, rule.weights, rule.k, targets=cold, sources=~cold)
         self.register_buffer("warm", torch.from_numpy(~cold)[:, None], persistent=False)  # (n_items, 1)
 
     def forward(self, items: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A directory of arrays and id lists that one JSON file commits."""
+"""Bundles: directories of array files and id files, committed as a whole by one JSON file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from graphrec.core.bundle import Committed, FileFormat, commit
 from graphrec.core.errors import CheckpointError
 from graphrec.core.files import atomic_write, digest, read_array, sha256_file, write_array
 from graphrec.data import Vocabulary
-from graphrec.serving import ids as lazily
+from graphrec.serving import ids as mapped_ids
 from graphrec.serving.ids import MappedVocabulary, sorted_order
 
 
@@ -26,7 +26,7 @@ class Bundle(Committed):
         format: the format it must have.
 
     Attributes:
-        head: what :func:`write` was given.
+        head: the facts given to :func:`write`.
 
     Raises:
         CheckpointError: the JSON file is missing, damaged or of another format.
@@ -36,11 +36,11 @@ class Bundle(Committed):
         super().__init__(path, format, "save it again")
 
     def array(self, part: str, mmap: bool = False) -> np.ndarray:
-        """One array, checked; memory-mapped if asked for, whatever is written to it then stays private."""
+        """Reads one array and checks it; with ``mmap`` it is mapped, and writes to it are not saved."""
         return read_array(self.file(part), CheckpointError, "c" if mmap else False)
 
     def ids(self, part: str, kind: str = "item") -> Vocabulary:
-        """One list of ids, checked; of many, those that are asked for are read when they are."""
+        """Reads one list of ids and checks it; ids of a long list are read on demand."""
         path = self.file(part)
         try:
             column = pl.read_ipc(path)["id"]
@@ -60,14 +60,14 @@ def write(
     arrays: Mapping[str, np.ndarray],
     ids: Mapping[str, Vocabulary],
 ) -> Mapping[str, Mapping[str, str]]:
-    """Writes a bundle; the one before stays whole until this one is.
+    """Writes a bundle; an earlier one at the same path stays intact until this one is complete.
 
     Args:
-        path: the JSON file; the others lie beside it.
-        format: what is written.
+        path: the JSON file; the other files go into the same directory.
+        format: the format to write.
         head: JSON-able facts.
-        arrays: by part; the names are part of file names.
-        ids: by part.
+        arrays: arrays by part; a part's name becomes part of its file's name.
+        ids: vocabularies by part.
 
     Returns:
         Name and sha256 of each file, by part.
@@ -75,10 +75,11 @@ def write(
     Raises:
         CheckpointError: the directory cannot be written.
     """
-    many = {f"{part}_order": sorted_order(v) for part, v in ids.items() if len(v) > lazily.LAZY}
-    arrays = {**arrays, **many}
+    long = {part: v for part, v in ids.items() if len(v) > mapped_ids.MAX_IN_MEMORY}
+    orders = {f"{part}_order": sorted_order(v) for part, v in long.items()}
+    all_arrays = {**arrays, **orders}
     files = {
-        **{part: (digest(a), "npy", partial(write_array, array=a)) for part, a in arrays.items()},
+        **{part: (digest(a), "npy", partial(write_array, array=a)) for part, a in all_arrays.items()},
         **{part: (v.fingerprint, "arrow", partial(write_ids, vocabulary=v)) for part, v in ids.items()},
     }
     return commit(path, format, head, files, retry="save again")

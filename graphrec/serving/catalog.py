@@ -1,4 +1,4 @@
-"""The items of a recommender: those it was made with, and those added since, kept apart."""
+"""The items of a recommender: the base items it was built with, and items added later."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from graphrec.core.errors import DataError
 from graphrec.core.topk import topk
 from graphrec.data import Interactions, Vocabulary
 from graphrec.serving import vectors
-from graphrec.serving.exact import Keys
+from graphrec.serving.exact import Keys, Rows
 from graphrec.serving.ids import MappedVocabulary
 from graphrec.serving.vectors import Vectors
 
 COPIED = 2**26
-"""Bytes of vectors that are copied when items are added, so that they are searched as one table."""
+"""Base vectors of up to this many bytes are copied when items are added, and searched as one table."""
 
 
-class Side:
-    """Some of the items, ready to be searched.
+class ItemBlock:
+    """Consecutive items, ready to be searched.
 
     Args:
         ids: their external ids.
@@ -35,7 +35,9 @@ class Side:
     """
 
     def __init__(self, ids: Vocabulary, table: Vectors, start: int) -> None:
-        self.ids, self.table, self.start = ids, table, start
+        self.ids = ids
+        self.table = table
+        self.start = start
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -47,42 +49,43 @@ class Side:
 
     @cached_property
     def keys(self) -> Keys:
-        """The vectors ``(n, d)`` as a search takes them."""
-        return vectors.keys(self.table)
+        """The vectors ``(n, d)`` as :func:`~graphrec.serving.exact.retrieve` takes them."""
+        return vectors.as_keys(self.table)
 
     @cached_property
-    def unit(self) -> tuple[Vectors, Keys]:
-        """The vectors at length one, as rows and as a search takes them."""
-        unit = vectors.unit(self.table)
-        return unit, vectors.keys(unit)
+    def unit_keys(self) -> Keys:
+        """The vectors scaled to length one, likewise."""
+        return vectors.as_keys(vectors.normalize_rows(self.table))
 
 
 class Items:
-    """All items; never changed once made, so that one thread may grow them while others search.
+    """All items of a recommender. Immutable, so that one thread may add items while others search.
 
     Args:
-        base: the items that a recommender was made with.
-        seen: known pairs of users and these items.
-        added: items added since, which nobody has; they follow ``base``.
+        base: the items that the recommender was built with.
+        seen: known pairs of users and base items.
+        added: items added later, which are in no known pair; their indices follow those of ``base``.
     """
 
-    def __init__(self, base: Side, seen: Interactions, added: Side | None = None) -> None:
-        self.base, self.seen, self.added = base, seen, added
+    def __init__(self, base: ItemBlock, seen: Interactions, added: ItemBlock | None = None) -> None:
+        self.base = base
+        self.seen = seen
+        self.added = added
 
     def __len__(self) -> int:
         return len(self.base) + (len(self.added) if self.added else 0)
 
     @property
-    def sides(self) -> tuple[Side, ...]:
-        """``base`` and, where there is one, ``added``."""
+    def blocks(self) -> tuple[ItemBlock, ...]:
+        """``base`` and, if items were added, ``added``."""
         return (self.base,) if self.added is None else (self.base, self.added)
 
     @cached_property
-    def compared(self) -> tuple[Side, ...]:
-        """What an exact search compares with: all at once, as after loading, unless that copies much."""
+    def search_blocks(self) -> tuple[ItemBlock, ...]:
+        """The blocks an exact search goes through: one of all items unless that would copy many vectors."""
         if self.added is None or getattr(self.base.table, "nbytes", 0) > COPIED:
-            return self.sides
-        return (Side(self.all_ids, self.all_vectors, 0),)
+            return self.blocks
+        return (ItemBlock(self.all_ids, self.all_vectors, 0),)
 
     @cached_property
     def all_ids(self) -> Vocabulary:
@@ -94,90 +97,87 @@ class Items:
     @cached_property
     def all_vectors(self) -> Vectors:
         """The vectors of all items ``(n_items, d)``."""
-        return self.base.table if self.added is None else vectors.stacked(self.base.table, self.added.table)
+        return self.base.table if self.added is None else vectors.stack(self.base.table, self.added.table)
 
     @cached_property
     def all_seen(self) -> Interactions:
-        """The known pairs, counting all items."""
-        known = self.seen
+        """The known pairs, over all items."""
+        seen = self.seen
         if self.added is None:
-            return known
-        return Interactions(known.users, known.items, known.n_users, len(self), name=known.name)
+            return seen
+        return Interactions(seen.users, seen.items, seen.n_users, len(self), name=seen.name)
 
     @cached_property
     def popularity(self) -> Tensor:
-        """Each base item's number of known interactions ``(1, n)``."""
-        return torch.from_numpy(self.seen.item_degree.astype(np.float32))[None]
+        """Each item's number of known interactions ``(1, n_items)``."""
+        counts = np.zeros((1, len(self)), dtype=np.float32)
+        counts[0, : len(self.base)] = self.seen.item_degree
+        return torch.from_numpy(counts)
 
-    def grown(self, ids: Vocabulary, table: Vectors) -> Items:
-        """These items and more, none of which is among them."""
+    def with_added(self, ids: Vocabulary, table: Vectors) -> Items:
+        """A copy with more items, whose ids must be new."""
         if self.added is not None:
             ids = Vocabulary([*self.added.ids.ids, *ids.ids], ids.kind)
-            table = vectors.stacked(self.added.table, table)
-        return Items(self.base, self.seen, Side(ids, table, len(self.base)))
+            table = vectors.stack(self.added.table, table)
+        return Items(self.base, self.seen, ItemBlock(ids, table, len(self.base)))
 
-    def refuse(self, ids: Vocabulary) -> None:
-        """Raises :class:`DataError` where an id is known already."""
+    def check_new(self, ids: Vocabulary) -> None:
+        """Raises :class:`DataError` if one of the ids is known already."""
         known = np.flatnonzero(self.find(ids.ids) >= 0)
         if len(known):
             raise DataError(f"item {ids[int(known[0])]!r} is known already; add only items that are new")
 
     def find(self, ids: Iterable[Any]) -> np.ndarray:
-        """Indices ``(n,) int64`` of several ids, -1 where one is unknown."""
+        """Indices ``(n,) int64`` of several ids, -1 where an id is unknown."""
         names = [str(value) for value in ids]
-        found = self.base.ids.find(names).astype(np.int64)
+        indices = self.base.ids.find(names).astype(np.int64)
         if self.added is not None:
-            later = self.added.ids.find(names).astype(np.int64)
-            found = np.where(later >= 0, later + self.added.start, found)
-        return found
+            in_added = self.added.ids.find(names).astype(np.int64)
+            indices = np.where(in_added >= 0, in_added + self.added.start, indices)
+        return indices
 
     def indices(self, ids: Iterable[Any]) -> np.ndarray:
         """Indices ``(n,) int64`` of several ids.
 
         Raises:
-            UnknownIdError: one is not known; names it.
+            UnknownIdError: an id is unknown; the message names it.
         """
         names = [str(value) for value in ids]
-        found = self.find(names)
-        strange = np.flatnonzero(found < 0)
-        if len(strange):
-            self.base.ids.index(names[strange[0]])
-        return found
+        indices = self.find(names)
+        unknown = np.flatnonzero(indices < 0)
+        if len(unknown):
+            self.base.ids.index(names[unknown[0]])  # raises
+        return indices
 
     def names(self, indices: np.ndarray) -> np.ndarray:
         """The ids at these indices, None at -1, as objects of the same shape."""
-        found = np.full(indices.shape, None, dtype=object)
-        for side in self.sides:
-            here = (indices >= side.start) & (indices < side.start + len(side))
-            if isinstance(side.ids, MappedVocabulary):
-                found[here] = side.ids.take(indices[here] - side.start)
-            else:
-                found[here] = side.names[indices[here] - side.start]
-        return found
+        names = np.full(indices.shape, None, dtype=object)
+        for block in self.blocks:
+            in_block = (indices >= block.start) & (indices < block.start + len(block))
+            rows = indices[in_block] - block.start
+            mapped = isinstance(block.ids, MappedVocabulary)
+            names[in_block] = block.ids.take(rows) if mapped else block.names[rows]
+        return names
 
-    def unit_rows(self, indices: np.ndarray) -> Any:
-        """The vectors of some items at length one ``(B, d)``, as queries."""
+    def unit_vectors(self, indices: np.ndarray) -> Rows:
+        """The vectors of some items scaled to length one ``(B, d)``, as queries."""
         if isinstance(self.base.table, np.ndarray):
             rows = np.empty((len(indices), self.base.table.shape[1]), dtype=np.float32)
-            for side in self.sides:
-                here = (indices >= side.start) & (indices < side.start + len(side))
-                rows[here] = side.table[indices[here] - side.start]
-            return torch.from_numpy(vectors.unit(rows))
-        return vectors.unit(self.all_vectors[indices])
+            for block in self.blocks:
+                in_block = (indices >= block.start) & (indices < block.start + len(block))
+                rows[in_block] = block.table[indices[in_block] - block.start]
+        else:
+            rows = self.all_vectors[indices]
+        return vectors.as_queries(vectors.normalize_rows(rows))
 
     def popular(self, k: int, only: np.ndarray | None, exclude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The items with most known interactions: scores and indices ``(at most k,)``, best first."""
-        if only is None:
-            scores = torch.nn.functional.pad(self.popularity, (0, len(self) - len(self.base)))
-            candidates = None
-        else:
-            candidates = np.setdiff1d(only, exclude)
-            held = np.where(candidates < len(self.base), candidates, -1)
-            scores = torch.where(torch.from_numpy(held) >= 0, self.popularity[:, held], 0.0)
-        wanted = min(scores.shape[1], k + (len(exclude) if only is None else 0))
+        candidates = None if only is None else np.setdiff1d(only, exclude)
+        counts = self.popularity if candidates is None else self.popularity[:, candidates]
+        wanted = min(counts.shape[1], k + (len(exclude) if candidates is None else 0))
         if not wanted:
             return np.empty(0, np.float32), np.empty(0, np.int64)
-        found, at = (t.numpy()[0] for t in topk(scores, wanted))
-        at = at if candidates is None else candidates[at]
-        kept = ~np.isin(at, exclude)
-        return found[kept][:k], at[kept][:k]
+        scores, columns = (tensor.numpy()[0] for tensor in topk(counts, wanted))
+        items = columns if candidates is None else candidates[columns]
+        kept = ~np.isin(items, exclude)
+        return scores[kept][:k], items[kept][:k]

@@ -1,4 +1,4 @@
-"""Recommendations and item embeddings as files for other programs."""
+"""Exports recommendations as Parquet and item embeddings as a FAISS index."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from typing import Any
 
 import numpy as np
 
-from graphrec.core.errors import CheckpointError, ConfigError, missing_dependency
+from graphrec.core.errors import CheckpointError, ConfigError
 from graphrec.core.files import atomic_write, sha256_file, write_bytes, write_json
 from graphrec.data import Vocabulary
+from graphrec.graphs.ivf import import_faiss
 from graphrec.serving.array_bundle import write_ids
 from graphrec.serving.vectors import Vectors
 
-BLOCK = 4096  # users answered and written at once
+BLOCK = 4096  # users recommended to and written at once
 
 
 def write_parquet(
-    path: Path, users: Sequence[str], answer: Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
+    path: Path, users: Sequence[str], recommend: Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
 ) -> None:
-    """Writes one row per user and rank, in blocks: ``user, rank, item, score``; whole or not at all.
+    """Writes one row per user and rank, in blocks: ``user, rank, item, score``; the whole file or none.
 
     Args:
         path: the file.
         users: external ids.
-        answer: gives item ids and scores ``(B, k)`` of some of the users; None ends a short row.
+        recommend: returns item ids and scores ``(B, k)`` for some of the users; scores of ``-inf`` fill up.
 
     Raises:
         CheckpointError: the file cannot be written.
@@ -49,7 +50,7 @@ def write_parquet(
         with atomic_write(path) as file, pq.ParquetWriter(file, schema) as writer:
             for start in blocks:
                 part = np.array(users[start : start + BLOCK], dtype=object)
-                ids, scores = answer(users[start : start + BLOCK])
+                ids, scores = recommend(users[start : start + BLOCK])
                 row, column = np.nonzero(scores > -np.inf)
                 columns = (part[row], (column + 1).astype(np.int32), ids[row, column], scores[row, column])
                 arrays = [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)]
@@ -60,18 +61,18 @@ def write_parquet(
         ) from cause
 
 
-def dense(table: Vectors, meta: Mapping[str, Any]) -> np.ndarray:
-    """The vectors themselves, if they are dense.
+def require_dense(vectors: Vectors, meta: Mapping[str, Any]) -> np.ndarray:
+    """The vectors, if they are dense.
 
     Raises:
         ConfigError: they are sparse.
     """
-    if isinstance(table, np.ndarray):
-        return table
-    n, d = table.shape
+    if isinstance(vectors, np.ndarray):
+        return vectors
+    n, d = vectors.shape
     raise ConfigError(
-        f"the item vectors of {meta.get('model', 'this model')} are sparse, and FAISS indexes "
-        f"dense ones, of which {n:,} x {d:,} would be {4 * n * d / 2**30:,.1f} GiB; write "
+        f"the item vectors of {meta.get('model', 'this model')} are sparse, but FAISS indexes "
+        f"dense ones, which at {n:,} x {d:,} would take {4 * n * d / 2**30:,.1f} GiB; write "
         "recommendations instead (export), or use a model with dense embeddings, such as lightgcn"
     )
 
@@ -82,17 +83,14 @@ def write_faiss(path: Path, items: Vocabulary, vectors: np.ndarray, meta: Mappin
     Args:
         path: directory to create.
         items: external ids.
-        vectors: their embeddings ``(n_items, d) float32``.
-        meta: recorded in ``index.json``.
+        vectors: item embeddings ``(n_items, d) float32``.
+        meta: JSON-able facts to record in ``index.json``.
 
     Raises:
         MissingDependencyError: faiss is not installed (extra ``ann``).
         CheckpointError: the directory cannot be written.
     """
-    try:
-        import faiss
-    except ImportError as cause:
-        raise missing_dependency("faiss-cpu", "ann") from cause
+    faiss = import_faiss()
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(np.ascontiguousarray(vectors))
     try:

@@ -1,8 +1,8 @@
-"""Recommendations for histories: by item weights, or by the module that a model answers queries with."""
+"""Recommendations for histories: query vectors from item weights or an encoder, or a generator's lists."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,18 +14,19 @@ from graphrec.graphs import sparse
 from graphrec.serving.array_bundle import Bundle
 from graphrec.serving.catalog import Items
 from graphrec.serving.exact import Rows
+from graphrec.serving.query import TopK, empty_topk
 
 if TYPE_CHECKING:
     from graphrec.models.base import Ranker
     from graphrec.models.capabilities import QueryModule
 
 BLOCK = 256
-"""Histories that a module answers at once."""
-STATE = "module_{}"
+"""Histories given to a module at once."""
+STATE_PART = "module_{}"
 
 
 def query_module(model: Ranker) -> QueryModule | None:
-    """A copy, on the CPU, of the module that a model answers queries with; None if it needs none.
+    """A copy, on the CPU, of a model's encoder or generator; None if the model has neither.
 
     Raises:
         ConfigError: the model has no name to load the module by, or names another class than the module's.
@@ -40,34 +41,34 @@ def query_module(model: Ranker) -> QueryModule | None:
             f"{model.capability}_class to load the {model.capability} again; found name={model.name!r}, "
             f"{model.capability}_class={expected!r} and a {type(module).__name__}"
         )
-    copied = type(module)(**module.arguments)
-    copied.load_state_dict({key: value.detach().cpu() for key, value in module.state_dict().items()})
-    return copied.eval().requires_grad_(False)
+    module_copy = type(module)(**module.arguments)
+    module_copy.load_state_dict({key: value.detach().cpu() for key, value in module.state_dict().items()})
+    return module_copy.eval().requires_grad_(False)
 
 
-def described(
+def module_to_saved(
     module: QueryModule | None, capability: str, meta: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What the head of a saved recommender records of its capability, and the arrays of its module."""
+    """Entries of a saved recommender's head for its capability, and the arrays of its module."""
     if capability == "embeddings":
         return {}, {}
     if module is None:
         return {"capability": capability}, {}
     state = module.state_dict()
-    arrays = {STATE.format(n): value.numpy() for n, value in enumerate(state.values())}
+    arrays = {STATE_PART.format(n): value.numpy() for n, value in enumerate(state.values())}
     facts = {"model": meta["model"], "arguments": module.arguments, "state": list(state)}
     return {"capability": capability, "module": facts}, arrays
 
 
-def restored(saved: Bundle) -> tuple[str, QueryModule | None]:
-    """Capability and module of a saved recommender.
+def module_from_saved(saved: Bundle) -> tuple[str, QueryModule | None]:
+    """The capability and the module that were saved by :func:`module_to_saved`.
 
     Raises:
-        CheckpointError: the capability is not known, or the module does not fit the class that its model has
-            now.
+        CheckpointError: the capability is unknown, or the module does not fit the present class of its model.
         ConfigError: its model is not registered here.
     """
-    capability, facts = saved.head.get("capability", "embeddings"), saved.head.get("module")
+    capability = saved.head.get("capability", "embeddings")
+    facts = saved.head.get("module")
     if capability == "embeddings":
         return capability, None
     from graphrec.models import model as model_class
@@ -77,70 +78,66 @@ def restored(saved: Bundle) -> tuple[str, QueryModule | None]:
         raise CheckpointError(f"{saved.path}: capability {capability!r} is not one of {CAPABILITIES}")
     if facts is None:
         return capability, None
-    found = getattr(model_class(facts["model"]), f"{capability}_class", None)
-    if found is None:
+    module_class = getattr(model_class(facts["model"]), f"{capability}_class", None)
+    if module_class is None:
         raise CheckpointError(
             f"{saved.path}: model {facts['model']!r} is no {capability} here; train and save it again"
         )
     try:
-        module: QueryModule = found(**facts["arguments"])
+        module: QueryModule = module_class(**facts["arguments"])
         module.load_state_dict(
             {
-                key: torch.from_numpy(np.array(saved.array(STATE.format(n))))
+                key: torch.from_numpy(np.array(saved.array(STATE_PART.format(n))))
                 for n, key in enumerate(facts["state"])
             }
         )
     except (TypeError, RuntimeError) as cause:
         raise CheckpointError(
-            f"{saved.path}: the {capability} of {facts['model']!r} does not fit its class {found.__name__} "
-            f"({cause}); train and save it again"
+            f"{saved.path}: the {capability} of {facts['model']!r} does not fit its class "
+            f"{module_class.__name__} ({cause}); train and save it again"
         ) from cause
     return capability, module.eval().requires_grad_(False)
 
 
-def given(history: Iterable[Any]) -> tuple[list[list[Any]], bool]:
-    """Histories as lists of ids, and whether one history was given by itself."""
+def as_histories(history: Iterable[Any]) -> tuple[list[list[Any]], bool]:
+    """Histories as lists of ids, and whether ``history`` is a single history rather than one per user."""
     if isinstance(history, str):
         raise ConfigError(f"history={history!r}; expected item ids, such as [{history!r}]")
     outer = list(history)
-    nested = [not isinstance(one, str) and isinstance(one, Iterable) for one in outer]
+    nested = [not isinstance(entry, str) and isinstance(entry, Iterable) for entry in outer]
     if any(nested) and not all(nested):
-        raise ConfigError(f"history={outer!r}; expected item ids, or one list of item ids a user")
-    return ([list(one) for one in outer], False) if any(nested) else ([outer], True)
+        raise ConfigError(f"history={outer!r}; expected item ids, or one list of item ids per user")
+    return ([list(entry) for entry in outer], False) if any(nested) else ([outer], True)
 
 
-def encoded(
+def encode_histories(
     capability: str, module: QueryModule | None, items: Items, query: Query, meta: Mapping[str, Any]
 ) -> Rows:
-    """Vectors of histories, to be compared with those of items.
+    """Query vectors ``(B, d)`` of histories, to be compared with item vectors.
 
     Args:
-        capability: of the recommender.
-        module: of an encoder.
-        items: of the recommender.
-        query: with histories of base items.
-        meta: of the recommender, for messages.
+        capability: capability of the recommender.
+        module: its encoder, if it has one.
+        items: its items.
+        query: histories of base items, and users if they are known.
+        meta: facts about the recommender, for messages.
 
     Raises:
-        ConfigError: the recommender cannot answer histories.
+        ConfigError: the recommender cannot take histories.
     """
-    assert query.histories is not None
     if capability == "item_weights":
+        assert query.histories is not None
         return sparse.history_matrix(query.histories, len(items.base))
     if module is None or capability != "encoder":
         raise ConfigError(
             f"the model of this recommender ({meta.get('model', 'unknown')}) looks users up and cannot "
             "answer a history; ask for known users, or use a model with item weights (itemknn) or an encoder"
         )
-    parts = []
     with torch.no_grad():
-        for rows in np.array_split(np.arange(len(query)), range(BLOCK, len(query), BLOCK)):
-            users = None if query.users is None else query.users[rows]
-            parts.append(module(Query(users, query.histories.take(rows))).float())
-    return torch.cat(parts)
+        return torch.cat([module(part).float() for _, part in _query_blocks(query)])
 
 
-def generated(
+def generate_lists(
     module: QueryModule | None,
     items: Items,
     query: Query,
@@ -148,33 +145,37 @@ def generated(
     hidden: Sequence[np.ndarray],
     only: np.ndarray | None,
     exclude: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and indices ``(B, k)`` of lists that a generator searches for.
+) -> TopK:
+    """Scores and indices ``(B, k)`` of the lists that a generator produces.
 
     Args:
         module: the generator.
-        items: of the recommender; those added since cannot be generated.
-        query: with histories of base items.
+        items: the recommender's items; those added later cannot be generated.
+        query: histories of base items, and users if they are known.
         k: length of the lists.
-        hidden: items each list must not hold, one array a row.
-        only: items to choose among; None: all.
-        exclude: items no list may hold.
+        hidden: for each row, indices of the items left out of its list.
+        only: indices of the items to choose among; None: all.
+        exclude: indices of items left out of all lists.
     """
-    assert query.histories is not None
     assert module is not None
     n_base = len(items.base)
-    scores = np.full((len(query), k), -np.inf, dtype=np.float32)
-    found = np.full((len(query), k), -1, dtype=np.int64)
+    scores, found = empty_topk(len(query), k)
     common = np.ones(n_base, dtype=bool) if only is None else np.isin(np.arange(n_base), only)
     common[exclude[exclude < n_base]] = False
     with torch.no_grad():
-        for rows in np.array_split(np.arange(len(query)), range(BLOCK, len(query), BLOCK)):
+        for rows, part in _query_blocks(query):
             allowed = np.tile(common, (len(rows), 1))
-            for at, row in enumerate(rows):
-                allowed[at, hidden[row][hidden[row] < n_base]] = False
-            users = None if query.users is None else query.users[rows]
-            part = Query(users, query.histories.take(rows))
+            for position, row in enumerate(rows):
+                allowed[position, hidden[row][hidden[row] < n_base]] = False
             lists = module.generate(part, k, torch.from_numpy(allowed))  # type: ignore[operator]
             found[rows] = lists.items.numpy()
             scores[rows] = np.where(lists.items.numpy() < 0, -np.inf, lists.scores.numpy())
     return scores, found
+
+
+def _query_blocks(query: Query) -> Iterator[tuple[np.ndarray, Query]]:
+    """Yields blocks of at most :data:`BLOCK` histories, each with its row numbers."""
+    assert query.histories is not None
+    for rows in np.array_split(np.arange(len(query)), range(BLOCK, len(query), BLOCK)):
+        users = None if query.users is None else query.users[rows]
+        yield rows, Query(users, query.histories.take(rows))

@@ -1,4 +1,4 @@
-"""Ids that stay in their file: millions are opened at once, and what is asked for is read when it is."""
+"""Vocabularies that stay in their file, so that millions of ids are opened at once and read on demand."""
 
 from __future__ import annotations
 
@@ -14,25 +14,27 @@ from graphrec.core.errors import UnknownIdError
 from graphrec.core.files import digest
 from graphrec.data import Vocabulary
 
-LAZY = 100_000
-"""More ids than this stay in their file."""
+MAX_IN_MEMORY = 100_000
+"""Vocabularies of more ids than this stay in their file."""
 
 
 class MappedVocabulary(Vocabulary):
     """A vocabulary over a memory-mapped column; an id is found by binary search among the sorted ones.
 
     Args:
-        column: the ids ``(n,)`` in order, unique; they were checked when they were written.
+        column: the ids ``(n,)`` in order, unique; they were checked when written.
         order: their indices ``(n,) int32``, sorted by id.
-        kind: what they name, for messages.
+        kind: node type, for messages.
     """
 
     def __init__(self, column: pl.Series, order: np.ndarray, kind: str = "item") -> None:
-        self.kind, self._column, self._order = kind, column, order
+        self.kind = kind
+        self._column = column
+        self._order = order
 
     @cached_property
     def ids(self) -> tuple[str, ...]:  # type: ignore[override]
-        """All ids; takes the time and the memory that the rest of this class saves."""
+        """All ids; reads the whole column into memory."""
         return tuple(self._column.to_list())
 
     def __len__(self) -> int:
@@ -46,7 +48,7 @@ class MappedVocabulary(Vocabulary):
 
     @cached_property
     def fingerprint(self) -> str:
-        """As of any vocabulary with these ids."""
+        """Hex sha256 of the ids in order, as for any vocabulary."""
         return digest("vocabulary", "\0".join(self._column.to_list()))
 
     def index(self, value: Any, *_: Any) -> int:
@@ -55,12 +57,12 @@ class MappedVocabulary(Vocabulary):
         Raises:
             UnknownIdError: the id is not in the vocabulary.
         """
-        found = self._find(str(value))
-        if found < 0:
+        position = self._find(str(value))
+        if position < 0:
             raise UnknownIdError(
                 f"{self.kind} {str(value)!r} is not among the {len(self):,} known {self.kind}s."
             )
-        return found
+        return position
 
     def find(self, values: Iterable[Any]) -> np.ndarray:
         """Indices ``(n,) int32`` of several ids, ``-1`` where an id is unknown."""
@@ -68,17 +70,17 @@ class MappedVocabulary(Vocabulary):
 
     def take(self, indices: Iterable[int]) -> list[str]:
         """The ids at the given indices."""
-        found: list[str] = self._column.gather(np.asarray(list(indices), dtype=np.int64)).to_list()
-        return found
+        ids: list[str] = self._column.gather(np.asarray(list(indices), dtype=np.int64)).to_list()
+        return ids
 
     def _find(self, value: str) -> int:
+        """Index of one id, -1 if it is unknown."""
         # UTF-8 sorts as Python compares: by code point.
-        column, order = self._column, self._order
-        at = bisect_left(range(len(order)), value, key=lambda i: column[int(order[i])])
-        if at == len(order):
+        place = bisect_left(self._order, value, key=lambda index: self._column[int(index)])
+        if place == len(self._order):
             return -1
-        index = int(order[at])
-        return index if column[index] == value else -1
+        index = int(self._order[place])
+        return index if self._column[index] == value else -1
 
 
 def sorted_order(vocabulary: Vocabulary) -> np.ndarray:

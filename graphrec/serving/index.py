@@ -1,4 +1,4 @@
-"""The index of a saved recommender: one part to recommend by, one to find similar items by."""
+"""The index of a saved recommender: lists for recommendations and lists for similar items."""
 
 from __future__ import annotations
 
@@ -6,27 +6,26 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from graphrec.serving import ivf
+from graphrec.serving import ivf, vectors
 from graphrec.serving.ivf import Facts, Lists, Part
 
 FOLDER = "index"
 
 
 class Index(NamedTuple):
-    """An index opened for searching.
+    """An index opened for search.
 
     Attributes:
-        lists: for ``"recommend"`` and, if built, ``"similar"``.
+        lists: by task: ``"recommend"`` and, if built, ``"similar"``.
     """
 
     lists: dict[str, Lists]
 
     @property
     def facts(self) -> dict[str, Facts]:
-        """What is known of each."""
-        return {what: lists.facts for what, lists in self.lists.items()}
+        """Size and measured recall of the lists, by task."""
+        return {task: lists.facts for task, lists in self.lists.items()}
 
 
 def build_index(
@@ -43,15 +42,15 @@ def build_index(
     """Builds and opens an index; see :meth:`graphrec.Recommender.build_index`.
 
     Args:
-        folder: the saved recommender's.
+        folder: directory of the saved recommender.
         items: vectors ``(n_items, d) float32``.
         users: vectors ``(n_users, d) float32``.
         vectors_sha256: sha256 of the file of the item vectors.
-        recall: wanted share of the ``k`` best.
+        recall: share of the ``k`` best items that a search should find.
         k: see ``recall``.
-        lists: how many; None: by the number of items.
-        similar: whether to find similar items, too.
-        seed: of everything drawn.
+        lists: number of lists; None: chosen by the number of items.
+        similar: build lists for similar items, too.
+        seed: seed of all random draws.
     """
     parts = _parts(items, users)
     if not similar:
@@ -66,16 +65,16 @@ def open_index(
     """The index of a saved recommender.
 
     Args:
-        folder: the saved recommender's.
+        folder: directory of the saved recommender.
         items: vectors ``(n_items, d) float32``.
         users: vectors ``(n_users, d) float32``.
         vectors_sha256: sha256 of the file of the item vectors.
 
     Returns:
-        None if there is none, or one for other vectors: a recommender saved over another must load.
+        None if there is no index or it is of other vectors, as after saving a recommender over another.
 
     Raises:
-        CheckpointError: it is damaged, or of an earlier format and cannot be written anew.
+        CheckpointError: it is damaged, or of an earlier format and cannot be upgraded.
         MissingDependencyError: faiss is not installed (extra ``ann``).
     """
     if vectors_sha256 is None or not (folder / FOLDER / ivf.HEAD).exists():
@@ -85,18 +84,17 @@ def open_index(
 
 
 def _parts(items: np.ndarray, users: np.ndarray) -> dict[str, Part]:
-    """What lists are built for: items to recommend to users, and items to compare with items by cosine."""
+    """The parts of an index: items searched by users, and items searched by items with the cosine."""
 
     def draw_users(n: int, rng: np.random.Generator) -> np.ndarray:
         return np.asarray(users[_draw(len(users), n, rng)])
 
     def draw_items(n: int, rng: np.random.Generator) -> np.ndarray:
-        rows = torch.from_numpy(np.array(items[_draw(len(items), n, rng)]))
-        return np.asarray(torch.nn.functional.normalize(rows, dim=1).numpy())
+        return np.asarray(vectors.normalize_rows(items[_draw(len(items), n, rng)]))
 
     return {"recommend": Part(items, draw_users), "similar": Part(items, draw_items, unit=True)}
 
 
 def _draw(n: int, most: int, rng: np.random.Generator) -> np.ndarray:
-    """Up to ``most`` of ``n`` rows, in a random order."""
+    """Indices of up to ``most`` of ``n`` rows, in random order."""
     return rng.permutation(n)[:most] if n < 2**20 else rng.choice(n, most, replace=False, shuffle=True)

@@ -1,9 +1,9 @@
-"""The best items for queries, by comparing with all or with those in the nearest lists of an index."""
+"""The best items for query vectors, by exact search over all items or approximate search in an index."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,102 +13,113 @@ from graphrec.core.topk import merge_topk
 from graphrec.serving.exact import Keys, Rows, retrieve
 from graphrec.serving.ivf import Lists
 
-WIDEST = 2**14  # answers asked of an index at most
+WIDEST = 2**14  # most items requested of an index for one query
 BLOCK = 1024  # queries searched at once
-Pairs = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""For some of the queries, by position, what they must not be answered with: positions among them, ascending,
-and item indices, ascending for each."""
-Found = tuple[np.ndarray, np.ndarray]
-"""Scores ``(B, k) float32`` descending, then ``-inf``; items ``(B, k) int64``, then -1."""
+HiddenPairs = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""Takes positions of queries ``(b,)``; returns the pairs to leave out of their results: positions in that
+argument, ascending, and item indices, ascending for each position."""
+TopK = tuple[np.ndarray, np.ndarray]
+"""Scores ``(B, k) float32``, descending, and item indices ``(B, k) int64``; unused places at the end have the
+score ``-inf`` and the item -1."""
 
 
-class Question(NamedTuple):
-    """What is asked of the items.
+class SearchRequest(NamedTuple):
+    """Query vectors and the items that they may be answered with.
 
     Attributes:
-        queries: ``(B, d)``.
-        k: how many items each gets.
-        hidden: see :data:`Pairs`.
-        only: indices of the items to answer with, ascending; None: all.
-        exclude: indices of items not to answer with, ascending.
+        queries: query vectors ``(B, d)``.
+        k: number of items per query.
+        hidden_pairs: see :data:`HiddenPairs`.
+        only: indices of the items allowed in results, ascending; None: all.
+        exclude: indices of the items left out of all results, ascending.
     """
 
     queries: Rows
     k: int
-    hidden: Pairs
+    hidden_pairs: HiddenPairs
     only: np.ndarray | None
     exclude: np.ndarray
 
 
-def exactly(asked: Question, sides: Sequence[tuple[int, int, Keys]]) -> Found:
+def empty_topk(n_queries: int, k: int) -> TopK:
+    """Results without any item."""
+    return np.full((n_queries, k), -np.inf, dtype=np.float32), np.full((n_queries, k), -1, dtype=np.int64)
+
+
+def search_exact(
+    request: SearchRequest, blocks: Iterable[tuple[int, Keys]], best: TopK | None = None
+) -> TopK:
     """Compares every query with every item.
 
     Args:
-        asked: the question.
-        sides: index of the first item, number of items and their vectors ``(n, d)``, of consecutive items.
+        request: what to search for.
+        blocks: index of the first item and item vectors ``(n, d)`` of blocks of consecutive items, in order.
+        best: results from items that come before these.
 
     Returns:
-        Among equal scores the item with the lowest index comes first.
+        The best items; among equal scores the item with the lowest index comes first.
     """
-    n_queries = asked.queries.shape[0]
-    best = torch.empty(n_queries, 0), torch.empty(n_queries, 0, dtype=torch.int64)
-    for start, n, keys in sides:
-        best = merge_topk(best, _of_side(asked, start, n, keys), asked.k)
-    return _filled(best[0].numpy(), best[1].numpy(), asked.k)
+    scores, items = best or empty_topk(request.queries.shape[0], request.k)
+    merged = torch.from_numpy(scores), torch.from_numpy(items)
+    for start, keys in blocks:
+        merged = merge_topk(merged, _search_block(request, start, keys), request.k)
+    return merged[0].numpy(), merged[1].numpy()
 
 
-def _of_side(asked: Question, start: int, n: int, keys: Keys) -> tuple[Tensor, Tensor]:
-    """The best of consecutive items."""
+def _search_block(request: SearchRequest, start: int, keys: Keys) -> tuple[Tensor, Tensor]:
+    """The best of consecutive items with the vectors ``keys``, the first of which has the index ``start``."""
+    n = keys.shape[0]
     candidates = None
-    if asked.only is not None:
-        some = np.setdiff1d(asked.only, asked.exclude, assume_unique=True) - start
-        candidates = some[(some >= 0) & (some < n)]
-        keys, n = keys[candidates], len(candidates)
-    excluded = asked.exclude - start
-    excluded = excluded[(excluded >= 0) & (excluded < n)] if candidates is None else excluded[:0]
+    excluded = request.exclude - start
+    excluded = excluded[(excluded >= 0) & (excluded < n)]
+    if request.only is not None:
+        allowed = np.setdiff1d(request.only, request.exclude, assume_unique=True) - start
+        candidates = allowed[(allowed >= 0) & (allowed < n)]
+        excluded = excluded[:0]
+        keys = keys[candidates]
+        n = len(candidates)
 
     def mask(first: int, scores: Tensor) -> None:
-        row, item = asked.hidden(np.arange(first, first + len(scores)))
-        item = item - start
-        if candidates is not None:
-            at = np.searchsorted(candidates, item)
-            here = (at < n) & (candidates[np.minimum(at, max(0, n - 1))] == item) if n else at < 0
-            item = at
+        row, item = request.hidden_pairs(np.arange(first, first + len(scores)))
+        column = item - start
+        if candidates is None:
+            in_block = (column >= 0) & (column < n)
         else:
-            here = (item >= 0) & (item < n)
-        scores[row[here], item[here]] = -torch.inf
+            item = column
+            column = np.searchsorted(candidates, item)
+            in_block = (column < n) & (candidates[np.minimum(column, n - 1)] == item)
+        scores[row[in_block], column[in_block]] = -torch.inf
         scores[:, excluded] = -torch.inf
 
-    found, at = retrieve(asked.queries, keys, min(asked.k, n), mask)
-    indices = at.numpy() if candidates is None else candidates[at.numpy()]
-    return found, torch.from_numpy(indices + start).masked_fill_(found == -torch.inf, -1)
+    scores, columns = retrieve(request.queries, keys, min(request.k, n), mask)
+    items = columns.numpy() if candidates is None else candidates[columns.numpy()]
+    return scores, torch.from_numpy(items + start).masked_fill_(scores == -torch.inf, -1)
 
 
-def approximately(asked: Question, lists: Lists) -> tuple[Found, np.ndarray]:
+def search_approximate(request: SearchRequest, lists: Lists) -> tuple[TopK, np.ndarray]:
     """Compares every query with the items in the lists nearest to it.
 
-    A query is answered from its first ``probes`` lists or, where these hold fewer than ``k`` items it may
-    get, from twice as many, and so on. What else is asked at once does not matter.
+    A query is answered from its first ``probes`` lists or, where these hold fewer than ``k`` allowed items,
+    from twice as many, and so on. The result for a query does not depend on the other queries.
 
     Args:
-        asked: the question; ``only`` is None.
+        request: what to search for; ``only`` must be None.
         lists: the index.
 
     Returns:
-        What was found, and positions of queries that an index is of no use to: more than :data:`WIDEST` items
-        are asked for, hidden or tied.
+        The best items, and positions of the queries that need an exact search because more than
+        :data:`WIDEST` items are requested, hidden or tied.
     """
-    queries, k = asked.queries, asked.k
-    scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-    items = np.full((len(queries), k), -1, dtype=np.int64)
+    queries, k = request.queries, request.k
+    scores, items = empty_topk(len(queries), k)
     unanswered: list[np.ndarray] = []
     facts = lists.facts
     blocks = np.array_split(np.arange(len(queries)), range(BLOCK, len(queries), BLOCK))
-    work: list[tuple[np.ndarray, int, int]] = []  # queries, how many items to ask for, in how many lists
+    work: list[tuple[np.ndarray, int, int]] = []  # queries, number of items to request, number of lists
     for block in blocks:
-        hidden = np.bincount(asked.hidden(block)[0], minlength=1).max() + len(asked.exclude)
-        # One more than wanted shows whether the last place is contested. Few of those hidden rank so high.
-        work.append((block, k + 1 + int(min(hidden, k + 30)), min(facts.probes, facts.lists)))
+        n_hidden = np.bincount(request.hidden_pairs(block)[0], minlength=1).max() + len(request.exclude)
+        # One more than wanted shows whether the last place is contested. Few hidden items rank so high.
+        work.append((block, k + 1 + int(min(n_hidden, k + 30)), min(facts.probes, facts.lists)))
     while work:
         rows, width, probes = work.pop()
         width = min(width, facts.items)
@@ -117,43 +128,30 @@ def approximately(asked: Question, lists: Lists) -> tuple[Found, np.ndarray]:
         if width > WIDEST:
             unanswered.append(rows)
             continue
-        found, at = lists.search(queries[rows], width, probes)
-        dropped = _among(asked, rows, at) | (at < 0)
-        order = np.argsort(dropped, axis=1, kind="stable")[:, :k]
-        best = np.where(dropped, np.float32(-np.inf), found)
-        best, chosen = np.take_along_axis(best, order, 1), np.take_along_axis(at, order, 1)
-        enough = (~dropped).sum(1) >= k
-        whole = (at[:, -1] < 0) | (width == facts.items)  # the lists hold no more
-        settled = whole | (enough & (best[:, -1] > found[:, -1]))  # and no equal score was left out
-        done = settled & (enough | (probes == facts.lists))
-        scores[rows[done], : best.shape[1]] = best[done]
-        items[rows[done], : best.shape[1]] = np.where(np.isneginf(best[done]), -1, chosen[done])
-        work.append((rows[~settled], 4 * width, probes))
-        work.append((rows[settled & ~done], width, min(2 * probes, facts.lists)))
+        near_scores, near_items = lists.search(queries[rows], width, probes)
+        hidden = _is_hidden(request, rows, near_items) | (near_items < 0)
+        order = np.argsort(hidden, axis=1, kind="stable")[:, :k]
+        best = np.take_along_axis(np.where(hidden, np.float32(-np.inf), near_scores), order, 1)
+        best_items = np.take_along_axis(near_items, order, 1)
+        enough = (~hidden).sum(1) >= k
+        exhausted = (near_items[:, -1] < 0) | (width == facts.items)  # the lists hold no more
+        complete = exhausted | (enough & (best[:, -1] > near_scores[:, -1]))  # no equal score was cut off
+        final = complete & (enough | (probes == facts.lists))
+        scores[rows[final], : best.shape[1]] = best[final]
+        items[rows[final], : best.shape[1]] = np.where(np.isneginf(best[final]), -1, best_items[final])
+        work.append((rows[~complete], 4 * width, probes))
+        work.append((rows[complete & ~final], width, min(2 * probes, facts.lists)))
     return (scores, items), np.sort(np.concatenate([*unanswered, np.empty(0, dtype=np.int64)]))
 
 
-def _among(asked: Question, rows: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Which of the found items ``(b, w)`` are hidden from their query or excluded."""
-    dropped = np.isin(at, asked.exclude) if len(asked.exclude) else np.zeros(at.shape, dtype=bool)
-    row, item = asked.hidden(rows)
+def _is_hidden(request: SearchRequest, rows: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """Whether each of the items ``(b, w)`` is excluded or hidden from the query of its row ``(b,)``."""
+    hidden = np.isin(items, request.exclude) if len(request.exclude) else np.zeros(items.shape, dtype=bool)
+    row, item = request.hidden_pairs(rows)
     if len(row):
-        base = int(max(item.max(), at.max())) + 2  # so that the -1 of no item meets nothing
-        known = row.astype(np.int64) * base + item  # ascending
-        sought = np.arange(len(rows))[:, None] * base + at
-        place = np.minimum(np.searchsorted(known, sought), len(known) - 1)
-        dropped |= known[place] == sought
-    return dropped
-
-
-def merged(one: Found, other: Found, k: int) -> Found:
-    """The best of two answers; ``other`` is about items that come later."""
-    first, second = ((torch.from_numpy(scores), torch.from_numpy(items)) for scores, items in (one, other))
-    scores, items = (tensor.numpy() for tensor in merge_topk(first, second, k))
-    return _filled(scores, np.where(np.isneginf(scores), -1, items), k)
-
-
-def _filled(scores: np.ndarray, items: np.ndarray, k: int) -> Found:
-    """Answers ``(B, k)``, of ones that may be shorter."""
-    short: dict[str, Any] = {"pad_width": ((0, 0), (0, k - scores.shape[1]))}
-    return np.pad(scores, **short, constant_values=-np.inf), np.pad(items, **short, constant_values=-1)
+        base = int(max(item.max(), items.max())) + 2  # keeps the -1 of "no item" apart from every pair
+        hidden_keys = row.astype(np.int64) * base + item  # ascending
+        keys = np.arange(len(rows))[:, None] * base + items
+        place = np.minimum(np.searchsorted(hidden_keys, keys), len(hidden_keys) - 1)
+        hidden |= hidden_keys[place] == keys
+    return hidden

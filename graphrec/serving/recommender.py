@@ -1,13 +1,14 @@
-"""Recommendations by external id, from a file that needs neither the dataset nor the model.
+"""Recommendations by external id, from files that need neither the dataset nor the model.
 
-A :class:`Recommender` holds the final embeddings of a trained ranker, the ids, what each user has already
-and, for models that can place new items by their content, the content vectors of the items it was trained on.
+A :class:`Recommender` holds the final embeddings of a trained ranker, the external ids, the known pairs of
+users and items and, for models with a cold-start rule, the content vectors of the items it was trained on.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -18,28 +19,30 @@ from graphrec.core.errors import CheckpointError, ConfigError
 from graphrec.data import Dataset, Histories, Interactions, Query, Vocabulary
 from graphrec.models.base import ColdStartRule, Features, Ranker
 from graphrec.serving import array_bundle, histories, vectors
-from graphrec.serving.catalog import Items, Side
-from graphrec.serving.export import dense, write_faiss, write_parquet
+from graphrec.serving.catalog import ItemBlock, Items
+from graphrec.serving.export import require_dense, write_faiss, write_parquet
 from graphrec.serving.index import Index, build_index, open_index
-from graphrec.serving.ivf import Facts
+from graphrec.serving.ivf import Facts, Lists
 from graphrec.serving.placement import (
     ContentVectors,
-    described,
-    place,
-    restored,
+    embed_new_items,
+    modality_dims,
+    require_rule,
+    rule_from_saved,
+    rule_to_saved,
     trained_content,
     upgrade_rule,
-    usable,
-    widths,
 )
+from graphrec.serving.query import empty_topk
 from graphrec.serving.recommend import (
+    NO_ITEMS,
     Search,
-    recommended,
-    recommended_for,
-    searched,
-    several,
-    similar,
-    whole,
+    as_list,
+    check_k,
+    choose_lists,
+    recommend_by_vectors,
+    recommend_to_users,
+    similar_by_index,
 )
 from graphrec.serving.vectors import Vectors
 
@@ -51,19 +54,19 @@ HEAD = "recommender.json"
 
 
 class Recommender:
-    """External ids in, external ids and scores out.
+    """Recommends items to users by external id.
 
-    Use :meth:`from_model` or :meth:`load` to make one. The arguments are attributes, too.
+    Use :meth:`from_model` or :meth:`load` to create one. The arguments are attributes, too.
 
     Args:
         users: external user ids.
         items: external item ids.
         user_vectors: ``(n_users, d) float32``, an array or a sparse matrix of rows.
         item_vectors: ``(n_items, d) float32``, likewise; a score is the inner product.
-        seen: pairs that are not recommended again; they also count an item's popularity.
-        rule: how new items are placed, or None.
-        content: by modality, the vectors that new items are compared with; empty if there are none.
-        meta: where it comes from: model, dataset and its fingerprint. JSON-able.
+        seen: known pairs, which are not recommended again; an item's popularity is its number of pairs.
+        rule: cold-start rule that gives new items their embeddings, or None.
+        content: by modality, the content vectors that new items are compared with; may be empty.
+        meta: JSON-able facts: names of the model and the dataset, and the dataset's fingerprint.
         capability: how the model answers queries, see :mod:`graphrec.models.capabilities`.
         module: the encoder or generator of a model that has one.
     """
@@ -81,16 +84,20 @@ class Recommender:
         capability: str = "embeddings",
         module: QueryModule | None = None,
     ) -> None:
-        self.capability, self.module = capability, module
-        self.users, self.user_vectors, self.rule = users, user_vectors, rule
-        self.content, self.meta = dict(content or {}), dict(meta or {})
-        self._items = Items(Side(items, item_vectors, 0), seen)
+        self.capability = capability
+        self.module = module
+        self.users = users
+        self.user_vectors = user_vectors
+        self.rule = rule
+        self.content = dict(content or {})
+        self.meta = dict(meta or {})
+        self._items = Items(ItemBlock(items, item_vectors, 0), seen)
         self._index: Index | None = None
-        self._recorded: str | None = None  # sha256 of the file that the item vectors are in
+        self._vectors_sha256: str | None = None  # of the file of the item vectors, once saved or loaded
 
     @property
     def items(self) -> Vocabulary:
-        """External ids, with those added."""
+        """External ids of all items, with added ones."""
         return self._items.all_ids
 
     @property
@@ -100,30 +107,30 @@ class Recommender:
 
     @property
     def seen(self) -> Interactions:
-        """Pairs that are not recommended again."""
+        """Known pairs, which are not recommended again."""
         return self._items.all_seen
 
     @property
     def n_items(self) -> int:
-        """The number of items, which costs less than ``len(items)`` where some were added."""
+        """The number of items; faster than ``len(items)`` after items were added."""
         return len(self._items)
 
     @property
     def modalities(self) -> dict[str, int]:
-        """Content that :meth:`add_items` takes: modality -> length of its vectors; empty if it takes none."""
-        return widths(self.rule, self.content)
+        """Modality -> length of the vectors that :meth:`add_items` takes; empty if it cannot add items."""
+        return modality_dims(self.rule, self.content)
 
     @property
     def index(self) -> Mapping[str, Facts] | None:
-        """What is known of the index, for ``"recommend"`` and perhaps ``"similar"``; None without one."""
+        """Size and recall of the index, by ``"recommend"`` and, if built, ``"similar"``; None without one."""
         return None if self._index is None else self._index.facts
 
     def __repr__(self) -> str:
-        n, d = len(self._items), self._items.base.table.shape[1]
-        what = ", ".join(filter(None, [self.meta.get("model"), self.meta.get("dataset")]))
-        return f"Recommender({what or 'vectors'}: {len(self.users):,} users, {n:,} items, dim {d})"
+        origin = ", ".join(filter(None, [self.meta.get("model"), self.meta.get("dataset")])) or "vectors"
+        dim = self._items.base.table.shape[1]
+        return f"Recommender({origin}: {len(self.users):,} users, {self.n_items:,} items, dim {dim})"
 
-    # -- making ----------------------------------------------------------------------------------------------
+    # -- from a model ----------------------------------------------------------------------------------------
 
     @classmethod
     def from_model(
@@ -134,30 +141,30 @@ class Recommender:
         *,
         seen: Interactions | None = None,
     ) -> Self:
-        """Takes what serving needs from a trained model; later training does not change it.
+        """Builds a recommender from a trained model; later training of the model does not change it.
 
         Args:
             model: a trained ranker for this dataset.
-            data: gives the ids and the known interactions.
-            features: feature tables the model was built with; they make :meth:`add_items` possible for models
-                with a ``cold_start_rule`` and are of no use to others.
-            seen: pairs not to recommend again; default: all splits, everything that is known when serving.
+            data: dataset with the ids and the known interactions.
+            features: feature tables the model was built with; needed by :meth:`add_items` of models with a
+                ``cold_start_rule``, unused by others.
+            seen: pairs not to recommend again; default: the pairs of all splits.
 
         Raises:
-            ConfigError: the model is no ranker.
-            DataError: it was built for other numbers of users or items, or ``seen`` counts others.
+            ConfigError: the model is not a ranker.
+            DataError: the model or ``seen`` has other numbers of users or items than the dataset.
             FeatureError: the tables are for other items, or lack a modality that the model was built with.
             TrainingError: an embedding is not finite.
         """
         seen = data.train + data.valid + data.test if seen is None else seen
-        users, items = vectors.embeddings(model, data, seen)
+        users, items = vectors.model_vectors(model, data, seen)
         rule = model.cold_start_rule
         content = trained_content(rule, data, features) if rule is not None and features else {}
         meta = {"model": model.name, "dataset": data.name, "fingerprint": data.fingerprint}
         module = histories.query_module(model)
         return cls(data.users, data.items, users, items, seen, rule, content, meta, model.capability, module)
 
-    # -- asking ----------------------------------------------------------------------------------------------
+    # -- recommendations -------------------------------------------------------------------------------------
 
     def recommend(
         self,
@@ -173,55 +180,55 @@ class Recommender:
     ) -> tuple[np.ndarray, np.ndarray]:
         """The items with the highest scores, best first; among equal scores the item with the lowest index.
 
-        A list of users gives what each of them gives alone.
+        The result for a user does not depend on the other users of the list.
 
         Args:
-            users: one id, or several; None where ``history`` says whom to recommend to.
-            k: how many items.
-            history: ids of the items a user took, oldest first, or one such list a user. It stands in for
-                what is known of the user, who may be unknown, too. Models with item weights, an encoder or a
+            users: one id, or several; None if ``history`` alone describes the users.
+            k: number of items per user.
+            history: ids of the items a user took, oldest first, or one such list per user. It replaces the
+                known history of the user, who may also be unknown. Models with item weights, an encoder or a
                 generator take histories; models that look users up refuse them. Items added by
-                :meth:`add_items` are left out of the result and not read.
-            exclude_seen: leave out what the user is known to have, and what is in ``history``.
-            only: recommend among these items alone, such as those in stock.
+                :meth:`add_items` are ignored in histories.
+            exclude_seen: leave out the items of the user's known pairs and of ``history``.
+            only: recommend only these items, such as those in stock.
             exclude: never recommend these items.
-            unknown: what unknown users get: an error, or the most popular items, scored by their number of
+            unknown: result for unknown users: an error, or the most popular items, scored by their number of
                 known interactions.
-            search: ``"exact"`` compares with every item; ``"approximate"`` with those that
-                :meth:`build_index` put near the user, and with added items; ``"auto"`` does the latter where
-                there is an index. ``only`` and unknown users are answered exactly in any case.
+            search: ``"exact"`` compares with every item; ``"approximate"`` with the items in the lists of
+                :meth:`build_index` nearest to the user, and with added items; ``"auto"`` is approximate if
+                there is an index. With ``only``, and for unknown users, the search is always exact.
 
         Returns:
-            Item ids and ``float32`` scores, both ``(k,)`` for one id and ``(B, k)`` for several. Where fewer
+            Item ids and ``float32`` scores, both ``(k,)`` for one id and ``(B, k)`` for several. If fewer
             than ``k`` items can be recommended, ids end in None and scores in ``-inf``.
 
         Raises:
-            UnknownIdError: a user (unless ``unknown="popularity"``) or an item of ``only`` or ``exclude`` is
-                not known.
+            UnknownIdError: a user (unless ``unknown="popularity"``) or an item is unknown.
             ConfigError: ``k`` is below 1, ``unknown`` or ``search`` is none of the choices, there is no
                 index for an approximate search, the model cannot answer histories, a history is empty (unless
                 ``unknown="popularity"``), or ``users`` and ``history`` have different lengths.
         """
         if unknown not in ("error", "popularity"):
             raise ConfigError(f"unknown={unknown!r}; expected 'error' or 'popularity'")
-        lists = searched("recommend", search, self._index)
+        lists = choose_lists("recommend", search, self._index)
+        k = check_k(k)
+        only_items = None if only is None else self._sorted_indices(only)
+        exclude_items = NO_ITEMS if exclude is None else self._sorted_indices(exclude)
         if history is not None or (self.capability == "generator" and users is not None):
-            some, others = self._limits(only, exclude)
             return self._recommend_by_history(
-                users, history, whole(k), exclude_seen, some, others, unknown, lists
+                users, history, k, exclude_seen, only_items, exclude_items, unknown, lists
             )
         if users is None:
             raise ConfigError("recommend() needs users, history, or both; found neither")
-        names, single = several(users)
-        rows = self.users.find(names).astype(np.int64)  # (B,), -1 if unknown
-        strange = np.flatnonzero(rows < 0)
-        if unknown == "error" and len(strange):
-            self.users.index(names[strange[0]])
-        some, others = self._limits(only, exclude)
-        scores, items = recommended(
-            self._items, self.user_vectors, rows, whole(k), exclude_seen, some, others, lists
+        ids, single = as_list(users)
+        rows = self.users.find(ids).astype(np.int64)  # (B,), -1 if unknown
+        missing = np.flatnonzero(rows < 0)
+        if unknown == "error" and len(missing):
+            self.users.index(ids[missing[0]])  # raises
+        scores, items = recommend_to_users(
+            self._items, self.user_vectors, rows, k, exclude_seen, only_items, exclude_items, lists
         )
-        return self._named(scores, items, single)
+        return self._with_ids(scores, items, single)
 
     def _recommend_by_history(
         self,
@@ -232,138 +239,140 @@ class Recommender:
         only: np.ndarray | None,
         exclude: np.ndarray,
         unknown: str,
-        lists: Any,
+        lists: Lists | None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """See :meth:`recommend`; a generator's known users get their known pairs as histories."""
-        names, single = (None, True) if users is None else several(users)
-        rows = None if names is None else self.users.find(names).astype(np.int64)
+        """See :meth:`recommend`; without ``history``, users have their known pairs as histories."""
+        ids, single = ([], True) if users is None else as_list(users)
+        rows = None if users is None else self.users.find(ids).astype(np.int64)
         if history is None:
             assert rows is not None
             known = Histories.from_interactions(self._items.seen)
-            taken = [known[row] if row >= 0 else np.empty(0, np.int64) for row in rows]
+            taken = [known[row] if row >= 0 else NO_ITEMS for row in rows]
         else:
-            nested, alone = histories.given(history)
-            single = single and alone
-            taken = [self._items.indices(one) for one in nested]
+            id_lists, single_history = histories.as_histories(history)
+            single = single and single_history
+            taken = [self._items.indices(id_list) for id_list in id_lists]
         if rows is not None and len(rows) != len(taken):
-            raise ConfigError(f"{len(rows)} users and {len(taken)} histories; expected one history a user")
+            raise ConfigError(f"{len(rows)} users and {len(taken)} histories; expected one history per user")
         n_base = len(self._items.base)
-        read = [items[items < n_base] for items in taken]  # no model knows the items added since
-        empty = np.flatnonzero([not len(items) for items in read])
+        base_histories = [items[items < n_base] for items in taken]  # the model knows no added items
+        lengths = np.array([len(items) for items in base_histories])
+        empty = np.flatnonzero(lengths == 0)
         if len(empty) and unknown == "error":
-            if history is None and names is not None and rows is not None and rows[empty[0]] < 0:
-                self.users.index(names[empty[0]])
+            if history is None and rows is not None and rows[empty[0]] < 0:
+                self.users.index(ids[empty[0]])  # raises
             raise ConfigError(
-                f"the history of row {empty[0]} holds no item that the model knows; give some, or "
+                f"the history of row {empty[0]} holds no item that the model knows; expected one, or "
                 "unknown='popularity'"
             )
-        hidden = [self._hidden(row, items, exclude_seen) for row, items in zip(
-            [-1] * len(taken) if rows is None else rows.tolist(), taken, strict=True)]  # fmt: skip
-        answered = np.flatnonzero([len(items) > 0 for items in read])
-        scores = np.full((len(taken), k), -np.inf, dtype=np.float32)
-        found = np.full((len(taken), k), -1, dtype=np.int64)
+        owners = [-1] * len(taken) if rows is None else rows.tolist()
+        hidden = [
+            self._hidden_items(user, items) if exclude_seen else NO_ITEMS
+            for user, items in zip(owners, taken, strict=True)
+        ]
+        answered = np.flatnonzero(lengths)
         query = Query(
-            None if rows is None else rows[answered], Histories.from_lists([read[row] for row in answered])
+            None if rows is None else rows[answered],
+            Histories.from_lists([base_histories[row] for row in answered]),
         )
-        own = [hidden[row] for row in answered]
+        hidden_answered = [hidden[row] for row in answered]
         if self.capability == "generator":
-            answer = histories.generated(self.module, self._items, query, k, own, only, exclude)
+            best = histories.generate_lists(
+                self.module, self._items, query, k, hidden_answered, only, exclude
+            )
         else:
-            queries = histories.encoded(self.capability, self.module, self._items, query, self.meta)
-            answer = recommended_for(self._items, queries, own, k, only, exclude, lists)
-        scores[answered], found[answered] = answer
+            queries = histories.encode_histories(self.capability, self.module, self._items, query, self.meta)
+            best = recommend_by_vectors(self._items, queries, hidden_answered, k, only, exclude, lists)
+        scores, found = empty_topk(len(taken), k)
+        scores[answered], found[answered] = best
         for row in empty:
-            best, at = self._items.popular(k, only, np.union1d(exclude, hidden[row]))
-            scores[row, : len(at)], found[row, : len(at)] = best, at
-        return self._named(scores, found, single)
+            popular_scores, popular_items = self._items.popular(k, only, np.union1d(exclude, hidden[row]))
+            scores[row, : len(popular_items)] = popular_scores
+            found[row, : len(popular_items)] = popular_items
+        return self._with_ids(scores, found, single)
 
-    def _hidden(self, user: int, taken: np.ndarray, exclude_seen: bool) -> np.ndarray:
-        """Items that a user is not offered, ascending: known pairs and history."""
-        if not exclude_seen:
-            return np.empty(0, np.int64)
-        known = self._items.seen.items_of(user) if user >= 0 else np.empty(0, np.int64)
+    def _hidden_items(self, user: int, taken: np.ndarray) -> np.ndarray:
+        """Items of a user's known pairs and history, ascending; the user -1 has no known pairs."""
+        known = self._items.seen.items_of(user) if user >= 0 else NO_ITEMS
         return np.union1d(known, taken).astype(np.int64)
 
-    def _refuse_generator(self, what: str) -> None:
-        """Raises :class:`ConfigError` where there are no item vectors."""
+    def _require_item_vectors(self, method: str) -> None:
+        """Raises :class:`ConfigError` for the recommender of a generator, which has no item vectors."""
         if self.capability == "generator":
             raise ConfigError(
-                f"{what} needs item embeddings, and {self.meta.get('model', 'this model')} generates lists "
+                f"{method} needs item embeddings, but {self.meta.get('model', 'this model')} generates lists "
                 "without any"
             )
 
     def similar_items(
         self, items: Any, k: int = 10, *, search: Search = "auto"
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The items whose embeddings have the highest cosine with an item's; the item itself is left out.
+        """The items whose embeddings have the highest cosine with an item's, the item itself left out.
 
         Args:
             items: one id, or several.
-            k: how many items.
+            k: number of similar items per item.
             search: as in :meth:`recommend`.
 
         Returns:
-            Item ids and ``float32`` cosines, shaped and filled up as in :meth:`recommend`.
+            Item ids and ``float32`` cosines, in the shapes of :meth:`recommend`.
 
         Raises:
             UnknownIdError: an item is not known.
             ConfigError: ``k`` is below 1, ``search`` is none of the choices, or there is no index for an
                 approximate search.
         """
-        self._refuse_generator("similar_items")
-        lists = searched("similar", search, self._index)
-        names, single = several(items)
-        scores, found = similar(self._items, self._items.indices(names), whole(k), lists)
-        return self._named(scores, found, single)
+        self._require_item_vectors("similar_items")
+        lists = choose_lists("similar", search, self._index)
+        ids, single = as_list(items)
+        scores, found = similar_by_index(self._items, self._items.indices(ids), check_k(k), lists)
+        return self._with_ids(scores, found, single)
 
-    def _limits(
-        self, only: Iterable[Any] | None, exclude: Iterable[Any] | None
-    ) -> tuple[np.ndarray | None, np.ndarray]:
-        """Indices of the items to choose among, None for all, and of those to leave out, both ascending."""
-        find = self._items.indices
-        some = None if only is None else np.unique(find(several(only)[0]))
-        return some, np.empty(0, np.int64) if exclude is None else np.unique(find(several(exclude)[0]))
+    def _sorted_indices(self, ids: Iterable[Any]) -> np.ndarray:
+        """Indices of the items with these ids, ascending and without repeats."""
+        return np.unique(self._items.indices(as_list(ids)[0]))
 
-    def _named(self, scores: np.ndarray, items: np.ndarray, single: bool) -> tuple[np.ndarray, np.ndarray]:
+    def _with_ids(self, scores: np.ndarray, items: np.ndarray, single: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Item ids and scores, only the first row with ``single``."""
         ids = self._items.names(items)
         return (ids[0], scores[0]) if single else (ids, scores)
 
-    # -- growing ---------------------------------------------------------------------------------------------
+    # -- new items -------------------------------------------------------------------------------------------
 
     def add_items(self, ids: Iterable[Any], features: Mapping[str, Any]) -> Self:
-        """Adds items nobody has interacted with, placed by the model's content rule; changes this object.
+        """Adds items without interactions, embedded by the model's cold-start rule; changes this object.
 
-        A new item gets what the model gives an item without train interactions: most models the mean
-        direction and length of its ``k`` nearest items among those with some, in each modality it has and
-        weighted as in the model; VBPR the projection of its content; ItemKNN on content its similarities to
-        the nearest. :meth:`save` keeps added items.
+        A new item gets the embedding of an item without train interactions: with most models the mean
+        direction and length of its ``k`` nearest items with train interactions, in each modality it has,
+        weighted as in the model; with VBPR the projection of its content; with ItemKNN on content its
+        similarities to the nearest items. :meth:`save` saves added items, too.
 
         Args:
-            ids: their external ids, none of them known.
-            features: modality -> vectors ``(n, d_m)``, an array, rows or a feature table, made by the
-                extractor of the model's features. There is no picture or text where the row is NaN, zeros or
-                None, or where the modality is left out or None.
+            ids: their external ids, all of them new.
+            features: modality -> vectors ``(n, d_m)``, as an array, rows or a feature table, computed by the
+                extractor of the model's features. A row of NaN, zeros or None, and a modality that is left
+                out or None, mean that the item does not have the modality.
 
         Returns:
             The recommender itself.
 
         Raises:
-            FeatureError: the recommender cannot place items, a modality is not one of the model's, its
+            FeatureError: the recommender cannot embed new items, a modality is not one of the model's, its
                 vectors have another shape or are not finite, or an item has no content at all.
             DataError: an id is known already or occurs twice.
         """
-        rule = usable(self.rule, self.content, self.meta)
-        added = Vocabulary(several(ids)[0])  # refuses repeats
-        self._items.refuse(added)  # before any work is done
-        placed = place(added, features, rule, self.content, self._items.base.table)
-        self._items = self._items.grown(added, placed)
+        rule = require_rule(self.rule, self.content, self.meta)
+        added = Vocabulary(as_list(ids)[0])  # refuses repeats
+        self._items.check_new(added)
+        embeddings = embed_new_items(added, features, rule, self.content, self._items.base.table)
+        self._items = self._items.with_added(added, embeddings)
         return self
 
     def copy(self) -> Self:
-        """A recommender with the same items that grows on its own; vectors and index are shared."""
+        """A recommender with the same items; adding items to one leaves the other as it is."""
         return copy.copy(self)
 
-    # -- an index --------------------------------------------------------------------------------------------
+    # -- index --------------------------------------------------------------------------------------------
 
     def build_index(
         self,
@@ -375,60 +384,62 @@ class Recommender:
         similar: bool = True,
         seed: int = 0,
     ) -> Mapping[str, Facts]:
-        """Builds an index beside a saved recommender, so that a search need not compare with every item.
+        """Builds an index for a saved recommender, so that a search need not compare with every item.
 
-        Items are divided among lists with near vectors, and a search looks through the nearest ones: as many
-        as a sample of users (of items, for :meth:`similar_items`) needs to find the wanted share of the ``k``
-        best on average, with 99.5 % confidence. Vectors are read in blocks, so a loaded recommender, whose
-        vectors are in a mapped file, is never in memory as a whole. The index takes the place of the vectors
-        on disk once more, or twice with ``similar``. :meth:`load` finds it again, for as long as the vectors
-        are those it was built for.
+        Items are divided among lists by their vectors, and a search compares with the items of the nearest
+        lists: as many lists as a sample of users (of items, for :meth:`similar_items`) needs to find the
+        wanted share of the ``k`` best items on average, at 99.5 % confidence. Vectors are read in blocks, so
+        the mapped vectors of a loaded recommender are never in memory as a whole. On disk, the index takes as
+        much space as the vectors, or twice as much with ``similar``. :meth:`load` opens it, as long as it is
+        of the saved vectors.
 
         Args:
-            path: directory of the saved recommender; the index goes into ``index/`` below it.
-            recall: wanted share, above 0 and up to 1.
-            k: see above; more than ``k`` items are found with a lower recall.
-            lists: among how many; default: four times the square root of the number of items.
-            similar: build one for :meth:`similar_items` too, by cosine.
-            seed: of everything drawn.
+            path: directory of the saved recommender; the index goes into its folder ``index``.
+            recall: wanted share of the ``k`` best items, above 0 and up to 1.
+            k: number of items the recall is measured at; longer results have a lower recall.
+            lists: number of lists; default: four times the square root of the number of items.
+            similar: build an index for :meth:`similar_items`, too, by cosine.
+            seed: seed of all random draws.
 
         Returns:
-            What is known of it: recall on users and items that were not used for choosing, lists, probes.
+            Its size, numbers of lists and probes, and its recall on users and items not used to choose them.
 
         Raises:
             ConfigError: an option is out of range, or the vectors are sparse, which FAISS does not index.
             CheckpointError: ``path`` does not hold this recommender, or cannot be written.
             MissingDependencyError: faiss is not installed (extra ``ann``).
         """
-        self._refuse_generator("build_index")
-        items, users = (dense(table, self.meta) for table in (self._items.base.table, self.user_vectors))
-        held = array_bundle.Bundle(Path(path) / HEAD, FORMAT).files.get("item_vectors", {}).get("sha256")
-        if held != self._recorded or self._items.added is not None:
+        self._require_item_vectors("build_index")
+        items, users = (
+            require_dense(table, self.meta) for table in (self._items.base.table, self.user_vectors)
+        )
+        sha256 = _vectors_sha256(array_bundle.Bundle(Path(path) / HEAD, FORMAT).files)
+        if sha256 != self._vectors_sha256 or self._items.added is not None:
             raise CheckpointError(
-                f"{path}: does not hold this recommender as it is now; save it there first (save)"
+                f"{path}: does not hold this recommender in its present state; save it there first (save)"
             )
-        self._index = build_index(Path(path), items, users, held, recall, k, lists, similar, seed)
+        self._index = build_index(Path(path), items, users, sha256, recall, k, lists, similar, seed)
         return self._index.facts
 
-    # -- keeping ---------------------------------------------------------------------------------------------
+    # -- files ---------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:
-        """Writes a directory: ``.npy`` and Arrow files and, last, ``recommender.json``, which names them.
+        """Saves the recommender as a directory of ``.npy`` and Arrow files headed by ``recommender.json``.
 
         Args:
-            path: directory to create; a recommender that is in it stays whole until this one is.
+            path: directory to create; a recommender already in it stays intact until this one is complete.
 
         Raises:
             CheckpointError: it cannot be written.
         """
         path = Path(path)
-        rule, arrays = described(self.rule)
-        arrays |= vectors.arrays("user_vectors", self.user_vectors)
-        arrays |= vectors.arrays("item_vectors", self.item_vectors)
+        rule, arrays = rule_to_saved(self.rule)
+        arrays |= vectors.to_arrays("user_vectors", self.user_vectors)
+        arrays |= vectors.to_arrays("item_vectors", self.item_vectors)
         arrays["seen"] = np.stack([self.seen.users, self.seen.items])
         for modality, known in self.content.items():
             arrays |= {f"content_{modality}": known.values, f"content_{modality}_items": known.items}
-        capability, state = histories.described(self.module, self.capability, self.meta)
+        capability, state = histories.module_to_saved(self.module, self.capability, self.meta)
         arrays |= state
         if self.capability == "generator" and self._items.seen.times is not None:
             arrays["seen_times"] = self._items.seen.times
@@ -439,18 +450,17 @@ class Recommender:
             path / HEAD, FORMAT, head, arrays, {"users": self.users, "items": self.items}
         )
         if self._items.added is None:
-            self._recorded = files.get("item_vectors", {}).get("sha256")
+            self._vectors_sha256 = _vectors_sha256(files)
         return path
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Reads what :meth:`save` wrote, and the index if :meth:`build_index` made one for it.
+        """Loads a saved recommender, and its index if :meth:`build_index` built one.
 
-        Dense vectors, content, index and, if there are very many, ids are memory-mapped: what is asked for is
-        read when it is.
+        Dense vectors, content, the index and long lists of ids are memory-mapped, so they are read on demand.
 
         Raises:
-            CheckpointError: a file is missing, not the one that was written, or of another format.
+            CheckpointError: a file is missing, differs from the one that was written, or has another format.
             MissingDependencyError: there is an index, and faiss is not installed (extra ``ann``).
         """
         saved = array_bundle.Bundle(Path(path) / HEAD, FORMAT)
@@ -462,16 +472,21 @@ class Recommender:
         pairs = saved.array("seen")  # (2, E)
         times = saved.array("seen_times") if "seen_times" in saved.files else None
         seen = Interactions(pairs[0], pairs[1], len(users), len(items), times, name="seen")
-        rule, width = restored(saved, saved.head["rule"]), saved.head.get("sparse")
-        tables = [vectors.read(saved, f"{kind}_vectors", width, mmap=True) for kind in ("user", "item")]
-        capability, module = histories.restored(saved)
-        made = cls(
-            users, items, tables[0], tables[1], seen, rule, content, saved.head["meta"], capability, module
+        rule = rule_from_saved(saved, saved.head["rule"])
+        width = saved.head.get("sparse")
+        user_vectors = vectors.read_vectors(saved, "user_vectors", width)
+        item_vectors = vectors.read_vectors(saved, "item_vectors", width)
+        capability, module = histories.module_from_saved(saved)
+        meta = saved.head["meta"]
+        recommender = cls(
+            users, items, user_vectors, item_vectors, seen, rule, content, meta, capability, module
         )
-        made._recorded = saved.files.get("item_vectors", {}).get("sha256")
+        recommender._vectors_sha256 = _vectors_sha256(saved.files)
         if not width:
-            made._index = open_index(Path(path), tables[1], tables[0], made._recorded)
-        return made
+            recommender._index = open_index(
+                Path(path), item_vectors, user_vectors, recommender._vectors_sha256
+            )
+        return recommender
 
     def export(
         self,
@@ -486,11 +501,10 @@ class Recommender:
     ) -> Path:
         """Writes recommendations as Parquet, one row per user and rank: ``user, rank, item, score``.
 
-        Users are answered and written in blocks, so memory does not grow with their number. Ranks count
-        from 1.
+        Users are processed in blocks, so memory does not grow with their number. Ranks count from 1.
 
         Args:
-            path: the file; whole or absent, also after a crash.
+            path: the file; it is complete or absent, also after a crash.
             k: items per user; users with fewer candidates have fewer rows.
             users: ids; default: all.
             exclude_seen: as in :meth:`recommend`.
@@ -500,26 +514,27 @@ class Recommender:
 
         Raises:
             UnknownIdError: a user or an item is not known.
-            ConfigError: ``k`` is below 1, or ``search`` cannot be had.
+            ConfigError: ``k`` is below 1, or ``search`` is invalid or needs a missing index.
             CheckpointError: the file cannot be written.
         """
-        names = list(self.users.ids) if users is None else [str(name) for name in several(users)[0]]
-        self.users.indices(names)  # an unknown user is found before anything is computed
-        some, others = (None if ids is None else several(ids)[0] for ids in (only, exclude))
-
-        def answer(part: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-            return self.recommend(
-                part, k, exclude_seen=exclude_seen, only=some, exclude=others, search=search
-            )
-
-        write_parquet(Path(path), names, answer)
+        ids = list(self.users.ids) if users is None else [str(user) for user in as_list(users)[0]]
+        self.users.indices(ids)  # fails for an unknown user before anything is computed
+        recommend = partial(
+            self.recommend,
+            k=k,
+            exclude_seen=exclude_seen,
+            only=None if only is None else as_list(only)[0],
+            exclude=None if exclude is None else as_list(exclude)[0],
+            search=search,
+        )
+        write_parquet(Path(path), ids, recommend)
         return Path(path)
 
     def export_faiss(self, path: str | Path) -> Path:
         """Writes a FAISS index over the item embeddings for inner-product search.
 
-        The directory gets ``items.faiss`` (``IndexFlatIP``), ``items.arrow`` (column ``id``, one row a
-        vector) and, last, ``index.json`` with their sha256. Search it with rows of ``user_vectors``.
+        The directory gets ``items.faiss`` (``IndexFlatIP``), ``items.arrow`` (column ``id``, one row
+        per vector) and, last, ``index.json`` with their sha256. Search it with rows of ``user_vectors``.
 
         Args:
             path: directory to create.
@@ -529,6 +544,11 @@ class Recommender:
             MissingDependencyError: faiss is not installed (extra ``ann``).
             CheckpointError: the directory cannot be written.
         """
-        self._refuse_generator("export_faiss")
-        write_faiss(Path(path), self.items, dense(self.item_vectors, self.meta), self.meta)
+        self._require_item_vectors("export_faiss")
+        write_faiss(Path(path), self.items, require_dense(self.item_vectors, self.meta), self.meta)
         return Path(path)
+
+
+def _vectors_sha256(files: Mapping[str, Mapping[str, str]]) -> str | None:
+    """The sha256 of the file of dense item vectors, among the files of a bundle; None if they are sparse."""
+    return files.get("item_vectors", {}).get("sha256")

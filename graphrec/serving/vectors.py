@@ -1,4 +1,4 @@
-"""Vectors of users and items, dense or sparse: taken from a model, stacked, scaled, kept in a bundle."""
+"""Vectors of users and items, dense or sparse: from a model, scaled, searched, saved in a bundle."""
 
 from __future__ import annotations
 
@@ -23,51 +23,51 @@ Vectors = Union[np.ndarray, "csr_matrix"]
 """``(n, d) float32``."""
 ENCODED = 256
 """Histories that are encoded at once."""
-PARTS = ("data", "indices", "indptr")
+SPARSE_PARTS = ("data", "indices", "indptr")
 
 
-def taken(embeddings: Tensor | Graph) -> Vectors:
-    """A copy of a model's embeddings ``(n, d)``: those of some models are their parameters."""
+def copy_embeddings(embeddings: Tensor | Graph) -> Vectors:
+    """A copy of a model's embeddings ``(n, d)``, which in some models are the parameters themselves."""
     if isinstance(embeddings, Graph):
-        return sparse.rows_of(embeddings).copy()
+        return sparse.to_scipy(embeddings).copy()
     return np.array(embeddings.detach().float().cpu().numpy())
 
 
-def embeddings(model: Ranker, data: Dataset, seen: Interactions) -> tuple[Vectors, Vectors]:
+def model_vectors(model: Ranker, data: Dataset, seen: Interactions) -> tuple[Vectors, Vectors]:
     """A model's embeddings of users and items, checked against the dataset; see ``Recommender.from_model``.
 
     Raises:
-        ConfigError: the model is no ranker.
-        DataError: model or ``seen`` count other users or items than the dataset.
+        ConfigError: the model is not a ranker.
+        DataError: the model or ``seen`` has other numbers of users or items than the dataset.
         TrainingError: an embedding is not finite.
     """
     if not isinstance(model, Ranker):
         raise ConfigError(
-            f"{type(model).__name__} is no Ranker; a recommender needs embed() of users and items"
+            f"{type(model).__name__} is not a Ranker; a recommender needs embed() of users and items"
         )
-    for what, counted in (("model", model), ("seen", seen)):
-        if (counted.n_users, counted.n_items) != (data.n_users, data.n_items):
+    for name, part in (("model", model), ("seen", seen)):
+        if (part.n_users, part.n_items) != (data.n_users, data.n_items):
             raise DataError(
-                f"the {what} counts {counted.n_users:,} users x {counted.n_items:,} items, {data.name} "
-                f"has {data.n_users:,} x {data.n_items:,}; give the dataset the model was built for"
+                f"{name} has {part.n_users:,} users x {part.n_items:,} items, but {data.name} has "
+                f"{data.n_users:,} x {data.n_items:,}; give the dataset the model was built for"
             )
     training = model.training
     model.eval()
     with torch.no_grad():
-        tables = [taken(table) for table in _embedded(model, seen)]
+        tables = [copy_embeddings(table) for table in _embed(model, seen)]
     model.train(training)
     for vocabulary, table in zip((data.users, data.items), tables, strict=True):
-        bad = broken_rows(table)
+        bad = nonfinite_rows(table)
         if len(bad):
             raise TrainingError(
-                f"the embedding of {vocabulary.kind} {vocabulary[int(bad[0])]!r} is not finite, as are "
-                f"{len(bad):,} in all; train again with a lower learning rate"
+                f"the embedding of {vocabulary.kind} {vocabulary[int(bad[0])]!r} is not finite (one of "
+                f"{len(bad):,}); train again with a lower learning rate"
             )
     return tables[0], tables[1]
 
 
-def _embedded(model: Ranker, seen: Interactions) -> tuple[Tensor, Tensor] | tuple[Graph, Graph]:
-    """Embeddings of users and items; an encoder's users are encoded from ``seen``, a generator has none."""
+def _embed(model: Ranker, seen: Interactions) -> tuple[Tensor, Tensor] | tuple[Graph, Graph]:
+    """Embeddings of users and items. An encoder encodes users from ``seen``; a generator's are empty."""
     if model.capability == "generator":
         return torch.empty(model.n_users, 0), torch.empty(model.n_items, 0)
     if model.capability != "encoder":
@@ -78,53 +78,58 @@ def _embedded(model: Ranker, seen: Interactions) -> tuple[Tensor, Tensor] | tupl
     return torch.cat(parts), model.item_embeddings()
 
 
-def broken_rows(vectors: Vectors) -> np.ndarray:
-    """Rows that hold something not finite."""
+def nonfinite_rows(vectors: Vectors) -> np.ndarray:
+    """Indices of the rows that hold NaN or infinity."""
     if isinstance(vectors, np.ndarray):
         return np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     row = np.repeat(np.arange(vectors.shape[0]), np.diff(vectors.indptr))
     return np.unique(row[~np.isfinite(vectors.data)])
 
 
-def stacked(vectors: Vectors, more: Vectors) -> Vectors:
+def stack(first: Vectors, second: Vectors) -> Vectors:
     """The rows of both, all dense or all sparse."""
-    if isinstance(vectors, np.ndarray):
-        return np.concatenate([vectors, more])
+    if isinstance(first, np.ndarray):
+        return np.concatenate([first, second])
     from scipy.sparse import vstack
 
-    return vstack([vectors, more], format="csr")
+    return vstack([first, second], format="csr")
 
 
-def unit(vectors: Vectors) -> Vectors:
+def normalize_rows(vectors: Vectors) -> Vectors:
     """The rows scaled to length one."""
     if isinstance(vectors, np.ndarray):
-        scaled: np.ndarray = torch.nn.functional.normalize(torch.from_numpy(vectors), dim=1).numpy()
-        return scaled
+        return np.asarray(torch.nn.functional.normalize(torch.from_numpy(vectors), dim=1).numpy())
     return sparse.unit_rows(vectors)
 
 
-def queries(vectors: Vectors, rows: np.ndarray) -> Rows:
-    """Some rows, as :func:`~graphrec.serving.exact.retrieve` takes them."""
-    return torch.from_numpy(np.array(vectors[rows])) if isinstance(vectors, np.ndarray) else vectors[rows]
+def as_queries(vectors: Vectors) -> Rows:
+    """Rows in the form in which :func:`~graphrec.serving.exact.retrieve` takes queries."""
+    return torch.from_numpy(vectors) if isinstance(vectors, np.ndarray) else vectors
 
 
-def keys(vectors: Vectors) -> Keys:
-    """All rows, as :func:`~graphrec.serving.exact.retrieve` takes them."""
+def as_keys(vectors: Vectors) -> Keys:
+    """Rows in the form in which :func:`~graphrec.serving.exact.retrieve` takes keys."""
     return torch.from_numpy(vectors) if isinstance(vectors, np.ndarray) else vectors.tocsc()
 
 
-def arrays(part: str, vectors: Vectors) -> dict[str, np.ndarray]:
-    """What a bundle keeps of them."""
+def to_arrays(part: str, vectors: Vectors) -> dict[str, np.ndarray]:
+    """The arrays of a bundle that hold the vectors."""
     if isinstance(vectors, np.ndarray):
         return {part: vectors}
-    return {f"{part}_{name}": getattr(vectors, name) for name in PARTS}
+    return {f"{part}_{name}": getattr(vectors, name) for name in SPARSE_PARTS}
 
 
-def read(saved: Bundle, part: str, width: int | None, mmap: bool = False) -> Vectors:
-    """What :func:`arrays` gave, from a bundle; ``width`` is that of sparse vectors, None for dense ones."""
+def read_vectors(saved: Bundle, part: str, width: int | None) -> Vectors:
+    """Reads vectors that were saved by :func:`to_arrays`; dense ones are memory-mapped.
+
+    Args:
+        saved: the bundle.
+        part: as given to :func:`to_arrays`.
+        width: length of sparse vectors; None for dense ones.
+    """
     if width is None:
-        return saved.array(part, mmap)
+        return saved.array(part, mmap=True)
     from scipy.sparse import csr_matrix
 
-    data, indices, indptr = (saved.array(f"{part}_{name}") for name in PARTS)
+    data, indices, indptr = (saved.array(f"{part}_{name}") for name in SPARSE_PARTS)
     return csr_matrix((data, indices, indptr), shape=(len(indptr) - 1, width))

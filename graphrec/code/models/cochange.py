@@ -17,7 +17,7 @@ from graphrec.code.cochange import CoChangeConfig, item_neighbors, user_profiles
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.graphs.graph import Graph
-from graphrec.graphs.sparse import graph_of
+from graphrec.graphs.sparse import from_scipy
 from graphrec.models.base import Features, ModelConfig, Ranker
 from graphrec.models.search_space import Choice, Integers, Space
 
@@ -42,8 +42,8 @@ class CoChange(Ranker):
         self.config = config
         self.n_users = train.n_users
         self.n_items = train.n_items
-        self.profiles = graph_of(user_profiles(train, config))
-        self.neighbors = graph_of(item_neighbors(train, config))
+        self.profiles = from_scipy(user_profiles(train, config))
+        self.neighbors = from_scipy(item_neighbors(train, config))
 
     @classmethod
     def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:

@@ -18,7 +18,7 @@ from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.data.repositories import Repositories
 from graphrec.graphs.graph import Graph
-from graphrec.graphs.sparse import graph_of
+from graphrec.graphs.sparse import from_scipy
 from graphrec.models.base import Features, ModelConfig, Ranker
 from graphrec.models.search_space import Choice, Space
 
@@ -57,8 +57,8 @@ class Directory(Ranker):
         profiles = csr_matrix((share, train.items, train.indptr), shape=(train.n_users, train.n_items))
         popularity = np.log1p(train.item_degree)[:, None].astype(np.float32) * config.popular
         ones = np.ones((train.n_users, 1), np.float32)
-        self.user_directories = graph_of(hstack([profiles @ contained, ones], "csr"))
-        self.item_directories = graph_of(hstack([weighted, popularity], "csr"))  # Eq. 1
+        self.user_directories = from_scipy(hstack([profiles @ contained, ones], "csr"))
+        self.item_directories = from_scipy(hstack([weighted, popularity], "csr"))  # Eq. 1
 
     @classmethod
     def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
