@@ -231,11 +231,9 @@ class Trainer:
             name = min(broken, key=broken.__getitem__)
             step = broken[name]
             raise TrainingError(
-                raise TrainingError(
-                    f"epoch {epoch}: validated {name} is {metric}; check the validation split"
-                )
-                "checkpoint is intact: lower the learning rate, clip gradients (clip_norm) or check the "
-                "features"
+                f"epoch {epoch}, step {step + 1}: loss term {name!r} is {float(stacked[name][step])}; the "
+                "last checkpoint is intact: lower the learning rate, clip gradients (clip_norm) or check "
+                "the features"
             )
         return {f"loss/{name}": float(v.double().mean()) for name, v in stacked.items()}
 
