@@ -1,8 +1,8 @@
-"""A recorded run trained once more: the same, to the last bit on a CPU, or the same but for some options.
+"""Trains a recorded run again and compares the two; on a CPU they are equal to the last bit.
 
-What :func:`graphrec.runs.train` wrote into ``run.json`` is all it takes: the dataset and the features are
-opened from where they were and refused if they have changed since. Sums of floats depend on how many threads
-share them, so the training gets as many as it had, whatever this process or ``OMP_NUM_THREADS`` says.
+``run.json``, which :func:`graphrec.runs.train` writes, holds everything needed. The dataset and the features
+are opened where they were and refused if they have changed since. A sum of floats depends on the number of
+threads, so the training uses as many threads as the recorded run, whatever ``OMP_NUM_THREADS`` says.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from graphrec.core.bundle import Committed
 from graphrec.core.environment import differences
 from graphrec.core.errors import CheckpointError, ConfigError
 from graphrec.data import Dataset
@@ -28,25 +27,27 @@ from graphrec.training.trainer import Run
 
 __all__ = ["Reproduction", "train_like"]
 
-AGAIN, CHANGED = "-again", "-changed"
+AGAIN = "-again"
+CHANGED = "-changed"
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A run that was trained like another.
+    """A recorded run that was trained again, and how the two compare.
 
     Attributes:
-        run: the new one.
-        original: directory of the other.
-        select: the metric the new one selects on, or ``"none"``.
-        changed: option -> (its value there, here), for those that decide what is trained.
-        best: the best value of that metric there, where it was selected on.
-        epochs: how many epochs the other has.
-        unequal: epochs in which a loss or metric is another, with the first such: name, value there, here.
-        weights: whether the selected weights are equal; None where the two are not to be compared.
-        differences: what may be to blame: versions, processor, threads, device (see
+        run: the new run.
+        original: directory of the recorded run.
+        select: metric the new run selects its epoch on, or ``"none"``.
+        changed: option -> (its value in the original, in the new run), for options that affect results.
+        best: the original's best value of ``select``; None if it selects on another metric.
+        epochs: number of epochs the original has.
+        unequal: epoch -> (name, value in the original, in the new run) of its first loss or metric that
+            differs.
+        weights: whether the selected weights are equal; None if the original is not finished.
+        differences: possible causes of other results: versions, processor, threads, device (see
             :func:`graphrec.core.environment.differences`).
-        on_cpu: whether both were trained on a CPU, where nothing else may differ.
+        on_cpu: whether both were trained on a CPU, where results must be equal.
     """
 
     run: Run
@@ -62,51 +63,48 @@ class Reproduction:
 
     @property
     def equal(self) -> bool | None:
-        """Whether all that can be compared is equal to the last bit; None where nothing can be."""
+        """Whether everything that can be compared is equal to the last bit; None if nothing can be."""
         if self.changed or not (self.epochs or self.weights is not None):
             return None
         return not self.unequal and self.weights is not False
 
     @property
     def unexplained(self) -> bool:
-        """Whether it ended otherwise with nothing recorded to blame; on a CPU that is a defect."""
+        """Whether the results differ on a CPU without any recorded cause, which is a defect."""
         return self.equal is False and self.on_cpu and not self.differences
 
-    def _best(self) -> str:
-        if self.best is None or self.run.best_value is None:
-            return ""
-        return f"; best {self.select} {self.best:.4f} there, {self.run.best_value:.4f} here"
-
     def __str__(self) -> str:
-        """The outcome in a sentence or three."""
+        """The outcome in one to three phrases."""
         if self.changed:
-            options = ", ".join(f"{name} {was!r} -> {now!r}" for name, (was, now) in self.changed.items())
-            return f"the same as {self.original} but for {options}; not compared epoch by epoch{self._best()}"
+            options = ", ".join(f"{name} {old!r} -> {new!r}" for name, (old, new) in self.changed.items())
+            text = f"the same as {self.original} but for {options}; not compared epoch by epoch"
+            if self.best is not None and self.run.best_value is not None:
+                text += f"; best {self.select} {self.best:.4f} there, {self.run.best_value:.4f} here"
+            return text
         if self.equal is None:
             return f"{self.original} has no finished epoch to compare with"
-        whole = ", and the selected weights" if self.weights is not None else ", all that it has"
         if self.equal:
-            all_of_it = f"each loss and metric of {self.epochs:,} epochs{whole}"
-            return f"equal to {self.original} to the last bit: {all_of_it}"
-        parts = [f"not equal to {self.original}"]
+            extent = "and the selected weights" if self.weights is not None else "all that it has"
+            return (
+                f"equal to {self.original} to the last bit: each loss and metric of {self.epochs:,} epochs, "
+                f"{extent}"
+            )
         if self.unequal:
             first = min(self.unequal)
-            name, was, now = self.unequal[first]
-            parts.append(
-                f"{len(self.unequal):,} of {self.epochs:,} epochs differ, first epoch {first}: {name} {was} "
-                f"there, {now} here"
+            name, old, new = self.unequal[first]
+            what = (
+                f"{len(self.unequal):,} of {self.epochs:,} epochs differ, first epoch {first}: {name} {old} "
+                f"there, {new} here"
             )
         else:
-            parts.append(
-                f"all losses and metrics of {self.epochs:,} epochs are, but not the selected weights"
-            )
+            what = f"all losses and metrics of {self.epochs:,} epochs are, but not the selected weights"
         if self.differences:
-            parts.append(f"what may be to blame: {'; '.join(self.differences)}")
+            cause = f"possible causes: {'; '.join(self.differences)}"
         elif self.on_cpu:
-            parts.append("nothing that is recorded differs")
+            cause = "nothing that is recorded differs"
         else:
-            parts.append("on a GPU sums are not made in the same order each time")
-        return "; ".join(parts)
+            cause = "a GPU does not add numbers in the same order each time"
+        return f"not equal to {self.original}; {what}; {cause}"
 
 
 def train_like(
@@ -124,155 +122,153 @@ def train_like(
     resume: bool = False,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> Reproduction:
-    """Trains what a run directory records, into another directory, and compares the two.
+    """Trains a recorded run again, into another directory, and compares the two.
 
-    It is trained where the run was (a run of ``device=auto`` that came to a CPU on a CPU, even where there is
-    a GPU now), with the same number of threads.
+    The device and the number of threads are those of the recorded run: a run that ``device=auto`` placed on a
+    CPU stays on a CPU.
 
     Args:
         path: a run directory written by :func:`graphrec.runs.train`.
-        out: the new run directory; default: beside it, ``-again``, ``-seed-N`` or ``-changed`` appended.
-        seed: another seed, of model and training both.
-        model_options: options of the model that are to be other than there.
-        train_options: options of the training, likewise.
-        select: another metric to select on, or ``"none"``.
-        data: the dataset, if it is at hand; default: read again from where it was.
-        features: the tables, if they are at hand; default: from the store they came from.
-        root: where the dataset is now, if it has been moved.
-        store: where the feature store is now, if it has been moved.
-        resume: go on from the last checkpoint in ``out``.
+        out: the new run directory; default: ``path`` with ``-again``, ``-seed-N`` or ``-changed`` appended.
+        seed: new seed of both model and training.
+        model_options: options of the model to change.
+        train_options: options of the training to change.
+        select: metric to select the epoch on instead, or ``"none"``.
+        data: the dataset; default: read from where it was.
+        features: the tables by field; default: read from the store they came from.
+        root: where the dataset is now, if it has moved.
+        store: where the feature store is now, if it has moved.
+        resume: resume from the last checkpoint in ``out``.
         on_epoch: called with each epoch's record.
 
     Raises:
-        CheckpointError: no run there, a damaged one, one whose dataset or features have changed since, or
-            ``out`` holds a run that is not to be resumed.
-        ConfigError: an unknown option, or a device that is not here.
+        CheckpointError: ``path`` holds no run, a damaged one, or one whose dataset or features have changed
+            since; or ``out`` holds a run and ``resume`` is false.
+        ConfigError: an option is unknown, or the device is not available.
         DataError: the dataset cannot be read.
         FeatureError: the feature tables are gone or damaged.
         TrainingError: training failed.
     """
     path = Path(path)
-    facts = read_record(path)
-    selected = select if select is not None else facts.select
+    record = read_record(path)
+    selected = select if select is not None else record.select
     if selected is None:
         raise CheckpointError(
-            f"{path}: does not record what it was selected on, as graphrec train does; name the metric "
-            "(--select), or none"
+            f"{path}: run.json does not record the metric the epoch was selected on; name it with --select "
+            "(or --select none)"
         )
-    options, changed = _options(path, facts, seed, model_options or {}, train_options or {})
-    if select is not None and select != facts.select:
-        changed["select"] = facts.select, select
-    out = Path(out) if out is not None else _beside(path, changed, seed)
+    options, changed = _options(path, record, seed, model_options or {}, train_options or {})
+    if select is not None and select != record.select:
+        changed["select"] = record.select, select
+    out = Path(out) if out is not None else _default_out(path, changed, seed)
     if out.absolute() == path.absolute():
         raise CheckpointError(
-            f"{path} is the run to repeat; choose another directory (--out), or go on with it by the command "
-            "it was started with and --resume"
+            f"{path} is the run to repeat; choose another directory (--out), or resume it with the command "
+            "that started it and --resume"
         )
     refuse_another(out, selected, resume)
-    source = None if data is not None and facts.source is None else source_of(path, facts, root)
+    source = None if data is not None and record.source is None else source_of(path, record, root)
     data, tables = inputs_of(path, data=data, features=features, root=root, store=store)
-    with _threads(facts):
+    with _recorded_threads(record):
         run = train(
-            facts.model, data, tables, model_options=options["model"], train_options=options["train"],
+            record.model, data, tables, model_options=options["model"], train_options=options["train"],
             out=out, seed=seed if seed is not None else options["train"]["seed"], select=selected,
             resume=resume, source=None if source == Source(COPY) else source,
-            store=store if store is not None else facts.store, on_epoch=on_epoch,
+            store=store if store is not None else record.store, on_epoch=on_epoch,
         )  # fmt: skip
-    return _compared(run, path, out, facts, selected, changed)
+    return _compare(run, path, out, record, selected, changed)
 
 
 def _options(
-    path: Path, facts: RunRecord, seed: int | None, model: Mapping[str, Any], training: Mapping[str, Any]
+    path: Path, record: RunRecord, seed: int | None, model: Mapping[str, Any], training: Mapping[str, Any]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, tuple[Any, Any]]]:
-    """The options to train with, and which of them are other than recorded."""
+    """The options to train with, and those that affect results and differ from the recorded ones."""
     try:
-        _, model_was, train_was = configure(facts.model, facts.config, facts.training)
+        _, *recorded = configure(record.model, record.config, record.training)
     except ConfigError as cause:
         raise damaged(path, str(cause)) from cause
-    again = {"seed": seed} if seed is not None else {}
-    used = str(facts.device.get("device", "")).partition(":")[0]
-    placed = {"device": used} if used in ("cpu", "cuda", "mps") else {}
+    seeds = {"seed": seed} if seed is not None else {}
+    kind = str(record.device.get("device", "")).partition(":")[0]
+    device = {"device": kind} if kind in ("cpu", "cuda", "mps") else {}
     options = {
-        "model": {**model_was.model_dump(mode="json"), **again, **model},
-        "train": {**train_was.model_dump(mode="json"), **placed, **again, **training},
+        "model": {**recorded[0].model_dump(mode="json"), **seeds, **model},
+        "train": {**recorded[1].model_dump(mode="json"), **device, **seeds, **training},
     }
-    _, model_is, train_is = configure(facts.model, options["model"], options["train"])
-    if used == "cuda" and train_is.device == "cuda" and not torch.cuda.is_available():
+    _, *configs = configure(record.model, options["model"], options["train"])
+    if kind == "cuda" and options["train"]["device"] == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
-            f"{path}: was trained on {facts.device.get('name')} ({facts.device['device']}), and there is no "
-            "CUDA device here; train it on the CPU (--device cpu), which ends in other last digits"
+            f"{path}: was trained on {record.device.get('name')} ({record.device['device']}), and this "
+            "machine has no CUDA device; train on the CPU (--device cpu), which gives other last digits"
         )
     changed = {}
-    for prefix, was, now in (("model", model_was, model_is), ("train", train_was, train_is)):
-        before = was.result_options(was.model_dump(mode="json"))
-        after = now.result_options(now.model_dump(mode="json"))
+    for prefix, old, new in zip(options, recorded, configs, strict=True):
+        before = old.result_options(old.model_dump(mode="json"))
+        after = new.result_options(new.model_dump(mode="json"))
         for name in before:
             if before[name] != after[name]:
                 changed[f"{prefix}.{name}"] = before[name], after[name]
     return options, changed
 
 
-def _beside(path: Path, changed: Mapping[str, object], seed: int | None) -> Path:
-    """Where the new run goes when nobody says."""
+def _default_out(path: Path, changed: Mapping[str, object], seed: int | None) -> Path:
+    """The new run directory, next to the recorded one."""
     path = path if path.name else path.absolute()
-    seeds = {"model.seed", "train.seed"}
-    if seed is not None and changed and changed.keys() <= seeds:
+    if seed is not None and changed and changed.keys() <= {"model.seed", "train.seed"}:
         return path.with_name(f"{path.name}-seed-{seed}")
     return path.with_name(path.name + (CHANGED if changed else AGAIN))
 
 
 @contextmanager
-def _threads(facts: RunRecord) -> Iterator[None]:
-    """As many threads as the run had, where it says how many; afterwards what there were."""
-    before, wanted = torch.get_num_threads(), facts.environment.get("threads")
-    if isinstance(wanted, int) and wanted >= 1:
-        torch.set_num_threads(wanted)
+def _recorded_threads(record: RunRecord) -> Iterator[None]:
+    """Sets the recorded number of threads, and afterwards the number before."""
+    before = torch.get_num_threads()
+    n_threads = record.environment.get("threads")
+    if isinstance(n_threads, int) and n_threads >= 1:
+        torch.set_num_threads(n_threads)
     try:
         yield
     finally:
         torch.set_num_threads(before)
 
 
-def _compared(
-    run: Run, path: Path, out: Path, facts: RunRecord, select: str, changed: dict[str, tuple[Any, Any]]
+def _compare(
+    run: Run, path: Path, out: Path, record: RunRecord, select: str, changed: dict[str, tuple[Any, Any]]
 ) -> Reproduction:
-    before = checkpoint.read(path / "last")["training"] if checkpoint.exists(path / "last") else {}
-    best = before.get("best_value") if select == facts.select else None
+    original = checkpoint.read(path / "last")["training"] if checkpoint.exists(path / "last") else {}
+    best = original.get("best_value") if select == record.select else None
     if changed:
         return Reproduction(run, path, select, changed, best)
-    now = read_record(out)
-    devices = [str(f.device.get("device", "cpu")) for f in (facts, now)]
+    new_record = read_record(out)
+    devices = [str(r.device.get("device", "cpu")) for r in (record, new_record)]
     cuda = any(d.startswith("cuda") for d in devices)
-    found = differences(facts.environment, now.environment, cuda)
+    causes = differences(record.environment, new_record.environment, cuda)
     if devices[0] != devices[1]:
-        found.insert(0, f"device {devices[0]} there, {devices[1]} here")
-    for earlier in facts.earlier_environments:
-        phrases = differences(earlier.get("environment", {}), now.environment, cuda)
-        found += [f"{phrase} (before it was resumed)" for phrase in phrases if phrase not in found]
-    there = {int(h["epoch"]): h for h in before.get("history", [])}
-    here = {int(h["epoch"]): h for h in run.history}
-    finished = bool(before.get("done"))
+        causes.insert(0, f"device {devices[0]} there, {devices[1]} here")
+    for earlier in record.earlier_environments:
+        phrases = differences(earlier.get("environment", {}), new_record.environment, cuda)
+        causes += [f"{phrase} (before it was resumed)" for phrase in phrases if phrase not in causes]
+    old_history = {int(h["epoch"]): h for h in original.get("history", [])}
+    new_history = {int(h["epoch"]): h for h in run.history}
+    finished = bool(original.get("done"))
     unequal = {}
     # An unfinished run is compared as far as it went; of a finished one, the number of epochs counts too.
-    for epoch in sorted(there.keys() | here.keys() if finished else there.keys()):
-        one, other = there.get(epoch, {}), here.get(epoch, {})
-        names = [
-            n
-            for n in {**one, **other}
-            if not n.startswith(("seconds", "profile/")) and one.get(n) != other.get(n)
-        ]
-        if names:
-            unequal[epoch] = names[0], one.get(names[0]), other.get(names[0])
-    weights = _weights(path) == _weights(out) if finished else None
+    for epoch in sorted(old_history.keys() | new_history.keys() if finished else old_history.keys()):
+        old = old_history.get(epoch, {})
+        new = new_history.get(epoch, {})
+        for name in {**old, **new}:
+            if not name.startswith(("seconds", "profile/")) and old.get(name) != new.get(name):
+                unequal[epoch] = name, old.get(name), new.get(name)
+                break
+    weights = _weights_sha256(path) == _weights_sha256(out) if finished else None
     on_cpu = all(d.startswith("cpu") for d in devices)
-    return Reproduction(run, path, select, {}, best, len(there), unequal, weights, found, on_cpu)
+    return Reproduction(run, path, select, {}, best, len(old_history), unequal, weights, causes, on_cpu)
 
 
-def _weights(path: Path) -> str | None:
-    """sha256 of the selected weights of a finished run, after reading them."""
-    folder = next((path / d for d in ("best", "last") if checkpoint.exists(path / d)), None)
+def _weights_sha256(path: Path) -> str | None:
+    """sha256 of the selected weights of a finished run, after reading them; None without a checkpoint."""
+    folder = checkpoint.selected(path)
     if folder is None:
         return None
-    saved = Committed(folder / checkpoint.STATE, checkpoint.FORMAT, checkpoint.REMEDY)
+    saved = checkpoint.open_committed(folder)
     saved.file("model")
     return saved.files["model"]["sha256"]

@@ -1,8 +1,8 @@
-"""From names and options to a trained run, and from a run directory back to its model, dataset and features.
+"""Trains a run from names and options, and opens a run directory: its model, dataset and features.
 
-A run directory holds what the :class:`~graphrec.training.trainer.Trainer` writes (``run.json``,
-``metrics.jsonl``, ``best/``, ``last/``), a ``recommender/``, ``titles.json`` where the items have texts and,
-for a dataset that was given as an object, a copy of it in ``dataset/``.
+A run directory holds the files of the :class:`~graphrec.training.trainer.Trainer` (``run.json``,
+``metrics.jsonl``, ``best/``, ``last/``), a ``recommender/``, ``titles.json`` if the items have texts, and a
+copy of the dataset in ``dataset/`` if it was passed without its source.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ __all__ = [
 
 SELECT = Model.select
 CONVERSATION = "conversation"
-"""Folder of a run directory for the agent that holds conversations."""
+"""Folder of a run directory for the conversational agent."""
 C = TypeVar("C", bound=Config)
 
 
 @dataclass(frozen=True)
 class OpenedRun:
-    """A run read back.
+    """A trained run with its model, dataset and features.
 
     Attributes:
-        path: its directory.
-        model: with the best weights, or the last ones where nothing was validated; in evaluation mode.
-        data: the dataset it was trained on.
-        features: the tables it was built with; empty for models that need none.
-        meta: what ``run.json`` records.
+        path: the run directory.
+        model: the model with its best weights (the last ones if nothing was validated), in evaluation mode.
+        data: the dataset the model was trained on.
+        features: the tables by field it was built with; empty for models that need none.
+        meta: the content of ``run.json``.
     """
 
     path: Path
@@ -73,20 +73,20 @@ def configure(
 
     Args:
         model: a registered name.
-        model_options: of the model's ``Config``.
-        train_options: of :class:`~graphrec.training.trainer.TrainConfig`.
-        seed: of both, where they do not set their own.
+        model_options: options of the model's ``Config``.
+        train_options: options of :class:`~graphrec.training.trainer.TrainConfig`.
+        seed: seed of model and training, unless their options set one.
         ranking: refuse a model that does not rank items.
 
     Raises:
-        ConfigError: an unknown name, an option that is unknown or out of range, or a model that ranks
-            nothing and has to.
+        ConfigError: an unknown name; an option that is unknown or out of range; or, with ``ranking``, a model
+            that does not rank items.
     """
     cls = model_class(model)
     if ranking and not issubclass(cls, Ranker):
         raise ConfigError(
-            f"{cls.name} does not rank items, and this compares by ranking; train it with: graphrec train "
-            f"{cls.name}"
+            f"{cls.name} does not rank items, and models are compared here by ranking; train it with: "
+            f"graphrec train {cls.name}"
         )
     config = _configured(
         cls.Config, f"model.* options of {cls.name}", {"seed": seed, **(model_options or {})}
@@ -110,41 +110,42 @@ def train(
     store: str | Path | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> Run:
-    """Trains a registered model, validated as it says, and keeps all that evaluating and serving it needs.
+    """Trains a registered model and writes a run directory with everything that evaluation and serving need.
 
     Args:
         model: a registered name.
-        data: trained on ``train``, validated on ``valid``: by ranking it with ``train`` masked where
-            ``select`` is a metric of ranking, else by the model's :meth:`~graphrec.models.base.Model.task`.
-            ``test`` is not looked at, except that the saved recommender does not offer users what they
-            already have.
+        data: the dataset. The model is trained on ``train`` and validated on ``valid``: by ranking it with
+            ``train`` masked if ``select`` is a ranking metric, else by the model's
+            :meth:`~graphrec.models.base.Model.task`. ``test`` is used only so that the saved recommender does
+            not offer users items they already have.
         features: tables by field, for models that need them (see :func:`features_for`).
-        model_options: of the model's ``Config``.
-        train_options: of :class:`~graphrec.training.trainer.TrainConfig`.
+        model_options: options of the model's ``Config``.
+        train_options: options of :class:`~graphrec.training.trainer.TrainConfig`.
         out: the run directory.
-        seed: of model and training, where their options do not set their own.
-        select: metric to select on, or ``"none"``: no validation, the last epoch counts. Default: the
-            model's.
-        resume: go on from the last checkpoint in ``out``.
-        source: where ``data`` came from; None keeps a copy of the dataset in the run directory.
+        seed: seed of model and training, unless their options set one.
+        select: metric to select the epoch on, or ``"none"`` for no validation and the last epoch. Default:
+            the model's.
+        resume: resume from the last checkpoint in ``out``.
+        source: where ``data`` was read; None copies the dataset into the run directory.
         store: directory of the feature store the tables came from, recorded for :func:`open_run`.
         on_epoch: called with each epoch's record.
 
     Raises:
         ConfigError: an unknown name, option or metric.
         DataError: ``valid`` is empty.
-        CheckpointError: the directory holds a run already and ``resume`` is false, or holds another run.
+        CheckpointError: ``out`` holds this run and ``resume`` is false, or another run.
         TrainingError: training failed.
     """
     cls, model_config, train_config = configure(model, model_options, train_options, seed)
-    out, select = Path(out), select or cls.select
-    ranked = ranks(cls, select)  # before anything that takes time
+    out = Path(out)
+    select = select or cls.select
+    ranked = ranks(cls, select)  # refuses an unknown metric before anything that takes time
     refuse_another(out, select, resume)
     task: Task | None = None
     if select != NONE and not len(data.valid):
         raise DataError(
-            f"{data.name}: the valid split is empty, so there is nothing to select {select} on; choose a "
-            f"split that holds some out (such as --set data.split=random), or do not validate: "
+            f"{data.name}: the valid split is empty, expected interactions to compute {select} on; choose a "
+            f"split with a validation part (such as --set data.split=random), or do not validate: "
             f"--select {NONE}"
         )
     inputs = cls.inputs(features, model_config)
@@ -155,7 +156,7 @@ def train(
         task = RankingTask(valid, seen=data.train, metrics=("recall", "ndcg", select))
     elif select != NONE:
         task = untrained.task(data)
-    recorded = {
+    facts = {
         "dataset": {"name": data.name, "fingerprint": data.fingerprint},
         "features": {field: table.sha256 for field, table in inputs.items()},
         "keys": {f: str(t.meta["key"]) for f, t in inputs.items() if "key" in t.meta},
@@ -170,7 +171,7 @@ def train(
         "earlier_environments": _earlier_environments(out) if resume else [],
     }
     run = Trainer(train_config, out).fit(
-        untrained, task, None if task is None else select, resume=resume, about=recorded, on_epoch=on_epoch
+        untrained, task, None if task is None else select, resume=resume, about=facts, on_epoch=on_epoch
     )
     if not distributed.is_rank_zero():
         return run
@@ -189,10 +190,10 @@ def train(
 
 
 def ranks(kind: type[Model], select: str) -> bool:
-    """Whether a model is validated by ranking when its epoch is selected on a metric.
+    """Whether a model is validated by ranking if its epoch is selected on this metric.
 
     Raises:
-        ConfigError: an unknown metric, where the model is validated by nothing but ranking.
+        ConfigError: an unknown metric, for a model that is validated by ranking only.
     """
     if select == NONE or not issubclass(kind, Ranker):
         return False
@@ -206,21 +207,21 @@ def ranks(kind: type[Model], select: str) -> bool:
 
 
 def refuse_another(out: Path, select: str, resume: bool) -> None:
-    """Refuses, before any work is done, a directory that holds a run which is not to be resumed.
+    """Refuses a run directory that holds another run, before any work is done.
 
     Raises:
-        CheckpointError: it holds one and ``resume`` is false, or one that selects on another metric.
+        CheckpointError: it holds a run and ``resume`` is false, or a run that selects on another metric.
     """
     if not (out / "run.json").exists() or not distributed.is_rank_zero():
         return
     if not resume:
         raise CheckpointError(
-            f"{out} already holds a run; go on with it (--resume), or choose another directory (--out)"
+            f"{out} already holds a run; resume it (--resume), or choose another directory (--out)"
         )
     selected = read_meta(out).get("select", select)
     if selected != select:
         raise CheckpointError(
-            f"{out} selects on {selected}, this run would on {select}; resume it with --select {selected}, "
+            f"{out} selects on {selected}, this run selects on {select}; resume it with --select {selected}, "
             "or choose another directory (--out)"
         )
 
@@ -233,64 +234,64 @@ def open_run(
     root: str | Path | None = None,
     store: str | Path | None = None,
 ) -> OpenedRun:
-    """Rebuilds a run's model from its directory, on the CPU.
+    """Opens a run: its model, on the CPU, with its dataset and features.
 
     Args:
         path: a run directory written by :func:`train`.
-        data: the dataset, if it is at hand; default: read again from where it was.
-        features: the tables, likewise.
-        root: where the dataset is now, if it has been moved.
-        store: where the feature store is now, if it has been moved.
+        data: the dataset; default: read from where it was.
+        features: the tables by field; default: read from the store they came from.
+        root: where the dataset is now, if it has moved.
+        store: where the feature store is now, if it has moved.
 
     Raises:
-        CheckpointError: no run there, a damaged one, or one whose dataset or features have changed since;
-            says what differs.
+        CheckpointError: there is no run, or it is damaged, or its dataset or features have changed since.
         DataError: the dataset cannot be read.
         FeatureError: the feature tables are gone or damaged.
     """
     path = Path(path)
-    meta, facts = read_meta(path), read_record(path)
-    data, used = inputs_of(path, data=data, features=features, root=root, store=store)
+    record = read_record(path)
+    data, tables = inputs_of(path, data=data, features=features, root=root, store=store)
     try:
-        cls, config, _ = configure(facts.model, facts.config)
+        cls, config, _ = configure(record.model, record.config)
     except ConfigError as cause:
         raise damaged(path, str(cause)) from cause
-    weights = next((path / d for d in ("best", "last") if checkpoint.exists(path / d)), None)
+    weights = checkpoint.selected(path)
     if weights is None:
-        raise CheckpointError(f"{path}: holds no checkpoint yet; go on with the training (--resume)")
-    model = cls.build(data, used or None, config)
+        raise CheckpointError(f"{path}: holds no checkpoint yet; resume the training (--resume)")
+    model = cls.build(data, tables or None, config)
     checkpoint.read(weights, model)
     model.eval()
-    return OpenedRun(path, model, data, used, meta)
+    return OpenedRun(path, model, data, tables, read_meta(path))
 
 
 def open_recommender(path: str | Path) -> tuple[Recommender, dict[str, str]]:
-    """The recommender of a run, or one saved on its own, and item titles where the run has them.
+    """The recommender of a run, or one saved separately, and the item titles if the run has them.
 
     Args:
         path: a run directory, or a directory that :meth:`Recommender.save` wrote.
 
     Raises:
-        CheckpointError: there is neither, or it is damaged.
+        CheckpointError: there is no recommender, or it is damaged.
     """
-    path, folder = Path(path), recommender_folder(path)
-    # A run's own recommender/ may be named directly, too.
+    path = Path(path)
+    folder = recommender_folder(path)
+    # ``path`` may also be the recommender/ folder of a run.
     file = (path if folder != path else path.absolute().parent) / "titles.json"
     titles: Any = {}
     if folder.absolute().name == "recommender" and file.exists():
         titles = read_json(file, CheckpointError)
         if not (isinstance(titles, dict) and all(isinstance(v, str) for v in titles.values())):
             raise CheckpointError(
-                f"{file}: expected titles by item id; remove the file, only titles are lost"
+                f"{file}: expected titles by item id; remove the file, which loses only the titles"
             )
     return Recommender.load(folder), titles
 
 
 def recommender_folder(path: str | Path) -> Path:
-    """Where the recommender of a run lies, or one saved on its own.
+    """The folder of a run's recommender, or of one saved separately.
 
     Raises:
-        CheckpointError: there is neither.
+        CheckpointError: there is no recommender.
     """
     path = Path(path)
     folder = next((p for p in (path, path / "recommender") if (p / "recommender.json").exists()), None)
@@ -298,7 +299,7 @@ def recommender_folder(path: str | Path) -> Path:
         trained = read_meta(path).get("model")
         if (path / CONVERSATION).is_dir():
             raise CheckpointError(
-                f"{path}: a run of {trained!r}, which recommends in conversations alone; run: "
+                f"{path}: a run of {trained!r}, which recommends only in conversations; run: "
                 f"graphrec converse {path}"
             )
         raise CheckpointError(f"{path}: holds no recommender yet; finish the training (--resume)")
@@ -313,7 +314,7 @@ def _configured(kind: type[C], owner: str, options: Mapping[str, Any]) -> C:
 
 
 def _earlier_environments(out: Path) -> list[dict[str, Any]]:
-    """Devices and environments in which a run that is resumed was trained before, where they were others."""
+    """Each device and environment, other than the present, in which a resumed run was trained before."""
     if not (out / "run.json").exists():
         return []
     before = read_record(out)
@@ -323,6 +324,6 @@ def _earlier_environments(out: Path) -> list[dict[str, Any]]:
 
 
 def _titles(data: Dataset) -> dict[str, str]:
-    """The beginning of each item's text."""
+    """The beginning of each item's text, by item id."""
     texts = zip(data.items.ids, data.content.get("text", ()), strict=False)
     return {item: title(text) for item, text in texts if text is not None}

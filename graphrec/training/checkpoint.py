@@ -1,8 +1,8 @@
-"""Checkpoints: safetensors for tensors, one JSON that commits them.
+"""Checkpoints: tensors in safetensors files, committed by one JSON file.
 
-A checkpoint directory holds ``state.json`` and the tensor files it names (see :mod:`graphrec.core.bundle`): a
-process killed at any moment leaves a checkpoint that loads, the old one or the new one, and one that was
-changed in any bit does not load.
+A checkpoint directory holds ``state.json`` and the tensor files it names (see :mod:`graphrec.core.bundle`). A
+process killed at any moment leaves either the old or the new checkpoint, and a checkpoint with a changed bit
+does not load.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ def write(
     optimizer: torch.optim.Optimizer | None = None,
     **state: Any,
 ) -> None:
-    """Writes a checkpoint; the one before stays valid until this one is whole.
+    """Writes a checkpoint; the previous one stays valid until this one is complete.
 
     Args:
         directory: such as ``runs/x/last``.
-        step: such as the epochs done; returned by :func:`read`.
+        step: such as the number of epochs trained; returned by :func:`read`.
         model: its state dict is written.
-        optimizer: its state is written too, if given.
+        optimizer: its state is written, unless None.
         state: JSON-able values, returned by :func:`read`.
 
     Raises:
         CheckpointError: the directory cannot be written (full disk, no permission); the previous checkpoint
-            is whole.
+            is intact.
     """
-    files = {"model": _file(model.state_dict())}
+    files = {"model": _tensor_file(model.state_dict())}
     if optimizer is not None:
         tensors, groups = _flatten(optimizer)
-        files["optimizer"] = _file(tensors)
+        files["optimizer"] = _tensor_file(tensors)
         state = {**state, "optimizer_groups": groups}
     commit(Path(directory) / STATE, FORMAT, {"step": step, **state}, files, retry="resume")
 
@@ -58,17 +58,33 @@ def exists(directory: str | Path) -> bool:
     return (Path(directory) / STATE).exists()
 
 
+def selected(run: str | Path) -> Path | None:
+    """The checkpoint with the selected weights of a run: ``best``, or ``last`` if nothing was validated."""
+    return next((Path(run) / name for name in ("best", "last") if exists(Path(run) / name)), None)
+
+
+def open_committed(directory: str | Path) -> Committed:
+    """The checkpoint's ``state.json``, checked, and the files it names.
+
+    Raises:
+        CheckpointError: missing, damaged, or of another format.
+    """
+    return Committed(Path(directory) / STATE, FORMAT, REMEDY)
+
+
 def read(
     directory: str | Path, model: nn.Module | None = None, optimizer: torch.optim.Optimizer | None = None
 ) -> dict[str, Any]:
-    """Reads a checkpoint, checks it and loads it into the model and the optimizer given.
+    """Reads and checks a checkpoint, and loads it into the model and the optimizer, where given.
+
+    Returns:
+        ``step`` and the further state that :func:`write` was given.
 
     Raises:
-        CheckpointError: missing, damaged, of another format, or made for a model of other parameters.
+        CheckpointError: missing, damaged, of another format, or written for a model with other parameters.
     """
-    directory = Path(directory)
-    saved = Committed(directory / STATE, FORMAT, REMEDY)
-    # All is read before anything is loaded, so that a damaged file leaves the model as it was.
+    saved = open_committed(directory)
+    # Everything is read before anything is loaded, so that a damaged file leaves the model as it was.
     tensors = None if model is None else _load(saved, "model")
     moments = None if optimizer is None else _load(saved, "optimizer")
     if model is not None and tensors is not None:
@@ -79,17 +95,17 @@ def read(
                 f"{directory}: was made for another model or dataset: {' '.join(str(cause).split())}"
             ) from cause
     if optimizer is not None and moments is not None:
-        _restore(optimizer, moments, saved.head["optimizer_groups"], directory)
+        _restore(optimizer, moments, saved.head["optimizer_groups"], Path(directory))
     return saved.head
 
 
 def tidy(directory: str | Path) -> None:
-    """Removes what a killed writer left beside the committed files."""
-    Committed(Path(directory) / STATE, FORMAT, REMEDY).tidy()
+    """Removes files that a killed writer left behind."""
+    open_committed(directory).tidy()
 
 
-def _file(tensors: dict[str, Tensor]) -> tuple[str, str, Write]:
-    """Digest of the content, suffix and writer of a tensor file, as :func:`commit` takes them."""
+def _tensor_file(tensors: dict[str, Tensor]) -> tuple[str, str, Write]:
+    """sha256, suffix and writer of a safetensors file, as :func:`commit` expects them."""
     data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
     sha256 = hashlib.sha256(data).hexdigest()
 

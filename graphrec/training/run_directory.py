@@ -1,7 +1,7 @@
-"""The run directory: what a training keeps on disk, so that it can go on after it was stopped at any moment.
+"""The run directory: files from which a training that was stopped at any moment resumes.
 
-It holds ``run.json`` (what is trained, on what, with what), ``metrics.jsonl`` (one line an epoch) and two
-checkpoints, ``last`` (model, optimizer, history: all that resuming needs) and ``best`` (the model alone).
+It holds ``run.json`` (the model, its data and all options), ``metrics.jsonl`` (one line per epoch) and two
+checkpoints: ``last`` (model, optimizer and history, everything that resuming needs) and ``best`` (the model).
 """
 
 from __future__ import annotations
@@ -26,22 +26,25 @@ from graphrec.core.errors import CheckpointError
 from graphrec.core.files import acquire_lock, remove_stale_temporaries, write_text
 from graphrec.training import checkpoint
 
-RUN, METRICS, LAST, BEST = "run.json", "metrics.jsonl", "last", "best"
+RUN = "run.json"
+METRICS = "metrics.jsonl"
+LAST = "last"
+BEST = "best"
 LOCK = ".lock"
 
 
 @dataclass
-class State:
-    """What early stopping and the run directory remember.
+class TrainingState:
+    """Progress of a training: its history and the state of early stopping.
 
     Attributes:
         history: one dict per epoch.
         best_epoch: epoch of the best validation, counted from 1.
-        best_value: the selected metric there, or None.
-        threshold: the same as it is compared.
-        misses: validations since.
+        best_value: the selected metric of that epoch, or None.
+        threshold: that metric, rounded, which later epochs must beat.
+        misses: number of validations since then.
         done: whether training is over.
-        best_weights: the weights there, where no directory keeps them.
+        best_weights: weights of that epoch, if there is no run directory to hold them.
     """
 
     history: list[dict[str, float]] = field(default_factory=list)
@@ -53,76 +56,75 @@ class State:
     best_weights: dict[str, Tensor] | None = None
 
     def saved(self) -> dict[str, Any]:
-        """All but the weights, JSON-able."""
-        kept = {k: v for k, v in vars(self).items() if k != "best_weights"}
-        return {**kept, "threshold": self.threshold if math.isfinite(self.threshold) else -1e300}
+        """Everything but the weights, as JSON-able values."""
+        state = {k: v for k, v in vars(self).items() if k != "best_weights"}
+        return {**state, "threshold": self.threshold if math.isfinite(self.threshold) else -1e300}
 
 
 class RunDirectory:
-    """Facts, metrics and checkpoints of one run.
+    """Record, metrics and checkpoints of one run.
 
     Args:
-        path: the directory; None keeps nothing on disk.
+        path: the directory; None writes nothing to disk.
 
     Attributes:
-        writes: whether this process does; the others only read.
+        writes: whether this process writes; of several processes, only the first does.
     """
 
     def __init__(self, path: Path | None) -> None:
-        self.path, self.writes = path, True
+        self.path = path
+        self.writes = True
         self._lock: FileLock | None = None
 
     def open(
         self, facts: Mapping[str, Any], resume: bool, configs: Mapping[str, type[Config]] | None = None
     ) -> None:
-        """Creates the directory, or makes sure that the one to resume is this run.
+        """Creates the directory, or checks that the run in it is the one to resume.
 
         Args:
-            facts: of the run, for ``run.json``: ``model``, ``model_config``, ``train_config``, ...
-            resume: whether there may be a run already.
-            configs: class of the options by fact (``model_config``, ``train_config``), so that options
-                recorded by an earlier version are compared under their present names.
+            facts: the content of ``run.json``: ``model``, ``model_config``, ``train_config``, ...
+            resume: whether the directory may hold a run already.
+            configs: class of the options by key of ``facts`` (``model_config``, ``train_config``), so that
+                options recorded by an earlier version are compared under their present names.
 
         Raises:
-            CheckpointError: it holds another run, or one although ``resume`` is false; its ``run.json`` is
-                damaged; it holds a dataset; another training is writing to it; or it cannot be written.
+            CheckpointError: the directory holds another run, or this one although ``resume`` is false; its
+                ``run.json`` is damaged; it holds a dataset; another training is writing to it; or it cannot
+                be written.
         """
         if self.path is None or not self.writes:
             return
         if (self.path / RUN).exists():
             if not resume:
                 raise CheckpointError(
-                    f"{self.path} already holds a run; resume it (resume=True, --resume) or choose "
-                    "another directory"
+                    f"{self.path} already holds a run; resume it (resume=True, --resume), or choose another "
+                    "directory"
                 )
-            self._refuse_another(self.path, facts, configs or {})
+            self._check_same_run(self.path, facts, configs or {})
         elif (self.path / "dataset.json").exists():
             raise CheckpointError(f"{self.path}: holds a dataset; choose another directory for the run")
         with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
-            self._hold(self.path)
+            refusal = CheckpointError(
+                f"{self.path}: another training is writing to it; wait until it ends, or choose another "
+                "directory"
+            )
+            with suppress(NotImplementedError):  # a file system without locks
+                self._lock = acquire_lock(self.path / LOCK, refusal)
             remove_stale_temporaries(self.path)
             write_sealed(self.path / RUN, {**facts, "environment": environment()})
 
-    def _hold(self, path: Path) -> None:
-        """Takes the lock of whoever writes."""
-        refusal = CheckpointError(
-            f"{path}: another training is writing to it; wait for its end, or choose another directory"
-        )
-        with suppress(NotImplementedError):  # a file system without locks: none is held, as before there were
-            self._lock = acquire_lock(path / LOCK, refusal)
-
     def close(self) -> None:
-        """Lets others write."""
+        """Releases the lock of the directory."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
 
-    def _refuse_another(
+    def _check_same_run(
         self, path: Path, facts: Mapping[str, Any], configs: Mapping[str, type[Config]]
     ) -> None:
         before = read_sealed(path / RUN, checkpoint.REMEDY)
-        # How long to train may change when a run is resumed, but not the epochs a schedule is stretched over.
+        # A resumed run may train longer, but the epochs that a schedule spans stay.
         duration = ["patience", *(["epochs"] if facts["train_config"]["schedule"] == "constant" else [])]
         for key in ("model", "model_config", "train_config", "dataset", "features"):
             old = before.get(key)
@@ -135,46 +137,47 @@ class RunDirectory:
                 new = {name: value for name, value in (new or {}).items() if name not in duration}
             if old != new:
                 raise CheckpointError(
-                    f"{path} holds another run: its {key} is {old}, this one's is {new}; "
-                    "choose another directory"
+                    f"{path} holds another run: its {key} is {old}, expected {new}; choose another directory"
                 )
 
     def holds_checkpoint(self) -> bool:
-        """Whether there is something to go on from."""
+        """Whether there is a checkpoint to resume from."""
         return self.path is not None and checkpoint.exists(self.path / LAST)
 
-    def read(self, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> tuple[State, int]:
-        """Loads the last checkpoint; returns what it remembers and how many epochs are done.
+    def read(self, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> tuple[TrainingState, int]:
+        """Loads the last checkpoint; returns its state and the number of epochs trained.
 
         Raises:
-            CheckpointError: it is missing or damaged, or the best one is.
+            CheckpointError: the last or the best checkpoint is missing or damaged.
         """
         path = self.path or Path()
         saved = checkpoint.read(path / LAST)
-        state, step = State(**saved["training"]), int(saved["step"])
+        state = TrainingState(**saved["training"])
+        step = int(saved["step"])
         if state.best_value is not None and self.writes:
             self._check_best(path, model, state, step)
         checkpoint.read(path / LAST, model, optimizer)
         distributed.barrier()
-        for part in (LAST, BEST) if state.best_value is not None else (LAST,):
-            if self.writes:
-                checkpoint.tidy(path / part)
+        if self.writes:
+            checkpoint.tidy(path / LAST)
+            if state.best_value is not None:
+                checkpoint.tidy(path / BEST)
         return state, step
 
-    def _check_best(self, path: Path, model: nn.Module, state: State, step: int) -> None:
-        """Sees, before more time is spent, that the best weights are there and whole.
+    def _check_best(self, path: Path, model: nn.Module, state: TrainingState, step: int) -> None:
+        """Checks, before more time is spent, that the best weights are intact.
 
-        Where a run was killed between writing the two checkpoints, the last one holds them.
+        If a run was killed between writing the two checkpoints, the last one holds them.
         """
         best = path / BEST
         if step == state.best_epoch:
             checkpoint.read(path / LAST, model)
             checkpoint.write(best, step, model, value=state.best_value)
             return
-        found = checkpoint.read(best, model)["step"]
-        if found != state.best_epoch:
+        epoch = checkpoint.read(best, model)["step"]
+        if epoch != state.best_epoch:
             raise CheckpointError(
-                f"{best}: is of epoch {found}, but according to {path / LAST} epoch {state.best_epoch} was "
+                f"{best}: is of epoch {epoch}, but according to {path / LAST} epoch {state.best_epoch} was "
                 f"the best; restore it or {checkpoint.REMEDY}"
             )
 
@@ -183,13 +186,13 @@ class RunDirectory:
         model: nn.Module,
         optimizer: torch.optim.Optimizer | None,
         epoch: int,
-        state: State,
+        state: TrainingState,
         improved: bool = True,
     ) -> None:
-        """Writes the last checkpoint and, where the epoch is the best yet, the best one.
+        """Writes the last checkpoint and, if the epoch is the best so far, the best one.
 
         Raises:
-            CheckpointError: they cannot be written, or the directory has vanished.
+            CheckpointError: they cannot be written, or the directory was removed.
         """
         if self.path is None or not self.writes:
             return
@@ -198,13 +201,13 @@ class RunDirectory:
                 f"{self.path}: the run directory has vanished during training (no {RUN} in it); train "
                 "again, and leave it in place"
             )
-        # last before best: killed in between, the resumed run finds the best weights in last.
+        # The last one first: if the process is killed in between, it holds the best weights.
         checkpoint.write(self.path / LAST, epoch, model, optimizer, training=state.saved())
         if improved and state.best_value is not None:
             checkpoint.write(self.path / BEST, epoch, model, value=state.best_value)
 
-    def load_best(self, model: nn.Module, state: State) -> None:
-        """Loads the best weights; those of the last epoch stay where nothing was validated.
+    def load_best(self, model: nn.Module, state: TrainingState) -> None:
+        """Loads the best weights; without validation, the model keeps those of the last epoch.
 
         Raises:
             CheckpointError: the checkpoint is missing or damaged.
@@ -215,24 +218,24 @@ class RunDirectory:
             model.load_state_dict(state.best_weights)
 
     def rewrite_metrics(self, history: Sequence[Mapping[str, float]]) -> None:
-        """Drops what a killed run had logged after its last checkpoint, and half a line at the end."""
+        """Removes lines that a killed run logged after its last checkpoint, and an incomplete line."""
         if self.path is not None and self.writes:
             with self._writing():
                 write_text(self.path / METRICS, "".join(json.dumps(h) + "\n" for h in history))
 
     def log(self, record: Mapping[str, float]) -> None:
-        """Adds an epoch's line to the metrics; it need not be durable, the checkpoint holds it too."""
+        """Appends an epoch's line to the metrics; not flushed to disk, as the checkpoint holds it too."""
         if self.path is not None and self.writes:
             with self._writing(), open(self.path / METRICS, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Says of what cannot be written where it is and what to do."""
+        """Turns an error of writing into one that names the directory and says what to do."""
         try:
             yield
         except OSError as cause:
             raise CheckpointError(
-                f"{self.path}: cannot be written ({cause}); its checkpoints are intact: make room or permit "
-                "writing, then resume, or choose another directory"
+                f"{self.path}: cannot be written ({cause}); its checkpoints are intact: free disk space or "
+                "allow writing and resume, or choose another directory"
             ) from cause

@@ -1,6 +1,6 @@
 """The training loop.
 
-The trainer iterates ``model.epoch_batches(plan)``, sums the terms of ``model.loss(batch)``, steps the
+The trainer iterates ``model.epoch_batches(context)``, sums the terms of ``model.loss(batch)``, steps the
 optimizer, validates, writes checkpoints and stops early. It never sees a test split.
 """
 
@@ -27,7 +27,7 @@ from graphrec.models.base import Model
 from graphrec.models.batches import EpochContext
 from graphrec.models.train_config import Task, TrainConfig
 from graphrec.training.profiler import PHASES, PhaseTimer
-from graphrec.training.run_directory import RunDirectory, State
+from graphrec.training.run_directory import RunDirectory, TrainingState
 
 logger = logging.getLogger("graphrec")
 
@@ -37,10 +37,10 @@ class Run:
     """The result of a training.
 
     Attributes:
-        model: with the best weights loaded (the last ones if nothing was validated).
+        model: the model with its best weights (the last ones if nothing was validated).
         history: one dict per epoch: ``epoch``, ``seconds``, ``loss/<term>``, metrics.
         best_epoch: epoch of the best validation, counted from 1.
-        best_value: the selected metric there, or None.
+        best_value: the selected metric of that epoch, or None.
         out: the run directory, or None.
     """
 
@@ -52,14 +52,27 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Seconds spent in all epochs, validation and epochs before resuming included."""
+        """Seconds of all epochs, including validation and the epochs before resuming."""
         return sum(h["seconds"] for h in self.history)
 
     @property
     def profile(self) -> dict[str, float]:
-        """Phase -> seconds in all epochs that were profiled; empty without ``TrainConfig.profile``."""
+        """Phase -> seconds in all profiled epochs; empty without ``TrainConfig.profile``."""
         profiled = [h for h in self.history if f"profile/{PHASES[0]}" in h]
         return {phase: sum(h[f"profile/{phase}"] for h in profiled) for phase in PHASES if profiled}
+
+
+@dataclass
+class _Fit:
+    """One call of :meth:`Trainer.fit`: its arguments, and what it sets up."""
+
+    model: Model
+    optimizer: torch.optim.Optimizer | None
+    validate: Task | None
+    select: str | None
+    precision: _Precision
+    timer: PhaseTimer
+    state: TrainingState = field(default_factory=TrainingState)
 
 
 class Trainer:
@@ -67,7 +80,7 @@ class Trainer:
 
     Args:
         config: a :class:`TrainConfig`.
-        out: run directory for checkpoints and metrics; None keeps nothing on disk.
+        out: run directory for checkpoints and metrics; None writes nothing to disk.
     """
 
     def __init__(self, config: TrainConfig | None = None, out: str | Path | None = None) -> None:
@@ -89,51 +102,55 @@ class Trainer:
         """Trains until the last epoch or until ``select`` stops improving, then loads the best weights.
 
         Args:
-            model: is trained in place.
-            validate: called after epochs; sees what it was made with, which should never be a test split.
-            select: name of the validated metric to select on; default: the first.
-            resume: go on from the run directory's last checkpoint; start afresh if there is none.
-            about: JSON-able facts recorded in ``run.json`` (dataset fingerprint, feature hashes, ...).
+            model: trained in place.
+            validate: returns the validation metrics of a model; must not use the test split.
+            select: name of the validation metric to select the epoch on; default: the first.
+            resume: resume from the run directory's last checkpoint, or start if there is none.
+            about: JSON-able facts to record in ``run.json`` (dataset fingerprint, feature hashes, ...).
             on_epoch: called with each epoch's record.
 
         Raises:
-            TrainingError: a loss term is not finite (named, with epoch and step), or there are no batches.
+            TrainingError: a loss term or a validation metric is not finite, or there are no batches.
             CheckpointError: the run directory holds another run, or cannot be written.
-            ConfigError: ``select`` is not validated.
+            ConfigError: ``select`` is not among the validation metrics, or the model trains in one process
+                only and there are several.
         """
         config = self.config
         start = 0
-        state = State()
-        # Refused before other processes wait for this one.
+        # Checked before other processes wait for this one.
         if distributed.env_world_size() > 1 and model.data_parallel is None:
-            raise ConfigError(f"{model.name} trains in one process; its batches cannot be divided")
+            raise ConfigError(
+                f"{model.name} trains in one process; its batches cannot be divided among several"
+            )
         self._device = distributed.set_up(config.device)
         precision = _Precision(config.precision, self._device)
-        timer = PhaseTimer(self._device) if config.profile else None
+        timer = PhaseTimer(self._device, enabled=config.profile)
         self.run_directory.writes = distributed.is_rank_zero()
         model.to(self._device)
         trainable = any(p.requires_grad for p in model.parameters())
         optimizer = model.optimizer(config) if trainable else None
+        fit = _Fit(model, optimizer, validate, select, precision, timer)
         device = {**device_facts(self._device, config.precision), "processes": distributed.world_size()}
         try:
             self.run_directory.open(
                 self._facts(model, {"device": device, **(about or {})}), resume, self._configs(model)
             )
             if resume and distributed.broadcast_object(self.run_directory.holds_checkpoint, self._device):
-                state, start = self.run_directory.read(model, optimizer)
-                if optimizer is not None:  # more epochs or patience than before go on from here
-                    state.done = self._is_over(start, state)
+                fit.state, start = self.run_directory.read(model, optimizer)
+                if optimizer is not None:  # there may be more epochs or patience than before
+                    fit.state.done = self._is_over(start, fit.state)
+            state = fit.state
             self.run_directory.rewrite_metrics(state.history)
             if state.done:
                 logger.info("the run in %s is finished; nothing to do", self.out)
             elif optimizer is None:
-                self._validate(model, validate, select, state, {"epoch": 0, "seconds": 0.0}, last=True)
+                self._validate(fit, {"epoch": 0, "seconds": 0.0}, last=True)
                 state.done = True
                 self.run_directory.write(model, None, 0, state)
                 self.run_directory.rewrite_metrics(state.history)
             else:
-                self._loop(precision, timer, model, optimizer, validate, select, state, start, on_epoch)
-            distributed.barrier()  # for the best weights to be written
+                self._loop(fit, optimizer, start, on_epoch)
+            distributed.barrier()  # until the best weights are written
             self.run_directory.load_best(model, state)
         finally:
             self.run_directory.close()
@@ -142,17 +159,13 @@ class Trainer:
 
     def _loop(
         self,
-        precision: _Precision,
-        timer: PhaseTimer | None,
-        model: Model,
+        fit: _Fit,
         optimizer: torch.optim.Optimizer,
-        validate: Task | None,
-        select: str | None,
-        state: State,
         start: int,
         on_epoch: Callable[[dict[str, float]], None] | None,
     ) -> None:
         config = self.config
+        state = fit.state
         for group in optimizer.param_groups:
             group["initial_lr"] = config.learning_rate * group.get("lr_scale", 1.0)
         bar = ProgressBar(config.progress if distributed.is_rank_zero() else False, config.epochs, start)
@@ -162,19 +175,16 @@ class Trainer:
                 began = time.perf_counter()
                 for group in optimizer.param_groups:
                     group["lr"] = group["initial_lr"] * rate(config, epoch)
-                record = {"epoch": epoch, **self._epoch(precision, timer, model, optimizer, epoch)}
+                record = {"epoch": epoch, **self._epoch(fit, optimizer, epoch)}
                 record["seconds/train"] = time.perf_counter() - began
-                last = epoch == config.epochs
-                if timer is not None:
-                    timer.start()
-                improved = self._validate(model, validate, select, state, record, last)
-                if timer is not None:
-                    timer.lap("validation")
-                    record.update(timer.pop())
+                fit.timer.start()
+                improved = self._validate(fit, record, last=epoch == config.epochs)
+                fit.timer.lap("validation")
+                record.update(fit.timer.pop())
                 record["seconds"] = time.perf_counter() - began
                 state.done = self._is_over(epoch, state)
                 if improved or state.done or epoch % config.checkpoint_every == 0:
-                    self.run_directory.write(model, optimizer, epoch, state, improved)
+                    self.run_directory.write(fit.model, optimizer, epoch, state, improved)
                 self.run_directory.log(record)
                 board(record)
                 progress(record, state.best_value, state.best_epoch)
@@ -183,73 +193,58 @@ class Trainer:
                 if state.done:
                     break
 
-    def _is_over(self, epoch: int, state: State) -> bool:
+    def _is_over(self, epoch: int, state: TrainingState) -> bool:
         patience = self.config.patience
         return epoch >= self.config.epochs or (patience is not None and state.misses > patience)
 
-    def _epoch(
-        self,
-        precision: _Precision,
-        timer: PhaseTimer | None,
-        model: Model,
-        optimizer: torch.optim.Optimizer,
-        epoch: int,
-    ) -> dict[str, float]:
-        """One pass over the model's batches; the mean of each loss term."""
+    def _epoch(self, fit: _Fit, optimizer: torch.optim.Optimizer, epoch: int) -> dict[str, float]:
+        """Trains one pass over the model's batches; returns the mean of each loss term."""
         config = self.config
+        model = fit.model
+        timer = fit.timer
         terms: dict[str, list[Tensor]] = {}
-        if timer is not None:
-            timer.start()
+        timer.start()
         model.train()
         model.start_epoch(numpy_rng(config.seed, "start_epoch", epoch))
         for batch in model.epoch_batches(EpochContext(epoch, config.batch_size, config.seed)):
             batch = _to(batch, self._device)
-            if timer is not None:
-                timer.lap("batches")
-            losses = precision.losses(model, batch)
-            if timer is not None:
-                timer.lap("forward")
-            precision.backward(torch.stack(list(losses.values())).sum())
+            timer.lap("batches")
+            losses = fit.precision.losses(model, batch)
+            timer.lap("forward")
+            fit.precision.backward(torch.stack(list(losses.values())).sum())
             if model.data_parallel == "batches":
                 distributed.all_reduce_gradients(model.parameters())
-            if timer is not None:
-                timer.lap("backward")
-            precision.step(model, optimizer, config.clip_norm)
+            timer.lap("backward")
+            fit.precision.step(model, optimizer, config.clip_norm)
             optimizer.zero_grad(set_to_none=True)
             for name, value in losses.items():
                 terms.setdefault(name, []).append(value.detach())
-            if timer is not None:
-                timer.lap("step")
+            timer.lap("step")
         if not terms:
-            raise TrainingError(f"epoch {epoch}: the model made no batches; is its train split empty?")
-        # Looked at once an epoch: reading a loss at every step would stall a GPU.
+            raise TrainingError(f"epoch {epoch}: the model yielded no batches; is its training split empty?")
+        # Checked once an epoch: reading a loss at every step would stall a GPU.
         stacked = {name: torch.stack(values) for name, values in terms.items()}
-        broken = {name: (~torch.isfinite(v)).nonzero() for name, v in stacked.items()}
-        first = {name: int(at[0]) for name, at in broken.items() if len(at)}
-        if first:
-            # A broken term spoils the weights, and with them every term of the next step: the first one is
-            # the cause.
-            name = min(first, key=first.__getitem__)
+        steps = {name: (~torch.isfinite(v)).nonzero() for name, v in stacked.items()}
+        broken = {name: int(step[0]) for name, step in steps.items() if len(step)}
+        if broken:
+            # It breaks the weights, and with them every term of the next step: the first one is the cause.
+            name = min(broken, key=broken.__getitem__)
+            step = broken[name]
             raise TrainingError(
-                f"epoch {epoch}, step {first[name] + 1}: loss term {name!r} is "
-                f"{float(stacked[name][first[name]])}; "
-                "the last checkpoint is intact: lower the learning rate, clip gradients (clip_norm) or check "
+                f"epoch {epoch}, step {step + 1}: loss term {name!r} is {float(stacked[name][step])}; the "
+                "last checkpoint is intact: lower the learning rate, clip gradients (clip_norm) or check "
                 "the features"
             )
         return {f"loss/{name}": float(v.double().mean()) for name, v in stacked.items()}
 
-    def _validate(
-        self,
-        model: Model,
-        validate: Task | None,
-        select: str | None,
-        state: State,
-        record: dict[str, float],
-        last: bool,
-    ) -> bool:
-        """Validates if the epoch is due and updates the state of early stopping. Returns whether the epoch is
-        the best so far.
+    def _validate(self, fit: _Fit, record: dict[str, float], last: bool) -> bool:
+        """Validates if the epoch is due, and updates the record and the state of early stopping.
+
+        Returns:
+            Whether the epoch is the best so far.
         """
+        state = fit.state
+        validate = fit.validate
         epoch = int(record["epoch"])
         state.history.append(record)
         if validate is None:
@@ -257,39 +252,42 @@ class Trainer:
             return False
         if epoch % self.config.validate_every and not last:
             return False
-        model.eval()
+        fit.model.eval()
         with torch.no_grad():
-            divided = getattr(validate, "divided", False)
-            metrics = (
-                validate(model)
-                if divided
-                else distributed.broadcast_object(lambda: validate(model), self._device)
-            )
+            if getattr(validate, "divided", False):
+                metrics = validate(fit.model)
+            else:
+                metrics = distributed.broadcast_object(lambda: validate(fit.model), self._device)
         record.update(metrics)
-        chosen = select or next(iter(metrics))
-        if chosen not in metrics:
+        select = fit.select or next(iter(metrics))
+        if select not in metrics:
             raise ConfigError(
-                f"select={chosen!r} is not validated; there are {list(metrics)}.{nearest(chosen, metrics)}"
+                f"select={select!r} is not a validation metric; expected one of {list(metrics)}."
+                f"{nearest(select, metrics)}"
             )
-        if broken := [name for name, found in metrics.items() if not math.isfinite(found)]:
-            raise TrainingError(
-                f"epoch {epoch}: validated {broken[0]} is {metrics[broken[0]]}; check the validation split"
-            )
-        value = float(metrics[chosen])
+        for name, metric in metrics.items():
+            if not math.isfinite(metric):
+                raise TrainingError(
+                    f"epoch {epoch}: validated {name} is {metric}; check the validation split"
+                )
+        value = float(metrics[select])
         digits = self.config.decimals
         rounded = value if digits is None else round(value, digits)
-        higher_is_better = getattr(validate, "higher_is_better", {}).get(chosen, True)
+        higher_is_better = getattr(validate, "higher_is_better", {}).get(select, True)
         better = rounded > state.threshold if higher_is_better else rounded < state.threshold
         if state.best_value is None or better:
-            state.best_value, state.threshold, state.best_epoch, state.misses = value, rounded, epoch, 0
+            state.best_value = value
+            state.threshold = rounded
+            state.best_epoch = epoch
+            state.misses = 0
             if self.out is None:
-                state.best_weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
+                state.best_weights = {k: v.detach().clone() for k, v in fit.model.state_dict().items()}
             return True
         state.misses += 1
         return False
 
     def _facts(self, model: Model, about: Mapping[str, Any]) -> dict[str, Any]:
-        """The facts that ``run.json`` records."""
+        """The content of ``run.json``."""
         return {
             "model": model.name,
             "model_config": model.config.model_dump(mode="json") if hasattr(model, "config") else {},
@@ -298,14 +296,15 @@ class Trainer:
         }
 
     def _configs(self, model: Model) -> dict[str, type[Config]]:
-        """The classes of the options in ``run.json``, which know the names earlier versions recorded."""
+        """Classes of the options in ``run.json``; they read names that earlier versions recorded."""
         model_config = type(model.config) if hasattr(model, "config") else Config
         return {"train_config": type(self.config), "model_config": model_config}
 
 
 def rate(config: TrainConfig, epoch: int) -> float:
-    """Factor on the learning rate in one epoch (from 1): a function of the epoch alone, so resuming needs no
-    state.
+    """Factor on the learning rate in an epoch, counted from 1.
+
+    It is a function of the epoch alone, so resuming needs no state.
     """
     if epoch <= config.warmup:
         return epoch / (config.warmup + 1)
@@ -331,10 +330,10 @@ class _Precision:
             raise ConfigError("precision 'fp16' needs a CUDA device; use bf16 or no")
         self.dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         self.device = device
-        self.scaler = torch.amp.GradScaler("cuda") if precision == "fp16" else None
+        self.scaler = torch.amp.GradScaler("cuda", enabled=precision == "fp16")
 
     def losses(self, model: Model, batch: Any) -> dict[str, Tensor]:
-        """The loss terms, in float32 if the forward pass is not."""
+        """The loss terms; float32 also after a forward pass in lower precision."""
         losses: dict[str, Tensor]
         if self.dtype is None:
             losses = model(batch)
@@ -345,19 +344,15 @@ class _Precision:
 
     def backward(self, loss: Tensor) -> None:
         """Computes the gradients."""
-        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        self.scaler.scale(loss).backward()
 
     def step(self, model: Model, optimizer: torch.optim.Optimizer, clip_norm: float | None) -> None:
-        """Clips the gradients, if asked to, and updates the parameters."""
+        """Clips the gradients, unless ``clip_norm`` is None, and updates the parameters."""
         if clip_norm is not None:
-            if self.scaler is not None:
-                self.scaler.unscale_(optimizer)
+            self.scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-        if self.scaler is None:
-            optimizer.step()
-        else:
-            self.scaler.step(optimizer)
-            self.scaler.update()
+        self.scaler.step(optimizer)
+        self.scaler.update()
 
 
 def _to(batch: Any, device: torch.device) -> Any:

@@ -334,7 +334,7 @@ def _read(path: Path) -> _Run:
             f"{path}: its training is not finished, {last['step']} of at most "
             f"{facts.training.get('epochs', '?')} epochs are done; finish it ({again}) or leave it out"
         )
-    weights = next(path / part for part in ("best", "last") if checkpoint.exists(path / part))
+    weights = checkpoint.selected(path) or path / "last"
     seed = int(facts.training.get("seed", facts.config.get("seed", 0)))
     history = state.get("history", [])
     return _Run(path, meta, facts, _options(facts, meta, seed), seed, weights, history)
