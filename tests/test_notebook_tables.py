@@ -5,9 +5,11 @@ from __future__ import annotations
 import html.parser
 
 import numpy as np
+import pytest
 
 import graphrec as gr
 from graphrec.core.html_table import html_table
+from graphrec.testing import communities
 
 
 def cells(text: str) -> list[str]:
@@ -58,3 +60,16 @@ def test_everything_is_escaped() -> None:
     text = html_table("<a>", {"<b>": ("<c>", 1234, 0.5)}, header=["<d>"])
     assert cells(text) == ["<a>", "<d>", "<b>", "<c>", "1,234", "0.5"]
     assert not any(tag in text for tag in ("<a>", "<b>", "<c>", "<d>"))
+
+
+def test_run_shows_epochs_and_the_metrics_of_the_best_one(tmp_path) -> None:
+    data, _ = communities(2, 20)
+    model = gr.models.MF.build(data)
+    config = gr.TrainConfig(epochs=2, batch_size=64, device="cpu", progress=False)
+    run = gr.Trainer(config, tmp_path).fit(model, gr.RankingTask(data.test, seen=data.train), "recall@20")
+    shown = cells(run._repr_html_())
+    values = dict(zip(shown[1::2], shown[2::2], strict=True))
+    assert shown[0] == "Run of mf"
+    assert (values["epochs"], values["best epoch"]) == ("2", str(run.best_epoch))
+    assert float(values["recall@20"]) == pytest.approx(run.best_value, rel=1e-3)
+    assert values["run directory"] == str(tmp_path)

@@ -28,6 +28,7 @@ from graphrec.core.errors import (
 from graphrec.core.random import numpy_rng
 from graphrec.data import Dataset
 from graphrec.data.interactions import Interactions
+from graphrec.evaluation.metrics import metric
 from graphrec.evaluation.ranking import RankingTask
 from graphrec.models import MODELS, model as model_class
 from graphrec.models.base import Ranker
@@ -510,3 +511,14 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(
     assert kills >= 3
     for name in ("killed", "torn"):
         assert outcome(tmp_path / name) == outcome(tmp_path / "straight")
+
+
+def test_a_metric_that_is_better_when_lower_is_refused(
+    tune: Callable[..., tuner.Study], metric_registry: None
+) -> None:
+    @metric("first_place", "rank of the first hit", higher_is_better=False)
+    def first_place(*_: Any) -> Any:
+        raise AssertionError("refused before anything is measured")
+
+    with pytest.raises(ConfigError, match="first_place@20"):
+        tune(select="first_place@20")

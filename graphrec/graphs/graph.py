@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from graphrec.core.errors import GraphError
+from graphrec.core.html_table import html_table
 from graphrec.data.interactions import Interactions
 
 if TYPE_CHECKING:
@@ -155,16 +156,15 @@ class Graph(nn.Module):
         """A small table for notebooks: nodes, edges, range of the weights, whether it is symmetric."""
         weight = self.weight.detach()
         low_high = f"{weight.min():.4g} to {weight.max():.4g}" if len(weight) else "none"
-        facts = {
-            "source nodes": f"{self.n_source:,}",
-            "target nodes": f"{self.n_target:,}",
-            "edges": f"{len(self):,}",
+        rows: dict[str, object] = {
+            "source nodes": self.n_source,
+            "target nodes": self.n_target,
+            "edges": len(self),
             "weights": f"{low_high}{', learned' if self.weight.requires_grad else ''}",
             "symmetric": "yes" if self.symmetric else "no",
             "device": str(self.device),
         }
-        rows = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in facts.items())
-        return f"<table><caption>Graph</caption>{rows}</table>"
+        return html_table("Graph", rows)
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy computes its own transpose; that of the original stays with the original.

@@ -21,6 +21,7 @@ from graphrec.core import distributed
 from graphrec.core.config import Config
 from graphrec.core.environment import device_facts
 from graphrec.core.errors import ConfigError, TrainingError, nearest
+from graphrec.core.html_table import html_table
 from graphrec.core.progress import ProgressBar, TensorBoard
 from graphrec.core.random import numpy_rng
 from graphrec.models.base import Model
@@ -60,6 +61,18 @@ class Run:
         """Phase -> seconds in all profiled epochs; empty without ``TrainConfig.profile``."""
         profiled = [h for h in self.history if f"profile/{PHASES[0]}" in h]
         return {phase: sum(h[f"profile/{phase}"] for h in profiled) for phase in PHASES if profiled}
+
+    def _repr_html_(self) -> str:
+        """A small table for notebooks: model, epochs, seconds, and the metrics of the best epoch."""
+        best = next((h for h in self.history if h["epoch"] == self.best_epoch), {})
+        rows: dict[str, object] = {
+            "epochs": int(self.history[-1]["epoch"]) if self.history else 0,
+            "best epoch": self.best_epoch,
+            "seconds": self.seconds,
+            "run directory": "none" if self.out is None else str(self.out),
+        }
+        rows |= {k: v for k, v in best.items() if "/" not in k and k not in ("epoch", "seconds")}
+        return html_table(f"Run of {getattr(self.model, 'name', '') or type(self.model).__name__}", rows)
 
 
 @dataclass

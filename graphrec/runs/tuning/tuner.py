@@ -19,7 +19,7 @@ from graphrec.core.environment import environment
 from graphrec.core.errors import CheckpointError, ConfigError, DataError, TrainingError, nearest
 from graphrec.core.files import acquire_lock, explain_os_errors, remove_stale_temporaries
 from graphrec.data import Dataset
-from graphrec.evaluation.metrics import parse_metric
+from graphrec.evaluation.metrics import direction, parse_metric
 from graphrec.models import model as model_class
 from graphrec.models.base import Features
 from graphrec.models.search_space import Choice, Integers, Space, Uniform
@@ -241,6 +241,10 @@ def _expect(trials: Any, sampler: str, keep: str, select: str) -> None:
         if value not in known:
             raise ConfigError(f"{what} = {value!r} is not one of {list(known)}.{nearest(str(value), known)}")
     parse_metric(select)
+    if direction(select) < 0:
+        raise ConfigError(
+            f"select = {select!r} is better when it is lower, and a study maximizes; name another"
+        )
 
 
 @contextmanager
