@@ -1,4 +1,4 @@
-"""Runs one command in several processes with torch's launcher; docs/scale.md covers several machines."""
+"""Runs one command in several processes with torch's launcher; docs/explanations/scale.md covers more."""
 
 from __future__ import annotations
 

@@ -294,6 +294,6 @@ def _print_next(out: Path, data: Dataset, seconds: float, console: Console) -> N
     for command, purpose in (
         (f"graphrec recommend {best} --user {data.users[0]}", "what to offer one user"),
         (f"graphrec evaluate {best} --cold", "the numbers above, from the saved run"),
-        ("graphrec data show table --help", "then read your own files: docs/data.md"),
+        ("graphrec data show table --help", "then read your own files: docs/get-started/own-catalog.md"),
     ):
         console.print(f"  [bold]{command}[/bold]\n      {purpose}", soft_wrap=True)
