@@ -180,14 +180,14 @@ def _reader(name: str) -> str:
 
 def _models() -> str:
     """Every registered model with its first docstring line."""
-    from graphrec.cli.training import _modalities
+    from graphrec.cli.training import describe_modalities
     from graphrec.models import MODELS, model
 
     lines = ["| name | model | modalities | can place new items |", "|---|---|---|---|"]
     for name in MODELS:
         made = model(name)
         first = (inspect.getdoc(inspect.getmodule(made)) or "").splitlines()[0].rstrip(".")
-        needs = _modalities(made)
+        needs = describe_modalities(made)
         cold = "yes" if getattr(made, "supports_cold_items", False) else ""
         lines.append(f"| `{name}` | {_cell(_plain(first))} | {needs} | {cold} |")
     return "\n".join(lines)

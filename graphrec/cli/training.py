@@ -223,14 +223,14 @@ def models(
         first = described.splitlines()[0].rstrip(".")
         package = MODELS.package(name)
         first += f" ({package})" if package is not None else ""
-        rows.append((name, answers, _modalities(made), new_items, first))
+        rows.append((name, answers, describe_modalities(made), new_items, first))
     output.print_table(["model", "answers by", "modalities", "new items", "what"], rows)
     output.print_line()
     _options("train", TrainConfig.options())
     output.print_next_steps("graphrec models MODEL (its options)", "graphrec train MODEL DATASET")
 
 
-def _modalities(made: type[Model]) -> str:
+def describe_modalities(made: type[Model]) -> str:
     """What content a model is built from, for the table of models."""
     if not made.modalities:
         return ""
