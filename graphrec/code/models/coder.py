@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch_geometric.nn import GATConv
 
 from graphrec.code.cochange import CoChangeConfig, CoChangeTerm
 from graphrec.code.sessions import Sessions
@@ -442,6 +441,9 @@ class TreeLayer(nn.Module):
     """
 
     def __init__(self, d: int, heads: int, generator: torch.Generator) -> None:
+        # Imported on use: it takes seconds, and listing the models imports this file.
+        from torch_geometric.nn import GATConv
+
         super().__init__()
         self.attention = GATConv(d, d // heads, heads)
         for parameter in self.attention.parameters():
