@@ -1,7 +1,8 @@
-"""Models, readers and extractors from one file: of an installed package, or registered by one line."""
+"""Models, losses, readers and extractors from one file: of a package, or registered by one line."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,41 @@ class Lengths:
 
     def encode(self, batch):
         return np.array([[len(t), len(t.split())] for t in batch], np.float32) * self.scale
+'''
+
+LOSS = '''"""A loss of one's own, and matrix factorization trained with it."""
+
+from dataclasses import dataclass
+
+from graphrec.core import distributed
+from graphrec.models.losses import embedding_norms, score_difference
+from graphrec.models.mf import MF
+
+
+@dataclass(frozen=True)
+class SquaredHinge:
+    """Mean of ``max(0, margin - (s+ - s-))**2``."""
+
+    margin: float = 1.0
+
+    def __call__(self, difference):
+        return distributed.global_mean((self.margin - difference).clamp(min=0) ** 2)
+
+
+class HingeMF(MF):
+    """Matrix factorization, trained with the squared hinge loss."""
+
+    name = "hinge-mf"
+    criterion = SquaredHinge(3.0)
+
+    def loss(self, batch):
+        users = self.user_embedding(batch.users)
+        positives = self.item_embedding(batch.positives)
+        negatives = self.item_embedding(batch.negatives)
+        return {
+            "hinge": self.criterion(score_difference(users, positives, negatives)),
+            "reg": self.config.reg_weight * embedding_norms(users, positives, negatives),
+        }
 '''
 
 
@@ -171,6 +207,20 @@ def test_a_reader_and_an_extractor_of_a_package(site, tmp_path, graphrec) -> Non
     assert extractor("lengths", scale=2.0).encode(["a b c"]).tolist() == [[10.0, 6.0]]
     shown = graphrec("data", "show", "ring", "--set", "size=9")
     assert shown.code == 0, shown.err
+
+
+def test_a_loss_from_one_file(site, tmp_path, graphrec) -> None:
+    install(site, "hinge", "[graphrec.models]\nhinge-mf = hinge:HingeMF\n", hinge=LOSS)
+    testing.check_model(models.model("hinge-mf"))
+    pairs = [(u, (u + d) % 12) for u in range(12) for d in range(4)]
+    testing.dataset(pairs, [], 12, 12, "d").save(tmp_path / "data")
+    options = ["--out", tmp_path / "run", "--select", "none", "--set", "train.epochs=30"]
+    trained = graphrec("train", "hinge-mf", tmp_path / "data", *options)
+    assert trained.code == 0, trained.err
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss/hinge"] for line in lines]
+    assert losses[0] == pytest.approx(3.0**2, rel=0.1), "the embeddings begin near zero: the margin, squared"
+    assert losses[-1] < 0.9 * losses[0]
 
 
 def test_one_file_and_one_line_register_each(site, monkeypatch, graphrec) -> None:
