@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from contextlib import suppress
 from datetime import date, datetime
 
 import numpy as np
@@ -14,6 +16,8 @@ from hypothesis import given, settings, strategies as st
 from graphrec.core.errors import DataError, UnknownIdError
 from graphrec.core.random import numpy_rng
 from graphrec.data import Content, Dataset, Interactions, Vocabulary
+from graphrec.models import Popularity
+from graphrec.serving import Recommender
 
 pairs_strategy = st.sets(st.tuples(st.integers(0, 5), st.integers(0, 7)), max_size=30).map(sorted)
 
@@ -206,8 +210,9 @@ def test_times_survive_saving(tmp_path):
 
 def test_damage_is_found_in_every_file(tmp_path):
     head = json.loads((full().save(tmp_path) / "dataset.json").read_text())
-    assert len(head["files"]) == 9
-    for file in head["files"]:
+    files = [entry["name"] for entry in head["files"].values()]
+    assert len(files) == 9
+    for file in files:
         path = tmp_path / file
         whole = path.read_bytes()
         path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
@@ -220,19 +225,88 @@ def test_damage_is_found_in_every_file(tmp_path):
     assert Dataset.load(tmp_path) == full()
 
 
+def test_every_flipped_bit_of_the_head_is_refused(tmp_path):
+    path = full().save(tmp_path) / "dataset.json"
+    whole = path.read_bytes()
+    for bit in range(0, 8 * len(whole), 7):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        with suppress(ValueError):
+            if json.loads(flipped) == json.loads(whole):  # white space between values
+                assert Dataset.load(tmp_path) == full()
+                continue
+        with pytest.raises(DataError, match=r"dataset\.json"):
+            Dataset.load(tmp_path)
+    path.write_bytes(whole)
+    head = json.loads(whole)
+    for part in ("files", "head"):
+        for key in head[part]:
+            changed = json.loads(whole)
+            del changed[part][key]
+            path.write_text(json.dumps(changed))
+            with pytest.raises(DataError, match=r"dataset\.json"):
+                Dataset.load(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
-    [
-        ({"format": 99}, "99"),
-        ({"fingerprint": "0"}, "fingerprint"),
-        ({"files": {"../x": "0"}}, "'../x'"),
-    ],
+    [({"format": 99}, "99"), ({"files": {"../x": "0"}}, "restore it")],
 )
 def test_a_changed_head_is_refused(tmp_path, change, words):
     path = full().save(tmp_path) / "dataset.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(DataError, match=words):
         Dataset.load(tmp_path)
+
+
+class Killed(BaseException):
+    """What a process does from the moment it is killed."""
+
+
+def test_a_dataset_that_is_replaced_is_never_lost(tmp_path, monkeypatch):
+    """Killed before any of the file operations of a save, the directory holds the former or the new one."""
+    former = full()
+    new = small()
+
+    def limited(real):
+        def call(*arguments, **options):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Killed
+            return real(*arguments, **options)
+
+        return call
+
+    outcomes = []
+    for step in range(200):
+        folder = tmp_path / f"{step}"
+        former.save(folder)
+        left = step
+        with monkeypatch.context() as patched:
+            for name in ("replace", "fsync", "unlink"):
+                patched.setattr(os, name, limited(getattr(os, name)))
+            with suppress(Killed):
+                new.save(folder)
+        outcomes.append(Dataset.load(folder) == new)
+        assert outcomes[-1] or Dataset.load(folder) == former
+        if left >= 0:
+            break
+    assert len(outcomes) > 10
+    assert outcomes == sorted(outcomes), "once the new one is there, it stays"
+    names = {entry["name"] for entry in json.loads((folder / "dataset.json").read_text())["files"].values()}
+    assert {path.name for path in folder.iterdir()} == {*names, "dataset.json"}
+
+
+def test_a_dataset_and_a_recommender_may_share_a_folder(tmp_path):
+    data = full()
+    data.save(tmp_path)
+    recommender = Recommender.from_model(Popularity.build(data), data)
+    recommender.save(tmp_path)
+    small().save(tmp_path)
+    assert Dataset.load(tmp_path) == small()
+    assert Recommender.load(tmp_path).recommend(data.users.ids[0])
 
 
 def test_overlap_is_refused_with_the_ids():

@@ -39,11 +39,13 @@ class FileFormat:
         kind: what a file holds, such as ``"checkpoint"``.
         version: of the files that are written.
         migrations: version -> function from the content of that version to the content of the next.
+        sealed_since: the first version whose JSON carries a seal.
     """
 
     kind: str
     version: int = 1
     migrations: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = field(default_factory=dict)
+    sealed_since: int = 1
 
     @property
     def header(self) -> dict[str, Any]:
@@ -108,26 +110,34 @@ def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
     write_json(path, {**plain, "seal": digest("bundle", plain)})
 
 
-def read_sealed(path: Path, remedy: str, format: FileFormat | None = None) -> dict[str, Any]:
+def read_sealed(
+    path: Path,
+    remedy: str,
+    format: FileFormat | None = None,
+    error: type[GraphrecError] = CheckpointError,
+) -> dict[str, Any]:
     """What :func:`write_sealed` wrote.
 
     Args:
         path: the JSON file.
         remedy: what to do about a damaged one, such as ``"save it again"``.
         format: the format it must have, if any; content of an earlier version is migrated.
+        error: class of what is raised.
 
     Raises:
-        CheckpointError: missing, of another format, or not what was written.
+        GraphrecError: of class ``error``: missing, of another format, or not what was written.
     """
-    content = read_json(path, CheckpointError)
+    content = read_json(path, error)
     if format is not None:
-        format.check(content, path, remedy, CheckpointError)
+        format.check(content, path, remedy, error)
+        if (_version(content["format"]) or 0) < format.sealed_since:
+            return format.upgrade(content)
     try:
         intact = isinstance(content, dict) and content.pop("seal", None) == digest("bundle", content)
     except ValueError:  # a number beyond those of JSON
         intact = False
     if not intact:
-        raise CheckpointError(f"{path}: its content is not what was written; restore it or {remedy}")
+        raise error(f"{path}: its content is not what was written; restore it or {remedy}")
     return dict(content) if format is None else format.upgrade(content)
 
 
@@ -138,6 +148,7 @@ class Committed:
         path: the JSON file.
         format: the format it must have.
         remedy: what to do about a damaged one, such as ``"save it again"``.
+        error: class of what is raised.
 
     Attributes:
         path: the JSON file.
@@ -146,13 +157,16 @@ class Committed:
         head: what :func:`commit` was given.
 
     Raises:
-        CheckpointError: the JSON file is missing, damaged or of another format.
+        GraphrecError: of class ``error``: the JSON file is missing, damaged or of another format.
     """
 
-    def __init__(self, path: Path, format: FileFormat, remedy: str) -> None:
-        content = read_sealed(path, remedy, format)
+    def __init__(
+        self, path: Path, format: FileFormat, remedy: str, error: type[GraphrecError] = CheckpointError
+    ) -> None:
+        content = read_sealed(path, remedy, format, error)
         self.path = path
         self.remedy = remedy
+        self.error = error
         self.files: dict[str, dict[str, str]] = content["files"]
         self.head: dict[str, Any] = content["head"]
 
@@ -160,25 +174,25 @@ class Committed:
         """The file of one part, checked.
 
         Raises:
-            CheckpointError: there is none, or it is missing, not the one that was written, or outside the
+            GraphrecError: there is none, or it is missing, not the one that was written, or outside the
                 directory.
         """
         if part not in self.files:
-            raise CheckpointError(f"{self.path}: holds no {part}; {self.remedy}")
+            raise self.error(f"{self.path}: holds no {part}; {self.remedy}")
         name, expected = self.files[part]["name"], self.files[part]["sha256"]
         path = self.path.parent / name
         if Path(name).name != name:
-            raise CheckpointError(f"{self.path}: names {name!r}, which is outside the directory")
+            raise self.error(f"{self.path}: names {name!r}, which is outside the directory")
         try:
             sha256 = sha256_file(path)
         except FileNotFoundError as cause:
-            raise CheckpointError(
+            raise self.error(
                 f"{path}: no such file, though {self.path.name} names it; restore it or {self.remedy}"
             ) from cause
         except OSError as cause:
-            raise CheckpointError(f"{path}: cannot be read ({cause}); restore it or {self.remedy}") from cause
+            raise self.error(f"{path}: cannot be read ({cause}); restore it or {self.remedy}") from cause
         if sha256 != expected:
-            raise CheckpointError(f"{path}: its sha256 is not the recorded one; restore it or {self.remedy}")
+            raise self.error(f"{path}: its sha256 is not the recorded one; restore it or {self.remedy}")
         return path
 
     def tidy(self) -> None:
@@ -192,6 +206,7 @@ def commit(
     head: Mapping[str, Any],
     files: Mapping[str, tuple[str, str, Write]],
     retry: str,
+    error: type[GraphrecError] = CheckpointError,
 ) -> dict[str, dict[str, str]]:
     """Writes a directory; what was committed before stays whole until this is.
 
@@ -201,12 +216,13 @@ def commit(
         head: JSON-able facts.
         files: by part, which their names begin with: digest of the content, suffix, and what writes it.
         retry: what to do when there is room again, such as ``"save again"``.
+        error: class of what is raised.
 
     Returns:
         Name and sha256 of each file, by part.
 
     Raises:
-        CheckpointError: the directory cannot be written (full disk, no permission).
+        GraphrecError: of class ``error``: the directory cannot be written (full disk, no permission).
     """
     folder = path.parent
     entries: dict[str, dict[str, str]] = {}
@@ -216,7 +232,7 @@ def commit(
             entries[part] = {"name": name, "sha256": write(folder / name)}
         write_sealed(path, {**format.header, "files": entries, "head": dict(head)})
     except OSError as cause:
-        raise CheckpointError(
+        raise error(
             f"{folder}: cannot be written ({cause}); its former content is intact: make room or permit "
             f"writing, then {retry}"
         ) from cause
@@ -226,7 +242,7 @@ def commit(
 
 def _tidy(folder: Path, files: Mapping[str, Mapping[str, str]]) -> None:
     """Removes what is not committed; what cannot be removed now is removed another time."""
-    current = {entry["name"] for entry in files.values()}
+    current = {entry["name"] for entry in files.values()} | _named_in(folder)
     with suppress(OSError):
         remove_stale_temporaries(folder)
         for suffix in SUFFIXES:
@@ -234,3 +250,12 @@ def _tidy(folder: Path, files: Mapping[str, Mapping[str, str]]) -> None:
                 if old.name not in current:
                     with suppress(OSError):  # Windows keeps files that are mapped
                         old.unlink()
+
+
+def _named_in(folder: Path) -> set[str]:
+    """Files that any JSON of a folder names, as two kinds of bundles may share it."""
+    names: set[str] = set()
+    for path in folder.glob("*.json"):
+        with suppress(GraphrecError, AttributeError, KeyError, TypeError):
+            names |= {entry["name"] for entry in read_json(path)["files"].values()}
+    return names

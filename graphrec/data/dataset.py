@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from graphrec.core.bundle import FileFormat
+from graphrec.core.bundle import Committed, FileFormat, Write, commit
 from graphrec.core.errors import DataError, GraphrecError, nearest
-from graphrec.core.files import (
-    atomic_write,
-    digest,
-    read_array,
-    read_json,
-    sha256_file,
-    write_array,
-    write_json,
-)
+from graphrec.core.files import atomic_write, digest, read_array, read_json, sha256_file, write_array
 from graphrec.core.html_table import html_table
 from graphrec.data import from_frame
 from graphrec.data.content import Content
@@ -29,8 +21,19 @@ from graphrec.data.interactions import SPLIT_NAMES, Interactions
 from graphrec.data.splits import as_split
 from graphrec.data.vocabulary import Vocabulary
 
-FORMAT = FileFormat("dataset")
+HEAD = "dataset.json"
+REMEDY = "save the dataset again"
 Relation = tuple[str, str, str]
+
+
+def _named_by_part(head: dict[str, Any]) -> dict[str, Any]:
+    """Version 2 of a version 1 head, which listed files by name: ``{"train.npy": sha256}``."""
+    files = {Path(name).stem: {"name": name, "sha256": sha256} for name, sha256 in head["files"].items()}
+    facts = ("name", "fingerprint", "nodes", "relations", "content", "meta")
+    return {"files": files, "head": {fact: head[fact] for fact in facts}}
+
+
+FORMAT = FileFormat("dataset", 2, {1: _named_by_part}, sealed_since=2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,7 +283,10 @@ class Dataset:
     # -- saving ----------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:
-        """Writes a directory of Arrow, ``.npy`` and JSON files; ``dataset.json`` is last and lists them.
+        """Writes a directory of Arrow, ``.npy`` and JSON files; replacing ``dataset.json`` commits them.
+
+        A dataset that is saved over another one replaces it as a whole: a process that is killed leaves the
+        former or the new one.
 
         Args:
             path: directory to create; an existing dataset in it is replaced.
@@ -289,55 +295,43 @@ class Dataset:
             The directory.
 
         Raises:
-            DataError: a text or name contains a lone surrogate.
+            DataError: a text or name contains a lone surrogate, or the directory cannot be written.
         """
         path = Path(path)
-        files: dict[str, str] = {}
-
-        def arrow(file: str, **columns: Any) -> None:
-            try:
-                frame = pl.DataFrame({k: pl.Series(k, list(v), dtype=pl.String) for k, v in columns.items()})
-            except UnicodeEncodeError as cause:
-                raise DataError(
-                    f"{path / file}: {ascii(cause.object)[:80]} contains a lone surrogate ({cause.reason}), "
-                    "which cannot be stored; remove it with text.encode('utf-8', 'ignore').decode()"
-                ) from cause
-            with atomic_write(path / file) as out:
-                frame.write_ipc(out)
-            files[file] = sha256_file(path / file)
-
-        def npy(file: str, array: np.ndarray) -> None:
-            files[file] = write_array(path / file, array)
-
-        arrow("users.arrow", id=self.users.ids)
-        arrow("items.arrow", id=self.items.ids)
+        columns: dict[str, Sequence[str | None]] = {"users": self.users.ids, "items": self.items.ids}
         for node_type, vocabulary in self.nodes.items():
-            arrow(f"nodes-{_file_part(node_type)}.arrow", id=vocabulary.ids)
+            columns[f"nodes-{_file_part(node_type)}"] = vocabulary.ids
+        for name, content in self.content.items():
+            columns[f"content-{_file_part(name)}"] = content.values
+        arrays: dict[str, np.ndarray] = {}
         for split in SPLIT_NAMES:
             part: Interactions = getattr(self, split)
-            npy(f"{split}.npy", np.stack([part.users, part.items]))
+            arrays[split] = np.stack([part.users, part.items])
             if part.times is not None:
-                npy(f"{split}-times.npy", part.times)
+                arrays[f"{split}-times"] = part.times
         for key, edges in self.relations.items():
-            npy(f"relation-{'-'.join(map(_file_part, key))}.npy", edges)
-        for name, content in self.content.items():
-            arrow(f"content-{_file_part(name)}.arrow", value=content.values)
-        write_json(
-            path / "dataset.json",
-            {
-                **FORMAT.header,
-                "name": self.name,
-                "fingerprint": self.fingerprint,
-                "files": files,
-                "nodes": list(self.nodes),
-                "relations": [list(k) for k in self.relations],
-                "content": {
-                    k: {"kind": c.kind, "root": str(c.root) if c.root is not None else None}
-                    for k, c in self.content.items()
-                },
-                "meta": dict(self.meta),
+            arrays[f"relation-{'-'.join(map(_file_part, key))}"] = edges
+        files: dict[str, tuple[str, str, Write]] = {
+            part: (digest(array), "npy", partial(write_array, array=array)) for part, array in arrays.items()
+        }
+        for part_name, values in columns.items():
+            column = _text_column(part_name, values, path)
+            files[part_name] = (digest(list(values)), "arrow", partial(_write_column, column=column))
+        head = {
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            "nodes": list(self.nodes),
+            "relations": [list(key) for key in self.relations],
+            "content": {
+                name: {"kind": content.kind, "root": None if content.root is None else str(content.root)}
+                for name, content in self.content.items()
             },
-        )
+            "meta": dict(self.meta),
+        }
+        former = _files_of_version_1(path / HEAD)
+        commit(path / HEAD, FORMAT, head, files, "save the dataset again", DataError)
+        for file in former:
+            file.unlink(missing_ok=True)
         return path
 
     @classmethod
@@ -349,42 +343,34 @@ class Dataset:
         """
         path = Path(path)
         try:
-            return cls._load(path)
+            return cls._load(path / HEAD)
         except GraphrecError:
             raise
-        except Exception as cause:  # an edited or exchanged file may cause any exception
+        except Exception as cause:  # an exchanged file may cause any exception
             raise DataError(
-                f"{path / 'dataset.json'}: this directory differs from what Dataset.save writes "
-                f"({type(cause).__name__}: {cause}); save the dataset again"
+                f"{path / HEAD}: this directory differs from what Dataset.save writes "
+                f"({type(cause).__name__}: {cause}); {REMEDY}"
             ) from cause
 
     @classmethod
     def _load(cls, path: Path) -> Dataset:
-        head = read_json(path / "dataset.json")
-        head = FORMAT.read(head, path / "dataset.json", "save the dataset again", DataError)
+        saved = Committed(path, FORMAT, REMEDY, DataError)
+        head = saved.head
         if not (isinstance(head["name"], str) and head["name"]) or not isinstance(head["meta"], dict):
             raise TypeError(f"name {head['name']!r}; expected text, and an object as meta")
-        for file, expected in head["files"].items():
-            if Path(file).name != file:
-                raise DataError(f"{path / 'dataset.json'}: lists {file!r}, which is outside the directory")
-            if not (path / file).is_file():
-                raise DataError(
-                    f"{path / file}: no such file; the dataset is incomplete, save the dataset again"
-                )
-            if sha256_file(path / file) != expected:
-                raise DataError(
-                    f"{path / file}: its sha256 differs from the recorded one; save the dataset again"
-                )
 
-        def arrow(file: str, column: str = "id") -> list[str | None]:
-            return pl.read_ipc(path / file)[column].to_list()
+        def column(part: str) -> list[str | None]:
+            return pl.read_ipc(saved.file(part)).to_series().to_list()
 
-        users = Vocabulary(arrow("users.arrow"), "user")
-        items = Vocabulary(arrow("items.arrow"), "item")
+        def array(part: str) -> np.ndarray:
+            return read_array(saved.file(part))
+
+        users = Vocabulary(column("users"), "user")
+        items = Vocabulary(column("items"), "item")
         parts = {}
         for split in SPLIT_NAMES:
-            pairs = read_array(path / f"{split}.npy")
-            times = read_array(path / f"{split}-times.npy") if f"{split}-times.npy" in head["files"] else None
+            pairs = array(split)
+            times = array(f"{split}-times") if f"{split}-times" in saved.files else None
             parts[split] = Interactions(pairs[0], pairs[1], len(users), len(items), times, split)
         dataset = cls(
             head["name"],
@@ -392,21 +378,18 @@ class Dataset:
             items,
             **parts,
             content={
-                k: Content(c["kind"], arrow(f"content-{_file_part(k)}.arrow", "value"), c["root"])
-                for k, c in head["content"].items()
+                name: Content(facts["kind"], column(f"content-{_file_part(name)}"), facts["root"])
+                for name, facts in head["content"].items()
             },
-            nodes={n: Vocabulary(arrow(f"nodes-{_file_part(n)}.arrow"), n) for n in head["nodes"]},
+            nodes={name: Vocabulary(column(f"nodes-{_file_part(name)}"), name) for name in head["nodes"]},
             relations={
-                (r[0], r[1], r[2]): read_array(path / f"relation-{'-'.join(map(_file_part, r))}.npy")
-                for r in head["relations"]
+                (key[0], key[1], key[2]): array(f"relation-{'-'.join(map(_file_part, key))}")
+                for key in head["relations"]
             },
             meta=head["meta"],
         )
         if dataset.fingerprint != head["fingerprint"]:
-            raise DataError(
-                f"{path / 'dataset.json'}: its fingerprint differs from the recorded one; save the "
-                "dataset again"
-            )
+            raise DataError(f"{path}: its fingerprint differs from the recorded one; {REMEDY}")
         return dataset
 
     def field(self, name: str) -> Content:
@@ -430,3 +413,33 @@ def _file_part(name: str) -> str:
             f"{name!r} cannot name a field, node type or relation; expected letters, digits and '_'"
         )
     return name
+
+
+def _text_column(part: str, values: Sequence[str | None], path: Path) -> pl.Series:
+    """Ids or texts as a column of an Arrow file."""
+    name = "value" if part.startswith("content-") else "id"
+    try:
+        return pl.Series(name, list(values), dtype=pl.String)
+    except UnicodeEncodeError as cause:
+        raise DataError(
+            f"{path / part}.arrow: {ascii(cause.object)[:80]} contains a lone surrogate ({cause.reason}), "
+            "which cannot be stored; remove it with text.encode('utf-8', 'ignore').decode()"
+        ) from cause
+
+
+def _write_column(path: Path, column: pl.Series) -> str:
+    with atomic_write(path) as file:
+        column.to_frame().write_ipc(file)
+    return sha256_file(path)
+
+
+def _files_of_version_1(head: Path) -> list[Path]:
+    """Files of a dataset that a former version of graphrec saved, whose names hold no digest."""
+    try:
+        content = read_json(head)
+        if content["format"] not in (1, {"kind": "dataset", "version": 1}):
+            return []
+        paths = [head.parent / Path(name).name for name in content["files"]]
+    except (DataError, KeyError, TypeError):
+        return []
+    return [path for path in paths if path.suffix in (".arrow", ".npy")]

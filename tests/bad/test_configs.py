@@ -168,11 +168,16 @@ def test_more_than_there_are_is_all(copy, graphrec):
 
 
 def edited(file: str, **changes: object) -> Callable[[Path], str]:
-    """Changes fields of a JSON file; None removes one."""
+    """Changes fields of a JSON file or of its ``head``; None removes one."""
 
     def edit(folder: Path) -> str:
         path = folder / file
-        value = {k: v for k, v in {**json.loads(path.read_text()), **changes}.items() if v is not None}
+        value = json.loads(path.read_text())
+        for field, changed in changes.items():
+            owner = value["head"] if field in value.get("head", ()) else value
+            owner[field] = changed
+            if changed is None:
+                del owner[field]
         if value.pop("seal", None) is not None and "format" not in changes:
             bundle.write_sealed(path, value)
         else:
@@ -212,7 +217,8 @@ def loop(path: Path) -> None:
 def nothing(path: Path) -> None: ...
 
 
-SAVED = ["users.arrow", "items.arrow", "train.npy", "valid.npy", "test.npy", "train-times.npy"]
+SAVED = ["users-*.arrow", "items-*.arrow", "train-[!t]*.npy", "valid-[!t]*.npy", "test-[!t]*.npy",
+         "train-times-*.npy"]  # fmt: skip
 JSONS = {"empty": b"", "array": b"[]", "null": b"null", "deep": b"[" * 100_000, "latin-1": b'{"a":"\xe9"}',
          "cut": b'{"format": 1, "na', "digits": b'{"format":' + b"9" * 5_000 + b"}", "NULs": bytes(50),
          "UTF-16": "{}".encode("utf-16")}  # fmt: skip
@@ -243,7 +249,7 @@ DAMAGE = {
         for field in ("name", "files", "meta", "content", "nodes", "relations", "fingerprint")
         for value in (None, 3, [1])
     },
-    "dataset.json newer": ("data show saved", edited("saved/dataset.json", format=2)),
+    "dataset.json newer": ("data show saved", edited("saved/dataset.json", format=99)),
     "recommender.json newer": (
         "recommend run --user u1", edited("run/recommender/recommender.json", format=99)
     ),
