@@ -93,7 +93,7 @@ def test_saved_runs_open_and_recommend_what_the_page_shows(finished: tuple[Path,
     assert shown[:, :8].all()
     assert not (hidden.contains(users[:, None], np.maximum(items, 0)) & shown).any()
     text = (out / "report.html").read_text(encoding="utf-8")
-    titles = json.loads((out / "freedom" / "titles.json").read_text())
+    titles = json.loads((out / "freedom" / "titles.json").read_text())["titles"]
     first = titles.get(opened.data.items[int(items[0, 0])], opened.data.items[int(items[0, 0])])
     strip = text.split("FREEDOM recommends", 1)[1]
     assert first in strip.split("</ol>", 1)[0].split("</li>", 1)[0]

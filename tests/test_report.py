@@ -138,6 +138,26 @@ def test_parquet_round_trip(full, tmp_path):
     json.loads(rows.schema.metadata[b"graphrec_report"], parse_constant=pytest.fail)
 
 
+def test_a_flipped_bit_is_refused_or_changes_nothing(full, tmp_path):
+    path = full.to_parquet(tmp_path / "r.parquet")
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for bit in rng.choice(8 * len(whole), 150, replace=False):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            again = Report.from_parquet(path)
+        except DataError:
+            refused += 1
+        else:  # a byte that holds no content, such as a column's statistics
+            assert str(again) == str(full), bit
+            assert again.meta == full.meta, bit
+            assert all(np.array_equal(again[metric], full[metric]) for metric in full.metrics), bit
+    assert refused > 75
+
+
 def test_damaged_files_are_named(full, tmp_path):
     path = full.to_parquet(tmp_path / "r.parquet")
     path.write_bytes(path.read_bytes()[:-20])

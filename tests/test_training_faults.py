@@ -214,8 +214,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a feature file gone": (lambda c: first(c, "cache/image/*/*.npy").unlink(), "cache/image/"),
     "a feature file flipped": (lambda c: flip(first(c, "cache/text/*/*.npy")), "cache/text/"),
     "no dataset": (lambda c: shutil.rmtree(c / "shop/dataset"), "shop/dataset: no saved dataset"),
-    "a split gone": (lambda c: (c / "shop/dataset/train.npy").unlink(), "train.npy: no such file"),
-    "a split flipped": (lambda c: flip(c / "shop/dataset/train.npy"), "train.npy: its sha256"),
+    "a split gone": (lambda c: first(c, "shop/dataset/train-[!t]*.npy").unlink(), ".npy: no such file"),
+    "a split flipped": (lambda c: flip(first(c, "shop/dataset/train-[!t]*.npy")), ".npy: its sha256"),
     "another dataset": (
         lambda c: (
             Dataset.load(c / "shop/dataset")

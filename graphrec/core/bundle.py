@@ -80,6 +80,10 @@ class FileFormat:
                 f"graphrec, or {remedy}"
             )
 
+    def carries_seal(self, content: dict[str, Any]) -> bool:
+        """Whether content that :meth:`check` accepted is of a version with a seal."""
+        return (_version(content["format"]) or 0) >= self.sealed_since
+
     def upgrade(self, content: dict[str, Any]) -> dict[str, Any]:
         """The content of a file that :meth:`check` accepted, as this version would have written it."""
         for version in range(_version(content["format"]) or 0, self.version):
@@ -130,7 +134,7 @@ def read_sealed(
     content = read_json(path, error)
     if format is not None:
         format.check(content, path, remedy, error)
-        if (_version(content["format"]) or 0) < format.sealed_since:
+        if not format.carries_seal(content):
             return format.upgrade(content)
     try:
         intact = isinstance(content, dict) and content.pop("seal", None) == digest("bundle", content)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from graphrec.core import git
 
 PACKAGES = (
     "graphrec", "torch", "torch-geometric", "pyg-lib", "torch-scatter", "torch-sparse", "numpy", "scipy",
@@ -76,20 +77,13 @@ def commit(folder: Path, file: str | None = None) -> str | None:
     Returns:
         None outside a repository, or without git.
     """
-    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    known = [["git", "ls-files", "--error-unmatch", file]] if file is not None else []
-    answer = ""
-    for command in (*known, describe):
-        try:
-            result = subprocess.run(
-                command, capture_output=True, text=True, timeout=5, check=False, cwd=folder
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        if result.returncode:
-            return None
-        answer = result.stdout.strip()
-    return answer or None
+    if file is not None and git.output(folder, "ls-files", "--error-unmatch", "--", file) is None:
+        return None
+    head = git.output(folder, "rev-parse", "--verify", "HEAD")
+    if head is None:
+        return None
+    dirty = "-dirty" if git.changed_files(folder) else ""
+    return head.decode().strip() + dirty
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], cuda: bool = False) -> list[str]:

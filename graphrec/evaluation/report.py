@@ -7,17 +7,20 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from graphrec.core.bundle import FileFormat
 from graphrec.core.errors import ConfigError, DataError, nearest
-from graphrec.core.files import atomic_write
+from graphrec.core.files import atomic_write, digest
 from graphrec.core.text_table import Format, emphasize, escape, render
 from graphrec.evaluation.metrics import bootstrap_means, direction, holm, permutation_p
 
-FORMAT = FileFormat("report")
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMAT = FileFormat("report", 2, {1: dict}, sealed_since=2)
 HEADER = "graphrec_report"
 """Key of the schema's metadata in a Parquet file under which scalars and meta are stored as JSON."""
 Test = Literal["permutation", "t", "wilcoxon"]
@@ -204,9 +207,12 @@ class Report:
             "user": np.concatenate([part.users for part in parts.values()]),
             **{name: np.concatenate([part[name] for part in parts.values()]) for name in self.metrics},
         }
-        header = {**FORMAT.header, "parts": {label: part._header() for label, part in parts.items()}}
-        text = json.dumps(header, allow_nan=False)
-        rows = pa.table(columns).replace_schema_metadata({HEADER: text})
+        facts = {label: part._header() for label, part in parts.items()}
+        # As it will be read: text keys, lists.
+        header = json.loads(json.dumps({**FORMAT.header, "parts": facts}, allow_nan=False))
+        rows = pa.table(columns)
+        header["seal"] = _seal(rows, header)
+        rows = rows.replace_schema_metadata({HEADER: json.dumps(header, allow_nan=False)})
         with atomic_write(path) as file:
             pq.write_table(rows, file, compression="zstd")
         return Path(path)
@@ -216,27 +222,37 @@ class Report:
         """Reads what :meth:`to_parquet` wrote.
 
         Raises:
-            DataError: no such file, or not a report.
+            DataError: no such file, not a report, or not as it was written.
         """
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
+        remedy = "write it again with Report.to_parquet"
         try:
             rows = pq.read_table(path)
             header = json.loads(rows.schema.metadata[HEADER.encode()])
-            header = FORMAT.read(header, path, "write it again with Report.to_parquet", DataError)
+            FORMAT.check(header, path, remedy, DataError)
+            sealed = FORMAT.carries_seal(header)
+            intact = not sealed or header.pop("seal", None) == _seal(rows, header)
+            header = FORMAT.upgrade(header)
+            group = np.asarray(rows["group"].to_pylist(), dtype=str)
+            columns = {name: rows[name].to_numpy() for name in rows.column_names if name != "group"}
+            parts = {}
+            for label, part in header["parts"].items():
+                values = {name: column[group == label] for name, column in columns.items()}
+                scalars = {name: np.nan if v is None else v for name, v in part["scalars"].items()}
+                parts[label] = cls(values.pop("user"), values, scalars, meta=part["meta"])
+            report = replace(parts.pop(""), groups=parts)
         except FileNotFoundError as cause:
             raise DataError(f"{path}: no such file") from cause
-        except (OSError, pa.ArrowException, KeyError, TypeError, json.JSONDecodeError) as cause:
-            raise DataError(f"{path}: not a report ({cause}); write one with Report.to_parquet") from cause
-        group = np.asarray(rows["group"].to_pylist(), dtype=str)
-        columns = {name: rows[name].to_numpy() for name in rows.column_names if name != "group"}
-        parts = {}
-        for label, part in header["parts"].items():
-            values = {name: column[group == label] for name, column in columns.items()}
-            scalars = {name: np.nan if value is None else value for name, value in part["scalars"].items()}
-            parts[label] = cls(values.pop("user"), values, scalars, meta=part["meta"])
-        return replace(parts.pop(""), groups=parts)
+        except DataError:
+            raise
+        except Exception as cause:  # a damaged file may cause any exception
+            raise DataError(
+                f"{path}: not a report ({type(cause).__name__}: {cause}); restore it or {remedy}"
+            ) from cause
+        if not intact:
+            raise DataError(f"{path}: its content is not what was written; restore it or {remedy}")
+        return report
 
     def _header(self) -> dict[str, Any]:
         """Scalars, with None for NaN, and meta, as JSON values."""
@@ -393,6 +409,12 @@ def comparable(a: Report, b: Report) -> None:
             f"{a.name} was evaluated on {keys[0]}, {b.name} on {keys[1]}; expected the same split, seen, "
             "candidates and group"
         )
+
+
+def _seal(rows: pa.Table, header: Mapping[str, Any]) -> str:
+    """Digest of all that a report's file holds, but for the seal itself."""
+    values = [rows[name].to_numpy() for name in rows.column_names if name != "group"]
+    return digest("report", header, rows.column_names, rows["group"].to_pylist(), *values)
 
 
 def _p_value(difference: np.ndarray, test: Test, seed: int) -> float:

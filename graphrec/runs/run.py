@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from graphrec.core import distributed
+from graphrec.core.bundle import FileFormat, read_sealed, write_sealed
 from graphrec.core.config import Config
 from graphrec.core.environment import commit, environment
 from graphrec.core.errors import CheckpointError, ConfigError, DataError
-from graphrec.core.files import explain_os_errors, read_json, write_json
+from graphrec.core.files import explain_os_errors, read_json
 from graphrec.data import Dataset
 from graphrec.data.content import title
 from graphrec.evaluation.metrics import parse_metric
@@ -40,6 +41,8 @@ __all__ = [
 SELECT = Model.select
 CONVERSATION = "conversation"
 """Folder of a run directory for the conversational agent."""
+TITLES = "titles.json"
+TITLES_FORMAT = FileFormat("titles")
 C = TypeVar("C", bound=Config)
 
 
@@ -180,7 +183,7 @@ def train(
         if source is None:
             data.save(out / COPY)
         if titles:
-            write_json(out / "titles.json", titles)
+            write_sealed(out / TITLES, {**TITLES_FORMAT.header, "titles": titles})
     if isinstance(run.model, Ranker):
         Recommender.from_model(run.model, data, inputs or None).save(out / "recommender")
     agent = run.model.conversational_agent(data)
@@ -276,15 +279,21 @@ def open_recommender(path: str | Path) -> tuple[Recommender, dict[str, str]]:
     path = Path(path)
     folder = recommender_folder(path)
     # ``path`` may also be the recommender/ folder of a run.
-    file = (path if folder != path else path.absolute().parent) / "titles.json"
-    titles: Any = {}
-    if folder.absolute().name == "recommender" and file.exists():
-        titles = read_json(file, CheckpointError)
-        if not (isinstance(titles, dict) and all(isinstance(v, str) for v in titles.values())):
-            raise CheckpointError(
-                f"{file}: expected titles by item id; remove the file, which loses only the titles"
-            )
-    return Recommender.load(folder), titles
+    file = (path if folder != path else path.absolute().parent) / TITLES
+    has_titles = folder.absolute().name == "recommender" and file.exists()
+    return Recommender.load(folder), _read_titles(file) if has_titles else {}
+
+
+def _read_titles(path: Path) -> dict[str, str]:
+    """Titles by item id; files of 2026-11 hold them without a format and a seal."""
+    remedy = "remove the file, which loses only the titles"
+    content: Any = read_json(path, CheckpointError)
+    titles: Any = content
+    if isinstance(content, dict) and isinstance(content.get("format"), dict):
+        titles = read_sealed(path, remedy, TITLES_FORMAT)["titles"]
+    if not (isinstance(titles, dict) and all(isinstance(title, str) for title in titles.values())):
+        raise CheckpointError(f"{path}: expected titles by item id; {remedy}")
+    return titles
 
 
 def recommender_folder(path: str | Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -151,8 +152,9 @@ def damage_features() -> str:
 
 
 def damage_dataset() -> str:
-    flip(Path("shop/dataset/train.npy"), -3)
-    return "train.npy"
+    path = next(Path("shop/dataset").glob("train-[!t]*.npy"))
+    flip(path, -3)
+    return path.name
 
 
 def damage_recommender() -> str:
@@ -163,6 +165,14 @@ def damage_recommender() -> str:
 
 def damage_titles() -> str:
     Path("runs/freedom/titles.json").write_text("[]")
+    return "titles.json"
+
+
+def change_title() -> str:
+    path = Path("runs/freedom/titles.json")
+    content = json.loads(path.read_text())
+    content["titles"][next(iter(content["titles"]))] += "x"
+    path.write_text(json.dumps(content))
     return "titles.json"
 
 
@@ -178,6 +188,7 @@ def damage_titles() -> str:
         (damage_dataset, "evaluate runs/freedom"),
         (damage_recommender, "recommend runs/freedom --user U00001"),
         (damage_titles, "recommend runs/freedom --user U00001"),
+        (change_title, "recommend runs/freedom --user U00001"),
     ],
 )  # fmt: skip
 def test_damaged_files_are_named(copy: Path, refused: Refused, damage: Callable[[], str], line: str) -> None:

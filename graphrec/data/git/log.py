@@ -7,7 +7,6 @@ no name can be mistaken for another field. Names and e-mail addresses are bytes 
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import tempfile
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from graphrec.core import git
 from graphrec.core.errors import DataError, MissingDependencyError
 
 COMMIT_MARK = b"\x01"
@@ -23,22 +23,6 @@ CHUNK_SIZE = 1 << 20
 FIELDS = ("%H", "%P", "%at", "%ct", "%aN", "%aE", "%cN", "%cE")
 TRAILER = "%(trailers:key=Co-authored-by,valueonly=true,unfold=true,separator=%x02)"
 FORMAT = "format:%x01" + "%x00".join((*FIELDS, TRAILER)) + "%x00"
-SETTINGS = (
-    "diff.renames=true",
-    "core.quotePath=false",
-    "log.showRoot=true",
-    "core.fsmonitor=false",
-    "core.hooksPath=/dev/null",
-    "diff.ignoreSubmodules=none",
-)
-"""Settings that override those of the user and of the clone, which may name programs to run."""
-ENVIRONMENT = {
-    "LC_ALL": "C",
-    "GIT_TERMINAL_PROMPT": "0",
-    "GIT_OPTIONAL_LOCKS": "0",
-    "GIT_NO_LAZY_FETCH": "1",  # a missing blob is an error, not a download
-    "GIT_NO_REPLACE_OBJECTS": "1",
-}
 FILE_MODES = (b"100644", b"100755", b"100664")
 """Modes of regular files; other entries are links and submodules."""
 
@@ -235,16 +219,13 @@ class Repository:
             arguments: command and options.
             writable: open a pipe to the command's standard input.
         """
-        command = ["git", "-C", str(self.path), "--no-pager"]
-        for setting in SETTINGS:
-            command += ["-c", setting]
         with tempfile.TemporaryFile() as errors:
             process = subprocess.Popen(
-                [*command, *arguments],
+                git.command(self.path, *arguments),
                 stdin=subprocess.PIPE if writable else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env={**os.environ, **ENVIRONMENT},
+                env=git.environment(),
             )
             try:
                 yield _Pipe(self.path, arguments[0], process, errors)

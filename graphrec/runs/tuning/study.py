@@ -28,6 +28,7 @@ from graphrec.core.files import digest, explain_os_errors, write_json
 from graphrec.models import model as model_class
 from graphrec.models.search_space import Space
 from graphrec.models.train_config import TrainConfig
+from graphrec.runs.run import TITLES
 from graphrec.runs.tuning.samplers import optuna_trial, quiet, require_optuna
 
 FORMAT = FileFormat("study", 2, {1: dict})  # version 1 kept each trial as trial.json in its run directory
@@ -269,7 +270,7 @@ def prune(study: Study, keep: str) -> None:
                 for part in PRUNED:
                     if (trial.path / part).exists():
                         shutil.rmtree(trial.path / part)
-                (trial.path / "titles.json").unlink(missing_ok=True)
+                (trial.path / TITLES).unlink(missing_ok=True)
 
 
 def trial_name(number: int) -> str:
