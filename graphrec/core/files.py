@@ -35,6 +35,8 @@ _REMEDIES = {
         "a file exists where a directory is needed, or the reverse",
     ),
     errno.ENOENT: "it was removed or renamed in the meantime",
+    errno.ELOOP: "remove the symbolic link, or choose another location",
+    errno.ENOTSUP: "choose the name of a file",
 }
 
 
@@ -43,9 +45,15 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
     """Opens a temporary file that replaces ``path`` on success and is removed on failure.
 
     Args:
-        path: the final path; its directory is created.
+        path: the final path; its directory is created. A symbolic link stays, and what it points to is
+            replaced.
+
+    Raises:
+        OSError: the path is a device, a pipe or a socket, or it cannot be written.
     """
-    path = Path(path)
+    named = str(path)
+    path = Path(os.path.realpath(path))
+    _refuse_special_file(path, named)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
@@ -58,9 +66,27 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
         with suppress(OSError):  # the directory was removed or became read-only; the first error says more
             temporary.unlink(missing_ok=True)
         if isinstance(cause, OSError) and cause.errno and cause.filename in (None, str(temporary)):
-            cause.filename, cause.filename2 = str(path), None
+            cause.filename, cause.filename2 = named, None
         raise
     sync_directory(path.parent)
+
+
+def _refuse_special_file(path: Path, named: str) -> None:
+    """Refuses to replace a device, a pipe, a socket or a link that points to itself.
+
+    Args:
+        path: the path with its symbolic links followed.
+        named: the path as it was given, for the message.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except (OSError, ValueError):  # does not exist yet, or cannot: opening it says why
+        return
+    if stat.S_ISLNK(mode):  # realpath() leaves only loops
+        raise OSError(errno.ELOOP, "a symbolic link that points to itself", named)
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        kind = "pipe" if stat.S_ISFIFO(mode) else "socket" if stat.S_ISSOCK(mode) else "device"
+        raise OSError(errno.ENOTSUP, f"a {kind}; expected a regular file", named)
 
 
 @contextmanager
