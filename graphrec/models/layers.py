@@ -190,8 +190,8 @@ class ItemFeatures(nn.Module):
         if self.disk is None:
             values = self.values
         else:
-            values, (items, *rest) = self.disk.take(items, *(() if others is None else (others,)))
-            others = rest[0] if rest else None
+            values, (items, *subtracted) = self.disk.take(items, *(() if others is None else (others,)))
+            others = subtracted[0] if subtracted else None
         # Projecting each item once is less work, or the distinct items are what was read from disk.
         if (self.disk is not None or len(items) > len(values)) and not values.requires_grad:
             table = nn.functional.linear(values, weight.to(values.dtype)).float()  # (n_items, k)

@@ -1,20 +1,51 @@
-"""Embeddings of a batch after propagation: over the whole graph, or over sampled neighborhoods of the batch.
+"""Models with ID embeddings, and the embeddings of a batch after propagation.
 
-Which of the two is an option (``fanouts``) and no part of a model, which only says what is propagated.
+Whether embeddings are propagated over the whole graph or over sampled neighborhoods of the batch is an option
+(``fanouts``) and no part of a model, which only says what is propagated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, Self
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
+from graphrec.data.interactions import Interactions
 from graphrec.graphs.graph import Graph
 from graphrec.graphs.neighbor_sampling import ALL, Fanouts, sampled_convolution, sampled_propagation
-from graphrec.models.batches import SeededTriplets, Triplets
+from graphrec.models import layers
+from graphrec.models.base import Ranker
+from graphrec.models.batches import BatchSampler, EpochContext, SeededTriplets, Triplets
+
+
+class EmbeddingRanker(Ranker):
+    """A ranker with an embedding of every user's and every item's ID.
+
+    Args:
+        train: interactions to learn from.
+        config: the model's options, ``dim`` among them.
+        user_dim: size of the users' embeddings; default: ``dim``.
+    """
+
+    def __init__(self, train: Interactions, config: Any, user_dim: int | None = None) -> None:
+        super().__init__()
+        self.config, self.train_pairs = config, train
+        self.sampler = BatchSampler(train, getattr(config, "n_negatives", 1))
+        self.n_users, self.n_items = train.n_users, train.n_items
+        self.user_embedding = layers.embedding(self.n_users, user_dim or config.dim, self.rng("users"))
+        self.item_embedding = layers.embedding(self.n_items, config.dim, self.rng("items"))  # (n_items, d)
+
+    @property
+    def id_embeddings(self) -> tuple[Tensor, Tensor]:
+        """The parameters ``(n_users, d), (n_items, d)``."""
+        return self.user_embedding.weight, self.item_embedding.weight
+
+    def batches(self, plan: EpochContext) -> Iterator[Any]:
+        """Every train interaction once, with negatives: :class:`~graphrec.models.batches.Triplets`."""
+        return self.sampler.triplets(plan)
 
 
 class BatchEmbeddings(NamedTuple):
