@@ -41,7 +41,7 @@ from graphrec.models.multimodal import (
     WeightedConfig,
     item_graph,
 )
-from graphrec.models.propagation import EmbeddingRanker, propagate_batch
+from graphrec.models.propagation import EmbeddingRanker
 from graphrec.models.search_space import Choice, Space
 
 
@@ -148,14 +148,13 @@ class FREEDOM(MultimodalRanker, EmbeddingRanker):
 
     def loss(self, batch: SeededTriplets) -> dict[str, Tensor]:
         """``bpr`` on embeddings and ``bpr_<modality>`` on projected features (Eq. 9)."""
-        final, _ = propagate_batch(
+        final, _ = self.propagate_batch(
             self.propagate,
             self.epoch_graph,
-            *self.id_embeddings,
             batch,
             self.config.fanouts,
-            item_graph=self.item_graph,
-            n_item_layers=self.config.n_mm_layers,
+            self.item_graph,
+            self.config.n_mm_layers,
         )
         terms = {"bpr": bpr(score_difference(*final))}
         if self.config.reg_weight:

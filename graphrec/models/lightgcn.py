@@ -29,7 +29,7 @@ from graphrec.models.batches import (
 )
 from graphrec.models.layers import propagate_tables
 from graphrec.models.losses import bpr, embedding_norms, score_difference
-from graphrec.models.propagation import EmbeddingRanker, propagate_batch
+from graphrec.models.propagation import EmbeddingRanker
 from graphrec.models.search_space import Choice, Integers, Space
 
 
@@ -69,9 +69,7 @@ class LightGCN(EmbeddingRanker):
 
     def loss(self, batch: SeededTriplets) -> dict[str, Tensor]:
         """``bpr`` on propagated embeddings and ``reg`` on the ID embeddings (Eq. 15)."""
-        final, initial = propagate_batch(
-            self.propagate, self.graph, *self.id_embeddings, batch, self.config.fanouts
-        )
+        final, initial = self.propagate_batch(self.propagate, self.graph, batch, self.config.fanouts)
         return {
             "bpr": bpr(score_difference(*final)),
             "reg": self.config.reg_weight * embedding_norms(*initial()),

@@ -18,7 +18,7 @@ from torch import Tensor
 from graphrec.models.base import ModelConfig
 from graphrec.models.batches import NegativesConfig, Triplets
 from graphrec.models.losses import bpr, embedding_norms, score_difference
-from graphrec.models.propagation import EmbeddingRanker
+from graphrec.models.propagation import BatchEmbeddings, EmbeddingRanker
 from graphrec.models.search_space import Choice, Space
 
 
@@ -43,12 +43,10 @@ class MF(EmbeddingRanker):
 
     def loss(self, batch: Triplets) -> dict[str, Tensor]:
         """``bpr`` and ``reg``."""
-        u = self.user_embedding(batch.users)  # (B, d)
-        p = self.item_embedding(batch.positives)  # (B, d)
-        n = self.item_embedding(batch.negatives)  # (B, d) or (B, n, d)
+        embeddings = BatchEmbeddings.lookup(batch, *self.id_embeddings)
         return {
-            "bpr": bpr(score_difference(u, p, n)),
-            "reg": self.config.reg_weight * embedding_norms(u, p, n),
+            "bpr": bpr(score_difference(*embeddings)),
+            "reg": self.config.reg_weight * embedding_norms(*embeddings),
         }
 
     def embed(self) -> tuple[Tensor, Tensor]:

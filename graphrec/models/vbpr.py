@@ -34,7 +34,7 @@ from graphrec.models.batches import EpochContext
 from graphrec.models.layers import ItemFeatures, projection
 from graphrec.models.losses import bpr, embedding_norms, score_difference
 from graphrec.models.multimodal import MultimodalRanker, StreamedConfig, means_of
-from graphrec.models.propagation import EmbeddingRanker
+from graphrec.models.propagation import BatchEmbeddings, EmbeddingRanker
 from graphrec.models.search_space import Choice, Space
 
 PROJECTED = 2**22
@@ -115,12 +115,10 @@ class VBPR(MultimodalRanker, EmbeddingRanker):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """``bpr`` (Eqs. 2 and 3) and ``reg`` (Eq. 4)."""
         vectors = torch.cat([self.item_embedding(batch.items), self.content(batch.items)], 1)  # (D, d + c)
-        u = self.user_embedding(batch.users)  # (B, d + c)
-        p = nn.functional.embedding(batch.positives, vectors)  # (B, d + c)
-        n = nn.functional.embedding(batch.negatives, vectors)  # (B, d + c)
+        embeddings = BatchEmbeddings.lookup(batch, self.user_embedding.weight, vectors)  # (B, d + c) each
         return {
-            "bpr": bpr(score_difference(u, p, n)),
-            "reg": self.config.reg_weight * embedding_norms(u, p, n),
+            "bpr": bpr(score_difference(*embeddings)),
+            "reg": self.config.reg_weight * embedding_norms(*embeddings),
         }
 
     def embed(self) -> tuple[Tensor, Tensor]:
