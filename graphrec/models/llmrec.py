@@ -423,9 +423,9 @@ def smoothed(x: Tensor, to_users: Graph, to_items: Graph, of_users: bool) -> tup
 def one_sided_graphs(train: Interactions) -> tuple[Graph, Graph]:
     """``R = D_u^-1/2 A`` from items to users, and ``C = D_i^-1/2 Aᵀ`` back: only targets are normalized."""
     user_scale, item_scale = ((degree + 1e-8) ** -0.5 for degree in (train.user_degree, train.item_degree))
-    to_users = {"n_source": train.n_items, "n_target": train.n_users}
-    to_items = {"n_source": train.n_users, "n_target": train.n_items}
+    users, items = train.users, train.items
+    n_users, n_items = train.n_users, train.n_items
     return (
-        Graph.from_edges(train.items, train.users, user_scale[train.users], **to_users),
-        Graph.from_edges(train.users, train.items, item_scale[train.items], **to_items),
+        Graph.from_edges(items, users, user_scale[users], n_source=n_items, n_target=n_users),
+        Graph.from_edges(users, items, item_scale[items], n_source=n_users, n_target=n_items),
     )
