@@ -135,7 +135,7 @@ class DeclaresTheWrongCapability(MeanHistory):
 
 class WeighsKnownUsersOtherwise(ItemKNN):
     def history_rows(self):
-        return self.taken.scaled(2.0)
+        return self.history.scaled(2.0)
 
 
 @pytest.mark.parametrize(

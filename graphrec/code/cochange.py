@@ -172,8 +172,9 @@ class CoChangeTerm:
             total = np.bincount(basket, value, minlength=len(weights))
             by_person += weights[basket] * (total[basket] - value)
         by_others = self._scores(train.users, train.items) - by_person * item_scale[train.items]
-        rest = 1 - share
-        scores: np.ndarray = (np.maximum(by_others, 0) / np.where(rest > 1e-6, rest, 1)).astype(np.float32)
+        remaining = 1 - share
+        divisor = np.where(remaining > 1e-6, remaining, 1)
+        scores: np.ndarray = (np.maximum(by_others, 0) / divisor).astype(np.float32)
         return scores
 
     def differences(self, triplets: Triplets) -> Tensor:

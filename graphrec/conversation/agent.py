@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -29,11 +31,12 @@ NETWORK = "network_"
 """Prefix of the names of a trained policy's arrays in a saved agent."""
 
 
+@dataclass(eq=False, repr=False)
 class ConversationalRecommender:
     """Asks and recommends. One object leads any number of conversations, from any number of threads, as they
     only read what they share.
 
-    Args:
+    Attributes:
         setting: catalog, vectors and rules.
         policy: decides between asking and recommending: a rule or a trained policy.
         users: external ids.
@@ -46,29 +49,19 @@ class ConversationalRecommender:
         picture_root: folder of the pictures, if there are any.
     """
 
-    def __init__(
-        self,
-        setting: Setting,
-        policy: Policy,
-        users: Vocabulary,
-        items: Vocabulary,
-        history: Interactions,
-        titles: Mapping[str, str] | None = None,
-        images: Mapping[str, str] | None = None,
-        name: str | None = None,
-        picture_root: Path | None = None,
-    ) -> None:
-        self.setting = setting
-        self.policy = policy
-        self.users = users
-        self.items = items
-        self.history = history
-        self.titles = dict(titles or {})
-        self.images = dict(images or {})
-        self.name = name
-        self.picture_root = picture_root
-        self._attributes = {n: i for i, n in enumerate(setting.catalog.names)}
-        self._groups = {n: i for i, n in enumerate(setting.catalog.group_names)}
+    setting: Setting
+    policy: Policy
+    users: Vocabulary
+    items: Vocabulary
+    history: Interactions
+    titles: dict[str, str] = field(default_factory=dict)
+    images: dict[str, str] = field(default_factory=dict)
+    name: str | None = None
+    picture_root: Path | None = None
+
+    def __post_init__(self) -> None:
+        self._attributes = {n: i for i, n in enumerate(self.setting.catalog.names)}
+        self._groups = {n: i for i, n in enumerate(self.setting.catalog.group_names)}
 
     @classmethod
     def from_policy(cls, policy: str | Policy, setting: Setting, data: Dataset) -> Self:
@@ -114,17 +107,11 @@ class ConversationalRecommender:
         """
         changes = {"belief": belief, "error": error}
         config = self.setting.config.replace(**{k: v for k, v in changes.items() if v is not None})
-        return type(self)(
-            Setting(self.setting.catalog, self.setting.vectors, config, self.setting.prior),
-            self.policy if policy is None else parse_rule(policy),
-            self.users,
-            self.items,
-            self.history,
-            self.titles,
-            self.images,
-            self.name if policy is None else policy,
-            self.picture_root,
-        )
+        agent = dataclasses.replace(self, setting=dataclasses.replace(self.setting, config=config))
+        if policy is not None:
+            agent.policy = parse_rule(policy)
+            agent.name = policy
+        return agent
 
     @cached_property
     def fingerprint(self) -> str:
@@ -174,10 +161,6 @@ class ConversationalRecommender:
         """An item's title; its id where there is no title."""
         id_ = str(self.items[item])
         return self.titles.get(id_, id_)
-
-    def history_of(self, user: int | None) -> np.ndarray:
-        """Items of a user ``(n,) int``; empty for an unknown user."""
-        return np.empty(0, np.int64) if user is None else self.history.items_of(user)
 
     # -- saving and loading ----------------------------------------------------------------------------------
 

@@ -44,8 +44,7 @@ def tune_rules(
 
 def with_posterior(setting: Setting, error: float = 0.0) -> Setting:
     """The setting with the belief ``posterior``; see :mod:`graphrec.conversation.posterior`."""
-    config = setting.config.replace(belief="posterior", error=error)
-    return Setting(setting.catalog, setting.vectors, config, setting.prior)
+    return replace(setting, config=setting.config.replace(belief="posterior", error=error))
 
 
 def baselines(task: DialogueTask) -> dict[str, tuple[Policy, Setting]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -29,10 +30,11 @@ class Answer(NamedTuple):
     known: bool = True
 
 
+@dataclass(eq=False, repr=False)
 class Setting:
     """What all conversations over one catalog share.
 
-    Args:
+    Attributes:
         catalog: items and attributes.
         vectors: of users, items and attributes.
         config: rules.
@@ -44,18 +46,14 @@ class Setting:
         DataError: vectors and catalog differ in size.
     """
 
-    def __init__(
-        self,
-        catalog: Catalog,
-        vectors: DialogueVectors,
-        config: ConversationConfig | None = None,
-        prior: np.ndarray | None = None,
-    ) -> None:
-        self.catalog = catalog
-        self.vectors = vectors
-        self.prior = prior
-        self.config = config or ConversationConfig()
-        sizes = (len(vectors.items), len(vectors.attributes))
+    catalog: Catalog
+    vectors: DialogueVectors
+    config: ConversationConfig = field(default_factory=ConversationConfig)
+    prior: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        catalog = self.catalog
+        sizes = (len(self.vectors.items), len(self.vectors.attributes))
         if sizes != (catalog.n_items, catalog.n_attributes):
             raise DataError(
                 f"vectors of {sizes[0]:,} items and {sizes[1]:,} attributes; expected those of the "

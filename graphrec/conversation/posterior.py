@@ -63,8 +63,7 @@ class Posterior(Belief):
             agrees = (catalog.count_attributes(answer.accepted) == n) & (catalog.count_attributes(group) == n)
         else:
             agrees = catalog.count_attributes(np.array([question])) == min(n, 1)
-        of_items: np.ndarray = agrees[self.items]
-        return of_items
+        return np.asarray(agrees[self.items])
 
     def _apply(self, agrees: np.ndarray, error: float) -> None:
         """Multiplies by the likelihood of an answer; ignores an answer that no item agrees with."""

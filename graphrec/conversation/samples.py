@@ -107,11 +107,11 @@ class Samples:
         degree = self.prefixes.degree[positives]
         n_negative = degree - length
         start = np.concatenate([[0], np.cumsum(degree + n_negative)])
-        of_positive = np.repeat(start[:-1] - np.cumsum(degree) + degree, degree) + np.arange(degree.sum())
+        positive_index = np.repeat(start[:-1] - np.cumsum(degree) + degree, degree) + np.arange(degree.sum())
         is_negative = np.ones(start[-1], dtype=bool)
-        is_negative[of_positive] = False
+        is_negative[positive_index] = False
         attributes = np.empty(start[-1], dtype=np.int64)
-        attributes[of_positive] = self.prefixes.all_attributes(rows, positives)
+        attributes[positive_index] = self.prefixes.all_attributes(rows, positives)
         attributes[is_negative] = self.negative_attributes.draw(
             np.repeat(positives, n_negative), plan.rng("conversation/attributes")
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 
@@ -21,14 +21,6 @@ from graphrec.data import Dataset
 
 N_CANDIDATES = 300
 N_PAIRS = 20_000
-
-
-class Scorer(Protocol):
-    """A model with vectors for conversations."""
-
-    def vectors(self) -> DialogueVectors:
-        """Vectors of users, items and attributes."""
-        ...
 
 
 class ScoringTask:
@@ -113,9 +105,9 @@ class ScoringTask:
             candidates[rows] = np.where(drawn >= 0, chosen, -1)
         return candidates
 
-    def __call__(self, model: Scorer) -> dict[str, float]:
-        """The three areas."""
-        vectors = model.vectors()
+    def __call__(self, model: Any) -> dict[str, float]:
+        """The three areas of a model whose ``vectors()`` are for conversations."""
+        vectors: DialogueVectors = model.vectors()
         item_areas = []
         attribute_areas = []
         width = max(self.candidates.shape[1] * vectors.items.shape[1], 4 * self.has.shape[1])

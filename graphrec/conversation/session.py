@@ -7,7 +7,7 @@ JSON, read back on another machine, replayed, and shortened by its last event.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -70,18 +70,12 @@ class Turn:
     values: tuple[str, ...] = ()
     path: tuple[str, ...] = ()
     why: str = ""
-    items: tuple[RecommendedItem, ...] = field(default_factory=tuple)
+    items: tuple[RecommendedItem, ...] = ()
     unmet: int = 0
 
 
 class Session:
-    """A conversation with one person; created by :meth:`start` or :meth:`resume`.
-
-    Args:
-        agent: leads the conversation.
-        user: external id of the user; None for an unknown user.
-        likes: names of attributes that the person likes.
-    """
+    """A conversation with one person; created by :meth:`start` or :meth:`resume`."""
 
     def __init__(
         self, agent: ConversationalRecommender, user: str | None = None, likes: Sequence[str] = ()
@@ -91,9 +85,9 @@ class Session:
         self.likes = tuple(likes)
         self.events: list[dict[str, Any]] = []
         self._user_index = None if user is None else agent.users.index(user)
-        self.history = agent.history_of(self._user_index)
-        for name in self.likes:
-            agent.attribute_index(name)
+        self.history = np.empty(0, np.int64)
+        if self._user_index is not None:
+            self.history = agent.history.items_of(self._user_index)
         self._begin()
 
     @classmethod
@@ -211,12 +205,10 @@ class Session:
         """Removes the last answer; returns False if there is none."""
         if not self.events:
             return False
-        events = self.events[:-1]
-        self.events = []
+        self.events.pop()
         self._begin()
-        for event in events:
+        for event in self.events:
             self._apply(event)
-            self.events.append(event)
         return True
 
     def state(self) -> dict[str, Any]:
@@ -334,7 +326,7 @@ class Session:
     # -- checks ----------------------------------------------------------------------------------------------
 
     def _checked_answer(self, turn: Turn, value: str | Sequence[str] | None) -> str | list[str]:
-        """The answer to a question, checked."""
+        """The answer to a question; raises a ConfigError for one that the question does not have."""
         if value == UNKNOWN:
             return UNKNOWN
         if not turn.values:
@@ -352,7 +344,7 @@ class Session:
         return sorted(set(value))
 
     def _checked_choice(self, turn: Turn, value: str | Sequence[str] | None) -> str | None:
-        """The chosen item, checked."""
+        """The chosen item; raises a ConfigError for one that was not recommended."""
         ids = [item.id for item in turn.items]
         if value is not None and value not in ids:
             raise ConfigError(f"{value!r} was not recommended; expected one of {ids}, or None")

@@ -79,9 +79,9 @@ def _sizes(data: Dataset) -> tuple[int, int, int]:
 
 def _read_file(path: Path, data: Dataset) -> DialogueVectors:
     users, items, attributes = _sizes(data)
-    both, features = _read_npz(path, ("ui_emb", "feature_emb"))
+    nodes, features = _read_npz(path, ("ui_emb", "feature_emb"))
     for name, array, rows, description in (
-        ("ui_emb", both, users + items + 1, f"{users:,} users + {items:,} items + 1"),
+        ("ui_emb", nodes, users + items + 1, f"{users:,} users + {items:,} items + 1"),
         ("feature_emb", features, attributes + 1, f"{attributes:,} attributes + 1"),
     ):
         if len(array) != rows:
@@ -89,11 +89,11 @@ def _read_file(path: Path, data: Dataset) -> DialogueVectors:
                 f"{path}: {name} has {len(array):,} rows; expected {rows:,} for {data.name} ({description}; "
                 "the last row is padding): the vectors are of another dataset"
             )
-    if both.shape[1] != features.shape[1]:
+    if nodes.shape[1] != features.shape[1]:
         raise FeatureError(
-            f"{path}: ui_emb is {both.shape[1]} wide and feature_emb {features.shape[1]}; expected one width"
+            f"{path}: ui_emb is {nodes.shape[1]} wide and feature_emb {features.shape[1]}; expected one width"
         )
-    return DialogueVectors(both[:users], both[users:-1], features[:-1])
+    return DialogueVectors(nodes[:users], nodes[users:-1], features[:-1])
 
 
 def _read_folder(path: Path, data: Dataset) -> DialogueVectors:

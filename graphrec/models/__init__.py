@@ -52,24 +52,24 @@ def model(name: str) -> type[Model]:
         ConfigError: no such model (names the nearest), or the package that adds it is broken.
     """
     name = name.lower()
-    found: type[Model] = MODELS.load(name)
+    model_class: type[Model] = MODELS.load(name)
     package = MODELS.package(name)
     if package is not None:
-        _check(name, package, found)
-    return found
+        _check_entry_point(name, package, model_class)
+    return model_class
 
 
-def _check(name: str, package: str, found: Any) -> None:
-    """Refuses what an entry point names if it is no model of that name, by which its runs are opened."""
+def _check_entry_point(name: str, package: str, loaded: Any) -> None:
+    """Refuses an entry point that is no model class, or one of another name: runs are opened by that name."""
     from graphrec.models.base import Model
 
-    what = None
-    if not (isinstance(found, type) and issubclass(found, Model)):
-        what = f"{found!r} is no subclass of graphrec.Model"
-    elif found.name != name:
-        what = f"{found.__name__}.name is {found.name!r}; expected the name of its entry point"
-    if what is not None:
-        raise ConfigError(f"model {name!r} of {package} cannot be used: {what}")
+    defect = None
+    if not (isinstance(loaded, type) and issubclass(loaded, Model)):
+        defect = f"{loaded!r} is no subclass of graphrec.Model"
+    elif loaded.name != name:
+        defect = f"{loaded.__name__}.name is {loaded.name!r}; expected the name of its entry point"
+    if defect is not None:
+        raise ConfigError(f"model {name!r} of {package} cannot be used: {defect}")
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, cast
 
 import numpy as np
 import torch
@@ -143,18 +143,18 @@ class Model(nn.Module):
 
     @classmethod
     def optional_fields(cls, config: ModelConfig) -> tuple[str, ...]:
-        """Fields it takes beside content, as the options ask for; ``*`` stands for anything."""
-        asked = {"augmented": PREFERENCES, "attributes": f"{ATTRIBUTE_PREFIX}*"}
-        return tuple(field for option, field in asked.items() if getattr(config, option, False))
+        """Fields that these options need besides content; ``*`` stands for anything."""
+        fields = {"augmented": PREFERENCES, "attributes": f"{ATTRIBUTE_PREFIX}*"}
+        return tuple(field for option, field in fields.items() if getattr(config, option, False))
 
     @classmethod
     def needs_features(cls, config: ModelConfig) -> bool:
-        """Whether it cannot be built without features of content with these options."""
+        """Whether these options need features of content."""
         return cls.modalities
 
     @classmethod
     def inputs(cls, features: Features | None, config: ModelConfig) -> dict[str, FeatureTable]:
-        """Those of some tables that it is built with: all, or where it needs none, what options ask for."""
+        """The tables it is built with: all, or the optional fields where it needs no content."""
         patterns = ("*",) if cls.needs_features(config) else cls.optional_fields(config)
         return {f: t for f, t in (features or {}).items() if any(fnmatchcase(f, p) for p in patterns)}
 
@@ -175,10 +175,9 @@ class Model(nn.Module):
 
     def epoch_batches(self, plan: EpochContext) -> Iterator[Any]:
         """:meth:`batches`; features that stay on disk are read for the next batch while one is processed."""
-        disk = [
-            rows for module in self.modules() if isinstance(rows := getattr(module, "disk", None), RowsOnDisk)
-        ]
-        return prefetch(self.batches(plan), disk, self.feature_items)
+        on_disk = [getattr(module, "disk", None) for module in self.modules()]
+        tables = [rows for rows in on_disk if isinstance(rows, RowsOnDisk)]
+        return prefetch(self.batches(plan), tables, self.feature_items)
 
     def loss(self, batch: Any) -> dict[str, Tensor]:
         """Named scalars, already weighted; the trainer minimizes their sum."""
@@ -191,18 +190,14 @@ class Model(nn.Module):
     def start_epoch(self, rng: np.random.Generator) -> None:
         """Called before each epoch's batches, for what is redrawn once an epoch."""
 
-    @property
-    def sparse_gradients(self) -> bool:
-        """Whether a step has gradients only for the rows of its tables in the batch's neighborhood."""
-        return getattr(self.config, "fanouts", None) is not None
-
     def optimizer(self, config: TrainConfig) -> torch.optim.Optimizer:
-        """The optimizer; default: Adam, and :class:`~graphrec.models.row_adam.RowAdam` for sparse gradients.
+        """The optimizer; default: Adam, and :class:`~graphrec.models.row_adam.RowAdam` for the sparse
+        gradients of ``fanouts``.
 
         Raises:
             ConfigError: gradients are sparse, and ``weight_decay`` or ``clip_norm`` needs dense ones.
         """
-        if self.sparse_gradients:
+        if getattr(self.config, "fanouts", None) is not None:
             if config.weight_decay or config.clip_norm is not None:
                 raise ConfigError(
                     "weight_decay and clip_norm need dense gradients, and fanouts makes them sparse; "
@@ -319,27 +314,22 @@ class Ranker(Model):
         if self.capability == "encoder":
             item_vectors = self.item_embeddings().detach()
             self.train(training)
-            return lambda who: self.encoder(self._with_histories(who)).detach() @ item_vectors.T
+            return lambda query: self.encoder(self._with_histories(query)).detach() @ item_vectors.T
         users, items = self.embed()
         self.train(training)
         if isinstance(users, Graph):
             assert isinstance(items, Graph)
             score_users = sparse.scorer(users, items)
             if self.capability != "item_weights":
-                return lambda who: score_users(self._known_users(who))
+                return lambda query: score_users(self._known_users(query))
             score_rows = sparse.row_scorer(items)
-            return lambda who: (
-                score_rows(sparse.history_matrix(who.histories, self.n_items))
-                if isinstance(who, Query) and who.histories is not None
-                else score_users(self._known_users(who))
+            return lambda query: (
+                score_rows(sparse.history_matrix(query.histories, self.n_items))
+                if isinstance(query, Query) and query.histories is not None
+                else score_users(self._known_users(query))
             )
-        assert isinstance(items, Tensor)
-        users, items = users.detach(), items.detach()
-
-        def score(who: Any) -> Tensor:
-            return users[self._known_users(who).to(users.device)] @ items.T
-
-        return score
+        user_vectors, item_vectors = users.detach(), cast(Tensor, items).detach()
+        return lambda query: user_vectors[self._known_users(query).to(user_vectors.device)] @ item_vectors.T
 
     @torch.no_grad()
     def score(self, who: Any) -> Tensor:
@@ -351,33 +341,29 @@ class Ranker(Model):
         self.train(training)
         return scores
 
-    def _known_users(self, who: Any) -> Tensor:
-        """Indices ``(B,)`` of known users.
-
-        Raises:
-            ConfigError: a query without users, or with one who is not known.
-        """
-        if not isinstance(who, Query):
-            return torch.as_tensor(who)
-        if who.users is None or (who.users < 0).any():
+    def _known_users(self, query: Any) -> Tensor:
+        """Indices ``(B,)`` of known users; raises a ConfigError for a query about other users."""
+        if not isinstance(query, Query):
+            return torch.as_tensor(query)
+        if query.users is None or (query.users < 0).any():
             raise ConfigError(
                 f"{self.name or type(self).__name__} looks users up and cannot answer a history; ask for "
                 "known users, or use a model with item weights or an encoder"
             )
-        return torch.from_numpy(who.users)
+        return torch.from_numpy(query.users)
 
-    def _with_histories(self, who: Any) -> Query:
+    def _with_histories(self, users: Any) -> Query:
         """A query with histories: its own, or what known users have in ``train_pairs``."""
-        query = who if isinstance(who, Query) else Query(users=np.asarray(who))
+        query = users if isinstance(users, Query) else Query(users=np.asarray(users))
         if query.histories is not None:
             query.histories.check(self.n_items)
             return query
         assert query.users is not None
         return Query(query.users, Histories.from_interactions(self.train_pairs).take(query.users))
 
-    def _generated_scores(self, who: Any) -> Tensor:
-        """Scores ``(B, n_items)`` from lists of all items; ``-inf`` where the search did not get."""
-        query = self._with_histories(who)
+    def _generated_scores(self, users: Any) -> Tensor:
+        """Scores ``(B, n_items)`` from lists of all items; ``-inf`` for those the search did not reach."""
+        query = self._with_histories(users)
         lists: RankedLists = self.generator.generate(
             query, self.n_items, torch.ones(len(query), self.n_items, dtype=torch.bool)
         )

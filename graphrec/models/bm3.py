@@ -19,7 +19,7 @@ Differences from the authors' code:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal, NamedTuple, Self, cast
+from typing import ClassVar, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -28,14 +28,14 @@ from torch import Tensor, nn
 
 from graphrec.core import distributed
 from graphrec.core.random import derive_seed
-from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.graphs.graph import bipartite
-from graphrec.models.base import ContentRule, Features, Ranker
-from graphrec.models.batches import BatchSampler, EpochContext
-from graphrec.models.layers import ItemFeatures, embedding, linear, propagate_tables, row_dropout
+from graphrec.models.base import ContentRule, Features
+from graphrec.models.batches import EpochContext
+from graphrec.models.layers import ItemFeatures, linear, propagate_tables, row_dropout
 from graphrec.models.losses import CosineContrastive
-from graphrec.models.multimodal import ColdItems, FeatureLossConfig, tables_of
+from graphrec.models.multimodal import ColdItems, FeatureLossConfig, MultimodalRanker
+from graphrec.models.propagation import EmbeddingRanker
 from graphrec.models.search_space import Choice, Integers, Space
 
 
@@ -54,13 +54,11 @@ class Pairs(NamedTuple):
     """Seed of this step's dropout masks, ``() int64``."""
 
 
-class BM3(Ranker):
+class BM3(MultimodalRanker, EmbeddingRanker):
     """LightGCN that bootstraps its own targets, with features aligned to items."""
 
     class Config(FeatureLossConfig):
         """Options of BM3; the defaults are the authors' for Amazon Baby."""
-
-        renamed_values: ClassVar = {"cold_items": {"neighbours": "neighbors"}}
 
         dim: int = Field(64, ge=1)
         """Embedding size."""
@@ -79,8 +77,6 @@ class BM3(Ranker):
 
     name = "bm3"
     data_parallel = "batches"
-    modalities = True
-    supports_cold_items = True
     search_space: ClassVar[Space] = {
         "n_layers": Integers(1, 2),
         "dropout": Choice(0.3, 0.5),
@@ -90,14 +86,8 @@ class BM3(Ranker):
     config: Config
 
     def __init__(self, train: Interactions, features: Features, config: Config) -> None:
-        super().__init__()
-        self.config, self.train_pairs = config, train
-        self.sampler = BatchSampler(train)
-        self.n_users, self.n_items = train.n_users, train.n_items
+        super().__init__(train, config)
         self.graph = bipartite(train)
-
-        self.user_embedding = embedding(self.n_users, config.dim, self.rng("users"))  # (n_users, d)
-        self.item_embedding = embedding(self.n_items, config.dim, self.rng("items"))  # (n_items, d)
         self.features = nn.ModuleDict(
             {m: ItemFeatures.from_table(t, config, train) for m, t in features.items()}
         )
@@ -109,15 +99,7 @@ class BM3(Ranker):
         )
         self.predictor = linear(config.dim, config.dim, self.rng("predictor"), nn.init.xavier_normal_)
         self.cold_start_rule = ContentRule(dict.fromkeys(features, 1 / len(features)), config.knn_k)
-        placed = config.cold_items == "neighbors"
-        self.cold_items = ColdItems(train, features, self.cold_start_rule, placed)
-
-    @classmethod
-    def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
-        """See :meth:`graphrec.models.base.Model.build`; needs one feature table at least, of any modality."""
-        config = config or cls.Config()
-        model = cls(data.train, tables_of("BM3", data, features, config.attributes), config)
-        return model.with_sampler(data, features)
+        self.cold_items = ColdItems(train, features, self.cold_start_rule, config.cold_items == "neighbors")
 
     def batches(self, plan: EpochContext) -> Iterator[Pairs]:
         """Every train interaction once, without negatives."""
@@ -135,8 +117,7 @@ class BM3(Ranker):
 
     def propagate(self) -> tuple[Tensor, Tensor]:
         """User and item embeddings before the predictor ``(n_users, d), (n_items, d)`` (Eqs. 1, 2)."""
-        tables = (self.user_embedding.weight, self.item_embedding.weight)
-        users, items = propagate_tables(self.graph, *tables, self.config.n_layers)
+        users, items = propagate_tables(self.graph, *self.id_embeddings, self.config.n_layers)
         return users, items + self.item_embedding.weight
 
     def target(self, x: Tensor, table: str, index: Tensor, key: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import ClassVar, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -27,26 +27,29 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from graphrec.core.config import option
-from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.features import FeatureTable
 from graphrec.graphs.graph import Graph, bipartite, degree_probability, mix, normalize_weights, sample_edges
-from graphrec.models.base import ContentRule, Features, Ranker
-from graphrec.models.batches import BatchSampler, EpochContext, NeighborSamplingConfig, SeededTriplets
-from graphrec.models.layers import ItemFeatures, embedding, projection, propagate_tables
+from graphrec.models.base import ContentRule, Features
+from graphrec.models.batches import EpochContext, NeighborSamplingConfig, SeededTriplets
+from graphrec.models.layers import ItemFeatures, projection, propagate_tables
 from graphrec.models.losses import bpr, score_difference
-from graphrec.models.multimodal import ColdItems, FeatureLossConfig, WeightedConfig, item_graph, tables_of
-from graphrec.models.propagation import propagate_batch
+from graphrec.models.multimodal import (
+    ColdItems,
+    FeatureLossConfig,
+    MultimodalRanker,
+    WeightedConfig,
+    item_graph,
+)
+from graphrec.models.propagation import EmbeddingRanker
 from graphrec.models.search_space import Choice, Space
 
 
-class FREEDOM(Ranker):
+class FREEDOM(MultimodalRanker, EmbeddingRanker):
     """LightGCN on a pruned user-item graph, plus a convolution on a frozen item graph."""
 
     class Config(NeighborSamplingConfig, WeightedConfig, FeatureLossConfig):
         """Options of FREEDOM; the defaults are the authors' for Amazon Baby."""
-
-        renamed_values: ClassVar = {"cold_items": {"neighbours": "neighbors"}}
 
         dim: int = Field(64, ge=1)
         """Embedding size."""
@@ -81,8 +84,6 @@ class FREEDOM(Ranker):
 
     name = "freedom"
     data_parallel = "batches"
-    modalities = True
-    supports_cold_items = True
     search_space: ClassVar[Space] = {
         "dropout": Choice(0.5, 0.8, 0.9),
         "reg_weight": Choice(0.0, 1e-4, 1e-3, 1e-2, 1e-1),
@@ -91,10 +92,7 @@ class FREEDOM(Ranker):
     config: Config
 
     def __init__(self, train: Interactions, features: Features, config: Config) -> None:
-        super().__init__()
-        self.config, self.train_pairs = config, train
-        self.sampler = BatchSampler(train)
-        self.n_users, self.n_items = train.n_users, train.n_items
+        super().__init__(train, config)
         self.weights = config.weights_of(features)
 
         self.item_graph = mixed_item_graph(features, self.weights, train, config)  # Eqs. 1-3
@@ -102,8 +100,6 @@ class FREEDOM(Ranker):
         self.epoch_graph = self.full_graph
         self.edge_probability = degree_probability(train)  # Eq. 4
 
-        self.user_embedding = embedding(self.n_users, config.dim, self.rng("users"))  # (n_users, d)
-        self.item_embedding = embedding(self.n_items, config.dim, self.rng("items"))  # (n_items, d)
         self.features = nn.ModuleDict(
             {m: ItemFeatures.from_table(features[m], config, train) for m in self.weights}
         )
@@ -111,22 +107,14 @@ class FREEDOM(Ranker):
             {m: projection(features[m].shape[1], config.dim, self.rng(m)) for m in self.weights}
         )
         self.cold_start_rule = ContentRule(self.weights, config.knn_k)
-        placed = config.cold_items == "neighbors"
-        self.cold_items = ColdItems(train, features, self.cold_start_rule, placed)
-
-    @classmethod
-    def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
-        """See :meth:`graphrec.models.base.Model.build`; needs one feature table at least, of any modality."""
-        config = config or cls.Config()
-        model = cls(data.train, tables_of("FREEDOM", data, features, config.attributes), config)
-        return model.with_sampler(data, features)
+        self.cold_items = ColdItems(train, features, self.cold_start_rule, config.cold_items == "neighbors")
 
     def start_epoch(self, rng: np.random.Generator) -> None:
         """Prunes the user-item graph: keeps a share of edges, with degrees recomputed on them (Eq. 5)."""
         if self.config.dropout:
             n_kept = int(len(self.train_pairs) * (1 - self.config.dropout))
-            kept = sample_edges(self.edge_probability, n_kept, rng)
-            self.epoch_graph = bipartite(self.train_pairs.where(kept)).to(self.full_graph.device)
+            is_kept = sample_edges(self.edge_probability, n_kept, rng)
+            self.epoch_graph = bipartite(self.train_pairs.where(is_kept)).to(self.full_graph.device)
         if not self.config.freeze_item_graph:
             self.item_graph = self.learned_item_graph()
 
@@ -143,8 +131,7 @@ class FREEDOM(Ranker):
         h = self.item_embedding.weight
         for _ in range(self.config.n_mm_layers):
             h = self.item_graph @ h  # (n_items, d)
-        tables = (self.user_embedding.weight, self.item_embedding.weight)
-        users, items = propagate_tables(graph, *tables, self.config.n_ui_layers)
+        users, items = propagate_tables(graph, *self.id_embeddings, self.config.n_ui_layers)
         return users, items + h
 
     @torch.no_grad()
@@ -161,15 +148,13 @@ class FREEDOM(Ranker):
 
     def loss(self, batch: SeededTriplets) -> dict[str, Tensor]:
         """``bpr`` on embeddings and ``bpr_<modality>`` on projected features (Eq. 9)."""
-        tables = (self.user_embedding.weight, self.item_embedding.weight)
-        final, _ = propagate_batch(
+        final, _ = self.propagate_batch(
             self.propagate,
             self.epoch_graph,
-            *tables,
             batch,
             self.config.fanouts,
-            item_graph=self.item_graph,
-            n_item_layers=self.config.n_mm_layers,
+            self.item_graph,
+            self.config.n_mm_layers,
         )
         terms = {"bpr": bpr(score_difference(*final))}
         if self.config.reg_weight:

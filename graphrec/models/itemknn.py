@@ -14,18 +14,17 @@ what to divide by is chosen along with ``k``.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 import torch
 from pydantic import Field
 from scipy.sparse import csr_matrix
 
-from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.graphs.graph import Graph
 from graphrec.graphs.sparse import from_scipy, nearest_columns, normalize_rows
-from graphrec.models.base import Features, ModelConfig, Ranker
+from graphrec.models.base import ModelConfig, Ranker
 from graphrec.models.search_space import Choice, Integers, Space
 
 
@@ -58,17 +57,12 @@ class ItemKNN(Ranker):
         super().__init__()
         self.config, self.n_users, self.n_items = config, train.n_users, train.n_items
         indptr, items = torch.from_numpy(train.indptr.copy()), torch.from_numpy(train.items.copy())
-        self.taken = Graph(indptr, items, torch.ones(len(train)), train.n_items)  # row u: what u has
+        self.history = Graph(indptr, items, torch.ones(len(train)), train.n_items)  # row u: items of u
         self.neighbors = neighbors(train, config)  # row i: sim(i, j) of its neighbors j
-
-    @classmethod
-    def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
-        """See :meth:`graphrec.models.base.Model.build`; features are not used."""
-        return cls(data.train, config or cls.Config())
 
     def history_rows(self) -> Graph:
         """The train interactions."""
-        return self.taken
+        return self.history
 
     def item_weights(self) -> Graph:
         """Each item's similarities to its neighbors (Eq. 1)."""

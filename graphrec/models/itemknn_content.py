@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -25,19 +25,18 @@ from pydantic import Field
 from scipy.sparse import csr_matrix
 
 from graphrec.core.config import option
-from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.features import FeatureTable
 from graphrec.graphs.graph import Graph
 from graphrec.graphs.knn import knn
 from graphrec.graphs.nearest import nearest_rows
 from graphrec.graphs.sparse import from_neighbors, from_scipy, keep_largest, to_scipy, weighted_mean
-from graphrec.models.base import ContentSimilarity, Features, Ranker
-from graphrec.models.multimodal import MultimodalConfig, WeightedConfig, filled, means_of, tables_of
+from graphrec.models.base import ContentSimilarity
+from graphrec.models.multimodal import MultimodalConfig, MultimodalRanker, WeightedConfig, filled, means_of
 from graphrec.models.search_space import Choice, Integers, Space, Uniform
 
 
-class ItemKNNContent(Ranker):
+class ItemKNNContent(MultimodalRanker):
     """Cosine of features, the nearest of each item kept per modality and mixed."""
 
     class Config(WeightedConfig, MultimodalConfig):
@@ -55,8 +54,6 @@ class ItemKNNContent(Ranker):
 
     name = "itemknn-content"
     capability = "item_weights"
-    modalities = True
-    supports_cold_items = True
     search_space: ClassVar[Space] = {
         "k": Integers(5, 500, log=True),
         "image_weight": Uniform(0.0, 1.0),
@@ -69,24 +66,17 @@ class ItemKNNContent(Ranker):
         self.config, self.n_users, self.n_items = config, train.n_users, train.n_items
         weights = config.weights_of(tables)
         indptr, items = torch.from_numpy(train.indptr.copy()), torch.from_numpy(train.items.copy())
-        self.taken = Graph(indptr, items, torch.ones(len(train)), train.n_items)  # row u: what u has
-        found = [(w, *neighbors(tables[m], train, config)) for m, w in weights.items() if w > 0]
-        self.neighbors = from_scipy(
-            weighted_mean(found, config.normalize)
-        )  # row i: sim(i, j) of its neighbors j
+        self.history = Graph(indptr, items, torch.ones(len(train)), train.n_items)  # row u: items of u
+        by_modality = [(w, *neighbors(tables[m], train, config)) for m, w in weights.items() if w > 0]
+        # Row i: sim(i, j) of its neighbors j.
+        self.neighbors = from_scipy(weighted_mean(by_modality, config.normalize))
         self.cold_start_rule = ContentSimilarity(
             weights, config.k, config.normalize, means_of(tables, config.fill)
         )
 
-    @classmethod
-    def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
-        """See :meth:`graphrec.models.base.Model.build`; needs one feature table at least, of any name."""
-        config = config or cls.Config()
-        return cls(data.train, tables_of("ItemKNN on content", data, features, config.attributes), config)
-
     def history_rows(self) -> Graph:
         """The train interactions."""
-        return self.taken
+        return self.history
 
     def item_weights(self) -> Graph:
         """Each item's similarities to its neighbors (Eq. 1)."""
@@ -97,23 +87,23 @@ def neighbors(
     table: FeatureTable, train: Interactions, config: ItemKNNContent.Config
 ) -> tuple[csr_matrix, np.ndarray]:
     """Cosines with the ``k`` nearest items that have the feature and train interactions (Eqs. 5 and 6), and
-    the items that look for neighbors at all, having the feature or having it filled ``(n_items,) bool``.
+    the items that have the feature or have it filled, which get neighbors ``(n_items,) bool``.
     """
     k, n = config.k, train.n_items
-    known = table.present & (train.item_degree > 0)
-    asking = table.present if config.fill == "zero" else np.ones(n, dtype=bool)
+    candidates = table.present & (train.item_degree > 0)
+    has_vector = table.present if config.fill == "zero" else np.ones(n, dtype=bool)
     similarity = csr_matrix((n, n), dtype=np.float32)
-    if not known.any():
-        return similarity, asking
-    among = table if known.sum() == table.present.sum() else FeatureTable(table.values, known)
-    graph = to_scipy(knn(among, k + 1, weight="cosine", cache=config.graph_cache)).tocoo()
+    if not candidates.any():
+        return similarity, has_vector
+    searched = table if candidates.sum() == table.present.sum() else FeatureTable(table.values, candidates)
+    graph = to_scipy(knn(searched, k + 1, weight="cosine", cache=config.graph_cache)).tocoo()
     graph.data[graph.row == graph.col] = 0  # an item is not its own neighbor
     graph.eliminate_zeros()
     similarity = keep_largest(graph.tocsr(), k)
-    others = np.flatnonzero(asking & ~known)
-    if len(others):
-        queries = torch.from_numpy(filled(table, config.fill, train)[0][others])
-        keys = np.flatnonzero(known)
-        found, at = nearest_rows(queries, torch.from_numpy(table.take(keys)), k)  # (q, k)
-        similarity = similarity + from_neighbors(others, keys[at.numpy()], found.numpy(), (n, n))
-    return similarity, asking
+    remaining = np.flatnonzero(has_vector & ~candidates)
+    if len(remaining):
+        queries = torch.from_numpy(filled(table, config.fill, train)[0][remaining])
+        keys = np.flatnonzero(candidates)
+        cosines, nearest = nearest_rows(queries, torch.from_numpy(table.take(keys)), k)  # (q, k)
+        similarity = similarity + from_neighbors(remaining, keys[nearest.numpy()], cosines.numpy(), (n, n))
+    return similarity, has_vector

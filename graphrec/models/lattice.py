@@ -22,9 +22,8 @@ Differences from the authors' code:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -33,27 +32,24 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from graphrec.core.config import option
-from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.features import FeatureTable
 from graphrec.graphs.graph import Graph, bipartite, edge_products, mix, normalize_weights, union
 from graphrec.graphs.nearest import all_neighbors, nearest_rows, unit_length
-from graphrec.models.base import ContentRule, Features, Ranker
-from graphrec.models.batches import BatchSampler, EpochContext, Triplets
-from graphrec.models.layers import ItemFeatures, embedding, propagate_tables
+from graphrec.models.base import ContentRule, Features
+from graphrec.models.batches import PreferencesConfig, Triplets
+from graphrec.models.layers import ItemFeatures, propagate_tables
 from graphrec.models.losses import bpr, half_squares, score_difference
-from graphrec.models.multimodal import AugmentedConfig, ColdItems, item_graph, tables_of
-from graphrec.models.propagation import BatchEmbeddings
+from graphrec.models.multimodal import ColdItems, MultimodalConfig, MultimodalRanker, item_graph
+from graphrec.models.propagation import BatchEmbeddings, EmbeddingRanker
 from graphrec.models.search_space import Choice, Integers, Space
 
 
-class LATTICE(Ranker):
+class LATTICE(MultimodalRanker, EmbeddingRanker):
     """LightGCN plus a convolution on an item graph that is learned along with it."""
 
-    class Config(AugmentedConfig):
+    class Config(PreferencesConfig, MultimodalConfig):
         """Options of LATTICE; the defaults are the authors'."""
-
-        renamed_values: ClassVar = {"cold_items": {"neighbours": "neighbors"}}
 
         dim: int = Field(64, ge=1)
         """Embedding size."""
@@ -77,8 +73,6 @@ class LATTICE(Ranker):
 
     name = "lattice"
     data_parallel = "batches"
-    modalities = True
-    supports_cold_items = True
     search_space: ClassVar[Space] = {
         "n_ui_layers": Integers(1, 3),
         "reg_weight": Choice(0.0, 1e-5, 1e-4, 1e-3),
@@ -88,13 +82,8 @@ class LATTICE(Ranker):
     original_weights: Tensor
 
     def __init__(self, train: Interactions, features: Features, config: Config) -> None:
-        super().__init__()
-        self.config, self.train_pairs = config, train
-        self.sampler = BatchSampler(train)
-        self.n_users, self.n_items = train.n_users, train.n_items
+        super().__init__(train, config)
         self.user_item_graph = self_looped(train)  # Eq. 7
-        self.user_embedding = embedding(self.n_users, config.dim, self.rng("users"))  # (n_users, d)
-        self.item_embedding = embedding(self.n_items, config.dim, self.rng("items"))  # (n_items, d)
 
         k, cache, fill = config.knn_k, config.graph_cache, config.fill
         original = [
@@ -117,20 +106,9 @@ class LATTICE(Ranker):
         self.cold_start_rule = ContentRule(dict.fromkeys(features, 1 / len(features)), k)
         self.cold_items = ColdItems(train, features, self.cold_start_rule, config.cold_items == "neighbors")
 
-    @classmethod
-    def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
-        """See :meth:`graphrec.models.base.Model.build`; needs one feature table at least, of any modality."""
-        config = config or cls.Config()
-        model = cls(data.train, tables_of("LATTICE", data, features, config.attributes), config)
-        return model.with_sampler(data, features)
-
     def start_epoch(self, rng: np.random.Generator) -> None:
         """Drops the item graph, so that the epoch's first batch rebuilds it."""
         self.epoch_graph = None
-
-    def batches(self, plan: EpochContext) -> Iterator[Triplets]:
-        """Every train interaction once, with one uniform negative."""
-        return self.sampler.triplets(plan)
 
     def latent_graph(self) -> Graph:
         """The item graph of the current parameters; its weights carry a gradient (Eqs. 3-6)."""
@@ -153,8 +131,7 @@ class LATTICE(Ranker):
         h = self.item_embedding.weight
         for _ in range(self.config.n_mm_layers):
             h = graph @ h  # (n_items, d)
-        tables = (self.user_embedding.weight, self.item_embedding.weight)
-        users, items = propagate_tables(self.user_item_graph, *tables, self.config.n_ui_layers)
+        users, items = propagate_tables(self.user_item_graph, *self.id_embeddings, self.config.n_ui_layers)
         return users, items + normalize(h, dim=1)
 
     def loss(self, batch: Triplets) -> dict[str, Tensor]:

@@ -190,8 +190,8 @@ class ItemFeatures(nn.Module):
         if self.disk is None:
             values = self.values
         else:
-            values, (items, *rest) = self.disk.take(items, *(() if others is None else (others,)))
-            others = rest[0] if rest else None
+            values, (items, *subtracted) = self.disk.take(items, *(() if others is None else (others,)))
+            others = subtracted[0] if subtracted else None
         # Projecting each item once is less work, or the distinct items are what was read from disk.
         if (self.disk is not None or len(items) > len(values)) and not values.requires_grad:
             table = nn.functional.linear(values, weight.to(values.dtype)).float()  # (n_items, k)
@@ -219,7 +219,7 @@ class _Projected(torch.autograd.Function):
         memory = reused.pop() if reused else values.new_empty(0, values.shape[1])
         if len(memory) < n_rows:
             memory = values.new_empty(n_rows, values.shape[1])
-        x = _gathered(values, items, others, memory)
+        x = _gather_rows(values, items, others, memory)
         projected = (x @ weight.to(values.dtype).T).float()
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(values, items, others)
@@ -236,13 +236,13 @@ class _Projected(torch.autograd.Function):
         ctx.memory = None
         if memory is None:  # a second time through one graph: a later step may have the memory by now
             memory = values.new_empty(len(items) + ROW_BLOCK, values.shape[1])
-            _gathered(values, items, others, memory)
+            _gather_rows(values, items, others, memory)
         to_weight = (gradient.to(values.dtype).T @ memory[: len(items)]).float()  # (k, d)
         ctx.reused[:] = [memory]
         return to_weight, None, None, None, None
 
 
-def _gathered(values: Tensor, items: Tensor, others: Tensor | None, memory: Tensor) -> Tensor:
+def _gather_rows(values: Tensor, items: Tensor, others: Tensor | None, memory: Tensor) -> Tensor:
     """Rows of ``items``, minus those of ``others`` if given, ``(B, d)``, written to ``memory`` of at least
     ``(B + ROW_BLOCK, d)``.
     """

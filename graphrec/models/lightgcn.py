@@ -19,22 +19,21 @@ from torch import Tensor
 
 from graphrec.data.interactions import Interactions
 from graphrec.graphs.graph import Graph, bipartite
-from graphrec.models.base import ModelConfig, Ranker
+from graphrec.models.base import ModelConfig
 from graphrec.models.batches import (
-    BatchSampler,
     EpochContext,
     NegativesConfig,
     NeighborSamplingConfig,
     PreferencesConfig,
     SeededTriplets,
 )
-from graphrec.models.layers import embedding, propagate_tables
+from graphrec.models.layers import propagate_tables
 from graphrec.models.losses import bpr, embedding_norms, score_difference
-from graphrec.models.propagation import propagate_batch
+from graphrec.models.propagation import EmbeddingRanker
 from graphrec.models.search_space import Choice, Integers, Space
 
 
-class LightGCN(Ranker):
+class LightGCN(EmbeddingRanker):
     """ID embeddings, propagated."""
 
     class Config(NeighborSamplingConfig, PreferencesConfig, NegativesConfig, ModelConfig):
@@ -57,13 +56,8 @@ class LightGCN(Ranker):
     config: Config
 
     def __init__(self, train: Interactions, config: Config) -> None:
-        super().__init__()
-        self.config, self.train_pairs = config, train
-        self.sampler = BatchSampler(train, config.n_negatives)
-        self.n_users, self.n_items = train.n_users, train.n_items
+        super().__init__(train, config)
         self.graph = bipartite(train)  # Eq. 3
-        self.user_embedding = embedding(self.n_users, config.dim, self.rng("users"))  # (n_users, d)
-        self.item_embedding = embedding(self.n_items, config.dim, self.rng("items"))  # (n_items, d)
 
     def batches(self, plan: EpochContext) -> Iterator[SeededTriplets]:
         """Every train interaction once, with negatives."""
@@ -71,13 +65,11 @@ class LightGCN(Ranker):
 
     def propagate(self, graph: Graph) -> tuple[Tensor, Tensor]:
         """Propagated embeddings ``(n_users, d), (n_items, d)`` (Eqs. 3, 4 and 8)."""
-        tables = (self.user_embedding.weight, self.item_embedding.weight)
-        return propagate_tables(graph, *tables, self.config.n_layers)
+        return propagate_tables(graph, *self.id_embeddings, self.config.n_layers)
 
     def loss(self, batch: SeededTriplets) -> dict[str, Tensor]:
         """``bpr`` on propagated embeddings and ``reg`` on the ID embeddings (Eq. 15)."""
-        tables = (self.user_embedding.weight, self.item_embedding.weight)
-        final, initial = propagate_batch(self.propagate, self.graph, *tables, batch, self.config.fanouts)
+        final, initial = self.propagate_batch(self.propagate, self.graph, batch, self.config.fanouts)
         return {
             "bpr": bpr(score_difference(*final)),
             "reg": self.config.reg_weight * embedding_norms(*initial()),

@@ -43,9 +43,10 @@ from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.features import ATTRIBUTE_PREFIX, PREFERENCES, PROFILE, FeatureTable
 from graphrec.graphs.graph import Graph
-from graphrec.models.base import Features, ModelConfig, Ranker
-from graphrec.models.batches import BatchSampler, EpochContext
-from graphrec.models.layers import ItemFeatures, distinct_rows, embedding, linear, row_dropout
+from graphrec.models.base import Features, ModelConfig
+from graphrec.models.batches import EpochContext
+from graphrec.models.layers import ItemFeatures, distinct_rows, linear, row_dropout
+from graphrec.models.propagation import EmbeddingRanker
 from graphrec.models.search_space import Choice, Space
 
 Sides = dict[str, tuple[Tensor, Tensor]]
@@ -74,7 +75,7 @@ class Batch(NamedTuple):
     key: Tensor
 
 
-class LLMRec(Ranker):
+class LLMRec(EmbeddingRanker):
     """LightGCN plus channels of side information, trained on the hardest triplets."""
 
     class Config(ModelConfig):
@@ -132,16 +133,11 @@ class LLMRec(Ranker):
     config: Config
 
     def __init__(self, train: Interactions, features: Features, config: Config) -> None:
-        super().__init__()
-        self.config, self.train_pairs = config, train
-        self.sampler = BatchSampler(train)
-        self.n_users, self.n_items = train.n_users, train.n_items
+        super().__init__(train, config)
         tables = {f: table for f, table in features.items() if f != PREFERENCES}
         self.attributes = sorted(f for f in tables if f.startswith(ATTRIBUTE_PREFIX))
         self.content = sorted(set(tables) - {PROFILE, *self.attributes})
-        self.to_users, self.to_items = halves(train)
-        self.user_embedding = embedding(self.n_users, config.dim, self.rng("users"))  # (n_users, d)
-        self.item_embedding = embedding(self.n_items, config.dim, self.rng("items"))  # (n_items, d)
+        self.to_users, self.to_items = one_sided_graphs(train)
         self.whole = bool(config.mask or config.dropout)
         self.channels, self.projections = nn.ModuleDict(), nn.ModuleDict()
         self.decoders = nn.ModuleDict()
@@ -216,18 +212,19 @@ class LLMRec(Ranker):
         """Channels of some users ``(B, d)`` and some items (Eqs. 1-4), out of ``whole`` if given."""
         if whole is not None:
             return {
-                f: (nn.functional.embedding(users, of_users), nn.functional.embedding(items, of_items))
-                for f, (of_users, of_items) in whole.items()
+                f: (nn.functional.embedding(users, all_users), nn.functional.embedding(items, all_items))
+                for f, (all_users, all_items) in whole.items()
             }
-        (who, u), (what, i) = (x.unique(return_inverse=True) for x in (users, items))  # each once
-        found = {}
+        distinct_users, u = users.unique(return_inverse=True)
+        distinct_items, i = items.unique(return_inverse=True)
+        sides = {}
         for f, channel in self.named.items():
             weight = channel.through(self.weight(f))
-            found[f] = (
-                nn.functional.embedding(u, channel.users.projected(weight, who)),
-                nn.functional.embedding(i, channel.items.projected(weight, what)),
+            sides[f] = (
+                nn.functional.embedding(u, channel.users.projected(weight, distinct_users)),
+                nn.functional.embedding(i, channel.items.projected(weight, distinct_items)),
             )
-        return found
+        return sides
 
     def all_sides(self, batch: Batch | None) -> Sides:
         """Channels of all users and items; for a batch, with its masks and dropout."""
@@ -250,8 +247,8 @@ class LLMRec(Ranker):
             x = channel.own @ weight.T  # (n_users or n_items, d)
             x = x.index_copy(0, masked, (channel.mean @ weight.T).expand(len(masked), -1))
         if batch is not None and self.config.dropout:
-            everything = torch.arange(len(x), device=x.device)
-            x = row_dropout(x, everything, self.config.dropout, batch.key + derive_seed(0, f))
+            rows = torch.arange(len(x), device=x.device)
+            x = row_dropout(x, rows, self.config.dropout, batch.key + derive_seed(0, f))
             x = x / (1 - self.config.dropout)
         return smoothed(x, self.to_users, self.to_items, f == PROFILE)
 
@@ -265,11 +262,11 @@ class LLMRec(Ranker):
         """ID embeddings plus the weighted channels, scaled to length 1 (Eq. 7)."""
         config = self.config
         weights = {PROFILE: config.profile_weight} | dict.fromkeys(self.attributes, config.attribute_weight)
-        both = list(ids)
+        embeddings = list(ids)
         for f, side in sides.items():
             weight = weights.get(f, config.content_weight)
-            both = [x + weight * normalize(y) for x, y in zip(both, side, strict=True)]
-        return both
+            embeddings = [x + weight * normalize(y) for x, y in zip(embeddings, side, strict=True)]
+        return embeddings
 
     def embed(self) -> tuple[Tensor, Tensor]:
         """Final embeddings ``(n_users, d), (n_items, d)``."""
@@ -296,8 +293,8 @@ class LLMRec(Ranker):
                 terms[f"bpr_{f}"] = config.content_loss * self.pruned((x * (y[:n] - y[n:])).sum(1))
         if config.attribute_loss and PROFILE in sides and self.attributes:
             x = sides[PROFILE][0]
-            found = (sides[f][1] for f in self.attributes)
-            losses = torch.stack([self.pruned((x * (y[:n] - y[n:])).sum(1)) for y in found])
+            attributes = (sides[f][1] for f in self.attributes)
+            losses = torch.stack([self.pruned((x * (y[:n] - y[n:])).sum(1)) for y in attributes])
             terms["bpr_attributes"] = config.attribute_loss * losses.sum()
         if config.feature_reg and self.content:
             squares = torch.stack([self.named[f].squares(self.weight(f)) for f in self.content]).sum()
@@ -316,8 +313,8 @@ class LLMRec(Ranker):
     def pruned(self, difference: Tensor) -> Tensor:
         """BPR over the triplets that are not pruned (Eq. 8)."""
         log = distributed.all_gather(logsigmoid(difference + 1e-8))
-        kept = max(1, int((1 - self.config.prune) * len(log)))
-        return -log.topk(kept, largest=self.config.prune_keep == "easy", sorted=False).values.mean()
+        n_kept = max(1, int((1 - self.config.prune) * len(log)))
+        return -log.topk(n_kept, largest=self.config.prune_keep == "easy", sorted=False).values.mean()
 
     def restored(self, batch: Batch, whole: Sides) -> Tensor:
         """Distance of decoded from masked features, summed over profiles and each attribute (Eq. 12)."""
@@ -339,8 +336,8 @@ class LLMRec(Ranker):
     def optimizer(self, config: Any) -> torch.optim.Optimizer:
         """AdamW; decoders have their own learning rate, which is 0 in the authors' code."""
         decoders = list(self.decoders.parameters())
-        rest = [p for name, p in self.named_parameters() if not name.startswith("decoders.")]
-        groups: list[dict[str, Any]] = [{"params": rest}]
+        main = [p for name, p in self.named_parameters() if not name.startswith("decoders.")]
+        groups: list[dict[str, Any]] = [{"params": main}]
         if decoders:
             rate = 0.0 if self.config.reference_compat else self.config.restore_learning_rate
             groups.append({"params": decoders, "lr": rate})
@@ -392,10 +389,10 @@ class Channel(nn.Module):
         super().__init__()
         present = torch.from_numpy(np.array(table.present))[:, None]
         own = torch.cat([torch.from_numpy(table.numpy()) * present, present.float()], 1)  # (n, d_f + 1)
-        few = distinct_rows(own, own.shape[1] // 2)
-        self.register_buffer("distinct", few[0] if few else None, persistent=False)  # (K, d_f + 1)
-        kept_as = nn.functional.one_hot(few[1]).float() if few else own
-        users, items = smoothed(kept_as, to_users, to_items, of_users)
+        distinct = distinct_rows(own, own.shape[1] // 2)
+        self.register_buffer("distinct", distinct[0] if distinct else None, persistent=False)  # (K, d_f + 1)
+        rows = nn.functional.one_hot(distinct[1]).float() if distinct else own
+        users, items = smoothed(rows, to_users, to_items, of_users)
         self.users, self.items = (ItemFeatures(FeatureTable(side.numpy())) for side in (users, items))
         self.register_buffer("gram", users.T @ users + items.T @ items, persistent=False)
         if keep_features:
@@ -423,11 +420,12 @@ def smoothed(x: Tensor, to_users: Graph, to_items: Graph, of_users: bool) -> tup
     return users, to_items @ users
 
 
-def halves(train: Interactions) -> tuple[Graph, Graph]:
+def one_sided_graphs(train: Interactions) -> tuple[Graph, Graph]:
     """``R = D_u^-1/2 A`` from items to users, and ``C = D_i^-1/2 Aᵀ`` back: only targets are normalized."""
-    to_users, to_items = ((degree + 1e-8) ** -0.5 for degree in (train.user_degree, train.item_degree))
+    user_scale, item_scale = ((degree + 1e-8) ** -0.5 for degree in (train.user_degree, train.item_degree))
+    users, items = train.users, train.items
     n_users, n_items = train.n_users, train.n_items
     return (
-        Graph.from_edges(train.items, train.users, to_users[train.users], n_source=n_items, n_target=n_users),
-        Graph.from_edges(train.users, train.items, to_items[train.items], n_source=n_users, n_target=n_items),
+        Graph.from_edges(items, users, user_scale[users], n_source=n_items, n_target=n_users),
+        Graph.from_edges(users, items, item_scale[items], n_source=n_users, n_target=n_items),
     )

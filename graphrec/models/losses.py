@@ -125,8 +125,8 @@ class SampledSoftmax:
         """
         logits = torch.cat([positives[:, None], negatives], 1) / self.temperature  # (B, 1 + n)
         if log_probability is not None:
-            of_positives, of_negatives = log_probability
-            logits = logits - torch.cat([of_positives[:, None], of_negatives], 1)
+            positive_log, negative_log = log_probability
+            logits = logits - torch.cat([positive_log[:, None], negative_log], 1)
         return distributed.global_mean(logits.logsumexp(1) - logits[:, 0])
 
 

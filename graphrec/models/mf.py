@@ -10,21 +10,19 @@ batch size).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import ClassVar
 
 from pydantic import Field
 from torch import Tensor
 
-from graphrec.data.interactions import Interactions
-from graphrec.models.base import ModelConfig, Ranker
-from graphrec.models.batches import BatchSampler, EpochContext, NegativesConfig, Triplets
-from graphrec.models.layers import embedding
+from graphrec.models.base import ModelConfig
+from graphrec.models.batches import NegativesConfig, Triplets
 from graphrec.models.losses import bpr, embedding_norms, score_difference
+from graphrec.models.propagation import BatchEmbeddings, EmbeddingRanker
 from graphrec.models.search_space import Choice, Space
 
 
-class MF(Ranker):
+class MF(EmbeddingRanker):
     """One embedding per user and one per item; the score is their inner product."""
 
     class Config(NegativesConfig, ModelConfig):
@@ -43,28 +41,14 @@ class MF(Ranker):
     }
     config: Config
 
-    def __init__(self, train: Interactions, config: Config) -> None:
-        super().__init__()
-        self.config, self.train_pairs = config, train
-        self.sampler = BatchSampler(train, config.n_negatives)
-        self.n_users, self.n_items = train.n_users, train.n_items
-        self.user_embedding = embedding(self.n_users, config.dim, self.rng("users"))  # (n_users, d)
-        self.item_embedding = embedding(self.n_items, config.dim, self.rng("items"))  # (n_items, d)
-
-    def batches(self, plan: EpochContext) -> Iterator[Triplets]:
-        """Every train interaction once, with negatives."""
-        return self.sampler.triplets(plan)
-
     def loss(self, batch: Triplets) -> dict[str, Tensor]:
         """``bpr`` and ``reg``."""
-        u = self.user_embedding(batch.users)  # (B, d)
-        p = self.item_embedding(batch.positives)  # (B, d)
-        n = self.item_embedding(batch.negatives)  # (B, d) or (B, n, d)
+        embeddings = BatchEmbeddings.lookup(batch, *self.id_embeddings)
         return {
-            "bpr": bpr(score_difference(u, p, n)),
-            "reg": self.config.reg_weight * embedding_norms(u, p, n),
+            "bpr": bpr(score_difference(*embeddings)),
+            "reg": self.config.reg_weight * embedding_norms(*embeddings),
         }
 
     def embed(self) -> tuple[Tensor, Tensor]:
         """User and item embeddings ``(n_users, d), (n_items, d)``."""
-        return self.user_embedding.weight, self.item_embedding.weight
+        return self.id_embeddings

@@ -1,16 +1,17 @@
-"""What every multimodal model shares: which features it gets, items that lack some, and items never taken.
+"""What multimodal models share: their options and feature tables, items that lack some content, and items
+without train interactions.
 
 An item without content in a modality is masked: in that modality it has no neighbors, is nobody's neighbor
 and takes part in no loss. Where ``Config.fill`` is not ``"zero"``, its vector is estimated first. Then it
-takes part in losses and scores and looks for neighbors of its own, but it still is nobody's neighbor: an
-estimate is no evidence about other items. The row of a missing item is never read, whatever stands in it.
+takes part in losses and scores and has neighbors of its own, but it still is nobody's neighbor: an estimate
+is no evidence about other items. The row of a missing item is never read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -25,7 +26,8 @@ from graphrec.features import ATTRIBUTE_PREFIX, FeatureTable
 from graphrec.graphs.graph import Graph
 from graphrec.graphs.knn import content_graph, knn
 from graphrec.graphs.nearest import nearest_rows
-from graphrec.models.base import ContentRule, Features, ModelConfig
+from graphrec.models.base import ContentRule, Features, ModelConfig, Ranker
+from graphrec.models.batches import PreferencesConfig
 
 Fill = Literal["zero", "mean", "neighbors"]
 BLOCK = 1024  # missing items that are filled at a time
@@ -34,7 +36,10 @@ BLOCK = 1024  # missing items that are filled at a time
 class MultimodalConfig(ModelConfig):
     """Options every multimodal model has."""
 
-    renamed_values: ClassVar = {"fill": {"neighbours": "neighbors"}}
+    renamed_values: ClassVar = {
+        "fill": {"neighbours": "neighbors"},
+        "cold_items": {"neighbours": "neighbors"},
+    }
 
     fill: Fill = "zero"
     """What stands for the content an item lacks in a modality: nothing (it is masked), the mean of all items
@@ -72,14 +77,7 @@ class WeightedConfig(ModelConfig):
         return {m: self.image_weight if m == "image" else share for m in names}
 
 
-class AugmentedConfig(MultimodalConfig):
-    """Options of multimodal models that learn from triplets or pairs."""
-
-    augmented: float = Field(0.0, ge=0, le=1)
-    """Preferences of a language model added to a batch, as a share of it (``graphrec llm``)."""
-
-
-class StreamedConfig(AugmentedConfig):
+class StreamedConfig(PreferencesConfig, MultimodalConfig):
     """Options of models whose steps take features of the batch's items."""
 
     feature_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -109,6 +107,20 @@ class FeatureLossConfig(StreamedConfig):
         if self.train_features and self.features_on_disk:
             raise ValueError("train_features needs features in memory; leave out features_on_disk")
         return self
+
+
+class MultimodalRanker(Ranker):
+    """A ranker made of the train interactions, the feature tables of items by modality, and options."""
+
+    modalities = True
+    supports_cold_items = True
+
+    @classmethod
+    def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
+        """See :meth:`graphrec.models.base.Model.build`; needs one feature table at least, of any modality."""
+        config = config or cls.Config()
+        model = cls(data.train, tables_of(cls.__name__, data, features, config.attributes), config)
+        return model.with_sampler(data, features)
 
 
 def tables_of(
@@ -173,10 +185,10 @@ def filled(table: FeatureTable, how: Fill, train: Interactions | None) -> tuple[
     by_item = csr_matrix((ones, (train.items, train.users)), shape=(train.n_items, train.n_users))
     donors = by_item[np.flatnonzero(present)].T.tocsr()  # (n_users, n_present)
     for start in range(0, len(missing), BLOCK):
-        some = missing[start : start + BLOCK]
-        shared = by_item[some] @ donors  # (B, n_present), number of shared users
+        block = missing[start : start + BLOCK]
+        shared = by_item[block] @ donors  # (B, n_present), number of shared users
         total = np.asarray(shared.sum(1), dtype=np.float32)  # (B, 1)
-        values[some] = np.where(total > 0, (shared @ vectors) / np.maximum(total, 1), mean)
+        values[block] = np.where(total > 0, (shared @ vectors) / np.maximum(total, 1), mean)
     return values, np.ones_like(present)
 
 
@@ -223,17 +235,18 @@ def item_graph(
     source, target, similarity = [missing], [missing], [np.ones(len(missing), dtype=np.float32)]
     if k > 1:
         queries, keys = torch.from_numpy(values[missing]), torch.from_numpy(values[present])
-        found, at = nearest_rows(queries, keys, k - 1)  # (n_missing, k - 1)
-        source.append(present[at.numpy()].ravel())
-        target.append(np.repeat(missing, at.shape[1]))
-        similarity.append(found.numpy().ravel())
-    values = np.concatenate(similarity)
-    kept = values > 0 if weight == "cosine" else np.ones(len(values), dtype=bool)
-    values = values if weight == "cosine" else np.ones_like(values)
+        cosines, nearest = nearest_rows(queries, keys, k - 1)  # (n_missing, k - 1)
+        source.append(present[nearest.numpy()].ravel())
+        target.append(np.repeat(missing, nearest.shape[1]))
+        similarity.append(cosines.numpy().ravel())
+    weights = np.concatenate(similarity)
+    if weight == "binary":
+        weights = np.ones_like(weights)
+    positive = weights > 0
     return Graph.from_edges(
-        np.concatenate([graph.col.numpy(), np.concatenate(source)[kept]]),
-        np.concatenate([graph.target.numpy(), np.concatenate(target)[kept]]),
-        np.concatenate([graph.weight.numpy(), values[kept]]),
+        np.concatenate([graph.col.numpy(), np.concatenate(source)[positive]]),
+        np.concatenate([graph.target.numpy(), np.concatenate(target)[positive]]),
+        np.concatenate([graph.weight.numpy(), weights[positive]]),
         n_source=graph.n_source,
         n_target=graph.n_target,
     )

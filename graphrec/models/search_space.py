@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from graphrec.core.errors import ConfigError
+
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,17 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Uniform:
+class _Range(Generic[Number]):
+    low: Number
+    high: Number
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise ConfigError(f"{self}; expected low < high, and low > 0 with log")
+
+
+class Uniform(_Range[float]):
     """A real number from ``low`` to ``high``.
 
     Attributes:
@@ -35,32 +47,9 @@ class Uniform:
         log: uniform in the logarithm.
     """
 
-    low: float
-    high: float
-    log: bool = False
 
-    def __post_init__(self) -> None:
-        if not self.low < self.high or (self.log and self.low <= 0):
-            raise ConfigError(f"{self}; expected low < high, and low > 0 with log")
-
-
-@dataclass(frozen=True)
-class Integers:
-    """A whole number from ``low`` to ``high``, both included.
-
-    Attributes:
-        low: least value; at least 1 where ``log``.
-        high: greatest value.
-        log: uniform in the logarithm.
-    """
-
-    low: int
-    high: int
-    log: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.low < self.high or (self.log and self.low < 1):
-            raise ConfigError(f"{self}; expected low < high, and low >= 1 with log")
+class Integers(_Range[int]):
+    """A whole number from ``low`` to ``high``, both included; attributes as in :class:`Uniform`."""
 
 
 Space = Mapping[str, Choice | Uniform | Integers]

@@ -20,26 +20,25 @@ Differences from the paper, most of them those of the toolbox that produced the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal, NamedTuple, Self, cast
+from typing import ClassVar, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.features import FeatureTable
-from graphrec.models.base import ContentProjection, Features, Ranker
-from graphrec.models.batches import BatchSampler, EpochContext
-from graphrec.models.layers import ItemFeatures, embedding, projection
+from graphrec.models.base import ContentProjection
+from graphrec.models.batches import EpochContext
+from graphrec.models.layers import ItemFeatures, projection
 from graphrec.models.losses import bpr, embedding_norms, score_difference
-from graphrec.models.multimodal import StreamedConfig, means_of, tables_of
+from graphrec.models.multimodal import MultimodalRanker, StreamedConfig, means_of
+from graphrec.models.propagation import BatchEmbeddings, EmbeddingRanker
 from graphrec.models.search_space import Choice, Space
 
-PROJECTED = (
-    2**22
-)  # feature values projected at a time in embed(): bounds the float32 copy of bfloat16 features
+PROJECTED = 2**22
+"""Feature values projected at a time in embed(): bounds the float32 copy of bfloat16 features."""
 
 
 class Batch(NamedTuple):
@@ -55,7 +54,7 @@ class Batch(NamedTuple):
     """Position of its negative ``(B,) int64``."""
 
 
-class VBPR(Ranker):
+class VBPR(MultimodalRanker, EmbeddingRanker):
     """Item vectors with an ID part and a content part."""
 
     class Config(StreamedConfig):
@@ -72,8 +71,6 @@ class VBPR(Ranker):
 
     name = "vbpr"
     data_parallel = "batches"
-    modalities = True
-    supports_cold_items = True
     search_space: ClassVar[Space] = {
         "reg_weight": Choice(1e-4, 1e-3, 1e-2, 1e-1, 1.0),
         "train.learning_rate": Choice(1e-3, 2e-3, 5e-3),
@@ -82,13 +79,8 @@ class VBPR(Ranker):
     warm: Tensor
 
     def __init__(self, train: Interactions, tables: Mapping[str, FeatureTable], config: Config) -> None:
-        super().__init__()
-        self.config, self.train_pairs = config, train
-        self.sampler = BatchSampler(train)
-        self.n_users, self.n_items = train.n_users, train.n_items
         content_dim = config.content_dim or config.dim
-        self.user_embedding = embedding(self.n_users, config.dim + content_dim, self.rng("users"))
-        self.item_embedding = embedding(self.n_items, config.dim, self.rng("items"))  # (n_items, d)
+        super().__init__(train, config, user_dim=config.dim + content_dim)
         self.features = nn.ModuleDict(
             {m: ItemFeatures.from_table(t, config, train) for m, t in tables.items()}
         )
@@ -99,18 +91,11 @@ class VBPR(Ranker):
         warm = torch.from_numpy(train.item_degree > 0)
         self.register_buffer("warm", warm[:, None], persistent=False)  # (n_items, 1)
 
-    @classmethod
-    def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
-        """See :meth:`graphrec.models.base.Model.build`; needs one feature table at least, of any name."""
-        config = config or cls.Config()
-        model = cls(data.train, tables_of("VBPR", data, features, config.attributes), config)
-        return model.with_sampler(data, features)
-
     def batches(self, plan: EpochContext) -> Iterator[Batch]:
         """Every train interaction once, with one uniform negative."""
         for users, positives, negatives in self.sampler.triplets(plan):
-            both = torch.cat([positives, negatives]).numpy()
-            items, position = (torch.from_numpy(v) for v in np.unique(both, return_inverse=True))
+            sampled = torch.cat([positives, negatives]).numpy()
+            items, position = (torch.from_numpy(v) for v in np.unique(sampled, return_inverse=True))
             yield Batch(users, items, position[: len(users)], position[len(users) :])
 
     def feature_items(self, batch: Batch) -> tuple[Tensor, ...]:
@@ -130,12 +115,10 @@ class VBPR(Ranker):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """``bpr`` (Eqs. 2 and 3) and ``reg`` (Eq. 4)."""
         vectors = torch.cat([self.item_embedding(batch.items), self.content(batch.items)], 1)  # (D, d + c)
-        u = self.user_embedding(batch.users)  # (B, d + c)
-        p = nn.functional.embedding(batch.positives, vectors)  # (B, d + c)
-        n = nn.functional.embedding(batch.negatives, vectors)  # (B, d + c)
+        embeddings = BatchEmbeddings.lookup(batch, self.user_embedding.weight, vectors)  # (B, d + c) each
         return {
-            "bpr": bpr(score_difference(u, p, n)),
-            "reg": self.config.reg_weight * embedding_norms(u, p, n),
+            "bpr": bpr(score_difference(*embeddings)),
+            "reg": self.config.reg_weight * embedding_norms(*embeddings),
         }
 
     def embed(self) -> tuple[Tensor, Tensor]:

@@ -11,14 +11,13 @@ were changed together.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 from graphrec.code.cochange import CoChangeConfig, item_neighbors, user_profiles
-from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.graphs.graph import Graph
 from graphrec.graphs.sparse import from_scipy
-from graphrec.models.base import Features, ModelConfig, Ranker
+from graphrec.models.base import ModelConfig, Ranker
 from graphrec.models.search_space import Choice, Integers, Space
 
 
@@ -44,11 +43,6 @@ class CoChange(Ranker):
         self.n_items = train.n_items
         self.profiles = from_scipy(user_profiles(train, config))
         self.neighbors = from_scipy(item_neighbors(train, config))
-
-    @classmethod
-    def build(cls, data: Dataset, features: Features | None = None, config: Any = None) -> Self:
-        """See :meth:`graphrec.models.base.Model.build`; features are not used."""
-        return cls(data.train, config or cls.Config())
 
     def embed(self) -> tuple[Graph, Graph]:
         """Profiles of users and neighbors of items, both over the items (Eq. 5)."""

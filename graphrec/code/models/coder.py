@@ -28,9 +28,10 @@ from graphrec.data.interactions import Interactions
 from graphrec.data.repositories import Repositories
 from graphrec.graphs.graph import Graph, bipartite
 from graphrec.models.base import Features, ModelConfig, Ranker
-from graphrec.models.batches import EpochContext, InGroupNegatives, triplets, uniform_negatives
+from graphrec.models.batches import EpochContext, Triplets, uniform_negatives
 from graphrec.models.layers import embedding, projection, propagate
-from graphrec.models.losses import bpr
+from graphrec.models.losses import bpr, score_difference
+from graphrec.models.propagation import BatchEmbeddings
 from graphrec.models.search_space import Choice, Space
 
 BLOCK_SIZE = 2**18
@@ -174,9 +175,6 @@ class CODER(Ranker):
         self.repositories = repositories
         self.n_users = train.n_users
         self.n_items = train.n_items
-        self.local_negatives: InGroupNegatives | None = None
-        if config.local_negatives:
-            self.local_negatives = InGroupNegatives(repositories.repository, config.local_negatives)
         self.sessions = Sessions.from_interactions(train, config.session) if config.session else None
         self.node_pairs = train if self.sessions is None else self.sessions.pairs
         self.graph = bipartite(self.node_pairs)
@@ -235,7 +233,8 @@ class CODER(Ranker):
         """
         config = config or cls.Config()
         code = segments_of(data, features, config.segments) if config.semantics else None
-        return cls(data.train, code, Repositories.from_dataset(data), config)
+        model = cls(data.train, code, Repositories.from_dataset(data), config)
+        return model.with_sampler(data, features)
 
     @classmethod
     def needs_features(cls, config: ModelConfig) -> bool:
@@ -334,16 +333,15 @@ class CODER(Ranker):
         """``bpr`` on files, ``projects``, ``contrast`` between layers, and ``reg`` (Eqs. 9-12)."""
         config = self.config
         embeddings = self.propagate()
-        difference = gather(embeddings.items, batch.positives) - gather(embeddings.items, batch.negatives)
-        margin = (gather(embeddings.users, batch.users) * difference).sum(1)
+        margin = score_difference(*BatchEmbeddings.lookup(batch, embeddings.users, embeddings.items))
         if config.cochange:
             margin = margin + self.log_weight.exp() * batch.cochange_difference  # Eq. 13
         terms = {"bpr": bpr(margin)}
         if embeddings.by_behavior and config.project_weight:
             losses = []
             for t, (z, r) in enumerate(embeddings.by_behavior):
-                difference = gather(r, batch.positive_repos) - gather(r, batch.negative_repos)
-                margin = (gather(z, batch.behavior_users) * difference).sum(1)
+                index = Triplets(batch.behavior_users, batch.positive_repos, batch.negative_repos)
+                margin = score_difference(*BatchEmbeddings.lookup(index, z, r))
                 losses.append(bpr(margin, batch.behavior == t))
             terms["projects"] = config.project_weight * torch.stack(losses).sum()
         if config.contrast_weight:
@@ -374,7 +372,7 @@ class CODER(Ranker):
 
     def batches(self, plan: EpochContext) -> Iterator[Batch]:
         """Every train interaction once, with one negative, and an equal share of the behavior."""
-        batches = list(triplets(self.train_pairs, plan, self.local_negatives))
+        batches = list(self.sampler.triplets(plan))
         samples = self._behavior_samples(plan)
         edges = np.linspace(0, len(samples[0]), len(batches) + 1).round().astype(int)
         for triplet, low, high in zip(batches, edges, edges[1:], strict=False):

@@ -16,6 +16,7 @@ Differences from the authors' code:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -129,7 +130,7 @@ class SCPR(Model):
             )
         order = numpy_rng(config.seed, "scpr/held").permutation(len(pairs))
         n_holdout = round(len(pairs) * config.holdout_fraction)
-        is_holdout = np.isin(np.arange(len(pairs)), order[:n_holdout])
+        is_holdout = order.argsort() < n_holdout
         return cls(setting, pairs.where(~is_holdout), pairs.where(is_holdout), config)
 
     def task(self, data: Dataset | None = None) -> DialogueTask:
@@ -141,8 +142,7 @@ class SCPR(Model):
 
     def conversational_agent(self, data: Dataset) -> ConversationalRecommender:
         """An agent that follows the trained policy."""
-        rules = self.setting.config.replace(**INTERACTIVE_RULES)
-        setting = Setting(self.setting.catalog, self.setting.vectors, rules)
+        setting = replace(self.setting, config=self.setting.config.replace(**INTERACTIVE_RULES))
         return ConversationalRecommender.from_policy(self.trained_policy(), setting, data)
 
     def simulator(self, purpose: str) -> Simulator:

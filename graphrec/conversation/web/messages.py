@@ -61,10 +61,9 @@ class StateRequest(RequestModel):
     state: State
 
 
-class AnswerRequest(RequestModel):
+class AnswerRequest(StateRequest):
     """A conversation in progress and the next answer."""
 
-    state: State
     value: Name | list[Name] | None
     """See :meth:`Session.answer`."""
 
