@@ -83,16 +83,16 @@ def with_attributes(
         counts = pairs.group_by("value").len("items").sort("value")
         too_few = counts["items"] < min_items
         too_many = ~too_few & (counts["items"] / dataset.n_items > (1.0 if max_share is None else max_share))
-        kept = counts.filter(~too_few & ~too_many)
-        if not kept.height:
+        shared = counts.filter(~too_few & ~too_many)
+        if not shared.height:
             raise _no_shared_value(name, counts, int(too_few.sum()), min_items, max_share, dataset, source)
         rare += int(too_few.sum())
         common += int(too_many.sum())
-        index = pl.DataFrame({"value": kept["value"], "at": np.arange(kept.height) + len(texts)})
+        index = pl.DataFrame({"value": shared["value"], "at": np.arange(shared.height) + len(texts)})
         joined = pairs.join(index, on="value")
         has.append(np.stack([joined["item"].to_numpy(), joined["at"].to_numpy()]))
-        texts += [f"{name}: {value}" for value in kept["value"]]
-        group_of += [group] * kept.height
+        texts += [f"{name}: {value}" for value in shared["value"]]
+        group_of += [group] * shared.height
     edges = sorted_edges(np.concatenate(has, axis=1))
     rows = int((items >= 0).sum())
     return replace(

@@ -77,9 +77,9 @@ class Histories:
             times: ``(B, L)`` or None.
         """
         array = np.asarray(items, dtype=np.int64)
-        kept = array != PADDING
-        indptr = np.concatenate([[0], np.cumsum(kept.sum(1))])
-        return cls(array[kept], indptr, None if times is None else np.asarray(times)[kept])
+        is_item = array != PADDING
+        indptr = np.concatenate([[0], np.cumsum(is_item.sum(1))])
+        return cls(array[is_item], indptr, None if times is None else np.asarray(times)[is_item])
 
     @classmethod
     def from_interactions(cls, known: Interactions) -> Self:
