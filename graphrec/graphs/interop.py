@@ -161,9 +161,9 @@ def from_edge_index(
     Raises:
         GraphError: the sizes are not known, or the edges are unusable.
     """
-    known = edge_index.sparse_size() if hasattr(edge_index, "sparse_size") else (None, None)
+    own_sizes = edge_index.sparse_size() if hasattr(edge_index, "sparse_size") else (None, None)
     sizes = [
-        given if given is not None else size for given, size in zip((n_source, n_target), known, strict=True)
+        own if given is None else given for given, own in zip((n_source, n_target), own_sizes, strict=True)
     ]
     if None in sizes or edge_index.dim() != 2 or edge_index.shape[0] != 2:
         raise GraphError(
@@ -257,12 +257,12 @@ def graph_to_dgl(graph: Graph) -> Any:
     dgl = _dgl()
     edges = (graph.col.long(), graph.target)
     if graph.n_source == graph.n_target:
-        made = dgl.graph(edges, num_nodes=graph.n_source)
+        result = dgl.graph(edges, num_nodes=graph.n_source)
     else:
         sizes = {"source": graph.n_source, "target": graph.n_target}
-        made = dgl.heterograph({("source", "to", "target"): edges}, num_nodes_dict=sizes)
-    made.edata["weight"] = graph.weight
-    return made
+        result = dgl.heterograph({("source", "to", "target"): edges}, num_nodes_dict=sizes)
+    result.edata["weight"] = graph.weight
+    return result
 
 
 def graph_from_dgl(graph: Any) -> Graph:
@@ -336,8 +336,8 @@ def _dataset(
     role = {user: "user", item: "item"}
     vocabularies = {}
     for node_type, size in sizes.items():
-        known = ids.get(node_type)
-        vocabulary = Vocabulary(range(size) if known is None else known, role.get(node_type, node_type))
+        node_ids = ids.get(node_type)
+        vocabulary = Vocabulary(range(size) if node_ids is None else node_ids, role.get(node_type, node_type))
         if len(vocabulary) != size:
             raise DataError(
                 f"{name}: {len(vocabulary):,} ids for {size:,} nodes of type {node_type!r}; expected one each"
@@ -345,10 +345,12 @@ def _dataset(
         vocabularies[node_type] = vocabulary
 
     def part(split: str) -> Interactions:
-        found, when = pairs.get(split), times.get(split)
-        array = np.zeros((2, 0), np.int64) if found is None else found.as_subclass(Tensor).cpu().numpy()
-        seconds = when.cpu().numpy() if found is not None and when is not None else None
-        return Interactions(array[0], array[1], sizes[user], sizes[item], seconds, split)
+        edge_index, edge_times = pairs.get(split), times.get(split)
+        if edge_index is None:
+            return Interactions([], [], sizes[user], sizes[item], name=split)
+        users, items = edge_index.as_subclass(Tensor).cpu().numpy()
+        seconds = None if edge_times is None else edge_times.cpu().numpy()
+        return Interactions(users, items, sizes[user], sizes[item], seconds, split)
 
     reverses = {(t, REVERSE + r, s) for s, r, t in [*edges, (user, relation, item)]}
     relations = {
