@@ -75,11 +75,11 @@ def extractor(name: str, **options: Any) -> Extractor:
         MissingDependencyError: its packages are not installed.
     """
     name = DEFAULTS.get(name, name)
-    made = EXTRACTORS.load(name)
+    cls = EXTRACTORS.load(name)
     try:
-        result: Extractor = made(**options)
+        result: Extractor = cls(**options)
     except TypeError as cause:
-        raise ConfigError(f"extractor {name!r}: {cause}; see the arguments of {made.__qualname__}") from cause
+        raise ConfigError(f"extractor {name!r}: {cause}; see the arguments of {cls.__qualname__}") from cause
     return result
 
 
