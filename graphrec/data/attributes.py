@@ -193,7 +193,7 @@ def _as_texts(series: pl.Series, separator: str | None, source: str) -> pl.Serie
             "numbers and dates make no yes-or-no question. Bin them first (1994 to '1990s', 12.5 to "
             "'under 20'), or cast the column to text if the numbers are names"
         )
-    if not (plain in (pl.String, pl.Boolean, pl.Null) or isinstance(plain, (pl.Categorical, pl.Enum))):
+    if plain not in (*from_frame.TEXT_TYPES, pl.Boolean, pl.Null):
         raise DataError(
             f"{source}: column {series.name!r} has type {dtype}; expected text, lists of texts or booleans"
         )

@@ -16,6 +16,7 @@ from graphrec.data.interactions import SPLIT_NAMES, Interactions
 from graphrec.data.splits import as_split, k_core as core_mask
 from graphrec.data.vocabulary import Vocabulary
 
+TEXT_TYPES = (pl.String, pl.Categorical, pl.Enum)
 LABELS = {"0": 0, "1": 1, "2": 2, "train": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2}
 
 
@@ -89,11 +90,7 @@ def as_ids(series: pl.Series, kind: str, source: str, first_row: int = 1) -> pl.
         expected = f"; expected text or a whole number (as {series.dtype}, exact below {exact:,})"
         refuse(series.abs() >= exact, series, f"{kind} id", expected, source, first_row)
         series = series.cast(pl.Int64)
-    elif not (
-        series.dtype == pl.String
-        or series.dtype.is_integer()
-        or isinstance(series.dtype, (pl.Categorical, pl.Enum))
-    ):
+    elif not (isinstance(series.dtype, TEXT_TYPES) or series.dtype.is_integer()):
         raise DataError(
             f"{source}: {kind} column {series.name!r} has type {series.dtype}; expected text or integers"
         )
@@ -346,11 +343,7 @@ def _read_content(
 
 
 def _read_labels(series: pl.Series, source: str, first_row: int) -> np.ndarray:
-    if not (
-        series.dtype.is_numeric()
-        or series.dtype in (pl.String, pl.Boolean, pl.Null)
-        or isinstance(series.dtype, (pl.Categorical, pl.Enum))
-    ):
+    if not (series.dtype.is_numeric() or isinstance(series.dtype, (*TEXT_TYPES, pl.Boolean, pl.Null))):
         raise DataError(
             f"{source}: split column {series.name!r} has type {series.dtype}; expected train, valid, test or "
             "0, 1, 2"

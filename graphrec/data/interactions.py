@@ -155,9 +155,7 @@ class Interactions:
         users = np.asarray(users, dtype=np.int64)
         counts = self.user_degree[users]
         row = np.repeat(np.arange(len(users)), counts)
-        ends = np.cumsum(counts)
-        offset = np.arange(len(row)) - np.repeat(ends - counts, counts)
-        return row, self.items[self.indptr[users][row] + offset] if len(row) else self.items[:0]
+        return row, self.items[concatenate_ranges(self.indptr[users], counts)]
 
     def sample_users(self, n: int, seed: int = 0) -> Interactions:
         """All interactions of ``n`` random users with interactions, or of all if there are fewer."""
@@ -195,6 +193,13 @@ class Interactions:
                 self.keys[np.minimum(at, len(self.keys) - 1)] == keys
             )
         return present
+
+
+def concatenate_ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The integers ``start, ..., start + length - 1`` of each range, one range after the other ``(n,)``."""
+    shift = starts - (np.cumsum(lengths) - lengths)
+    integers: np.ndarray = np.arange(int(lengths.sum())) + np.repeat(shift, lengths)
+    return integers
 
 
 def _as_integers(values: Any, what: str, name: str) -> np.ndarray:

@@ -84,7 +84,7 @@ def _read(folder: Path, name: str, text_file: str, columns: list[str]) -> Datase
         f"amazon-{name}",
         users,
         items,
-        **published_splits(rows, len(users), len(items), inter.name),
+        *published_splits(rows, len(users), len(items), inter.name),
         content=content,
         meta={"source": inter.name, "split": {"name": "published", "column": "x_label"}},
     )

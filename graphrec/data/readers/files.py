@@ -67,7 +67,8 @@ def read_table(path: Path) -> pl.DataFrame:
         frame = FORMATS[suffix](path)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as cause:
         raise DataError(
-            f"{path}: not readable as {suffix[1:].title()} ({cause}); it may be truncated or damaged, create it again"
+            f"{path}: not readable as {suffix[1:].title()} ({cause}); it may be truncated or damaged, create "
+            "it again"
         ) from cause
     if not frame.width or not frame.height:
         raise DataError(f"{path}: the table has no rows; expected at least one")

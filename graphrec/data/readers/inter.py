@@ -23,13 +23,14 @@ from graphrec.data.interactions import SPLIT_NAMES, Interactions
 from graphrec.data.readers import ReadyFeatures
 from graphrec.data.readers.files import first_row, read_table, require_file
 
-COLUMNS = {
-    "user": ("userid", "user_id", "user"),
-    "item": ("itemid", "item_id", "item"),
-    "rating": ("rating",),
-    "time": ("timestamp", "time"),
-    "label": ("x_label",),
+ROLES = {
+    **dict.fromkeys(("userid", "user_id", "user"), "user"),
+    **dict.fromkeys(("itemid", "item_id", "item"), "item"),
+    "rating": "rating",
+    **dict.fromkeys(("timestamp", "time"), "time"),
+    "x_label": "label",
 }
+"""Role of a column by its name in lower case."""
 FEATURE_FILES = {"image": "image_feat.npy", "text": "text_feat.npy"}
 SOURCE = "the toolbox that wrote the .inter file, such as MMRec or RecBole"
 
@@ -85,24 +86,19 @@ def read_inter(path: Path) -> pl.DataFrame:
         DataError: the file is missing or damaged, or has no user or item column.
     """
     frame = read_table(path)
-    names: dict[str, str] = {}
+    column_of: dict[str, str] = {}
     for column in frame.columns:
-        plain = column.split(":")[0].strip().lower()
-        role = next((role for role, known in COLUMNS.items() if plain in known), None)
-        if role is not None and role in names.values():
-            other = next(name for name, taken in names.items() if taken == role)
+        role = ROLES.get(column.split(":")[0].strip().lower())
+        if role in column_of:
             raise DataError(
-                f"{path}: columns {other!r} and {column!r} both hold the {role}; remove one of them"
+                f"{path}: columns {column_of[role]!r} and {column!r} both hold the {role}; remove one of them"
             )
         if role is not None:
-            names[column] = role
-    renamed = frame.select(pl.col(name).alias(role) for name, role in names.items())
-    for wanted in ("user", "item"):
-        if wanted not in renamed.columns:
-            raise DataError(
-                f"{path}: no {wanted} column among {frame.columns}; expected {COLUMNS[wanted][0]}"
-            )
-    return renamed
+            column_of[role] = column
+    for role, expected in (("user", "userid"), ("item", "itemid")):
+        if role not in column_of:
+            raise DataError(f"{path}: no {role} column among {frame.columns}; expected {expected}")
+    return frame.select(pl.col(column).alias(role) for role, column in column_of.items())
 
 
 def read_indexed(path: Path, n_users: int, n_items: int) -> pl.DataFrame:
@@ -128,14 +124,17 @@ def read_indexed(path: Path, n_users: int, n_items: int) -> pl.DataFrame:
     return pl.DataFrame(columns)
 
 
-def published_splits(rows: pl.DataFrame, n_users: int, n_items: int, file: str) -> dict[str, Interactions]:
-    """The splits of rows as :func:`read_indexed` returns them, by name; ``file`` is for messages."""
-    splits = {}
+def published_splits(
+    rows: pl.DataFrame, n_users: int, n_items: int, file: str
+) -> tuple[Interactions, Interactions, Interactions]:
+    """Train, valid and test of rows as :func:`read_indexed` returns them; ``file`` is for messages."""
+    splits = []
     for index, split in enumerate(SPLIT_NAMES):
         part = rows.filter(pl.col("label") == index)
         times = part["time"] if "time" in part.columns else None
-        splits[split] = Interactions(part["user"], part["item"], n_users, n_items, times, f"{file} ({split})")
-    return splits
+        splits.append(Interactions(part["user"], part["item"], n_users, n_items, times, f"{file} ({split})"))
+    train, valid, test = splits
+    return train, valid, test
 
 
 def _parse_indices(series: pl.Series, kind: str, size: int, path: Path) -> np.ndarray:

@@ -52,14 +52,14 @@ def read(folder: Path) -> Dataset:
     )
     splits = published_splits(unique, len(users), len(items), path.name)
     dropped = {
-        split: int((rows["label"] == index).sum()) - len(splits[split])
+        split: int((rows["label"] == index).sum()) - len(splits[index])
         for index, split in enumerate(SPLIT_NAMES)
     }
     return Dataset(
         "amazon-scientific",
         users,
         items,
-        **splits,
+        *splits,
         content={"text": Content("text", _texts(folder, items))},
         meta={
             "source": path.name,

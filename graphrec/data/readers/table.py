@@ -118,7 +118,7 @@ def read(
 def _picture_paths(frame: pl.DataFrame, name: str, source: Path) -> pl.Series:
     """The column of image paths; a path outside the folder is refused."""
     paths = from_frame.column(frame, name, str(source))
-    if paths.dtype not in (pl.String, pl.Null) and not isinstance(paths.dtype, (pl.Categorical, pl.Enum)):
+    if not isinstance(paths.dtype, (*from_frame.TEXT_TYPES, pl.Null)):
         raise DataError(f"{source}: image column {name!r} has type {paths.dtype}; expected paths as text")
     paths = paths.cast(pl.String).replace("", None)
     suspect = paths.str.contains(r"(^[/\\~])|(^[A-Za-z]:)|(\.\.)").fill_null(False)
