@@ -65,23 +65,18 @@ def open_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return picture
 
 
-def decode_picture(picture: Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode_picture(picture: Image.Image) -> Image.Image:
     """Decompresses, rotates and converts an image from :func:`open_picture` to RGB; see :func:`decode`."""
     with _as_unreadable():
         picture.load()
-        _check_size(picture, max_pixels)  # some formats correct the header here
+        _check_size(picture, MAX_PIXELS)  # some formats correct the header here
         return _to_rgb(_upright(picture))
 
 
 class PixelBudget:
-    """Limits the pixels that threads decode at the same time, which bounds their memory.
+    """Limits the pixels that threads decode at a time to :data:`MAX_PIXELS`, which bounds their memory."""
 
-    Args:
-        pixels: maximum sum over all images being decoded; a larger image is decoded alone.
-    """
-
-    def __init__(self, pixels: int = MAX_PIXELS) -> None:
-        self.pixels = pixels
+    def __init__(self) -> None:
         self._used = 0
         self._changed = threading.Condition()
 
@@ -90,7 +85,7 @@ class PixelBudget:
         """Waits until the image fits into the budget and reserves its pixels for the block."""
         n = picture.width * picture.height
         with self._changed:
-            self._changed.wait_for(lambda: not self._used or self._used + n <= self.pixels)
+            self._changed.wait_for(lambda: not self._used or self._used + n <= MAX_PIXELS)
             self._used += n
         try:
             yield

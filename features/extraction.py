@@ -26,7 +26,7 @@ from graphrec.features.extract.shard import (
     printable,
     row_digest,
 )
-from graphrec.features.extract.writer import Shard, TableWriter, writing_table
+from graphrec.features.extract.writer import Shard, TableWriter
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -103,7 +103,7 @@ def extract(
     corpus = digest("corpus", texts) if fit is not None else None
     threads = workers or min(16, 2 * (os.cpu_count() or 1))
     with (
-        writing_table(dataset, field, store, extractor.describe(), shard_size, corpus) as writer,
+        TableWriter(dataset, field, store, extractor.describe(), shard_size, corpus).locked() as writer,
         ThreadPoolExecutor(threads, thread_name_prefix="features") as pool,
         _ProgressBar(f"{field} ({extractor.name})", dataset.n_items, progress) as bar,
     ):
@@ -115,7 +115,7 @@ def extract(
             if entry is not None and entry["inputs"] == writer.inputs(
                 shard.first, list(prefetch_map(readers, lambda r: row_digest(content, r), rows, 4 * threads))
             ):
-                writer.keep(shard, entry)
+                writer.entries[shard.number] = entry
                 bar.advance(len(rows))
             else:
                 todo.append(shard)
@@ -131,7 +131,7 @@ def extract(
         reason = getattr(extractor, "empty_reason", "the extractor returned a vector of zeros")
         with closing(results):
             for shard, encoded in results:
-                _write_shard(writer, shard, encoded, reason)
+                writer.write(shard, encoded, reason)
                 _check_unreadable(writer, content, field, max_bad)
                 if cluster is not None:
                     bar.advance(shard.last - shard.first)
@@ -160,13 +160,6 @@ def _encode_locally(
         yield shard, encode_shard(counted(shard.last - shard.first), extractor, batch)
 
 
-def _write_shard(writer: TableWriter, shard: Shard, encoded: EncodedShard, empty_reason: str) -> None:
-    ids = writer.dataset.items.ids
-    shard.sources = encoded.sources
-    shard.unreadable = {ids[shard.first + place]: reason for place, reason in encoded.unreadable.items()}
-    writer.write(shard, shard.first + encoded.places, encoded.vectors, empty_reason)
-
-
 def _batch_size(extractor: Extractor, requested: int | None) -> int:
     fixed: int | None = getattr(extractor, "batch_size", None)
     if fixed is not None and requested not in (None, fixed):
@@ -181,27 +174,26 @@ def _batch_size(extractor: Extractor, requested: int | None) -> int:
 
 
 def _check_unreadable(writer: TableWriter, content: Content, field: str, max_bad: float) -> None:
-    bad = writer.n_unreadable
-    if bad <= max_bad * content.n_present:
+    entries = [writer.entries[number] for number in sorted(writer.entries)]
+    reasons = [pair for entry in entries for pair in entry["unreadable"].items()]
+    if len(reasons) <= max_bad * content.n_present:
         return
-    reasons = [pair for n in sorted(writer.entries) for pair in writer.entries[n]["unreadable"].items()]
     examples = "; ".join(f"{printable(item)}: {reason}" for item, reason in reasons[:MAX_EXAMPLES])
-    done = sum(writer.plan[n].last - writer.plan[n].first for n in writer.entries)
+    done = sum(entry["rows"][1] - entry["rows"][0] for entry in entries)
     raise FeatureError(
-        f"{writer.dataset.name}: {bad:,} of {content.n_present:,} items with {field!r} content are "
-        "unreadable "
-        f"(after {done:,} of {len(content):,} items), more than the maximum of {max_bad:.0%}; repair or "
-        f"remove them, or raise max_bad (--max-bad). First ones: {examples}"
+        f"{writer.dataset.name}: {len(reasons):,} of {content.n_present:,} items with {field!r} content are "
+        f"unreadable (after {done:,} of {len(content):,} items), more than the maximum of {max_bad:.0%}; "
+        f"repair or remove them, or raise max_bad (--max-bad). First ones: {examples}"
     )
 
 
 class _ProgressBar:
     """A progress bar that appears after :data:`PROGRESS_DELAY` seconds."""
 
-    def __init__(self, title: str, total: int, wanted: bool | None) -> None:
+    def __init__(self, title: str, total: int, enabled: bool | None) -> None:
         self.title = title
         self.total = total
-        self.wanted = sys.stderr.isatty() if wanted is None else wanted
+        self.enabled = sys.stderr.isatty() if enabled is None else enabled
         self.start = time.monotonic()
         self.done = 0
         self.bar: Progress | None = None
@@ -215,7 +207,7 @@ class _ProgressBar:
 
     def advance(self, n: int) -> None:
         self.done += n
-        if self.wanted and self.bar is None and time.monotonic() - self.start > PROGRESS_DELAY:
+        if self.enabled and self.bar is None and time.monotonic() - self.start > PROGRESS_DELAY:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -155,10 +155,8 @@ class OpenClip:
             options["force_preprocess_cfg"] = {k: self._tag[k] for k in keys if k in self._tag}
             options["force_quick_gelu"] = bool(self._tag.get("quick_gelu"))
         devices = [torch.device(self.device)] if self.device.startswith("cuda") else []
-        with (
-            torch.random.fork_rng(devices),
-            _without_weight_warning(),
-        ):  # building draws random weights, replaced below
+        # Building draws random weights, replaced below.
+        with torch.random.fork_rng(devices), _without_weight_warning():
             try:
                 model = open_clip.create_model(name, **options)
             except Exception as cause:
@@ -245,9 +243,6 @@ def _split_transform(transform: Any) -> tuple[Any, np.ndarray]:
 
     A table lookup takes a third of the time of the computation, does not use torch's threads, and gives the
     same bits.
-
-    Raises:
-        FeatureError: the transform does not end in scaling to 0..1 and normalizing.
     """
     *picture_steps, to_tensor, normalize = transform.transforms
     if type(to_tensor).__name__ != "MaybeToTensor" or type(normalize).__name__ != "Normalize":

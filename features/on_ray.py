@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,9 +79,8 @@ def encode_on_cluster(
                 "__reduce__, or extract without a cluster"
             ) from cause
         settings: dict[str, Any] = {
-            "extractor_ref": [
-                extractor_ref
-            ],  # in a list, so that the worker fetches it and can report errors
+            # In a list, so that the worker fetches it and can report errors.
+            "extractor_ref": [extractor_ref],
             "description": _description_json(extractor),
             "kind": content.kind,
             # Workers have another working directory than this process.
@@ -113,10 +113,8 @@ def encode_on_cluster(
                 for table in tables:
                     for row in range(len(table)):
                         shard = by_number.pop(table["shard"][row].as_py())
-                        yield (
-                            shard,
-                            _unpack_result(table["result"][row].as_py(), table["vectors"][row].as_buffer()),
-                        )
+                        vectors = table["vectors"][row].as_buffer()
+                        yield shard, _unpack_result(table["result"][row].as_py(), vectors)
         if by_number:
             raise ClusterError(
                 f"{cluster.address}: {len(by_number)} shards were not returned; run the command again"
@@ -135,6 +133,7 @@ class Attempts:
         return self.started[shard]
 
 
+@dataclass(eq=False)
 class ShardEncoder:
     """A worker that loads the extractor with its first shard and encodes one shard after another.
 
@@ -152,27 +151,17 @@ class ShardEncoder:
         attempts: the actor of :class:`Attempts`.
     """
 
-    def __init__(
-        self,
-        extractor_ref: list[Any],
-        description: str,
-        kind: Any,
-        root: str | None,
-        root_exists: bool,
-        batch: int,
-        readers: int,
-        threads: int | None,
-        attempts: Any,
-    ) -> None:
-        self.extractor_ref = extractor_ref
-        self.description = description
-        self.kind = kind
-        self.root = root
-        self.root_exists = root_exists
-        self.batch = batch
-        self.readers = readers
-        self.threads = threads
-        self.attempts = attempts
+    extractor_ref: list[Any]
+    description: str
+    kind: str
+    root: str | None
+    root_exists: bool
+    batch: int
+    readers: int
+    threads: int | None
+    attempts: Any
+
+    def __post_init__(self) -> None:
         self.extractor: Extractor | None = None
 
     def __call__(self, shards: pa.Table) -> pa.Table:
@@ -202,8 +191,8 @@ class ShardEncoder:
         if ray.get(self.attempts.begin.remote(number)) > RETRIES + 1:
             raise ClusterError(
                 f"shard {number}: {RETRIES + 1} workers died while computing it; look for machines out of "
-                "memory "
-                "or a crashing library (the logs are in Ray's session directory), and run the command again"
+                "memory or a crashing library (the logs are in Ray's session directory), and run the command "
+                "again"
             )
 
     def _encode(self, values: list[str | None]) -> EncodedShard:
@@ -211,16 +200,13 @@ class ShardEncoder:
             self.extractor = self._load_extractor()
         content = Content(self.kind, values, self.root)
         extractor = self.extractor
-        if self.kind != "image":
-            return encode_shard(
-                load_rows(content, range(len(values)), extractor, None, 1), extractor, self.batch
-            )
-        _ = extractor.dim  # loads the model before threads need it
+        is_image = self.kind == "image"
+        if is_image:
+            _ = extractor.dim  # loads the model before threads need it
         with ThreadPoolExecutor(self.readers, thread_name_prefix="features") as pool:
             n = max(PREFETCH_BATCHES * self.batch, self.readers)
-            return encode_shard(
-                load_rows(content, range(len(values)), extractor, pool, n), extractor, self.batch
-            )
+            loaded = load_rows(content, range(len(values)), extractor, pool if is_image else None, n)
+            return encode_shard(loaded, extractor, self.batch)
 
     def _load_extractor(self) -> Extractor:
         import ray

@@ -1,4 +1,4 @@
-"""Extractors by name, and what an extractor is."""
+"""Extractors by name, and the interface of an extractor."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DEFAULTS: Mapping[str, str] = {"image": "hog-hsv", "text": "tfidf-svd"}
 
 @runtime_checkable
 class Extractor(Protocol):
-    """What turns content into vectors.
+    """Computes vectors from content.
 
     Optional attributes and methods:
 
@@ -32,16 +32,16 @@ class Extractor(Protocol):
       then always have this size, counted from the start of a shard, and on a cluster torch has as many
       threads as here. None or absent: rows are independent.
     - ``dtype``: ``"float32"`` (default) or ``"float16"``.
-    - ``prepare(item)``: what can be done to one item beside the forward pass, such as resizing a picture; its
-      result is what ``encode`` gets. Called in several threads.
+    - ``prepare(item)``: prepares one item for ``encode``, such as resizing a picture. Called in several
+      threads, during the forward pass of other items.
     - ``fit(contents)``: called before ``encode`` with all present texts of the corpus, in item order. All
-      shards are made again when the corpus changes.
-    - ``__getstate__`` or ``__reduce__``: on a cluster, workers get a pickled copy; a loaded model should stay
-      behind and be loaded there.
+      shards are computed again when the corpus changes.
+    - ``__getstate__`` or ``__reduce__``: on a cluster, workers get a pickled copy; it should leave out a
+      loaded model, which each worker loads itself.
     - ``empty_reason``: why a vector is zero; rows of zeros count as missing, with this reason.
 
     Attributes:
-        name: the registered name, or one's own.
+        name: the registered name, or any other.
         kind: kind of content that it reads: ``"image"`` (items are RGB Pillow images), ``"text"`` (items are
             strings), or another kind of file such as ``"audio"`` (items are the bytes of the files).
     """
@@ -55,7 +55,7 @@ class Extractor(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """Everything the numbers depend on, JSON-able, ``"name"`` among it."""
+        """Name and everything else that the vectors depend on, JSON-serializable."""
         ...
 
     def encode(self, batch: list[Any]) -> np.ndarray:
@@ -75,11 +75,11 @@ def extractor(name: str, **options: Any) -> Extractor:
         MissingDependencyError: its packages are not installed.
     """
     name = DEFAULTS.get(name, name)
-    made = EXTRACTORS.load(name)
+    cls = EXTRACTORS.load(name)
     try:
-        result: Extractor = made(**options)
+        result: Extractor = cls(**options)
     except TypeError as cause:
-        raise ConfigError(f"extractor {name!r}: {cause}; see the arguments of {made.__qualname__}") from cause
+        raise ConfigError(f"extractor {name!r}: {cause}; see the arguments of {cls.__qualname__}") from cause
     return result
 
 

@@ -10,8 +10,7 @@ import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -27,8 +26,7 @@ MAX_FILE_BYTES = 2**28  # maximum size of an image file
 MAX_NAME = 200  # characters of a file name in a reason
 
 
-@dataclass(frozen=True)
-class LoadedItem:
+class LoadedItem(NamedTuple):
     """The loaded content of one item.
 
     Attributes:
@@ -42,8 +40,7 @@ class LoadedItem:
     reason: str | None = None
 
 
-@dataclass
-class EncodedShard:
+class EncodedShard(NamedTuple):
     """The computed rows of one shard.
 
     Attributes:
@@ -53,10 +50,10 @@ class EncodedShard:
         vectors: the vectors at these positions ``(m, dim)``, in the dtype of the table.
     """
 
-    sources: list[str | None] = field(default_factory=list)
-    unreadable: dict[int, str] = field(default_factory=dict)
-    places: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    vectors: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))
+    sources: list[str | None]
+    unreadable: dict[int, str]
+    places: np.ndarray
+    vectors: np.ndarray
 
 
 def encode_shard(loaded: Iterable[LoadedItem], extractor: Extractor, batch: int) -> EncodedShard:
@@ -72,7 +69,8 @@ def encode_shard(loaded: Iterable[LoadedItem], extractor: Extractor, batch: int)
     """
     dim = extractor.dim
     dtype = np.dtype(getattr(extractor, "dtype", "float32"))
-    result = EncodedShard()
+    sources: list[str | None] = []
+    unreadable: dict[int, str] = {}
     places: list[int] = []
     items: list[Any] = []
     blocks: list[np.ndarray] = []
@@ -89,9 +87,9 @@ def encode_shard(loaded: Iterable[LoadedItem], extractor: Extractor, batch: int)
         items.clear()
 
     for place, item in enumerate(loaded):
-        result.sources.append(item.source)
+        sources.append(item.source)
         if item.reason is not None:
-            result.unreadable[place] = item.reason
+            unreadable[place] = item.reason
         elif item.item is not None:
             places.append(place)
             items.append(item.item)
@@ -99,9 +97,8 @@ def encode_shard(loaded: Iterable[LoadedItem], extractor: Extractor, batch: int)
                 flush()
     if items:
         flush()
-    result.places = np.asarray(places, dtype=np.int64)
-    result.vectors = np.concatenate(blocks) if blocks else np.zeros((0, dim), dtype=dtype)
-    return result
+    vectors = np.concatenate(blocks) if blocks else np.zeros((0, dim), dtype=dtype)
+    return EncodedShard(sources, unreadable, np.asarray(places, dtype=np.int64), vectors)
 
 
 def load_rows(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from graphrec import testing
@@ -15,7 +17,7 @@ def with_attributes(data: Dataset, table: np.ndarray) -> Dataset:
     """A dataset with the attributes of a table of zeros and ones ``(n_items, n_attributes)``."""
     names = Vocabulary([f"a{i}" for i in range(table.shape[1])], "attribute")
     pairs = np.stack(np.nonzero(table)).astype(np.int32)
-    return data._replace(nodes={"attribute": names}, relations={HAS: pairs})
+    return replace(data, nodes={"attribute": names}, relations={HAS: pairs})
 
 
 def planted(seed: int = 0) -> Dataset:

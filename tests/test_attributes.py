@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -337,7 +338,7 @@ def conversational() -> Dataset:
         ["style", "size"],
     )  # fmt: skip
     further = {LIKES: sorted_edges([[0, 3, 3], [1, 0, 2]]), KNOWS: sorted_edges([[0, 1], [1, 0]])}
-    return data._replace(relations={**data.relations, **further})
+    return replace(data, relations={**data.relations, **further})
 
 
 def test_a_conversational_dataset_is_saved_and_loaded_whole(tmp_path: Path) -> None:

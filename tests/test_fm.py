@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -333,7 +334,7 @@ def test_validation_without_anything_to_compare_is_refused(data) -> None:
     with pytest.raises(DataError, match="valid split is empty"):
         ScoringTask(with_attributes(bare, np.ones((40, 2))))
     with pytest.raises(DataError, match="no item has an attribute"):
-        ScoringTask(data._replace(nodes={}, relations={}))
+        ScoringTask(replace(data, nodes={}, relations={}))
     with pytest.raises(DataError, match="nothing to compare"):
         ScoringTask(with_attributes(data, np.eye(data.n_items)[:, :1]))
 

@@ -25,11 +25,9 @@ def attributes(data: Dataset) -> dict[str, list[str | None]]:
     Raises:
         DataError: the dataset has no attributes.
     """
-    grouped = _group_values(data)
-    result: dict[str, list[str | None]] = {}
-    for name, values in grouped.items():
-        result[name] = [", ".join(texts) if texts else None for texts in values]
-    return result
+    return {
+        name: [", ".join(texts) or None for texts in values] for name, values in _group_values(data).items()
+    }
 
 
 def profiles(data: Dataset) -> list[str | None]:

@@ -15,10 +15,8 @@ if TYPE_CHECKING:
     import openai
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-RESPONSE_FORMATS = (
-    "json_schema",
-    "json_object",
-)  # OpenAI's response_format, and llama.cpp's, which holds the schema
+RESPONSE_FORMATS = ("json_schema", "json_object")
+"""OpenAI's response_format, and llama.cpp's, which holds the schema."""
 
 
 class Chat:
@@ -88,26 +86,23 @@ class Chat:
         """
         import openai
 
-        form = self.response_formats[0] if schema is not None and self.response_formats else None
+        format_name = self.response_formats[0] if schema is not None and self.response_formats else None
         extra: dict[str, Any] = {}
-        if form == "json_schema":
+        if format_name == "json_schema":
             named = {"name": "answer", "strict": True, "schema": dict(schema or {})}
-            extra["response_format"] = {"type": form, "json_schema": named}
-        elif form is not None:
-            extra["response_format"] = {"type": form, "schema": dict(schema or {})}
+            extra["response_format"] = {"type": format_name, "json_schema": named}
+        elif format_name is not None:
+            extra["response_format"] = {"type": format_name, "schema": dict(schema or {})}
         try:
             completion = self._client.chat.completions.create(
                 model=self.model, messages=[dict(m) for m in messages], **self.parameters, **extra
             )
-        except openai.APIStatusError as cause:
-            if form is not None and _is_unknown_format(cause):
-                self.response_formats = RESPONSE_FORMATS[
-                    RESPONSE_FORMATS.index(form) + 1 :
-                ]  # the same value in every thread
-                return self.ask(messages, schema)
-            raise self._as_feature_error(cause) from cause
         except openai.OpenAIError as cause:
-            raise self._as_feature_error(cause) from cause
+            if format_name is not None and _is_unknown_format(cause):
+                # The same value in every thread.
+                self.response_formats = RESPONSE_FORMATS[RESPONSE_FORMATS.index(format_name) + 1 :]
+                return self.ask(messages, schema)
+            raise as_feature_error(cause, self._endpoint(), self._key_variable) from cause
         except ValueError as cause:  # invalid JSON
             raise FeatureError(
                 f"{self._endpoint()}: the response is not JSON ({_first_line(cause)}); check the base URL"
@@ -134,13 +129,11 @@ class Chat:
     def _endpoint(self) -> str:
         return f"{self._client.base_url}, model {self.model!r}"
 
-    def _as_feature_error(self, cause: Exception) -> FeatureError:
-        return as_feature_error(cause, self._endpoint(), self._key_variable)
 
-
-def _is_unknown_format(cause: openai.APIStatusError) -> bool:
+def _is_unknown_format(cause: openai.OpenAIError) -> bool:
     """Whether the server rejected ``response_format``; servers use many statuses (llama-cpp-python: 500)."""
-    return cause.status_code in (400, 422) or (cause.status_code >= 500 and "response_format" in str(cause))
+    status = getattr(cause, "status_code", 0)
+    return status in (400, 422) or (status >= 500 and "response_format" in str(cause))
 
 
 def as_feature_error(cause: Exception, where: str, key_variable: str) -> FeatureError:

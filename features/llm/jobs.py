@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from graphrec.core.errors import FeatureError
-from graphrec.data import Dataset
+from graphrec.data import Dataset, Histories
 from graphrec.data.content import title
 from graphrec.features import PREFERENCES, TRAIN_FINGERPRINT, FeatureTable
 from graphrec.features.extract.llm import parsing, prompts
@@ -45,18 +45,12 @@ def item_titles(data: Dataset, field: str = "text", full_text: bool = False) -> 
 
 def histories(data: Dataset, length: int = HISTORY_LENGTH) -> list[np.ndarray]:
     """The last ``length`` training items of each user, ordered by time, or by index without times."""
-    result = []
-    for user in range(data.n_users):
-        rows = slice(data.train.indptr[user], data.train.indptr[user + 1])
-        items = data.train.items[rows]
-        if data.train.times is not None:
-            items = items[np.argsort(data.train.times[rows], kind="stable")]
-        result.append(items[-length:])
-    return result
+    rows = Histories.from_interactions(data.train)
+    return [rows[user][-length:] for user in range(len(rows))]
 
 
 def preference_questions(
-    data: Dataset, titles: Sequence[str], candidates: np.ndarray, kind: str, length: int = HISTORY_LENGTH
+    data: Dataset, titles: Sequence[str], candidates: np.ndarray, kind: str
 ) -> list[Question]:
     """One question per user with a history and at least two candidates.
 
@@ -65,7 +59,6 @@ def preference_questions(
         titles: title of each item.
         candidates: candidate items of each user, best first, padded with -1 ``(n_users, k)``.
         kind: noun for an item.
-        length: maximum items of a history.
 
     Raises:
         FeatureError: a candidate is a training item of the user, or not an item index.
@@ -77,7 +70,7 @@ def preference_questions(
             f"{candidates.max(initial=-1)}; expected other items, with indices below {data.n_items}"
         )
     questions = []
-    for user, history in enumerate(histories(data, length)):
+    for user, history in enumerate(histories(data)):
         pool = candidates[user][candidates[user] >= 0]
         if len(history) and len(pool) > 1:
             messages = prompts.preferences([titles[i] for i in history], [titles[i] for i in pool], kind)
@@ -134,9 +127,7 @@ def attribute_questions(titles: Sequence[str], names: Sequence[str], kind: str) 
     ]
 
 
-def profile_questions(
-    data: Dataset, titles: Sequence[str], kind: str, length: int = HISTORY_LENGTH
-) -> list[Question]:
+def profile_questions(data: Dataset, titles: Sequence[str], kind: str) -> list[Question]:
     """One question per user with a history."""
     text = {"type": "string"}
     texts = {"type": "array", "items": {"type": "string"}}
@@ -145,7 +136,7 @@ def profile_questions(
     schema = {"type": "object", "properties": keys, "required": list(keys), "additionalProperties": False}
     return [
         Question(user, prompts.profile([titles[i] for i in history], kind), schema, parsing.parse_profile)
-        for user, history in enumerate(histories(data, length))
+        for user, history in enumerate(histories(data))
         if len(history)
     ]
 

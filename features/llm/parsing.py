@@ -121,9 +121,9 @@ def _parse_value(value: Any) -> str | None:
     """An attribute value as one line, None where it is unknown."""
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         value = ", ".join(value)
-    if value is None or isinstance(value, bool | dict | list):
-        if value is None:
-            return None
+    if value is None:
+        return None
+    if isinstance(value, bool | dict | list):
         raise InvalidReplyError("no attributes")
     text = _one_line(str(value))
     if len(text) > MAX_VALUE:

@@ -234,10 +234,10 @@ def print_progress(stats: RequestStats) -> None:
     """Writes progress to stderr: questions done, rate, remaining time and cost."""
     done = sum(stats.outcomes.values())
     pace = done / max(stats.seconds, 1e-9)
-    left = (stats.questions - done) / pace
+    seconds_left = (stats.questions - done) / pace
     sys.stderr.write(
         f"\r{done:,} of {stats.questions:,} questions, {stats.fetched:,} requests, {pace:.1f} per second, "
-        f"{left / 60:.0f} min left, cost {stats.cost:.4f}"
+        f"{seconds_left / 60:.0f} min left, cost {stats.cost:.4f}"
     )
     if done == stats.questions:
         sys.stderr.write("\n")

@@ -83,16 +83,16 @@ def with_attributes(
         counts = pairs.group_by("value").len("items").sort("value")
         too_few = counts["items"] < min_items
         too_many = ~too_few & (counts["items"] / dataset.n_items > (1.0 if max_share is None else max_share))
-        kept = counts.filter(~too_few & ~too_many)
-        if not kept.height:
+        shared = counts.filter(~too_few & ~too_many)
+        if not shared.height:
             raise _no_shared_value(name, counts, int(too_few.sum()), min_items, max_share, dataset, source)
         rare += int(too_few.sum())
         common += int(too_many.sum())
-        index = pl.DataFrame({"value": kept["value"], "at": np.arange(kept.height) + len(texts)})
+        index = pl.DataFrame({"value": shared["value"], "at": np.arange(shared.height) + len(texts)})
         joined = pairs.join(index, on="value")
         has.append(np.stack([joined["item"].to_numpy(), joined["at"].to_numpy()]))
-        texts += [f"{name}: {value}" for value in kept["value"]]
-        group_of += [group] * kept.height
+        texts += [f"{name}: {value}" for value in shared["value"]]
+        group_of += [group] * shared.height
     edges = sorted_edges(np.concatenate(has, axis=1))
     rows = int((items >= 0).sum())
     return replace(
@@ -193,7 +193,7 @@ def _as_texts(series: pl.Series, separator: str | None, source: str) -> pl.Serie
             "numbers and dates make no yes-or-no question. Bin them first (1994 to '1990s', 12.5 to "
             "'under 20'), or cast the column to text if the numbers are names"
         )
-    if not (plain in (pl.String, pl.Boolean, pl.Null) or isinstance(plain, (pl.Categorical, pl.Enum))):
+    if plain not in (*from_frame.TEXT_TYPES, pl.Boolean, pl.Null):
         raise DataError(
             f"{source}: column {series.name!r} has type {dtype}; expected text, lists of texts or booleans"
         )

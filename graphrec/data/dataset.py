@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -237,13 +237,13 @@ class Dataset:
 
     def with_content(self, **content: Content) -> Dataset:
         """A copy with additional or replaced content fields."""
-        return self._replace(content={**self.content, **content})
+        return replace(self, content={**self.content, **content})
 
     def with_splits(
         self, train: Interactions, valid: Interactions, test: Interactions, **meta: Any
     ) -> Dataset:
         """A copy with other splits; ``meta`` records how they were made."""
-        return self._replace(train=train, valid=valid, test=test, meta={**self.meta, **meta})
+        return replace(self, train=train, valid=valid, test=test, meta={**self.meta, **meta})
 
     def transposed(self, **content: Content) -> Dataset:
         """The dataset with users and items exchanged, for extracting features of users.
@@ -275,10 +275,6 @@ class Dataset:
         if not len(train):
             raise DataError(f"{self.name}: the split {splitter.describe()} leaves train empty; hold out less")
         return self.with_splits(train, valid, test, split={**splitter.describe(), "seed": seed})
-
-    def _replace(self, **changes: Any) -> Dataset:
-        current = {f: getattr(self, f) for f in self.__dataclass_fields__}
-        return Dataset(**{**current, **changes})
 
     # -- saving ----------------------------------------------------------------------------------------------
 

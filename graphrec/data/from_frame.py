@@ -16,6 +16,7 @@ from graphrec.data.interactions import SPLIT_NAMES, Interactions
 from graphrec.data.splits import as_split, k_core as core_mask
 from graphrec.data.vocabulary import Vocabulary
 
+TEXT_TYPES = (pl.String, pl.Categorical, pl.Enum)
 LABELS = {"0": 0, "1": 1, "2": 2, "train": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2}
 
 
@@ -30,11 +31,7 @@ def as_frame(data: Any, source: str = "the frame") -> pl.DataFrame:
     if isinstance(data, pl.DataFrame):
         return data
     try:
-        if isinstance(data, Mapping):
-            return pl.DataFrame(dict(data))
-        if hasattr(data, "__arrow_c_stream__"):
-            return pl.DataFrame(data)
-        return pl.DataFrame(data)
+        return pl.DataFrame(dict(data) if isinstance(data, Mapping) else data)
     except (TypeError, ValueError, pl.exceptions.PolarsError) as cause:
         raise DataError(f"{source}: cannot read {type(data).__name__} as a table ({cause})") from cause
 
@@ -46,16 +43,31 @@ def column(frame: pl.DataFrame, name: str, source: str) -> pl.Series:
         DataError: there is no such column; the message lists the columns.
     """
     if name not in frame.columns:
-        raise DataError(
-            f"{source}: no column {name!r}; it has "
-            f"{first_names(frame.columns)}.{nearest(name, frame.columns)}"
-        )
+        names = frame.columns
+        more = f" and {len(names) - 20:,} more" if len(names) > 20 else ""
+        raise DataError(f"{source}: no column {name!r}; it has {names[:20]}{more}.{nearest(name, names)}")
     return frame[name]
 
 
-def first_names(names: list[str]) -> str:
-    """The first twenty names and the number of further ones, for messages."""
-    return f"{names[:20]}" + (f" and {len(names) - 20:,} more" if len(names) > 20 else "")
+def refuse(
+    bad: Any, values: pl.Series, what: str, problem: str, source: str | Path, first_row: int = 1
+) -> None:
+    """Refuses a column with bad values; the message shows the first one and its row.
+
+    Args:
+        bad: mask of the bad values ``(n,)``.
+        values: the column.
+        what: what the values are, such as ``"user id"``.
+        problem: end of the message, such as ``"; expected a finite number"``.
+        source: file, for messages.
+        first_row: number of the first row, for messages.
+    """
+    mask = pl.Series(bad)
+    if mask.any():
+        row = int(mask.arg_max() or 0)
+        value = values[row]
+        shown = quoted(value) if isinstance(value, str) else repr(value)
+        raise DataError(f"{source}, row {row + first_row}: {what} {shown}{problem}")
 
 
 def as_ids(series: pl.Series, kind: str, source: str, first_row: int = 1) -> pl.Series:
@@ -71,26 +83,14 @@ def as_ids(series: pl.Series, kind: str, source: str, first_row: int = 1) -> pl.
         DataError: an id is missing or invalid; the message names the first one and its row.
     """
     if series.dtype.is_float():
-        bad = (
-            series.is_null()
-            | ~series.is_finite().fill_null(False)
-            | (series != series.floor()).fill_null(True)
-        )
+        whole = (series.is_finite() & (series == series.floor())).fill_null(False)
+        refuse(~whole, series, f"{kind} id", "; expected text or a whole number", source, first_row)
         # Beyond this value neighboring integers have the same float, so two ids could become one.
         exact = {"Float16": 2**11, "Float32": 2**24}.get(str(series.dtype), 2**53)
-        bad |= (series.abs() >= exact).fill_null(True)
-        if bad.any():
-            row = int(bad.arg_max() or 0)
-            raise DataError(
-                f"{source}, row {row + first_row}: {kind} id {series[row]!r}; expected text or a whole number"
-                + (f" (as {series.dtype}, exact below {exact:,})" if abs(series[row] or 0) >= exact else "")
-            )
+        expected = f"; expected text or a whole number (as {series.dtype}, exact below {exact:,})"
+        refuse(series.abs() >= exact, series, f"{kind} id", expected, source, first_row)
         series = series.cast(pl.Int64)
-    elif not (
-        series.dtype == pl.String
-        or series.dtype.is_integer()
-        or isinstance(series.dtype, (pl.Categorical, pl.Enum))
-    ):
+    elif not (isinstance(series.dtype, TEXT_TYPES) or series.dtype.is_integer()):
         raise DataError(
             f"{source}: {kind} column {series.name!r} has type {series.dtype}; expected text or integers"
         )
@@ -98,11 +98,7 @@ def as_ids(series: pl.Series, kind: str, source: str, first_row: int = 1) -> pl.
     bad = (
         text.is_null() | (text == "").fill_null(True) | text.str.contains("\0", literal=True).fill_null(True)
     )
-    if bad.any():
-        row = int(bad.arg_max() or 0)
-        raise DataError(
-            f"{source}, row {row + first_row}: {kind} id {text[row]!r} is missing, empty or contains NUL"
-        )
+    refuse(bad, text, f"{kind} id", " is missing, empty or contains NUL", source, first_row)
     return text
 
 
@@ -113,12 +109,8 @@ def unique_ids(series: pl.Series, kind: str, source: str, first_row: int = 1) ->
         DataError: an id is missing, invalid or repeated; the message names it and its row.
     """
     keys = as_ids(series, kind, source, first_row)
-    if keys.n_unique() != len(keys):
-        row = int((~keys.is_first_distinct()).arg_max() or 0)
-        raise DataError(
-            f"{source}, row {row + first_row}: {kind} {keys[row]!r} occurs a second time; expected one row "
-            f"per {kind}"
-        )
+    repeated = ~keys.is_first_distinct()
+    refuse(repeated, keys, kind, f" occurs a second time; expected one row per {kind}", source, first_row)
     return keys
 
 
@@ -154,9 +146,7 @@ def as_numbers(series: pl.Series, what: str, source: str, first_row: int = 1) ->
         )
     parsed = series.cast(pl.Float64, strict=False)
     bad = parsed.is_null() | ~parsed.is_finite().fill_null(False)
-    if bad.any():
-        row = int(bad.arg_max() or 0)
-        raise DataError(f"{source}, row {row + first_row}: {what} {series[row]!r}; expected a finite number")
+    refuse(bad, series, what, "; expected a finite number", source, first_row)
     return parsed.to_numpy()
 
 
@@ -177,31 +167,20 @@ def as_seconds(series: pl.Series, source: str, first_row: int = 1) -> np.ndarray
         integers = series.cast(pl.Int64, strict=False)
         if not integers.null_count():
             return integers.to_numpy()
-    if series.dtype == pl.String and series.cast(pl.Float64, strict=False).null_count():
+    expected = "; expected seconds, or a date such as 2024-05-31 or 2024-05-31 18:00:00"
+    times = series
+    not_numbers = series.cast(pl.Float64, strict=False).is_null() if series.dtype == pl.String else None
+    if not_numbers is not None and not_numbers.any():
         try:
-            as_time = series.str.to_datetime(strict=False)
-        except pl.exceptions.ComputeError as cause:  # no value looks like a date
-            row = int(series.cast(pl.Float64, strict=False).is_null().arg_max() or 0)
-            raise _time_error(series, row, source, first_row) from cause
-        if as_time.null_count():
-            raise _time_error(series, int(as_time.is_null().arg_max() or 0), source, first_row)
-        series = as_time
-    if series.dtype.is_temporal():
-        if series.null_count():
-            raise _time_error(series, int(series.is_null().arg_max() or 0), source, first_row)
-        return series.cast(pl.Datetime("us")).dt.epoch("s").to_numpy().astype(np.int64)
+            times = series.str.to_datetime(strict=False)
+        except pl.exceptions.ComputeError:  # no value looks like a date
+            refuse(not_numbers, series, "time", expected, source, first_row)
+    if times.dtype.is_temporal():
+        refuse(times.is_null(), series, "time", expected, source, first_row)
+        return times.cast(pl.Datetime("us")).dt.epoch("s").to_numpy().astype(np.int64)
     values = as_numbers(series, "time", source, first_row)
-    bad = np.flatnonzero(np.abs(values) >= 2.0**63)
-    if len(bad):
-        raise _time_error(series, int(bad[0]), source, first_row)
+    refuse(np.abs(values) >= 2.0**63, series, "time", expected, source, first_row)
     return values.astype(np.int64)
-
-
-def _time_error(series: pl.Series, row: int, source: str, first_row: int) -> DataError:
-    return DataError(
-        f"{source}, row {row + first_row}: time {series[row]!r}; expected seconds, or a date such as "
-        "2024-05-31 or 2024-05-31 18:00:00"
-    )
 
 
 def parse(
@@ -209,15 +188,15 @@ def parse(
     *,
     user: str,
     item: str,
-    time: str | None,
-    rating: str | None,
+    time: str | None = None,
+    rating: str | None = None,
     min_rating: float | None,
     k_core: int | tuple[int, int],
     split: Any,
-    items: Any,
-    item_id: str | None,
-    content: Mapping[str, tuple[str, str]] | None,
-    root: str | Path | None,
+    items: Any = None,
+    item_id: str | None = None,
+    content: Mapping[str, tuple[str, str]] | None = None,
+    root: str | Path | None = None,
     seed: int,
     name: str,
     source: str | None,
@@ -283,13 +262,11 @@ def parse(
         labels = splitter.assign(pairs, seed)
         meta["split"] = {**splitter.describe(), "seed": seed}
     train, valid, test = (pairs.where(labels == i, s) for i, s in enumerate(SPLIT_NAMES))
-    fields, unknown = (
-        ({}, 0)
-        if items is None
-        else _read_content(items, vocabulary, item_id or item, content, root, items_source, items_first_row)
-    )
+    fields: dict[str, Content] = {}
     if items is not None:
-        meta["item rows without interactions"] = unknown
+        fields, meta["item rows without interactions"] = _read_content(
+            items, vocabulary, item_id or item, content, root, items_source, items_first_row
+        )
     return {
         "name": name,
         "users": users,
@@ -356,9 +333,9 @@ def _read_content(
     at = item_indices(frame, vocabulary, item_id, source, first_row)
     known = at >= 0
     fields: dict[str, Content] = {}
-    for name, (kind, wanted) in (content or {}).items():
+    for name, (kind, column_name) in (content or {}).items():
         values: list[str | None] = [None] * len(vocabulary)
-        texts = column(frame, wanted, source).cast(pl.String).to_list()
+        texts = column(frame, column_name, source).cast(pl.String).to_list()
         for row in np.flatnonzero(known):
             values[at[row]] = texts[row]
         fields[name] = Content(kind, values, None if kind == TEXT else root)
@@ -366,11 +343,7 @@ def _read_content(
 
 
 def _read_labels(series: pl.Series, source: str, first_row: int) -> np.ndarray:
-    if not (
-        series.dtype.is_numeric()
-        or series.dtype in (pl.String, pl.Boolean, pl.Null)
-        or isinstance(series.dtype, (pl.Categorical, pl.Enum))
-    ):
+    if not (series.dtype.is_numeric() or isinstance(series.dtype, (*TEXT_TYPES, pl.Boolean, pl.Null))):
         raise DataError(
             f"{source}: split column {series.name!r} has type {series.dtype}; expected train, valid, test or "
             "0, 1, 2"
@@ -380,11 +353,7 @@ def _read_labels(series: pl.Series, source: str, first_row: int) -> np.ndarray:
         integers = series.set(~series.is_in([0.0, 1.0, 2.0]), None).cast(pl.Int64, strict=False)
     text = integers.cast(pl.String).str.strip_chars().str.to_lowercase()
     labels = text.replace_strict(LABELS, default=None, return_dtype=pl.Int8)
-    if labels.null_count():
-        row = int(labels.is_null().arg_max() or 0)
-        raise DataError(
-            f"{source}, row {row + first_row}: split {series[row]!r}; expected train, valid, test or 0, 1, 2"
-        )
+    refuse(labels.is_null(), series, "split", "; expected train, valid, test or 0, 1, 2", source, first_row)
     return labels.to_numpy()
 
 

@@ -155,9 +155,7 @@ class Interactions:
         users = np.asarray(users, dtype=np.int64)
         counts = self.user_degree[users]
         row = np.repeat(np.arange(len(users)), counts)
-        ends = np.cumsum(counts)
-        offset = np.arange(len(row)) - np.repeat(ends - counts, counts)
-        return row, self.items[self.indptr[users][row] + offset] if len(row) else self.items[:0]
+        return row, self.items[concatenate_ranges(self.indptr[users], counts)]
 
     def sample_users(self, n: int, seed: int = 0) -> Interactions:
         """All interactions of ``n`` random users with interactions, or of all if there are fewer."""
@@ -178,14 +176,14 @@ class Interactions:
 
     def contains(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """Whether each pair is present, as ``bool`` of the broadcast shape; binary search."""
-        wanted = self._key(users, items)
+        queries = self._key(users, items)
         if not len(self.keys):
-            return np.zeros(wanted.shape, dtype=bool)
-        present = np.empty(wanted.shape, dtype=bool)
+            return np.zeros(queries.shape, dtype=bool)
+        present = np.empty(queries.shape, dtype=bool)
         flat_present = present.reshape(-1)
-        flat_wanted = wanted.ravel()
-        for start in range(0, len(flat_wanted), LOOKUP_BLOCK):
-            part = flat_wanted[start : start + LOOKUP_BLOCK]
+        flat_queries = queries.ravel()
+        for start in range(0, len(flat_queries), LOOKUP_BLOCK):
+            part = flat_queries[start : start + LOOKUP_BLOCK]
             # Searching in ascending order reads from the CPU cache: including the sort, it takes half the
             # time for 100,000 pairs and a tenth for 3 million.
             order = np.argsort(part)
@@ -197,17 +195,22 @@ class Interactions:
         return present
 
 
+def concatenate_ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The integers ``start, ..., start + length - 1`` of each range, one range after the other ``(n,)``."""
+    shift = starts - (np.cumsum(lengths) - lengths)
+    integers: np.ndarray = np.arange(int(lengths.sum())) + np.repeat(shift, lengths)
+    return integers
+
+
 def _as_integers(values: Any, what: str, name: str) -> np.ndarray:
     array = np.asarray(values)
     if array.ndim != 1:
         raise DataError(f"{name}: {what} has shape {array.shape}; expected one dimension")
     if array.dtype.kind == "f":
-        bad = np.flatnonzero(~(np.abs(array) < 2.0**63))  # NaN, Inf and values beyond int64
+        # Not NaN, infinite or beyond int64.
+        bad = np.flatnonzero(~((np.abs(array) < 2.0**63) & (array == np.trunc(array))))
         if len(bad):
             raise DataError(f"{name}: {what} holds {array[bad[0]]} at row {bad[0]}; expected integers")
-        if not np.array_equal(array, np.trunc(array)):
-            row = int(np.flatnonzero(array != np.trunc(array))[0])
-            raise DataError(f"{name}: {what} holds {array[row]} at row {row}; expected integers")
     elif array.dtype.kind not in "iu" and len(array):
         raise DataError(
             f"{name}: {what} has dtype {array.dtype}; expected integers (map ids through a Vocabulary)"

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from graphrec.core.errors import DataError
-from graphrec.data.interactions import Interactions
+from graphrec.data.interactions import Interactions, concatenate_ranges
 
 PADDING = -1
 """Item index that fills up the rows of a padded history."""
@@ -77,9 +77,9 @@ class Histories:
             times: ``(B, L)`` or None.
         """
         array = np.asarray(items, dtype=np.int64)
-        kept = array != PADDING
-        indptr = np.concatenate([[0], np.cumsum(kept.sum(1))])
-        return cls(array[kept], indptr, None if times is None else np.asarray(times)[kept])
+        is_item = array != PADDING
+        indptr = np.concatenate([[0], np.cumsum(is_item.sum(1))])
+        return cls(array[is_item], indptr, None if times is None else np.asarray(times)[is_item])
 
     @classmethod
     def from_interactions(cls, known: Interactions) -> Self:
@@ -129,11 +129,9 @@ class Histories:
         """Some rows, in the given order ``(b,)``; repeats are allowed."""
         rows = np.asarray(rows, dtype=np.int64)
         lengths = self.lengths[rows]
-        ends = np.cumsum(lengths)
-        shift = np.repeat(self.indptr[rows] - (ends - lengths), lengths)
-        position = np.arange(int(lengths.sum())) + shift
+        position = concatenate_ranges(self.indptr[rows], lengths)
         times = None if self.times is None else self.times[position]
-        return type(self)(self.items[position], np.concatenate([[0], ends]), times)
+        return type(self)(self.items[position], np.concatenate([[0], np.cumsum(lengths)]), times)
 
     def padded(self, length: int | None = None) -> np.ndarray:
         """Items as an array ``(B, L) int64``, oldest first, filled up with -1 at the end.

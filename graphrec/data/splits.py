@@ -58,8 +58,7 @@ class RandomSplit(_NamedSplit):
         """See :class:`Split`."""
         # random() draws a 53-bit integer and divides it; this restores the integer.
         drawn = (numpy_rng(seed, "split/random").random(len(pairs)) * 2.0**53).astype(np.uint64)
-        order = _order_by_user(pairs, drawn)
-        return _label_tail(pairs, order, self.valid, self.test)
+        return _label_shares(pairs, _order_by_user(pairs, drawn), self.valid, self.test)
 
 
 @dataclass(frozen=True)
@@ -73,12 +72,8 @@ class LeaveOneOut(_NamedSplit):
 
     def assign(self, pairs: Interactions, seed: int) -> np.ndarray:
         """See :class:`Split`."""
-        times = _require_times(pairs, self.name)
-        order = _order_by_user(pairs, times.astype(np.uint64) - times.min(initial=0).astype(np.uint64))
-        from_end = np.repeat(pairs.indptr[1:], pairs.user_degree) - 1 - np.arange(len(pairs))
-        label = np.where(from_end == 0, TEST, np.where(from_end == 1, VALID, TRAIN))
-        label[np.repeat(pairs.user_degree, pairs.user_degree) < 3] = TRAIN
-        return _restore_order(label, order)
+        one = (pairs.user_degree >= 3).astype(np.int64)
+        return _label_last(pairs, _order_by_time(pairs, self.name), one, one)
 
 
 @dataclass(frozen=True)
@@ -102,9 +97,7 @@ class Chronological(_NamedSplit):
 
     def assign(self, pairs: Interactions, seed: int) -> np.ndarray:
         """See :class:`Split`."""
-        times = _require_times(pairs, self.name)
-        order = _order_by_user(pairs, times.astype(np.uint64) - times.min(initial=0).astype(np.uint64))
-        label = _label_tail(pairs, order, self.valid, self.test)
+        label = _label_shares(pairs, _order_by_time(pairs, self.name), self.valid, self.test)
         label[pairs.user_degree[pairs.users] < self.least] = TRAIN
         return label
 
@@ -152,10 +145,10 @@ class TimeSplit(_NamedSplit):
         times = _require_times(pairs, self.name)
         ordered = np.sort(times)
         cuts = [
-            ordered[min(len(ordered) - 1, round(len(ordered) * (1 - s)))]
-            for s in (self.test + self.valid, self.test)
+            int(ordered[min(len(ordered) - 1, round(len(ordered) * (1 - share)))])
+            for share in (self.test + self.valid, self.test)
         ]
-        return np.where(times >= cuts[1], TEST, np.where(times >= cuts[0], VALID, TRAIN)).astype(np.int8)
+        return TimeCut(*cuts).assign(pairs, seed)
 
 
 @dataclass(frozen=True)
@@ -246,16 +239,16 @@ def k_core(users: np.ndarray, items: np.ndarray, user_core: int, item_core: int)
         user_core: minimum interactions per user; 0 or 1 drops none.
         item_core: minimum interactions per item.
     """
-    kept = np.arange(len(users))
-    while len(kept):
-        few_users = np.bincount(users[kept])[users[kept]] < user_core
-        few_items = np.bincount(items[kept])[items[kept]] < item_core
+    remaining = np.arange(len(users))
+    while len(remaining):
+        few_users = np.bincount(users[remaining])[users[remaining]] < user_core
+        few_items = np.bincount(items[remaining])[items[remaining]] < item_core
         drop = few_users | few_items
         if not drop.any():
             break
-        kept = kept[~drop]
+        remaining = remaining[~drop]
     mask = np.zeros(len(users), dtype=bool)
-    mask[kept] = True
+    mask[remaining] = True
     return mask
 
 
@@ -279,6 +272,12 @@ def _require_times(pairs: Interactions, name: str) -> np.ndarray:
     return pairs.times
 
 
+def _order_by_time(pairs: Interactions, name: str) -> np.ndarray:
+    """The order of the pairs ``(E,)`` by user, then by time, then by item."""
+    times = _require_times(pairs, name)
+    return _order_by_user(pairs, times.astype(np.uint64) - times.min(initial=0).astype(np.uint64))
+
+
 def _order_by_user(pairs: Interactions, values: np.ndarray) -> np.ndarray:
     """The order of the pairs ``(E,)`` by user, then by ``values (E,) uint64``, then by item.
 
@@ -296,22 +295,25 @@ def _order_by_user(pairs: Interactions, values: np.ndarray) -> np.ndarray:
     return order
 
 
-def _label_tail(pairs: Interactions, order: np.ndarray, valid: float, test: float) -> np.ndarray:
-    """Labels each user's last interactions in ``order`` as test and those before them as valid."""
+def _label_shares(pairs: Interactions, order: np.ndarray, valid: float, test: float) -> np.ndarray:
+    """:func:`_label_last` for shares of each user's interactions; one stays in train."""
     counts = pairs.user_degree
     n_test = np.floor(counts * test + 0.5).astype(np.int64)
     n_valid = np.floor(counts * valid + 0.5).astype(np.int64)
     n_test = np.minimum(n_test, np.maximum(counts - 1, 0))
     n_valid = np.minimum(n_valid, np.maximum(counts - 1 - n_test, 0))
+    return _label_last(pairs, order, n_valid, n_test)
+
+
+def _label_last(
+    pairs: Interactions, order: np.ndarray, n_valid: np.ndarray, n_test: np.ndarray
+) -> np.ndarray:
+    """Labels each user's last pairs in ``order`` as test and those before as valid, ``(n_users,)`` each."""
+    counts = pairs.user_degree
     from_end = np.repeat(pairs.indptr[1:], counts) - 1 - np.arange(len(pairs))
     per_pair_test, per_pair_valid = np.repeat(n_test, counts), np.repeat(n_valid, counts)
-    label = np.where(
+    label = np.empty(len(order), dtype=np.int8)
+    label[order] = np.where(
         from_end < per_pair_test, TEST, np.where(from_end < per_pair_test + per_pair_valid, VALID, TRAIN)
     )
-    return _restore_order(label, order)
-
-
-def _restore_order(label: np.ndarray, order: np.ndarray) -> np.ndarray:
-    result = np.empty(len(order), dtype=np.int8)
-    result[order] = label
-    return result
+    return label

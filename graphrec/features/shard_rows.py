@@ -97,12 +97,12 @@ class ShardedRows:
         return mapped
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        rows, rest = (index[0], index[1:]) if isinstance(index, tuple) and index else (index, ())
+        rows, columns = (index[0], index[1:]) if isinstance(index, tuple) and index else (index, ())
         if isinstance(rows, slice):
             first, last, step = rows.indices(len(self))
             if step == 1:
                 block = self._block(first, max(first, last))
-                return block[(slice(None), *rest)] if rest else block
+                return block[(slice(None), *columns)] if columns else block
             rows = np.arange(first, last, step)
         rows = np.asarray(rows)
         if rows.dtype == bool:
@@ -118,7 +118,7 @@ class ShardedRows:
         taken = self._take(np.where(rows < 0, rows + len(self), rows).ravel()).reshape(
             *rows.shape, self.shape[1]
         )
-        return taken[(slice(None),) * rows.ndim + rest] if rest else taken
+        return taken[(slice(None),) * rows.ndim + columns] if columns else taken
 
     def _block(self, first: int, last: int) -> np.ndarray:
         result = np.empty((last - first, self.shape[1]), dtype=self.dtype)

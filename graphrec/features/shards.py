@@ -82,7 +82,8 @@ def read_sealed(path: Path, part: str) -> dict[str, Any]:
     try:
         data = path.read_bytes()
         entry = json.loads(data)
-        unchanged = is_sealed(entry) and json_bytes(entry) == data
+        body = {k: v for k, v in entry.items() if k != "digest"} if isinstance(entry, dict) else {}
+        unchanged = seal(body) == entry and json_bytes(entry) == data
     except FileNotFoundError as cause:
         raise FeatureError(f"{path}: no such file; extract again") from cause
     except (OSError, ValueError, RecursionError) as cause:
@@ -101,13 +102,6 @@ def read_sealed(path: Path, part: str) -> dict[str, Any]:
 def seal(entry: Mapping[str, Any]) -> dict[str, Any]:
     """The entry with a digest of its content."""
     return {**entry, "digest": digest("sealed", dict(entry))}
-
-
-def is_sealed(entry: Any) -> bool:
-    """Whether an entry has the digest that :func:`seal` added."""
-    if not isinstance(entry, dict) or "digest" not in entry:
-        return False
-    return bool(seal({k: v for k, v in entry.items() if k != "digest"})["digest"] == entry["digest"])
 
 
 def write_shard(
@@ -167,9 +161,7 @@ def finished_shard(folder: Path, number: int, first: int, last: int) -> dict[str
     try:
         entry = read_sealed(folder / sidecar_name, "rows")
         path = folder / array_name
-        if (
-            entry.get("key", folder.name) != folder.name
-        ):  # a sidecar of another table; early caches have no key
+        if entry.get("key", folder.name) != folder.name:  # of another table; early caches have no key
             return None
         if entry["rows"] != [first, last] or path.stat().st_size != entry["bytes"]:
             return None
@@ -325,12 +317,10 @@ def table_problems(folder: Path, report: Callable[[str], None]) -> None:
         if problem:
             report(problem)
         try:
-            agrees = read_sealed(folder / sidecar_name, "rows") == entry
+            if read_sealed(folder / sidecar_name, "rows") != entry:
+                report(f"{folder / sidecar_name}: differs from the manifest; extract again")
         except FeatureError as cause:
             report(str(cause))
-        else:
-            if not agrees:
-                report(f"{folder / sidecar_name}: differs from the manifest; extract again")
     for path in sorted(folder.iterdir()):
         if path.name not in expected:
             kind = "left behind by a killed writer" if path.name.endswith(".tmp") else "not part of the table"

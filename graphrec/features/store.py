@@ -228,23 +228,24 @@ class FeatureStore:
             dry_run: only list, remove nothing.
         """
         kept_keys = None if keep is None else set(keep)
-        doomed: list[Path] = []
+        obsolete: list[Path] = []
         seen: set[str] = set()
-        for table in self.tables(skip_damaged=True):
+        tables = self.tables(skip_damaged=True)
+        for table in tables:
             facts = {k: v for k, v in table.manifest["extractor"].items() if k not in VOLATILE_KEYS}
             identity = digest(table.manifest["field"], table.manifest["items"], facts)
             if (identity in seen) if kept_keys is None else (table.folder.name not in kept_keys):
-                doomed.append(table.folder)
+                obsolete.append(table.folder)
             seen.add(identity)
-        complete = {t.folder for t in self.tables(skip_damaged=True)}
+        complete = {table.folder for table in tables}
         folders = [f for f in sorted(self.root.glob("*/*/")) if re.fullmatch(r"[0-9a-f]{32}", f.name)]
         for folder in folders:
             if folder not in complete and not (kept_keys is not None and folder.name in kept_keys):
-                doomed.append(folder)
+                obsolete.append(folder)
         removed = []
         for folder in folders:
             with suppress(Timeout), table_lock(folder, timeout=0), explain_os_errors(folder, FeatureError):
-                if folder not in doomed:
+                if folder not in obsolete:
                     removed += sorted(folder.rglob(".*.tmp"))
                     if not dry_run:
                         remove_stale_temporaries(folder, locked=True)

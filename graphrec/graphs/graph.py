@@ -114,8 +114,8 @@ class Graph(nn.Module):
             bad = np.flatnonzero((index < 0) | (index >= size))
             if len(bad):
                 raise GraphError(f"edge {bad[0]} has {what} {index[bad[0]]}; expected 0 <= {what} < {size}")
-        if not np.isfinite(w).all():
-            bad = np.flatnonzero(~np.isfinite(w))
+        bad = np.flatnonzero(~np.isfinite(w))
+        if len(bad):
             raise GraphError(
                 f"edge {bad[0]} ({s[bad[0]]} -> {t[bad[0]]}) has weight {w[bad[0]]}; expected finite"
             )
@@ -365,9 +365,7 @@ def bipartite(interactions: Interactions, normalization: Literal["symmetric", "n
     source = np.concatenate([items + interactions.n_users, users[by_item]])
     degree = np.concatenate([interactions.user_degree, interactions.item_degree])
     if normalization == "symmetric":
-        weight = (
-            1.0 / np.sqrt(degree[users].astype(np.float64) * degree[items + interactions.n_users])
-        ).astype(np.float32)
+        weight = degree_probability(interactions).astype(np.float32)
         weight = np.concatenate([weight, weight[by_item]])
     else:
         weight = np.ones(len(source), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Datasets and graphs as PyG's and DGL's own, and back.
+"""Converts datasets and graphs to those of PyG and DGL, and back.
 
 Train interactions become the edge type ``("user", "rates", "item")``; every edge type gets a reverse named
 ``rev_...``, as PyG's ``ToUndirected`` names it. DGL is the optional extra ``dgl``.
@@ -34,7 +34,7 @@ TIMES = {"train": "time", "test": "edge_label_time", "valid": "edge_label_time_v
 
 
 def to_hetero_data(dataset: Dataset, features: Mapping[str, FeatureTable] | None = None) -> HeteroData:
-    """A dataset as PyG ``HeteroData``: train edges to propagate over, held-out edges as labels.
+    """Converts a dataset to PyG ``HeteroData``: train edges for propagation, held-out edges as labels.
 
     - ``data["user", "rates", "item"]``: ``edge_index (2, E) int64`` (train), ``edge_label_index`` (test),
       ``edge_label_index_valid``, and ``time``, ``edge_label_time``, ``edge_label_time_valid`` where times are
@@ -45,11 +45,11 @@ def to_hetero_data(dataset: Dataset, features: Mapping[str, FeatureTable] | None
     - ``data.ids``: node type -> external ids. Texts and pictures are not carried over.
 
     Args:
-        dataset: what to convert.
+        dataset: the dataset.
         features: tables for its items.
 
     Raises:
-        DataError: a further relation has a name this form needs for itself.
+        DataError: a relation has a reserved name (``rev_...``, ``rates``).
         FeatureError: a table is for other items.
     """
     from torch_geometric.data import HeteroData
@@ -80,14 +80,14 @@ def to_hetero_data(dataset: Dataset, features: Mapping[str, FeatureTable] | None
 def from_hetero_data(
     data: HeteroData, *, user: str = "user", item: str = "item", relation: str = "rates", name: str = "hetero"
 ) -> Dataset:
-    """A dataset from PyG ``HeteroData``, such as :func:`to_hetero_data` or PyG's own link datasets give.
+    """Builds a dataset from PyG ``HeteroData`` as :func:`to_hetero_data` or PyG's link datasets return it.
 
     ``edge_index`` of the interactions is train, ``edge_label_index`` test (only its positive edges where
     there is an ``edge_label``), ``edge_label_index_valid`` validation. Reverses (``rev_...``) are left out,
     other edge types become relations. Ids come from ``data.ids``; node types without are numbered.
 
     Args:
-        data: what to convert.
+        data: the graph.
         user: node type that becomes ``"user"``.
         item: node type that becomes ``"item"``.
         relation: edge type between them that holds the interactions.
@@ -115,17 +115,17 @@ def from_hetero_data(
 
 
 def hetero_graphs(dataset: Dataset) -> dict[Relation, Graph]:
-    """A dataset as one :class:`~graphrec.graphs.graph.Graph` per edge type, in the notation of PyG.
+    """Converts a dataset to one :class:`~graphrec.graphs.graph.Graph` per edge type, named as in PyG.
 
     Train interactions are ``("user", "rates", "item")``; further relations have their own names; every edge
     type has its reverse ``rev_...``. Held-out pairs are in none of them. ``graphs[a, r, b] @ x`` takes
     ``(n_a, d)`` to ``(n_b, d)``.
 
     Args:
-        dataset: what to convert.
+        dataset: the dataset.
 
     Raises:
-        DataError: a further relation has a name this form needs for itself.
+        DataError: a relation has a reserved name (``rev_...``, ``rates``).
     """
     sizes = {node_type: len(vocabulary) for node_type, vocabulary in _vocabularies(dataset).items()}
     graphs = {}
@@ -139,7 +139,7 @@ def hetero_graphs(dataset: Dataset) -> dict[Relation, Graph]:
 
 
 def to_edge_index(graph: Graph) -> tuple[EdgeIndex, Tensor]:
-    """A graph as PyG's ``EdgeIndex (2, E) int64``, sorted by target, and its weights ``(E,) float32``."""
+    """A graph as PyG ``EdgeIndex (2, E) int64``, sorted by target, and its weights ``(E,) float32``."""
     return graph.edge_index, graph.weight
 
 
@@ -150,7 +150,7 @@ def from_edge_index(
     n_source: int | None = None,
     n_target: int | None = None,
 ) -> Graph:
-    """A graph from PyG's ``EdgeIndex`` or a plain ``(2, E)`` tensor of (source, target).
+    """Builds a graph from a PyG ``EdgeIndex`` or a plain ``(2, E)`` tensor of (source, target).
 
     Args:
         edge_index: edges in any order.
@@ -161,9 +161,9 @@ def from_edge_index(
     Raises:
         GraphError: the sizes are not known, or the edges are unusable.
     """
-    known = edge_index.sparse_size() if hasattr(edge_index, "sparse_size") else (None, None)
+    own_sizes = edge_index.sparse_size() if hasattr(edge_index, "sparse_size") else (None, None)
     sizes = [
-        given if given is not None else size for given, size in zip((n_source, n_target), known, strict=True)
+        own if given is None else given for given, own in zip((n_source, n_target), own_sizes, strict=True)
     ]
     if None in sizes or edge_index.dim() != 2 or edge_index.shape[0] != 2:
         raise GraphError(
@@ -179,19 +179,19 @@ def from_edge_index(
 
 
 def to_dgl(dataset: Dataset, *, held_out: bool = False) -> Any:
-    """A dataset as a DGL heterograph: train edges, further relations, and the reverse of each.
+    """Converts a dataset to a DGL heterograph: train edges, further relations, and the reverse of each.
 
     Ids are not carried over, as DGL keeps tensors only; node ``i`` is index ``i`` of the vocabulary. Times
     are edge data ``"time"``.
 
     Args:
-        dataset: what to convert.
+        dataset: the dataset.
         held_out: add the validation and test edges as edge types ``rates_valid`` and ``rates_test``, without
             reverse. A model that passes messages over all edge types would then see them.
 
     Raises:
         MissingDependencyError: DGL is not installed (extra ``dgl``) or does not load.
-        DataError: a further relation has a name this form needs for itself.
+        DataError: a relation has a reserved name (``rev_...``, ``rates``).
     """
     dgl = _dgl()
     edges: dict[Relation, Tensor] = {}
@@ -219,10 +219,10 @@ def from_dgl(
     relation: str = "rates",
     name: str = "dgl",
 ) -> Dataset:
-    """A dataset from a DGL heterograph, read as :func:`to_dgl` writes it.
+    """Builds a dataset from a DGL heterograph with the edge types of :func:`to_dgl`.
 
     Args:
-        graph: what to convert.
+        graph: the heterograph.
         ids: node type -> external ids; types without are numbered.
         user: node type that becomes ``"user"``.
         item: node type that becomes ``"item"``.
@@ -247,9 +247,9 @@ def from_dgl(
 
 
 def graph_to_dgl(graph: Graph) -> Any:
-    """A graph as DGL's, weights in ``edata["weight"]``.
+    """Converts a graph to a DGL graph, with the weights in ``edata["weight"]``.
 
-    A square graph becomes a homogeneous one; another becomes ``("source", "to", "target")``.
+    A square graph becomes homogeneous; any other one has the edge type ``("source", "to", "target")``.
 
     Raises:
         MissingDependencyError: DGL is not installed (extra ``dgl``) or does not load.
@@ -257,16 +257,16 @@ def graph_to_dgl(graph: Graph) -> Any:
     dgl = _dgl()
     edges = (graph.col.long(), graph.target)
     if graph.n_source == graph.n_target:
-        made = dgl.graph(edges, num_nodes=graph.n_source)
+        result = dgl.graph(edges, num_nodes=graph.n_source)
     else:
         sizes = {"source": graph.n_source, "target": graph.n_target}
-        made = dgl.heterograph({("source", "to", "target"): edges}, num_nodes_dict=sizes)
-    made.edata["weight"] = graph.weight
-    return made
+        result = dgl.heterograph({("source", "to", "target"): edges}, num_nodes_dict=sizes)
+    result.edata["weight"] = graph.weight
+    return result
 
 
 def graph_from_dgl(graph: Any) -> Graph:
-    """A graph from a DGL graph with one edge type; weights from ``edata["weight"]``, else all 1.
+    """Builds a graph from a DGL graph with one edge type; weights from ``edata["weight"]``, else all 1.
 
     Raises:
         GraphError: it has several edge types.
@@ -315,7 +315,7 @@ def _relations(dataset: Dataset) -> dict[Relation, Tensor]:
     for key in dataset.relations:
         if key[1].startswith(REVERSE) or key in (RATES, *map(_held_out, LABELS)):
             raise DataError(
-                f"{dataset.name}: relation {key} has a name that PyG and DGL graphs need; rename it"
+                f"{dataset.name}: relation {key} has a name that is reserved in PyG and DGL graphs; rename it"
             )
     further = {k: torch.from_numpy(e.astype(np.int64)) for k, e in dataset.relations.items()}
     return {RATES: _pairs(dataset.train), **further}
@@ -336,8 +336,8 @@ def _dataset(
     role = {user: "user", item: "item"}
     vocabularies = {}
     for node_type, size in sizes.items():
-        known = ids.get(node_type)
-        vocabulary = Vocabulary(range(size) if known is None else known, role.get(node_type, node_type))
+        node_ids = ids.get(node_type)
+        vocabulary = Vocabulary(range(size) if node_ids is None else node_ids, role.get(node_type, node_type))
         if len(vocabulary) != size:
             raise DataError(
                 f"{name}: {len(vocabulary):,} ids for {size:,} nodes of type {node_type!r}; expected one each"
@@ -345,10 +345,12 @@ def _dataset(
         vocabularies[node_type] = vocabulary
 
     def part(split: str) -> Interactions:
-        found, when = pairs.get(split), times.get(split)
-        array = np.zeros((2, 0), np.int64) if found is None else found.as_subclass(Tensor).cpu().numpy()
-        seconds = when.cpu().numpy() if found is not None and when is not None else None
-        return Interactions(array[0], array[1], sizes[user], sizes[item], seconds, split)
+        edge_index, edge_times = pairs.get(split), times.get(split)
+        if edge_index is None:
+            return Interactions([], [], sizes[user], sizes[item], name=split)
+        users, items = edge_index.as_subclass(Tensor).cpu().numpy()
+        seconds = None if edge_times is None else edge_times.cpu().numpy()
+        return Interactions(users, items, sizes[user], sizes[item], seconds, split)
 
     reverses = {(t, REVERSE + r, s) for s, r, t in [*edges, (user, relation, item)]}
     relations = {

@@ -92,8 +92,8 @@ def knn(
     target = np.repeat(present, neighbors.shape[1])
     values = similarity.ravel()
     if weight == "cosine":
-        kept = values > 0
-        source, target, values = source[kept], target[kept], values[kept]
+        positive = values > 0
+        source, target, values = source[positive], target[positive], values[positive]
     elif weight == "binary":
         values = np.ones(len(values), dtype=np.float32)
     else:
@@ -203,11 +203,7 @@ def _unit_rows(
 
 
 def _temporary_array(shape: tuple[int, int], folder: str | Path | None) -> np.ndarray:
-    """A float32 array in an unnamed temporary file that disappears with the array.
-
-    Raises:
-        GraphError: the disk is full.
-    """
+    """A float32 array in an unnamed temporary file that disappears with the array."""
     if folder is not None:
         Path(folder).mkdir(parents=True, exist_ok=True)
     size = 4 * shape[0] * shape[1]

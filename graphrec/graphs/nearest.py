@@ -69,18 +69,7 @@ def unit_length(vectors: Tensor) -> Tensor:
 def _search(
     queries: Tensor, keys: Tensor, k: int, block: tuple[int, int], scale: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Finds the ``k`` keys ``(N, d)`` with the largest inner product with each query ``(Q, d)``.
-
-    Args:
-        queries: rows of length one, or of any length with ``scale``.
-        keys: rows of length one.
-        k: number of keys per query; fewer keys give fewer columns.
-        block: rows of queries and of keys per product.
-        scale: scale the queries to length one, block by block.
-
-    Returns:
-        inner products ``(Q, min(k, N))`` descending and key rows of the same shape, both on the CPU.
-    """
+    """:func:`nearest_rows` for keys of length one, and queries of length one unless ``scale``; on the CPU."""
     k = min(k, len(keys))
     values = torch.empty(len(queries), k)
     rows = torch.empty(len(queries), k, dtype=torch.int64)

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from scipy.sparse import csr_matrix
 from torch import Tensor
 from torch.nn.functional import embedding
 
 from graphrec.core.errors import GraphError
 from graphrec.core.random import splitmix64
 from graphrec.graphs.graph import Graph
+from graphrec.graphs.sparse import to_scipy
 
 
 class Neighborhood(NamedTuple):
@@ -35,19 +35,13 @@ class Neighborhood(NamedTuple):
     nodes: list[Tensor]
     hops: list[Graph]
 
-    def propagate(self, x: Tensor) -> Tensor:
-        """The mean over layers as in :func:`graphrec.models.layers.propagate`, for nodes of the last level.
+    def propagate(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean over layers as in :func:`graphrec.models.layers.propagate`, for nodes of the last level,
+        and the embeddings of the same nodes before it, each ``(n_L, d)``.
 
         Args:
             x: embeddings of the outermost level ``(n_0, d)``.
-
-        Returns:
-            ``(n_L, d)``.
         """
-        return self.propagate_with_initial(x)[0]
-
-    def propagate_with_initial(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Like :meth:`propagate`, and the embeddings of the same nodes before it, each ``(n_L, d)``."""
         result: tuple[Tensor, Tensor] = _PropagatedMean.apply(x, self)
         return result
 
@@ -178,9 +172,9 @@ def sampled_propagation(
         for each list of nodes the rows ``(B, d)`` after propagation, and those before it.
     """
     distinct, position = torch.cat(list(nodes)).unique(return_inverse=True)
-    around = neighborhood(graph, distinct, fanouts, key)
-    x: Tensor = _TableRows.apply(users, items, around.nodes[0])  # (n_0, d)
-    final, initial = around.propagate_with_initial(x)  # (n, d)
+    sampled = neighborhood(graph, distinct, fanouts, key)
+    x: Tensor = _TableRows.apply(users, items, sampled.nodes[0])  # (n_0, d)
+    final, initial = sampled.propagate(x)  # (n, d)
     positions = position.split([len(part) for part in nodes])
     return [embedding(part, final) for part in positions], [embedding(part, initial) for part in positions]
 
@@ -190,9 +184,9 @@ def sampled_convolution(graph: Graph, x: Tensor, nodes: Tensor, fanouts: Sequenc
     sparse gradients.
     """
     distinct, position = nodes.unique(return_inverse=True)
-    around = neighborhood(graph, distinct, fanouts, 0)
-    h = embedding(around.nodes[0], x, sparse=True)
-    for hop in around.hops:
+    sampled = neighborhood(graph, distinct, fanouts, 0)
+    h = embedding(sampled.nodes[0], x, sparse=True)
+    for hop in sampled.hops:
         h = hop @ h
     return embedding(position, h)
 
@@ -234,8 +228,7 @@ def _with_transpose(graph: Graph) -> Graph:
     """The graph with its transpose cached: backward needs it, and scipy transposes faster than a sort."""
     if graph.device.type != "cpu":
         return graph
-    arrays = (graph.weight.numpy(), graph.col.numpy(), graph.rowptr.numpy())
-    back = csr_matrix(arrays, shape=(graph.n_target, graph.n_source)).tocsc()
+    back = to_scipy(graph).tocsc()
     rowptr, col, weight = (torch.from_numpy(part) for part in (back.indptr, back.indices, back.data))
     graph.set_transpose(Graph(rowptr, col, weight, graph.n_target))
     return graph

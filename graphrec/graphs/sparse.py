@@ -68,12 +68,8 @@ def history_matrix(histories: Histories, n_items: int) -> csr_matrix:
 
     histories.check(n_items)
     keys = np.unique(histories.row_indices * n_items + histories.items)
-    row = keys // n_items
-    indptr = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(histories)))])
-    return csr_matrix(
-        (np.ones(len(keys), np.float32), (keys % n_items).astype(np.int32), indptr.astype(np.int32)),
-        shape=(len(histories), n_items),
-    )
+    ones = np.ones(len(keys), np.float32)
+    return csr_matrix((ones, (keys // n_items, keys % n_items)), shape=(len(histories), n_items))
 
 
 def keep_largest(matrix: csr_matrix, k: int) -> csr_matrix:
@@ -82,9 +78,9 @@ def keep_largest(matrix: csr_matrix, k: int) -> csr_matrix:
 
     row = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
     order = np.lexsort((matrix.indices, -matrix.data, row))  # the rows stay where they are
-    kept = order[np.arange(len(order)) - matrix.indptr[row] < k]
-    indptr = np.concatenate([[0], np.cumsum(np.bincount(row[kept], minlength=matrix.shape[0]))])
-    return csr_matrix((matrix.data[kept], matrix.indices[kept], indptr), shape=matrix.shape)
+    largest = order[np.arange(len(order)) - matrix.indptr[row] < k]
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(row[largest], minlength=matrix.shape[0]))])
+    return csr_matrix((matrix.data[largest], matrix.indices[largest], indptr), shape=matrix.shape)
 
 
 PRODUCTS = 2**22  # products summed at a time; bounds the memory beyond the result
@@ -136,9 +132,9 @@ def from_neighbors(
     """
     from scipy.sparse import csr_matrix
 
-    kept = similarity > 0
-    row = np.broadcast_to(rows[:, None], kept.shape)[kept]
-    return csr_matrix((similarity[kept], (row, columns[kept])), shape=shape)
+    positive = similarity > 0
+    row = np.broadcast_to(rows[:, None], positive.shape)[positive]
+    return csr_matrix((similarity[positive], (row, columns[positive])), shape=shape)
 
 
 def weighted_mean(

@@ -25,10 +25,10 @@ import numpy as np
 import polars as pl
 
 from graphrec.core.errors import ConfigError, DataError
-from graphrec.data.attributes import edges_from_pairs
+from graphrec.data.attributes import edges_from_pairs, sorted_edges
 from graphrec.data.content import Content
 from graphrec.data.dataset import Dataset, Relation
-from graphrec.data.from_frame import as_frame, as_ids, column
+from graphrec.data.from_frame import as_frame, as_ids, column, refuse
 from graphrec.data.git.contents import MAX_BYTES, contents
 from graphrec.data.git.log import Repository
 from graphrec.data.git.mining import BEHAVIORS, Mined, MiningConfig, mine
@@ -108,8 +108,6 @@ def read_histories(
         )
     data = Dataset.from_frame(
         columns,
-        user="user",
-        item="item",
         time="time",
         split=recipe,
         k_core=k_core,
@@ -126,10 +124,10 @@ def read_histories(
         ],
         repository_names,
     )
-    users = {str(id_): i for i, id_ in enumerate(data.users.ids)}
+    users = data.users.find(user_ids)
     until = _first_held_out(data, "users", data.n_users)
-    nodes["address"], relations[ADDRESS] = _addresses(users, user_ids, addresses)
-    relations |= _behaviors(users, until, histories, [user_ids[person] for person in person_of])
+    nodes["address"], relations[ADDRESS] = _addresses(users, addresses)
+    relations |= _behaviors(users[person_of], until, histories)
     n_ignored = {}
     for behavior, table in (tables or {}).items():
         relations["user", behavior, "repository"], n_ignored[behavior] = _read_behavior(
@@ -218,33 +216,22 @@ def _item_files(data: Dataset, histories: Sequence[Mined]) -> list[tuple[int, in
     return [file_of[str(item)] for item in data.items.ids]
 
 
-def _addresses(
-    users: Mapping[str, int], user_ids: list[str], addresses: Mapping[str, int]
-) -> tuple[Vocabulary, np.ndarray]:
-    """Hashes of the addresses of users, and edges from addresses to users."""
-    known = sorted(
-        (hash_, users[user_ids[person]]) for hash_, person in addresses.items() if user_ids[person] in users
-    )
-    vocabulary = Vocabulary([hash_ for hash_, _ in known], "address")
-    return vocabulary, edges_from_pairs((i, user) for i, (_, user) in enumerate(known))
+def _addresses(users: np.ndarray, addresses: Mapping[str, int]) -> tuple[Vocabulary, np.ndarray]:
+    """Hashes of the addresses of users, and edges from addresses to users (by person, -1 for no user)."""
+    pairs = sorted((hash_, users[person]) for hash_, person in addresses.items() if users[person] >= 0)
+    vocabulary = Vocabulary([hash_ for hash_, _ in pairs], "address")
+    return vocabulary, edges_from_pairs((i, user) for i, (_, user) in enumerate(pairs))
 
 
 def _behaviors(
-    users: Mapping[str, int], until: np.ndarray, histories: Sequence[Mined], ids_of: list[str]
+    users: np.ndarray, until: np.ndarray, histories: Sequence[Mined]
 ) -> dict[Relation, np.ndarray]:
-    """Edges from users to repositories by behavior, before any held-out contribution of the user.
-
-    Args:
-        users: index of each user by id.
-        until: time of each user's first held-out contribution ``(n_users,)``.
-        histories: the mined histories.
-        ids_of: user id of each number that :meth:`People.register` returned.
-    """
+    """Edges from users to repositories by behavior, before any held-out contribution of the user."""
     pairs: dict[str, list[tuple[int, int]]] = {behavior: [] for behavior in BEHAVIORS}
     for repository, history in enumerate(histories):
         for (behavior, number), time in history.behaviors.items():
-            user = users.get(ids_of[number])
-            if user is not None and time < until[user]:
+            user = users[number]
+            if user >= 0 and time < until[user]:
                 pairs[behavior].append((user, repository))
     return {("user", behavior, "repository"): edges_from_pairs(edges) for behavior, edges in pairs.items()}
 
@@ -267,22 +254,16 @@ def _read_behavior(
     people: People,
 ) -> tuple[np.ndarray, int]:
     """Edges of a table of users and repositories, and how many rows are of unknown ones or too late."""
-    users = as_ids(column(frame, "user", name), "user", name).to_list()
-    repositories = as_ids(column(frame, "repository", name), "repository", name).to_list()
-    times: list[int | None] = [None] * len(users)
-    has_times = "time" in frame.columns
-    if has_times:
-        times = column(frame, "time", name).cast(pl.Int64, strict=False).to_list()
-    user_of = {str(nodes["address"][int(a)]): int(user) for a, user in addresses.T}
-    repository_of = {str(id_): i for i, id_ in enumerate(nodes["repository"].ids)}
-    edges = []
-    for row, (who, repository, time) in enumerate(zip(users, repositories, times, strict=True)):
-        if has_times and time is None:
-            raise DataError(f"{name}, row {row + 1}: time {frame['time'][row]!r}; expected whole seconds")
-        user = user_of.get(people.lookup(who))
-        if user is not None and repository in repository_of and (time is None or time < until[user]):
-            edges.append((user, repository_of[repository]))
-    return edges_from_pairs(edges), len(users) - len(edges)
+    names = as_ids(column(frame, "user", name), "user", name)
+    hashes = nodes["address"].find(people.lookup(user) for user in names)
+    users = np.append(addresses[1], -1)[hashes]  # each address belongs to one user; -1 stays -1
+    repositories = nodes["repository"].find(as_ids(column(frame, "repository", name), "repository", name))
+    valid = (users >= 0) & (repositories >= 0)
+    if "time" in frame.columns:
+        times = frame["time"].cast(pl.Int64, strict=False)
+        refuse(times.is_null(), frame["time"], "time", "; expected whole seconds", name)
+        valid &= times.to_numpy() < until[users]
+    return sorted_edges([users[valid], repositories[valid]]), int((~valid).sum())
 
 
 def _contents(

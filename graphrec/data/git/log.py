@@ -197,15 +197,11 @@ class Repository:
     def blobs(self) -> Iterator[Blobs]:
         """Reads contents of files, one after the other, with one git process."""
         with self._git(("cat-file", "--batch"), writable=True) as pipe:
-            yield Blobs(self, pipe)
+            yield Blobs(pipe)
             pipe.finish()
 
     def _run(self, *arguments: str) -> bytes:
-        """The output of a git command.
-
-        Raises:
-            DataError: it failed; the error holds git's message.
-        """
+        """The output of a git command, which must succeed."""
         with self._git(arguments) as pipe:
             output = pipe.stdout.read()
             pipe.finish()
@@ -213,12 +209,7 @@ class Repository:
 
     @contextmanager
     def _git(self, arguments: Sequence[str], writable: bool = False) -> Iterator[_Pipe]:
-        """Starts a git command; every call of git goes through this method.
-
-        Args:
-            arguments: command and options.
-            writable: open a pipe to the command's standard input.
-        """
+        """Starts a git command; no other method does."""
         with tempfile.TemporaryFile() as errors:
             process = subprocess.Popen(
                 git.command(self.path, *arguments),
@@ -239,14 +230,7 @@ class Repository:
 
 
 class _Pipe:
-    """A running git command.
-
-    Args:
-        path: the repository's folder.
-        command: the git command's name.
-        process: its process.
-        errors: file that it writes error messages to.
-    """
+    """A running git command; ``errors`` is the file that it writes error messages to."""
 
     def __init__(self, path: Path, command: str, process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
         assert process.stdout is not None
@@ -279,8 +263,7 @@ class _Pipe:
 class Blobs:
     """Reads contents by blob id; see :meth:`Repository.blobs`."""
 
-    def __init__(self, repository: Repository, pipe: _Pipe) -> None:
-        self.repository = repository
+    def __init__(self, pipe: _Pipe) -> None:
         self._pipe = pipe
 
     def read(self, blob: bytes, limit: int) -> bytes:
@@ -301,7 +284,7 @@ class Blobs:
         if len(head) != 3 or head[1] != b"blob":
             message = b" ".join(head).decode("ascii", "replace") or "nothing"
             raise DataError(
-                f"{self.repository.path}: the content {blob.decode('ascii', 'replace')} cannot be read (git "
+                f"{pipe.path}: the content {blob.decode('ascii', 'replace')} cannot be read (git "
                 f"cat-file says: {message}); make a complete clone and try again"
             )
         size = int(head[2])
@@ -320,12 +303,12 @@ class Blobs:
 
 def _tokens(stream: IO[bytes]) -> Iterator[bytes]:
     """The fields of a stream, which are separated by NUL bytes."""
-    rest = b""
+    incomplete = b""
     while chunk := stream.read(CHUNK_SIZE):
-        *complete, rest = (rest + chunk).split(b"\0")
+        *complete, incomplete = (incomplete + chunk).split(b"\0")
         yield from complete
-    if rest:
-        yield rest
+    if incomplete:
+        yield incomplete
 
 
 def _parse_log(stream: IO[bytes], path: Path) -> Iterator[Commit]:
@@ -370,6 +353,6 @@ def _parse_commit(head: list[bytes], changes: tuple[Change, ...]) -> Commit:
 
 def _parse_person(line: bytes) -> Person | None:
     """``Name <email>``, as in trailers; None for anything else."""
-    name, opening, rest = line.strip().partition(b"<")
-    email, closing, _ = rest.partition(b">")
+    name, opening, remainder = line.strip().partition(b"<")
+    email, closing, _ = remainder.partition(b">")
     return Person(name.strip(), email.strip()) if opening and closing and email.strip() else None

@@ -193,13 +193,13 @@ def mine(
     return mined
 
 
+@dataclass
 class _Reader:
     """Adds commits to a mined history."""
 
-    def __init__(self, mined: Mined, people: People, config: MiningConfig) -> None:
-        self.mined = mined
-        self.people = people
-        self.config = config
+    mined: Mined
+    people: People
+    config: MiningConfig
 
     def time(self, commit: Commit) -> int:
         """Time of a commit."""
@@ -238,8 +238,8 @@ class _Reader:
         times = self.mined.times
         for person in contributors:
             key = person << 32 | file
-            known = times.get(key)
-            times[key] = time if known is None else self.config.choose_time(known, time)
+            previous = times.get(key)
+            times[key] = time if previous is None else self.config.choose_time(previous, time)
 
     def _register(self, person: Person) -> int | None:
         if not self.config.bots and is_bot(person):

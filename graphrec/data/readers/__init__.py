@@ -13,8 +13,8 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,33 +93,32 @@ def load_dataset(name: str | Path, /, root: str | Path | None = None, **options:
         if options:
             raise ConfigError(f"{saved} is a saved dataset and takes no options; found {sorted(options)}")
         return Dataset.load(saved)
-    reader, typed = _reader(str(name))
-    known = reader_options(str(name))
-    for option in options:
+    name = str(name)
+    reader, typed = _reader(name)
+    known = reader_options(name)
+    parameters = inspect.signature(reader).parameters
+    for option, value in options.items():
         if option not in known:
             raise ConfigError(
-                f"dataset {str(name)!r} has no option {option!r}; it has {sorted(known) or 'none'}."
+                f"dataset {name!r} has no option {option!r}; it has {sorted(known) or 'none'}."
                 f"{nearest(option, known)}"
             )
-        wanted = str(inspect.signature(reader).parameters[option].annotation)
-        if isinstance(options[option], bool) and not re.search(r"\b(bool|Any)\b", wanted):
-            raise ConfigError(
-                f"dataset {str(name)!r}, option {option}={options[option]!r}; expected {wanted}"
-            )
-    folder = dataset_folder(str(name), root)
+        expected = str(parameters[option].annotation)
+        if isinstance(value, bool) and not re.search(r"\b(bool|Any)\b", expected):
+            raise ConfigError(f"dataset {name!r}, option {option}={value!r}; expected {expected}")
     try:
-        dataset: Dataset = typed(folder, **options)
+        dataset: Dataset = typed(dataset_folder(name, root), **options)
     except ValidationError as cause:
         first = cause.errors()[0]
         option = str(first["loc"][0])
         raise ConfigError(
-            f"dataset {str(name)!r}, option {option}={options.get(option)!r}: {first['msg']}; expected "
-            f"{inspect.signature(reader).parameters[option].annotation}"
-            if option in inspect.signature(reader).parameters
-            else f"dataset {str(name)!r}: {cause}"
+            f"dataset {name!r}, option {option}={options.get(option)!r}: {first['msg']}; expected "
+            f"{parameters[option].annotation}"
+            if option in parameters
+            else f"dataset {name!r}: {cause}"
         ) from cause
     used = {k: _jsonable(v) for k, v in {**known, **options}.items() if v is not None}
-    return replace(dataset, meta={**dataset.meta, "reader": str(name), "options": used})
+    return replace(dataset, meta={**dataset.meta, "reader": name, "options": used})
 
 
 def load_features(name: str, /, root: str | Path | None = None, **options: Any) -> dict[str, ReadyFeatures]:
@@ -137,10 +136,9 @@ def load_features(name: str, /, root: str | Path | None = None, **options: Any) 
     if name not in FEATURES:
         raise ConfigError(
             f"dataset {name!r} comes without ready-made features; these have some: {sorted(FEATURES)}. "
-            f"Extract "
-            "features from its content instead"
+            "Extract features from its content instead"
         )
-    function = _target(FEATURES[name])
+    function = resolve_name(FEATURES[name])
     known = inspect.signature(function).parameters
     ready = function(dataset_folder(name, root), **{k: v for k, v in options.items() if k in known})
     return {features.field: features for features in ready}
@@ -198,12 +196,6 @@ def _reader(name: str) -> tuple[Callable[..., Dataset], Callable[..., Dataset]]:
         )
     reader = READERS.load(name)
     return reader, validate_call(config=ConfigDict(arbitrary_types_allowed=True))(reader)
-
-
-def _target(dotted: str) -> Callable[..., Any]:
-    module, _, function = dotted.partition(":")
-    target: Callable[..., Any] = getattr(import_module(module), function)
-    return target
 
 
 def _jsonable(value: Any) -> Any:

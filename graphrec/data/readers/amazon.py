@@ -22,8 +22,9 @@ from graphrec.data import from_frame
 from graphrec.data.content import Content
 from graphrec.data.dataset import Dataset
 from graphrec.data.readers import ReadyFeatures
-from graphrec.data.readers.files import join_columns, read_mapping, read_table, require_file
-from graphrec.data.readers.inter import indexed_features, read_published_splits
+from graphrec.data.readers.delimited import read_tab_separated
+from graphrec.data.readers.files import join_columns, ordered_ids, read_table, require_file
+from graphrec.data.readers.inter import indexed_features, published_splits, read_indexed
 from graphrec.data.vocabulary import Vocabulary
 
 SOURCE = "https://github.com/enoche/MMRec/tree/master/data"
@@ -75,7 +76,7 @@ def _read(folder: Path, name: str, text_file: str, columns: list[str]) -> Datase
     users = Vocabulary(_ids(folder, "user"), "user")
     items = Vocabulary(_ids(folder, "item"), "item")
     inter = require_file(folder, f"{name}.inter", "userID, itemID and x_label, tab-separated", SOURCE)
-    train, valid, test = read_published_splits(inter, len(users), len(items))
+    rows = read_indexed(inter, len(users), len(items))
     content = {}
     if (folder / text_file).is_file():
         content["text"] = Content("text", _texts(folder / text_file, columns, len(items)))
@@ -83,9 +84,7 @@ def _read(folder: Path, name: str, text_file: str, columns: list[str]) -> Datase
         f"amazon-{name}",
         users,
         items,
-        train,
-        valid,
-        test,
+        *published_splits(rows, len(users), len(items), inter.name),
         content=content,
         meta={"source": inter.name, "split": {"name": "published", "column": "x_label"}},
     )
@@ -94,7 +93,7 @@ def _read(folder: Path, name: str, text_file: str, columns: list[str]) -> Datase
 def _ids(folder: Path, kind: str) -> list[str]:
     column = {"item": "asin", "user": "user_id"}[kind]
     path = require_file(folder, f"{kind[0]}_id_mapping.csv", f"{column} and {kind}ID, tab-separated", SOURCE)
-    return read_mapping(path, column, f"{kind}ID")
+    return ordered_ids(read_tab_separated(path), column, f"{kind}ID", path, first_row=2)
 
 
 def _texts(path: Path, columns: list[str], n_items: int) -> list[str | None]:
@@ -109,8 +108,8 @@ def _texts(path: Path, columns: list[str], n_items: int) -> list[str | None]:
     if bad.any():
         row = int(bad.arg_max() or 0)
         raise DataError(
-            f"{path}, line {row + 1}: itemID {frame['itemID'][row]!r}; expected each integer from 0 to "
-            f"{n_items - 1} at most once"
+            f"{path}, line {row + 1}: itemID {column[row]!r}; expected each integer from 0 to {n_items - 1} "
+            "at most once"
         )
     texts: list[str | None] = [None] * n_items
     for item, text in zip(index.to_list(), join_columns(frame, columns, path).to_list(), strict=True):

@@ -54,8 +54,6 @@ def read(
     frame = frame.filter(pl.len().over("user") >= min_files)
     data = Dataset.from_frame(
         frame,
-        user="user",
-        item="item",
         time="time",
         split=split,
         k_core=k_core,

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from graphrec.core.errors import ConfigError, DataError
-from graphrec.core.files import read_array
 from graphrec.data import from_frame
-from graphrec.data.readers.delimited import BYTE_ORDER_MARK, DELIMITERS, read_delimited, read_tab_separated
+from graphrec.data.readers.delimited import BYTE_ORDER_MARK, DELIMITERS, read_delimited
 
 
 def require_file(folder: Path, file: str, holds: str, source: str) -> Path:
@@ -63,20 +63,16 @@ def read_table(path: Path) -> pl.DataFrame:
         )
     if not path.stat().st_size:
         raise DataError(f"{path}: the file is empty; expected a table with at least one row")
-    frame = _read_guarded(FORMATS[suffix], path)
+    try:
+        frame = FORMATS[suffix](path)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as cause:
+        raise DataError(
+            f"{path}: not readable as {suffix[1:].title()} ({cause}); it may be truncated or damaged, create "
+            "it again"
+        ) from cause
     if not frame.width or not frame.height:
         raise DataError(f"{path}: the table has no rows; expected at least one")
     return frame
-
-
-def _read_guarded(read: Callable[[Path], pl.DataFrame], path: Path) -> pl.DataFrame:
-    """Reads a file; a panic in Polars' Rust code is reported as a damaged file."""
-    try:
-        return read(path)
-    except pl.exceptions.PanicException as cause:
-        raise DataError(
-            f"{path}: not readable as {path.suffix[1:]} ({cause}); it may be damaged, create it again"
-        ) from cause
 
 
 def _json_lines(path: Path) -> pl.DataFrame:
@@ -129,46 +125,14 @@ def _first_bad_line(path: Path, start: int) -> str:
     return f", line {bad}" if lines else ""
 
 
-def _parquet(path: Path) -> pl.DataFrame:
-    try:
-        return pl.read_parquet(path, glob=False)
-    except (pl.exceptions.PolarsError, OSError) as cause:
-        raise DataError(
-            f"{path}: not readable as Parquet ({cause}); it may be truncated, create it again"
-        ) from cause
-
-
-def _arrow(path: Path) -> pl.DataFrame:
-    try:
-        return pl.read_ipc(path)
-    except (pl.exceptions.PolarsError, OSError) as cause:
-        raise DataError(
-            f"{path}: not readable as an Arrow file ({cause}); it may be truncated, create it again"
-        ) from cause
-
-
 FORMATS: dict[str, Callable[[Path], pl.DataFrame]] = {
     **dict.fromkeys(DELIMITERS, read_delimited),
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
-    ".parquet": _parquet,
-    ".arrow": _arrow,
-    ".feather": _arrow,
+    ".parquet": partial(pl.read_parquet, glob=False),
+    ".arrow": pl.read_ipc,
+    ".feather": pl.read_ipc,
 }
-
-
-def read_mapping(path: Path, key: str, index: str) -> list[str]:
-    """External ids in index order from a table that maps ids to the indices ``0 .. n-1``.
-
-    Args:
-        path: the table; tab-separated whatever its extension, like the published mappings.
-        key: column of external ids.
-        index: column of indices.
-
-    Raises:
-        DataError: a column is missing, or the indices are not exactly ``0 .. n-1``.
-    """
-    return ordered_ids(read_tab_separated(path), key, index, path, first_row=2)
 
 
 def ordered_ids(frame: pl.DataFrame, key: str, index: str, path: Path, first_row: int = 1) -> list[str]:
@@ -188,33 +152,14 @@ def ordered_ids(frame: pl.DataFrame, key: str, index: str, path: Path, first_row
     named, indexed = (from_frame.column(frame, name, str(path)) for name in (key, index))
     indices = indexed.cast(pl.Int64, strict=False)
     bad = ((indices < 0) | (indices >= len(indices))).fill_null(True) | ~indices.is_first_distinct()
-    if bad.any():
-        row = int(bad.arg_max() or 0)
-        raise DataError(
-            f"{path}, row {row + first_row}: column {index!r} holds {indexed[row]!r}; expected the "
-            f"integers 0 to {len(indices) - 1}, each once, because rows of feature arrays are matched to them"
-        )
+    expected = (
+        f"; expected the integers 0 to {len(indices) - 1}, each once, because rows of feature arrays are "
+        "matched to them"
+    )
+    from_frame.refuse(bad, indexed, f"column {index!r} holds", expected, path, first_row)
     keys = from_frame.unique_ids(named, key, str(path), first_row)
     ids: list[str] = keys[np.argsort(indices.to_numpy()).tolist()].to_list()
     return ids
-
-
-def read_features(path: Path, n_rows: int | None) -> np.ndarray:
-    """Published item vectors ``(n_items, d)``, memory-mapped.
-
-    Args:
-        path: a ``.npy`` file.
-        n_rows: required number of rows; None accepts any.
-
-    Raises:
-        DataError: the file is missing, damaged, not two-dimensional, not floating point, or has another
-            number of rows.
-    """
-    array = read_array(path, mmap=True)
-    if array.ndim != 2 or array.dtype.kind != "f" or (n_rows is not None and len(array) != n_rows):
-        rows = "n_items" if n_rows is None else f"{n_rows:,}"
-        raise DataError(f"{path}: shape {array.shape}, {array.dtype}; expected ({rows}, d) of a float type")
-    return array
 
 
 def join_columns(frame: pl.DataFrame, columns: list[str], path: Path | str) -> pl.Series:

@@ -32,6 +32,7 @@ from graphrec.data.vocabulary import Vocabulary
 SOURCE = "https://grouplens.org/datasets/hetrec-2011/"
 SPLIT = RandomSplit(valid=0.15, test=0.15)
 HEADER = re.compile(r"/*[A-Za-z]")
+WHOLE_NUMBER = r"^[0-9]{1,15}$"
 
 
 def read(
@@ -86,7 +87,6 @@ def read(
             listens,
             user="user",
             item="item",
-            time=None,
             rating="listens",
             min_rating=min_listens,
             k_core=k_core,
@@ -94,7 +94,6 @@ def read(
             items=artists,
             item_id="item",
             content={"text": ("text", "name")},
-            root=None,
             seed=seed,
             name="hetrec-lastfm",
             source=str(paths["user_artists"]),
@@ -109,25 +108,25 @@ def read(
     tags, tags_row = _text_table(paths["tags"], ["tag", "name"])
     vocabulary = _tags(tags, paths["tags"], tags_row)
     taggings = _indexed(dataset, assigned, vocabulary, paths["user_taggedartists"], assigned_row)
-    has, kept, dropped = _item_tags(taggings, min_taggers, min_items, top_tags)
-    if not len(kept):
+    has, attribute_tags, dropped = _item_tags(taggings, min_taggers, min_items, top_tags)
+    if not len(attribute_tags):
         raise DataError(
             f"{paths['user_taggedartists']}: no tag is given by {min_taggers} users to each of {min_items} "
             f"artists of the {dataset.n_items:,} that are left; lower min_taggers=, min_items= or k_core="
         )
-    likes, withheld = _likes(dataset, taggings, kept)
+    likes, withheld = _likes(dataset, taggings, attribute_tags)
     friends, _ = _numbers_table(paths["user_friends"], ["user", "friend"])
     relations: dict[Relation, np.ndarray] = {HAS: has, LIKES: likes, KNOWS: _friends(dataset, friends)}
     meta = {("min_listens" if key == "min_rating" else key): value for key, value in dataset.meta.items()}
     return replace(
         dataset,
-        nodes={"attribute": Vocabulary(_names(tags, vocabulary, kept), "attribute")},
+        nodes={"attribute": Vocabulary(_names(tags, vocabulary, attribute_tags), "attribute")},
         relations={key: edges for key, edges in relations.items() if edges.shape[1]},
         meta={
             **meta,
             "attributes": {
                 **limits,
-                "kept": len(kept),
+                "kept": len(attribute_tags),
                 "tags left out": dropped,
                 "items without attributes": dataset.n_items - len(np.unique(has[0])),
                 "likes withheld, from tags on held-out items": withheld,
@@ -146,13 +145,8 @@ def _numbers_table(path: Path, names: list[str]) -> tuple[pl.DataFrame, int]:
     frame = read_tab_separated(path, names, header=header)
     for name in names:
         column = from_frame.as_ids(frame[name], name, str(path), 1 + header)
-        invalid = ~column.str.contains(r"^[0-9]{1,15}$")
-        if invalid.any():
-            row = int(invalid.arg_max() or 0)
-            raise DataError(
-                f"{path}, row {row + 1 + header}: {name} {from_frame.quoted(column[row])}; expected a whole "
-                "number from 0"
-            )
+        bad = ~column.str.contains(WHOLE_NUMBER)
+        from_frame.refuse(bad, column, name, "; expected a whole number from 0", path, 1 + header)
     return frame, 1 + header
 
 
@@ -182,13 +176,9 @@ def _text_table(path: Path, names: list[str]) -> tuple[pl.DataFrame, int]:
 def _tags(tags: pl.DataFrame, path: Path, first_row: int) -> Vocabulary:
     """All tag ids in the order of their numbers."""
     column = from_frame.as_ids(tags["tag"], "tag", str(path), first_row)
-    invalid = ~column.str.contains(r"^[0-9]{1,15}$") | ~column.is_first_distinct()
-    if invalid.any():
-        row = int(invalid.arg_max() or 0)
-        raise DataError(
-            f"{path}, row {row + first_row}: tag {from_frame.quoted(column[row])}; expected a whole "
-            "number that no other row has"
-        )
+    bad = ~column.str.contains(WHOLE_NUMBER) | ~column.is_first_distinct()
+    expected = "; expected a whole number that no other row has"
+    from_frame.refuse(bad, column, "tag", expected, path, first_row)
     return Vocabulary(sorted(column.to_list(), key=int), "tag")
 
 
@@ -204,13 +194,8 @@ def _indexed(
             "tagger": assigned["user"],
         }
     )
-    unknown = frame["tag"] < 0
-    if unknown.any():
-        row = int(unknown.arg_max() or 0)
-        raise DataError(
-            f"{path}, row {row + first_row}: tag {assigned['tag'][row]!r} is not in tags.dat; fetch both "
-            "files from one release"
-        )
+    problem = " is not in tags.dat; fetch both files from one release"
+    from_frame.refuse(frame["tag"] < 0, assigned["tag"], "tag", problem, path, first_row)
     return frame.unique(maintain_order=True)
 
 
@@ -225,17 +210,17 @@ def _item_tags(
         .filter(pl.col("tagger") >= min_taggers)
     )
     counts = agreed.group_by("tag").len("items").sort(["items", "tag"], descending=[True, False])
-    kept = counts.filter(pl.col("items") >= min_items).head(counts.height if top is None else top)
-    tags = np.sort(kept["tag"].to_numpy())
-    pairs = agreed.filter(pl.col("tag").is_in(kept["tag"].implode()))
+    frequent = counts.filter(pl.col("items") >= min_items).head(counts.height if top is None else top)
+    tags = np.sort(frequent["tag"].to_numpy())
+    pairs = agreed.filter(pl.col("tag").is_in(frequent["tag"].implode()))
     attributes = np.searchsorted(tags, pairs["tag"].to_numpy())
-    return sorted_edges([pairs["item"].to_numpy(), attributes]), tags, counts.height - kept.height
+    return sorted_edges([pairs["item"].to_numpy(), attributes]), tags, counts.height - frequent.height
 
 
-def _names(tags: pl.DataFrame, vocabulary: Vocabulary, kept: np.ndarray) -> list[str]:
+def _names(tags: pl.DataFrame, vocabulary: Vocabulary, attribute_tags: np.ndarray) -> list[str]:
     """Names of the attributes if they are complete and unique, else tag ids."""
     name_of = dict(zip(tags["tag"], tags["name"].str.strip_chars(), strict=True))
-    ids = vocabulary.take(kept)
+    ids = vocabulary.take(attribute_tags)
     names = [name_of[tag] for tag in ids]
     return names if all(names) and len(set(names)) == len(names) else ids
 
@@ -243,15 +228,15 @@ def _names(tags: pl.DataFrame, vocabulary: Vocabulary, kept: np.ndarray) -> list
 # -- users ---------------------------------------------------------------------------------------------------
 
 
-def _likes(dataset: Dataset, taggings: pl.DataFrame, kept: np.ndarray) -> tuple[np.ndarray, int]:
+def _likes(dataset: Dataset, taggings: pl.DataFrame, tags: np.ndarray) -> tuple[np.ndarray, int]:
     """Edges user -> attribute ``(2, E) int32`` from the user's tags on artists that are not held out.
 
     Also returns the number of edges that only tags on held-out artists would give.
     """
-    assigned = taggings.filter((pl.col("user") >= 0) & pl.col("tag").is_in(pl.Series(kept).implode()))
+    assigned = taggings.filter((pl.col("user") >= 0) & pl.col("tag").is_in(pl.Series(tags).implode()))
     users = assigned["user"].to_numpy()
     items = assigned["item"].to_numpy()
-    attributes = np.searchsorted(kept, assigned["tag"].to_numpy())
+    attributes = np.searchsorted(tags, assigned["tag"].to_numpy())
     held_out = np.zeros(len(users), dtype=bool)
     in_dataset = items >= 0
     for split in (dataset.valid, dataset.test):
@@ -263,5 +248,5 @@ def _likes(dataset: Dataset, taggings: pl.DataFrame, kept: np.ndarray) -> tuple[
 def _friends(dataset: Dataset, friends: pl.DataFrame) -> np.ndarray:
     """Edges user -> user ``(2, E) int32`` in both directions, among the users of the dataset."""
     one, other = (dataset.users.find(friends[name].to_list()) for name in ("user", "friend"))
-    kept = (one >= 0) & (other >= 0) & (one != other)
-    return sorted_edges([np.append(one[kept], other[kept]), np.append(other[kept], one[kept])])
+    valid = (one >= 0) & (other >= 0) & (one != other)
+    return sorted_edges([np.append(one[valid], other[valid]), np.append(other[valid], one[valid])])

@@ -50,8 +50,6 @@ def match_images(folder: Path, ids: Sequence[str]) -> tuple[list[str | None], in
 
 
 def with_pictures(dataset: Dataset, folder: Path) -> Dataset:
-    """Adds a folder's images as the content field ``image``; without the folder, the dataset is unchanged."""
-    if not folder.exists():
-        return dataset
+    """Adds a folder's images as the content field ``image``."""
     files, _ = match_images(folder, dataset.items.ids)
     return dataset.with_content(image=Content("image", files, folder))

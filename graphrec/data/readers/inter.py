@@ -16,19 +16,21 @@ import numpy as np
 import polars as pl
 
 from graphrec.core.errors import DataError
+from graphrec.core.files import read_array
 from graphrec.data import from_frame
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import SPLIT_NAMES, Interactions
 from graphrec.data.readers import ReadyFeatures
-from graphrec.data.readers.files import first_row, read_features, read_table, require_file
+from graphrec.data.readers.files import first_row, read_table, require_file
 
-COLUMNS = {
-    "user": ("userid", "user_id", "user"),
-    "item": ("itemid", "item_id", "item"),
-    "rating": ("rating",),
-    "time": ("timestamp", "time"),
-    "label": ("x_label",),
+ROLES = {
+    **dict.fromkeys(("userid", "user_id", "user"), "user"),
+    **dict.fromkeys(("itemid", "item_id", "item"), "item"),
+    "rating": "rating",
+    **dict.fromkeys(("timestamp", "time"), "time"),
+    "x_label": "label",
 }
+"""Role of a column by its name in lower case."""
 FEATURE_FILES = {"image": "image_feat.npy", "text": "text_feat.npy"}
 SOURCE = "the toolbox that wrote the .inter file, such as MMRec or RecBole"
 
@@ -64,8 +66,7 @@ def read(
     return Dataset(**from_frame.parse(
         frame, user="user", item="item", time="time" if "time" in frame.columns else None,
         rating="rating" if "rating" in frame.columns else None, min_rating=min_rating, k_core=k_core,
-        split=split, items=None, item_id=None, content=None, root=None, seed=seed, name=name or path.stem,
-        source=str(path), first_row=first_row(path),
+        split=split, seed=seed, name=name or path.stem, source=str(path), first_row=first_row(path),
     ))  # fmt: skip
 
 
@@ -85,92 +86,72 @@ def read_inter(path: Path) -> pl.DataFrame:
         DataError: the file is missing or damaged, or has no user or item column.
     """
     frame = read_table(path)
-    names: dict[str, str] = {}
+    column_of: dict[str, str] = {}
     for column in frame.columns:
-        plain = column.split(":")[0].strip().lower()
-        role = next((role for role, known in COLUMNS.items() if plain in known), None)
-        if role is not None and role in names.values():
-            other = next(name for name, taken in names.items() if taken == role)
+        role = ROLES.get(column.split(":")[0].strip().lower())
+        if role in column_of:
             raise DataError(
-                f"{path}: columns {other!r} and {column!r} both hold the {role}; remove one of them"
+                f"{path}: columns {column_of[role]!r} and {column!r} both hold the {role}; remove one of them"
             )
         if role is not None:
-            names[column] = role
-    renamed = frame.select(pl.col(name).alias(role) for name, role in names.items())
-    for wanted in ("user", "item"):
-        if wanted not in renamed.columns:
-            raise DataError(
-                f"{path}: no {wanted} column among {frame.columns}; expected {COLUMNS[wanted][0]}"
-            )
-    return renamed
+            column_of[role] = column
+    for role, expected in (("user", "userid"), ("item", "itemid")):
+        if role not in column_of:
+            raise DataError(f"{path}: no {role} column among {frame.columns}; expected {expected}")
+    return frame.select(pl.col(column).alias(role) for role, column in column_of.items())
 
 
-def read_published_splits(
-    path: Path, n_users: int, n_items: int
-) -> tuple[Interactions, Interactions, Interactions]:
-    """Reads the published splits of a ``.inter`` file whose ids are indices, unchanged.
+def read_indexed(path: Path, n_users: int, n_items: int) -> pl.DataFrame:
+    """The rows of a ``.inter`` file whose ids are indices: ``user``, ``item``, ``label`` and, if the file has
+    times, ``time``, all int64.
 
     Args:
         path: the file, with the column ``x_label``.
         n_users: number of users in the mapping.
         n_items: number of items in the mapping.
 
-    Returns:
-        ``train``, ``valid`` and ``test``.
-
     Raises:
-        DataError: there is no ``x_label``, or an index or label is invalid.
+        DataError: there is no ``x_label``, or an index, label or time is invalid; the message names the row.
     """
     frame = read_inter(path)
-    source, row = str(path), first_row(path)
-    label = np.array(split_labels(frame, path))
-    users = parse_indices(frame["user"], "user", n_users, path)
-    items = parse_indices(frame["item"], "item", n_items, path)
-    times = from_frame.as_seconds(frame["time"], source, row) if "time" in frame.columns else None
-    train, valid, test = (
-        Interactions(
-            users[label == index],
-            items[label == index],
-            n_users,
-            n_items,
-            None if times is None else times[label == index],
-            f"{path.name} ({split})",
-        )
-        for index, split in enumerate(SPLIT_NAMES)
-    )
+    columns = {
+        "label": _split_labels(frame, path),
+        "user": _parse_indices(frame["user"], "user", n_users, path),
+        "item": _parse_indices(frame["item"], "item", n_items, path),
+    }
+    if "time" in frame.columns:
+        columns["time"] = from_frame.as_seconds(frame["time"], str(path), first_row(path))
+    return pl.DataFrame(columns)
+
+
+def published_splits(
+    rows: pl.DataFrame, n_users: int, n_items: int, file: str
+) -> tuple[Interactions, Interactions, Interactions]:
+    """Train, valid and test of rows as :func:`read_indexed` returns them; ``file`` is for messages."""
+    splits = []
+    for index, split in enumerate(SPLIT_NAMES):
+        part = rows.filter(pl.col("label") == index)
+        times = part["time"] if "time" in part.columns else None
+        splits.append(Interactions(part["user"], part["item"], n_users, n_items, times, f"{file} ({split})"))
+    train, valid, test = splits
     return train, valid, test
 
 
-def parse_indices(series: pl.Series, kind: str, size: int, path: Path) -> np.ndarray:
-    """A column of indices ``(E,) int64``, each at least 0 and below ``size``.
-
-    Raises:
-        DataError: a value is not an index or out of range; the message names the row.
-    """
+def _parse_indices(series: pl.Series, kind: str, size: int, path: Path) -> np.ndarray:
     values = from_frame.as_numbers(series, kind, str(path), first_row(path))
-    bad = np.flatnonzero((values < 0) | (values >= size) | (values != np.floor(values)))
-    if len(bad):
-        raise DataError(
-            f"{path}, row {bad[0] + first_row(path)}: {kind} {series[int(bad[0])]!r}; expected an index "
-            f"from 0 to {size - 1}, as in the mapping of {kind}s"
-        )
+    bad = (values < 0) | (values >= size) | (values != np.floor(values))
+    expected = f"; expected an index from 0 to {size - 1}, as in the mapping of {kind}s"
+    from_frame.refuse(bad, series, kind, expected, path, first_row(path))
     return values.astype(np.int64)
 
 
-def split_labels(frame: pl.DataFrame, path: Path) -> np.ndarray:
-    """The ``x_label`` column ``(E,) int``: 0 train, 1 valid, 2 test.
-
-    Raises:
-        DataError: there is no such column, or it holds another value; the message names the row.
-    """
+def _split_labels(frame: pl.DataFrame, path: Path) -> np.ndarray:
+    """The ``x_label`` column ``(E,) int64``: 0 train, 1 valid, 2 test."""
     if "label" not in frame.columns:
         raise DataError(f"{path}: no x_label column; expected 0, 1, 2 for train, valid, test")
     label = from_frame.as_numbers(frame["label"], "x_label", str(path), first_row(path))
-    bad = np.flatnonzero(~np.isin(label, (0, 1, 2)))
-    if len(bad):
-        raise DataError(
-            f"{path}, row {bad[0] + first_row(path)}: x_label {label[bad[0]]:g}; expected 0, 1 or 2"
-        )
+    bad = ~np.isin(label, (0, 1, 2))
+    from_frame.refuse(bad, pl.Series(label), "x_label", "; expected 0, 1 or 2", path, first_row(path))
     return label.astype(np.int64)
 
 
@@ -190,7 +171,12 @@ def indexed_features(folder: Path, ids: tuple[str, ...] | None, source: str = SO
         require_file(folder, FEATURE_FILES["image"], "one image vector per item (n_items, d)", source)
     features = []
     for kind, path in present.items():
-        values = read_features(path, None if ids is None else len(ids))
+        values = read_array(path, mmap=True)
+        if values.ndim != 2 or values.dtype.kind != "f" or (ids is not None and len(values) != len(ids)):
+            n = "n_items" if ids is None else f"{len(ids):,}"
+            raise DataError(
+                f"{path}: shape {values.shape}, {values.dtype}; expected ({n}, d) of a float type"
+            )
         rows = ids if ids is not None else tuple(map(str, range(len(values))))
         features.append(ReadyFeatures(kind, values, rows, "image" if kind == "image" else "text"))
     return features

@@ -15,7 +15,6 @@ from typing import Any
 
 import polars as pl
 
-from graphrec.core.errors import DataError
 from graphrec.data import from_frame
 from graphrec.data.attributes import select_columns, with_attributes
 from graphrec.data.dataset import Dataset
@@ -80,7 +79,7 @@ def read(
     dataset = Dataset(**from_frame.parse(
         read_table(ratings), user="userId", item="movieId", time="timestamp", rating="rating",
         min_rating=min_rating, k_core=k_core, split=split, items=films, item_id="movieId",
-        content={"text": ("text", "composed text")}, root=None, seed=seed, name="movielens-small",
+        content={"text": ("text", "composed text")}, seed=seed, name="movielens-small",
         source=str(ratings), first_row=first_row(ratings), items_source=str(table),
         items_first_row=first_row(table),
     ))  # fmt: skip
@@ -89,7 +88,8 @@ def read(
             dataset, _normalize_columns(plain, columns, table), "movieId", columns, min_items=min_items,
             source=str(table), first_row=first_row(table),
         )  # fmt: skip
-    return with_pictures(dataset, folder / "posters")
+    pictures = folder / "posters"
+    return with_pictures(dataset, pictures) if pictures.exists() else dataset
 
 
 def _attribute_columns(
@@ -108,12 +108,9 @@ def _normalize_columns(films: pl.DataFrame, columns: list[str], path: Path) -> p
         values = from_frame.column(films, "year" if name == "decade" else name, str(path))
         if name == "decade":
             bad = ~values.str.contains(r"^([0-9]{4})?$")
-            if bad.any():
-                row = int(bad.arg_max() or 0)
-                raise DataError(
-                    f"{path}, row {row + first_row(path)}: year {from_frame.quoted(values[row])}; expected "
-                    "four digits or an empty value"
-                )
+            from_frame.refuse(
+                bad, values, "year", "; expected four digits or an empty value", path, first_row(path)
+            )
             values = values.str.replace(r"^([0-9]{3})[0-9]$", "${1}0s")
         elif name == "genres":
             values = values.replace("(no genres listed)", "")

@@ -15,17 +15,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 
 from graphrec.core.errors import DataError
 from graphrec.data import from_frame
 from graphrec.data.content import Content
 from graphrec.data.dataset import Dataset
-from graphrec.data.interactions import SPLIT_NAMES, Interactions
+from graphrec.data.interactions import SPLIT_NAMES
 from graphrec.data.readers import ReadyFeatures
 from graphrec.data.readers.delimited import read_tab_separated
-from graphrec.data.readers.files import first_row, ordered_ids, require_file
-from graphrec.data.readers.inter import indexed_features, parse_indices, read_inter, split_labels
+from graphrec.data.readers.files import ordered_ids, require_file
+from graphrec.data.readers.inter import indexed_features, published_splits, read_indexed
 from graphrec.data.vocabulary import Vocabulary
 
 SOURCE = "https://github.com/gimpong/MM23-MISSRec"
@@ -46,47 +45,26 @@ def read(folder: Path) -> Dataset:
     users = Vocabulary(_ids(folder, "user"), "user")
     items = Vocabulary(_ids(folder, "item"), "item")
     path = require_file(folder, "scientific.inter", "userID, itemID, timestamp and x_label", SOURCE)
-    frame = read_inter(path)
-    source, row = str(path), first_row(path)
-    rows = pl.DataFrame(
-        {
-            "user": parse_indices(frame["user"], "user", len(users), path),
-            "item": parse_indices(frame["item"], "item", len(items), path),
-            "time": from_frame.as_seconds(from_frame.column(frame, "time", source), source, row),
-            "label": split_labels(frame, path),
-        }
-    )
-    kept = rows.sort("label", "time", descending=[False, True], maintain_order=True).unique(
+    rows = read_indexed(path, len(users), len(items))
+    from_frame.column(rows, "time", str(path))  # which of two repeated pairs is the latest
+    unique = rows.sort("label", "time", descending=[False, True], maintain_order=True).unique(
         ["user", "item"], keep="first", maintain_order=True
     )
-    parts = {split: kept.filter(pl.col("label") == index) for index, split in enumerate(SPLIT_NAMES)}
+    splits = published_splits(unique, len(users), len(items), path.name)
     dropped = {
-        split: int((rows["label"] == index).sum()) - parts[split].height
+        split: int((rows["label"] == index).sum()) - len(splits[index])
         for index, split in enumerate(SPLIT_NAMES)
     }
-    train, valid, test = (
-        Interactions(
-            part["user"].to_numpy(),
-            part["item"].to_numpy(),
-            len(users),
-            len(items),
-            part["time"].to_numpy(),
-            f"{path.name} ({split})",
-        )
-        for split, part in parts.items()
-    )
     return Dataset(
         "amazon-scientific",
         users,
         items,
-        train,
-        valid,
-        test,
+        *splits,
         content={"text": Content("text", _texts(folder, items))},
         meta={
             "source": path.name,
             "rows": rows.height,
-            "repeated pairs dropped": rows.height - kept.height,
+            "repeated pairs dropped": rows.height - unique.height,
             "repeated pairs dropped by split": dropped,
             "split": {"name": "published", "column": "x_label"},
         },

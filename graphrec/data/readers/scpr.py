@@ -164,15 +164,15 @@ def read(
 
 
 def _layout(graph: Path, attributes: str | None) -> Layout:
-    wanted = [layout for layout in LAYOUTS if attributes in (None, layout.attributes)]
-    complete = [x for x in wanted if (graph / x.items).is_file() and (graph / x.tags).is_file()]
+    layouts = [layout for layout in LAYOUTS if attributes in (None, layout.attributes)]
+    complete = [x for x in layouts if (graph / x.items).is_file() and (graph / x.tags).is_file()]
     if len(complete) > 1:
         raise ConfigError(
             f"{graph}: holds {' and '.join(x.tags for x in complete)}; choose with attributes='merged' or "
             "attributes='original'"
         )
     # If none is complete, the error names the missing file of the layout that has one file in the folder.
-    return complete[0] if complete else next((x for x in wanted if (graph / x.items).is_file()), wanted[0])
+    return complete[0] if complete else next((x for x in layouts if (graph / x.items).is_file()), layouts[0])
 
 
 def _split_file(folder: Path, split: str) -> Path:
@@ -190,13 +190,7 @@ def _split_file(folder: Path, split: str) -> Path:
 
 
 class _NodeNumbers:
-    """Checks the numbers of one kind of node, and counts the nodes.
-
-    Args:
-        kind: of node, for errors.
-        known: numbers that may occur; None: any.
-        file: the file that defines ``known``.
-    """
+    """Checks the numbers of one kind of node against the ``known`` ones of a file, and counts the nodes."""
 
     def __init__(self, kind: str, known: frozenset[int] | None = None, file: Path | None = None) -> None:
         self.kind = kind
@@ -207,12 +201,7 @@ class _NodeNumbers:
         self.highest_at = ""
 
     def check(self, values: Iterable[Any], where: str) -> list[int]:
-        """The values, if each is a valid number.
-
-        Args:
-            values: numbers from a file.
-            where: file and key, for errors.
-        """
+        """The values, if each is a valid number; ``where`` is file and key, for errors."""
         numbers = list(values)
         for value in numbers:
             if type(value) is not int or not 0 <= value < MAX_NUMBER:  # isinstance accepts bool

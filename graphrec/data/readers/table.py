@@ -14,10 +14,9 @@ import polars as pl
 from graphrec.core.errors import ConfigError, DataError
 from graphrec.data import from_frame
 from graphrec.data.attributes import with_attributes
-from graphrec.data.content import Content
 from graphrec.data.dataset import Dataset
 from graphrec.data.readers.files import first_row, join_columns, read_table
-from graphrec.data.readers.images import match_images
+from graphrec.data.readers.images import with_pictures
 
 
 def read(
@@ -111,8 +110,7 @@ def read(
             max_share=max_share, source=str(item_path), first_row=first_row(item_path),
         )  # fmt: skip
     if images is not None:
-        files, _ = match_images(folder / images, dataset.items.ids)
-        dataset = dataset.with_content(image=Content("image", files, folder / images))
+        dataset = with_pictures(dataset, folder / images)
     _require_some_picture(dataset)
     return dataset
 
@@ -120,7 +118,7 @@ def read(
 def _picture_paths(frame: pl.DataFrame, name: str, source: Path) -> pl.Series:
     """The column of image paths; a path outside the folder is refused."""
     paths = from_frame.column(frame, name, str(source))
-    if paths.dtype not in (pl.String, pl.Null) and not isinstance(paths.dtype, (pl.Categorical, pl.Enum)):
+    if not isinstance(paths.dtype, (*from_frame.TEXT_TYPES, pl.Null)):
         raise DataError(f"{source}: image column {name!r} has type {paths.dtype}; expected paths as text")
     paths = paths.cast(pl.String).replace("", None)
     suspect = paths.str.contains(r"(^[/\\~])|(^[A-Za-z]:)|(\.\.)").fill_null(False)

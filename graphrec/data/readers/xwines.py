@@ -70,7 +70,7 @@ def read(
     dataset = Dataset(**from_frame.parse(
         read_table(ratings), user="UserID", item="WineID", time="Date", rating="Rating",
         min_rating=min_rating, k_core=k_core, split=split, items=_with_text(wines, table),
-        item_id="WineID", content={"text": ("text", "composed text")}, root=None, seed=seed, name="xwines",
+        item_id="WineID", content={"text": ("text", "composed text")}, seed=seed, name="xwines",
         source=str(ratings), first_row=first_row(ratings), items_source=str(table),
         items_first_row=first_row(table),
     ))  # fmt: skip
@@ -80,7 +80,8 @@ def read(
             dataset, wines.with_columns(**lists), "WineID", columns, separator=None, min_items=min_items,
             source=str(table), first_row=first_row(table),
         )  # fmt: skip
-    return with_pictures(dataset, folder / "images")
+    pictures = folder / "images"
+    return with_pictures(dataset, pictures) if pictures.exists() else dataset
 
 
 def _with_text(wines: pl.DataFrame, path: Path) -> pl.DataFrame:
