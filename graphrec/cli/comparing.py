@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from graphrec.cli import output, settings
+from graphrec.cli.help import command
 from graphrec.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from graphrec.runs.comparison import ModelComparison
 
-EXAMPLES = (
+FILES = ("report.html", "comparison.parquet", "users.parquet", "comparison.json", "table.md", "table.tex")
+
+
+@command(
     "graphrec compare runs/freedom runs/lightgcn --baseline lightgcn",
     "graphrec compare runs/shop --out comparison",
     "graphrec compare runs/shop --metric ndcg@10 --k 5,10 --format latex",
     "graphrec compare --label A=runs/a-0,runs/a-1 --label B=runs/b-0,runs/b-1 --html report.html",
 )
-FILES = ("report.html", "comparison.parquet", "users.parquet", "comparison.json", "table.md", "table.tex")
-
-
 def compare(
     runs: Annotated[
         list[Path] | None,
@@ -69,10 +70,10 @@ def compare(
     root: settings.MovedRoot = None,
     store: settings.MovedStore = None,
 ) -> None:
-    """Compare finished runs: several seeds a model, spread, intervals, paired tests, an HTML report.
+    """Compare finished runs: tables, paired tests, an HTML report.
 
-    Runs in which everything but the seed is equal form one row. Each run is evaluated once; its report is
-    stored in its directory and read the next time.
+    Runs in which everything but the seed is equal form one row, with the spread over seeds and intervals over
+    users. Each run is evaluated once; its report is stored in its directory and read the next time.
     """
     settings.choice(form, ["table", "markdown", "latex"], "--format")
     cuts = settings.numbers(k, "--k")

@@ -10,24 +10,25 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from graphrec.cli import output, settings
+from graphrec.cli.help import command
 from graphrec.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from graphrec.conversation.session import Session, Turn
 
-EXAMPLES = (
-    "graphrec converse runs/lastfm-scpr",
-    "graphrec converse runs/lastfm-scpr --user 12 --like rock --save talk.json",
-    "graphrec converse runs/lastfm-scpr --replay talk.json",
-    "graphrec converse runs/lastfm-scpr --web",
-    "graphrec converse runs/lastfm-scpr --policy recommend-when-sure:30 --belief posterior --error 0.05",
-)
 BACK = ("b", "back")
 QUIT = ("q", "quit")
 NONE = ("n", "no", "none")
 ANSWERS = {"y": "yes", "yes": "yes", "n": "no", "no": "no", "?": "unknown", "unknown": "unknown"}
 
 
+@command(
+    "graphrec converse runs/lastfm-scpr",
+    "graphrec converse runs/lastfm-scpr --user 12 --like rock --save talk.json",
+    "graphrec converse runs/lastfm-scpr --replay talk.json",
+    "graphrec converse runs/lastfm-scpr --web",
+    "graphrec converse runs/lastfm-scpr --policy recommend-when-sure:30 --belief posterior --error 0.05",
+)
 def converse(
     run: settings.Run,
     user: Annotated[str | None, typer.Option(help="Your user id. Default: an unknown user.")] = None,
@@ -51,7 +52,7 @@ def converse(
     host: Annotated[str, typer.Option(help="Address of the page.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the page.")] = 8000,
 ) -> None:
-    """Have a conversation: answer questions and get recommendations with explanations.
+    """Answer questions and get recommendations with explanations.
 
     RUN is a run of a conversational model, or a directory that ConversationalRecommender.save wrote; the
     dataset is not needed. Answers are read from standard input, one per line.

@@ -8,23 +8,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from graphrec.cli import output, settings
+from graphrec.cli.help import command
 from graphrec.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from graphrec.evaluation.report import Report
     from graphrec.runs import OpenedRun
 
-EXAMPLES = (
-    "graphrec evaluate runs/shop",
-    "graphrec evaluate runs/shop --k 5,10,50 --metrics recall,ndcg,map --masked train --out report.parquet",
-    "graphrec evaluate runs/shop --cold --beyond --format markdown",
-    "graphrec evaluate runs/history --projects own --k 5,10,20 --metrics ndcg,hit,mrr",
-)
 NEW = 2
 """Most training contributions of a person who counts as new."""
 MASKED = ("train", "train+valid", "none")
 
 
+@command(
+    "graphrec evaluate runs/shop",
+    "graphrec evaluate runs/shop --k 5,10,50 --metrics recall,ndcg,map --masked train --out report.parquet",
+    "graphrec evaluate runs/shop --cold --beyond --format markdown",
+    "graphrec evaluate runs/history --projects own --k 5,10,20 --metrics ndcg,hit,mrr",
+)
 def evaluate(
     run: settings.Run,
     k: Annotated[str, typer.Option(help="Cut-offs.")] = "10,20",
@@ -55,11 +56,12 @@ def evaluate(
     root: settings.MovedRoot = None,
     store: settings.MovedStore = None,
 ) -> None:
-    """Rank all items for every user of a held-out split; prints means with 95 % bootstrap intervals.
+    """Rank all items for every user of a held-out split.
 
-    The dataset and the features are checked against the record of the run. If items without a training
-    interaction are held out, warm and cold items have rows of their own. A policy of conversations is
-    evaluated with simulated users, beside rules chosen on validation; only --split applies to it.
+    Prints means with 95 % bootstrap intervals. The dataset and the features are checked against the record of
+    the run. If items without a training interaction are held out, warm and cold items have rows of their own.
+    A policy of conversations is evaluated with simulated users, beside rules chosen on validation; only
+    --split applies to it.
     """
     settings.choice(split, ["test", "valid"], "--split")
     settings.choice(form, ["table", "markdown", "latex"], "--format")

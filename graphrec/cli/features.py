@@ -19,12 +19,11 @@ if TYPE_CHECKING:
     from graphrec.core.ray import Cluster
 
 app = group(
-    "Image and text features of items: build, import, status, broken, verify, gc, list.",
+    "Image and text features of items: build, import, maintain.",
     "graphrec features build movielens-small",
     "graphrec features status movielens-small",
 )
 
-CACHE = Path("cache")
 MAX_TEXT = 60  # characters of a text to print
 
 
@@ -67,7 +66,7 @@ def build(
         ),
     ] = None,
     root: settings.Root = None,
-    store: settings.Store = CACHE,
+    store: settings.Store = settings.CACHE,
     options: settings.Set = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Extract everything again.")] = False,
     max_bad: Annotated[float, typer.Option(help="Maximum share of unreadable content.")] = 0.05,
@@ -152,7 +151,7 @@ def build(
             "extracted; set its text and image columns (graphrec data show --help), or import existing "
             "vectors (graphrec features import --help)"
         )
-    where = "" if store == CACHE else f" --store {shlex.quote(str(store))}"
+    where = "" if store == settings.CACHE else f" --store {shlex.quote(str(store))}"
     more = [f"graphrec features broken {source.arguments()}{where}"] if incomplete else []
     output.print_next_steps(*more, f"graphrec train freedom {source.arguments()}{where}")
 
@@ -178,7 +177,7 @@ def import_vectors(
         ),
     ] = None,
     root: settings.Root = None,
-    store: settings.Store = CACHE,
+    store: settings.Store = settings.CACHE,
     options: settings.Set = None,
 ) -> None:
     """Import existing vectors into the store: from a .npy file, or those published with the dataset."""
@@ -211,7 +210,7 @@ def import_vectors(
 def status(
     dataset: settings.Dataset,
     root: settings.Root = None,
-    store: settings.Store = CACHE,
+    store: settings.Store = settings.CACHE,
     options: settings.Set = None,
 ) -> None:
     """List the feature tables of a dataset; models use the first table of each field."""
@@ -245,7 +244,7 @@ def status(
 def broken(
     dataset: settings.Dataset,
     root: settings.Root = None,
-    store: settings.Store = CACHE,
+    store: settings.Store = settings.CACHE,
     options: settings.Set = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
@@ -285,7 +284,7 @@ def broken(
 
 
 @app.command("verify", epilog=epilog("graphrec features verify --store cache"))
-def verify(store: settings.Store = CACHE) -> None:
+def verify(store: settings.Store = settings.CACHE) -> None:
     """Verify the hash of every file in the store; exits with 1 if files are damaged, missing or unknown."""
     from graphrec.features import FeatureStore
 
@@ -304,7 +303,7 @@ def verify(store: settings.Store = CACHE) -> None:
 
 @app.command("gc", epilog=epilog("graphrec features gc --dry-run", "graphrec features gc --keep 3fa1c2"))
 def collect_garbage(
-    store: settings.Store = CACHE,
+    store: settings.Store = settings.CACHE,
     keep: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY", help="Key prefix of a table to keep; all other tables are removed."),

@@ -12,7 +12,6 @@ import typer
 
 from graphrec.cli import output, settings
 from graphrec.cli.data import read
-from graphrec.cli.features import CACHE
 from graphrec.cli.help import epilog, group
 from graphrec.core.errors import ConfigError
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from graphrec.features.extract.llm.requests import Question
 
 app = group(
-    "Features of users and items from a language model: preferences, attributes, profiles.",
+    "Features of users and items from a language model.",
     "graphrec llm profiles movielens-small",
     "graphrec llm preferences movielens-small --base-url http://localhost:11434/v1 --model llama3.2",
     "graphrec llm attributes movielens-small --names director,country,language --model gpt-4o-mini --dry-run",
@@ -121,7 +120,7 @@ class _Job:
 
     def print_next(self, store: Path, train: str) -> None:
         """Prints the training command to run next."""
-        where = "" if store == CACHE else f" --store {shlex.quote(str(store))}"
+        where = "" if store == settings.CACHE else f" --store {shlex.quote(str(store))}"
         output.print_next_steps(f"graphrec train {train} {self.source.arguments()}{where}")
 
 
@@ -138,8 +137,8 @@ def preferences(
     noun: Noun = "item",
     full_text: FullText = False,
     root: settings.Root = None,
-    store: settings.Store = CACHE,
-    cache: ReplyCache = CACHE / "llm",
+    store: settings.Store = settings.CACHE,
+    cache: ReplyCache = settings.CACHE / "llm",
     options: settings.Set = None,
     dry_run: DryRun = False,
     replay: Replay = False,
@@ -189,8 +188,8 @@ def attributes(
     noun: Noun = "item",
     full_text: FullText = False,
     root: settings.Root = None,
-    store: settings.Store = CACHE,
-    cache: ReplyCache = CACHE / "llm",
+    store: settings.Store = settings.CACHE,
+    cache: ReplyCache = settings.CACHE / "llm",
     options: settings.Set = None,
     dry_run: DryRun = False,
     replay: Replay = False,
@@ -249,8 +248,8 @@ def profiles(
     noun: Noun = "item",
     full_text: FullText = False,
     root: settings.Root = None,
-    store: settings.Store = CACHE,
-    cache: ReplyCache = CACHE / "llm",
+    store: settings.Store = settings.CACHE,
+    cache: ReplyCache = settings.CACHE / "llm",
     options: settings.Set = None,
     dry_run: DryRun = False,
     replay: Replay = False,

@@ -16,6 +16,8 @@ from graphrec.core.errors import ConfigError, DataError, nearest
 if TYPE_CHECKING:
     from graphrec.core.registry import Registry
 
+CACHE = Path("cache")
+"""The default feature store."""
 Dataset = Annotated[
     str,
     typer.Argument(

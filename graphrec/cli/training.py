@@ -12,6 +12,7 @@ import typer
 
 from graphrec.cli import launch, output, settings
 from graphrec.cli.data import read
+from graphrec.cli.help import command
 from graphrec.cli.tuning import show_space
 from graphrec.core.errors import ConfigError
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from graphrec.models.base import Model
     from graphrec.training.trainer import Run
 
-CACHE = Path("cache")
-TRAIN_EXAMPLES = (
+
+@command(
     "graphrec train lightgcn movielens-small",
     "graphrec train freedom saved/shop --set model.knn_k=20 --seed 1 --out runs/shop",
     "graphrec train freedom saved/shop --set model.knn_k=20 --seed 1 --out runs/shop --resume",
@@ -29,9 +30,6 @@ TRAIN_EXAMPLES = (
     "graphrec train lightgcn movielens-small --processes 2",
     "graphrec train --list",
 )
-MODELS_EXAMPLES = ("graphrec models", "graphrec models freedom")
-
-
 def train(
     model: settings.Model = None,
     dataset: settings.TrainedOn = None,
@@ -72,13 +70,13 @@ def train(
     ] = False,
     list_models: Annotated[bool, typer.Option("--list", help="List the models and stop.")] = False,
 ) -> None:
-    """Train a model and write a run directory: checkpoints, metrics, a recommender.
+    """Train a model and write a run directory.
 
-    Options are model.KEY (see `graphrec models MODEL`), train.KEY (see `graphrec models`) and data.KEY.
-    The test split is not looked at.
+    It holds checkpoints, metrics and a recommender. Options are model.KEY (see `graphrec models MODEL`),
+    train.KEY (see `graphrec models`) and data.KEY. The test split is not looked at.
     """
     if list_models:
-        models(None)
+        _list_models()
         return
     given = settings.read(options, ["model", "train", "data"])
     settings.on_device(device, given)
@@ -95,7 +93,7 @@ def train(
         raise ConfigError("name a MODEL and a DATASET, such as: graphrec train lightgcn movielens-small")
     from graphrec import runs
 
-    seed, store = seed or 0, store or CACHE
+    seed, store = seed or 0, store or settings.CACHE
     # What can be wrong without reading any data is found before reading any.
     made, config, _ = runs.configure(model, given["model"], given["train"], seed)
     select = select or made.select
@@ -188,6 +186,7 @@ def _print_next_commands(out: Path, data: Dataset, made: type[Model]) -> None:
     output.print_next_steps(f"graphrec evaluate {place}", *([] if made.converses else serve), *talk)
 
 
+@command("graphrec models", "graphrec models freedom")
 def models(
     model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Show this model's options.")] = None,
     scale: Annotated[
@@ -196,7 +195,6 @@ def models(
 ) -> None:
     """List the models, or show what one is and which options it has."""
     from graphrec.models import MODELS, model as find
-    from graphrec.models.train_config import TrainConfig
 
     if model is not None:
         made = find(model)
@@ -215,6 +213,13 @@ def models(
             "graphrec train MODEL DATASET --processes 2 --set model.features_on_disk=true"
         )
         return
+    _list_models()
+
+
+def _list_models() -> None:
+    from graphrec.models import MODELS, model as find
+    from graphrec.models.train_config import TrainConfig
+
     rows = []
     for name, made in settings.registered(MODELS, find):
         described = inspect.getdoc(inspect.getmodule(made)) or inspect.getdoc(made) or name

@@ -11,21 +11,20 @@ import typer
 
 from graphrec.cli import output, settings
 from graphrec.cli.data import read
+from graphrec.cli.help import command
 from graphrec.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from graphrec.models.search_space import Choice, Integers, Space, Uniform
     from graphrec.runs.tuning.tuner import Trial
 
-CACHE = Path("cache")
-EXAMPLES = (
+
+@command(
     "graphrec tune lightgcn movielens-small --trials 20",
     "graphrec tune freedom saved/shop --trials 8 --set train.epochs=100 --out runs/tune-shop",
     "graphrec tune freedom saved/shop --trials 12 --set train.epochs=100 --out runs/tune-shop --resume",
     "graphrec tune --list",
 )
-
-
 def tune(
     model: settings.Model = None,
     dataset: settings.TrainedOn = None,
@@ -38,7 +37,7 @@ def tune(
     text: settings.Text = None,
     modality: settings.Modality = None,
     root: settings.Root = None,
-    store: settings.Store = CACHE,
+    store: settings.Store = settings.CACHE,
     seed: Annotated[int, typer.Option(help="Of the suggestions, and of every training.")] = 0,
     select: Annotated[
         str, typer.Option(help="Validation metric to select epochs and trials on.")
@@ -49,10 +48,11 @@ def tune(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the study in --out.")] = False,
     list_spaces: Annotated[bool, typer.Option("--list", help="List what is searched and stop.")] = False,
 ) -> None:
-    """Train a model with several options, one run each, and name those that do best in validation.
+    """Train a model with several options and rank them in validation.
 
-    What is searched stands beside each model (`graphrec tune --list`). An option given as --set model.KEY or
-    train.KEY is the same in all trials and is not searched. The test split is not looked at.
+    Each trial is a run. `graphrec tune --list` shows what is searched for each model. An option given as
+    --set model.KEY or train.KEY is the same in all trials and is not searched. The test split is not looked
+    at.
     """
     if list_spaces:
         list_all()

@@ -8,9 +8,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from graphrec.cli.demo.protocol import EPOCHS, GROUPS, METRICS, MODELS, SELECT, TRAINING, group_report
+from graphrec.cli.help import command
 from graphrec.core.errors import ConfigError, DataError
 from graphrec.core.files import read_json, write_json
 
@@ -23,6 +26,21 @@ if TYPE_CHECKING:
 
 MARKER = "demo.json"
 """File that marks a directory as written by the demo, with its results."""
+
+
+@command("graphrec demo", "graphrec demo --out runs/small --items 200 --users 400")
+def demo(
+    out: Annotated[Path, typer.Option(help="Directory for data, runs and report.")] = Path("runs/demo"),
+    items: Annotated[int, typer.Option(help="Number of items to generate.")] = 640,
+    users: Annotated[int, typer.Option(help="Number of users to generate.")] = 1500,
+    seed: Annotated[int, typer.Option(help="Seed of the data and of training.")] = 0,
+    epochs: Annotated[int | None, typer.Option(help="Maximum number of epochs. Default: 60.")] = None,
+) -> None:
+    """Generate a catalog, train models on it and compare them.
+
+    Writes the comparison as a table and an HTML report.
+    """
+    run(out=out, n_items=items, n_users=users, seed=seed, epochs=epochs)
 
 
 def run(
@@ -291,9 +309,9 @@ def _print_next(out: Path, data: Dataset, seconds: float, console: Console) -> N
     best = shlex.quote(str(out / "freedom"))
     console.print(f"\nThe whole demo took {seconds:.0f} s. The report, with pictures:")
     console.print(f"  [bold]{out / 'report.html'}[/bold]\n\nTry next:", soft_wrap=True)
-    for command, purpose in (
+    for line, purpose in (
         (f"graphrec recommend {best} --user {data.users[0]}", "what to offer one user"),
         (f"graphrec evaluate {best} --cold", "the numbers above, from the saved run"),
         ("graphrec data show table --help", "then read your own files: docs/get-started/own-catalog.md"),
     ):
-        console.print(f"  [bold]{command}[/bold]\n      {purpose}", soft_wrap=True)
+        console.print(f"  [bold]{line}[/bold]\n      {purpose}", soft_wrap=True)
