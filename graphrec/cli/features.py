@@ -151,7 +151,7 @@ def build(
             "extracted; set its text and image columns (graphrec data show --help), or import existing "
             "vectors (graphrec features import --help)"
         )
-    where = "" if store == settings.CACHE else f" --store {shlex.quote(str(store))}"
+    where = settings.store_argument(store)
     more = [f"graphrec features broken {source.arguments()}{where}"] if incomplete else []
     output.print_next_steps(*more, f"graphrec train freedom {source.arguments()}{where}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -62,6 +63,11 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps. Defaul
 Split = Annotated[str, typer.Option(help="test or valid.")]
 MovedRoot = Annotated[Path | None, typer.Option(help="Where the dataset is now, if it has moved.")]
 MovedStore = Annotated[Path | None, typer.Option(help="Where the feature store is now, if it has moved.")]
+
+
+def store_argument(store: Path) -> str:
+    """The option ``--store`` for a command to run next; empty for the default store."""
+    return "" if store == CACHE else f" --store {shlex.quote(str(store))}"
 
 
 def on_device(device: str | None, given: dict[str, dict[str, Any]]) -> None:
