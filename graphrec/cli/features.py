@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphrec.cli import output, settings
-from graphrec.cli.data import read
+from graphrec.cli.data import read, read_with
 from graphrec.cli.help import epilog, group
 from graphrec.core.errors import ConfigError, FeatureError
 
@@ -184,13 +184,12 @@ def import_vectors(
     from graphrec.data.readers import load_features
     from graphrec.features import FeatureStore, FeatureTable
 
-    given = settings.read(options, ["data"], bare="data")["data"]
     if (field is None) != (file is None):
         raise ConfigError(
             f"found only {field or file}; expected both FIELD and FILE, or neither for the vectors of "
             f"{dataset}"
         )
-    data, source = read(dataset, root, given)
+    data, source = read_with(dataset, root, options)
     if field is not None and file is not None:
         tables = {field: FeatureTable.from_npy(file, data, field, settings.lines(ids))}
     else:
@@ -216,7 +215,7 @@ def status(
     """List the feature tables of a dataset; models use the first table of each field."""
     from graphrec.features import FeatureStore
 
-    data, source = read(dataset, root, settings.read(options, ["data"], bare="data")["data"])
+    data, source = read_with(dataset, root, options)
     if store.exists():
         _require_store(store)
     rows = FeatureStore(store).status(data)
@@ -251,7 +250,7 @@ def broken(
     """List every item whose content was unreadable or gave no vector, with file or text and reason."""
     from graphrec.features import FeatureStore
 
-    data, _ = read(dataset, root, settings.read(options, ["data"], bare="data")["data"])
+    data, _ = read_with(dataset, root, options)
     if store.exists():
         _require_store(store)
     tables = {

@@ -61,6 +61,15 @@ Modality = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps. Default: auto.")]
 Split = Annotated[str, typer.Option(help="test or valid.")]
+Masked = Annotated[
+    str | None,
+    typer.Option(
+        help="Items that are not recommended to their users again: those of train, of train+valid, or none. "
+        "Default: train+valid for test, train for valid. Published tables often mask train alone."
+    ),
+]
+TableFormat = Annotated[str, typer.Option("--format", help="table, markdown or latex.")]
+TABLE_FORMATS = ("table", "markdown", "latex")
 MovedRoot = Annotated[Path | None, typer.Option(help="Where the dataset is now, if it has moved.")]
 MovedStore = Annotated[Path | None, typer.Option(help="Where the feature store is now, if it has moved.")]
 

@@ -88,10 +88,22 @@ class Source:
 
     def arguments(self, prefix: str = "data.") -> str:
         """The same as arguments of a command; ``prefix`` goes before the reader's options."""
-        parts = [self.dataset, *(["--root", self.root] if self.root is not None else [])]
-        for key, value in self.options.items():
-            parts += ["--set", f"{prefix}{key}={value if isinstance(value, str) else json.dumps(value)}"]
-        return shlex.join(parts)
+        root = ["--root", self.root] if self.root is not None else []
+        return shlex.join([self.dataset, *root, *set_arguments(prefix, self.options)])
+
+
+def set_arguments(prefix: str, options: Mapping[str, Any]) -> list[str]:
+    """Options as ``--set`` arguments that a command reads back as the same values."""
+    arguments = []
+    for key, value in options.items():
+        text = json.dumps(value)
+        if isinstance(value, str):
+            try:
+                json.loads(value)  # a text that is also JSON, such as "5", stays quoted
+            except ValueError:
+                text = value
+        arguments += ["--set", f"{prefix}{key}={text}"]
+    return arguments
 
 
 def load(

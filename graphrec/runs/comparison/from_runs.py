@@ -18,7 +18,7 @@ import numpy as np
 
 from graphrec.core.errors import CheckpointError, ConfigError, DataError, MissingDependencyError, nearest
 from graphrec.core.files import digest
-from graphrec.data import Dataset
+from graphrec.data import Dataset, Interactions
 from graphrec.evaluation.metrics import METRICS, metric_names, parse_metric
 from graphrec.evaluation.ranking import Beyond, evaluate, warm_cold
 from graphrec.evaluation.report import Report
@@ -118,7 +118,7 @@ def compare(
     parse_metric(metric)
     metrics = _as_list(metrics)
     table = metric_names([*metrics, metric], k)
-    masked = _check_masking(split, masked)
+    masked = check_masking(split, masked)
     curves = {f"{parse_metric(name)[0]}@{cut}" for name in table for cut in CUTOFFS}
     names = tuple(sorted({*curves, *table}, key=parse_metric))
     rows = _group_runs(_run_directories(_as_list(runs)), labels or {})
@@ -198,8 +198,7 @@ class _Evaluator:
                 f"compared. graphrec evaluate {run.path} compares it with its own baselines"
             )
         self.data = data = opened.data
-        held_out = data.test if self.split == "test" else data.valid
-        seen = {"train": data.train, "train+valid": data.train + data.valid, "none": None}[self.masked]
+        held_out, seen = held_out_and_masked(data, self.split, self.masked)
         groups = warm_cold(data.train)
         cold = bool(groups["cold"][held_out.items].any())
         report = evaluate(
@@ -225,7 +224,12 @@ def _as_list(values: str | Path | Iterable[Any]) -> list[Any]:
     return [values] if isinstance(values, (str, Path)) else list(values)
 
 
-def _check_masking(split: str, masked: str | None) -> str:
+def check_masking(split: str, masked: str | None) -> str:
+    """The interactions to mask: those given, or the default of the split.
+
+    Raises:
+        ConfigError: an unknown split or masking, or one that masks what is evaluated.
+    """
     if split not in SPLITS:
         raise ConfigError(f"split {split!r} is not one of {list(SPLITS)}.{nearest(split, SPLITS)}")
     masked = masked or ("train+valid" if split == "test" else "train")
@@ -234,6 +238,12 @@ def _check_masking(split: str, masked: str | None) -> str:
     if split == "valid" and masked == "train+valid":
         raise ConfigError("split valid with train+valid masked leaves nothing to find; mask train")
     return masked
+
+
+def held_out_and_masked(data: Dataset, split: str, masked: str) -> tuple[Interactions, Interactions | None]:
+    """The interactions of a split, and those whose items are not recommended to their users again."""
+    seen = {"train": data.train, "train+valid": data.train + data.valid, "none": None}[masked]
+    return (data.test if split == "test" else data.valid), seen
 
 
 def _run_directories(paths: Sequence[str | Path]) -> list[Path]:

@@ -100,7 +100,7 @@ def tune(
         TrainingError: all trials failed.
         MissingDependencyError: optuna is not installed (extra ``tune``).
     """
-    _expect(trials, sampler, keep, select)
+    check_options(trials, sampler, keep, select)
     samplers.require_optuna()
     cls, model_config, train_config = configure(model, model_options, train_options, seed, ranking=True)
     searched = search_space(model, space, model_options, train_options)
@@ -233,8 +233,12 @@ def refuse_another(out: Path, resume: bool) -> None:
         )
 
 
-def _expect(trials: Any, sampler: str, keep: str, select: str) -> None:
-    """Refuses what can be wrong about a study whatever its model and data."""
+def check_options(trials: Any, sampler: str, keep: str, select: str) -> None:
+    """Refuses options that are wrong for every model and dataset.
+
+    Raises:
+        ConfigError: an unknown sampler or metric, a metric that is better when lower, or another such value.
+    """
     if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
         raise ConfigError(f"trials = {trials!r}; expected a whole number from 1")
     for what, value, known in (("sampler", sampler, SAMPLERS), ("keep", keep, KEEP)):
