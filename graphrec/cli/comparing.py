@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -13,6 +13,7 @@ from graphrec.cli.help import command
 from graphrec.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from graphrec.core.text_table import Format
     from graphrec.runs.comparison import ModelComparison
 
 FILES = ("report.html", "comparison.parquet", "users.parquet", "comparison.json", "table.md", "table.tex")
@@ -120,11 +121,12 @@ def _labels(pairs: list[str]) -> dict[str, list[str]]:
 def _print(comparison: ModelComparison, form: str) -> None:
     from graphrec.runs.comparison import answer, notes
 
-    if form == "markdown" or form == "latex":
-        output.print_line(comparison.table(form))
+    if form != "table":
+        markup = cast("Format", form)
+        output.print_line(comparison.table(markup))
         if comparison.comparisons:
             output.print_line()
-            output.print_line(comparison.comparisons.table(form))
+            output.print_line(comparison.comparisons.table(markup))
         for text in (answer(comparison), *notes(comparison)):
             output.print_note(output.printable(text))
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -16,6 +15,7 @@ from graphrec.core.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from graphrec.conversation.session import Session, Turn
 
+PROMPT = "> "
 BACK = ("b", "back")
 QUIT = ("q", "quit")
 NONE = ("n", "no", "none")
@@ -60,6 +60,7 @@ def converse(
     from graphrec.conversation.agent import ConversationalRecommender
     from graphrec.conversation.from_run import open_agent
     from graphrec.conversation.session import Session
+    from graphrec.core.files import write_json
 
     if web and (user is not None or like or replay is not None or save is not None):
         raise ConfigError(
@@ -88,15 +89,15 @@ def converse(
     for event in session.events:
         output.print_line(_describe(event))
     try:
-        _converse(session, _reader())
+        _converse(session)
     finally:
         if save is not None:
-            _save(save, session)
+            write_json(save, session.state())
     if save is not None:
         output.print_note(f"{save}: the conversation; continue it with --replay {save}")
 
 
-def _converse(session: Session, read: Callable[[str], str | None]) -> None:
+def _converse(session: Session) -> None:
     """Leads the conversation until an item is chosen, nothing is left, or the input ends."""
     while session.chosen_item is None:
         turn = session.next()
@@ -104,7 +105,7 @@ def _converse(session: Session, read: Callable[[str], str | None]) -> None:
         if turn.kind == "end":
             return
         while True:
-            line = read("> ")
+            line = _read_line()
             if line is None or line.lower() in QUIT:
                 return
             if line.lower() in BACK:
@@ -176,22 +177,18 @@ def _parse_numbers(line: str, last: int, count: int | None) -> list[int]:
     return [int(part) - 1 for part in parts]
 
 
-def _reader() -> Callable[[str], str | None]:
-    """A function that reads a line; it prompts on a terminal, and else echoes what it reads."""
-
-    def read(prompt: str) -> str | None:
-        if sys.stdin.isatty():
-            try:
-                return input(prompt).strip()
-            except EOFError:
-                return None
-        line = sys.stdin.readline()
-        if not line:
+def _read_line() -> str | None:
+    """Reads an answer, with a prompt on a terminal and an echo elsewhere; None at the end of the input."""
+    if sys.stdin.isatty():
+        try:
+            return input(PROMPT).strip()
+        except EOFError:
             return None
-        output.print_line(f"{prompt}{output.printable(line.strip())}")
-        return line.strip()
-
-    return read
+    line = sys.stdin.readline()
+    if not line:
+        return None
+    output.print_line(f"{PROMPT}{output.printable(line.strip())}")
+    return line.strip()
 
 
 def _describe(event: dict[str, Any]) -> str:
@@ -210,9 +207,3 @@ def _read_state(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise DataError(f"{path}: holds {type(state).__name__}; expected a conversation that --save wrote")
     return state
-
-
-def _save(path: Path, session: Session) -> None:
-    from graphrec.core.files import write_json
-
-    write_json(path, session.state())

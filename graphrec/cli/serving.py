@@ -27,12 +27,7 @@ Exclude = Annotated[
 IncludeSeen = Annotated[
     bool, typer.Option("--include-seen", help="Also recommend items the user has interacted with.")
 ]
-
-
-Search = Annotated[
-    str,
-    typer.Option("--search", help="exact, approximate (needs graphrec index), or auto."),
-]
+Search = Annotated[str, typer.Option("--search", help="exact, approximate (needs graphrec index), or auto.")]
 
 
 @command(
@@ -58,13 +53,14 @@ def recommend(
     settings.choice(form, FORMATS, "--format")
     settings.choice(unknown, ["error", "popularity"], "--unknown")
     settings.choice(search, SEARCHES, "--search")
-    limits = settings.lines(only), settings.lines(exclude)
+    allowed = settings.lines(only)
+    excluded = settings.lines(exclude)
     from graphrec.runs import open_recommender
 
     recommender, titles = open_recommender(run)
     k = min(k, len(recommender.items))
     ids, scores = recommender.recommend(
-        user, k, exclude_seen=not include_seen, only=limits[0], exclude=limits[1],
+        user, k, exclude_seen=not include_seen, only=allowed, exclude=excluded,
         unknown=cast(Literal["error", "popularity"], unknown), search=cast(Any, search),
     )  # fmt: skip
     _print_ranking("user", user, ids, scores, titles, form)
@@ -120,17 +116,19 @@ def export(
             "nothing to write; set a Parquet file with --out, a directory with --faiss, or both"
         )
     settings.choice(search, SEARCHES, "--search")
-    limits = settings.lines(users), settings.lines(only), settings.lines(exclude)
+    selected = settings.lines(users)
+    allowed = settings.lines(only)
+    excluded = settings.lines(exclude)
     from graphrec.runs import open_recommender
 
     recommender, _ = open_recommender(run)
     k = min(k, len(recommender.items))
     if out is not None:
         recommender.export(
-            out, k, limits[0], exclude_seen=not include_seen, only=limits[1], exclude=limits[2],
+            out, k, selected, exclude_seen=not include_seen, only=allowed, exclude=excluded,
             search=cast(Any, search),
         )  # fmt: skip
-        n = len(recommender.users) if limits[0] is None else len(limits[0])
+        n = len(recommender.users) if selected is None else len(selected)
         output.print_line(f"{out}: up to {k} items for each of {n:,} users")
     if faiss is not None:
         recommender.export_faiss(faiss)

@@ -1,4 +1,4 @@
-"""What commands share on the way in: ``--set key=value``, choices, and options that several commands have."""
+"""Options and arguments that several commands have, and how their values are read."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def on_device(device: str | None, given: dict[str, dict[str, Any]]) -> None:
     if device is None:
         return
     if "device" in given["train"]:
-        raise ConfigError("--device and --set train.device= say the same; give one of them")
+        raise ConfigError("--device and --set train.device= are the same option; give one of them")
     given["train"]["device"] = choice(device, ["auto", "cpu", "cuda", "mps"], "--device")
 
 
@@ -109,7 +109,7 @@ def read(
     Raises:
         ConfigError: no ``=``, an unknown prefix, or the same key twice.
     """
-    found: dict[str, dict[str, Any]] = {prefix: {} for prefix in prefixes}
+    options: dict[str, dict[str, Any]] = {prefix: {} for prefix in prefixes}
     for pair in pairs or ():
         key, equals, text = pair.partition("=")
         prefix, dot, name = key.strip().partition(".")
@@ -117,15 +117,15 @@ def read(
             prefix, name = bare, prefix
         if not equals or not name:
             raise ConfigError(f"--set {pair}: expected {_forms(prefixes, bare)}")
-        if prefix not in found:
+        if prefix not in options:
             raise ConfigError(
-                f"--set {pair}: {prefix!r} is not one of the prefixes {sorted(found)}; expected "
-                f"{_forms(prefixes, bare)}.{nearest(prefix, found)}"
+                f"--set {pair}: {prefix!r} is not one of the prefixes {sorted(options)}; expected "
+                f"{_forms(prefixes, bare)}.{nearest(prefix, options)}"
             )
-        if name in found[prefix]:
+        if name in options[prefix]:
             raise ConfigError(f"--set {pair}: {key} is set twice; expected each key once")
-        found[prefix][name] = _value(text)
-    return found
+        options[prefix][name] = _value(text)
+    return options
 
 
 def modalities(
@@ -136,15 +136,15 @@ def modalities(
     Raises:
         ConfigError: no ``=``, or the same field twice.
     """
-    chosen = {field: choice for field, choice in (("image", image), ("text", text)) if choice is not None}
+    choices = {field: name for field, name in (("image", image), ("text", text)) if name is not None}
     for pair in pairs or ():
         field, _, value = (part.strip() for part in pair.partition("="))
         if not field or not value:
             raise ConfigError(f"--modality {pair}: expected FIELD=CHOICE, such as audio=none")
-        if field in chosen:
+        if field in choices:
             raise ConfigError(f"--modality {pair}: {field!r} is chosen twice; expected each field once")
-        chosen[field] = value
-    return chosen
+        choices[field] = value
+    return choices
 
 
 def reader_options(dataset: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,13 +169,13 @@ def reader_options(dataset: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def registered(registry: Registry, load: Callable[[str], Any] | None = None) -> Iterator[tuple[str, Any]]:
-    """Every name of a registry and what it stands for.
+    """Every name of a registry and the object registered under it.
 
-    Prints one warning line for each package that is broken or takes a name of somebody else, and goes on.
+    Prints one warning line for each package that is broken or takes another's name, and goes on.
 
     Args:
         registry: of models, readers or extractors.
-        load: imports what a name stands for; default: the registry.
+        load: imports the object of a name; default: ``registry.load``.
     """
     for sentence in registry.clashes:
         output.print_error(f"warning: {sentence}")
@@ -241,17 +241,17 @@ def lines(path: Path | None) -> list[str] | None:
     try:
         if path.exists() and not path.is_file():  # reading a pipe waits for ever if nobody writes to it
             raise OSError("not a regular file")
-        found = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as cause:
         raise DataError(f"{path}: no such file; expected a text file with one id a line") from cause
     except (OSError, UnicodeDecodeError) as cause:
         raise DataError(
             f"{path}: not readable ({cause}); expected a UTF-8 text file with one id a line"
         ) from cause
-    found = [line for line in found if line]
-    if not found:
+    ids = [line.strip() for line in text.splitlines() if line.strip()]
+    if not ids:
         raise DataError(f"{path}: the file holds no id; expected one id a line")
-    return found
+    return ids
 
 
 def _value(text: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,10 @@ COPY = "dataset"
 
 
 class _TrainedDataset(BaseModel):
-    """By what the dataset of a run is recognized."""
+    """Identifies the dataset of a run."""
 
     name: str
     fingerprint: str
-
-
-class _RecordedSource(BaseModel):
-    """See :class:`Source`."""
-
-    dataset: str
-    root: str | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
 
 
 class RunRecord(BaseModel):
@@ -48,7 +41,7 @@ class RunRecord(BaseModel):
     keys: dict[str, str] = Field(default_factory=dict)
     """Key in the feature store by field."""
     store: str | None = None
-    source: _RecordedSource | None = None
+    source: Source | None = None
     select: str | None = None
     """Metric selected on, or ``"none"``; None where a Trainer of its own trained it."""
     device: dict[str, Any] = Field(default_factory=dict)
@@ -89,6 +82,11 @@ def read_record(path: str | Path) -> RunRecord:
     except ValidationError as cause:
         first = cause.errors()[0]
         raise damaged(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from cause
+
+
+def extractor_name(recorded: Any) -> str:
+    """Name of an extractor from what a run or a feature table records of it."""
+    return str(recorded.get("name", "unknown")) if isinstance(recorded, Mapping) else str(recorded)
 
 
 def damaged(path: Path, what: str) -> CheckpointError:
@@ -148,7 +146,7 @@ def source_of(path: Path, facts: RunRecord, root: str | Path | None = None) -> S
             f"{path}: does not record where its dataset was read, as graphrec train does; open it in Python "
             "with open_run(path, data=..., features=...)"
         )
-    source = Source(**facts.source.model_dump())
+    source = facts.source
     if root is None:
         return source
     return Source.create(source.dataset if source.dataset in READERS else root, root, source.options)

@@ -11,6 +11,7 @@ from graphrec.cli.demo.pictures import describe_choice, people
 from graphrec.cli.demo.protocol import EPOCHS, GROUPS, METRICS, MODELS, SELECT, TRAINING, group_report
 from graphrec.core.files import write_text
 from graphrec.runs.html import Bar, Cell, Heading, Table, bar_chart, line_chart, options, render
+from graphrec.runs.record import extractor_name
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -170,7 +171,10 @@ def _settings(
         ("split", f"{data.meta.get('split')}"),
         ("dataset fingerprint", data.fingerprint[:16]),
         *(
-            (f"{f} features", f"{_extractor(t)}, {t.values.shape[1]} numbers an item")
+            (
+                f"{f} features",
+                f"{extractor_name(t.meta.get('extractor', {}))}, {t.values.shape[1]} numbers an item",
+            )
             for f, t in features.items()
         ),
         *((MODELS[n][0], options(r.model.config.model_dump(mode="json"))) for n, r in runs.items()),
@@ -192,8 +196,3 @@ def _command(out: Path, settings: Mapping[str, Any]) -> str:
     if settings["epochs"] != EPOCHS:
         parts.append(f"--epochs {settings['epochs']}")
     return " ".join(parts)
-
-
-def _extractor(table: Any) -> str:
-    described = table.meta.get("extractor", {})
-    return str(described.get("name", "unknown")) if isinstance(described, Mapping) else str(described)

@@ -68,7 +68,7 @@ def tune(
     store: str | Path | None = None,
     on_trial: Callable[[Trial], None] | None = None,
 ) -> Study:
-    """Trains a model with several options and says which did best in validation; test is not looked at.
+    """Trains a model with several options and finds the best in validation; test is not used.
 
     Trial 0 has the defaults. No two trials have the same options: a space with fewer combinations than
     ``trials`` is tried in full, and a model without a space has one trial. No trial is stopped because others
@@ -138,15 +138,12 @@ def tune(
                 if number
                 else defaults
             )
-            chosen: dict[str, Any] = {
-                "model_options": {**(model_options or {}), **_of_model(options)},
-                "train_options": {**(train_options or {}), **_of_training(options)},
-            }
-            place = study.path / trial_name(number)
+            trial_options = _combine(options, model_options, train_options)
+            directory = study.path / trial_name(number)
             try:
                 run = runs.train(
-                    model, data, features, **chosen, out=place, seed=seed, select=select, resume=True,
-                    source=source, store=store,
+                    model, data, features, **trial_options, out=directory, seed=seed, select=select,
+                    resume=True, source=source, store=store,
                 )  # fmt: skip
             except TrainingError as cause:
                 outcome: dict[str, Any] = {"state": "failed", "value": None, "message": str(cause)}
@@ -158,15 +155,17 @@ def tune(
                     "epochs": int(run.history[-1]["epoch"]),
                     "seconds": run.seconds,
                 }
-            chosen = json.loads(json.dumps(chosen, default=str))
-            trial = Trial(number=number, path=place, options=options, seed=seed, **chosen, **outcome)
+            trial_options = json.loads(json.dumps(trial_options, default=str))
+            trial = Trial(
+                number=number, path=directory, options=options, seed=seed, **trial_options, **outcome
+            )  # fmt: skip
             journal.add(searched, trial)
             study.trials.append(trial)
             prune(study, keep)
             if on_trial is not None:
                 on_trial(trial)
         prune(study, keep)
-    _ = study.best  # there is none if all trials failed
+    _ = study.best  # raises if all trials failed
     return study
 
 
@@ -205,21 +204,17 @@ def search_space(
             )
         values = kind.values if isinstance(kind, Choice) else (kind.low, kind.high)
         for value in () if key in fixed else values:
-            given = {key: value}
+            option = {key: value}
             try:
-                _plain(given)
-                configure(
-                    model,
-                    {**(model_options or {}), **_of_model(given)},
-                    {**(train_options or {}), **_of_training(given)},
-                )
+                _plain(option)
+                configure(model, **_combine(option, model_options, train_options))
             except (ConfigError, TypeError, ValueError) as cause:
                 raise ConfigError(f"search space of {cls.name}, {key}: {cause}") from None
     return {key: kind for key, kind in own.items() if key not in fixed}
 
 
 def refuse_another(out: Path, resume: bool) -> None:
-    """Refuses, before any work is done, a directory that is not to be written to.
+    """Refuses an output directory that holds a run, or a study that is not resumed, before any work is done.
 
     Raises:
         CheckpointError: it holds a study and ``resume`` is false, or it holds a run.
@@ -255,7 +250,7 @@ def check_options(trials: Any, sampler: str, keep: str, select: str) -> None:
 def _opened(
     out: Path, facts: Mapping[str, Any], space: Space, planned: int, resume: bool
 ) -> Iterator[TrialJournal]:
-    """The journal of a new study, or of the one to resume, which nobody else writes to meanwhile.
+    """Opens the journal of a new or resumed study and locks it against other processes.
 
     Args:
         out: the directory.
@@ -320,7 +315,7 @@ def _begin(
 
 
 def _refuse_another_study(out: Path, before: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Refuses a study of another model, other data or other options, and says what differs."""
+    """Refuses a study of another model, other data or other options; the error names what differs."""
     model = str(facts["model"])
     configs: dict[str, type[Config]] = {
         "model_config": model_class(model).Config,
@@ -359,13 +354,18 @@ def _upgrade_kind(model: str, name: str, kind: dict[str, Any]) -> tuple[str, dic
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as they are read back: a study that goes on must see what a straight one sees."""
+    """Options as JSON returns them, so that a resumed study sees what an uninterrupted one sees."""
     return dict(json.loads(json.dumps(dict(options), allow_nan=False)))
 
 
-def _of_model(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if not key.startswith(TRAIN)}
-
-
-def _of_training(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {key.removeprefix(TRAIN): value for key, value in options.items() if key.startswith(TRAIN)}
+def _combine(
+    options: Mapping[str, Any],
+    model_options: Mapping[str, Any] | None,
+    train_options: Mapping[str, Any] | None,
+) -> dict[str, dict[str, Any]]:
+    """The fixed options of model and training, with those of one trial."""
+    combined = {"model_options": {**(model_options or {})}, "train_options": {**(train_options or {})}}
+    for key, value in options.items():
+        kind = "train_options" if key.startswith(TRAIN) else "model_options"
+        combined[kind][key.removeprefix(TRAIN)] = value
+    return combined
