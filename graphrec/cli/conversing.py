@@ -147,11 +147,7 @@ def _print_turn(turn: Turn) -> None:
 
 
 def _parse_answer(turn: Turn, line: str) -> str | list[str] | None:
-    """The answer in a line of input.
-
-    Raises:
-        ConfigError: the line is not an answer.
-    """
+    """The answer in a line of input; a ConfigError if it is none."""
     word = line.lower()
     if turn.kind == "recommendation":
         if word in NONE:

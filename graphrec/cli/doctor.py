@@ -84,11 +84,7 @@ def doctor(
 
 
 def run_checks(store: str | Path = "cache") -> list[Check]:
-    """Runs all checks in the order of the report; takes a few seconds, mostly for importing torch.
-
-    Args:
-        store: directory of the feature store, checked for write access.
-    """
+    """Runs all checks in the order of the report; takes a few seconds, mostly for importing torch."""
     checks = [python(), *packages()]
     if not any(check.name == "torch" and check.status == "broken" for check in checks):
         checks.append(device())

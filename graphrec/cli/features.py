@@ -33,9 +33,9 @@ def show_extractors() -> None:
     from graphrec.features.extract import DEFAULTS, EXTRACTORS
 
     rows = []
-    for name, made in settings.registered(EXTRACTORS):
-        first = (made.__doc__ or name).splitlines()[0].rstrip(".")
-        rows.append((name, made.kind, "yes" if name in DEFAULTS.values() else "", first))
+    for name, extractor_class in settings.registered(EXTRACTORS):
+        description = (extractor_class.__doc__ or name).splitlines()[0].rstrip(".")
+        rows.append((name, extractor_class.kind, "yes" if name in DEFAULTS.values() else "", description))
     output.print_table(["name", "kind", "default", "what"], rows)
     output.print_next_steps("graphrec features build DATASET --image NAME --text NAME")
 
@@ -93,34 +93,34 @@ def build(
     from graphrec.features.extract import DEFAULTS, EXTRACTORS, extractor
     from graphrec.features.extract.extraction import extract
 
-    chosen = settings.modalities(modality, image, text)
-    given = settings.read(options, [*{"image", "text", *chosen}, "data", "ray"], bare="data")
+    choices = settings.modalities(modality, image, text)
+    given = settings.read(options, [*{"image", "text", *choices}, "data", "ray"], bare="data")
     cluster = _cluster(ray, given["ray"])
-    for name in {"image", "text", *chosen}:
-        if name in chosen:
+    for name in {"image", "text", *choices}:
+        if name in choices:
             option = f"--{name}" if name in ("image", "text") else f"--modality {name}="
-            settings.choice(chosen[name], [*EXTRACTORS, "none"], option)
-        used = chosen.get(name, DEFAULTS.get(name))
+            settings.choice(choices[name], [*EXTRACTORS, "none"], option)
+        used = choices.get(name, DEFAULTS.get(name))
         if given[name] and used in EXTRACTORS:
             extractor_class = EXTRACTORS.load(str(used))
             known = settings.arguments_of(extractor_class)
-            inner = (
+            encoder = (
                 given[name].get("encoder", _default_encoder(extractor_class)) if "encoder" in known else None
             )
-            if inner in EXTRACTORS:  # code-segments passes further options to its encoder
-                known += settings.arguments_of(EXTRACTORS.load(str(inner)))
+            if encoder in EXTRACTORS:  # code-segments passes further options to its encoder
+                known += settings.arguments_of(EXTRACTORS.load(str(encoder)))
             settings.known_only(given[name], known, f"extractor {used!r}")
     data, source = read(dataset, root, given["data"])
     n_tables = 0
     incomplete = False
     kinds = {content.kind for content in data.content.values()}
-    requested = (f for f, name in chosen.items() if name != "none" and f not in {*kinds, *data.content})
+    requested = (f for f, name in choices.items() if name != "none" and f not in {*kinds, *data.content})
     with cluster.connect() if cluster is not None else nullcontext():
         for field in (*data.content, *requested):
             kind = data.field(field).kind
             # A choice for the field itself, or for all content of its kind.
-            key = field if field in chosen or kind not in given else kind
-            used = chosen.get(key, DEFAULTS.get(kind))
+            key = field if field in choices or kind not in given else kind
+            used = choices.get(key, DEFAULTS.get(kind))
             if used == "none":
                 continue
             if used is None:

@@ -166,8 +166,7 @@ def _report_mistake(message: str, debug: bool) -> int:
 
 def _one_line(message: str) -> str:
     """The message on one line, shortened in the middle; ids and paths may be arbitrarily long."""
-    flat = " ".join(message.split("\n")) if "\n" in message else message
-    flat = flat.replace("\r", " ")
+    flat = message.replace("\n", " ").replace("\r", " ")
     return flat if len(flat) <= MAX_MESSAGE else f"{flat[: MAX_MESSAGE // 2]} … {flat[-MAX_MESSAGE // 2 :]}"
 
 

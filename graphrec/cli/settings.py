@@ -80,11 +80,7 @@ def store_argument(store: Path) -> str:
 
 
 def on_device(device: str | None, given: dict[str, dict[str, Any]]) -> None:
-    """Puts ``--device`` among the options of training.
-
-    Raises:
-        ConfigError: there is no such device, or ``--set`` names one too.
-    """
+    """Puts ``--device`` among the options of training, unless ``--set`` names one too."""
     if device is None:
         return
     if "device" in given["train"]:
@@ -95,19 +91,10 @@ def on_device(device: str | None, given: dict[str, dict[str, Any]]) -> None:
 def read(
     pairs: Iterable[str] | None, prefixes: Collection[str], bare: str | None = None
 ) -> dict[str, dict[str, Any]]:
-    """The ``--set`` options of one command line, by prefix.
+    """Options such as ``model.dim=128`` as prefix -> key -> value, with every prefix in it.
 
-    Args:
-        pairs: such as ``["model.dim=128", "data.split=random"]``. A value is read as JSON where it is JSON,
-            else it is text.
-        prefixes: the known ones.
-        bare: the prefix meant by a key without a dot; None refuses such keys.
-
-    Returns:
-        prefix -> key -> value, with every prefix in it.
-
-    Raises:
-        ConfigError: no ``=``, an unknown prefix, or the same key twice.
+    A value is read as JSON where it is JSON, else it is text. ``bare`` is the prefix of keys without a dot;
+    with None they are refused.
     """
     options: dict[str, dict[str, Any]] = {prefix: {} for prefix in prefixes}
     for pair in pairs or ():
@@ -131,11 +118,7 @@ def read(
 def modalities(
     pairs: Iterable[str] | None, image: str | None = None, text: str | None = None
 ) -> dict[str, str]:
-    """The choices of ``--modality FIELD=CHOICE``, ``--image`` and ``--text``, by field.
-
-    Raises:
-        ConfigError: no ``=``, or the same field twice.
-    """
+    """The choices of ``--modality FIELD=CHOICE``, ``--image`` and ``--text``, by field."""
     choices = {field: name for field, name in (("image", image), ("text", text)) if name is not None}
     for pair in pairs or ():
         field, _, value = (part.strip() for part in pair.partition("="))
@@ -148,11 +131,7 @@ def modalities(
 
 
 def reader_options(dataset: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options for a reader: where it takes a list, ``a,b`` means that list; unknown ones are refused at once.
-
-    Raises:
-        ConfigError: unknown reader or option.
-    """
+    """Checked options of a reader; where it takes a list, ``a,b`` means that list."""
     from graphrec.data.readers import READERS
 
     if dataset not in READERS:
@@ -169,13 +148,9 @@ def reader_options(dataset: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def registered(registry: Registry, load: Callable[[str], Any] | None = None) -> Iterator[tuple[str, Any]]:
-    """Every name of a registry and the object registered under it.
+    """Every name of a registry and the object registered under it, from ``load`` or ``registry.load``.
 
     Prints one warning line for each package that is broken or takes another's name, and goes on.
-
-    Args:
-        registry: of models, readers or extractors.
-        load: imports the object of a name; default: ``registry.load``.
     """
     for sentence in registry.clashes:
         output.print_error(f"warning: {sentence}")
@@ -189,11 +164,7 @@ def registered(registry: Registry, load: Callable[[str], Any] | None = None) -> 
 
 
 def known_only(options: Iterable[str], known: Collection[str], owner: str) -> None:
-    """Refuses options that the owner does not have.
-
-    Raises:
-        ConfigError: names the known ones and the nearest.
-    """
+    """Refuses options that the owner does not have; the error names the known ones and the nearest."""
     for option in options:
         if option not in known:
             raise ConfigError(
@@ -208,22 +179,14 @@ def arguments_of(function: Callable[..., Any]) -> list[str]:
 
 
 def choice(value: str, known: Collection[str], option: str) -> str:
-    """The value itself if it is one of the known ones.
-
-    Raises:
-        ConfigError: it is not; names the nearest.
-    """
+    """The value itself if it is one of the known ones; the error names the nearest."""
     if value not in known:
         raise ConfigError(f"{option} {value!r} is not one of {list(known)}.{nearest(value, known)}")
     return value
 
 
 def numbers(text: str, option: str) -> tuple[int, ...]:
-    """Whole numbers from 1 to 999,999 in ``"10,20"``.
-
-    Raises:
-        ConfigError: anything else.
-    """
+    """Whole numbers from 1 to 999,999 in a text such as ``"10,20"``."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and len(part) <= 6 and int(part) >= 1 for part in parts):
         raise ConfigError(f"{option} {text!r}; expected whole numbers from 1 to 999999, such as 10 or 10,20")
@@ -231,11 +194,7 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
 
 
 def lines(path: Path | None) -> list[str] | None:
-    """Ids from a text file, one a line; blank lines are left out. None for None.
-
-    Raises:
-        DataError: the file is missing, not UTF-8, or holds no id.
-    """
+    """Ids from a text file, one a line; blank lines are left out. None for None."""
     if path is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""What ``run.json`` records, and the dataset and features it names, opened again and compared with it."""
+"""Reads ``run.json``, and opens the dataset and features that it records, if they are unchanged."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _TrainedDataset(BaseModel):
 
 
 class RunRecord(BaseModel):
-    """The part of ``run.json`` that opening a run, and training it again, depend on."""
+    """The part of ``run.json`` that is needed to open a run and to train it again."""
 
     model: str
     config: dict[str, Any] = Field(alias="model_config")
@@ -55,7 +55,7 @@ class RunRecord(BaseModel):
 
 
 def read_meta(path: str | Path) -> dict[str, Any]:
-    """What ``run.json`` of a run directory records.
+    """The content of a run's ``run.json``.
 
     Raises:
         CheckpointError: no run there (the nearest one is named), or its ``run.json`` is damaged.
@@ -71,7 +71,7 @@ def read_meta(path: str | Path) -> dict[str, Any]:
 
 
 def read_record(path: str | Path) -> RunRecord:
-    """What ``run.json`` of a run directory records, checked.
+    """The validated record of a run.
 
     Raises:
         CheckpointError: no run there (the nearest one is named), or its ``run.json`` is damaged.
@@ -90,7 +90,7 @@ def extractor_name(recorded: Any) -> str:
 
 
 def damaged(path: Path, what: str) -> CheckpointError:
-    """The error for a ``run.json`` that is whole and does not hold what it must."""
+    """The error for a ``run.json`` with invalid values."""
     return CheckpointError(
         f"{path / 'run.json'}: not what training wrote ({what}); restore the file or train again"
     )
@@ -111,7 +111,8 @@ def inputs_of(
     path = Path(path)
     facts = read_record(path)
     if data is None:
-        data = _dataset(path, facts, root)
+        source = source_of(path, facts, root)
+        data = Dataset.load(path / COPY) if source == Source(COPY) else source.read()
     if data.fingerprint != facts.dataset.fingerprint:
         raise CheckpointError(
             f"{path}: was trained on {facts.dataset.name} {facts.dataset.fingerprint[:12]}…, the dataset as "
@@ -150,12 +151,6 @@ def source_of(path: Path, facts: RunRecord, root: str | Path | None = None) -> S
     if root is None:
         return source
     return Source.create(source.dataset if source.dataset in READERS else root, root, source.options)
-
-
-def _dataset(path: Path, facts: RunRecord, root: str | Path | None) -> Dataset:
-    """The dataset, read where it was, or where ``root`` says it is now."""
-    source = source_of(path, facts, root)
-    return Dataset.load(path / COPY) if source == Source(COPY) else source.read()
 
 
 def _tables(path: Path, facts: RunRecord, data: Dataset, store: str | Path | None) -> dict[str, FeatureTable]:

@@ -25,8 +25,6 @@ from graphrec.runs.source import Source
 from graphrec.training import checkpoint
 from graphrec.training.trainer import Run
 
-__all__ = ["Reproduction", "train_like"]
-
 AGAIN = "-again"
 CHANGED = "-changed"
 

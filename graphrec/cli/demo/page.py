@@ -33,18 +33,7 @@ def write_page(
     settings: Mapping[str, Any],
     steps: Mapping[str, float],
 ) -> Path:
-    """Writes ``report.html`` and returns its path.
-
-    Args:
-        out: the demo's directory.
-        data: the generated dataset.
-        features: its feature tables.
-        runs: model name -> finished training.
-        reports: model name -> evaluation on test.
-        comparisons: paired comparisons between them.
-        settings: the options of the demo.
-        steps: seconds by step.
-    """
+    """Writes ``report.html`` from the runs and test reports by model name, and returns its path."""
     n_cold = next((r.groups["items/cold/within"].meta["n_group"] for r in reports.values()), 0)
     text = render(
         Path(__file__).with_name("page.html"),

@@ -137,30 +137,24 @@ def compare(
     return compare_reports(entries, baseline=baseline, metric=metric, k=k, metrics=metrics)
 
 
+@dataclass
 class _Evaluator:
     """Evaluates runs of one dataset, which is read at most once, and stores their reports."""
 
-    def __init__(
-        self,
-        split: str,
-        masked: str,
-        names: tuple[str, ...],
-        data: Dataset | None,
-        features: Features | None,
-        root: str | Path | None,
-        store: str | Path | None,
-    ) -> None:
-        self.split = split
-        self.masked = masked
-        self.names = names
-        bases = {parse_metric(name)[0] for name in names}
+    split: str
+    masked: str
+    names: tuple[str, ...]
+    data: Dataset | None
+    features: Features | None
+    root: str | Path | None
+    store: str | Path | None
+
+    @property
+    def has_foreign_metrics(self) -> bool:
+        """Whether a metric is of another package, whose code is not in the key."""
+        bases = {parse_metric(name)[0] for name in self.names}
         used = [m for m in METRICS.values() if m.name in bases or m.per == "lists"]
-        # The code of other packages is not in the key.
-        self.foreign = not all(m.function.__module__.startswith("graphrec.") for m in used)
-        self.data = data
-        self.features = features
-        self.root = root
-        self.store = store
+        return not all(m.function.__module__.startswith("graphrec.") for m in used)
 
     def key(self, run: _Run) -> str:
         """Digest of everything the numbers depend on."""
@@ -179,7 +173,7 @@ class _Evaluator:
     def stored(self, run: _Run) -> Report | None:
         """The undamaged report of an earlier evaluation under the same key, or None."""
         file = self.file(run)
-        if self.foreign or not file.exists():
+        if self.has_foreign_metrics or not file.exists():
             return None
         try:
             report = Report.from_parquet(file)

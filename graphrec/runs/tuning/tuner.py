@@ -25,7 +25,8 @@ from graphrec.models.base import Features
 from graphrec.models.search_space import Choice, Integers, Space, Uniform
 from graphrec.models.train_config import TrainConfig
 from graphrec.runs import run as runs
-from graphrec.runs.run import SELECT, Source, configure
+from graphrec.runs.run import SELECT, configure
+from graphrec.runs.source import Source
 from graphrec.runs.tuning import samplers
 from graphrec.runs.tuning.samplers import SAMPLERS, CompletedTrial
 from graphrec.runs.tuning.study import (
@@ -252,16 +253,7 @@ def _opened(
 ) -> Iterator[TrialJournal]:
     """Opens the journal of a new or resumed study and locks it against other processes.
 
-    Args:
-        out: the directory.
-        facts: for ``study.json``.
-        space: what is searched.
-        planned: how many trials there will be.
-        resume: whether there may be a study already.
-
-    Raises:
-        CheckpointError: it holds another study, more trials, or trials suggested by another optuna while some
-            are left to suggest; another process writes to it; or it cannot be written.
+    ``facts`` are recorded in ``study.json``; ``planned`` is the final number of trials.
     """
     refuse_another(out, resume)
     before = read_sealed(out / STUDY, REMEDY, FORMAT) if (out / STUDY).exists() else {}
@@ -291,11 +283,7 @@ def _opened(
 def _begin(
     out: Path, before: Mapping[str, Any], facts: Mapping[str, Any], finished: int, planned: int
 ) -> None:
-    """Records what the study is, unless it has all its trials.
-
-    Raises:
-        CheckpointError: it has more, or the installed optuna may not suggest the trials that are left.
-    """
+    """Writes ``study.json``, unless all trials are finished; refuses more trials or another optuna."""
     if finished > planned:
         raise CheckpointError(
             f"{out}: holds {finished} trials, this study has {planned}; ask for at least {finished} "
