@@ -132,15 +132,10 @@ def inputs_of(
 
 
 def source_of(path: Path, facts: RunRecord, root: str | Path | None = None) -> Source:
-    """Where the dataset of a run is read.
-
-    Args:
-        path: the run directory.
-        facts: what it records.
-        root: where the dataset is now, if it has been moved.
+    """The recorded source of a run's dataset, with ``root`` if the dataset has been moved.
 
     Raises:
-        CheckpointError: that is not recorded.
+        CheckpointError: no source is recorded.
     """
     if facts.source is None:
         raise CheckpointError(

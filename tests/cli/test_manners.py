@@ -156,3 +156,12 @@ def test_doctor_does_not_hang_on_a_silent_hub(monkeypatch: pytest.MonkeyPatch) -
         found = {check.name: check for check in doctor.weights()}
     assert time.monotonic() - begun < 5
     assert found["weights hub"].status == "note"
+
+
+def test_options_in_a_suggested_command_are_read_back_as_they_were() -> None:
+    from graphrec.cli import settings
+    from graphrec.runs.source import set_arguments
+
+    options = {"a": "5", "b": 5, "c": "some text", "d": [1, "x"], "e": "true", "f": None, "g": 0.5}
+    pairs = set_arguments("data.", options)[1::2]
+    assert settings.read(pairs, ["data"])["data"] == options

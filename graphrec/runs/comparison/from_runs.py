@@ -50,22 +50,13 @@ ABOUT = (
 
 @dataclass(frozen=True)
 class _Run:
-    """A finished run.
-
-    Attributes:
-        path: its directory.
-        meta: what ``run.json`` records.
-        facts: the part of it that is checked.
-        options: option -> value, of those that affect results; runs with the same options form a row.
-        seed: of the training.
-        weights: the checkpoint that is evaluated.
-        history: one dict per epoch.
-    """
+    """A finished run; ``weights`` is the checkpoint that is evaluated."""
 
     path: Path
     meta: Mapping[str, Any]
     facts: RunRecord
     options: Mapping[str, Any]
+    """Those that affect results; runs with the same options form a row."""
     seed: int
     weights: Path
     history: Sequence[Mapping[str, float]]
@@ -322,11 +313,7 @@ def _format_option(value: Any) -> str:
 
 
 def _read(path: Path) -> _Run:
-    """A run's record and state.
-
-    Raises:
-        CheckpointError: no run in the directory, a damaged one, or one that is not finished.
-    """
+    """Reads the record and state of a finished run; others are refused."""
     meta, facts = read_meta(path), read_record(path)
     again = f"graphrec train {facts.model} ... --out {path} --resume"
     if not checkpoint.exists(path / "last"):

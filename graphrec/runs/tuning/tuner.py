@@ -350,9 +350,12 @@ def _combine(
     options: Mapping[str, Any],
     model_options: Mapping[str, Any] | None,
     train_options: Mapping[str, Any] | None,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Any]:
     """The fixed options of model and training, with those of one trial."""
-    combined = {"model_options": {**(model_options or {})}, "train_options": {**(train_options or {})}}
+    combined: dict[str, Any] = {
+        "model_options": {**(model_options or {})},
+        "train_options": {**(train_options or {})},
+    }
     for key, value in options.items():
         kind = "train_options" if key.startswith(TRAIN) else "model_options"
         combined[kind][key.removeprefix(TRAIN)] = value
