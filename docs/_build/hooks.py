@@ -111,11 +111,12 @@ def _commands() -> Iterator[str]:
     """The help text of every command."""
     import typer
 
-    from graphrec.cli.main import app
+    from graphrec.cli.main import COMMANDS, app, load_command
 
     os.environ["COLUMNS"] = "100"
     yield "# Commands\n\nThe help text of every command, as `graphrec COMMAND --help` prints it.\n"
     root = typer.main.get_command(app)
+    root.commands = {name: load_command(name) for name in COMMANDS}
     yield from _command(root, "graphrec", None)
 
 

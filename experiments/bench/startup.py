@@ -16,8 +16,8 @@ from experiments.bench import measure
 COMMANDS: dict[str, tuple[list[str], float | None]] = {
     "python -c pass": (["-c", "pass"], None),
     "import graphrec": (["-c", "import graphrec"], 1.0),
-    "graphrec --help": (["-m", "graphrec.cli", "--help"], 1.5),
-    "graphrec train --help": (["-m", "graphrec.cli", "train", "--help"], None),
+    "graphrec --help": (["-m", "graphrec", "--help"], 1.5),
+    "graphrec train --help": (["-m", "graphrec", "train", "--help"], None),
     "import graphrec as gr; gr.Trainer": (["-c", "import graphrec as gr; gr.Trainer"], None),
     "import torch, for comparison": (["-c", "import torch"], None),
 }

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from graphrec.data import Dataset
 
 app = group(
-    "For people who work in a repository: files to work on next, reviewers of a change, experts.",
+    "Files to work on next, reviewers of a change, experts.",
     "graphrec code suggest",
     "graphrec code reviewers src/app.py tests/test_app.py",
     "graphrec code experts src",

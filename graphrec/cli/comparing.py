@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from graphrec.cli import output, settings
+from graphrec.cli.help import command
 from graphrec.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from graphrec.core.text_table import Format
     from graphrec.runs.comparison import ModelComparison
 
-EXAMPLES = (
+FILES = ("report.html", "comparison.parquet", "users.parquet", "comparison.json", "table.md", "table.tex")
+
+
+@command(
     "graphrec compare runs/freedom runs/lightgcn --baseline lightgcn",
     "graphrec compare runs/shop --out comparison",
     "graphrec compare runs/shop --metric ndcg@10 --k 5,10 --format latex",
     "graphrec compare --label A=runs/a-0,runs/a-1 --label B=runs/b-0,runs/b-1 --html report.html",
 )
-FILES = ("report.html", "comparison.parquet", "users.parquet", "comparison.json", "table.md", "table.tex")
-
-
 def compare(
+    context: typer.Context,
     runs: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -51,14 +54,8 @@ def compare(
         str, typer.Option(help="Metrics of the table, with or without a cut-off.")
     ] = "recall,ndcg",
     split: settings.Split = "test",
-    masked: Annotated[
-        str | None,
-        typer.Option(
-            help="Items that are not recommended to their users again: those of train, of train+valid, or "
-            "none. Default: train+valid for test, train for valid."
-        ),
-    ] = None,
-    form: Annotated[str, typer.Option("--format", help="table, markdown or latex.")] = "table",
+    masked: settings.Masked = None,
+    form: settings.TableFormat = "table",
     out: Annotated[
         Path | None, typer.Option(help=f"Write everything into this directory: {', '.join(FILES)}.")
     ] = None,
@@ -69,12 +66,12 @@ def compare(
     root: settings.MovedRoot = None,
     store: settings.MovedStore = None,
 ) -> None:
-    """Compare finished runs: several seeds a model, spread, intervals, paired tests, an HTML report.
+    """Compare finished runs: tables, paired tests, an HTML report.
 
-    Runs in which everything but the seed is equal form one row. Each run is evaluated once; its report is
-    stored in its directory and read the next time.
+    Runs in which everything but the seed is equal form one row, with the spread over seeds and intervals over
+    users. Each run is evaluated once; its report is stored in its directory and read the next time.
     """
-    settings.choice(form, ["table", "markdown", "latex"], "--format")
+    settings.choice(form, settings.TABLE_FORMATS, "--format")
     cuts = settings.numbers(k, "--k")
     labels = _labels(label or [])
     if not runs and not labels:
@@ -87,18 +84,11 @@ def compare(
         metrics=[name.strip() for name in metrics.split(",")], root=root, store=store, log=output.print_note,
     )  # fmt: skip
     _print(comparison, form)
-    command = _command(
-        runs or [], label or [],
-        {
-            "--baseline": (baseline, None), "--metric": (metric, "recall@20"), "--k": (k, "10,20"),
-            "--metrics": (metrics, "recall,ndcg"), "--split": (split, "test"), "--masked": (masked, None),
-            "--root": (root, None), "--store": (store, None), "--html": (html, None), "--out": (out, None),
-        },
-    )  # fmt: skip
+    command_line = _command_line(context)
     written = []
     with explain_os_errors(out or html or parquet or Path(), DataError):
         if out is not None:
-            comparisons.to_html(comparison, out / FILES[0], command=command)
+            comparisons.to_html(comparison, out / FILES[0], command=command_line)
             comparisons.to_parquet(comparison, out / FILES[1])
             comparisons.to_parquet(comparison, out / FILES[2], per="user")
             write_json(out / FILES[3], comparisons.summary(comparison))
@@ -106,7 +96,7 @@ def compare(
             write_text(out / FILES[5], comparison.table("latex") + "\n")
             written += [out / name for name in FILES]
         if html is not None:
-            written.append(comparisons.to_html(comparison, html, command=command))
+            written.append(comparisons.to_html(comparison, html, command=command_line))
         if parquet is not None:
             written.append(comparisons.to_parquet(comparison, parquet))
     for path in written:
@@ -131,11 +121,12 @@ def _labels(pairs: list[str]) -> dict[str, list[str]]:
 def _print(comparison: ModelComparison, form: str) -> None:
     from graphrec.runs.comparison import answer, notes
 
-    if form == "markdown" or form == "latex":
-        output.print_line(comparison.table("markdown" if form == "markdown" else "latex"))
+    if form != "table":
+        markup = cast("Format", form)
+        output.print_line(comparison.table(markup))
         if comparison.comparisons:
             output.print_line()
-            output.print_line(comparison.comparisons.table("markdown" if form == "markdown" else "latex"))
+            output.print_line(comparison.comparisons.table(markup))
         for text in (answer(comparison), *notes(comparison)):
             output.print_note(output.printable(text))
         return
@@ -150,12 +141,13 @@ def _print(comparison: ModelComparison, form: str) -> None:
         output.print_line(output.printable(text))
 
 
-def _command(runs: list[Path], labels: list[str], options: dict[str, tuple[object, object]]) -> str:
-    """The command line that makes the same comparison; options are name -> (value, default)."""
-    parts = ["graphrec", "compare", *map(str, runs)]
-    for pair in labels:
-        parts += ["--label", pair]
-    for name, (value, default) in options.items():
-        if value != default:
-            parts += [name, str(value)]
+def _command_line(context: typer.Context) -> str:
+    """The command line that makes the same comparison."""
+    parts = ["graphrec", "compare", *map(str, context.params["runs"] or ())]
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if parameter.name in ("runs", "form", "parquet") or value in (None, parameter.default):
+            continue
+        for each in value if isinstance(value, (list, tuple)) else [value]:
+            parts += [parameter.opts[0], str(each)]
     return shlex.join(parts)

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
 from graphrec.cli import output, settings
+from graphrec.cli.help import command
 from graphrec.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from graphrec.conversation.session import Session, Turn
 
-EXAMPLES = (
-    "graphrec converse runs/lastfm-scpr",
-    "graphrec converse runs/lastfm-scpr --user 12 --like rock --save talk.json",
-    "graphrec converse runs/lastfm-scpr --replay talk.json",
-    "graphrec converse runs/lastfm-scpr --web",
-    "graphrec converse runs/lastfm-scpr --policy recommend-when-sure:30 --belief posterior --error 0.05",
-)
+PROMPT = "> "
 BACK = ("b", "back")
 QUIT = ("q", "quit")
 NONE = ("n", "no", "none")
 ANSWERS = {"y": "yes", "yes": "yes", "n": "no", "no": "no", "?": "unknown", "unknown": "unknown"}
 
 
+@command(
+    "graphrec converse runs/lastfm-scpr",
+    "graphrec converse runs/lastfm-scpr --user 12 --like rock --save talk.json",
+    "graphrec converse runs/lastfm-scpr --replay talk.json",
+    "graphrec converse runs/lastfm-scpr --web",
+    "graphrec converse runs/lastfm-scpr --policy recommend-when-sure:30 --belief posterior --error 0.05",
+)
 def converse(
     run: settings.Run,
     user: Annotated[str | None, typer.Option(help="Your user id. Default: an unknown user.")] = None,
@@ -51,7 +52,7 @@ def converse(
     host: Annotated[str, typer.Option(help="Address of the page.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the page.")] = 8000,
 ) -> None:
-    """Have a conversation: answer questions and get recommendations with explanations.
+    """Answer questions and get recommendations with explanations.
 
     RUN is a run of a conversational model, or a directory that ConversationalRecommender.save wrote; the
     dataset is not needed. Answers are read from standard input, one per line.
@@ -59,6 +60,7 @@ def converse(
     from graphrec.conversation.agent import ConversationalRecommender
     from graphrec.conversation.from_run import open_agent
     from graphrec.conversation.session import Session
+    from graphrec.core.files import write_json
 
     if web and (user is not None or like or replay is not None or save is not None):
         raise ConfigError(
@@ -87,15 +89,15 @@ def converse(
     for event in session.events:
         output.print_line(_describe(event))
     try:
-        _converse(session, _reader())
+        _converse(session)
     finally:
         if save is not None:
-            _save(save, session)
+            write_json(save, session.state())
     if save is not None:
         output.print_note(f"{save}: the conversation; continue it with --replay {save}")
 
 
-def _converse(session: Session, read: Callable[[str], str | None]) -> None:
+def _converse(session: Session) -> None:
     """Leads the conversation until an item is chosen, nothing is left, or the input ends."""
     while session.chosen_item is None:
         turn = session.next()
@@ -103,7 +105,7 @@ def _converse(session: Session, read: Callable[[str], str | None]) -> None:
         if turn.kind == "end":
             return
         while True:
-            line = read("> ")
+            line = _read_line()
             if line is None or line.lower() in QUIT:
                 return
             if line.lower() in BACK:
@@ -145,11 +147,7 @@ def _print_turn(turn: Turn) -> None:
 
 
 def _parse_answer(turn: Turn, line: str) -> str | list[str] | None:
-    """The answer in a line of input.
-
-    Raises:
-        ConfigError: the line is not an answer.
-    """
+    """The answer in a line of input; a ConfigError if it is none."""
     word = line.lower()
     if turn.kind == "recommendation":
         if word in NONE:
@@ -175,22 +173,18 @@ def _parse_numbers(line: str, last: int, count: int | None) -> list[int]:
     return [int(part) - 1 for part in parts]
 
 
-def _reader() -> Callable[[str], str | None]:
-    """A function that reads a line; it prompts on a terminal, and else echoes what it reads."""
-
-    def read(prompt: str) -> str | None:
-        if sys.stdin.isatty():
-            try:
-                return input(prompt).strip()
-            except EOFError:
-                return None
-        line = sys.stdin.readline()
-        if not line:
+def _read_line() -> str | None:
+    """Reads an answer, with a prompt on a terminal and an echo elsewhere; None at the end of the input."""
+    if sys.stdin.isatty():
+        try:
+            return input(PROMPT).strip()
+        except EOFError:
             return None
-        output.print_line(f"{prompt}{output.printable(line.strip())}")
-        return line.strip()
-
-    return read
+    line = sys.stdin.readline()
+    if not line:
+        return None
+    output.print_line(f"{PROMPT}{output.printable(line.strip())}")
+    return line.strip()
 
 
 def _describe(event: dict[str, Any]) -> str:
@@ -209,9 +203,3 @@ def _read_state(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise DataError(f"{path}: holds {type(state).__name__}; expected a conversation that --save wrote")
     return state
-
-
-def _save(path: Path, session: Session) -> None:
-    from graphrec.core.files import write_json
-
-    write_json(path, session.state())

@@ -39,6 +39,11 @@ def read(dataset: str, root: Path | None, options: dict[str, Any]) -> tuple[Data
     return source.read(), source
 
 
+def read_with(dataset: str, root: Path | None, pairs: list[str] | None) -> tuple[Dataset, Source]:
+    """Reads the dataset with the ``--set`` options of a command that has no others."""
+    return read(dataset, root, settings.read(pairs, ["data"], bare="data")["data"])
+
+
 @app.command("list", epilog=epilog("graphrec data list --root data"))
 def show_readers(root: settings.Root = None) -> None:
     """List the datasets and file formats graphrec can read, with their sources."""
@@ -64,11 +69,10 @@ def show_readers(root: settings.Root = None) -> None:
 )
 def show(dataset: settings.Dataset, root: settings.Root = None, options: settings.Set = None) -> None:
     """Read a dataset and print its counts, split, content and dropped rows."""
-    data, _ = read(dataset, root, settings.read(options, ["data"], bare="data")["data"])
+    data, _ = read_with(dataset, root, options)
     output.print_fields(data.summary())
     output.print_line()
-    hidden = ("options",)
-    output.print_fields({k: _flatten(v) for k, v in data.meta.items() if k not in hidden})
+    output.print_fields({k: _flatten(v) for k, v in data.meta.items() if k != "options"})
     for name, value in dict(data.meta.get("options", {})).items():
         output.print_line(f"option {name} = {_flatten(value)}")
 
@@ -92,7 +96,7 @@ def convert(
     """
     from graphrec.core.files import explain_os_errors
 
-    data, _ = read(dataset, root, settings.read(options, ["data"], bare="data")["data"])
+    data, _ = read_with(dataset, root, options)
     with explain_os_errors(out, DataError):
         data.save(out)
     output.print_line(f"{out}: {data!r}")

@@ -21,7 +21,12 @@ import warnings
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
+
+import typer
+
+from graphrec.cli import output, settings
+from graphrec.cli.help import command
 
 Status = Literal["ok", "note", "broken"]
 
@@ -55,12 +60,31 @@ class Check(NamedTuple):
     advice: str = ""
 
 
-def run_checks(store: str | Path = "cache") -> list[Check]:
-    """Runs all checks in the order of the report; takes a few seconds, mostly for importing torch.
+@command("graphrec doctor", "graphrec doctor --json")
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    store: settings.Store = settings.CACHE,
+) -> None:
+    """Check the installation and give advice for each problem.
 
-    Args:
-        store: directory of the feature store, checked for write access.
+    Checks versions, extras, device, weights and data.
     """
+    checks = run_checks(store)
+    if as_json:
+        output.print_json([check._asdict() for check in checks])
+    else:
+        rows = [(check.status, check.name, check.found) for check in checks]
+        output.print_table(["", "what", "found"], rows, left=["", "what", "found"])
+        output.print_line()
+        for check in checks:
+            if check.advice:
+                output.print_line(f"{check.name}: {check.advice}")
+    if any(check.status == "broken" for check in checks):
+        raise typer.Exit(1)
+
+
+def run_checks(store: str | Path = "cache") -> list[Check]:
+    """Runs all checks in the order of the report; takes a few seconds, mostly for importing torch."""
     checks = [python(), *packages()]
     if not any(check.name == "torch" and check.status == "broken" for check in checks):
         checks.append(device())

@@ -8,35 +8,29 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from graphrec.cli import output, settings
-from graphrec.core.errors import ConfigError, DataError
+from graphrec.cli.help import command
+from graphrec.core.errors import DataError
 
 if TYPE_CHECKING:
     from graphrec.evaluation.report import Report
     from graphrec.runs import OpenedRun
 
-EXAMPLES = (
+NEW = 2
+"""Most training contributions of a person who counts as new."""
+
+
+@command(
     "graphrec evaluate runs/shop",
     "graphrec evaluate runs/shop --k 5,10,50 --metrics recall,ndcg,map --masked train --out report.parquet",
     "graphrec evaluate runs/shop --cold --beyond --format markdown",
     "graphrec evaluate runs/history --projects own --k 5,10,20 --metrics ndcg,hit,mrr",
 )
-NEW = 2
-"""Most training contributions of a person who counts as new."""
-MASKED = ("train", "train+valid", "none")
-
-
 def evaluate(
     run: settings.Run,
     k: Annotated[str, typer.Option(help="Cut-offs.")] = "10,20",
     metrics: Annotated[str, typer.Option(help="Names, with or without a cut-off.")] = "recall,ndcg",
     split: settings.Split = "test",
-    masked: Annotated[
-        str | None,
-        typer.Option(
-            help="Items that are not recommended to their users again: those of train, of train+valid, or "
-            "none. Default: train+valid for test, train for valid. Published tables often mask train alone."
-        ),
-    ] = None,
+    masked: settings.Masked = None,
     cold: Annotated[
         bool, typer.Option("--cold", help="Also rank warm and cold items each among themselves.")
     ] = False,
@@ -51,24 +45,20 @@ def evaluate(
         bool, typer.Option("--beyond", help="Add coverage, Gini, novelty, popularity and diversity.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Write per-user values as Parquet.")] = None,
-    form: Annotated[str, typer.Option("--format", help="table, markdown or latex.")] = "table",
+    form: settings.TableFormat = "table",
     root: settings.MovedRoot = None,
     store: settings.MovedStore = None,
 ) -> None:
-    """Rank all items for every user of a held-out split; prints means with 95 % bootstrap intervals.
+    """Rank all items for every user of a held-out split.
 
-    The dataset and the features are checked against the record of the run. If items without a training
-    interaction are held out, warm and cold items have rows of their own. A policy of conversations is
-    evaluated with simulated users, beside rules chosen on validation; only --split applies to it.
+    Prints means with 95 % bootstrap intervals. The dataset and the features are checked against the record of
+    the run. If items without a training interaction are held out, warm and cold items have rows of their own.
+    A policy of conversations is evaluated with simulated users, beside rules chosen on validation; only
+    --split applies to it.
     """
-    settings.choice(split, ["test", "valid"], "--split")
-    settings.choice(form, ["table", "markdown", "latex"], "--format")
+    settings.choice(form, settings.TABLE_FORMATS, "--format")
     if projects is not None:
         settings.choice(projects, ["own", "others"], "--projects")
-    masked = masked or ("train+valid" if split == "test" else "train")
-    settings.choice(masked, MASKED, "--masked")
-    if split == "valid" and masked == "train+valid":
-        raise ConfigError("--split valid with --masked train+valid leaves nothing to find; mask train")
     cuts = settings.numbers(k, "--k")
     from graphrec.core.files import explain_os_errors
     from graphrec.evaluation.candidates import CandidateGroups
@@ -76,15 +66,16 @@ def evaluate(
     from graphrec.evaluation.ranking import Beyond, evaluate as measure, warm_cold
     from graphrec.models.base import Ranker
     from graphrec.runs import open_run
+    from graphrec.runs.comparison.from_runs import check_masking, held_out_and_masked
 
+    masked = check_masking(split, masked)
     names = metric_names([name.strip() for name in metrics.split(",")], cuts)
     opened = open_run(run, root=root, store=store)
     if not isinstance(opened.model, Ranker):
         _conversations(opened, split)
         return
     data = opened.data
-    held_out = data.test if split == "test" else data.valid
-    seen = {"train": data.train, "train+valid": data.train + data.valid, "none": None}[masked]
+    held_out, seen = held_out_and_masked(data, split, masked)
     groups = warm_cold(data.train)
     show_groups = cold or bool(groups["cold"][held_out.items].any())
     candidate_groups = user_groups = None

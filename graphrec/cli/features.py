@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphrec.cli import output, settings
-from graphrec.cli.data import read
+from graphrec.cli.data import read, read_with
 from graphrec.cli.help import epilog, group
 from graphrec.core.errors import ConfigError, FeatureError
 
@@ -19,12 +19,11 @@ if TYPE_CHECKING:
     from graphrec.core.ray import Cluster
 
 app = group(
-    "Image and text features of items: build, import, status, broken, verify, gc, list.",
+    "Image and text features of items: build, import, maintain.",
     "graphrec features build movielens-small",
     "graphrec features status movielens-small",
 )
 
-CACHE = Path("cache")
 MAX_TEXT = 60  # characters of a text to print
 
 
@@ -34,9 +33,9 @@ def show_extractors() -> None:
     from graphrec.features.extract import DEFAULTS, EXTRACTORS
 
     rows = []
-    for name, made in settings.registered(EXTRACTORS):
-        first = (made.__doc__ or name).splitlines()[0].rstrip(".")
-        rows.append((name, made.kind, "yes" if name in DEFAULTS.values() else "", first))
+    for name, extractor_class in settings.registered(EXTRACTORS):
+        description = (extractor_class.__doc__ or name).splitlines()[0].rstrip(".")
+        rows.append((name, extractor_class.kind, "yes" if name in DEFAULTS.values() else "", description))
     output.print_table(["name", "kind", "default", "what"], rows)
     output.print_next_steps("graphrec features build DATASET --image NAME --text NAME")
 
@@ -67,7 +66,7 @@ def build(
         ),
     ] = None,
     root: settings.Root = None,
-    store: settings.Store = CACHE,
+    store: settings.Store = settings.CACHE,
     options: settings.Set = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Extract everything again.")] = False,
     max_bad: Annotated[float, typer.Option(help="Maximum share of unreadable content.")] = 0.05,
@@ -94,34 +93,34 @@ def build(
     from graphrec.features.extract import DEFAULTS, EXTRACTORS, extractor
     from graphrec.features.extract.extraction import extract
 
-    chosen = settings.modalities(modality, image, text)
-    given = settings.read(options, [*{"image", "text", *chosen}, "data", "ray"], bare="data")
+    choices = settings.modalities(modality, image, text)
+    given = settings.read(options, [*{"image", "text", *choices}, "data", "ray"], bare="data")
     cluster = _cluster(ray, given["ray"])
-    for name in {"image", "text", *chosen}:
-        if name in chosen:
+    for name in {"image", "text", *choices}:
+        if name in choices:
             option = f"--{name}" if name in ("image", "text") else f"--modality {name}="
-            settings.choice(chosen[name], [*EXTRACTORS, "none"], option)
-        used = chosen.get(name, DEFAULTS.get(name))
+            settings.choice(choices[name], [*EXTRACTORS, "none"], option)
+        used = choices.get(name, DEFAULTS.get(name))
         if given[name] and used in EXTRACTORS:
             extractor_class = EXTRACTORS.load(str(used))
             known = settings.arguments_of(extractor_class)
-            inner = (
+            encoder = (
                 given[name].get("encoder", _default_encoder(extractor_class)) if "encoder" in known else None
             )
-            if inner in EXTRACTORS:  # code-segments passes further options to its encoder
-                known += settings.arguments_of(EXTRACTORS.load(str(inner)))
+            if encoder in EXTRACTORS:  # code-segments passes further options to its encoder
+                known += settings.arguments_of(EXTRACTORS.load(str(encoder)))
             settings.known_only(given[name], known, f"extractor {used!r}")
     data, source = read(dataset, root, given["data"])
     n_tables = 0
     incomplete = False
     kinds = {content.kind for content in data.content.values()}
-    requested = (f for f, name in chosen.items() if name != "none" and f not in {*kinds, *data.content})
+    requested = (f for f, name in choices.items() if name != "none" and f not in {*kinds, *data.content})
     with cluster.connect() if cluster is not None else nullcontext():
         for field in (*data.content, *requested):
             kind = data.field(field).kind
             # A choice for the field itself, or for all content of its kind.
-            key = field if field in chosen or kind not in given else kind
-            used = chosen.get(key, DEFAULTS.get(kind))
+            key = field if field in choices or kind not in given else kind
+            used = choices.get(key, DEFAULTS.get(kind))
             if used == "none":
                 continue
             if used is None:
@@ -152,7 +151,7 @@ def build(
             "extracted; set its text and image columns (graphrec data show --help), or import existing "
             "vectors (graphrec features import --help)"
         )
-    where = "" if store == CACHE else f" --store {shlex.quote(str(store))}"
+    where = settings.store_argument(store)
     more = [f"graphrec features broken {source.arguments()}{where}"] if incomplete else []
     output.print_next_steps(*more, f"graphrec train freedom {source.arguments()}{where}")
 
@@ -178,20 +177,19 @@ def import_vectors(
         ),
     ] = None,
     root: settings.Root = None,
-    store: settings.Store = CACHE,
+    store: settings.Store = settings.CACHE,
     options: settings.Set = None,
 ) -> None:
     """Import existing vectors into the store: from a .npy file, or those published with the dataset."""
     from graphrec.data.readers import load_features
     from graphrec.features import FeatureStore, FeatureTable
 
-    given = settings.read(options, ["data"], bare="data")["data"]
     if (field is None) != (file is None):
         raise ConfigError(
             f"found only {field or file}; expected both FIELD and FILE, or neither for the vectors of "
             f"{dataset}"
         )
-    data, source = read(dataset, root, given)
+    data, source = read_with(dataset, root, options)
     if field is not None and file is not None:
         tables = {field: FeatureTable.from_npy(file, data, field, settings.lines(ids))}
     else:
@@ -211,13 +209,13 @@ def import_vectors(
 def status(
     dataset: settings.Dataset,
     root: settings.Root = None,
-    store: settings.Store = CACHE,
+    store: settings.Store = settings.CACHE,
     options: settings.Set = None,
 ) -> None:
     """List the feature tables of a dataset; models use the first table of each field."""
     from graphrec.features import FeatureStore
 
-    data, source = read(dataset, root, settings.read(options, ["data"], bare="data")["data"])
+    data, source = read_with(dataset, root, options)
     if store.exists():
         _require_store(store)
     rows = FeatureStore(store).status(data)
@@ -245,14 +243,14 @@ def status(
 def broken(
     dataset: settings.Dataset,
     root: settings.Root = None,
-    store: settings.Store = CACHE,
+    store: settings.Store = settings.CACHE,
     options: settings.Set = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
     """List every item whose content was unreadable or gave no vector, with file or text and reason."""
     from graphrec.features import FeatureStore
 
-    data, _ = read(dataset, root, settings.read(options, ["data"], bare="data")["data"])
+    data, _ = read_with(dataset, root, options)
     if store.exists():
         _require_store(store)
     tables = {
@@ -285,7 +283,7 @@ def broken(
 
 
 @app.command("verify", epilog=epilog("graphrec features verify --store cache"))
-def verify(store: settings.Store = CACHE) -> None:
+def verify(store: settings.Store = settings.CACHE) -> None:
     """Verify the hash of every file in the store; exits with 1 if files are damaged, missing or unknown."""
     from graphrec.features import FeatureStore
 
@@ -304,7 +302,7 @@ def verify(store: settings.Store = CACHE) -> None:
 
 @app.command("gc", epilog=epilog("graphrec features gc --dry-run", "graphrec features gc --keep 3fa1c2"))
 def collect_garbage(
-    store: settings.Store = CACHE,
+    store: settings.Store = settings.CACHE,
     keep: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY", help="Key prefix of a table to keep; all other tables are removed."),

@@ -1,6 +1,8 @@
-"""Builds command groups and the examples in help texts."""
+"""Builds commands, command groups and the examples in help texts."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import typer
 
@@ -12,7 +14,6 @@ def group(text: str, *examples: str) -> typer.Typer:
         epilog=epilog(*examples),
         rich_markup_mode=None,
         add_completion=False,
-        pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
 
@@ -22,6 +23,17 @@ def group(text: str, *examples: str) -> typer.Typer:
             typer.echo(context.get_help())
 
     return app
+
+
+def command(*examples: str) -> Callable[[Callable[..., None]], typer.Typer]:
+    """Makes a function a command of ``graphrec`` itself, with examples in its help text."""
+
+    def decorate(function: Callable[..., None]) -> typer.Typer:
+        app = typer.Typer(rich_markup_mode=None, add_completion=False)
+        app.command(epilog=epilog(*examples))(function)
+        return app
+
+    return decorate
 
 
 def epilog(*examples: str) -> str:

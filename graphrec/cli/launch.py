@@ -21,11 +21,7 @@ def is_first_process() -> bool:
 
 
 def launch(n: int, option: str) -> None:
-    """Runs this command in ``n`` processes on this machine and returns when all have finished.
-
-    Args:
-        n: number of processes.
-        option: the option that requested them; the processes are started without it.
+    """Runs this command, without ``option``, in ``n`` processes and returns when all have finished.
 
     Raises:
         typer.Exit: a process failed; the others are stopped and its exit status is passed on.
@@ -35,16 +31,15 @@ def launch(n: int, option: str) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(
-        logging.CRITICAL
-    )  # the failed process has already printed its error
+    # The failed process has already printed its error.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n)))
-    where = LaunchConfig(
+    config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=n, max_restarts=0, monitor_interval=0.1,
         rdzv_backend="c10d", rdzv_endpoint="localhost:0", run_id=f"graphrec-{os.getpid()}",
     )  # fmt: skip
     try:
-        elastic_launch(where, sys.executable)("-m", "graphrec", *without_option(sys.argv[1:], option))
+        elastic_launch(config, sys.executable)("-m", "graphrec", *without_option(sys.argv[1:], option))
     except ChildFailedError as cause:
         raise typer.Exit(abs(cause.get_first_failure()[1].exitcode)) from None
 

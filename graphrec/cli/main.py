@@ -6,33 +6,20 @@ This module assembles the commands of :mod:`graphrec.cli` and turns errors into 
 
 from __future__ import annotations
 
-import copy
+import importlib
 import io
 import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from graphrec.cli import (
-    code,
-    comparing,
-    conversing,
-    data,
-    evaluation,
-    features,
-    llm,
-    output,
-    serving,
-    settings,
-    training,
-    tuning,
-)
-from graphrec.cli.help import epilog, group
+from graphrec.cli import output
+from graphrec.cli.help import group
 from graphrec.core.errors import GraphrecError
 
 app = group(
@@ -44,22 +31,26 @@ app = group(
     "graphrec evaluate runs/shop",
     "graphrec recommend runs/shop --user U00001",
 )
-app.add_typer(data.app, name="data")
-app.add_typer(features.app, name="features")
-app.add_typer(llm.app, name="llm")
-app.add_typer(code.app, name="code")
-app.command(epilog=epilog(*training.TRAIN_EXAMPLES))(training.train)
-app.command(epilog=epilog(*training.MODELS_EXAMPLES))(training.models)
-app.command(epilog=epilog(*tuning.EXAMPLES))(tuning.tune)
-app.command(epilog=epilog(*evaluation.EXAMPLES))(evaluation.evaluate)
-app.command(epilog=epilog(*comparing.EXAMPLES))(comparing.compare)
-app.command(epilog=epilog(*serving.RECOMMEND_EXAMPLES))(serving.recommend)
-app.command(epilog=epilog(*conversing.EXAMPLES))(conversing.converse)
-app.command(epilog=epilog(*serving.SIMILAR_EXAMPLES))(serving.similar)
-app.command(epilog=epilog(*serving.EXPORT_EXAMPLES))(serving.export)
-app.command(epilog=epilog(*serving.INDEX_EXAMPLES))(serving.index)
-app.command(epilog=epilog(*serving.SERVE_EXAMPLES))(serving.serve)
-
+COMMANDS = {
+    "train": ("training:train", "Train a model and write a run directory."),
+    "models": ("training:models", "List the models, or show what one is and which options it has."),
+    "tune": ("tuning:tune", "Train a model with several options and rank them in validation."),
+    "evaluate": ("evaluation:evaluate", "Rank all items for every user of a held-out split."),
+    "compare": ("comparing:compare", "Compare finished runs: tables, paired tests, an HTML report."),
+    "recommend": ("serving:recommend", "Recommend items to users."),
+    "converse": ("conversing:converse", "Answer questions and get recommendations with explanations."),
+    "similar": ("serving:similar", "Find the items most similar to an item."),
+    "export": ("serving:export", "Write recommendations for all users, or a FAISS index, or both."),
+    "index": ("serving:index", "Build an approximate search index over the items (extra ann)."),
+    "serve": ("serving:serve", "Serve recommendations over HTTP (extra serve)."),
+    "demo": ("demo.steps:demo", "Generate a catalog, train models on it and compare them."),
+    "doctor": ("doctor:doctor", "Check the installation and give advice for each problem."),
+    "data": ("data:app", "Datasets: list, show, convert, generate."),
+    "features": ("features:app", "Image and text features of items: build, import, maintain."),
+    "llm": ("llm:app", "Features of users and items from a language model."),
+    "code": ("code:app", "Files to work on next, reviewers of a change, experts."),
+}
+"""Command -> module and attribute of its Typer instance, and the first line of its help text."""
 INTERRUPTED = 130
 MISTAKE = 2
 DEFECT = 70
@@ -71,7 +62,30 @@ _NO_MEMORY = re.compile(
 )
 
 
-@app.callback(invoke_without_command=True)
+def load_command(name: str) -> Any:
+    """The command or group of one of :data:`COMMANDS`."""
+    module, _, attribute = COMMANDS[name][0].partition(":")
+    return typer.main.get_command(getattr(importlib.import_module(f"graphrec.cli.{module}"), attribute))
+
+
+class LazyGroup(TyperGroup):
+    """Lists the commands from :data:`COMMANDS` and imports only the one that is invoked.
+
+    Inspecting the signatures of all commands takes longer than all else that ``graphrec --help`` does.
+    """
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        for name, (_, text) in COMMANDS.items():
+            self.add_command(TyperCommand(name, help=text))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The name, the command and its arguments."""
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, name and load_command(name), rest
+
+
+@app.callback(cls=LazyGroup, invoke_without_command=True)
 def root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
@@ -84,42 +98,6 @@ def root(
         typer.echo(f"graphrec {installed('graphrec')}")
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
-
-
-@app.command(epilog=epilog("graphrec demo", "graphrec demo --out runs/small --items 200 --users 400"))
-def demo(
-    out: Annotated[Path, typer.Option(help="Directory for data, runs and report.")] = Path("runs/demo"),
-    items: Annotated[int, typer.Option(help="Number of items to generate.")] = 640,
-    users: Annotated[int, typer.Option(help="Number of users to generate.")] = 1500,
-    seed: Annotated[int, typer.Option(help="Seed of the data and of training.")] = 0,
-    epochs: Annotated[int | None, typer.Option(help="Maximum number of epochs. Default: 60.")] = None,
-) -> None:
-    """Generate a catalog, train models on it and compare them in a table and an HTML report."""
-    from graphrec.cli.demo import run
-
-    run(out=out, n_items=items, n_users=users, seed=seed, epochs=epochs)
-
-
-@app.command(epilog=epilog("graphrec doctor", "graphrec doctor --json"))
-def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    store: settings.Store = features.CACHE,
-) -> None:
-    """Check the installation: versions, extras, device, weights and data, with advice for each problem."""
-    from graphrec.cli.doctor import run_checks
-
-    checks = run_checks(store)
-    if as_json:
-        output.print_json([check._asdict() for check in checks])
-    else:
-        rows = [(check.status, check.name, check.found) for check in checks]
-        output.print_table(["", "what", "found"], rows, left=["", "what", "found"])
-        output.print_line()
-        for check in checks:
-            if check.advice:
-                output.print_line(f"{check.name}: {check.advice}")
-    if any(check.status == "broken" for check in checks):
-        raise typer.Exit(1)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -143,43 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(_run(given, debug))
 
 
-def _needed_for(app: typer.Typer, arguments: Sequence[str]) -> typer.Typer:
-    """The app with only the invoked command complete; the others keep just their name and help text.
-
-    Typer inspects the signature of every command it builds, which takes longer than everything else that
-    ``graphrec --help`` does.
-    """
-    invoked = next((argument for argument in arguments if not argument.startswith("-")), None)
-    reduced = copy.copy(app)
-    reduced.registered_commands = []
-    for command in app.registered_commands:
-        callback: Any = command.callback
-        if (command.name or callback.__name__) != invoked:
-            command = copy.copy(command)
-            command.callback = _without_parameters(callback)
-        reduced.registered_commands.append(command)
-    reduced.registered_groups = []
-    for subgroup in app.registered_groups:
-        if subgroup.name != invoked:
-            subgroup = copy.copy(subgroup)
-            subgroup.typer_instance = copy.copy(subgroup.typer_instance)
-            assert subgroup.typer_instance is not None
-            subgroup.typer_instance.registered_commands = []
-        reduced.registered_groups.append(subgroup)
-    return reduced
-
-
-def _without_parameters(callback: Callable[..., Any]) -> Callable[[], None]:
-    def stub() -> None:
-        raise NotImplementedError(callback.__name__)
-
-    stub.__doc__ = callback.__doc__
-    stub.__name__ = callback.__name__
-    return stub
-
-
 def _run(arguments: list[str], debug: bool) -> int:
-    command: Any = typer.main.get_command(_needed_for(app, arguments))
+    command: Any = typer.main.get_command(app)
     try:
         code = command.main(args=arguments, prog_name="graphrec", standalone_mode=False)
         sys.stdout.flush()
@@ -223,8 +166,7 @@ def _report_mistake(message: str, debug: bool) -> int:
 
 def _one_line(message: str) -> str:
     """The message on one line, shortened in the middle; ids and paths may be arbitrarily long."""
-    flat = " ".join(message.split("\n")) if "\n" in message else message
-    flat = flat.replace("\r", " ")
+    flat = message.replace("\n", " ").replace("\r", " ")
     return flat if len(flat) <= MAX_MESSAGE else f"{flat[: MAX_MESSAGE // 2]} … {flat[-MAX_MESSAGE // 2 :]}"
 
 

@@ -27,12 +27,9 @@ def print_error(*parts: object) -> None:
 def print_table(
     header: Sequence[str], rows: Iterable[Sequence[object]], left: Iterable[str] | None = None
 ) -> None:
-    """Prints a table.
+    """Prints a table; None is an empty cell.
 
-    Args:
-        header: column titles.
-        rows: cells; None and empty texts stay empty.
-        left: titles of the columns aligned to the left; default: all but those that hold numbers only.
+    ``left`` names the columns aligned to the left; default: all but those that hold numbers only.
     """
     cells = [["" if cell is None else _format(cell) for cell in row] for row in rows]
     numeric = [bool(cells) and all(_is_numeric(row[i]) for row in cells) for i in range(len(header))]

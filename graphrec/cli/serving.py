@@ -9,28 +9,9 @@ from typing import Annotated, Any, Literal, cast
 import typer
 
 from graphrec.cli import output, settings
+from graphrec.cli.help import command
 from graphrec.core.errors import ConfigError
 
-RECOMMEND_EXAMPLES = (
-    "graphrec recommend runs/shop --user U00001",
-    "graphrec recommend runs/shop --user U00001 --user U00002 -k 5 --only in-stock.txt --format json",
-    "graphrec recommend runs/shop --user newcomer --unknown popularity",
-)
-SIMILAR_EXAMPLES = ("graphrec similar runs/shop --item P0001 -k 5",)
-EXPORT_EXAMPLES = (
-    "graphrec export runs/shop --out recommendations.parquet -k 50",
-    "graphrec export runs/shop --faiss index",
-)
-INDEX_EXAMPLES = (
-    "graphrec index runs/shop",
-    "graphrec index runs/shop --recall 0.99 --no-similar",
-)
-SERVE_EXAMPLES = (
-    "graphrec serve runs/shop",
-    "graphrec serve runs/shop --read-only --host 0.0.0.0 --port 80",
-    "graphrec serve runs/shop --search exact --journal added.journal",
-    "curl -H 'content-type: application/json' -d '{\"users\": [\"U00001\"]}' localhost:8000/recommend",
-)
 FORMATS = ("table", "json", "csv")
 SEARCHES = ("auto", "exact", "approximate")
 JOURNAL = "added.journal"
@@ -46,14 +27,14 @@ Exclude = Annotated[
 IncludeSeen = Annotated[
     bool, typer.Option("--include-seen", help="Also recommend items the user has interacted with.")
 ]
+Search = Annotated[str, typer.Option("--search", help="exact, approximate (needs graphrec index), or auto.")]
 
 
-Search = Annotated[
-    str,
-    typer.Option("--search", help="exact, approximate (needs graphrec index), or auto."),
-]
-
-
+@command(
+    "graphrec recommend runs/shop --user U00001",
+    "graphrec recommend runs/shop --user U00001 --user U00002 -k 5 --only in-stock.txt --format json",
+    "graphrec recommend runs/shop --user newcomer --unknown popularity",
+)
 def recommend(
     run: settings.Run,
     user: Annotated[list[str], typer.Option(help="User id; may be repeated.")],
@@ -72,18 +53,20 @@ def recommend(
     settings.choice(form, FORMATS, "--format")
     settings.choice(unknown, ["error", "popularity"], "--unknown")
     settings.choice(search, SEARCHES, "--search")
-    limits = settings.lines(only), settings.lines(exclude)
+    allowed = settings.lines(only)
+    excluded = settings.lines(exclude)
     from graphrec.runs import open_recommender
 
     recommender, titles = open_recommender(run)
     k = min(k, len(recommender.items))
     ids, scores = recommender.recommend(
-        user, k, exclude_seen=not include_seen, only=limits[0], exclude=limits[1],
+        user, k, exclude_seen=not include_seen, only=allowed, exclude=excluded,
         unknown=cast(Literal["error", "popularity"], unknown), search=cast(Any, search),
     )  # fmt: skip
     _print_ranking("user", user, ids, scores, titles, form)
 
 
+@command("graphrec similar runs/shop --item P0001 -k 5")
 def similar(
     run: settings.Run,
     item: Annotated[list[str], typer.Option(help="Item id; may be repeated.")],
@@ -91,7 +74,10 @@ def similar(
     search: Search = "auto",
     form: Format = "table",
 ) -> None:
-    """Find the items whose embeddings are most similar to an item's (cosine)."""
+    """Find the items most similar to an item.
+
+    Similarity is the cosine of the items' embeddings.
+    """
     settings.choice(form, FORMATS, "--format")
     settings.choice(search, SEARCHES, "--search")
     from graphrec.runs import open_recommender
@@ -101,6 +87,9 @@ def similar(
     _print_ranking("item", item, ids, scores, titles, form)
 
 
+@command(
+    "graphrec export runs/shop --out recommendations.parquet -k 50", "graphrec export runs/shop --faiss index"
+)
 def export(
     run: settings.Run,
     out: Annotated[
@@ -118,29 +107,35 @@ def export(
     include_seen: IncludeSeen = False,
     search: Search = "auto",
 ) -> None:
-    """Write recommendations for all users as Parquet, or the item embeddings as a FAISS index, or both."""
+    """Write recommendations for all users, or a FAISS index, or both.
+
+    Recommendations are written as Parquet; the index is over the item embeddings.
+    """
     if out is None and faiss is None:
         raise ConfigError(
             "nothing to write; set a Parquet file with --out, a directory with --faiss, or both"
         )
     settings.choice(search, SEARCHES, "--search")
-    limits = settings.lines(users), settings.lines(only), settings.lines(exclude)
+    selected = settings.lines(users)
+    allowed = settings.lines(only)
+    excluded = settings.lines(exclude)
     from graphrec.runs import open_recommender
 
     recommender, _ = open_recommender(run)
     k = min(k, len(recommender.items))
     if out is not None:
         recommender.export(
-            out, k, limits[0], exclude_seen=not include_seen, only=limits[1], exclude=limits[2],
+            out, k, selected, exclude_seen=not include_seen, only=allowed, exclude=excluded,
             search=cast(Any, search),
         )  # fmt: skip
-        n = len(recommender.users) if limits[0] is None else len(limits[0])
+        n = len(recommender.users) if selected is None else len(selected)
         output.print_line(f"{out}: up to {k} items for each of {n:,} users")
     if faiss is not None:
         recommender.export_faiss(faiss)
         output.print_line(f"{faiss}: FAISS index of {len(recommender.items):,} items")
 
 
+@command("graphrec index runs/shop", "graphrec index runs/shop --recall 0.99 --no-similar")
 def index(
     run: settings.Run,
     recall: Annotated[
@@ -181,6 +176,12 @@ def index(
     )
 
 
+@command(
+    "graphrec serve runs/shop",
+    "graphrec serve runs/shop --read-only --host 0.0.0.0 --port 80",
+    "graphrec serve runs/shop --search exact --journal added.journal",
+    "curl -H 'content-type: application/json' -d '{\"users\": [\"U00001\"]}' localhost:8000/recommend",
+)
 def serve(
     run: settings.Run,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -195,7 +196,7 @@ def serve(
     ] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="Accept no new items.")] = False,
 ) -> None:
-    """Serve recommendations, similar items and new items over HTTP (extra serve).
+    """Serve recommendations over HTTP (extra serve).
 
     Endpoints: POST /recommend, POST /similar, POST /items, GET /health; /openapi.json describes them. The
     service has no authentication: to expose it beyond this machine, put an authenticating proxy in front.

@@ -1,9 +1,10 @@
-"""What commands share on the way in: ``--set key=value``, choices, and options that several commands have."""
+"""Options and arguments that several commands have, and how their values are read."""
 
 from __future__ import annotations
 
 import inspect
 import json
+import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,8 @@ from graphrec.core.errors import ConfigError, DataError, nearest
 if TYPE_CHECKING:
     from graphrec.core.registry import Registry
 
+CACHE = Path("cache")
+"""The default feature store."""
 Dataset = Annotated[
     str,
     typer.Argument(
@@ -58,41 +61,42 @@ Modality = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps. Default: auto.")]
 Split = Annotated[str, typer.Option(help="test or valid.")]
+Masked = Annotated[
+    str | None,
+    typer.Option(
+        help="Items that are not recommended to their users again: those of train, of train+valid, or none. "
+        "Default: train+valid for test, train for valid. Published tables often mask train alone."
+    ),
+]
+TableFormat = Annotated[str, typer.Option("--format", help="table, markdown or latex.")]
+TABLE_FORMATS = ("table", "markdown", "latex")
 MovedRoot = Annotated[Path | None, typer.Option(help="Where the dataset is now, if it has moved.")]
 MovedStore = Annotated[Path | None, typer.Option(help="Where the feature store is now, if it has moved.")]
 
 
-def on_device(device: str | None, given: dict[str, dict[str, Any]]) -> None:
-    """Puts ``--device`` among the options of training.
+def store_argument(store: Path) -> str:
+    """The option ``--store`` for a command to run next; empty for the default store."""
+    return "" if store == CACHE else f" --store {shlex.quote(str(store))}"
 
-    Raises:
-        ConfigError: there is no such device, or ``--set`` names one too.
-    """
+
+def on_device(device: str | None, given: dict[str, dict[str, Any]]) -> None:
+    """Puts ``--device`` among the options of training, unless ``--set`` names one too."""
     if device is None:
         return
     if "device" in given["train"]:
-        raise ConfigError("--device and --set train.device= say the same; give one of them")
+        raise ConfigError("--device and --set train.device= are the same option; give one of them")
     given["train"]["device"] = choice(device, ["auto", "cpu", "cuda", "mps"], "--device")
 
 
 def read(
     pairs: Iterable[str] | None, prefixes: Collection[str], bare: str | None = None
 ) -> dict[str, dict[str, Any]]:
-    """The ``--set`` options of one command line, by prefix.
+    """Options such as ``model.dim=128`` as prefix -> key -> value, with every prefix in it.
 
-    Args:
-        pairs: such as ``["model.dim=128", "data.split=random"]``. A value is read as JSON where it is JSON,
-            else it is text.
-        prefixes: the known ones.
-        bare: the prefix meant by a key without a dot; None refuses such keys.
-
-    Returns:
-        prefix -> key -> value, with every prefix in it.
-
-    Raises:
-        ConfigError: no ``=``, an unknown prefix, or the same key twice.
+    A value is read as JSON where it is JSON, else it is text. ``bare`` is the prefix of keys without a dot;
+    with None they are refused.
     """
-    found: dict[str, dict[str, Any]] = {prefix: {} for prefix in prefixes}
+    options: dict[str, dict[str, Any]] = {prefix: {} for prefix in prefixes}
     for pair in pairs or ():
         key, equals, text = pair.partition("=")
         prefix, dot, name = key.strip().partition(".")
@@ -100,42 +104,34 @@ def read(
             prefix, name = bare, prefix
         if not equals or not name:
             raise ConfigError(f"--set {pair}: expected {_forms(prefixes, bare)}")
-        if prefix not in found:
+        if prefix not in options:
             raise ConfigError(
-                f"--set {pair}: {prefix!r} is not one of the prefixes {sorted(found)}; expected "
-                f"{_forms(prefixes, bare)}.{nearest(prefix, found)}"
+                f"--set {pair}: {prefix!r} is not one of the prefixes {sorted(options)}; expected "
+                f"{_forms(prefixes, bare)}.{nearest(prefix, options)}"
             )
-        if name in found[prefix]:
+        if name in options[prefix]:
             raise ConfigError(f"--set {pair}: {key} is set twice; expected each key once")
-        found[prefix][name] = _value(text)
-    return found
+        options[prefix][name] = _value(text)
+    return options
 
 
 def modalities(
     pairs: Iterable[str] | None, image: str | None = None, text: str | None = None
 ) -> dict[str, str]:
-    """The choices of ``--modality FIELD=CHOICE``, ``--image`` and ``--text``, by field.
-
-    Raises:
-        ConfigError: no ``=``, or the same field twice.
-    """
-    chosen = {field: choice for field, choice in (("image", image), ("text", text)) if choice is not None}
+    """The choices of ``--modality FIELD=CHOICE``, ``--image`` and ``--text``, by field."""
+    choices = {field: name for field, name in (("image", image), ("text", text)) if name is not None}
     for pair in pairs or ():
         field, _, value = (part.strip() for part in pair.partition("="))
         if not field or not value:
             raise ConfigError(f"--modality {pair}: expected FIELD=CHOICE, such as audio=none")
-        if field in chosen:
+        if field in choices:
             raise ConfigError(f"--modality {pair}: {field!r} is chosen twice; expected each field once")
-        chosen[field] = value
-    return chosen
+        choices[field] = value
+    return choices
 
 
 def reader_options(dataset: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options for a reader: where it takes a list, ``a,b`` means that list; unknown ones are refused at once.
-
-    Raises:
-        ConfigError: unknown reader or option.
-    """
+    """Checked options of a reader; where it takes a list, ``a,b`` means that list."""
     from graphrec.data.readers import READERS
 
     if dataset not in READERS:
@@ -152,13 +148,9 @@ def reader_options(dataset: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def registered(registry: Registry, load: Callable[[str], Any] | None = None) -> Iterator[tuple[str, Any]]:
-    """Every name of a registry and what it stands for.
+    """Every name of a registry and the object registered under it, from ``load`` or ``registry.load``.
 
-    Prints one warning line for each package that is broken or takes a name of somebody else, and goes on.
-
-    Args:
-        registry: of models, readers or extractors.
-        load: imports what a name stands for; default: the registry.
+    Prints one warning line for each package that is broken or takes another's name, and goes on.
     """
     for sentence in registry.clashes:
         output.print_error(f"warning: {sentence}")
@@ -172,11 +164,7 @@ def registered(registry: Registry, load: Callable[[str], Any] | None = None) -> 
 
 
 def known_only(options: Iterable[str], known: Collection[str], owner: str) -> None:
-    """Refuses options that the owner does not have.
-
-    Raises:
-        ConfigError: names the known ones and the nearest.
-    """
+    """Refuses options that the owner does not have; the error names the known ones and the nearest."""
     for option in options:
         if option not in known:
             raise ConfigError(
@@ -191,22 +179,14 @@ def arguments_of(function: Callable[..., Any]) -> list[str]:
 
 
 def choice(value: str, known: Collection[str], option: str) -> str:
-    """The value itself if it is one of the known ones.
-
-    Raises:
-        ConfigError: it is not; names the nearest.
-    """
+    """The value itself if it is one of the known ones; the error names the nearest."""
     if value not in known:
         raise ConfigError(f"{option} {value!r} is not one of {list(known)}.{nearest(value, known)}")
     return value
 
 
 def numbers(text: str, option: str) -> tuple[int, ...]:
-    """Whole numbers from 1 to 999,999 in ``"10,20"``.
-
-    Raises:
-        ConfigError: anything else.
-    """
+    """Whole numbers from 1 to 999,999 in a text such as ``"10,20"``."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and len(part) <= 6 and int(part) >= 1 for part in parts):
         raise ConfigError(f"{option} {text!r}; expected whole numbers from 1 to 999999, such as 10 or 10,20")
@@ -214,27 +194,23 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
 
 
 def lines(path: Path | None) -> list[str] | None:
-    """Ids from a text file, one a line; blank lines are left out. None for None.
-
-    Raises:
-        DataError: the file is missing, not UTF-8, or holds no id.
-    """
+    """Ids from a text file, one a line; blank lines are left out. None for None."""
     if path is None:
         return None
     try:
         if path.exists() and not path.is_file():  # reading a pipe waits for ever if nobody writes to it
             raise OSError("not a regular file")
-        found = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as cause:
         raise DataError(f"{path}: no such file; expected a text file with one id a line") from cause
     except (OSError, UnicodeDecodeError) as cause:
         raise DataError(
             f"{path}: not readable ({cause}); expected a UTF-8 text file with one id a line"
         ) from cause
-    found = [line for line in found if line]
-    if not found:
+    ids = [line.strip() for line in text.splitlines() if line.strip()]
+    if not ids:
         raise DataError(f"{path}: the file holds no id; expected one id a line")
-    return found
+    return ids
 
 
 def _value(text: str) -> Any:

@@ -12,16 +12,16 @@ import typer
 
 from graphrec.cli import launch, output, settings
 from graphrec.cli.data import read
+from graphrec.cli.help import command
 from graphrec.cli.tuning import show_space
 from graphrec.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from graphrec.data import Dataset
     from graphrec.models.base import Model
     from graphrec.training.trainer import Run
 
-CACHE = Path("cache")
-TRAIN_EXAMPLES = (
+
+@command(
     "graphrec train lightgcn movielens-small",
     "graphrec train freedom saved/shop --set model.knn_k=20 --seed 1 --out runs/shop",
     "graphrec train freedom saved/shop --set model.knn_k=20 --seed 1 --out runs/shop --resume",
@@ -29,9 +29,6 @@ TRAIN_EXAMPLES = (
     "graphrec train lightgcn movielens-small --processes 2",
     "graphrec train --list",
 )
-MODELS_EXAMPLES = ("graphrec models", "graphrec models freedom")
-
-
 def train(
     model: settings.Model = None,
     dataset: settings.TrainedOn = None,
@@ -72,13 +69,13 @@ def train(
     ] = False,
     list_models: Annotated[bool, typer.Option("--list", help="List the models and stop.")] = False,
 ) -> None:
-    """Train a model and write a run directory: checkpoints, metrics, a recommender.
+    """Train a model and write a run directory.
 
-    Options are model.KEY (see `graphrec models MODEL`), train.KEY (see `graphrec models`) and data.KEY.
-    The test split is not looked at.
+    It holds checkpoints, metrics and a recommender. Options are model.KEY (see `graphrec models MODEL`),
+    train.KEY (see `graphrec models`) and data.KEY. The test split is not looked at.
     """
     if list_models:
-        models(None)
+        _list_models()
         return
     given = settings.read(options, ["model", "train", "data"])
     settings.on_device(device, given)
@@ -87,42 +84,61 @@ def train(
     if processes > 1 and not launch.is_launched():
         launch.launch(processes, "--processes")
         return
+    trained: list[dict[str, float]] = []
+    modalities = settings.modalities(modality, image, text)
     if like is not None:
-        _refuse_with_like(model, dataset, given["data"], settings.modalities(modality, image, text))
-        _like(like, given, out, seed, select, root, store, resume)
+        _refuse_with_like(model, dataset, given["data"], modalities)
+        from graphrec.runs.repeat import train_like
+
+        again = train_like(
+            like, out=out, seed=seed, model_options=given["model"], train_options=given["train"],
+            select=select, root=root, store=store, resume=resume, on_epoch=trained.append,
+        )  # fmt: skip
+        out = again.run.out or like
+        _print_result(out, again.run, again.run.model.name, again.select, resume and not trained)
+        output.print_line(str(again) if again.equal is not False else f"warning: {again}")
+        output.print_next_steps(f"graphrec evaluate {shlex.quote(str(out))}")
+        if again.unexplained:
+            raise typer.Exit(1)
         return
     if model is None or dataset is None:
         raise ConfigError("name a MODEL and a DATASET, such as: graphrec train lightgcn movielens-small")
     from graphrec import runs
 
-    seed, store = seed or 0, store or CACHE
+    seed = seed or 0
+    store = store or settings.CACHE
     # What can be wrong without reading any data is found before reading any.
-    made, config, _ = runs.configure(model, given["model"], given["train"], seed)
-    select = select or made.select
-    runs.ranks(made, select)
+    model_class, config, _ = runs.configure(model, given["model"], given["train"], seed)
+    select = select or model_class.select
+    runs.ranks(model_class, select)
     if out is not None:
         runs.refuse_another(out, select, resume)
     data, source = read(dataset, root, given["data"])
-    chosen = settings.modalities(modality, image, text)
-    features = runs.features_for(made, data, store, chosen, source, config)
-    out = out or Path("runs") / f"{data.name}-{made.name}"
+    features = runs.features_for(model_class, data, store, modalities, source, config)
+    out = out or Path("runs") / f"{data.name}-{model_class.name}"
     output.print_note(repr(data))
     for field, table in features.items():
         output.print_note(f"{field}: {table!r}")
-    trained: list[dict[str, float]] = []
     run = runs.train(
         model, data, features, model_options=given["model"], train_options=given["train"], out=out,
         seed=seed, select=select, resume=resume, source=source, store=store if features else None,
         on_epoch=trained.append,
     )  # fmt: skip
-    _print_result(out, run, made.name, select, resume and not trained)
-    _print_next_commands(out, data, made)
+    _print_result(out, run, model_class.name, select, resume and not trained)
+    place = shlex.quote(str(out))
+    steps = [f"graphrec evaluate {place}"]
+    if not model_class.converses:
+        steps.append(f"graphrec recommend {place} --user {shlex.quote(data.users[0])}")
+        steps.append(f"graphrec similar {place} --item {shlex.quote(data.items[0])}")
+    if (out / "conversation").is_dir():
+        steps.append(f"graphrec converse {place}")
+    output.print_next_steps(*steps)
 
 
 def _refuse_with_like(
     model: str | None, dataset: str | None, data: Mapping[str, Any], modalities: Mapping[str, str]
 ) -> None:
-    """Refuses what a recorded run says itself."""
+    """Refuses arguments that --like takes from the recorded run."""
     given = [repr(name) for name in (model, dataset) if name is not None]
     given += [f"--set data.{name}" for name in data]
     given += [f"--{f}" if f in ("image", "text") else f"--modality {f}=" for f in modalities]
@@ -133,34 +149,8 @@ def _refuse_with_like(
         )
 
 
-def _like(
-    like: Path,
-    given: Mapping[str, Mapping[str, Any]],
-    out: Path | None,
-    seed: int | None,
-    select: str | None,
-    root: Path | None,
-    store: Path | None,
-    resume: bool,
-) -> None:
-    """Trains a recorded run again and says whether it ended the same."""
-    from graphrec.runs.repeat import train_like
-
-    trained: list[dict[str, float]] = []
-    again = train_like(
-        like, out=out, seed=seed, model_options=given["model"], train_options=given["train"], select=select,
-        root=root, store=store, resume=resume, on_epoch=trained.append,
-    )  # fmt: skip
-    place = again.run.out or like
-    _print_result(place, again.run, again.run.model.name, again.select, resume and not trained)
-    output.print_line(str(again) if again.equal is not False else f"warning: {again}")
-    output.print_next_steps(f"graphrec evaluate {shlex.quote(str(place))}")
-    if again.unexplained:
-        raise typer.Exit(1)
-
-
 def _print_result(out: Path, run: Run, model: str, select: str, nothing_new: bool) -> None:
-    """Prints how a training went."""
+    """Prints the epochs, the best validation metrics and the profile of a run."""
     from graphrec import runs
 
     epochs = int(run.history[-1]["epoch"]) if run.history else 0
@@ -173,21 +163,12 @@ def _print_result(out: Path, run: Run, model: str, select: str, nothing_new: boo
         names = [n for n in best if n != "epoch" and not n.startswith(("loss/", "profile/", "seconds"))]
         output.print_table(["validation", "value"], [(n, f"{best[n]:.4f}") for n in names])
     if run.profile:
-        whole = sum(run.profile.values()) or 1.0
-        rows = [(phase, f"{s:.2f}", f"{s / whole:.0%}") for phase, s in run.profile.items()]
+        total = sum(run.profile.values()) or 1.0
+        rows = [(phase, f"{s:.2f}", f"{s / total:.0%}") for phase, s in run.profile.items()]
         output.print_table(["phase", "seconds", "share"], rows)
 
 
-def _print_next_commands(out: Path, data: Dataset, made: type[Model]) -> None:
-    place = shlex.quote(str(out))
-    talk = [f"graphrec converse {place}"] if (out / "conversation").is_dir() else []
-    serve = [
-        f"graphrec recommend {place} --user {shlex.quote(data.users[0])}",
-        f"graphrec similar {place} --item {shlex.quote(data.items[0])}",
-    ]
-    output.print_next_steps(f"graphrec evaluate {place}", *([] if made.converses else serve), *talk)
-
-
+@command("graphrec models", "graphrec models freedom")
 def models(
     model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Show this model's options.")] = None,
     scale: Annotated[
@@ -196,61 +177,67 @@ def models(
 ) -> None:
     """List the models, or show what one is and which options it has."""
     from graphrec.models import MODELS, model as find
-    from graphrec.models.train_config import TrainConfig
 
     if model is not None:
-        made = find(model)
-        module = inspect.getmodule(made)
-        output.print_line(inspect.getdoc(module) or "")
+        model_class = find(model)
+        output.print_line(inspect.getdoc(inspect.getmodule(model_class)) or "")
         output.print_line()
-        _options("model", made.Config.options())
-        show_space(made.search_space)
+        _print_options("model", model_class.Config.options())
+        show_space(model_class.search_space)
         output.print_next_steps(
-            "graphrec models (the options of training)", f"graphrec train {made.name} DATASET"
+            "graphrec models (the options of training)", f"graphrec train {model_class.name} DATASET"
         )
         return
     if scale:
-        output.print_table(SCALE, [(name, *grows(made)) for name, made in settings.registered(MODELS, find)])
+        output.print_table(SCALE, [(name, *grows(kind)) for name, kind in settings.registered(MODELS, find)])
         output.print_next_steps(
             "graphrec train MODEL DATASET --processes 2 --set model.features_on_disk=true"
         )
         return
+    _list_models()
+
+
+def _list_models() -> None:
+    from graphrec.models import MODELS, model as find
+    from graphrec.models.train_config import TrainConfig
+
     rows = []
-    for name, made in settings.registered(MODELS, find):
-        described = inspect.getdoc(inspect.getmodule(made)) or inspect.getdoc(made) or name
-        new_items = "from content" if getattr(made, "supports_cold_items", False) else ""
-        answers = getattr(made, "capability", "").replace("_", " ")
-        first = described.splitlines()[0].rstrip(".")
+    for name, kind in settings.registered(MODELS, find):
+        doc = inspect.getdoc(inspect.getmodule(kind)) or inspect.getdoc(kind) or name
+        description = doc.splitlines()[0].rstrip(".")
         package = MODELS.package(name)
-        first += f" ({package})" if package is not None else ""
-        rows.append((name, answers, describe_modalities(made), new_items, first))
+        if package is not None:
+            description += f" ({package})"
+        capability = getattr(kind, "capability", "").replace("_", " ")
+        new_items = "from content" if getattr(kind, "supports_cold_items", False) else ""
+        rows.append((name, capability, describe_modalities(kind), new_items, description))
     output.print_table(["model", "answers by", "modalities", "new items", "what"], rows)
     output.print_line()
-    _options("train", TrainConfig.options())
+    _print_options("train", TrainConfig.options())
     output.print_next_steps("graphrec models MODEL (its options)", "graphrec train MODEL DATASET")
 
 
-def describe_modalities(made: type[Model]) -> str:
+def describe_modalities(model: type[Model]) -> str:
     """What content a model is built from, for the table of models."""
-    if not made.modalities:
+    if not model.modalities:
         return ""
-    return "any" if made.extractor is None else made.extractor
+    return "any" if model.extractor is None else model.extractor
 
 
 SCALE = ("model", "processes divide", "sampled subgraphs", "features on disk")
 
 
-def grows(made: type[Model]) -> tuple[str, str, str]:
-    """What a model says under :data:`SCALE`; nothing where there is nothing to train, or no features."""
-    scaling = made.scaling()
+def grows(model: type[Model]) -> tuple[str, str, str]:
+    """The row of a model under :data:`SCALE`; empty where there is nothing to train, or no features."""
+    scaling = model.scaling()
     if not scaling.trains:
         return "", "", ""
     divided = {"batches": "batches", "dialogues": "conversations"}.get(scaling.data_parallel or "", "no")
     yes = {True: "yes", False: "no"}
-    return divided, yes[scaling.sampled_subgraphs], yes[scaling.features_on_disk] if made.modalities else ""
+    return divided, yes[scaling.sampled_subgraphs], yes[scaling.features_on_disk] if model.modalities else ""
 
 
-def _options(prefix: str, options: dict[str, str]) -> None:
+def _print_options(prefix: str, options: dict[str, str]) -> None:
     for name, text in options.items():
         kind, _, meaning = text.partition(": ")
         output.print_line(f"--set {prefix}.{name}=...   {kind}")

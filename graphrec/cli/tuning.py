@@ -5,27 +5,26 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from graphrec.cli import output, settings
 from graphrec.cli.data import read
+from graphrec.cli.help import command
 from graphrec.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from graphrec.models.search_space import Choice, Integers, Space, Uniform
     from graphrec.runs.tuning.tuner import Trial
 
-CACHE = Path("cache")
-EXAMPLES = (
+
+@command(
     "graphrec tune lightgcn movielens-small --trials 20",
     "graphrec tune freedom saved/shop --trials 8 --set train.epochs=100 --out runs/tune-shop",
     "graphrec tune freedom saved/shop --trials 12 --set train.epochs=100 --out runs/tune-shop --resume",
     "graphrec tune --list",
 )
-
-
 def tune(
     model: settings.Model = None,
     dataset: settings.TrainedOn = None,
@@ -38,7 +37,7 @@ def tune(
     text: settings.Text = None,
     modality: settings.Modality = None,
     root: settings.Root = None,
-    store: settings.Store = CACHE,
+    store: settings.Store = settings.CACHE,
     seed: Annotated[int, typer.Option(help="Of the suggestions, and of every training.")] = 0,
     select: Annotated[
         str, typer.Option(help="Validation metric to select epochs and trials on.")
@@ -49,10 +48,11 @@ def tune(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the study in --out.")] = False,
     list_spaces: Annotated[bool, typer.Option("--list", help="List what is searched and stop.")] = False,
 ) -> None:
-    """Train a model with several options, one run each, and name those that do best in validation.
+    """Train a model with several options and rank them in validation.
 
-    What is searched stands beside each model (`graphrec tune --list`). An option given as --set model.KEY or
-    train.KEY is the same in all trials and is not searched. The test split is not looked at.
+    Each trial is a run. `graphrec tune --list` shows what is searched for each model. An option given as
+    --set model.KEY or train.KEY is the same in all trials and is not searched. The test split is not looked
+    at.
     """
     if list_spaces:
         list_all()
@@ -60,26 +60,21 @@ def tune(
     if model is None or dataset is None:
         raise ConfigError("name a MODEL and a DATASET, such as: graphrec tune lightgcn movielens-small")
     from graphrec import runs
-    from graphrec.evaluation.metrics import parse_metric
+    from graphrec.runs.source import set_arguments
     from graphrec.runs.tuning import tuner
-    from graphrec.runs.tuning.samplers import SAMPLERS
 
-    chosen = settings.read(options, ["model", "train", "data"])
-    settings.on_device(device, chosen)
+    fixed = settings.read(options, ["model", "train", "data"])
+    settings.on_device(device, fixed)
     # What can be wrong without reading any data is found before reading any.
-    settings.choice(sampler, SAMPLERS, "--sampler")
-    settings.choice(keep, tuner.KEEP, "--keep")
-    if trials < 1:
-        raise ConfigError(f"--trials {trials}; expected a whole number from 1")
-    searched = tuner.search_space(model, None, chosen["model"], chosen["train"])
-    cls, config, _ = runs.configure(model, chosen["model"], chosen["train"], seed, ranking=True)
-    parse_metric(select)
+    tuner.check_options(trials, sampler, keep, select)
+    searched = tuner.search_space(model, None, fixed["model"], fixed["train"])
+    model_class, config, _ = runs.configure(model, fixed["model"], fixed["train"], seed, ranking=True)
     if out is not None:
         tuner.refuse_another(out, resume)
-    data, source = read(dataset, root, chosen["data"])
+    data, source = read(dataset, root, fixed["data"])
     modalities = settings.modalities(modality, image, text)
-    features = runs.features_for(cls, data, store, modalities, source, config)
-    out = out or Path("runs") / f"tune-{data.name}-{cls.name}"
+    features = runs.features_for(model_class, data, store, modalities, source, config)
+    out = out or Path("runs") / f"tune-{data.name}-{model_class.name}"
     output.print_note(repr(data))
     for field, table in features.items():
         output.print_note(f"{field}: {table!r}")
@@ -89,38 +84,41 @@ def tune(
 
     def show(trial: Trial) -> None:
         new.append(trial)
-        tried = ", ".join(f"{key}={value}" for key, value in trial.options.items()) or "defaults"
-        reached = (
-            f"failed: {trial.message}"
-            if trial.value is None
-            else f"{select} {trial.value:.4f} at epoch {trial.best_epoch} of {trial.epochs}, "
-            f"{trial.seconds:.1f} s"
-        )
-        output.print_note(f"trial {trial.number} ({tried}): {reached}")
+        values = ", ".join(f"{key}={value}" for key, value in trial.options.items()) or "defaults"
+        if trial.value is None:
+            result = f"failed: {trial.message}"
+        else:
+            result = (
+                f"{select} {trial.value:.4f} at epoch {trial.best_epoch} of {trial.epochs}, "
+                f"{trial.seconds:.1f} s"
+            )
+        output.print_note(f"trial {trial.number} ({values}): {result}")
 
     study = tuner.tune(
         model, data, features, trials=trials, out=out, seed=seed, select=select, sampler=sampler, keep=keep,
-        model_options=chosen["model"], train_options=chosen["train"], resume=resume, source=source,
+        model_options=fixed["model"], train_options=fixed["train"], resume=resume, source=source,
         store=store if features else None, on_trial=show,
     )  # fmt: skip
     best = study.best
     n = len(study.trials)
-    output.print_line(f"{out}: {cls.name} on {data.name}, {n:,} trial{'s' if n > 1 else ''}")
+    output.print_line(f"{out}: {model_class.name} on {data.name}, {n:,} trial{'s' if n > 1 else ''}")
     if n < trials:
         output.print_line(f"its search space has no more than that; {trials:,} were asked for")
     if not new:
         output.print_line("it was finished already; nothing more was trained")
     output.print_table(*study.table())
-    options_of_best = [*_sets("model", best.model_options), *_sets("train", best.train_options)]
+    best_options = [
+        *set_arguments("model.", best.model_options), *set_arguments("train.", best.train_options)
+    ]  # fmt: skip
     output.print_line(
-        f"best: {best.path.name}: {shlex.join(options_of_best) or 'the model has no options to choose'}"
+        f"best: {best.path.name}: {shlex.join(best_options) or 'the model has no options to choose'}"
     )
-    again = ["graphrec", "train", cls.name, *shlex.split(source.arguments())]
+    again = ["graphrec", "train", model_class.name, *shlex.split(source.arguments())]
     again += [part for pair in modality or () for part in ("--modality", pair)]
     for name, value in (("--image", image), ("--text", text), ("--store", store if features else None)):
         again += [name, str(value)] if value is not None else []
     again += ["--select", select] if select != runs.SELECT else []
-    again += [*options_of_best, "--seed", str(seed + 1), "--out", f"{out}-seed-{seed + 1}"]
+    again += [*best_options, "--seed", str(seed + 1), "--out", f"{out}-seed-{seed + 1}"]
     output.print_next_steps(f"graphrec evaluate {shlex.quote(str(best.path))}", shlex.join(again))
 
 
@@ -129,8 +127,8 @@ def list_all() -> None:
     from graphrec.models import MODELS, model as find
 
     rows = []
-    for name, found in settings.registered(MODELS, find):
-        space = found.search_space
+    for name, model in settings.registered(MODELS, find):
+        space = model.search_space
         rows += [(name, key, describe(kind)) for key, kind in space.items()] or [(name, "", "nothing")]
     output.print_table(["model", "option", "searched"], rows)
     output.print_next_steps("graphrec models MODEL (its options)", "graphrec tune MODEL DATASET")
@@ -152,18 +150,3 @@ def describe(kind: Choice | Uniform | Integers) -> str:
         return "one of " + ", ".join(json.dumps(value) for value in kind.values)
     what = "a whole number" if isinstance(kind, Integers) else "a number"
     return f"{what} from {kind.low} to {kind.high}" + (", on a logarithmic scale" if kind.log else "")
-
-
-def _sets(prefix: str, options: dict[str, Any]) -> list[str]:
-    """Options as ``--set`` arguments that are read back as the same values."""
-    arguments = []
-    for key, value in options.items():
-        text = value if isinstance(value, str) else json.dumps(value)
-        if isinstance(value, str):
-            try:
-                json.loads(value)
-                text = json.dumps(value)
-            except ValueError:
-                pass
-        arguments += ["--set", f"{prefix}.{key}={text}"]
-    return arguments

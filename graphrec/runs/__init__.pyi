@@ -16,4 +16,4 @@ from .run import (
     refuse_another as refuse_another,
     train as train,
 )
-from .source import NONE as NONE, Source as Source, features_for as features_for, load as load
+from .source import NONE as NONE, Source as Source, features_for as features_for

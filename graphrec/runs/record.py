@@ -1,7 +1,8 @@
-"""What ``run.json`` records, and the dataset and features it names, opened again and compared with it."""
+"""Reads ``run.json``, and opens the dataset and features that it records, if they are unchanged."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +21,14 @@ COPY = "dataset"
 
 
 class _TrainedDataset(BaseModel):
-    """By what the dataset of a run is recognized."""
+    """Identifies the dataset of a run."""
 
     name: str
     fingerprint: str
 
 
-class _RecordedSource(BaseModel):
-    """See :class:`Source`."""
-
-    dataset: str
-    root: str | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
-
-
 class RunRecord(BaseModel):
-    """The part of ``run.json`` that opening a run, and training it again, depend on."""
+    """The part of ``run.json`` that is needed to open a run and to train it again."""
 
     model: str
     config: dict[str, Any] = Field(alias="model_config")
@@ -48,7 +41,7 @@ class RunRecord(BaseModel):
     keys: dict[str, str] = Field(default_factory=dict)
     """Key in the feature store by field."""
     store: str | None = None
-    source: _RecordedSource | None = None
+    source: Source | None = None
     select: str | None = None
     """Metric selected on, or ``"none"``; None where a Trainer of its own trained it."""
     device: dict[str, Any] = Field(default_factory=dict)
@@ -62,7 +55,7 @@ class RunRecord(BaseModel):
 
 
 def read_meta(path: str | Path) -> dict[str, Any]:
-    """What ``run.json`` of a run directory records.
+    """The content of a run's ``run.json``.
 
     Raises:
         CheckpointError: no run there (the nearest one is named), or its ``run.json`` is damaged.
@@ -78,7 +71,7 @@ def read_meta(path: str | Path) -> dict[str, Any]:
 
 
 def read_record(path: str | Path) -> RunRecord:
-    """What ``run.json`` of a run directory records, checked.
+    """The validated record of a run.
 
     Raises:
         CheckpointError: no run there (the nearest one is named), or its ``run.json`` is damaged.
@@ -91,8 +84,13 @@ def read_record(path: str | Path) -> RunRecord:
         raise damaged(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from cause
 
 
+def extractor_name(recorded: Any) -> str:
+    """Name of an extractor from what a run or a feature table records of it."""
+    return str(recorded.get("name", "unknown")) if isinstance(recorded, Mapping) else str(recorded)
+
+
 def damaged(path: Path, what: str) -> CheckpointError:
-    """The error for a ``run.json`` that is whole and does not hold what it must."""
+    """The error for a ``run.json`` with invalid values."""
     return CheckpointError(
         f"{path / 'run.json'}: not what training wrote ({what}); restore the file or train again"
     )
@@ -113,7 +111,8 @@ def inputs_of(
     path = Path(path)
     facts = read_record(path)
     if data is None:
-        data = _dataset(path, facts, root)
+        source = source_of(path, facts, root)
+        data = Dataset.load(path / COPY) if source == Source(COPY) else source.read()
     if data.fingerprint != facts.dataset.fingerprint:
         raise CheckpointError(
             f"{path}: was trained on {facts.dataset.name} {facts.dataset.fingerprint[:12]}…, the dataset as "
@@ -133,31 +132,20 @@ def inputs_of(
 
 
 def source_of(path: Path, facts: RunRecord, root: str | Path | None = None) -> Source:
-    """Where the dataset of a run is read.
-
-    Args:
-        path: the run directory.
-        facts: what it records.
-        root: where the dataset is now, if it has been moved.
+    """The recorded source of a run's dataset, with ``root`` if the dataset has been moved.
 
     Raises:
-        CheckpointError: that is not recorded.
+        CheckpointError: no source is recorded.
     """
     if facts.source is None:
         raise CheckpointError(
             f"{path}: does not record where its dataset was read, as graphrec train does; open it in Python "
             "with open_run(path, data=..., features=...)"
         )
-    source = Source(**facts.source.model_dump())
+    source = facts.source
     if root is None:
         return source
     return Source.create(source.dataset if source.dataset in READERS else root, root, source.options)
-
-
-def _dataset(path: Path, facts: RunRecord, root: str | Path | None) -> Dataset:
-    """The dataset, read where it was, or where ``root`` says it is now."""
-    source = source_of(path, facts, root)
-    return Dataset.load(path / COPY) if source == Source(COPY) else source.read()
 
 
 def _tables(path: Path, facts: RunRecord, data: Dataset, store: str | Path | None) -> dict[str, FeatureTable]:

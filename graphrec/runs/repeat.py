@@ -25,8 +25,6 @@ from graphrec.runs.source import Source
 from graphrec.training import checkpoint
 from graphrec.training.trainer import Run
 
-__all__ = ["Reproduction", "train_like"]
-
 AGAIN = "-again"
 CHANGED = "-changed"
 
@@ -169,7 +167,7 @@ def train_like(
     refuse_another(out, selected, resume)
     source = None if data is not None and record.source is None else source_of(path, record, root)
     data, tables = inputs_of(path, data=data, features=features, root=root, store=store)
-    with _recorded_threads(record):
+    with torch_threads(record.environment.get("threads")):
         run = train(
             record.model, data, tables, model_options=options["model"], train_options=options["train"],
             out=out, seed=seed if seed is not None else options["train"]["seed"], select=selected,
@@ -219,12 +217,11 @@ def _default_out(path: Path, changed: Mapping[str, object], seed: int | None) ->
 
 
 @contextmanager
-def _recorded_threads(record: RunRecord) -> Iterator[None]:
-    """Sets the recorded number of threads, and afterwards the number before."""
+def torch_threads(n: object) -> Iterator[None]:
+    """Sets torch's number of threads inside; anything but a number from 1 leaves it."""
     before = torch.get_num_threads()
-    n_threads = record.environment.get("threads")
-    if isinstance(n_threads, int) and n_threads >= 1:
-        torch.set_num_threads(n_threads)
+    if isinstance(n, int) and n >= 1:
+        torch.set_num_threads(n)
     try:
         yield
     finally:

@@ -26,17 +26,11 @@ from graphrec.features import FeatureTable
 from graphrec.models import model as model_class
 from graphrec.models.base import Features, Model, ModelConfig, Ranker
 from graphrec.models.train_config import Task, TrainConfig
-from graphrec.runs.record import COPY, RunRecord, damaged, inputs_of, read_meta, read_record
-from graphrec.runs.source import NONE, Source, features_for, load
+from graphrec.runs.record import COPY, damaged, inputs_of, read_meta, read_record
+from graphrec.runs.source import NONE, Source
 from graphrec.serving import Recommender
 from graphrec.training import checkpoint
 from graphrec.training.trainer import Run, Trainer
-
-__all__ = [
-    "NONE", "SELECT", "OpenedRun", "RunRecord", "Source", "configure", "features_for",
-    "inputs_of", "load", "open_recommender", "open_run", "read_meta", "read_record",
-    "recommender_folder", "refuse_another", "train",
-]  # fmt: skip
 
 SELECT = Model.select
 CONVERSATION = "conversation"
@@ -142,7 +136,7 @@ def train(
     cls, model_config, train_config = configure(model, model_options, train_options, seed)
     out = Path(out)
     select = select or cls.select
-    ranked = ranks(cls, select)  # refuses an unknown metric before anything that takes time
+    is_ranked = ranks(cls, select)  # refuses an unknown metric before anything that takes time
     refuse_another(out, select, resume)
     task: Task | None = None
     if select != NONE and not len(data.valid):
@@ -153,7 +147,7 @@ def train(
         )
     inputs = cls.inputs(features, model_config)
     untrained = cls.build(data, inputs or None, model_config)
-    if ranked:
+    if is_ranked:
         n_users = train_config.validate_users
         valid = data.valid if n_users is None else data.valid.sample_users(n_users, train_config.seed)
         task = RankingTask(valid, seen=data.train, metrics=("recall", "ndcg", select))
@@ -192,25 +186,25 @@ def train(
     return run
 
 
-def ranks(kind: type[Model], select: str) -> bool:
-    """Whether a model is validated by ranking if its epoch is selected on this metric.
+def ranks(model: type[Model], select: str) -> bool:
+    """Whether a model is validated by ranking when its epoch is selected on this metric.
 
     Raises:
         ConfigError: an unknown metric, for a model that is validated by ranking only.
     """
-    if select == NONE or not issubclass(kind, Ranker):
+    if select == NONE or not issubclass(model, Ranker):
         return False
     try:
         parse_metric(select)
     except ConfigError:
-        if kind.task is Model.task:
+        if model.task is Model.task:
             raise
         return False
     return True
 
 
 def refuse_another(out: Path, select: str, resume: bool) -> None:
-    """Refuses a run directory that holds another run, before any work is done.
+    """Refuses an output directory that holds another run, before any work is done.
 
     Raises:
         CheckpointError: it holds a run and ``resume`` is false, or a run that selects on another metric.

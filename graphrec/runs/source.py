@@ -1,10 +1,10 @@
-"""What a run is made from, as commands name it: a dataset that can be read again, features of its items."""
+"""The inputs of a run: where its dataset is read again, and which feature tables its model is built with."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -23,7 +23,7 @@ NONE = "none"
 
 @dataclass(frozen=True)
 class Source:
-    """Where a dataset is read, so that it can be read again.
+    """The place a dataset was read from, from which it can be read again.
 
     Attributes:
         dataset: a reader's name, or the directory of a saved dataset.
@@ -52,7 +52,7 @@ class Source:
     def create(
         cls, dataset: str | Path, root: str | Path | None = None, options: Mapping[str, Any] | None = None
     ) -> Self:
-        """The same place with absolute paths, so that it means the same from any working directory.
+        """The source with absolute paths, valid from any working directory.
 
         Args:
             dataset: a reader's name, or the directory of a saved dataset.
@@ -65,9 +65,9 @@ class Source:
         given = dict(options or {})
         if str(dataset) in READERS:
             return cls(str(dataset), str(dataset_folder(str(dataset), root)), given)
-        places = [Path(dataset), *([Path(root) / dataset] if root is not None else [])]
-        found = next((p for p in places if (p / "dataset.json").is_file()), None)
-        if found is None and (len(Path(dataset).parts) > 1 or Path(dataset).is_dir()):
+        folders = [Path(dataset), *([Path(root) / dataset] if root is not None else [])]
+        saved = next((p for p in folders if (p / "dataset.json").is_file()), None)
+        if saved is None and (len(Path(dataset).parts) > 1 or Path(dataset).is_dir()):
             inside = Path(dataset) / "dataset"  # where `graphrec data generate` puts it
             hint = nearest(str(dataset), READERS)
             if (inside / "dataset.json").is_file():
@@ -76,7 +76,7 @@ class Source:
                 f"{dataset}: no saved dataset there (no dataset.json); expected a directory written by "
                 f"`graphrec data convert`, or one of {sorted(READERS)}.{hint}"
             )
-        return cls(str(found.absolute()) if found else str(dataset), None, given)
+        return cls(str(saved.absolute()) if saved else str(dataset), None, given)
 
     def read(self) -> Dataset:
         """The dataset (see :func:`graphrec.load_dataset`)."""
@@ -87,18 +87,23 @@ class Source:
         return asdict(self)
 
     def arguments(self, prefix: str = "data.") -> str:
-        """The same as arguments of a command; ``prefix`` goes before the reader's options."""
-        parts = [self.dataset, *(["--root", self.root] if self.root is not None else [])]
-        for key, value in self.options.items():
-            parts += ["--set", f"{prefix}{key}={value if isinstance(value, str) else json.dumps(value)}"]
-        return shlex.join(parts)
+        """The source as arguments of a command; ``prefix`` goes before the reader's options."""
+        root = ["--root", self.root] if self.root is not None else []
+        return shlex.join([self.dataset, *root, *set_arguments(prefix, self.options)])
 
 
-def load(
-    dataset: str | Path, root: str | Path | None = None, options: Mapping[str, Any] | None = None
-) -> Dataset:
-    """Reads a dataset by name, or a saved one by its directory (see :func:`graphrec.load_dataset`)."""
-    return Source.create(dataset, root, options).read()
+def set_arguments(prefix: str, options: Mapping[str, Any]) -> list[str]:
+    """Options as ``--set`` arguments that a command reads back as the same values."""
+    arguments = []
+    for key, value in options.items():
+        text = json.dumps(value)
+        if isinstance(value, str):
+            try:
+                json.loads(value)  # a text that is also JSON, such as "5", stays quoted
+            except ValueError:
+                text = value
+        arguments += ["--set", f"{prefix}{key}={text}"]
+    return arguments
 
 
 def features_for(
@@ -134,74 +139,67 @@ def features_for(
     if isinstance(model, str):
         model = model_class(model)
     config = config or model.Config()
-    patterns, needs = model.optional_fields(config), model.needs_features(config)
-    if not needs and not patterns:
+    patterns = model.optional_fields(config)
+    needs_content = model.needs_features(config)
+    if not needs_content and not patterns:
         return {}
     store = store if isinstance(store, FeatureStore) else FeatureStore(store)
-    choices = [*(modalities or {}).items(), ("image", image), ("text", text)]
-    chosen = {f: choice for f, choice in choices if choice is not None}
+    choices = {
+        f: c for f, c in [*(modalities or {}).items(), ("image", image), ("text", text)] if c is not None
+    }
     stored = {str(row["field"]) for row in store.status(data)}
     if model.extractor is not None:
-        return _of_one_extractor(model, data, store, stored, chosen, source)
-    further = sorted(f for f in stored if any(fnmatchcase(f, pattern) for pattern in patterns))
-    written = {f for f in stored if f in (PROFILE, PREFERENCES) or f.startswith(ATTRIBUTE_PREFIX)}
-    content = {f for f in ("image", "text") if f in data.content} | (stored - written) | set(chosen)
-    wanted = sorted(f for f in content if chosen.get(f) != NONE) if needs else []
+        return _features_of_one_extractor(model, data, store, stored, choices, source)
+    optional = sorted(f for f in stored if any(fnmatchcase(f, pattern) for pattern in patterns))
+    generated = {f for f in stored if f in (PROFILE, PREFERENCES) or f.startswith(ATTRIBUTE_PREFIX)}
+    content = {f for f in ("image", "text") if f in data.content} | (stored - generated) | set(choices)
+    wanted = sorted(f for f in content if choices.get(f) != NONE) if needs_content else []
     missing = [f for f in wanted if f not in stored]
-    if missing or not (wanted or further):
-        if patterns and not needs:
-            raise FeatureError(_missing_generated_features(model.name, store, patterns, source))
+    if missing or not (wanted or optional):
+        if patterns and not needs_content:
+            raise FeatureError(
+                f"{model.name} needs {' and '.join(patterns)} with these options, and {store.root} has none; "
+                f"run: graphrec llm {patterns[0]} {_arguments(source, store)}"
+            )
         raise FeatureError(_missing_features(model.name, data.name, store, wanted, missing, source))
-    left_out = dict.fromkeys((stored | set(data.content)) - {*wanted, *further})
-    return store.load_tables(data, **left_out, **{f: chosen[f] for f in wanted if f in chosen})
-
-
-def _missing_generated_features(
-    model: str, store: FeatureStore, patterns: Sequence[str], source: Source | None
-) -> str:
-    """Message where features that a language model writes are missing."""
-    return (
-        f"{model} needs {' and '.join(patterns)} with these options, and {store.root} has none; run: "
-        f"graphrec llm {patterns[0]} {_arguments(source, store)}"
-    )
+    left_out = dict.fromkeys((stored | set(data.content)) - {*wanted, *optional})
+    return store.load_tables(data, **left_out, **{f: choices[f] for f in wanted if f in choices})
 
 
 def _arguments(source: Source | None, store: FeatureStore) -> str:
-    """What follows ``graphrec features`` and its command."""
+    """Arguments of a command that builds features of the dataset."""
     dataset = source.arguments() if source is not None else "DATASET"
     return f"{dataset} --store {shlex.quote(str(store.root))}"
 
 
-def _of_one_extractor(
+def _features_of_one_extractor(
     model: type[Model],
     data: Dataset,
     store: FeatureStore,
     stored: set[str],
-    chosen: Mapping[str, str],
+    choices: Mapping[str, str],
     source: Source | None,
 ) -> dict[str, FeatureTable]:
     """The table of the first field that the model's extractor was run on."""
-    if chosen:
+    if choices:
         raise ConfigError(
             f"{model.name} takes features of {model.extractor} alone; leave out the choice of "
-            f"{sorted(chosen)}"
+            f"{sorted(choices)}"
         )
     assert model.extractor is not None
-    made = sorted(str(row["field"]) for row in store.status(data) if row["extractor"] == model.extractor)
-    if not made:
-        texts = [f for f, content in data.content.items() if content.kind == "text"]
-        raise FeatureError(
-            f"{model.name} needs features by {model.extractor}, and "
-            + (
-                f"{store.root} has none for the items of {data.name}; run: graphrec features build "
+    fields = sorted(str(row["field"]) for row in store.status(data) if row["extractor"] == model.extractor)
+    if not fields:
+        needs = f"{model.name} needs features by {model.extractor}, and "
+        if any(content.kind == "text" for content in data.content.values()):
+            raise FeatureError(
+                f"{needs}{store.root} has none for the items of {data.name}; run: graphrec features build "
                 f"{_arguments(source, store)} --text {model.extractor}"
-                if texts
-                else f"{data.name} has no texts to make them from; make a dataset of clones: "
-                "graphrec data git"
             )
+        raise FeatureError(
+            f"{needs}{data.name} has no texts to make them from; make a dataset of clones: graphrec data git"
         )
     left_out: dict[str, str | None] = dict.fromkeys(stored | set(data.content))
-    return store.load_tables(data, **{**left_out, made[0]: model.extractor})
+    return store.load_tables(data, **{**left_out, fields[0]: model.extractor})
 
 
 def _missing_features(
@@ -217,7 +215,7 @@ def _missing_features(
             f"{model} needs features of content, and for {data} there are none and nothing to make them "
             f"from, or all are left out; run: {run}"
         )
-    # One field is enough for a model, so one that cannot be had may be left out while another is there.
+    # One field is enough for a model, so a missing one may be left out where another has features.
     option = f"--{missing[0]} none" if missing[0] in ("image", "text") else f"--modality {missing[0]}=none"
     leave = f"; or leave out what is missing with {option}" if len(wanted) > len(missing) else ""
     return (

@@ -20,14 +20,10 @@ Command = Callable[..., Any]
 
 
 def command_lines() -> Iterator[tuple[str, ...]]:
-    import typer
-
-    def walk(command: object, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-        yield path
-        for name, inner in getattr(command, "commands", {}).items():
-            yield from walk(inner, (*path, name))
-
-    return walk(typer.main.get_command(cli.app), ())
+    yield ()
+    for name in cli.COMMANDS:
+        yield (name,)
+        yield from ((name, inner) for inner in getattr(cli.load_command(name), "commands", ()))
 
 
 @pytest.mark.parametrize("path", list(command_lines()), ids=lambda p: " ".join(p) or "graphrec")
@@ -57,22 +53,21 @@ def test_help_is_fast_and_light() -> None:
     assert time.perf_counter() - begun < 5  # 0.3 s on an idle machine
 
 
-@pytest.mark.parametrize("invoked", [[], ["--help"], ["train", "freedom"], ["features", "build"]])
-def test_only_the_invoked_command_is_complete_and_all_are_listed(invoked: list[str]) -> None:
-    import typer
+def test_the_list_of_commands_says_what_each_command_says() -> None:
+    for name, (_, text) in cli.COMMANDS.items():
+        assert (cli.load_command(name).help or "").splitlines()[0] == text, name
 
-    complete = typer.main.get_command(cli.app)
-    reduced = typer.main.get_command(cli._needed_for(cli.app, invoked))
-    names = {name: command.get_short_help_str() for name, command in complete.commands.items()}
-    assert {name: command.get_short_help_str() for name, command in reduced.commands.items()} == names
-    for name, command in complete.commands.items():
-        parameters = [p.name for p in reduced.commands[name].params]
-        subcommands = set(getattr(reduced.commands[name], "commands", ()))
-        if invoked[:1] == [name]:
-            assert parameters == [p.name for p in command.params]
-            assert subcommands == set(getattr(command, "commands", ()))
-        else:
-            assert not subcommands
+
+def test_the_list_of_commands_imports_none_of_them() -> None:
+    code = (
+        "import sys; from graphrec.cli import main as cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit: print(*(n for n in sys.modules if n.startswith('graphrec.cli.')))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = set(result.stdout.splitlines()[-1].split())
+    assert not imported & {f"graphrec.cli.{target.partition(':')[0]}" for target, _ in cli.COMMANDS.values()}
+    assert all(f"\n  {name} " in result.stdout for name in cli.COMMANDS)
 
 
 def test_lists(graphrec: Command) -> None:
@@ -161,3 +156,12 @@ def test_doctor_does_not_hang_on_a_silent_hub(monkeypatch: pytest.MonkeyPatch) -
         found = {check.name: check for check in doctor.weights()}
     assert time.monotonic() - begun < 5
     assert found["weights hub"].status == "note"
+
+
+def test_options_in_a_suggested_command_are_read_back_as_they_were() -> None:
+    from graphrec.cli import settings
+    from graphrec.runs.source import set_arguments
+
+    options = {"a": "5", "b": 5, "c": "some text", "d": [1, "x"], "e": "true", "f": None, "g": 0.5}
+    pairs = set_arguments("data.", options)[1::2]
+    assert settings.read(pairs, ["data"])["data"] == options

@@ -11,6 +11,7 @@ from graphrec.cli.demo.pictures import describe_choice, people
 from graphrec.cli.demo.protocol import EPOCHS, GROUPS, METRICS, MODELS, SELECT, TRAINING, group_report
 from graphrec.core.files import write_text
 from graphrec.runs.html import Bar, Cell, Heading, Table, bar_chart, line_chart, options, render
+from graphrec.runs.record import extractor_name
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -32,18 +33,7 @@ def write_page(
     settings: Mapping[str, Any],
     steps: Mapping[str, float],
 ) -> Path:
-    """Writes ``report.html`` and returns its path.
-
-    Args:
-        out: the demo's directory.
-        data: the generated dataset.
-        features: its feature tables.
-        runs: model name -> finished training.
-        reports: model name -> evaluation on test.
-        comparisons: paired comparisons between them.
-        settings: the options of the demo.
-        steps: seconds by step.
-    """
+    """Writes ``report.html`` from the runs and test reports by model name, and returns its path."""
     n_cold = next((r.groups["items/cold/within"].meta["n_group"] for r in reports.values()), 0)
     text = render(
         Path(__file__).with_name("page.html"),
@@ -170,7 +160,10 @@ def _settings(
         ("split", f"{data.meta.get('split')}"),
         ("dataset fingerprint", data.fingerprint[:16]),
         *(
-            (f"{f} features", f"{_extractor(t)}, {t.values.shape[1]} numbers an item")
+            (
+                f"{f} features",
+                f"{extractor_name(t.meta.get('extractor', {}))}, {t.values.shape[1]} numbers an item",
+            )
             for f, t in features.items()
         ),
         *((MODELS[n][0], options(r.model.config.model_dump(mode="json"))) for n, r in runs.items()),
@@ -192,8 +185,3 @@ def _command(out: Path, settings: Mapping[str, Any]) -> str:
     if settings["epochs"] != EPOCHS:
         parts.append(f"--epochs {settings['epochs']}")
     return " ".join(parts)
-
-
-def _extractor(table: Any) -> str:
-    described = table.meta.get("extractor", {})
-    return str(described.get("name", "unknown")) if isinstance(described, Mapping) else str(described)

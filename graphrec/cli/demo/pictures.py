@@ -59,14 +59,7 @@ def recommendations(model: Any, data: Dataset, users: np.ndarray, k: int) -> np.
 def people(data: Dataset, models: Mapping[str, Any], out: Path, seed: int) -> list[dict[str, Any]]:
     """What a few users bought, bought later, and are recommended by each model.
 
-    Args:
-        data: the generated dataset.
-        models: model name -> trained model.
-        out: the demo's directory, which holds the catalog.
-        seed: of the choice of users.
-
-    Returns:
-        For each user ``title``, and ``rows`` of ``(title, note, cards)``.
+    For each user a dict of ``title``, and ``rows`` of ``(title, note, cards)``.
     """
     users = pick_users(data, seed)
     lists = {name: recommendations(model, data, users, 20) for name, model in models.items()}

@@ -8,9 +8,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from graphrec.cli.demo.protocol import EPOCHS, GROUPS, METRICS, MODELS, SELECT, TRAINING, group_report
+from graphrec.cli.help import command
 from graphrec.core.errors import ConfigError, DataError
 from graphrec.core.files import read_json, write_json
 
@@ -23,6 +26,21 @@ if TYPE_CHECKING:
 
 MARKER = "demo.json"
 """File that marks a directory as written by the demo, with its results."""
+
+
+@command("graphrec demo", "graphrec demo --out runs/small --items 200 --users 400")
+def demo(
+    out: Annotated[Path, typer.Option(help="Directory for data, runs and report.")] = Path("runs/demo"),
+    items: Annotated[int, typer.Option(help="Number of items to generate.")] = 640,
+    users: Annotated[int, typer.Option(help="Number of users to generate.")] = 1500,
+    seed: Annotated[int, typer.Option(help="Seed of the data and of training.")] = 0,
+    epochs: Annotated[int | None, typer.Option(help="Maximum number of epochs. Default: 60.")] = None,
+) -> None:
+    """Generate a catalog, train models on it and compare them.
+
+    Writes the comparison as a table and an HTML report.
+    """
+    run(out=out, n_items=items, n_users=users, seed=seed, epochs=epochs)
 
 
 def run(
@@ -56,51 +74,67 @@ def run(
     """
     from rich.console import Console
 
+    from graphrec.cli.demo.page import write_page
+    from graphrec.runs.repeat import torch_threads
+
     out = Path(out)
     started = time.perf_counter()
-    console = Console(quiet=quiet, highlight=False)
+    progress = _Progress(Console(quiet=quiet, highlight=False))
     if epochs is not None and epochs < 1:
         raise ConfigError(f"epochs {epochs}; expected at least 1")
     settings = {"n_items": n_items, "n_users": n_users, "seed": seed, "epochs": epochs or EPOCHS}
     _clear(out, settings)
-    console.print("[bold]graphrec demo[/bold]: a generated shop, from files to recommendations")
-    steps: dict[str, float] = {}
-    with _one_thread():
-        return _run(out, settings, console, steps, started)
-
-
-def _run(
-    out: Path, settings: Mapping[str, Any], console: Console, steps: dict[str, float], started: float
-) -> dict[str, Any]:
-    data = _data(out, settings, console, steps)
-    features = _features(out, data, console, steps)
-    runs = _train(out, data, features, settings, console, steps)
-    with _step("evaluate on test", console, steps) as details:
-        reports = _evaluate({name: r.model for name, r in runs.items()}, data)
-        for name, report in reports.items():
-            report.to_parquet(out / name / "test.parquet")
-        comparisons = _compare(reports)
-        details.append(f"{len(reports['popularity']):,} users with held-out items")
-    with _step("write the report", console, steps):
-        from graphrec.cli.demo.page import write_page
-
-        write_page(out, data, features, runs, reports, comparisons, settings, steps)
+    progress.print("[bold]graphrec demo[/bold]: a generated shop, from files to recommendations")
+    with torch_threads(1):  # more do not speed up matrices this small, and slow a busy machine
+        data = _data(out, settings, progress)
+        features = _features(out, data, progress)
+        runs = _train(out, data, features, settings, progress)
+        with progress.step("evaluate on test") as details:
+            reports = _evaluate({name: run.model for name, run in runs.items()}, data)
+            for name, report in reports.items():
+                report.to_parquet(out / name / "test.parquet")
+            comparisons = _compare(reports)
+            details.append(f"{len(reports['popularity']):,} users with held-out items")
+        with progress.step("write the report"):
+            write_page(out, data, features, runs, reports, comparisons, settings, progress.seconds)
     results = {
         **settings,
         "generated": True,
         "complete": True,
         "report": str(out / "report.html"),
         "seconds": time.perf_counter() - started,
-        "steps": steps,
+        "steps": progress.seconds,
         "data": data.summary(),
         "metrics": {name: _numbers(report) for name, report in reports.items()},
         "comparisons": [{**vars(c), "interval": list(c.interval)} for c in comparisons],
     }
     write_json(out / MARKER, results)
-    console.print(_table(reports))
-    console.print(_sentence(comparisons))
-    _print_next(out, data, time.perf_counter() - started, console)
+    progress.print(_table(reports))
+    progress.print(_sentence(comparisons))
+    _print_next(out, data, time.perf_counter() - started, progress)
     return results
+
+
+class _Progress:
+    """The console, and the seconds of each finished step."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.print = console.print
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[list[str]]:
+        """Shows a step while it runs, then its time and the texts appended to the yielded list."""
+        details: list[str] = []
+        started = time.perf_counter()
+        with self.console.status(f"{title} ..."):
+            yield details
+        self.seconds[title] = time.perf_counter() - started
+        self.print(
+            f"  [green]done[/green] {title:<26} {self.seconds[title]:6.1f} s   {'; '.join(details)}",
+            soft_wrap=True,
+        )
 
 
 def _clear(out: Path, settings: Mapping[str, Any]) -> None:
@@ -117,32 +151,6 @@ def _clear(out: Path, settings: Mapping[str, Any]) -> None:
     write_json(out / MARKER, {**settings, "generated": True, "complete": False})
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One torch thread inside: more threads do not speed up matrices this small, and slow a busy machine."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _step(title: str, console: Console, steps: dict[str, float]) -> Iterator[list[str]]:
-    """Shows a step while it runs, then its time and the texts appended to the yielded list."""
-    details: list[str] = []
-    started = time.perf_counter()
-    with console.status(f"{title} ..."):
-        yield details
-    steps[title] = time.perf_counter() - started
-    console.print(
-        f"  [green]done[/green] {title:<26} {steps[title]:6.1f} s   {'; '.join(details)}", soft_wrap=True
-    )
-
-
 def _source(out: Path, seed: int) -> Any:
     from graphrec.data.generated import generated_options
     from graphrec.runs import Source
@@ -150,20 +158,20 @@ def _source(out: Path, seed: int) -> Any:
     return Source.create("table", out / "catalog", {**generated_options(), "seed": seed})
 
 
-def _data(out: Path, settings: Mapping[str, Any], console: Console, steps: dict[str, float]) -> Dataset:
+def _data(out: Path, settings: Mapping[str, Any], progress: _Progress) -> Dataset:
     from graphrec.data.generated import write_catalog
 
-    with _step("generate a catalog", console, steps) as details:
+    with progress.step("generate a catalog") as details:
         write_catalog(out / "catalog", settings["n_items"], settings["n_users"], settings["seed"])
         details.append("ordinary files: interactions.csv, items.csv, images/")
-    with _step("read it back", console, steps) as details:
+    with progress.step("read it back") as details:
         data: Dataset = _source(out, settings["seed"]).read()
         n = len(data.train) + len(data.valid) + len(data.test)
         details.append(f"{data.n_users:,} users, {data.n_items:,} items, {n:,} interactions")
     return data
 
 
-def _features(out: Path, data: Dataset, console: Console, steps: dict[str, float]) -> dict[str, Any]:
+def _features(out: Path, data: Dataset, progress: _Progress) -> dict[str, Any]:
     from graphrec.features import FeatureStore
     from graphrec.features.extract import extractor
     from graphrec.features.extract.extraction import extract
@@ -171,7 +179,7 @@ def _features(out: Path, data: Dataset, console: Console, steps: dict[str, float
     store = FeatureStore(out / "features")
     tables = {}
     for field in ("image", "text"):
-        with _step(f"extract {field} features", console, steps) as details:
+        with progress.step(f"extract {field} features") as details:
             encoder = extractor(field)
             table = extract(data, field, encoder, store, progress=False)
             n, dim = int(table.present.sum()), table.values.shape[1]
@@ -185,15 +193,14 @@ def _train(
     data: Dataset,
     features: Mapping[str, Any],
     settings: Mapping[str, Any],
-    console: Console,
-    steps: dict[str, float],
+    progress: _Progress,
 ) -> dict[str, Any]:
     from graphrec import runs
 
     source = _source(out, settings["seed"])
     trained = {}
     for name, (title, options) in MODELS.items():
-        with _step(f"train {title}", console, steps) as details:
+        with progress.step(f"train {title}") as details:
             run = runs.train(
                 name,
                 data,
@@ -287,13 +294,13 @@ def _sentence(comparisons: Comparisons) -> str:
     )
 
 
-def _print_next(out: Path, data: Dataset, seconds: float, console: Console) -> None:
+def _print_next(out: Path, data: Dataset, seconds: float, progress: _Progress) -> None:
     best = shlex.quote(str(out / "freedom"))
-    console.print(f"\nThe whole demo took {seconds:.0f} s. The report, with pictures:")
-    console.print(f"  [bold]{out / 'report.html'}[/bold]\n\nTry next:", soft_wrap=True)
-    for command, purpose in (
+    progress.print(f"\nThe whole demo took {seconds:.0f} s. The report, with pictures:")
+    progress.print(f"  [bold]{out / 'report.html'}[/bold]\n\nTry next:", soft_wrap=True)
+    for line, purpose in (
         (f"graphrec recommend {best} --user {data.users[0]}", "what to offer one user"),
         (f"graphrec evaluate {best} --cold", "the numbers above, from the saved run"),
         ("graphrec data show table --help", "then read your own files: docs/get-started/own-catalog.md"),
     ):
-        console.print(f"  [bold]{command}[/bold]\n      {purpose}", soft_wrap=True)
+        progress.print(f"  [bold]{line}[/bold]\n      {purpose}", soft_wrap=True)

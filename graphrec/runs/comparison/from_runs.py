@@ -18,7 +18,7 @@ import numpy as np
 
 from graphrec.core.errors import CheckpointError, ConfigError, DataError, MissingDependencyError, nearest
 from graphrec.core.files import digest
-from graphrec.data import Dataset
+from graphrec.data import Dataset, Interactions
 from graphrec.evaluation.metrics import METRICS, metric_names, parse_metric
 from graphrec.evaluation.ranking import Beyond, evaluate, warm_cold
 from graphrec.evaluation.report import Report
@@ -50,22 +50,13 @@ ABOUT = (
 
 @dataclass(frozen=True)
 class _Run:
-    """A finished run.
-
-    Attributes:
-        path: its directory.
-        meta: what ``run.json`` records.
-        facts: the part of it that is checked.
-        options: option -> value, of those that affect results; runs with the same options form a row.
-        seed: of the training.
-        weights: the checkpoint that is evaluated.
-        history: one dict per epoch.
-    """
+    """A finished run; ``weights`` is the checkpoint that is evaluated."""
 
     path: Path
     meta: Mapping[str, Any]
     facts: RunRecord
     options: Mapping[str, Any]
+    """Those that affect results; runs with the same options form a row."""
     seed: int
     weights: Path
     history: Sequence[Mapping[str, float]]
@@ -118,7 +109,7 @@ def compare(
     parse_metric(metric)
     metrics = _as_list(metrics)
     table = metric_names([*metrics, metric], k)
-    masked = _check_masking(split, masked)
+    masked = check_masking(split, masked)
     curves = {f"{parse_metric(name)[0]}@{cut}" for name in table for cut in CUTOFFS}
     names = tuple(sorted({*curves, *table}, key=parse_metric))
     rows = _group_runs(_run_directories(_as_list(runs)), labels or {})
@@ -137,30 +128,24 @@ def compare(
     return compare_reports(entries, baseline=baseline, metric=metric, k=k, metrics=metrics)
 
 
+@dataclass
 class _Evaluator:
     """Evaluates runs of one dataset, which is read at most once, and stores their reports."""
 
-    def __init__(
-        self,
-        split: str,
-        masked: str,
-        names: tuple[str, ...],
-        data: Dataset | None,
-        features: Features | None,
-        root: str | Path | None,
-        store: str | Path | None,
-    ) -> None:
-        self.split = split
-        self.masked = masked
-        self.names = names
-        bases = {parse_metric(name)[0] for name in names}
+    split: str
+    masked: str
+    names: tuple[str, ...]
+    data: Dataset | None
+    features: Features | None
+    root: str | Path | None
+    store: str | Path | None
+
+    @property
+    def has_foreign_metrics(self) -> bool:
+        """Whether a metric is of another package, whose code is not in the key."""
+        bases = {parse_metric(name)[0] for name in self.names}
         used = [m for m in METRICS.values() if m.name in bases or m.per == "lists"]
-        # The code of other packages is not in the key.
-        self.foreign = not all(m.function.__module__.startswith("graphrec.") for m in used)
-        self.data = data
-        self.features = features
-        self.root = root
-        self.store = store
+        return not all(m.function.__module__.startswith("graphrec.") for m in used)
 
     def key(self, run: _Run) -> str:
         """Digest of everything the numbers depend on."""
@@ -179,7 +164,7 @@ class _Evaluator:
     def stored(self, run: _Run) -> Report | None:
         """The undamaged report of an earlier evaluation under the same key, or None."""
         file = self.file(run)
-        if self.foreign or not file.exists():
+        if self.has_foreign_metrics or not file.exists():
             return None
         try:
             report = Report.from_parquet(file)
@@ -198,8 +183,7 @@ class _Evaluator:
                 f"compared. graphrec evaluate {run.path} compares it with its own baselines"
             )
         self.data = data = opened.data
-        held_out = data.test if self.split == "test" else data.valid
-        seen = {"train": data.train, "train+valid": data.train + data.valid, "none": None}[self.masked]
+        held_out, seen = held_out_and_masked(data, self.split, self.masked)
         groups = warm_cold(data.train)
         cold = bool(groups["cold"][held_out.items].any())
         report = evaluate(
@@ -225,7 +209,12 @@ def _as_list(values: str | Path | Iterable[Any]) -> list[Any]:
     return [values] if isinstance(values, (str, Path)) else list(values)
 
 
-def _check_masking(split: str, masked: str | None) -> str:
+def check_masking(split: str, masked: str | None) -> str:
+    """The interactions to mask: those given, or the default of the split.
+
+    Raises:
+        ConfigError: an unknown split or masking, or one that masks what is evaluated.
+    """
     if split not in SPLITS:
         raise ConfigError(f"split {split!r} is not one of {list(SPLITS)}.{nearest(split, SPLITS)}")
     masked = masked or ("train+valid" if split == "test" else "train")
@@ -234,6 +223,12 @@ def _check_masking(split: str, masked: str | None) -> str:
     if split == "valid" and masked == "train+valid":
         raise ConfigError("split valid with train+valid masked leaves nothing to find; mask train")
     return masked
+
+
+def held_out_and_masked(data: Dataset, split: str, masked: str) -> tuple[Interactions, Interactions | None]:
+    """The interactions of a split, and those whose items are not recommended to their users again."""
+    seen = {"train": data.train, "train+valid": data.train + data.valid, "none": None}[masked]
+    return (data.test if split == "test" else data.valid), seen
 
 
 def _run_directories(paths: Sequence[str | Path]) -> list[Path]:
@@ -318,11 +313,7 @@ def _format_option(value: Any) -> str:
 
 
 def _read(path: Path) -> _Run:
-    """A run's record and state.
-
-    Raises:
-        CheckpointError: no run in the directory, a damaged one, or one that is not finished.
-    """
+    """Reads the record and state of a finished run; others are refused."""
     meta, facts = read_meta(path), read_record(path)
     again = f"graphrec train {facts.model} ... --out {path} --resume"
     if not checkpoint.exists(path / "last"):

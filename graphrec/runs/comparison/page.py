@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from graphrec.core.files import write_text
 from graphrec.evaluation.metrics import METRICS, direction, parse_metric
@@ -12,6 +11,7 @@ from graphrec.runs.comparison import sections
 from graphrec.runs.comparison.narrative import answer, notes
 from graphrec.runs.comparison.results import ModelComparison
 from graphrec.runs.html import Table, options, render
+from graphrec.runs.record import extractor_name
 
 COUNTS = {"n_items": "items to choose from", "n_held_out": "interactions held out"}
 """Key of a report's meta -> what it counts."""
@@ -92,7 +92,7 @@ def _settings(comparison: ModelComparison) -> Table:
         settings = {
             **(first.get("model_config") or {}),
             **{f"train.{k}": v for k, v in trained.items() if k not in shared},
-            **{f"{f} features": _extractor(e) for f, e in (first.get("extractors") or {}).items()},
+            **{f"{f} features": extractor_name(e) for f, e in (first.get("extractors") or {}).items()},
         }
         seeds = ", ".join(str(s) for s in result.seeds if s is not None) or "not recorded"
         described = options({k: v for k, v in settings.items() if not k.endswith("seed")})
@@ -103,7 +103,3 @@ def _settings(comparison: ModelComparison) -> Table:
     rows.append(("machine", "; ".join(sections.machines(comparison))))
     recorded = [row for row in rows if row[1]]
     return Table(["setting", "value"], recorded, "What was trained and measured", left=True)
-
-
-def _extractor(extractor: Any) -> str:
-    return str(extractor.get("name", "unknown")) if isinstance(extractor, Mapping) else str(extractor)

@@ -73,23 +73,23 @@ def line_chart(
     points = [p for line in series.values() for p in line]
     _finite(title, [v for p in points for v in p])
     xs = [p[0] for line in series.values() if len(line) > 1 for p in line] or [p[0] for p in points]
-    across = [t for t in ticks(min(xs), max(xs), 6) if min(xs) <= t <= max(xs)]
-    up = ticks(0.0 if zero else min(p[1] for p in points), max(p[1] for p in points))
+    x_ticks = [t for t in ticks(min(xs), max(xs), 6) if min(xs) <= t <= max(xs)]
+    y_ticks = ticks(0.0 if zero else min(p[1] for p in points), max(p[1] for p in points))
     span = (max(xs) - min(xs)) or 1.0
 
     def position(value: float) -> float:
         return LEFT + (value - min(xs)) / span * (WIDTH - LEFT - RIGHT)
 
-    shapes = _axes(x, y, across, position, up)
+    shapes = _axes(x, y, x_ticks, position, y_ticks)
     for number, (name, line) in enumerate(series.items()):
         if len(line) == 1:
-            shapes.append(_level(name, line[0][1], up, number))
+            shapes.append(_level(name, line[0][1], y_ticks, number))
         elif line:
-            path = " ".join(f"{_n(position(px))},{_n(_height(py, up))}" for px, py in line)
+            path = " ".join(f"{_decimal(position(px))},{_decimal(_height(py, y_ticks))}" for px, py in line)
             shapes.append(element("polyline", points=path, class_="line", style=f"stroke:{_color(number)}"))
             for px, py in line:
                 hover = f"{name}, {x} {px:g}: {py:.4g}"
-                shapes.append(_point(hover, position(px), _height(py, up), number, radius=3))
+                shapes.append(_point(hover, position(px), _height(py, y_ticks), number, radius=3))
     ends = "; ".join(f"{n}: {line[0][1]:.4g} to {line[-1][1]:.4g}" for n, line in series.items() if line)
     return _figure(
         title, f"{y} over {x}. {ends}.", {n: i for i, (n, line) in enumerate(series.items()) if line}, shapes
@@ -119,35 +119,43 @@ def bar_chart(
     _finite(title, numbers)
     if min(numbers) < 0:
         raise DataError(f"{title}: a bar of {min(numbers):g}; expected numbers from 0")
-    up = ticks(0.0, max(numbers))
-    room = (WIDTH - LEFT - RIGHT) / len(groups)
-    wide = min(44.0, room * 0.84 / len(series))
-    base = _height(0.0, up)
-    shapes = _axes("", y, [], float, up)
-    for place, group in enumerate(groups):
-        middle = LEFT + room * (place + 0.5)
+    y_ticks = ticks(0.0, max(numbers))
+    group_width = (WIDTH - LEFT - RIGHT) / len(groups)
+    bar_width = min(44.0, group_width * 0.84 / len(series))
+    base = _height(0.0, y_ticks)
+    shapes = _axes("", y, [], float, y_ticks)
+    for index, group in enumerate(groups):
+        middle = LEFT + group_width * (index + 0.5)
         for number, (name, bars) in enumerate(series.items()):
-            bar = bars[place]
-            left = middle + (number - len(series) / 2) * wide
-            top = _height(bar.value, up)
+            bar = bars[index]
+            left = middle + (number - len(series) / 2) * bar_width
+            top = _height(bar.value, y_ticks)
             hover = f"{name}, {group}: {bar.value:.4f}"
-            at = _n(left + wide / 2)
-            size = {"width": _n(wide - 3), "height": _n(max(base - top, 0.8)), "rx": 2}
-            drawn = [element("rect", x=_n(left + 1.5), y=_n(top), **size, style=f"fill:{_color(number)}")]
+            at = _decimal(left + bar_width / 2)
+            size = {"width": _decimal(bar_width - 3), "height": _decimal(max(base - top, 0.8)), "rx": 2}
+            drawn = [
+                element(
+                    "rect", x=_decimal(left + 1.5), y=_decimal(top), **size, style=f"fill:{_color(number)}"
+                )
+            ]
             highest = top
             if bar.low is not None and bar.high is not None:
-                low = _height(bar.low, up)
-                high = _height(bar.high, up)
-                drawn.append(element("line", x1=at, x2=at, y1=_n(low), y2=_n(high), class_="whisker"))
+                low = _height(bar.low, y_ticks)
+                high = _height(bar.high, y_ticks)
+                drawn.append(
+                    element("line", x1=at, x2=at, y1=_decimal(low), y2=_decimal(high), class_="whisker")
+                )
                 hover += f" (95 % interval {bar.low:.4f} to {bar.high:.4f})"
                 highest = min(top, high)
             value = f"{bar.value:.{digits}f}"
             value = value.removeprefix("0") if bar.value < 1 else value
-            if wide >= CHARACTER * len(value):
-                drawn.append(_text(value, at, _n(highest - 5), class_="value"))
+            if bar_width >= CHARACTER * len(value):
+                drawn.append(_text(value, at, _decimal(highest - 5), class_="value"))
             shapes.append(element("g", element("title", hover), *drawn))
         lines = textwrap.wrap(group, BREAK) or [""]
-        spans = (element("tspan", line, x=_n(middle), dy=15 if n else 0) for n, line in enumerate(lines))
+        spans = (
+            element("tspan", line, x=_decimal(middle), dy=15 if n else 0) for n, line in enumerate(lines)
+        )
         shapes.append(_text(join(spans), None, HEIGHT - BOTTOM + 18))
     description = "; ".join(
         f"{group}: " + ", ".join(f"{n} {bars[i].value:.{digits}f}" for n, bars in series.items())
@@ -183,24 +191,24 @@ def scatter_chart(
     _finite(title, [v for p in points for v in p])
     _finite(title, [*levels.values(), 0.0])
     xs = [p[0] for p in points]
-    far = min(xs) > 0 and max(xs) / min(xs) >= WIDE
-    scale = math.log10 if far else float
-    across = _powers(min(xs), max(xs)) if far else ticks(min(xs), max(xs), 6)
-    start, end = scale(across[0]), scale(across[-1])
+    is_log = min(xs) > 0 and max(xs) / min(xs) >= WIDE
+    scale = math.log10 if is_log else float
+    x_ticks = _powers(min(xs), max(xs)) if is_log else ticks(min(xs), max(xs), 6)
+    start, end = scale(x_ticks[0]), scale(x_ticks[-1])
     heights = [p[1] for p in points] + list(levels.values())
-    up = ticks(min(heights), max(heights))
+    y_ticks = ticks(min(heights), max(heights))
 
     def position(value: float) -> float:
         return LEFT + (scale(value) - start) / (end - start) * (WIDTH - LEFT - RIGHT)
 
-    shapes = _axes(f"{x}, logarithmic" if far else x, y, across, position, up)
+    shapes = _axes(f"{x}, logarithmic" if is_log else x, y, x_ticks, position, y_ticks)
     names = {name: number for number, name in enumerate(dict.fromkeys([*series, *levels]))}
     for name, level in levels.items():
-        shapes.append(_level(name, level, up, names[name]))
+        shapes.append(_level(name, level, y_ticks, names[name]))
     for name, cloud in series.items():
         for px, py in cloud:
             hover = f"{name}, {x} {px:.4g}: {py:.4g}"
-            shapes.append(_point(hover, position(px), _height(py, up), names[name], radius=5))
+            shapes.append(_point(hover, position(px), _height(py, y_ticks), names[name], radius=5))
     drawn = {n: i for n, i in names.items() if series.get(n) or n in levels}
     values = [f"{n}: {p[0]:.4g}, {p[1]:.4g}" for n, cloud in series.items() for p in cloud[:1]]
     values += [f"{n}: {level:.4g}" for n, level in levels.items()]
@@ -217,9 +225,9 @@ def _powers(low: float, high: float) -> list[float]:
     return fine[start : end + 1]
 
 
-def _level(name: str, value: float, up: Sequence[float], number: int) -> Markup:
+def _level(name: str, value: float, y_ticks: Sequence[float], number: int) -> Markup:
     """A dashed line across the chart."""
-    at = _n(_height(value, up))
+    at = _decimal(_height(value, y_ticks))
     title = element("title", f"{name}: {value:.4g}")
     ends = {"x1": LEFT, "x2": WIDTH - RIGHT, "y1": at, "y2": at}
     style = f"stroke:{_color(number)}"
@@ -228,7 +236,7 @@ def _level(name: str, value: float, up: Sequence[float], number: int) -> Markup:
 
 def _point(hover: str, x: float, y: float, number: int, radius: int) -> Markup:
     """A dot with a wider transparent one, on which hovering shows a text."""
-    center = {"cx": _n(x), "cy": _n(y)}
+    center = {"cx": _decimal(x), "cy": _decimal(y)}
     dot = element("circle", **center, r=radius, class_="point", style=f"fill:{_color(number)}")
     touch = element("circle", **center, r=radius + 5, class_="touch")
     return element("g", element("title", hover), dot, touch)
@@ -245,18 +253,18 @@ def _figure(title: str, description: str, names: Mapping[str, int], shapes: list
 
 
 def _axes(
-    x: str, y: str, across: Sequence[float], position: Callable[[float], float], up: Sequence[float]
+    x: str, y: str, x_ticks: Sequence[float], position: Callable[[float], float], y_ticks: Sequence[float]
 ) -> list[Markup]:
-    """Labels, horizontal rules at the ticks ``up`` and the ticks ``across``."""
-    step = up[1] - up[0]
+    """Titles of the axes, horizontal rules at ``y_ticks`` and labels at ``x_ticks``."""
+    step = y_ticks[1] - y_ticks[0]
     digits = max(0, -math.floor(math.log10(step) + 1e-9) + (0 if _round(step) else 1))
     shapes = []
-    for number, value in enumerate(up):
-        at = _n(_height(value, up))
+    for number, value in enumerate(y_ticks):
+        at = _decimal(_height(value, y_ticks))
         kind = "grid" if number else "axis"
         shapes.append(element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=at, y2=at, class_=kind))
-        shapes.append(_text(f"{value:.{digits}f}", LEFT - 8, _n(float(at) + 4), anchor="end"))
-    shapes += [_text(f"{value:g}", _n(position(value)), HEIGHT - BOTTOM + 18) for value in across]
+        shapes.append(_text(f"{value:.{digits}f}", LEFT - 8, _decimal(float(at) + 4), anchor="end"))
+    shapes += [_text(f"{value:g}", _decimal(position(value)), HEIGHT - BOTTOM + 18) for value in x_ticks]
     middle = (TOP + HEIGHT - BOTTOM) / 2
     if x:
         shapes.append(_text(x, (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6))
@@ -274,15 +282,15 @@ def _round(step: float) -> bool:
     return abs(step / unit - round(step / unit)) < 1e-6
 
 
-def _height(value: float, up: Sequence[float]) -> float:
-    return HEIGHT - BOTTOM - (value - up[0]) / (up[-1] - up[0]) * (HEIGHT - TOP - BOTTOM)
+def _height(value: float, y_ticks: Sequence[float]) -> float:
+    return HEIGHT - BOTTOM - (value - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (HEIGHT - TOP - BOTTOM)
 
 
 def _color(number: int) -> str:
     return f"var(--c{number % N_COLORS})"
 
 
-def _n(value: float) -> str:
+def _decimal(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
 
 

@@ -1,4 +1,4 @@
-"""Which options a study tries next: a function of its seed, the trial's number and the trials before it.
+"""Suggests the options of the next trial from the study's seed, the trial's number and the trials before it.
 
 The samplers are Optuna's: random draws, or the tree-structured Parzen estimator (Bergstra et al., "Algorithms
 for Hyper-Parameter Optimization", NeurIPS 2011,
@@ -34,11 +34,11 @@ TRIES = 10
 
 
 class CompletedTrial(NamedTuple):
-    """A trial that is over.
+    """A finished or failed trial.
 
     Attributes:
         options: value by option of the space.
-        value: what it reached, or None where training failed.
+        value: its best validation metric, or None where training failed.
     """
 
     options: Mapping[str, Any]
@@ -92,7 +92,7 @@ def suggest(
             if inside(space, trial.options):
                 value = worst if trial.value is None else trial.value
                 study.add_trial(optuna_trial(space, trial.options, value))
-        # This ends: there is a point left, and real numbers are not rounded after some attempts.
+        # The loop ends because a point is left and real numbers are not rounded after some attempts.
         for attempt in count():
             if sampler == "tpe" and number >= STARTUP and attempt < TRIES:
                 own_seed = derive_seed(seed, f"tune/tpe/{attempt}", number) % 2**32
@@ -114,13 +114,9 @@ def suggest(
 def optuna_trial(
     space: Space, options: Mapping[str, Any], value: float | None, attributes: Mapping[str, Any] | None = None
 ) -> Any:
-    """A trial that is over, as Optuna stores it.
+    """A finished trial, or a failed one without a value, as Optuna stores it.
 
-    Args:
-        space: what is searched.
-        options: value by option; without parameters in Optuna where they lie outside the space.
-        value: what the trial reached, or None where it failed.
-        attributes: JSON-able facts that Optuna keeps beside it.
+    Options outside the space are not stored as parameters; ``attributes`` are JSON-able.
     """
     optuna = require_optuna()
     searched = space if inside(space, options) else {}

@@ -1,14 +1,13 @@
-"""A study directory: what is tuned, the trials that are over, and which of them is best.
+"""A study directory: the search, its finished trials, and the best of them.
 
-It holds ``study.json`` (what is tuned, on what, with what), ``trials.log`` (the trials that are over, in a
-journal of Optuna), ``best.json`` (the best options so far) and one run directory a trial, ``trial-0000`` and
-so on, as :func:`graphrec.runs.train` writes it.
+It holds ``study.json`` (model, data, fixed options and search space), ``trials.log`` (the finished and failed
+trials, in a journal of Optuna), ``best.json`` (the best options so far) and one run directory a trial,
+``trial-0000`` and so on, as :func:`graphrec.runs.train` writes it.
 
 A trial enters the journal when its training has ended, by one line that is synchronized to the disk. Until
-then only its run directory exists, so that a study killed at any moment goes on from that run's last
-checkpoint.
-Optuna's own ask and tell write a line per parameter and state: a kill between two of them leaves a trial that
-Optuna cannot go on with.
+then only its run directory exists, so that a killed study resumes from that run's last checkpoint. Optuna's
+own ask and tell write a line per parameter and state; a kill between two of them leaves a trial that Optuna
+cannot resume.
 """
 
 from __future__ import annotations
@@ -123,7 +122,7 @@ class Study:
 
 
 class TrialJournal:
-    """The trials of a study that are over, in a journal of Optuna.
+    """The finished and failed trials of a study, in a journal of Optuna.
 
     The journal is a text file of JSON lines, which Optuna reads without pickle. Each trial carries a digest
     of its own content.
@@ -175,15 +174,7 @@ class TrialJournal:
         return trials
 
     def add(self, space: Space, trial: Trial) -> None:
-        """Adds the next trial.
-
-        Args:
-            space: what is searched.
-            trial: with JSON-able options.
-
-        Raises:
-            CheckpointError: the journal cannot be written.
-        """
+        """Adds the next trial, whose options are JSON-able."""
         content = {key: value for key, value in asdict(trial).items() if key != "path"}
         sealed = {**content, "seal": digest("trial", content)}
         with explain_os_errors(self.path, CheckpointError), quiet():
@@ -197,7 +188,7 @@ class TrialJournal:
 
 
 def read_study(path: str | Path) -> Study:
-    """The trials of a study directory that are over, whether or not all of them are.
+    """Reads a study with its finished and failed trials; more may follow.
 
     Raises:
         CheckpointError: no study there, or a damaged one.
@@ -232,13 +223,7 @@ def trials_of_format_1(path: Path, model: str) -> list[Trial]:
 
 
 def upgrade_option(model: str, name: str, value: Any) -> tuple[str, Any]:
-    """An option of a search space and its value, as this version calls them.
-
-    Args:
-        model: a registered name; one that is not known here leaves all as it is.
-        name: of the option, with ``train.`` before those of training.
-        value: any.
-    """
+    """The present name and value of a recorded option, unchanged for a model that is not registered."""
     prefix = TRAIN if name.startswith(TRAIN) else ""
     try:
         config = TrainConfig if prefix else model_class(model).Config
@@ -249,14 +234,9 @@ def upgrade_option(model: str, name: str, value: Any) -> tuple[str, Any]:
 
 
 def prune(study: Study, keep: str) -> None:
-    """Names the best trial so far, and removes checkpoints that are not kept.
+    """Writes the best trial so far to ``best.json`` and removes the checkpoints of the others.
 
-    Args:
-        study: with all trials that are over.
-        keep: ``"best"`` removes checkpoints, recommender and dataset of the other trials, ``"all"`` nothing.
-
-    Raises:
-        CheckpointError: the directory cannot be written.
+    ``keep="best"`` removes checkpoints, recommender and dataset of the other trials, ``"all"`` nothing.
     """
     failed = sum(trial.value is None for trial in study.trials)
     best = study.best if failed < len(study.trials) else None
@@ -279,11 +259,7 @@ def trial_name(number: int) -> str:
 
 
 def _cut_torn_line(path: Path) -> None:
-    """Cuts off what a writer did not finish; whatever is appended to half a line is lost, too.
-
-    Raises:
-        CheckpointError: the file cannot be written.
-    """
+    """Cuts off an unfinished last line; a line appended to it would be unreadable, too."""
     if path.exists():
         with explain_os_errors(path, CheckpointError):
             data = path.read_bytes()

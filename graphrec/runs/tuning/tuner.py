@@ -25,7 +25,8 @@ from graphrec.models.base import Features
 from graphrec.models.search_space import Choice, Integers, Space, Uniform
 from graphrec.models.train_config import TrainConfig
 from graphrec.runs import run as runs
-from graphrec.runs.run import SELECT, Source, configure
+from graphrec.runs.run import SELECT, configure
+from graphrec.runs.source import Source
 from graphrec.runs.tuning import samplers
 from graphrec.runs.tuning.samplers import SAMPLERS, CompletedTrial
 from graphrec.runs.tuning.study import (
@@ -68,7 +69,7 @@ def tune(
     store: str | Path | None = None,
     on_trial: Callable[[Trial], None] | None = None,
 ) -> Study:
-    """Trains a model with several options and says which did best in validation; test is not looked at.
+    """Trains a model with several options and finds the best in validation; test is not used.
 
     Trial 0 has the defaults. No two trials have the same options: a space with fewer combinations than
     ``trials`` is tried in full, and a model without a space has one trial. No trial is stopped because others
@@ -100,7 +101,7 @@ def tune(
         TrainingError: all trials failed.
         MissingDependencyError: optuna is not installed (extra ``tune``).
     """
-    _expect(trials, sampler, keep, select)
+    check_options(trials, sampler, keep, select)
     samplers.require_optuna()
     cls, model_config, train_config = configure(model, model_options, train_options, seed, ranking=True)
     searched = search_space(model, space, model_options, train_options)
@@ -138,15 +139,12 @@ def tune(
                 if number
                 else defaults
             )
-            chosen: dict[str, Any] = {
-                "model_options": {**(model_options or {}), **_of_model(options)},
-                "train_options": {**(train_options or {}), **_of_training(options)},
-            }
-            place = study.path / trial_name(number)
+            trial_options = _combine(options, model_options, train_options)
+            directory = study.path / trial_name(number)
             try:
                 run = runs.train(
-                    model, data, features, **chosen, out=place, seed=seed, select=select, resume=True,
-                    source=source, store=store,
+                    model, data, features, **trial_options, out=directory, seed=seed, select=select,
+                    resume=True, source=source, store=store,
                 )  # fmt: skip
             except TrainingError as cause:
                 outcome: dict[str, Any] = {"state": "failed", "value": None, "message": str(cause)}
@@ -158,15 +156,17 @@ def tune(
                     "epochs": int(run.history[-1]["epoch"]),
                     "seconds": run.seconds,
                 }
-            chosen = json.loads(json.dumps(chosen, default=str))
-            trial = Trial(number=number, path=place, options=options, seed=seed, **chosen, **outcome)
+            trial_options = json.loads(json.dumps(trial_options, default=str))
+            trial = Trial(
+                number=number, path=directory, options=options, seed=seed, **trial_options, **outcome
+            )  # fmt: skip
             journal.add(searched, trial)
             study.trials.append(trial)
             prune(study, keep)
             if on_trial is not None:
                 on_trial(trial)
         prune(study, keep)
-    _ = study.best  # there is none if all trials failed
+    _ = study.best  # raises if all trials failed
     return study
 
 
@@ -205,21 +205,17 @@ def search_space(
             )
         values = kind.values if isinstance(kind, Choice) else (kind.low, kind.high)
         for value in () if key in fixed else values:
-            given = {key: value}
+            option = {key: value}
             try:
-                _plain(given)
-                configure(
-                    model,
-                    {**(model_options or {}), **_of_model(given)},
-                    {**(train_options or {}), **_of_training(given)},
-                )
+                _plain(option)
+                configure(model, **_combine(option, model_options, train_options))
             except (ConfigError, TypeError, ValueError) as cause:
                 raise ConfigError(f"search space of {cls.name}, {key}: {cause}") from None
     return {key: kind for key, kind in own.items() if key not in fixed}
 
 
 def refuse_another(out: Path, resume: bool) -> None:
-    """Refuses, before any work is done, a directory that is not to be written to.
+    """Refuses an output directory that holds a run, or a study that is not resumed, before any work is done.
 
     Raises:
         CheckpointError: it holds a study and ``resume`` is false, or it holds a run.
@@ -233,8 +229,12 @@ def refuse_another(out: Path, resume: bool) -> None:
         )
 
 
-def _expect(trials: Any, sampler: str, keep: str, select: str) -> None:
-    """Refuses what can be wrong about a study whatever its model and data."""
+def check_options(trials: Any, sampler: str, keep: str, select: str) -> None:
+    """Refuses options that are wrong for every model and dataset.
+
+    Raises:
+        ConfigError: an unknown sampler or metric, a metric that is better when lower, or another such value.
+    """
     if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
         raise ConfigError(f"trials = {trials!r}; expected a whole number from 1")
     for what, value, known in (("sampler", sampler, SAMPLERS), ("keep", keep, KEEP)):
@@ -251,18 +251,9 @@ def _expect(trials: Any, sampler: str, keep: str, select: str) -> None:
 def _opened(
     out: Path, facts: Mapping[str, Any], space: Space, planned: int, resume: bool
 ) -> Iterator[TrialJournal]:
-    """The journal of a new study, or of the one to resume, which nobody else writes to meanwhile.
+    """Opens the journal of a new or resumed study and locks it against other processes.
 
-    Args:
-        out: the directory.
-        facts: for ``study.json``.
-        space: what is searched.
-        planned: how many trials there will be.
-        resume: whether there may be a study already.
-
-    Raises:
-        CheckpointError: it holds another study, more trials, or trials suggested by another optuna while some
-            are left to suggest; another process writes to it; or it cannot be written.
+    ``facts`` are recorded in ``study.json``; ``planned`` is the final number of trials.
     """
     refuse_another(out, resume)
     before = read_sealed(out / STUDY, REMEDY, FORMAT) if (out / STUDY).exists() else {}
@@ -292,11 +283,7 @@ def _opened(
 def _begin(
     out: Path, before: Mapping[str, Any], facts: Mapping[str, Any], finished: int, planned: int
 ) -> None:
-    """Records what the study is, unless it has all its trials.
-
-    Raises:
-        CheckpointError: it has more, or the installed optuna may not suggest the trials that are left.
-    """
+    """Writes ``study.json``, unless all trials are finished; refuses more trials or another optuna."""
     if finished > planned:
         raise CheckpointError(
             f"{out}: holds {finished} trials, this study has {planned}; ask for at least {finished} "
@@ -316,7 +303,7 @@ def _begin(
 
 
 def _refuse_another_study(out: Path, before: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Refuses a study of another model, other data or other options, and says what differs."""
+    """Refuses a study of another model, other data or other options; the error names what differs."""
     model = str(facts["model"])
     configs: dict[str, type[Config]] = {
         "model_config": model_class(model).Config,
@@ -355,13 +342,21 @@ def _upgrade_kind(model: str, name: str, kind: dict[str, Any]) -> tuple[str, dic
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as they are read back: a study that goes on must see what a straight one sees."""
+    """Options as JSON returns them, so that a resumed study sees what an uninterrupted one sees."""
     return dict(json.loads(json.dumps(dict(options), allow_nan=False)))
 
 
-def _of_model(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if not key.startswith(TRAIN)}
-
-
-def _of_training(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {key.removeprefix(TRAIN): value for key, value in options.items() if key.startswith(TRAIN)}
+def _combine(
+    options: Mapping[str, Any],
+    model_options: Mapping[str, Any] | None,
+    train_options: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """The fixed options of model and training, with those of one trial."""
+    combined: dict[str, Any] = {
+        "model_options": {**(model_options or {})},
+        "train_options": {**(train_options or {})},
+    }
+    for key, value in options.items():
+        kind = "train_options" if key.startswith(TRAIN) else "model_options"
+        combined[kind][key.removeprefix(TRAIN)] = value
+    return combined
