@@ -14,7 +14,7 @@ from graphrec.graphs import sparse
 from graphrec.serving.array_bundle import Bundle
 from graphrec.serving.catalog import Items
 from graphrec.serving.exact import Rows
-from graphrec.serving.query import TopK, empty_topk
+from graphrec.serving.query import Limits, TopK, empty_topk
 
 if TYPE_CHECKING:
     from graphrec.models.base import Ranker
@@ -141,10 +141,8 @@ def generate_lists(
     module: QueryModule | None,
     items: Items,
     query: Query,
-    k: int,
     hidden: Sequence[np.ndarray],
-    only: np.ndarray | None,
-    exclude: np.ndarray,
+    limits: Limits,
 ) -> TopK:
     """Scores and indices ``(B, k)`` of the lists that a generator produces.
 
@@ -152,13 +150,12 @@ def generate_lists(
         module: the generator.
         items: the recommender's items; those added later cannot be generated.
         query: histories of base items, and users if they are known.
-        k: length of the lists.
         hidden: for each row, indices of the items left out of its list.
-        only: indices of the items to choose among; None: all.
-        exclude: indices of items left out of all lists.
+        limits: see :class:`~graphrec.serving.query.Limits`.
     """
     assert module is not None
     n_base = len(items.base)
+    k, only, exclude = limits
     scores, found = empty_topk(len(query), k)
     common = np.ones(n_base, dtype=bool) if only is None else np.isin(np.arange(n_base), only)
     common[exclude[exclude < n_base]] = False
