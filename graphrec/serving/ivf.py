@@ -6,12 +6,9 @@ similar items.
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +19,7 @@ import torch
 from graphrec.core.bundle import Committed, FileFormat, Write, commit
 from graphrec.core.errors import CheckpointError, ConfigError
 from graphrec.core.files import atomic_write, digest, read_array, read_json, sha256_file, write_bytes
+from graphrec.core.progress import silenced
 from graphrec.core.random import numpy_rng
 from graphrec.graphs.ivf import assign_lists, draw_sample, fewest_probes, import_faiss, train_centroids
 from graphrec.serving.exact import retrieve
@@ -249,7 +247,7 @@ def _write_lists(path: Path, index: Any, part: Part, assigned: np.ndarray) -> st
             # A full disk is an error here; where FAISS writes to mapped memory, it would end the process.
             os.posix_fallocate(file.fileno(), 0, max(1, len(assigned) * (index.code_size + 8)))
             lists = faiss.OnDiskInvertedLists(index.nlist, index.code_size, file.name)
-            with _silent_stdout():
+            with silenced(1):  # FAISS prints the size of the file, and commands print JSON
                 index.ntotal = _run(lists.merge_from_multiple, pointers.data(), pointers.size())
             lists.filename = path.name
             index.replace_invlists(lists, True)
@@ -272,20 +270,3 @@ def _run(write: Callable[..., Any], *arguments: Any) -> Any:
         return write(*arguments)
     except RuntimeError as cause:
         raise OSError(str(cause)) from cause
-
-
-@contextmanager
-def _silent_stdout() -> Iterator[None]:
-    """FAISS prints the size of a file that it creates, past Python; commands print JSON."""
-    buffered = ctypes.CDLL(None)
-    sys.stdout.flush()
-    buffered.fflush(None)
-    stdout, null = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 1)
-        yield
-        buffered.fflush(None)
-    finally:
-        os.dup2(stdout, 1)
-        os.close(stdout)
-        os.close(null)
