@@ -113,14 +113,7 @@ def as_histories(history: Iterable[Any]) -> tuple[list[list[Any]], bool]:
 def encode_histories(
     capability: str, module: QueryModule | None, items: Items, query: Query, meta: Mapping[str, Any]
 ) -> Rows:
-    """Query vectors ``(B, d)`` of histories, to be compared with item vectors.
-
-    Args:
-        capability: capability of the recommender.
-        module: its encoder, if it has one.
-        items: its items.
-        query: histories of base items, and users if they are known.
-        meta: facts about the recommender, for messages.
+    """Query vectors ``(B, d)`` of histories of base items, to be compared with item vectors.
 
     Raises:
         ConfigError: the recommender cannot take histories.
@@ -144,19 +137,14 @@ def generate_lists(
     hidden: Sequence[np.ndarray],
     limits: Limits,
 ) -> TopK:
-    """Scores and indices ``(B, k)`` of the lists that a generator produces.
+    """The lists that a generator produces for histories, without the ``hidden`` item indices of each row.
 
-    Args:
-        module: the generator.
-        items: the recommender's items; those added later cannot be generated.
-        query: histories of base items, and users if they are known.
-        hidden: for each row, indices of the items left out of its list.
-        limits: see :class:`~graphrec.serving.query.Limits`.
+    Added items cannot be generated.
     """
     assert module is not None
     n_base = len(items.base)
     k, only, exclude = limits
-    scores, found = empty_topk(len(query), k)
+    scores, indices = empty_topk(len(query), k)
     common = np.ones(n_base, dtype=bool) if only is None else np.isin(np.arange(n_base), only)
     common[exclude[exclude < n_base]] = False
     with torch.no_grad():
@@ -165,9 +153,9 @@ def generate_lists(
             for position, row in enumerate(rows):
                 allowed[position, hidden[row][hidden[row] < n_base]] = False
             lists = module.generate(part, k, torch.from_numpy(allowed))  # type: ignore[operator]
-            found[rows] = lists.items.numpy()
+            indices[rows] = lists.items.numpy()
             scores[rows] = np.where(lists.items.numpy() < 0, -np.inf, lists.scores.numpy())
-    return scores, found
+    return scores, indices
 
 
 def _query_blocks(query: Query) -> Iterator[tuple[np.ndarray, Query]]:

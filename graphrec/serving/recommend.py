@@ -56,16 +56,7 @@ def recommend_to_users(
     exclude_seen: bool,
     lists: Lists | None,
 ) -> TopK:
-    """The best items for users.
-
-    Args:
-        items: the recommender's items.
-        user_vectors: vectors of all users ``(n_users, d) float32``.
-        rows: indices of the users ``(B,)``; -1 stands for a user who gets the most popular items.
-        limits: see :class:`~graphrec.serving.query.Limits`.
-        exclude_seen: leave out the items of a user's known pairs.
-        lists: see :func:`choose_lists`.
-    """
+    """The best items for users, by index ``(B,)``; the index -1 gets the most popular items."""
     best = empty_topk(len(rows), limits.k)
     known = np.flatnonzero(rows >= 0)
     users = rows[known]
@@ -111,28 +102,21 @@ def similar_by_index(items: Items, rows: np.ndarray, k: int, lists: Lists | None
 
 
 def search_items(items: Items, request: SearchRequest, lists: Lists | None, unit: bool = False) -> TopK:
-    """Searches the lists and what they do not cover exactly, or everything exactly without lists.
-
-    Args:
-        items: the recommender's items.
-        request: what to search for.
-        lists: see :func:`choose_lists`.
-        unit: scale the item vectors to length one.
-    """
+    """Searches the lists and exactly what they do not cover; with ``unit``, item vectors have length one."""
 
     def keys(blocks: Sequence[ItemBlock]) -> list[tuple[int, Keys]]:
         return [(block.start, block.unit_keys if unit else block.keys) for block in blocks]
 
     if lists is None or request.limits.only is not None:
         return search_exact(request, keys(items.search_blocks))
-    (scores, found), unanswered = search_approximate(request, lists)
+    (scores, indices), unanswered = search_approximate(request, lists)
     if len(unanswered):
         repeated = request._replace(
             queries=request.queries[unanswered],
             hidden_pairs=lambda positions: request.hidden_pairs(unanswered[positions]),
         )
-        scores[unanswered], found[unanswered] = search_exact(repeated, keys(items.blocks[:1]))
-    return search_exact(request, keys(items.blocks[1:]), (scores, found))
+        scores[unanswered], indices[unanswered] = search_exact(repeated, keys(items.blocks[:1]))
+    return search_exact(request, keys(items.blocks[1:]), (scores, indices))
 
 
 def check_k(k: Any) -> int:

@@ -273,12 +273,12 @@ class Recommender:
         hidden_answered = [hidden[row] for row in answered]
         best = empty_topk(len(taken), limits.k)
         if self.capability == "generator":
-            found = histories.generate_lists(self.module, self._items, query, hidden_answered, limits)
+            answers = histories.generate_lists(self.module, self._items, query, hidden_answered, limits)
         else:
             queries = histories.encode_histories(self.capability, self.module, self._items, query, self.meta)
             request = SearchRequest(queries, limits, hide_lists(hidden_answered))
-            found = search_items(self._items, request, lists)
-        best[0][answered], best[1][answered] = found
+            answers = search_items(self._items, request, lists)
+        best[0][answered], best[1][answered] = answers
         for row in empty:
             exclude = np.union1d(limits.exclude, hidden[row])
             fill_with_popular(self._items, best, np.array([row]), limits._replace(exclude=exclude))
