@@ -55,25 +55,20 @@ class FileFormat:
     def check(self, content: Any, where: object, remedy: str, error: type[GraphrecError]) -> None:
         """Refuses content of another kind, or of a version that cannot be read.
 
-        Args:
-            content: as it was read.
-            where: the file, for the message.
-            remedy: what to do about a file that cannot be read, such as ``"save it again"``.
-            error: class of what is raised.
-
         Raises:
-            GraphrecError: of class ``error``; names the version found and the versions that are read.
+            GraphrecError: of class ``error``; names the file (``where``), the version found, the versions
+                that are read, and the ``remedy``, such as ``"save it again"``.
         """
-        found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        kind = found.get("kind") if isinstance(found, dict) else self.kind
-        version = _version(found)
+        entry = content.get("format") if isinstance(content, dict) else type(content).__name__
+        kind = entry.get("kind") if isinstance(entry, dict) else self.kind
+        version = _version(entry)
         oldest = min(self.migrations, default=self.version)
         versions = f"{oldest} to {self.version}" if oldest < self.version else f"{self.version}"
         reads = f"this graphrec reads {self.kind} format {versions}"
         if kind != self.kind:
             raise error(f"{where}: holds a {kind}; expected a {self.kind}")
         if version is None or version < oldest:
-            raise error(f"{where}: format {found if version is None else version!r}; {reads}: {remedy}")
+            raise error(f"{where}: format {entry if version is None else version!r}; {reads}: {remedy}")
         if version > self.version:
             raise error(
                 f"{where}: format {version}, written by a later version of graphrec; {reads}: upgrade "
@@ -93,7 +88,7 @@ class FileFormat:
     def read(
         self, content: Any, where: object, remedy: str, error: type[GraphrecError] = CheckpointError
     ) -> dict[str, Any]:
-        """Both in turn: :meth:`check` and :meth:`upgrade`."""
+        """Content checked by :meth:`check` and upgraded."""
         self.check(content, where, remedy, error)
         return self.upgrade(content)
 
@@ -120,16 +115,11 @@ def read_sealed(
     format: FileFormat | None = None,
     error: type[GraphrecError] = CheckpointError,
 ) -> dict[str, Any]:
-    """What :func:`write_sealed` wrote.
-
-    Args:
-        path: the JSON file.
-        remedy: what to do about a damaged one, such as ``"save it again"``.
-        format: the format it must have, if any; content of an earlier version is migrated.
-        error: class of what is raised.
+    """Reads what :func:`write_sealed` wrote; content of an earlier version of the format is upgraded.
 
     Raises:
-        GraphrecError: of class ``error``: missing, of another format, or not what was written.
+        GraphrecError: of class ``error``: the file is missing, of another format, or not what was written;
+            names the ``remedy``, such as ``"save it again"``.
     """
     content = read_json(path, error)
     if format is not None:
@@ -156,9 +146,9 @@ class Committed:
 
     Attributes:
         path: the JSON file.
-        remedy: the same.
+        remedy: as above.
         files: name and sha256 by part.
-        head: what :func:`commit` was given.
+        head: the facts given to :func:`commit`.
 
     Raises:
         GraphrecError: of class ``error``: the JSON file is missing, damaged or of another format.
@@ -200,7 +190,7 @@ class Committed:
         return path
 
     def tidy(self) -> None:
-        """Removes what a killed writer left: temporary files, and those that are not or no longer named."""
+        """Removes what a killed writer left: temporary files, and files that the JSON does not name."""
         _tidy(self.path.parent, self.files)
 
 
@@ -212,13 +202,14 @@ def commit(
     retry: str,
     error: type[GraphrecError] = CheckpointError,
 ) -> dict[str, dict[str, str]]:
-    """Writes a directory; what was committed before stays whole until this is.
+    """Writes a directory; what was committed before stays intact until this is complete.
 
     Args:
         path: the JSON file; the others lie beside it.
         format: what is written.
         head: JSON-able facts.
-        files: by part, which their names begin with: digest of the content, suffix, and what writes it.
+        files: part -> digest of the content, suffix, and function that writes the file. A file's name begins
+            with its part.
         retry: what to do when there is room again, such as ``"save again"``.
         error: class of what is raised.
 

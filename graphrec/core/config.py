@@ -54,9 +54,9 @@ class Config(BaseModel):
         options = type(self).upgrade(options)
         for name, value in options.items():
             if isinstance(value, bool) and name in type(self).model_fields:
-                kind = str(type(self).model_fields[name].annotation)
+                kind = _type_name(type(self).model_fields[name].annotation)
                 if "bool" not in kind and "Any" not in kind:  # pydantic would read true as 1
-                    raise ConfigError(f"{name} = {value!r}: a truth value; expected {_plain(kind)}")
+                    raise ConfigError(f"{name} = {value!r}: a truth value; expected {kind}")
         try:
             super().__init__(**options)
         except ValidationError as cause:
@@ -115,16 +115,14 @@ class Config(BaseModel):
     @classmethod
     def options(cls) -> dict[str, str]:
         """Option name -> ``type = default: docstring``, for help texts."""
-        lines = {}
-        for name, info in cls.model_fields.items():
-            kind = getattr(info.annotation, "__name__", None) if isinstance(info.annotation, type) else None
-            kind = kind or str(info.annotation).replace("typing.", "")
-            lines[name] = f"{kind} = {info.default!r}: {info.description or ''}"
-        return lines
+        return {
+            name: f"{_type_name(info.annotation)} = {info.default!r}: {info.description or ''}"
+            for name, info in cls.model_fields.items()
+        }
 
 
-def _plain(kind: str) -> str:
-    return kind.removeprefix("<class '").removesuffix("'>").replace("typing.", "")
+def _type_name(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
 
 
 def explain(error: ValidationError, config: type[BaseModel], prefix: str = "") -> str:

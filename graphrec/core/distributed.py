@@ -88,8 +88,8 @@ def local_shard(batch: Batch) -> Batch:
     if world_size() == 1:
         return batch
     fields: Any = batch
-    own: Batch = type(fields)(*(t[local_slice(len(t))] for t in fields))
-    return own
+    shard: Batch = type(fields)(*(t[local_slice(len(t))] for t in fields))
+    return shard
 
 
 def all_reduce_sum(x: Tensor) -> Tensor:
@@ -122,8 +122,8 @@ def global_mean(x: Tensor) -> Tensor:
 
 def global_norm(x: Tensor) -> Tensor:
     """The Frobenius norm of a tensor over the rows of all processes."""
-    own: Tensor = x.norm()
-    return own if world_size() == 1 else torch.linalg.vector_norm(all_gather(own[None]))
+    norm: Tensor = x.norm()
+    return norm if world_size() == 1 else torch.linalg.vector_norm(all_gather(norm[None]))
 
 
 def global_rows(x: Tensor) -> Tensor | int:
@@ -150,10 +150,7 @@ def all_gather_pool(x: Tensor) -> tuple[Tensor, int]:
     if world_size() == 1:
         return x, 0
     pool: Tensor = _GatheredPool.apply(x) if x.requires_grad else _Gathered.apply(x)
-    sizes = torch.zeros(world_size(), dtype=torch.int64, device=x.device)
-    sizes[rank()] = len(x)
-    dist.all_reduce(sizes)
-    return pool, int(sizes[: rank()].sum())
+    return pool, _row_starts(x)[rank()]
 
 
 def all_reduce_gradients(parameters: Iterable[Tensor]) -> None:
@@ -163,10 +160,10 @@ def all_reduce_gradients(parameters: Iterable[Tensor]) -> None:
     dense = list[Tensor]()
     for p in parameters:
         if p.grad is not None and p.grad.is_sparse:
-            own = p.grad.coalesce()
-            rows = all_gather(own.indices()[0])
-            values = all_gather(own.values())
-            p.grad = torch.sparse_coo_tensor(rows[None], values, own.shape).coalesce()
+            grad = p.grad.coalesce()
+            rows = all_gather(grad.indices()[0])
+            values = all_gather(grad.values())
+            p.grad = torch.sparse_coo_tensor(rows[None], values, grad.shape).coalesce()
         elif p.grad is not None:
             dense.append(p.grad)
     if not dense:
@@ -189,6 +186,14 @@ def broadcast_object(make: Callable[[], Any], device: torch.device) -> Any:
         data.copy_(torch.frombuffer(bytearray(text), dtype=torch.uint8))
     dist.broadcast(data, 0)
     return json.loads(bytes(data.cpu().numpy()))
+
+
+def _row_starts(x: Tensor) -> list[int]:
+    """Positions of the first row of each process among the rows of all, and their total number."""
+    sizes = torch.zeros(world_size(), dtype=torch.int64, device=x.device)
+    sizes[rank()] = len(x)
+    dist.all_reduce(sizes)
+    return [0, *sizes.cumsum(0).tolist()]
 
 
 class _Sum(torch.autograd.Function):
@@ -216,10 +221,7 @@ class _Replicated(torch.autograd.Function):
 class _Gathered(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        sizes = torch.zeros(world_size(), dtype=torch.int64, device=x.device)
-        sizes[rank()] = len(x)
-        dist.all_reduce(sizes)
-        ctx.starts = [0, *sizes.cumsum(0).tolist()]
+        ctx.starts = _row_starts(x)
         y = x.new_zeros(ctx.starts[-1], *x.shape[1:])
         y[ctx.starts[rank()] : ctx.starts[rank() + 1]] = x
         dist.all_reduce(y)  # rows of unequal numbers; others add nothing to them

@@ -45,12 +45,7 @@ def environment() -> dict[str, Any]:
 
 
 def device_facts(device: torch.device, precision: str) -> dict[str, Any]:
-    """What a training computes on, for ``run.json``.
-
-    Args:
-        device: the one that ``auto`` or another choice came to.
-        precision: of the forward pass, as in :class:`graphrec.TrainConfig`.
-    """
+    """Facts about the device and precision of a training, for ``run.json``."""
     on_cuda = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if on_cuda else processor()
     return {"device": str(device), "name": name, "threads": torch.get_num_threads(), "precision": precision}
@@ -67,15 +62,11 @@ def processor() -> str:
 
 
 def commit(folder: Path, file: str | None = None) -> str | None:
-    """Commit of the checkout a folder belongs to, ``-dirty`` where files differ from it.
-
-    Args:
-        folder: where to ask.
-        file: a file in it; where that is not part of the checkout there is no answer, as for a package
-            installed somewhere inside one.
+    """Commit of the checkout that a folder belongs to, with ``-dirty`` if files differ from it.
 
     Returns:
-        None outside a repository, or without git.
+        None without git, outside a repository, or if the ``file`` in the folder is not part of the checkout,
+        as with a package installed inside one.
     """
     if file is not None and git.output(folder, "ls-files", "--error-unmatch", "--", file) is None:
         return None
@@ -87,13 +78,13 @@ def commit(folder: Path, file: str | None = None) -> str | None:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], cuda: bool = False) -> list[str]:
-    """What may make the same training end in other bits: phrases such as ``torch 2.5.0 there, 2.6.0 here``.
+    """Differences that can change the last bits of a training, such as ``torch 2.5.0 there, 2.6.0 here``.
 
     A fact that only one of the two records is ignored, except a package that is no longer installed.
 
     Args:
-        before: what :func:`environment` returned then.
-        now: what it returns now.
+        before: a former result of :func:`environment`.
+        now: its present result.
         cuda: whether the training was on a GPU, so that its name matters.
     """
     phrases = []

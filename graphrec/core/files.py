@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -233,9 +233,10 @@ def _refuse_named_pipe(path: str | Path, error: type[GraphrecError]) -> None:
 def digest(*parts: Any) -> str:
     """Hex sha256 over strings, bytes, arrays and JSON values, each prefixed by kind and length."""
     total = hashlib.sha256()
-    frame: Callable[[bytes, bytes], None] = lambda kind, data: total.update(  # noqa: E731
-        kind + len(data).to_bytes(8, "big") + data
-    )
+
+    def frame(kind: bytes, data: bytes) -> None:
+        total.update(kind + len(data).to_bytes(8, "big") + data)
+
     for part in parts:
         if isinstance(part, np.ndarray):
             frame(b"a", f"{part.dtype.str}{part.shape}".encode())

@@ -1,12 +1,13 @@
-"""Progress output: notes on stderr, a progress bar, TensorBoard scalars."""
+"""Output: notes on stderr, silence of other libraries, a progress bar, TensorBoard scalars."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from graphrec.core.errors import ConfigError, missing_dependency
 
@@ -20,63 +21,95 @@ def print_note(*parts: object) -> None:
         print(*parts, file=sys.stderr, flush=True)
 
 
-class ProgressBar:
-    """A rich progress bar with the last loss and the best metric; hidden when stderr is not a terminal."""
+@contextmanager
+def silenced(descriptor: int) -> Iterator[None]:
+    """Redirects stdout (1) or stderr (2) to null, for libraries that print past Python."""
+    flush = ctypes.CDLL(None).fflush if os.name == "posix" else lambda _: None
+    try:
+        copy = os.dup(descriptor)
+    except OSError:  # the stream is closed
+        yield
+        return
+    null = os.open(os.devnull, os.O_WRONLY)
+    flush(None)
+    try:
+        os.dup2(null, descriptor)
+        yield
+    finally:
+        flush(None)
+        os.dup2(copy, descriptor)
+        os.close(copy)
+        os.close(null)
 
-    def __init__(self, shown: bool | None, total: int, start: int) -> None:
-        self.shown = shown if shown is not None else sys.stderr.isatty()
-        self.total, self.start = total, start
 
-    def __enter__(self) -> ProgressBar:
-        if self.shown:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+def track(steps: range, description: str, shown: bool) -> Iterable[int]:
+    """Iterates over the steps, under a rich progress bar if ``shown`` and stderr is a terminal."""
+    if not shown or not sys.stderr.isatty():
+        return steps
+    from rich.console import Console
+    from rich.progress import track as rich_track
 
-            self.bar = Progress(
-                TextColumn("epoch"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                TextColumn("{task.description}"), console=Console(stderr=True),
-            )  # fmt: skip
-            self.bar.start()
-            self.task = self.bar.add_task("", total=self.total, completed=self.start)
-        return self
+    return rich_track(steps, description, transient=True, console=Console(stderr=True))
 
-    def __call__(self, record: Mapping[str, float], best: float | None, best_epoch: int) -> None:
-        """Shows one epoch's record and the best validation so far."""
-        if self.shown:
+
+@contextmanager
+def progress_bar(
+    shown: bool | None, total: int, start: int
+) -> Iterator[Callable[[Mapping[str, float], float | None, int], None]]:
+    """A rich progress bar with the last loss and the best metric.
+
+    Args:
+        shown: None shows it if stderr is a terminal.
+        total: number of epochs.
+        start: number of epochs trained before.
+
+    Yields:
+        A function that shows an epoch's record, and the best validation so far with its epoch.
+    """
+    if not (sys.stderr.isatty() if shown is None else shown):
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    with Progress(
+        TextColumn("epoch"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("{task.description}"), console=Console(stderr=True),
+    ) as bar:  # fmt: skip
+        task = bar.add_task("", total=total, completed=start)
+
+        def show(record: Mapping[str, float], best: float | None, best_epoch: int) -> None:
             loss = sum(v for k, v in record.items() if k.startswith("loss/"))
             text = f"loss {loss:.4f}" + (f"  best {best:.4f} at {best_epoch}" if best is not None else "")
-            self.bar.update(self.task, completed=int(record["epoch"]), description=text)
+            bar.update(task, completed=int(record["epoch"]), description=text)
 
-    def __exit__(self, *_: object) -> None:
-        if self.shown:
-            self.bar.stop()
+        yield show
 
 
-class TensorBoard:
-    """Writes each epoch's record as TensorBoard scalars, if enabled."""
+@contextmanager
+def tensorboard(enabled: bool, out: Path | None) -> Iterator[Callable[[Mapping[str, float]], None]]:
+    """Yields a function that writes an epoch's record as TensorBoard scalars, if enabled.
 
-    def __init__(self, wanted: bool, out: Path | None) -> None:
-        self.writer: Any = None
-        if wanted:
-            if out is None:
-                raise ConfigError("tensorboard=True needs a run directory; give the Trainer an out=")
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as cause:
-                raise missing_dependency("tensorboard", "track") from cause
-            self.writer = SummaryWriter(str(out / "tensorboard"))
+    Raises:
+        ConfigError: there is no run directory to write to.
+        MissingDependencyError: tensorboard is not installed (extra ``track``).
+    """
+    if not enabled:
+        yield lambda _: None
+        return
+    if out is None:
+        raise ConfigError("tensorboard=True needs a run directory; give the Trainer an out=")
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as cause:
+        raise missing_dependency("tensorboard", "track") from cause
 
-    def __enter__(self) -> TensorBoard:
-        return self
+    with SummaryWriter(str(out / "tensorboard")) as writer:
 
-    def __call__(self, record: Mapping[str, float]) -> None:
-        """Writes one epoch's record."""
-        if self.writer is not None:
+        def write(record: Mapping[str, float]) -> None:
             for name, value in record.items():
                 if name != "epoch":
-                    self.writer.add_scalar(name, value, int(record["epoch"]))
-            self.writer.flush()
+                    writer.add_scalar(name, value, int(record["epoch"]))
+            writer.flush()
 
-    def __exit__(self, *_: object) -> None:
-        if self.writer is not None:
-            self.writer.close()
+        yield write

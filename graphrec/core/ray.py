@@ -12,11 +12,12 @@ import os
 import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from graphrec.core.errors import ClusterError, ConfigError, missing_dependency
+from graphrec.core.progress import silenced
 
 Shared = TypeVar("Shared")
 Part = TypeVar("Part")
@@ -91,12 +92,12 @@ class Cluster:
             return
         options: dict[str, Any] = {"address": self.address}
         if self.address == "local":
-            wanted = math.ceil((self.workers or 0) * (self.cpus or 1))
-            options |= {"num_cpus": max(os.cpu_count() or 1, wanted), "include_dashboard": False}
+            n_cpus = math.ceil((self.workers or 0) * (self.cpus or 1))
+            options |= {"num_cpus": max(os.cpu_count() or 1, n_cpus), "include_dashboard": False}
         else:
             options["address"] = self._check_address()
         try:
-            with _silenced_stderr():
+            with silenced(2):  # its C++ core prints its log level
                 ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as cause:  # Ray raises many kinds
             if _token_missing(cause):
@@ -270,25 +271,6 @@ def _token_missing(cause: BaseException | None) -> bool:
     while cause is not None and "authentication" not in str(cause).lower():
         cause = cause.__cause__ or cause.__context__
     return cause is not None
-
-
-@contextmanager
-def _silenced_stderr() -> Iterator[None]:
-    """Redirects stderr to null: Ray's C++ core prints its log level on start."""
-    stderr = -1
-    nothing = -1
-    with suppress(OSError):  # there may be no stderr
-        stderr = os.dup(2)
-        nothing = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nothing, 2)
-    try:
-        yield
-    finally:
-        if nothing >= 0:
-            os.dup2(stderr, 2)
-        for handle in (stderr, nothing):
-            with suppress(OSError):
-                os.close(handle)
 
 
 def _is_number(value: object, kind: Any) -> bool:

@@ -67,8 +67,8 @@ class Registry(MutableMapping[str, str]):
 
     @property
     def _plugins(self) -> dict[str, Plugin]:
-        found = _declared(self.group, tuple(sys.path))
-        return {name: plugins[0] for name, plugins in found.items() if len(plugins) == 1}
+        declared = _declared(self.group, tuple(sys.path))
+        return {name: plugins[0] for name, plugins in declared.items() if len(plugins) == 1}
 
     @property
     def clashes(self) -> list[str]:
@@ -119,15 +119,15 @@ def _declared(group: str, path: tuple[str, ...]) -> dict[str, list[Plugin]]:
     """Entries of the packages on ``path``, by name in lower case; a package counts once."""
     from importlib.metadata import entry_points
 
-    found: dict[str, list[Plugin]] = {}
+    declared: dict[str, list[Plugin]] = {}
     for point in entry_points(group=group):
         package = "an unnamed package"
         if point.dist is not None:
             package = f"{point.dist.metadata['Name']} {point.dist.version}"
         plugin = Plugin(point.value.replace(" ", ""), package)
-        if plugin not in found.setdefault(point.name.lower(), []):
-            found[point.name.lower()].append(plugin)
-    return {name: sorted(found[name], key=lambda plugin: plugin.package) for name in sorted(found)}
+        if plugin not in declared.setdefault(point.name.lower(), []):
+            declared[point.name.lower()].append(plugin)
+    return {name: sorted(declared[name], key=lambda plugin: plugin.package) for name in sorted(declared)}
 
 
 def _imported(target: str) -> Any:

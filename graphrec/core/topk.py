@@ -95,13 +95,13 @@ def update_topk(values: Tensor, ids: Tensor, scores: Tensor, start: int, k: int)
         block = torch.arange(start, start + n, device=ids.device).expand(len(ids), n)
         return merge_topk((values, ids), (scores, block), k)
     groups = min(_GROUPS, n)
-    depth, rest = divmod(n, groups)
-    grouped = scores[:, : n - rest].unflatten(1, (depth, groups))
+    depth, remainder = divmod(n, groups)
+    grouped = scores[:, : n - remainder].unflatten(1, (depth, groups))
     above = grouped.amax(1) > values[:, -1:]  # (B, groups)
     row, group = above.nonzero().unbind(1)
     counts = above.sum(1)
     most = max(1, int(counts.max()))
-    if not len(row) and not rest:
+    if not len(row) and not remainder:
         return values, ids
     # The groups of each row are placed side by side, ascending. With depth before group, the candidates are
     # in the order of their columns, as ties need.
@@ -110,10 +110,10 @@ def update_topk(values: Tensor, ids: Tensor, scores: Tensor, start: int, k: int)
     candidates = grouped.gather(2, chosen.unsqueeze(1).expand(-1, depth, -1))  # (B, depth, most)
     unused = torch.arange(most, device=ids.device) >= counts.unsqueeze(1)
     candidates = candidates.masked_fill_(unused.unsqueeze(1), -math.inf).flatten(1)
-    best, place = topk(torch.cat([values, candidates, scores[:, n - rest :]], 1), k)
+    best, place = topk(torch.cat([values, candidates, scores[:, n - remainder :]], 1), k)
     local = place - k
     column = local.div(most, rounding_mode="floor") * groups + chosen.gather(1, local % most)
-    column = torch.where(local < depth * most, column, local - depth * most + n - rest)
+    column = torch.where(local < depth * most, column, local - depth * most + n - remainder)
     return best, torch.where(local < 0, ids.gather(1, place.clamp(max=k - 1)), column + start)
 
 
@@ -125,8 +125,8 @@ def top_indices(scores: np.ndarray, k: int) -> np.ndarray:
     """
     candidates = np.arange(len(scores))
     if len(scores) > k:
-        least = np.partition(scores, len(scores) - k)[len(scores) - k]
-        candidates = np.flatnonzero(scores >= least)
+        threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
+        candidates = np.flatnonzero(scores >= threshold)
     best: np.ndarray = candidates[np.argsort(-scores[candidates], kind="stable")][:k]
     return best
 
@@ -141,32 +141,32 @@ def _largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     n = scores.shape[1]
     if n < 16 * k:
-        found = scores.topk(k, dim=1)
-        return found.values, found.indices
+        largest = scores.topk(k, dim=1)
+        return largest.values, largest.indices
     n_blocks = int((n * k) ** 0.5)
-    depth, rest = divmod(n, n_blocks)
+    depth, remainder = divmod(n, n_blocks)
     best = scores[:, : depth * n_blocks].unflatten(1, (depth, n_blocks)).amax(1)
-    if rest:
-        best[:, :rest] = torch.maximum(best[:, :rest], scores[:, depth * n_blocks :])
+    if remainder:
+        best[:, :remainder] = torch.maximum(best[:, :remainder], scores[:, depth * n_blocks :])
     blocks = best.topk(k, dim=1, sorted=False).indices
-    offsets = torch.arange(depth + (rest > 0), device=scores.device) * n_blocks
+    offsets = torch.arange(depth + (remainder > 0), device=scores.device) * n_blocks
     columns = (blocks.unsqueeze(2) + offsets).flatten(1)
     inside = scores.gather(1, columns.clamp(max=n - 1)).masked_fill_(columns >= n, -math.inf)
-    found = inside.topk(k, dim=1)
-    values = found.values
-    columns = columns.gather(1, found.indices)
+    largest = inside.topk(k, dim=1)
+    values = largest.values
+    columns = columns.gather(1, largest.indices)
     short = (columns >= n).any(1).nonzero().squeeze(1)
     if len(short):  # fewer than k values are above -inf there, so columns beyond the row came in
         values[short], columns[short] = scores[short].topk(k, dim=1)
     return values, columns
 
 
-def _lowest_columns(scores: Tensor, least: Tensor, k: int) -> Tensor:
-    """The ``k`` best columns a row ``(B, k)``, ascending, where several share the value ``least (B, 1)``."""
+def _lowest_columns(scores: Tensor, threshold: Tensor, k: int) -> Tensor:
+    """The ``k`` best columns per row ``(B, k)``, ascending, where several share ``threshold (B, 1)``."""
     import torch
 
-    above = scores > least
-    equal = scores == least
+    above = scores > threshold
+    equal = scores == threshold
     need = k - above.sum(1, keepdim=True)
     equal &= torch.cumsum(equal, 1, dtype=torch.int32) <= need
     return (above | equal).nonzero()[:, 1].view(-1, k)

@@ -80,9 +80,9 @@ class CandidateGroups:
         Raises:
             DataError: they differ.
         """
-        found = (self.user_groups.n_users, len(self.item_group))
-        if found != (n_users, n_items):
+        sizes = (self.user_groups.n_users, len(self.item_group))
+        if sizes != (n_users, n_items):
             raise DataError(
-                f"candidate groups: {found[0]:,} users x {found[1]:,} items, the model {n_users:,} x "
+                f"candidate groups: {sizes[0]:,} users x {sizes[1]:,} items, the model {n_users:,} x "
                 f"{n_items:,}; expected those of its dataset"
             )

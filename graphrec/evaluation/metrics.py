@@ -178,9 +178,9 @@ def top_k(scores: torch.Tensor, k: int, users: np.ndarray | None = None) -> torc
     invalid = values[:, 0].isnan()  # NaN sorts above everything
     if invalid.any():
         row = int(invalid.nonzero()[0])
-        who = row if users is None else int(users[row])
+        user = row if users is None else int(users[row])
         raise DataError(
-            f"the model scores user {who} with NaN; expected finite scores: did training diverge?"
+            f"the model scores user {user} with NaN; expected finite scores: did training diverge?"
         )
     result[:, : ids.shape[1]] = ids.masked_fill(values == -torch.inf, -1)
     return result
@@ -443,12 +443,12 @@ def bootstrap_means(values: np.ndarray, n: int = 2000, seed: int = 0) -> np.ndar
     rng = numpy_rng(seed, "report/bootstrap")
     distinct, counts = np.unique(values, return_counts=True)
     # Drawing how often each value occurs has the same distribution and is far quicker for few values.
-    few = len(distinct) * 16 <= size
-    step = max(1, CHUNK_BYTES // 16 // (len(distinct) if few else size))
+    few_values = len(distinct) * 16 <= size
+    step = max(1, CHUNK_BYTES // 16 // (len(distinct) if few_values else size))
     parts = []
     for start in range(0, n, step):
         draws = min(step, n - start)
-        if few:
+        if few_values:
             parts.append(rng.multinomial(size, counts / size, size=draws) @ distinct / size)
         else:
             parts.append(values[rng.integers(0, size, (draws, size))].mean(1))

@@ -6,10 +6,10 @@ another number of rows; so results are bit-equal for every ``batch_size``.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from graphrec.core.errors import ConfigError, DataError
 from graphrec.core.files import digest
+from graphrec.core.progress import track
 from graphrec.data import Histories, Interactions, Query
 from graphrec.evaluation import metrics as m
 from graphrec.evaluation.candidates import CandidateGroups
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 TILE = 256
 """Users scored in one call of the scorer; the last tile is filled up by repeating its last user."""
-
-
 READS_HISTORIES = ("encoder", "generator")
 """Capabilities (:mod:`graphrec.models.capabilities`) of models that are evaluated on users' histories."""
 
@@ -111,7 +110,7 @@ def evaluate(
         within: also rank each item group by itself, as ``groups["items/<name>/within"]``; this shows how
             well a model orders, say, cold items, whether or not they are ranked above warm ones.
         beyond: adds the metrics of all lists together: coverage, Gini, novelty, popularity and diversity.
-        batch_size: users held at once, rounded up to whole tiles; bounds memory, changes nothing else.
+        batch_size: number of users scored at once, rounded up to whole tiles; it affects memory only.
         name: the model's name in the report; default: its class.
         progress: show a bar in a terminal when it takes long.
 
@@ -162,12 +161,13 @@ def evaluate(
         values = m.accuracy(hits, part.user_degree[evaluated], names)
         return Report(evaluated, values, meta={"model": model_name, "group": label, "data": data, **meta})
 
-    groups_of = candidate_groups
-    data = digest(
-        "evaluation", split.n_users, split.n_items, split.keys,
+    parts: list[Any] = [
+        split.n_users, split.n_items, split.keys,
         "nothing" if seen is None else seen.keys, "all" if columns is None else columns,
-        *(() if groups_of is None else (groups_of.item_group, groups_of.user_groups.keys, groups_of.inside)),
-    )  # fmt: skip
+    ]  # fmt: skip
+    if candidate_groups is not None:
+        parts += [candidate_groups.item_group, candidate_groups.user_groups.keys, candidate_groups.inside]
+    data = digest("evaluation", *parts)
     model_name = name or type(model).__name__
     total = measure(relevant, "", "")
     groups: dict[str, Report] = {}
@@ -210,7 +210,7 @@ class RankingTask:
         metrics: names with or without a cut-off.
         candidates: indices of the items that may be recommended; default: all.
         candidate_groups: candidates that differ between users.
-        batch_size: users held at once.
+        batch_size: number of users scored at once.
 
     Attributes:
         metrics: full names of what it gives, such as ``"recall@20"``.
@@ -240,21 +240,14 @@ class RankingTask:
                 f"{split.name}: no pair to validate on; choose a split recipe that holds some out (such as "
                 "split='random' or 'leave-one-out'), or train without validation"
             )
-        self.split = split
-        self.seen = seen
-        self.history = history
-        self.k = k
-        self.candidates = candidates
-        self.candidate_groups = candidate_groups
-        self.batch_size = batch_size
+        self._evaluate = partial(
+            evaluate, split=split, seen=seen, history=history, k=k, metrics=self.metrics,
+            candidates=candidates, candidate_groups=candidate_groups, batch_size=batch_size, progress=False,
+        )  # fmt: skip
 
     def __call__(self, model: HasScorer) -> dict[str, float]:
         """Metric name -> mean over the users with held-out items."""
-        return evaluate(
-            model, self.split, seen=self.seen, history=self.history, k=self.k, metrics=self.metrics,
-            candidates=self.candidates, candidate_groups=self.candidate_groups,
-            batch_size=self.batch_size, progress=False,
-        ).mean()  # fmt: skip
+        return self._evaluate(model).mean()
 
 
 def ranked(
@@ -269,9 +262,8 @@ def ranked(
         history: see :func:`evaluate`; default: ``seen``.
     """
     history = seen if history is None else history
-    return _rank(model, np.arange(model.n_users), k, seen, {"all": None}, 2 * TILE, False, history=history)[
-        "all"
-    ]
+    lists = _rank(model, np.arange(model.n_users), k, seen, {"": None}, 2 * TILE, False, history=history)
+    return lists[""]
 
 
 def warm_cold(train: Interactions) -> dict[str, np.ndarray]:
@@ -303,10 +295,8 @@ def activity_groups(
         raise ConfigError(f"edges {tuple(edges)}; expected whole numbers from 1")
     cuts = [0, *sorted({int(e) for e in edges})]
     bins = np.digitize(train.user_degree, cuts[1:])
-    labels = [
-        *(f"{a}-{b - 1}" if b - 1 > a else f"{a}" for a, b in pairwise(cuts)),
-        f"{cuts[-1]}+",
-    ]
+    labels = [f"{a}-{b - 1}" if b - 1 > a else f"{a}" for a, b in pairwise(cuts)]
+    labels.append(f"{cuts[-1]}+")
     return {label: bins == i for i, label in enumerate(labels) if (bins == i).any()}
 
 
@@ -342,13 +332,14 @@ def _rank(
     buffer: torch.Tensor | None = None
     with torch.no_grad(), _evaluation_mode(model):
         score = model.scorer()
-        for start in _with_progress(range(0, len(users), batch), progress and len(users) * n_items > 1e9):
+        shown = progress and len(users) * n_items > 1e9
+        for start in track(range(0, len(users), batch), "evaluating", shown):
             batch_users = users[start : start + batch]
             for first in range(0, len(batch_users), TILE):
                 tile = batch_users[first : first + TILE]
                 full = np.pad(tile, (0, TILE - len(tile)), mode="edge")
-                who = torch.from_numpy(full) if histories is None else Query(full, histories.take(full))
-                scores = score(who)
+                query = torch.from_numpy(full) if histories is None else Query(full, histories.take(full))
+                scores = score(query)
                 if scores.shape != (TILE, n_items):
                     shape = tuple(scores.shape)
                     raise DataError(f"the scorer returned {shape}; expected ({TILE}, {n_items})")
@@ -383,7 +374,7 @@ def _generate(
     k: int,
     seen: Interactions | None,
     views: Mapping[str, np.ndarray | None],
-    among: CandidateGroups | None,
+    candidate_groups: CandidateGroups | None,
     histories: Histories | None,
 ) -> dict[str, np.ndarray]:
     """As :func:`_rank`, from lists that a model generates within the items each user may be offered."""
@@ -395,30 +386,28 @@ def _generate(
         for start in range(0, len(users), TILE):
             tile = users[start : start + TILE]
             query = Query(tile, histories.take(tile))
-            open_items = np.ones((len(tile), model.n_items), dtype=bool)
+            candidates = np.ones((len(tile), model.n_items), dtype=bool)
             if seen is not None:
-                open_items[seen.items_of_users(tile)] = False
-            if among is not None:
-                open_items &= among.mask(tile)
+                candidates[seen.items_of_users(tile)] = False
+            if candidate_groups is not None:
+                candidates &= candidate_groups.mask(tile)
             for view, columns in views.items():
-                allowed = open_items
+                allowed = candidates
                 if columns is not None:
-                    allowed = open_items & np.isin(np.arange(model.n_items), columns)
-                mask = torch.from_numpy(allowed)
-                found = model.generator.generate(query, k, mask).items.cpu().numpy()
-                if found.shape != (len(tile), k):
+                    allowed = candidates & np.isin(np.arange(model.n_items), columns)
+                items = model.generator.generate(query, k, torch.from_numpy(allowed)).items.cpu().numpy()
+                if items.shape != (len(tile), k):
                     raise DataError(
-                        f"the generator returned lists of shape {found.shape}; expected ({len(tile)}, {k})"
+                        f"the generator returned lists of shape {items.shape}; expected ({len(tile)}, {k})"
                     )
-                offered = np.take_along_axis(allowed, np.maximum(found, 0), 1)
-                wrong = np.argwhere((found >= 0) & ~offered)
+                wrong = np.argwhere((items >= 0) & ~np.take_along_axis(allowed, np.maximum(items, 0), 1))
                 if len(wrong):
                     row, rank = wrong[0]
                     raise DataError(
-                        f"the generator recommends item {found[row, rank]} to user {tile[row]}, which is not "
+                        f"the generator recommends item {items[row, rank]} to user {tile[row]}, which is not "
                         "among the items allowed"
                     )
-                lists[view][start : start + len(tile)] = found
+                lists[view][start : start + len(tile)] = items
     return lists
 
 
@@ -449,15 +438,6 @@ def _evaluation_mode(model: Any) -> Iterator[None]:
     finally:
         if training:
             model.train()
-
-
-def _with_progress(steps: range, wanted: bool) -> Iterable[int]:
-    if not wanted or not sys.stderr.isatty():
-        return steps
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(steps, "evaluating", transient=True, console=Console(stderr=True))
 
 
 def _check_sizes(model: HasScorer, *parts: Interactions | None) -> None:

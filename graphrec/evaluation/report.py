@@ -127,7 +127,7 @@ class Report:
             ConfigError: no such metric, or a level outside 0..1.
             DataError: the report holds no users.
         """
-        return _percentiles(bootstrap_means(self[metric], n, seed), level)
+        return _bootstrap_interval(self[metric], level, n, seed)
 
     def compare(
         self, other: Report, metric: str, test: Test = "permutation", *, level: float = 0.95, seed: int = 0
@@ -152,7 +152,6 @@ class Report:
         a = self[metric]
         b = other[metric]
         difference = a - b
-        interval = _percentiles(bootstrap_means(difference, 2000, seed), level)
         baseline_mean = float(b.mean())
         mean_difference = float(difference.mean())
         return Comparison(
@@ -163,7 +162,7 @@ class Report:
             baseline_mean=baseline_mean,
             difference=mean_difference,
             relative=mean_difference / baseline_mean if baseline_mean else float("nan"),
-            interval=interval,
+            interval=_bootstrap_interval(difference, level, 2000, seed),
             p=_p_value(difference, test, seed),
             test=test,
             n_users=len(a),
@@ -427,7 +426,8 @@ def _p_value(difference: np.ndarray, test: Test, seed: int) -> float:
     return float(ttest_1samp(difference, 0).pvalue if test == "t" else wilcoxon(difference).pvalue)
 
 
-def _percentiles(means: np.ndarray, level: float) -> tuple[float, float]:
+def _bootstrap_interval(values: np.ndarray, level: float, n: int, seed: int) -> tuple[float, float]:
+    means = bootstrap_means(values, n, seed)
     if not 0 < level < 1:
         raise ConfigError(f"level {level}; expected a number between 0 and 1, such as 0.95")
     return float(np.quantile(means, (1 - level) / 2)), float(np.quantile(means, (1 + level) / 2))

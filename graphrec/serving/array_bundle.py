@@ -25,9 +25,6 @@ class Bundle(Committed):
         path: the JSON file.
         format: the format it must have.
 
-    Attributes:
-        head: the facts given to :func:`write`.
-
     Raises:
         CheckpointError: the JSON file is missing, damaged or of another format.
     """
@@ -63,10 +60,10 @@ def write(
     """Writes a bundle; an earlier one at the same path stays intact until this one is complete.
 
     Args:
-        path: the JSON file; the other files go into the same directory.
+        path: the JSON file; the other files go into the same directory, with names that begin with the part.
         format: the format to write.
         head: JSON-able facts.
-        arrays: arrays by part; a part's name becomes part of its file's name.
+        arrays: arrays by part.
         ids: vocabularies by part.
 
     Returns:

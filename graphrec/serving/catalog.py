@@ -29,9 +29,6 @@ class ItemBlock:
         ids: their external ids.
         table: their vectors ``(n, d) float32``.
         start: index of the first among all items.
-
-    Attributes:
-        ids, table, start: as given.
     """
 
     def __init__(self, ids: Vocabulary, table: Vectors, start: int) -> None:
@@ -174,10 +171,10 @@ class Items:
         """The items with most known interactions: scores and indices ``(at most k,)``, best first."""
         candidates = None if only is None else np.setdiff1d(only, exclude)
         counts = self.popularity if candidates is None else self.popularity[:, candidates]
-        wanted = min(counts.shape[1], k + (len(exclude) if candidates is None else 0))
-        if not wanted:
+        n = min(counts.shape[1], k + (len(exclude) if candidates is None else 0))
+        if not n:
             return np.empty(0, np.float32), np.empty(0, np.int64)
-        scores, columns = (tensor.numpy()[0] for tensor in topk(counts, wanted))
+        scores, columns = (tensor.numpy()[0] for tensor in topk(counts, n))
         items = columns if candidates is None else candidates[columns]
-        kept = ~np.isin(items, exclude)
-        return scores[kept][:k], items[kept][:k]
+        allowed = ~np.isin(items, exclude)
+        return scores[allowed][:k], items[allowed][:k]

@@ -21,7 +21,9 @@ TILE = 16
 SCORES = 2**22  # scores in memory at once: 16 MiB
 
 
-def retrieve(queries: Rows, keys: Keys, k: int, mask: Callable[[int, Tensor], None]) -> tuple[Tensor, Tensor]:
+def retrieve(
+    queries: Rows, keys: Keys, k: int, mask: Callable[[int, Tensor], None] = lambda *_: None
+) -> tuple[Tensor, Tensor]:
     """Finds the ``k`` keys with the largest inner product for each query; equal ones by the lowest row.
 
     Args:

@@ -14,7 +14,7 @@ from graphrec.graphs import sparse
 from graphrec.serving.array_bundle import Bundle
 from graphrec.serving.catalog import Items
 from graphrec.serving.exact import Rows
-from graphrec.serving.query import TopK, empty_topk
+from graphrec.serving.query import Limits, TopK, empty_topk
 
 if TYPE_CHECKING:
     from graphrec.models.base import Ranker
@@ -113,14 +113,7 @@ def as_histories(history: Iterable[Any]) -> tuple[list[list[Any]], bool]:
 def encode_histories(
     capability: str, module: QueryModule | None, items: Items, query: Query, meta: Mapping[str, Any]
 ) -> Rows:
-    """Query vectors ``(B, d)`` of histories, to be compared with item vectors.
-
-    Args:
-        capability: capability of the recommender.
-        module: its encoder, if it has one.
-        items: its items.
-        query: histories of base items, and users if they are known.
-        meta: facts about the recommender, for messages.
+    """Query vectors ``(B, d)`` of histories of base items, to be compared with item vectors.
 
     Raises:
         ConfigError: the recommender cannot take histories.
@@ -141,25 +134,17 @@ def generate_lists(
     module: QueryModule | None,
     items: Items,
     query: Query,
-    k: int,
     hidden: Sequence[np.ndarray],
-    only: np.ndarray | None,
-    exclude: np.ndarray,
+    limits: Limits,
 ) -> TopK:
-    """Scores and indices ``(B, k)`` of the lists that a generator produces.
+    """The lists that a generator produces for histories, without the ``hidden`` item indices of each row.
 
-    Args:
-        module: the generator.
-        items: the recommender's items; those added later cannot be generated.
-        query: histories of base items, and users if they are known.
-        k: length of the lists.
-        hidden: for each row, indices of the items left out of its list.
-        only: indices of the items to choose among; None: all.
-        exclude: indices of items left out of all lists.
+    Added items cannot be generated.
     """
     assert module is not None
     n_base = len(items.base)
-    scores, found = empty_topk(len(query), k)
+    k, only, exclude = limits
+    scores, indices = empty_topk(len(query), k)
     common = np.ones(n_base, dtype=bool) if only is None else np.isin(np.arange(n_base), only)
     common[exclude[exclude < n_base]] = False
     with torch.no_grad():
@@ -168,9 +153,9 @@ def generate_lists(
             for position, row in enumerate(rows):
                 allowed[position, hidden[row][hidden[row] < n_base]] = False
             lists = module.generate(part, k, torch.from_numpy(allowed))  # type: ignore[operator]
-            found[rows] = lists.items.numpy()
+            indices[rows] = lists.items.numpy()
             scores[rows] = np.where(lists.items.numpy() < 0, -np.inf, lists.scores.numpy())
-    return scores, found
+    return scores, indices
 
 
 def _query_blocks(query: Query) -> Iterator[tuple[np.ndarray, Query]]:

@@ -1,37 +1,33 @@
-"""The FAISS index of item vectors: built in bounded memory, committed as files, opened by memory mapping.
+"""The FAISS index of a saved recommender: built in bounded memory, committed as files, opened memory-mapped.
 
-Items are divided among inverted lists (:mod:`graphrec.graphs.ivf`). A search ranks the lists by the inner
-product of the query with their centroids, which is the mean score of their items, and scans the first of
-them.
+Items are divided among inverted lists (:mod:`graphrec.graphs.ivf`), once for recommendations and once for
+similar items.
 """
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
-import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from graphrec.core.bundle import Committed, FileFormat, Write, commit
 from graphrec.core.errors import CheckpointError, ConfigError
 from graphrec.core.files import atomic_write, digest, read_array, read_json, sha256_file, write_bytes
+from graphrec.core.progress import silenced
 from graphrec.core.random import numpy_rng
-from graphrec.core.topk import merge_topk
 from graphrec.graphs.ivf import assign_lists, draw_sample, fewest_probes, import_faiss, train_centroids
 from graphrec.serving.exact import retrieve
+from graphrec.serving.query import Facts, Limits, Lists, SearchRequest, search_exact
+from graphrec.serving.vectors import normalize_rows
 
-FORMAT = FileFormat("index", 2, {1: dict})  # the files of version 1 are rewritten by open_directory
-HEAD = "index.json"
+FORMAT = FileFormat("index", 2, {1: dict})  # the files of version 1 are rewritten by open_index
+HEAD = Path("index", "index.json")
 REMEDY = "build the index again (graphrec index)"
 BLOCK = 2**18
 """Items handled at once while building."""
@@ -39,145 +35,51 @@ SAMPLE = 512
 """Queries on which the number of probes is chosen, and as many on which recall is measured."""
 POINTS = 40
 """Training vectors per list."""
-
-
-class Facts(NamedTuple):
-    """What is known of built lists.
-
-    Attributes:
-        items: how many there are.
-        lists: how many they are divided among.
-        probes: lists that a search scans at first.
-        wanted: the recall that ``probes`` was chosen for.
-        recall: the recall of queries that were not used for choosing.
-        k: answers a query that recall is measured on.
-        queries: how many it was measured on.
-        scanned: mean share of the items that such a query is compared with.
-    """
-
-    items: int
-    lists: int
-    probes: int
-    wanted: float
-    recall: float
-    k: int
-    queries: int
-    scanned: float
-
-
-class Lists:
-    """Inverted lists opened for searching; safe to search from several threads.
-
-    Args:
-        saved: the committed directory.
-        part: name of the lists in it.
-
-    Attributes:
-        facts: what is known of them.
-
-    Raises:
-        CheckpointError: a file is missing or damaged.
-        MissingDependencyError: faiss is not installed (extra ``ann``).
-    """
-
-    def __init__(self, saved: Committed, part: str) -> None:
-        faiss = import_faiss()
-        self.facts = Facts(**saved.head["parts"][part])
-        index_file, lists_file = saved.file(f"{part}_index"), saved.file(f"{part}_lists")
-        # The index file names its lists' file without a folder. By default FAISS looks for it in the current
-        # folder; with IO_FLAG_ONDISK_SAME_DIR it finds the file, and prints that it did.
-        flags = faiss.IO_FLAG_SKIP_IVF_DATA | faiss.IO_FLAG_READ_ONLY
-        self._index = faiss.read_index(str(index_file), flags)
-        stored = faiss.downcast_InvertedLists(self._index.invlists)
-        if stored.totsize != lists_file.stat().st_size:  # FAISS would read beyond a file that is too short
-            raise CheckpointError(
-                f"{lists_file}: has {lists_file.stat().st_size:,} bytes; {index_file.name} expects "
-                f"{stored.totsize:,}; {REMEDY}"
-            )
-        stored.filename = str(lists_file)
-        stored.do_mmap()
-        self._index.parallel_mode = 3  # over queries
-        quantizer = faiss.downcast_index(self._index.quantizer)
-        self._centroids = torch.from_numpy(quantizer.reconstruct_n(0, self.facts.lists))  # (lists, d)
-        self._lock = threading.Lock()
-
-    def search(self, queries: Tensor, width: int, probes: int) -> tuple[np.ndarray, np.ndarray]:
-        """The items with the largest inner products in the first ``probes`` lists of each query.
-
-        Args:
-            queries: ``(B, d) float32``.
-            width: how many items.
-            probes: how many lists.
-
-        Returns:
-            scores ``(B, width) float32`` descending and item indices ``(B, width) int64``, among equal scores
-            ascending; where the lists hold fewer, ``-inf`` and -1. Which of several items with the last score
-            are found is left open.
-        """
-        probes = min(probes, self.facts.lists)
-        near, lists = (t.numpy() for t in _rank_lists(queries, self._centroids, probes))
-        with self._lock:  # the number of probes is an attribute of the index
-            self._index.nprobe = probes
-            scores, items = self._index.search_preassigned(queries.numpy(), width, lists, near)
-        scores[items < 0] = -np.inf
-        order = np.lexsort((items, -scores), axis=1)
-        return np.take_along_axis(scores, order, 1), np.take_along_axis(items, order, 1)
+Index = dict[str, Lists]
+"""Lists by task: ``"recommend"`` and, if built, ``"similar"``."""
 
 
 class Part(NamedTuple):
-    """What lists are built for.
+    """The items of one task, and the queries that its lists are tuned on.
 
     Attributes:
-        vectors: of the items ``(n, d) float32``, possibly memory-mapped.
-        queries: gives vectors ``(q, d) float32`` of up to so many queries, drawn at random.
-        unit: whether the items' vectors count as of length one.
+        vectors: item vectors ``(n, d) float32``, possibly memory-mapped.
+        draw_queries: returns vectors ``(q, d) float32`` of up to so many queries, drawn at random.
+        unit: whether the item vectors are scaled to length one.
     """
 
     vectors: np.ndarray
-    queries: Callable[[int, np.random.Generator], np.ndarray]
+    draw_queries: Callable[[int, np.random.Generator], np.ndarray]
     unit: bool = False
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """First index and vectors of each block; pages of a mapped file are released after it."""
         for start in range(0, len(self.vectors), BLOCK):
-            yield start, self.rows(slice(start, start + BLOCK))
+            rows = np.array(self.vectors[start : start + BLOCK], dtype=np.float32)
+            yield start, np.asarray(normalize_rows(rows)) if self.unit else rows
             # Mapped pages that were read count as this process's memory until they are needed elsewhere.
             mapped = getattr(self.vectors, "_mmap", None)
             if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
                 mapped.madvise(mmap.MADV_DONTNEED)
 
-    def rows(self, which: Any) -> np.ndarray:
-        """A copy of some of the vectors."""
-        found = torch.from_numpy(np.array(self.vectors[which], dtype=np.float32))
-        return np.asarray((torch.nn.functional.normalize(found, dim=1) if self.unit else found).numpy())
 
-
-def build(
-    path: Path,
-    parts: Mapping[str, Part],
-    about: dict[str, Any],
+def build_index(
+    folder: Path,
+    items: np.ndarray,
+    users: np.ndarray,
+    vectors_sha256: str | None,
     recall: float,
     k: int,
     lists: int | None,
+    similar: bool,
     seed: int,
-) -> Committed:
-    """Builds lists and commits them as a directory; what was there stays intact until they are.
+) -> Index:
+    """Builds and opens an index of item vectors ``(n_items, d)`` for user vectors ``(n_users, d)``.
 
-    Memory is that of a block of items and of a training sample, besides four bytes an item; meanwhile the
-    lists take their place on disk twice. The same seed gives the same lists where FAISS and the number of
-    threads are the same.
-
-    Args:
-        path: the directory.
-        parts: what to build for, by name.
-        about: facts to record, JSON-able.
-        recall: the share of the ``k`` best items that a search is to find on average, above 0 and up to 1.
-        k: see ``recall``.
-        lists: how many lists; default: four times the square root of the number of items.
-        seed: of the training sample, k-means and the queries.
-
-    Returns:
-        The directory, opened.
+    An earlier index stays intact until this one is complete. Memory is that of a block of items and of a
+    training sample, and four bytes per item; meanwhile the lists take their place on disk twice. The same
+    seed gives the same lists if FAISS and the number of threads are the same. ``vectors_sha256`` is of the
+    file of the item vectors; for the options see :meth:`graphrec.Recommender.build_index`.
 
     Raises:
         ConfigError: an option is out of range.
@@ -187,75 +89,85 @@ def build(
     import_faiss()
     if isinstance(recall, bool) or not 0 < recall <= 1:
         raise ConfigError(f"recall = {recall!r}; expected a number above 0 and up to 1, such as 0.95")
-    n = min(len(part.vectors) for part in parts.values())
-    for name, value, most in (("k", k, n), ("lists", lists, n)):
-        if value is not None and (isinstance(value, bool) or not 1 <= value <= max(1, most)):
-            raise ConfigError(f"{name} = {value!r}; expected a whole number from 1 to {most:,}, the items")
+    n = len(items)
+    for name, value in (("k", k), ("lists", lists)):
+        if value is not None and (isinstance(value, bool) or not 1 <= value <= max(1, n)):
+            raise ConfigError(f"{name} = {value!r}; expected a whole number from 1 to {n:,}, the items")
     n_lists = lists or max(1, min(int(4 * n**0.5), n // POINTS))  # ranking and scanning cost about the same
+    about = {"item_vectors": vectors_sha256}
     files: dict[str, tuple[str, str, Write]] = {}
     facts: dict[str, Any] = {}
-    for name, part in parts.items():
-        centroids = _train(part, n_lists, numpy_rng(seed, f"index/{name}"))
-        assigned = assign_lists(part.blocks(), len(part.vectors), centroids)
-        facts[name] = _choose_probes(
-            part, centroids, assigned, recall, k, numpy_rng(seed, f"recall/{name}")
-        )._asdict()
-        files |= _files(name, part, centroids, assigned, about)
-    commit(path / HEAD, FORMAT, {"parts": facts, **about}, files, retry=REMEDY)
-    return Committed(path / HEAD, FORMAT, REMEDY)
+    for name, part in _parts(items, users).items():
+        if name == "recommend" or similar:
+            centroids = _train(part, n_lists, numpy_rng(seed, f"index/{name}"))
+            assigned = assign_lists(part.blocks(), n, centroids)
+            rng = numpy_rng(seed, f"recall/{name}")
+            facts[name] = _choose_probes(part, centroids, assigned, recall, k, rng)._asdict()
+            files |= _files(name, part, centroids, assigned, about)
+    commit(folder / HEAD, FORMAT, {"parts": facts, **about}, files, retry=REMEDY)
+    return _open_lists(folder)
 
 
-def open_directory(path: Path, parts: Mapping[str, Part], about: Mapping[str, Any]) -> Committed | None:
-    """A directory that :func:`build` wrote; None if it was built for something else.
+def open_index(
+    folder: Path, items: np.ndarray, users: np.ndarray, vectors_sha256: str | None
+) -> Index | None:
+    """The index of a saved recommender; the arguments are those of :func:`build_index`.
 
     An index of format 1, which graphrec wrote up to November 2026, is first written in the present format,
     with the same lists.
 
-    Args:
-        path: the directory.
-        parts: what the lists were built for, by name.
-        about: the facts that :func:`build` was given.
+    Returns:
+        None if there is no index or it is of other vectors, as after saving a recommender over another.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or an index of format 1 cannot be written anew.
+        CheckpointError: a file is missing or damaged, or an index of format 1 cannot be rewritten.
         MissingDependencyError: faiss is not installed (extra ``ann``).
     """
-    head = read_json(path / HEAD, CheckpointError)
-    earlier = isinstance(head, dict) and head.get("format") == 1
-    saved = Committed(path / HEAD, FORMAT, REMEDY)
-    if any(saved.head.get(key) != value for key, value in about.items()):
+    path = folder / HEAD
+    if vectors_sha256 is None or not path.exists():
         return None
-    if not earlier:
-        return saved
-    files: dict[str, tuple[str, str, Write]] = {}
-    for name in saved.head["parts"]:
-        centroids, sizes = (
-            read_array(saved.file(f"{name}_{array}"), CheckpointError) for array in ("centroids", "sizes")
-        )
-        lists = read_array(saved.file(f"{name}_lists"), CheckpointError, mmap=True)
-        # Each list is its vectors followed by the indices of its items.
-        ends = np.cumsum(sizes) * (4 * centroids.shape[1] + 8)
-        assigned = np.empty(sizes.sum(), dtype=np.int32)
-        for number, (size, end) in enumerate(zip(sizes, ends, strict=True)):
-            assigned[lists[end - 8 * size : end].view("<i8")] = number
-        files |= _files(name, parts[name], centroids, assigned, about)
-    commit(path / HEAD, FORMAT, saved.head, files, retry=REMEDY)
-    return Committed(path / HEAD, FORMAT, REMEDY)
+    head = read_json(path, CheckpointError)
+    saved = Committed(path, FORMAT, REMEDY)
+    if saved.head.get("item_vectors") != vectors_sha256:
+        return None
+    if head["format"] == 1:
+        files: dict[str, tuple[str, str, Write]] = {}
+        parts = _parts(items, users)
+        for name in saved.head["parts"]:
+            centroids, sizes = (
+                read_array(saved.file(f"{name}_{array}"), CheckpointError) for array in ("centroids", "sizes")
+            )
+            lists = read_array(saved.file(f"{name}_lists"), CheckpointError, mmap=True)
+            # Each list is its vectors followed by the indices of its items.
+            ends = np.cumsum(sizes) * (4 * centroids.shape[1] + 8)
+            assigned = np.empty(sizes.sum(), dtype=np.int32)
+            for number, (size, end) in enumerate(zip(sizes, ends, strict=True)):
+                assigned[lists[end - 8 * size : end].view("<i8")] = number
+            files |= _files(name, parts[name], centroids, assigned, {"item_vectors": vectors_sha256})
+        commit(path, FORMAT, saved.head, files, retry=REMEDY)
+    return _open_lists(folder)
 
 
-def exact_search(part: Part, queries: Tensor, k: int) -> np.ndarray:
-    """The ``k`` best items ``(B, k) int64`` of each query by comparing it with all, a block at a time.
+def _open_lists(folder: Path) -> Index:
+    saved = Committed(folder / HEAD, FORMAT, REMEDY)
+    return {name: Lists(saved, name) for name in saved.head["parts"]}
 
-    Args:
-        part: the items.
-        queries: ``(B, d) float32``.
-        k: at most as many as there are items.
-    """
-    best = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
-    for start, vectors in part.blocks():
-        values, rows = retrieve(queries, torch.from_numpy(vectors), min(k, len(vectors)), lambda *_: None)
-        best = merge_topk(best, (values, rows + start), k)
-    return np.asarray(best[1].numpy())
+
+def _parts(items: np.ndarray, users: np.ndarray) -> dict[str, Part]:
+    """The parts of an index: items searched by users, and items searched by items with the cosine."""
+
+    def draw_users(n: int, rng: np.random.Generator) -> np.ndarray:
+        return np.asarray(users[_draw(len(users), n, rng)])
+
+    def draw_items(n: int, rng: np.random.Generator) -> np.ndarray:
+        return np.asarray(normalize_rows(items[_draw(len(items), n, rng)]))
+
+    return {"recommend": Part(items, draw_users), "similar": Part(items, draw_items, unit=True)}
+
+
+def _draw(n: int, most: int, rng: np.random.Generator) -> np.ndarray:
+    """Indices of up to ``most`` of ``n`` rows, in random order."""
+    return rng.permutation(n)[:most] if n < 2**20 else rng.choice(n, most, replace=False, shuffle=True)
 
 
 def _train(part: Part, n_lists: int, rng: np.random.Generator) -> np.ndarray:
@@ -272,12 +184,13 @@ def _choose_probes(
     part: Part, centroids: np.ndarray, assigned: np.ndarray, wanted: float, k: int, rng: np.random.Generator
 ) -> Facts:
     """The number of probes that a sample of queries needs, and the recall it gives on another sample."""
-    queries = torch.from_numpy(np.ascontiguousarray(part.queries(2 * SAMPLE, rng), dtype=np.float32))
+    queries = torch.from_numpy(np.ascontiguousarray(part.draw_queries(2 * SAMPLE, rng), dtype=np.float32))
     n_lists = len(centroids)
-    _, order = (t.numpy() for t in _rank_lists(queries, torch.from_numpy(centroids), n_lists))  # (q, lists)
+    order = retrieve(queries, torch.from_numpy(centroids), n_lists)[1].numpy()  # (q, lists)
     rank = np.empty_like(order)
     np.put_along_axis(rank, order, np.broadcast_to(np.arange(n_lists), order.shape), 1)
-    best = exact_search(part, queries, k)  # (q, k)
+    blocks = ((start, torch.from_numpy(vectors)) for start, vectors in part.blocks())
+    _, best = search_exact(SearchRequest(queries, Limits(k)), blocks)  # (q, k)
     needed = np.take_along_axis(rank, assigned[best].astype(np.int64), 1)  # probes before each is found
     half = len(needed) // 2 if len(needed) == 2 * SAMPLE else 0  # few queries both choose and measure
     measured = needed[: half or None]
@@ -334,7 +247,7 @@ def _write_lists(path: Path, index: Any, part: Part, assigned: np.ndarray) -> st
             # A full disk is an error here; where FAISS writes to mapped memory, it would end the process.
             os.posix_fallocate(file.fileno(), 0, max(1, len(assigned) * (index.code_size + 8)))
             lists = faiss.OnDiskInvertedLists(index.nlist, index.code_size, file.name)
-            with _silent_stdout():
+            with silenced(1):  # FAISS prints the size of the file, and commands print JSON
                 index.ntotal = _run(lists.merge_from_multiple, pointers.data(), pointers.size())
             lists.filename = path.name
             index.replace_invlists(lists, True)
@@ -357,25 +270,3 @@ def _run(write: Callable[..., Any], *arguments: Any) -> Any:
         return write(*arguments)
     except RuntimeError as cause:
         raise OSError(str(cause)) from cause
-
-
-@contextmanager
-def _silent_stdout() -> Iterator[None]:
-    """FAISS prints the size of a file that it creates, past Python; commands print JSON."""
-    buffered = ctypes.CDLL(None)
-    sys.stdout.flush()
-    buffered.fflush(None)
-    stdout, null = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 1)
-        yield
-        buffered.fflush(None)
-    finally:
-        os.dup2(stdout, 1)
-        os.close(stdout)
-        os.close(null)
-
-
-def _rank_lists(queries: Tensor, centroids: Tensor, probes: int) -> tuple[Tensor, Tensor]:
-    """Inner products with the nearest centroids and their lists, ``(B, probes)``."""
-    return retrieve(queries, centroids, probes, lambda *_: None)

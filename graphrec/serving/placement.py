@@ -101,12 +101,8 @@ def embed_new_items(
 ) -> Vectors:
     """Embeddings ``(n, d) float32`` of new items, as the model gives them to items without interactions.
 
-    Args:
-        added: ids of the new items, for messages.
-        features: modality -> vectors ``(n, d_m)``; see :meth:`graphrec.Recommender.add_items`.
-        rule: see :data:`graphrec.models.base.ColdStartRule`.
-        content: content of known items, by modality.
-        item_vectors: embeddings of the known items ``(n_items, d) float32``.
+    ``features`` are those of :meth:`graphrec.Recommender.add_items`; ``content`` and ``item_vectors (n_items,
+    d)`` are of known items.
 
     Raises:
         FeatureError: an unknown modality, a wrong shape, values not finite, or an item without content.

@@ -1,7 +1,12 @@
-"""The best items for query vectors, by exact search over all items or approximate search in an index."""
+"""The best items for query vectors, by exact search over all items or approximate search in inverted lists.
+
+An approximate search ranks the lists by the inner product of the query with their centroids, which is the
+mean score of their items, and scans the first of them.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -9,10 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphrec.core.bundle import Committed
+from graphrec.core.errors import CheckpointError
 from graphrec.core.topk import merge_topk
+from graphrec.graphs.ivf import import_faiss
 from graphrec.serving.exact import Keys, Rows, retrieve
-from graphrec.serving.ivf import Lists
 
+NO_ITEMS = np.empty(0, dtype=np.int64)
 WIDEST = 2**14  # most items requested of an index for one query
 BLOCK = 1024  # queries searched at once
 HiddenPairs = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -23,22 +31,114 @@ TopK = tuple[np.ndarray, np.ndarray]
 score ``-inf`` and the item -1."""
 
 
-class SearchRequest(NamedTuple):
-    """Query vectors and the items that they may be answered with.
+class Limits(NamedTuple):
+    """How many items a result has, and which it may hold.
 
     Attributes:
-        queries: query vectors ``(B, d)``.
         k: number of items per query.
-        hidden_pairs: see :data:`HiddenPairs`.
         only: indices of the items allowed in results, ascending; None: all.
         exclude: indices of the items left out of all results, ascending.
     """
 
-    queries: Rows
     k: int
-    hidden_pairs: HiddenPairs
-    only: np.ndarray | None
-    exclude: np.ndarray
+    only: np.ndarray | None = None
+    exclude: np.ndarray = NO_ITEMS
+
+
+def nothing_hidden(_: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The :data:`HiddenPairs` of queries that hide no items."""
+    return NO_ITEMS, NO_ITEMS
+
+
+class SearchRequest(NamedTuple):
+    """Query vectors ``(B, d)`` and what limits their results."""
+
+    queries: Rows
+    limits: Limits
+    hidden_pairs: HiddenPairs = nothing_hidden
+
+
+class Facts(NamedTuple):
+    """Size and measured recall of inverted lists.
+
+    Attributes:
+        items: number of items.
+        lists: number of lists that the items are divided among.
+        probes: number of lists that a search scans at first.
+        wanted: recall that ``probes`` was chosen for.
+        recall: recall of queries that were not used for choosing.
+        k: number of items per query that recall is measured at.
+        queries: number of queries that recall was measured on.
+        scanned: mean share of the items that such a query is compared with.
+    """
+
+    items: int
+    lists: int
+    probes: int
+    wanted: float
+    recall: float
+    k: int
+    queries: int
+    scanned: float
+
+
+class Lists:
+    """Inverted lists opened for searching; safe to search from several threads.
+
+    Args:
+        saved: directory of the index.
+        part: name of the lists in it.
+
+    Attributes:
+        facts: size and measured recall.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+        MissingDependencyError: faiss is not installed (extra ``ann``).
+    """
+
+    def __init__(self, saved: Committed, part: str) -> None:
+        faiss = import_faiss()
+        self.facts = Facts(**saved.head["parts"][part])
+        index_file, lists_file = saved.file(f"{part}_index"), saved.file(f"{part}_lists")
+        # The index file names its lists' file without a folder. By default FAISS looks for it in the current
+        # folder; with IO_FLAG_ONDISK_SAME_DIR it finds the file, and prints that it did.
+        flags = faiss.IO_FLAG_SKIP_IVF_DATA | faiss.IO_FLAG_READ_ONLY
+        self._index = faiss.read_index(str(index_file), flags)
+        stored = faiss.downcast_InvertedLists(self._index.invlists)
+        if stored.totsize != lists_file.stat().st_size:  # FAISS would read beyond a file that is too short
+            raise CheckpointError(
+                f"{lists_file}: has {lists_file.stat().st_size:,} bytes; {index_file.name} expects "
+                f"{stored.totsize:,}; {saved.remedy}"
+            )
+        stored.filename = str(lists_file)
+        stored.do_mmap()
+        self._index.parallel_mode = 3  # over queries
+        quantizer = faiss.downcast_index(self._index.quantizer)
+        self._centroids = torch.from_numpy(quantizer.reconstruct_n(0, self.facts.lists))  # (lists, d)
+        self._lock = threading.Lock()
+
+    def search(self, queries: Tensor, width: int, probes: int) -> tuple[np.ndarray, np.ndarray]:
+        """The items with the largest inner products in the first ``probes`` lists of each query.
+
+        Args:
+            queries: ``(B, d) float32``.
+            width: number of items.
+            probes: number of lists.
+
+        Returns:
+            scores ``(B, width) float32`` descending and item indices ``(B, width) int64``, among equal scores
+            ascending; where the lists hold fewer, ``-inf`` and -1. Which of several items with the last score
+            are found is left open.
+        """
+        probes = min(probes, self.facts.lists)
+        near, lists = (t.numpy() for t in retrieve(queries, self._centroids, probes))
+        with self._lock:  # the number of probes is an attribute of the index
+            self._index.nprobe = probes
+            scores, items = self._index.search_preassigned(queries.numpy(), width, lists, near)
+        scores[items < 0] = -np.inf
+        order = np.lexsort((items, -scores), axis=1)
+        return np.take_along_axis(scores, order, 1), np.take_along_axis(items, order, 1)
 
 
 def empty_topk(n_queries: int, k: int) -> TopK:
@@ -59,21 +159,23 @@ def search_exact(
     Returns:
         The best items; among equal scores the item with the lowest index comes first.
     """
-    scores, items = best or empty_topk(request.queries.shape[0], request.k)
+    k = request.limits.k
+    scores, items = best or empty_topk(request.queries.shape[0], k)
     merged = torch.from_numpy(scores), torch.from_numpy(items)
     for start, keys in blocks:
-        merged = merge_topk(merged, _search_block(request, start, keys), request.k)
+        merged = merge_topk(merged, _search_block(request, start, keys), k)
     return merged[0].numpy(), merged[1].numpy()
 
 
 def _search_block(request: SearchRequest, start: int, keys: Keys) -> tuple[Tensor, Tensor]:
     """The best of consecutive items with the vectors ``keys``, the first of which has the index ``start``."""
+    k, only, exclude = request.limits
     n = keys.shape[0]
     candidates = None
-    excluded = request.exclude - start
+    excluded = exclude - start
     excluded = excluded[(excluded >= 0) & (excluded < n)]
-    if request.only is not None:
-        allowed = np.setdiff1d(request.only, request.exclude, assume_unique=True) - start
+    if only is not None:
+        allowed = np.setdiff1d(only, exclude, assume_unique=True) - start
         candidates = allowed[(allowed >= 0) & (allowed < n)]
         excluded = excluded[:0]
         keys = keys[candidates]
@@ -91,7 +193,7 @@ def _search_block(request: SearchRequest, start: int, keys: Keys) -> tuple[Tenso
         scores[row[in_block], column[in_block]] = -torch.inf
         scores[:, excluded] = -torch.inf
 
-    scores, columns = retrieve(request.queries, keys, min(request.k, n), mask)
+    scores, columns = retrieve(request.queries, keys, min(k, n), mask)
     items = columns.numpy() if candidates is None else candidates[columns.numpy()]
     return scores, torch.from_numpy(items + start).masked_fill_(scores == -torch.inf, -1)
 
@@ -110,14 +212,15 @@ def search_approximate(request: SearchRequest, lists: Lists) -> tuple[TopK, np.n
         The best items, and positions of the queries that need an exact search because more than
         :data:`WIDEST` items are requested, hidden or tied.
     """
-    queries, k = request.queries, request.k
+    queries = request.queries
+    k, _, exclude = request.limits
     scores, items = empty_topk(len(queries), k)
     unanswered: list[np.ndarray] = []
     facts = lists.facts
     blocks = np.array_split(np.arange(len(queries)), range(BLOCK, len(queries), BLOCK))
     work: list[tuple[np.ndarray, int, int]] = []  # queries, number of items to request, number of lists
     for block in blocks:
-        n_hidden = np.bincount(request.hidden_pairs(block)[0], minlength=1).max() + len(request.exclude)
+        n_hidden = np.bincount(request.hidden_pairs(block)[0], minlength=1).max() + len(exclude)
         # One more than wanted shows whether the last place is contested. Few hidden items rank so high.
         work.append((block, k + 1 + int(min(n_hidden, k + 30)), min(facts.probes, facts.lists)))
     while work:
@@ -146,7 +249,7 @@ def search_approximate(request: SearchRequest, lists: Lists) -> tuple[TopK, np.n
 
 def _is_hidden(request: SearchRequest, rows: np.ndarray, items: np.ndarray) -> np.ndarray:
     """Whether each of the items ``(b, w)`` is excluded or hidden from the query of its row ``(b,)``."""
-    hidden = np.isin(items, request.exclude) if len(request.exclude) else np.zeros(items.shape, dtype=bool)
+    hidden = np.isin(items, request.limits.exclude)
     row, item = request.hidden_pairs(rows)
     if len(row):
         base = int(max(item.max(), items.max())) + 2  # keeps the -1 of "no item" apart from every pair

@@ -21,8 +21,7 @@ from graphrec.models.base import ColdStartRule, Features, Ranker
 from graphrec.serving import array_bundle, histories, vectors
 from graphrec.serving.catalog import ItemBlock, Items
 from graphrec.serving.export import require_dense, write_faiss, write_parquet
-from graphrec.serving.index import Index, build_index, open_index
-from graphrec.serving.ivf import Facts, Lists
+from graphrec.serving.ivf import Index, build_index, open_index
 from graphrec.serving.placement import (
     ContentVectors,
     embed_new_items,
@@ -33,15 +32,16 @@ from graphrec.serving.placement import (
     trained_content,
     upgrade_rule,
 )
-from graphrec.serving.query import empty_topk
+from graphrec.serving.query import NO_ITEMS, Facts, Limits, Lists, SearchRequest, TopK, empty_topk
 from graphrec.serving.recommend import (
-    NO_ITEMS,
     Search,
     as_list,
     check_k,
     choose_lists,
-    recommend_by_vectors,
+    fill_with_popular,
+    hide_lists,
     recommend_to_users,
+    search_items,
     similar_by_index,
 )
 from graphrec.serving.vectors import Vectors
@@ -123,7 +123,7 @@ class Recommender:
     @property
     def index(self) -> Mapping[str, Facts] | None:
         """Size and recall of the index, by ``"recommend"`` and, if built, ``"similar"``; None without one."""
-        return None if self._index is None else self._index.facts
+        return None if self._index is None else {task: lists.facts for task, lists in self._index.items()}
 
     def __repr__(self) -> str:
         origin = ", ".join(filter(None, [self.meta.get("model"), self.meta.get("dataset")])) or "vectors"
@@ -211,13 +211,13 @@ class Recommender:
         if unknown not in ("error", "popularity"):
             raise ConfigError(f"unknown={unknown!r}; expected 'error' or 'popularity'")
         lists = choose_lists("recommend", search, self._index)
-        k = check_k(k)
-        only_items = None if only is None else self._sorted_indices(only)
-        exclude_items = NO_ITEMS if exclude is None else self._sorted_indices(exclude)
+        limits = Limits(
+            check_k(k),
+            None if only is None else self._sorted_indices(only),
+            NO_ITEMS if exclude is None else self._sorted_indices(exclude),
+        )
         if history is not None or (self.capability == "generator" and users is not None):
-            return self._recommend_by_history(
-                users, history, k, exclude_seen, only_items, exclude_items, unknown, lists
-            )
+            return self._recommend_by_history(users, history, limits, exclude_seen, unknown, lists)
         if users is None:
             raise ConfigError("recommend() needs users, history, or both; found neither")
         ids, single = as_list(users)
@@ -225,19 +225,15 @@ class Recommender:
         missing = np.flatnonzero(rows < 0)
         if unknown == "error" and len(missing):
             self.users.index(ids[missing[0]])  # raises
-        scores, items = recommend_to_users(
-            self._items, self.user_vectors, rows, k, exclude_seen, only_items, exclude_items, lists
-        )
-        return self._with_ids(scores, items, single)
+        best = recommend_to_users(self._items, self.user_vectors, rows, limits, exclude_seen, lists)
+        return self._with_ids(best, single)
 
     def _recommend_by_history(
         self,
         users: Any,
         history: Iterable[Any] | None,
-        k: int,
+        limits: Limits,
         exclude_seen: bool,
-        only: np.ndarray | None,
-        exclude: np.ndarray,
         unknown: str,
         lists: Lists | None,
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -265,31 +261,28 @@ class Recommender:
                 f"the history of row {empty[0]} holds no item that the model knows; expected one, or "
                 "unknown='popularity'"
             )
-        owners = [-1] * len(taken) if rows is None else rows.tolist()
-        hidden = [
-            self._hidden_items(user, items) if exclude_seen else NO_ITEMS
-            for user, items in zip(owners, taken, strict=True)
-        ]
+        hidden = [NO_ITEMS] * len(taken)
+        if exclude_seen:
+            owners = [-1] * len(taken) if rows is None else rows.tolist()
+            hidden = [self._hidden_items(*pair) for pair in zip(owners, taken, strict=True)]
         answered = np.flatnonzero(lengths)
         query = Query(
             None if rows is None else rows[answered],
             Histories.from_lists([base_histories[row] for row in answered]),
         )
         hidden_answered = [hidden[row] for row in answered]
+        best = empty_topk(len(taken), limits.k)
         if self.capability == "generator":
-            best = histories.generate_lists(
-                self.module, self._items, query, k, hidden_answered, only, exclude
-            )
+            answers = histories.generate_lists(self.module, self._items, query, hidden_answered, limits)
         else:
             queries = histories.encode_histories(self.capability, self.module, self._items, query, self.meta)
-            best = recommend_by_vectors(self._items, queries, hidden_answered, k, only, exclude, lists)
-        scores, found = empty_topk(len(taken), k)
-        scores[answered], found[answered] = best
+            request = SearchRequest(queries, limits, hide_lists(hidden_answered))
+            answers = search_items(self._items, request, lists)
+        best[0][answered], best[1][answered] = answers
         for row in empty:
-            popular_scores, popular_items = self._items.popular(k, only, np.union1d(exclude, hidden[row]))
-            scores[row, : len(popular_items)] = popular_scores
-            found[row, : len(popular_items)] = popular_items
-        return self._with_ids(scores, found, single)
+            exclude = np.union1d(limits.exclude, hidden[row])
+            fill_with_popular(self._items, best, np.array([row]), limits._replace(exclude=exclude))
+        return self._with_ids(best, single)
 
     def _hidden_items(self, user: int, taken: np.ndarray) -> np.ndarray:
         """Items of a user's known pairs and history, ascending; the user -1 has no known pairs."""
@@ -325,15 +318,16 @@ class Recommender:
         self._require_item_vectors("similar_items")
         lists = choose_lists("similar", search, self._index)
         ids, single = as_list(items)
-        scores, found = similar_by_index(self._items, self._items.indices(ids), check_k(k), lists)
-        return self._with_ids(scores, found, single)
+        best = similar_by_index(self._items, self._items.indices(ids), check_k(k), lists)
+        return self._with_ids(best, single)
 
     def _sorted_indices(self, ids: Iterable[Any]) -> np.ndarray:
         """Indices of the items with these ids, ascending and without repeats."""
         return np.unique(self._items.indices(as_list(ids)[0]))
 
-    def _with_ids(self, scores: np.ndarray, items: np.ndarray, single: bool) -> tuple[np.ndarray, np.ndarray]:
+    def _with_ids(self, best: TopK, single: bool) -> tuple[np.ndarray, np.ndarray]:
         """Item ids and scores, only the first row with ``single``."""
+        scores, items = best
         ids = self._items.names(items)
         return (ids[0], scores[0]) if single else (ids, scores)
 
@@ -419,7 +413,9 @@ class Recommender:
                 f"{path}: does not hold this recommender in its present state; save it there first (save)"
             )
         self._index = build_index(Path(path), items, users, sha256, recall, k, lists, similar, seed)
-        return self._index.facts
+        facts = self.index
+        assert facts is not None
+        return facts
 
     # -- files ---------------------------------------------------------------------------------------------
 

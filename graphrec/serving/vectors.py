@@ -26,7 +26,7 @@ ENCODED = 256
 SPARSE_PARTS = ("data", "indices", "indptr")
 
 
-def copy_embeddings(embeddings: Tensor | Graph) -> Vectors:
+def _copy_embeddings(embeddings: Tensor | Graph) -> Vectors:
     """A copy of a model's embeddings ``(n, d)``, which in some models are the parameters themselves."""
     if isinstance(embeddings, Graph):
         return sparse.to_scipy(embeddings).copy()
@@ -54,7 +54,7 @@ def model_vectors(model: Ranker, data: Dataset, seen: Interactions) -> tuple[Vec
     training = model.training
     model.eval()
     with torch.no_grad():
-        tables = [copy_embeddings(table) for table in _embed(model, seen)]
+        tables = [_copy_embeddings(table) for table in _embed(model, seen)]
     model.train(training)
     for vocabulary, table in zip((data.users, data.items), tables, strict=True):
         bad = nonfinite_rows(table)
@@ -120,13 +120,7 @@ def to_arrays(part: str, vectors: Vectors) -> dict[str, np.ndarray]:
 
 
 def read_vectors(saved: Bundle, part: str, width: int | None) -> Vectors:
-    """Reads vectors that were saved by :func:`to_arrays`; dense ones are memory-mapped.
-
-    Args:
-        saved: the bundle.
-        part: as given to :func:`to_arrays`.
-        width: length of sparse vectors; None for dense ones.
-    """
+    """Reads vectors saved by :func:`to_arrays`: sparse ones of length ``width``, or mapped dense ones."""
     if width is None:
         return saved.array(part, mmap=True)
     from scipy.sparse import csr_matrix

@@ -61,8 +61,8 @@ def _unseen_ranks(model: Ranker, data: Dataset) -> np.ndarray:
     """Rank (from 1) of each test pair among the items its user has not seen."""
     scores = model.score(np.arange(data.n_users)).numpy()
     scores[data.train.users, data.train.items] = -np.inf
-    own = scores[data.test.users, data.test.items]
-    ranks: np.ndarray = 1 + (scores[data.test.users] > own[:, None]).sum(1)
+    test_scores = scores[data.test.users, data.test.items]
+    ranks: np.ndarray = 1 + (scores[data.test.users] > test_scores[:, None]).sum(1)
     return ranks
 
 
@@ -82,8 +82,8 @@ def check_beats_popularity(model_class: type[Ranker], config: ModelConfig) -> No
     hits = (_unseen_ranks(train(model_class, config, data, features, 60), data) <= 10).mean()
     popular = data.train.item_degree[None].repeat(data.n_users, 0).astype(float)
     popular[data.train.users, data.train.items] = -1
-    own = popular[data.test.users, data.test.items]
-    floor = ((popular[data.test.users] > own[:, None]).sum(1) < 10).mean()
+    test_popularity = popular[data.test.users, data.test.items]
+    floor = ((popular[data.test.users] > test_popularity[:, None]).sum(1) < 10).mean()
     if model_class.personalized:
         assert hits > 1.3 * floor, f"hits {hits:.3f} of the test pairs in the top 10, popularity {floor:.3f}"
 
@@ -132,10 +132,10 @@ def check_batch_equals_single(model_class: type[Ranker], config: ModelConfig) ->
     """Scores of many users equal those of each user alone."""
     data, features = communities(2, 20)
     model = train(model_class, config, data, features, 2)
-    together = model.score(np.arange(data.n_users))
-    assert together.shape == (data.n_users, data.n_items), f"scores have shape {tuple(together.shape)}"
-    alone = torch.cat([model.score([u]) for u in range(data.n_users)])
-    worst = float((together - alone).abs().max() / together.abs().max())
+    batch = model.score(np.arange(data.n_users))
+    assert batch.shape == (data.n_users, data.n_items), f"scores have shape {tuple(batch.shape)}"
+    singly = torch.cat([model.score([u]) for u in range(data.n_users)])
+    worst = float((batch - singly).abs().max() / batch.abs().max())
     assert worst <= SCORE_TOLERANCE, f"scores of one user differ by {worst:.1e} from those in a batch"
 
 
@@ -143,7 +143,7 @@ def check_capability(model_class: type[Ranker], config: ModelConfig) -> None:
     """The model answers queries as its ``capability`` declares, and each row independently of the others."""
     data, features = communities(2, 20)
     model = train(model_class, config, data, features, 2)
-    capability, everyone = model.capability, np.arange(data.n_users)
+    capability = model.capability
     assert capability in CAPABILITIES, f"capability {capability!r} is not one of {CAPABILITIES}"
     for other in ("encoder", "generator"):
         declared = getattr(model_class, f"{other}_class") is not None
@@ -151,22 +151,23 @@ def check_capability(model_class: type[Ranker], config: ModelConfig) -> None:
     if capability in ("embeddings", "item_weights"):
         users, items = model.embed()
         shapes = _shape(users), _shape(items)
-        wide = data.n_items if capability == "item_weights" else shapes[0][1]
-        expected = ((data.n_users, wide), (data.n_items, wide))
+        width = data.n_items if capability == "item_weights" else shapes[0][1]
+        expected = ((data.n_users, width), (data.n_items, width))
         assert shapes == expected, f"embeddings have shapes {shapes}; expected {expected}"
     if capability == "embeddings":
         return
     known = Histories.from_interactions(data.train)
-    by_user, by_history = model.score(everyone), model.score(Query(histories=known))
+    by_user = model.score(np.arange(data.n_users))
+    by_history = model.score(Query(histories=known))
     _assert_close(by_user, by_history, "scores of a known user differ from those of the same history")
-    alone = torch.cat([model.score(Query(histories=known.take([u]))) for u in range(data.n_users)])
-    _assert_close(by_history, alone, "scores of a history differ from those in a batch")
+    singly = torch.cat([model.score(Query(histories=known.take([u]))) for u in range(data.n_users)])
+    _assert_close(by_history, singly, "scores of a history differ from those in a batch")
     if capability != "generator":
         return
     allowed = torch.from_numpy(numpy_rng(0, "testing/allowed").random((data.n_users, data.n_items)) < 0.5)
-    found = model.generator.generate(Query(histories=known), 5, allowed).items
-    assert tuple(found.shape) == (data.n_users, 5), f"lists have shape {tuple(found.shape)}"
-    inside = allowed.gather(1, found.clamp(min=0)) | (found < 0)
+    items = model.generator.generate(Query(histories=known), 5, allowed).items
+    assert tuple(items.shape) == (data.n_users, 5), f"lists have shape {tuple(items.shape)}"
+    inside = allowed.gather(1, items.clamp(min=0)) | (items < 0)
     assert inside.all(), "a generated list holds an item that is not allowed"
 
 
@@ -261,8 +262,8 @@ def check_features_stay_frozen(model_class: type[Model], config: ModelConfig) ->
         for name, buffer in model.named_buffers():
             for values in (v for _, v in before.values()):
                 if buffer.shape == values.shape and buffer.dtype == torch.float32:
-                    kept = any(np.array_equal(buffer.numpy(), v) for _, v in before.values())
-                    assert kept, f"the model's copy of features in {name} changed while training"
+                    unchanged = any(np.array_equal(buffer.numpy(), v) for _, v in before.values())
+                    assert unchanged, f"the model's copy of features in {name} changed while training"
 
 
 def check_config_is_strict(model_class: type[Model], config: ModelConfig) -> None:

@@ -32,12 +32,12 @@ def dataset(train: Any, test: Any, n_users: int, n_items: int, name: str) -> Dat
         pairs = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
         return Interactions(pairs[:, 0], pairs[:, 1], n_users, n_items, name=split)
 
-    known = part(train, "train")
+    train_pairs = part(train, "train")
     places = [(i % 2, [f"part{i // 2 % 2}", "file.py"]) for i in range(n_items)]
     nodes, relations = tree_of(places, ["a", "b"])
-    authored = np.unique(np.stack([known.users, known.items % 2]), axis=1)
+    authored = np.unique(np.stack([train_pairs.users, train_pairs.items % 2]), axis=1)
     return Dataset(
-        name, users, items, known, part([], "valid"), part(test, "test"), nodes=nodes,
+        name, users, items, train_pairs, part([], "valid"), part(test, "test"), nodes=nodes,
         relations={**relations, ("user", "authored", "repository"): authored.astype(np.int32)},
     )  # fmt: skip
 
@@ -74,8 +74,8 @@ def checkerboard(n: int = 20) -> tuple[Dataset, dict[str, FeatureTable]]:
     """
     pairs = np.array([(u, i) for u in range(n) for i in range(n) if u % 2 == i % 2])
     # User u holds out item (u + 2) mod n, so that every item is held out exactly once.
-    held = pairs[:, 1] == (pairs[:, 0] + 2) % n
-    data = dataset(pairs[~held], pairs[held], n, n, "checkerboard")
+    is_test = pairs[:, 1] == (pairs[:, 0] + 2) % n
+    data = dataset(pairs[~is_test], pairs[is_test], n, n, "checkerboard")
     noise = numpy_rng(0, "testing/checkerboard").normal(size=(n, 8))
     noise[:, 0] += np.where(np.arange(n) % 2, 2.0, -2.0)
     return data, features_of(data, noise)
@@ -92,8 +92,8 @@ def communities(n_groups: int = 4, size: int = 30, seed: int = 0) -> tuple[Datas
         weight = popularity * np.where(group == group[user], 1.0, 0.05)
         pairs += [(user, int(i)) for i in rng.choice(n, 10, replace=False, p=weight / weight.sum())]
     array = np.array(pairs)
-    held = np.arange(len(array)) % 10 >= 8
-    data = dataset(array[~held], array[held], n, n, "communities")
+    is_test = np.arange(len(array)) % 10 >= 8
+    data = dataset(array[~is_test], array[is_test], n, n, "communities")
     centers = rng.normal(size=(n_groups, 8))
     return data, features_of(data, centers[group] + 0.5 * rng.normal(size=(n, 8)))
 
@@ -108,15 +108,15 @@ def conversations(folder: Path) -> tuple[Dataset, Path]:
         the dataset and where the vectors are.
     """
     rng = numpy_rng(0, "testing/conversations")
-    has = rng.random((30, 8)) < 0.3
-    has[np.arange(30), np.arange(30) % 8] = True
+    has_attribute = rng.random((30, 8)) < 0.3
+    has_attribute[np.arange(30), np.arange(30) % 8] = True
     pairs = rng.permutation(300)[:120]
     data = dataset(np.stack([pairs // 30, pairs % 30], 1)[:60], [], 10, 30, "conversations")
-    held = Interactions(pairs[60:] // 30, pairs[60:] % 30, 10, 30, name="valid")
+    valid = Interactions(pairs[60:] // 30, pairs[60:] % 30, 10, 30, name="valid")
     attributes = Vocabulary([f"a{i}" for i in range(8)], "attribute")
-    edges = np.stack(np.nonzero(has)).astype(np.int32)
+    edges = np.stack(np.nonzero(has_attribute)).astype(np.int32)
     data = replace(
-        data, valid=held, nodes={"attribute": attributes}, relations={("item", "has", "attribute"): edges}
+        data, valid=valid, nodes={"attribute": attributes}, relations={("item", "has", "attribute"): edges}
     )
     sizes = (10, 30, 8)
     vectors = DialogueVectors(*(rng.normal(size=(n, 4)).astype(np.float32) for n in sizes))
@@ -134,5 +134,5 @@ def fixtures(
         return
     with tempfile.TemporaryDirectory() as folder:
         data, scorer = conversations(Path(folder))
-        few = {"episodes": 100} if "episodes" in type(config).model_fields else {}
-        yield data, {}, config.replace(scorer=scorer, **few)
+        short = {"episodes": 100} if "episodes" in type(config).model_fields else {}
+        yield data, {}, config.replace(scorer=scorer, **short)

@@ -41,10 +41,10 @@ def check_processes(model_class: type[Model], config: ModelConfig) -> None:
         model = model_class.build(data, select_features(model_class, features), config)
         trainable = any(p.requires_grad for p in model.parameters())
         assert trainable, "data_parallel is set, and there is nothing to train"
-        alone = train(model_class, config, data, features, 2).state_dict()
+        single = train(model_class, config, data, features, 2).state_dict()
         for rank, answer in enumerate(answers):
             assert "weights" in answer, f"process {rank} of two failed: {answer.get('refused')}"
-            for name, value in alone.items():
+            for name, value in single.items():
                 other = torch.tensor(answer["weights"][name], dtype=value.dtype)
                 worst = float((other - value).abs().max()) if value.numel() else 0.0
                 assert worst <= WEIGHT_TOLERANCE, f"{name} differs by {worst:.1e} between one process and two"
@@ -89,19 +89,17 @@ def check_sampled_subgraphs(model_class: type[Model], config: ModelConfig) -> No
     if "fanouts" not in type(config).model_fields:
         return
     data, features = communities(2, 20)
-    found = {
-        fanout: _first_step(model_class, _with_fanout(config, fanout), data, features)
-        for fanout in (None, -1, 1)
-    }
-    (losses, gradients), (sampled, of_sampled), (few, _) = found.values()
+    (losses, gradients), (sampled, sampled_gradients), (one_neighbor, _) = (
+        _first_step(model_class, _with_fanout(config, fanout), data, features) for fanout in (None, -1, 1)
+    )
     assert set(losses) == set(sampled), f"sampling changes the loss terms: {set(losses) ^ set(sampled)}"
     for name, value in losses.items():
         off = abs(float(value - sampled[name])) / max(abs(float(value)), 1e-3)
         assert off <= TOLERANCE, f"loss {name!r} differs by {off:.1e} from the whole graph's"
     for name, gradient in gradients.items():
-        off = float((gradient - of_sampled[name]).abs().max() / gradient.abs().max().clamp(min=1e-12))
+        off = float((gradient - sampled_gradients[name]).abs().max() / gradient.abs().max().clamp(min=1e-12))
         assert off <= 10 * TOLERANCE, f"the gradient of {name} differs by {off:.1e} from the whole graph's"
-    changed = any(float(v) != float(few[k]) for k, v in losses.items())
+    changed = any(float(v) != float(one_neighbor[k]) for k, v in losses.items())
     assert changed, "fanouts is an option without any effect"
 
 

@@ -31,13 +31,13 @@ class PhaseTimer:
         self._last = time.perf_counter()
 
     def start(self) -> None:
-        """The next phase begins now."""
+        """Starts the next phase."""
         if self.enabled:
             self._synchronize()
             self._last = time.perf_counter()
 
     def lap(self, phase: str) -> None:
-        """A phase ends now, and the next one begins."""
+        """Ends a phase and starts the next one."""
         last = self._last
         self.start()
         self.seconds[phase] += self._last - last

@@ -76,9 +76,7 @@ class RunDirectory:
         self.writes = True
         self._lock: FileLock | None = None
 
-    def open(
-        self, facts: Mapping[str, Any], resume: bool, configs: Mapping[str, type[Config]] | None = None
-    ) -> None:
+    def open(self, facts: Mapping[str, Any], resume: bool, configs: Mapping[str, type[Config]]) -> None:
         """Creates the directory, or checks that the run in it is the one to resume.
 
         Args:
@@ -100,7 +98,7 @@ class RunDirectory:
                     f"{self.path} already holds a run; resume it (resume=True, --resume), or choose another "
                     "directory"
                 )
-            self._check_same_run(self.path, facts, configs or {})
+            self._check_same_run(self.path, facts, configs)
         elif (self.path / "dataset.json").exists():
             raise CheckpointError(f"{self.path}: holds a dataset; choose another directory for the run")
         with self._writing():
@@ -127,14 +125,12 @@ class RunDirectory:
         # A resumed run may train longer, but the epochs that a schedule spans stay.
         duration = ["patience", *(["epochs"] if facts["train_config"]["schedule"] == "constant" else [])]
         for key in ("model", "model_config", "train_config", "dataset", "features"):
-            old = before.get(key)
-            new = facts.get(key)
+            values: list[Any] = [before.get(key), facts.get(key)]
             if key in configs:
-                old = configs[key].result_options(old or {})
-                new = configs[key].result_options(new or {})
+                values = [configs[key].result_options(options or {}) for options in values]
             if key == "train_config":
-                old = {name: value for name, value in (old or {}).items() if name not in duration}
-                new = {name: value for name, value in (new or {}).items() if name not in duration}
+                values = [{n: v for n, v in options.items() if n not in duration} for options in values]
+            old, new = values
             if old != new:
                 raise CheckpointError(
                     f"{path} holds another run: its {key} is {old}, expected {new}; choose another directory"

@@ -22,7 +22,7 @@ from graphrec.core.config import Config
 from graphrec.core.environment import device_facts
 from graphrec.core.errors import ConfigError, TrainingError, nearest
 from graphrec.core.html_table import html_table
-from graphrec.core.progress import ProgressBar, TensorBoard
+from graphrec.core.progress import progress_bar, tensorboard
 from graphrec.core.random import numpy_rng
 from graphrec.models.base import Model
 from graphrec.models.batches import EpochContext
@@ -100,7 +100,6 @@ class Trainer:
         self.config = config or TrainConfig()
         self.out = Path(out) if out is not None else None
         self.run_directory = RunDirectory(self.out)
-        self._device = torch.device("cpu")
 
     def fit(
         self,
@@ -135,20 +134,17 @@ class Trainer:
             raise ConfigError(
                 f"{model.name} trains in one process; its batches cannot be divided among several"
             )
-        self._device = distributed.set_up(config.device)
-        precision = _Precision(config.precision, self._device)
-        timer = PhaseTimer(self._device, enabled=config.profile)
+        device = distributed.set_up(config.device)
+        precision = _Precision(config.precision, device)
+        timer = PhaseTimer(device, enabled=config.profile)
         self.run_directory.writes = distributed.is_rank_zero()
-        model.to(self._device)
+        model.to(device)
         trainable = any(p.requires_grad for p in model.parameters())
         optimizer = model.optimizer(config) if trainable else None
         fit = _Fit(model, optimizer, validate, select, precision, timer)
-        device = {**device_facts(self._device, config.precision), "processes": distributed.world_size()}
         try:
-            self.run_directory.open(
-                self._facts(model, {"device": device, **(about or {})}), resume, self._configs(model)
-            )
-            if resume and distributed.broadcast_object(self.run_directory.holds_checkpoint, self._device):
+            self.run_directory.open(self._facts(model, device, about or {}), resume, self._configs(model))
+            if resume and distributed.broadcast_object(self.run_directory.holds_checkpoint, device):
                 fit.state, start = self.run_directory.read(model, optimizer)
                 if optimizer is not None:  # there may be more epochs or patience than before
                     fit.state.done = self._is_over(start, fit.state)
@@ -181,9 +177,10 @@ class Trainer:
         state = fit.state
         for group in optimizer.param_groups:
             group["initial_lr"] = config.learning_rate * group.get("lr_scale", 1.0)
-        bar = ProgressBar(config.progress if distributed.is_rank_zero() else False, config.epochs, start)
-        events = TensorBoard(config.tensorboard and distributed.is_rank_zero(), self.out)
-        with bar as progress, events as board:
+        first = distributed.is_rank_zero()
+        events = tensorboard(config.tensorboard and first, self.out)
+        bar = progress_bar(config.progress if first else False, config.epochs, start)
+        with events as write_events, bar as show_progress:
             for epoch in range(start + 1, config.epochs + 1):
                 began = time.perf_counter()
                 for group in optimizer.param_groups:
@@ -199,8 +196,8 @@ class Trainer:
                 if improved or state.done or epoch % config.checkpoint_every == 0:
                     self.run_directory.write(fit.model, optimizer, epoch, state, improved)
                 self.run_directory.log(record)
-                board(record)
-                progress(record, state.best_value, state.best_epoch)
+                write_events(record)
+                show_progress(record, state.best_value, state.best_epoch)
                 if on_epoch is not None:
                     on_epoch(record)
                 if state.done:
@@ -220,7 +217,7 @@ class Trainer:
         model.train()
         model.start_epoch(numpy_rng(config.seed, "start_epoch", epoch))
         for batch in model.epoch_batches(EpochContext(epoch, config.batch_size, config.seed)):
-            batch = _to(batch, self._device)
+            batch = _to(batch, fit.precision.device)
             timer.lap("batches")
             losses = fit.precision.losses(model, batch)
             timer.lap("forward")
@@ -270,7 +267,7 @@ class Trainer:
             if getattr(validate, "divided", False):
                 metrics = validate(fit.model)
             else:
-                metrics = distributed.broadcast_object(lambda: validate(fit.model), self._device)
+                metrics = distributed.broadcast_object(lambda: validate(fit.model), fit.precision.device)
         record.update(metrics)
         select = fit.select or next(iter(metrics))
         if select not in metrics:
@@ -299,12 +296,14 @@ class Trainer:
         state.misses += 1
         return False
 
-    def _facts(self, model: Model, about: Mapping[str, Any]) -> dict[str, Any]:
+    def _facts(self, model: Model, device: torch.device, about: Mapping[str, Any]) -> dict[str, Any]:
         """The content of ``run.json``."""
+        config = self.config
         return {
             "model": model.name,
             "model_config": model.config.model_dump(mode="json") if hasattr(model, "config") else {},
-            "train_config": self.config.model_dump(mode="json"),
+            "train_config": config.model_dump(mode="json"),
+            "device": {**device_facts(device, config.precision), "processes": distributed.world_size()},
             **about,
         }
 

@@ -45,10 +45,10 @@ def protect(
 
     Args:
         app: the application.
-        hosts: names that requests may be addressed to, without port; None: any. This refuses a page elsewhere
-            whose name was made to point to this machine.
+        hosts: names that requests may be addressed to, without port; None: any. This refuses pages of other
+            sites whose name was made to point to this machine.
         limit: bytes of a request's body.
-        remedy: what to do about a longer one.
+        remedy: advice about a longer one, for the message.
         policy: content security policy of every answer.
     """
     app.add_middleware(BodyLimit, limit=limit, remedy=remedy)

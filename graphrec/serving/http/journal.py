@@ -12,7 +12,7 @@ import json
 import os
 import re
 import sqlite3
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -50,7 +50,7 @@ class Journal:
 
     Attributes:
         path: the file.
-        additions: what it held when it was opened.
+        additions: its additions when it was opened.
 
     Raises:
         CheckpointError: a row or line is not what was written, or the file cannot be read or written.
@@ -64,27 +64,22 @@ class Journal:
         )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = acquire_lock(Path(f"{path}.lock"), in_use)
-        except OSError as cause:
-            raise _unwritable(path, cause) from cause
-        try:
-            self._database = _open(path)
-            try:
+            with ExitStack() as resources:
+                resources.callback(acquire_lock(Path(f"{path}.lock"), in_use).release)
+                self._database = resources.enter_context(closing(_open(path)))
                 self.additions = _read(self._database, path)
                 self._opened = self._identity()
                 sync_directory(path.parent)
-            except BaseException:
-                self._database.close()
-                raise
-        except BaseException as cause:
-            self._lock.release()
-            if isinstance(cause, sqlite3.OperationalError | OSError):
-                raise _unwritable(path, cause) from cause
-            if isinstance(cause, sqlite3.DatabaseError):
-                raise CheckpointError(
-                    f"{path}: is damaged ({cause}); restore the file, or name another with --journal FILE"
-                ) from cause
-            raise
+                self._resources = resources.pop_all()
+        except (sqlite3.OperationalError, OSError) as cause:
+            raise CheckpointError(
+                f"{path}: cannot be written ({cause}); name a writable place with --journal FILE, or serve "
+                "with --read-only"
+            ) from cause
+        except sqlite3.DatabaseError as cause:
+            raise CheckpointError(
+                f"{path}: is damaged ({cause}); restore the file, or name another with --journal FILE"
+            ) from cause
 
     def append(self, addition: Addition) -> None:
         """Writes an addition; when this returns, it is on the disk, in the file that the next server opens.
@@ -104,19 +99,18 @@ class Journal:
 
     def close(self) -> None:
         """Lets another server open it."""
-        self._database.close()
-        self._lock.release()
+        self._resources.close()
 
     def _identity(self) -> list[tuple[int, int]]:
         """Device and inode of the database and of its write-ahead log; 0 where a file is missing."""
-        found = []
+        identity = []
         for path in (self.path, Path(f"{self.path}-wal")):
             try:
                 stat = path.stat()
-                found.append((stat.st_dev, stat.st_ino))
+                identity.append((stat.st_dev, stat.st_ino))
             except OSError:
-                found.append((0, 0))
-        return found
+                identity.append((0, 0))
+        return identity
 
     def _check_in_place(self) -> None:
         if self._identity() != self._opened:
@@ -178,14 +172,11 @@ def _migrate(path: Path) -> None:
     new = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     new.unlink(missing_ok=True)
     try:
-        database = sqlite3.connect(new)
-        try:
+        with closing(sqlite3.connect(new)) as database:
             database.execute("PRAGMA synchronous = FULL")
             database.execute(TABLE)
             database.executemany(INSERT, map(_row, additions))
             database.commit()
-        finally:
-            database.close()
         write_bytes(Path(f"{path}.migrated"), text)
         os.replace(new, path)
         sync_directory(path.parent)
@@ -211,11 +202,4 @@ def _damaged(where: str) -> CheckpointError:
     return CheckpointError(
         f"{where}: is not what was written (its sha256 differs); restore the file, or name another with "
         "--journal FILE and add the items again"
-    )
-
-
-def _unwritable(path: Path, cause: BaseException) -> CheckpointError:
-    return CheckpointError(
-        f"{path}: cannot be written ({cause}); name a writable place with --journal FILE, or serve with "
-        "--read-only"
     )

@@ -21,15 +21,11 @@ REPLAYED = 1000
 """Additions of a journal that are replayed at once."""
 NO_ITEMS = "this server accepts no items; start one without --read-only, with a place for its --journal"
 BATCH = 256
-"""Most users in one search."""
+"""Most users or items in one search for several requests."""
 
 
 class Options(NamedTuple):
-    """Options of a request for recommendations.
-
-    Attributes:
-        k, exclude_seen, only, exclude, unknown: as in :meth:`graphrec.Recommender.recommend`.
-    """
+    """Options of a request for recommendations; see :meth:`graphrec.Recommender.recommend`."""
 
     k: int
     exclude_seen: bool = True
@@ -45,15 +41,15 @@ class LiveRecommender:
     items, which replaces the former recommender in a single step.
 
     Args:
-        recommender: served; not changed.
-        search: how it searches.
-        journal: where additions are kept; None: no items are accepted.
+        recommender: recommender to serve; not changed.
+        search: see :meth:`graphrec.Recommender.recommend`.
+        journal: journal of the additions; None: no items are accepted.
 
     Attributes:
-        recommender: with the items added so far.
-        journal: as given.
-        replayed: items of the journal that were added.
-        known: items of the journal that the recommender had already.
+        recommender: recommender with the items added so far.
+        journal: the journal.
+        replayed: number of items of the journal that were added.
+        known: number of items of the journal that the recommender had already.
 
     Raises:
         ConfigError: the recommender has no index for an approximate search.
@@ -63,7 +59,8 @@ class LiveRecommender:
     def __init__(
         self, recommender: Recommender, search: Search = "auto", journal: Journal | None = None
     ) -> None:
-        self.search, self.journal = search, journal
+        self.search = search
+        self.journal = journal
         self.recommender = recommender.copy()
         self._adding = threading.Lock()
         self._original_items = recommender.items
@@ -112,10 +109,7 @@ class LiveRecommender:
         for options, group in groups.items():
             names = [name for number in group for name in requests[number][0]]
             try:
-                ids, scores = recommender.recommend(
-                    names, options.k, exclude_seen=options.exclude_seen, only=options.only,
-                    exclude=options.exclude or None, unknown=options.unknown, search=self.search,
-                )  # fmt: skip
+                ids, scores = recommender.recommend(names, search=self.search, **options._asdict())
             except GraphrecError as cause:
                 answers |= dict.fromkeys(group, cause)
                 continue
@@ -138,11 +132,17 @@ class LiveRecommender:
             torch.set_num_threads(1)
             faiss.omp_set_num_threads(1)
 
-    def similar(self, items: Sequence[str], k: int) -> Answer:
-        """Items like some items; as :meth:`graphrec.Recommender.similar_items`."""
+    def similar(self, requests: Sequence[tuple[Sequence[str], int]]) -> list[Answer | GraphrecError]:
+        """Answers several requests for the ``k`` items most similar to some items."""
         recommender = self.recommender
-        indexed = recommender.index is not None and "similar" in recommender.index
-        return recommender.similar_items(items, k, search=self.search if indexed else "exact")
+        search: Search = self.search if "similar" in (recommender.index or {}) else "exact"
+        answers: list[Answer | GraphrecError] = []
+        for items, k in requests:
+            try:
+                answers.append(recommender.similar_items(items, k, search=search))
+            except GraphrecError as cause:
+                answers.append(cause)
+        return answers
 
     def add(self, addition: Addition) -> int:
         """Adds items and returns how many the recommender holds then; once this returns, none can be lost.
@@ -179,20 +179,12 @@ class RequestBatcher:
     """Answers requests in batches, in a thread of its own; a batch is what arrived during the one before.
 
     Args:
-        answer: answers several requests at once, in order.
-        size: of a request.
+        answer: answers several requests at once, in order; a request is a tuple that begins with its ids.
         prepare: called in the thread before it begins.
-        most: largest sum of sizes in a batch of several requests.
     """
 
-    def __init__(
-        self,
-        answer: Callable[[list[Any]], list[Any]],
-        size: Callable[[Any], int],
-        prepare: Callable[[], None] = lambda: None,
-        most: int = BATCH,
-    ) -> None:
-        self._work, self._size, self._most = answer, size, most
+    def __init__(self, answer: Callable[[list[Any]], list[Any]], prepare: Callable[[], None]) -> None:
+        self._work = answer
         self._waiting: list[tuple[Any, asyncio.Future[Any]]] = []
         self._busy = False
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="search", initializer=prepare)
@@ -211,10 +203,10 @@ class RequestBatcher:
         try:
             while self._waiting:
                 batch: list[tuple[Any, asyncio.Future[Any]]] = []
-                total = 0
-                while self._waiting and (not batch or total + self._size(self._waiting[0][0]) <= self._most):
+                n_ids = 0
+                while self._waiting and (not batch or n_ids + len(self._waiting[0][0][0]) <= BATCH):
                     batch.append(self._waiting.pop(0))
-                    total += self._size(batch[-1][0])
+                    n_ids += len(batch[-1][0][0])
                 await self._answer(batch)
         finally:
             self._busy = False
@@ -222,13 +214,13 @@ class RequestBatcher:
     async def _answer(self, batch: list[tuple[Any, asyncio.Future[Any]]]) -> None:
         loop = asyncio.get_running_loop()
         try:
-            found = await loop.run_in_executor(self._pool, self._work, [request for request, _ in batch])
+            results = await loop.run_in_executor(self._pool, self._work, [request for request, _ in batch])
         except Exception as cause:
-            found = [cause] * len(batch)
-        for (_, answer), one in zip(batch, found, strict=True):
+            results = [cause] * len(batch)
+        for (_, answer), result in zip(batch, results, strict=True):
             if answer.done():  # the client has disconnected
                 continue
-            if isinstance(one, Exception):
-                answer.set_exception(one)
+            if isinstance(result, Exception):
+                answer.set_exception(result)
             else:
-                answer.set_result(one)
+                answer.set_result(result)

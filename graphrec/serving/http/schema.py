@@ -110,15 +110,10 @@ def addition(widths: dict[str, int]) -> Any:
         vector = Annotated[list[Number], Field(min_length=width, max_length=width)]
         rows = Annotated[list[vector | None] | None, Field(max_length=USERS)]
         fields[modality] = (rows, Field(None, description="A vector for each item, null where it has none."))
-    features = create_model(
-        "Features",
-        __config__=ConfigDict(extra="forbid", strict=True),
-        __doc__="Content by modality.",
-        **fields,
-    )
+    features = create_model("Features", __base__=RequestModel, __doc__="Content by modality.", **fields)
     return create_model(
         "Add",
-        __config__=ConfigDict(extra="forbid", strict=True),
+        __base__=RequestModel,
         __doc__="Items nobody has yet, with vectors made by the extractors of the model's features.",
         ids=(Ids, Field(description="External ids, none of them known.")),
         features=(features, Field(description="At least one vector for each item.")),

@@ -65,12 +65,7 @@ def listen(app: FastAPI, host: str, port: int, ready: Callable[[str], None]) -> 
 
 
 def explain_errors(app: FastAPI, status: Callable[[GraphrecError], int] = lambda _: 400) -> None:
-    """Every error becomes ``{"error": one line}``.
-
-    Args:
-        app: the application.
-        status: HTTP status for an error that graphrec raises for a request.
-    """
+    """Answers every error with ``{"error": one line}``, those that graphrec raises with the given status."""
 
     def error(status: int, message: str) -> JSONResponse:
         line = " ".join(message.encode("utf-8", "replace").decode("utf-8").split())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +55,9 @@ def create_service(served: LiveRecommender, hosts: Sequence[str] | None = None) 
         docs_url=None,  # interactive documentation would load its scripts from elsewhere
         redoc_url=None,
     )
-    protect(app, None if hosts is None else tuple(hosts), schema.BODY, "send less at once")
-    batches = RequestBatcher(served.recommend, lambda request: len(request[0]), served.prepare)
-    similar_batches = RequestBatcher(
-        lambda requests: [_answer_or_error(served.similar, *r) for r in requests],
-        lambda r: len(r[0]),
-        served.prepare,
-    )
+    protect(app, hosts, schema.BODY, "send less at once")
+    batches = RequestBatcher(served.recommend, served.prepare)
+    similar_batches = RequestBatcher(served.similar, served.prepare)
 
     @app.get("/health", responses=_refusals(400, 413))
     async def health() -> schema.Health:
@@ -98,9 +95,7 @@ def create_service(served: LiveRecommender, hosts: Sequence[str] | None = None) 
         total = await run_in_threadpool(served.add, Addition(body.ids, content))
         return schema.Added(added=len(body.ids), items=total)
 
-    items.__annotations__["body"] = schema.addition(
-        served.recommender.modalities
-    )  # the modalities of this recommender
+    items.__annotations__["body"] = schema.addition(served.recommender.modalities)
     app.post("/items", status_code=201, responses=_refusals(400, 403, 409, 413, 422, 503))(items)
 
     def status(cause: GraphrecError) -> int:
@@ -144,40 +139,24 @@ def serve(
     """
     from graphrec.core.progress import print_note
 
-    kept = None if journal is None else Journal(journal)
-    try:
-        served = LiveRecommender(recommender, search, kept)
-        if kept is not None and (served.replayed or served.known):
+    ready = ready or (lambda address: print_note(f"{address}: accepts requests; Ctrl-C ends it"))
+    with nullcontext() if journal is None else Journal(journal) as opened:
+        served = LiveRecommender(recommender, search, opened)
+        if served.replayed or served.known:
             known = f", {served.known:,} were known already" if served.known else ""
-            print_note(f"{kept.path}: {served.replayed:,} items added again{known}")
-        app = create_service(served, names_of(host))
-        listen(
-            app,
-            host,
-            port,
-            ready or (lambda address: print_note(f"{address}: accepts requests; Ctrl-C ends it")),
-        )
-    finally:
-        if kept is not None:
-            kept.close()
+            print_note(f"{journal}: {served.replayed:,} items added again{known}")
+        listen(create_service(served, names_of(host)), host, port, ready)
 
 
 def _answers(names: Sequence[str], answer: Answer) -> Response:
     """The response as bytes: it is valid by construction, and a check would cost more than making it."""
     ids, scores = answer
     rows = []
-    for name, found, values in zip(names, ids.tolist(), scores.tolist(), strict=True):
-        n = found.index(None) if None in found else len(found)
-        rows.append({"id": name, "items": found[:n], "scores": values[:n]})
+    for name, items, values in zip(names, ids.tolist(), scores.tolist(), strict=True):
+        n = items.index(None) if None in items else len(items)
+        rows.append({"id": name, "items": items[:n], "scores": values[:n]})
     text = json.dumps({"answers": rows}, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Response(text.encode(), media_type="application/json")
-
-
-def _answer_or_error(work: Callable[..., Answer], *given: Any) -> Answer | GraphrecError:
-    try:
-        return work(*given)
-    except GraphrecError as cause:
-        return cause
 
 
 def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
