@@ -283,6 +283,6 @@ def _without_weight_warning() -> Iterator[None]:
 def _import_open_clip() -> Any:
     try:
         import open_clip
-    except ImportError as cause:
-        raise missing_dependency("open_clip_torch", "features") from cause
+    except Exception as cause:  # a torchvision of another build than torch raises a RuntimeError
+        raise missing_dependency("open_clip_torch", "features", cause) from cause
     return open_clip

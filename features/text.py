@@ -68,8 +68,8 @@ class SentenceEncoder:
         try:
             from sentence_transformers import SentenceTransformer
             from transformers.utils import logging as transformers_logging
-        except ImportError as cause:
-            raise missing_dependency("sentence-transformers", "features") from cause
+        except Exception as cause:  # a torchvision of another build than torch raises a RuntimeError
+            raise missing_dependency("sentence-transformers", "features", cause) from cause
         shown = transformers_logging.is_progress_bar_enabled()
         transformers_logging.disable_progress_bar()  # it would fill log files
         try:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from graphrec.core.files import read_json
 
@@ -20,6 +22,17 @@ def test_the_readme_is_for_a_first_visit() -> None:
     assert len(re.findall(r"^```python$", README, flags=re.MULTILINE)) == 1
     assert len(re.findall(r"<!-- table: ", README)) == 1
     assert len(re.findall(r"!\[", README)) == 1
+
+
+def test_the_extras_and_the_citation_are_those_of_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    table = README.partition("| extra | for |")[2].partition("\n\n")[0]
+    shown = re.findall(r"`([a-z]+)`", "\n".join(line.split("|")[1] for line in table.splitlines()[2:]))
+    assert sorted(shown) == sorted(set(project["optional-dependencies"]) - {"docs", "dev", "all"})
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"]
+    assert {"cff-version", "message", "title", "authors", "type"} <= set(citation)
 
 
 def test_the_tables_are_the_recorded_results() -> None:

@@ -88,7 +88,7 @@ def run_checks(store: str | Path = "cache") -> list[Check]:
     checks = [python(), *packages()]
     if not any(check.name == "torch" and check.status == "broken" for check in checks):
         checks.append(device())
-    return [*checks, *extras(), *weights(), writable(Path(store)), data_folder()]
+    return [*checks, *extras(), *torchvision(), *weights(), writable(Path(store)), data_folder()]
 
 
 def python() -> Check:
@@ -183,6 +183,28 @@ def extras() -> list[Check]:
         missing = f"missing: {', '.join(lack)}"
         checks.append(Check(f"extra {extra}", "note", f"{missing}; {found}" if found else missing, advice))
     return checks
+
+
+def torchvision() -> list[Check]:
+    """Whether torchvision, if installed, belongs to the installed torch; only some extras need it."""
+    try:
+        version = metadata.version("torchvision")
+    except metadata.PackageNotFoundError:
+        return []
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importlib.import_module("torchvision")
+    except Exception as cause:  # RuntimeError or OSError, by what differs
+        what = f"{type(cause).__name__}: {cause}".splitlines()[0]
+        advice = (
+            "it was built for another torch, so the extras features and minilm cannot be used; everything "
+            "else can. Install both from one index, of one kind (CPU or CUDA): pip install "
+            "--force-reinstall torch torchvision"
+        )
+        found = f"{version}, import fails with torch {_version('torch')} ({what})"
+        return [Check("torchvision", "note", found, advice)]
+    return [Check("torchvision", "ok", version)]
 
 
 def weights() -> list[Check]:

@@ -66,11 +66,19 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def missing_dependency(package: str, extra: str) -> MissingDependencyError:
+def missing_dependency(
+    package: str, extra: str, cause: BaseException | None = None
+) -> MissingDependencyError:
     """The error to raise when an optional import fails.
 
     Args:
         package: the missing distribution.
         extra: graphrec extra that installs it.
+        cause: what the import raised, where the package may be installed and broken.
     """
+    if cause is not None and not isinstance(cause, ModuleNotFoundError):
+        return MissingDependencyError(
+            f"{package} is installed and cannot be imported ({type(cause).__name__}: {cause}); graphrec "
+            "doctor checks whether torch and torchvision belong together"
+        )
     return MissingDependencyError(f"{package} is not installed; run: pip install 'graphrec[{extra}]'")

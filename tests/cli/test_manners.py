@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -133,6 +134,38 @@ def test_doctor_says_what_to_do(monkeypatch: pytest.MonkeyPatch, graphrec: Comma
     assert found["GRAPHREC_DATA"]["status"] == "note"
     assert "nowhere" in found["GRAPHREC_DATA"]["found"]
     assert {"extra features", "extra dgl", "device", "store", "python", "graphrec"} <= set(found)
+
+
+def test_a_torchvision_of_another_build_breaks_only_what_needs_it(tmp_path: Path) -> None:
+    """As with the CPU build of torch beside a CUDA build of torchvision."""
+    package = tmp_path / "site" / "torchvision"
+    info = tmp_path / "site" / "torchvision-0.99.0.dist-info"
+    package.mkdir(parents=True)
+    info.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')\n")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: torchvision\nVersion: 0.99.0\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "HF_HUB_OFFLINE": "1"}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "graphrec", *arguments]
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+
+    assert run("data", "generate", "shop", "--items", "40", "--users", "60").returncode == 0
+    assert run("features", "build", "shop/dataset").returncode == 0
+    trained = run("train", "freedom", "shop/dataset", "--set", "train.epochs=1", "--out", "run")
+    assert trained.returncode == 0, trained.stderr
+    refused = run("features", "build", "shop/dataset", "--image", "open_clip")
+    assert refused.returncode == 2
+    assert "torchvision::nms" in refused.stderr
+    assert "graphrec doctor" in refused.stderr
+    answer = run("doctor", "--json")
+    assert answer.returncode == 0, "the core is not broken"
+    check = {check["name"]: check for check in json.loads(answer.stdout)}["torchvision"]
+    assert check["status"] == "note"
+    assert "torchvision::nms" in check["found"]
+    assert "extras features and minilm" in check["advice"]
 
 
 def test_doctor_fails_when_the_core_is_broken(monkeypatch: pytest.MonkeyPatch, graphrec: Command) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,6 @@ from graphrec.core.errors import missing_dependency
 
 try:
     from starlette.datastructures import Headers, MutableHeaders
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.requests import ClientDisconnect, Request
     from starlette.responses import JSONResponse
 except ImportError as cause:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+PORT = re.compile(r":\d*\Z")
 BODY = 64 * 1024
 """Bytes of a request's body, where no other limit is given."""
 DRAINED = 2**24
@@ -60,7 +61,11 @@ def protect(
 
 
 class TrustedHosts:
-    """Starlette's check of the host, with a refusal in JSON that names the right one."""
+    """Refuses requests that are addressed to another host, in JSON that names the right one.
+
+    Starlette's middleware of this purpose depends on its version: before 1.6 it compares letter case and cuts
+    IPv6 addresses short.
+    """
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
         self.app = app
@@ -68,17 +73,12 @@ class TrustedHosts:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles a request."""
-
-        async def accept(scope: Scope, receive: Receive, _: Send) -> None:
-            await self.app(scope, receive, send)
-
-        async def refuse(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                host = Headers(scope=scope).get("host", "")[:200]
-                error = f"{host!r} is not this server's name; open it as {self.hosts[0]}"
-                await JSONResponse({"error": error}, 400, {"connection": "close"})(scope, receive, send)
-
-        await TrustedHostMiddleware(accept, self.hosts, www_redirect=False)(scope, receive, refuse)
+        host = Headers(scope=scope).get("host", "")
+        if scope["type"] == "http" and PORT.sub("", host).lower() not in self.hosts:
+            error = f"{host[:200]!r} is not this server's name; open it as {self.hosts[0]}"
+            await JSONResponse({"error": error}, 400, {"connection": "close"})(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
 
 
 class BodyLimit:
