@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 from histories import ADA, BOB, DAY, START, History
+from kills import killed_after
 
 from graphrec.code import answers, project
 from graphrec.code.project import MANIFEST, Project
@@ -207,6 +211,92 @@ def test_old_histories_go(tmp_path, monkeypatch) -> None:
     assert Project.open(clone, cache=cache, config=MiningConfig(max_files=6)).from_cache
     assert Project.open(clone, cache=cache, config=MiningConfig(max_files=10)).from_cache
     assert not Project.open(clone, cache=cache, config=MiningConfig(max_files=7)).from_cache
+
+
+def small_clone(folder):
+    history = History(folder / "small")
+    for i in range(6):
+        history.commit({f"f{i % 3}.py": str(i), "all.py": str(i)}, who=(ADA, BOB)[i % 2])
+    return history.write()
+
+
+OPEN = "import sys; from graphrec.code.project import Project; "
+OPEN += "print(Project.open(sys.argv[1], cache=sys.argv[2]).from_cache)"
+
+
+def open_in_process(clone, cache, code=OPEN):
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(clone), str(cache)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_processes_that_open_a_cold_cache_at_once_share_one_entry(tmp_path) -> None:
+    clone = small_clone(tmp_path)
+    # All wait until three are ready, so that none is finished before the others begin.
+    code = OPEN.replace("print(", "open(f'{sys.argv[1]}-{__import__(\"os\").getpid()}', 'w').close(); "
+                        "import glob, time\nwhile len(glob.glob(sys.argv[1] + '-*')) < 3: time.sleep(0.01)\n"
+                        "print(")  # fmt: skip
+    processes = [open_in_process(clone, tmp_path / "cache", code) for _ in range(3)]
+    results = [process.communicate(timeout=200) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], results
+    assert sorted(out.strip() for out, _ in results) == ["False", "True", "True"]
+    assert {path.name for path in (tmp_path / "cache").glob("*/.*")} == {".lock"}
+
+
+def test_what_killed_processes_leave_is_removed(tmp_path, monkeypatch) -> None:
+    clone = small_clone(tmp_path)
+    cache = tmp_path / "cache"
+    process = open_in_process(clone, cache)
+    while not list(cache.glob("*/.*/run")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.001)
+    process.kill()
+    process.communicate()
+    assert list(cache.glob("*/.*/run")), "the kill left a folder"
+    assert not Project.open(clone, cache=cache).from_cache
+    assert {path.name for path in cache.glob("*/.*")} == {".lock"}
+
+
+def test_a_kill_at_any_file_operation_leaves_a_cache_that_opens_and_is_cleaned(tmp_path, monkeypatch) -> None:
+    """Killed while an entry is replaced and an old one removed; expected: the next process opens it, and
+    nothing but complete entries stays."""
+    clone = small_clone(tmp_path)
+    expected = Project.open(clone, cache=tmp_path / "first").data
+    monkeypatch.setattr(project, "MAX_CACHED", 1)
+    # The history is mined and trained once: only the cache's own operations are of interest here.
+    built = next((tmp_path / "first").rglob(MANIFEST)).parent
+
+    def copied(cls_or_name, data, tables, *, out, **options):
+        shutil.copytree(built, out)
+
+    monkeypatch.setattr("graphrec.runs.train", copied)
+    monkeypatch.setattr(project, "read_histories", lambda *_, **__: None)
+    for step in range(200):
+        cache = tmp_path / str(step)
+        older = next(iter((tmp_path / "first").iterdir()))
+        shutil.copytree(older, cache / older.name)
+        (entry,) = cache.glob("*/*/")
+        (entry / MANIFEST).write_text("{}")  # is replaced
+        shutil.copytree(entry, entry.with_name("0" * 16))  # is removed
+        finished = killed_after(step, monkeypatch, Project.open, clone, cache=cache)
+        assert Project.open(clone, cache=cache).data == expected
+        assert {path.name for path in cache.glob("*/*")} <= {".lock", entry.name, "0" * 16}
+        Project.open(clone, cache=cache)
+        assert all((path / MANIFEST).is_file() for path in cache.glob("*/[0-9a-f]*"))
+        if finished:
+            break
+    assert step > 20
+    assert finished
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch) -> None:
+    clone = small_clone(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="file"):
+        Project.open(clone, cache=tmp_path / "file" / "cache")
 
 
 def test_a_model_that_reads_files_can_rank_them(clone, tmp_path) -> None:
