@@ -177,6 +177,14 @@ class Project:
                     names[user] = person.name.decode("utf-8", "replace")
         return names
 
+    def knows(self, address: str) -> bool:
+        """Whether somebody with this address, login or name contributed."""
+        try:
+            self.find_user(address)
+        except DataError:
+            return False
+        return True
+
     def find_user(self, who: str) -> int:
         """The user of an address, a login or a name.
 
@@ -193,6 +201,11 @@ class Project:
                 f"expected an address or a name as in git log.{nearest(who, self.user_names.values())}"
             )
         return user
+
+    def most_active(self, n: int) -> list[str]:
+        """Names of the people who worked on most files, at most ``n``."""
+        users = np.argsort(-self.data.train.user_degree, kind="stable")[:n]
+        return [self.user_names.get(int(user), str(self.data.users[int(user)])) for user in users]
 
     def path_of(self, item: object) -> str:
         """The path of an item, relative to the top of the repository."""

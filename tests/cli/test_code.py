@@ -118,10 +118,38 @@ def test_experts_are_who_worked_there_lately(opened) -> None:
         ("Ada Lovelace", "worked on it, last 5 days before the newest commit"),
     ]
     (eve,) = answers.experts(opened, "src/main.py")
-    assert eve.score < 0.1, "that was two years ago"
+    assert eve.score == pytest.approx(0.5 + 0.5 * 0.5 ** (704 / 180), abs=1e-4), "half of it stays"
     assert eve.why == "worked on it, last 2 years before the newest commit"
     assert len(answers.experts(opened)) == 4
-    assert answers.experts(opened, "docs/")[0].score == pytest.approx(2 * 0.5 ** (1 / answers.HALF_LIFE_DAYS))
+    assert answers.experts(opened, "docs/")[0].score == pytest.approx(1 + 0.5 ** (1 / answers.HALF_LIFE_DAYS))
+
+
+@pytest.mark.parametrize("years", [0, 1, 3, 30])
+def test_who_knows_all_files_is_never_below_who_knows_few(tmp_path, years) -> None:
+    history = History(tmp_path / "old")
+    start = START
+    history.commit({f"src/f{i}.py": "a" for i in range(6)}, who=BOB, time=start)
+    history.commit({"src/f0.py": "n"}, who=NEW, time=start + DAY + years * 365 * DAY)
+    found = answers.experts(Project.open(history.write(), cache=tmp_path / "cache"), "src")
+    assert [c.name for c in found] == ["Bob Babbage", "Nia New"]
+    assert "6 of 6 files" in found[0].why
+    assert found[0].score > 2 * found[1].score
+
+
+def test_a_change_stands_for_a_person_without_contributions(opened) -> None:
+    found = answers.suggest_for_change(opened, ["src/parse/errors.py"], 9)
+    assert {f.file for f in found[:2]} == {"src/parse/lexer.py", "src/parse/tree.py"}
+    assert all(f.file != "src/parse/errors.py" for f in found)
+    neighbors = opened.neighbors.toarray()
+    changed = int(opened.files("src/parse/errors.py")[0])
+    for suggestion in found:
+        item = int(opened.files(suggestion.file)[0])
+        assert suggestion.score == pytest.approx(neighbors[item, changed])
+    assert "worked on together with src/parse/errors.py" in found[0].why
+    assert "1 of the changed files is in src/parse" in found[0].why
+    new = answers.suggest_for_change(opened, ["docs/new.md", "nowhere.py"], 9, under="docs")
+    assert {f.file for f in new} == {"docs/index.md", "docs/use.md"}, "a new file stands for its folder"
+    assert answers.suggest_for_change(opened, ["nowhere.py"]) == []
 
 
 def test_who_and_what_is_not_there_is_said_with_the_nearest(opened) -> None:
@@ -211,6 +239,29 @@ def test_old_histories_go(tmp_path, monkeypatch) -> None:
     assert Project.open(clone, cache=cache, config=MiningConfig(max_files=6)).from_cache
     assert Project.open(clone, cache=cache, config=MiningConfig(max_files=10)).from_cache
     assert not Project.open(clone, cache=cache, config=MiningConfig(max_files=7)).from_cache
+
+
+def test_a_visitor_is_answered_from_the_change_under_way(
+    clone, tmp_path, graphrec, refused, monkeypatch
+) -> None:
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    checkout = tmp_path / "checkout"
+    subprocess.run(["git", "clone", "-q", clone, checkout], check=True)
+    where = ("--repo", checkout, "--cache", tmp_path / "cache")
+    subprocess.run(["git", "-C", checkout, "config", "user.email", "guest@far.test"], check=True)
+    for_guest = refused("code", "suggest", *where)
+    assert "guest@far.test" in for_guest
+    assert "--user" in for_guest
+    assert "'Bob Babbage'" in for_guest
+    (checkout / "src/parse/errors.py").write_text("changed")
+    answer = graphrec("code", "suggest", "--json", *where)
+    assert {f["file"] for f in json.loads(answer.out)[:2]} == {"src/parse/lexer.py", "src/parse/tree.py"}
+    assert "guest@far.test" in answer.err
+    assert "src/parse/errors.py" in answer.err
+    assert "'guest@far.test'" in refused("code", "suggest", "--user", "guest@far.test", *where)
+    subprocess.run(["git", "-C", checkout, "config", "user.email", ADA[1]], check=True)
+    own = graphrec("code", "suggest", "--json", *where)
+    assert {f["file"] for f in json.loads(own.out)} == {"src/main.py", "docs/index.md", "docs/use.md"}
 
 
 def small_clone(folder):
@@ -329,7 +380,10 @@ def test_the_commands(clone, tmp_path, graphrec, refused, monkeypatch) -> None:
     alone = graphrec("code", "suggest", "--user", "Eve Moore", "--under", "docs", *where)
     assert alone.out == "Eve Moore has worked on every file there\n"
     assert "Did you mean" in refused("code", "experts", "dcos", *where)
-    assert "user.email" in refused("code", "suggest", *where)
+    for_nobody = refused("code", "suggest", *where)
+    assert "user.email" in for_nobody
+    assert "--user" in for_nobody
+    assert "'Eve Moore'" in for_nobody
     assert "nobody" in refused("code", "reviewers", "docs/use.md", "--not", "nobody", *where)
     assert "no such folder" in refused("code", "experts", "--repo", tmp_path / "on")
     assert "Did you mean 'coder'" in refused("code", "suggest", "--user", "x", "--model", "codr", *where)
