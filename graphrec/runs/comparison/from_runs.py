@@ -26,7 +26,7 @@ from graphrec.models import model as model_class
 from graphrec.models.base import Features, Ranker
 from graphrec.models.train_config import TrainConfig
 from graphrec.runs.comparison.results import Entry, ModelComparison, compare_reports
-from graphrec.runs.record import RunRecord, read_meta, read_record
+from graphrec.runs.record import RunRecord, read_meta, read_record, refuse_final
 from graphrec.runs.run import open_run
 from graphrec.training import checkpoint
 
@@ -315,6 +315,7 @@ def _format_option(value: Any) -> str:
 def _read(path: Path) -> _Run:
     """Reads the record and state of a finished run; others are refused."""
     meta, facts = read_meta(path), read_record(path)
+    refuse_final(path, meta, "compared")
     again = f"graphrec train {facts.model} ... --out {path} --resume"
     if not checkpoint.exists(path / "last"):
         raise CheckpointError(f"{path}: the run has no checkpoint yet; finish it ({again}) or leave it out")
