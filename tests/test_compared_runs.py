@@ -244,8 +244,8 @@ def test_the_key_of_a_report_depends_on_the_code_that_evaluates() -> None:
 
 @pytest.fixture(scope="module")
 def versions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Dataset, Dataset]:
-    """Runs of a dataset and of a later version: other order of ids, fewer old items and train pairs, new users
-    and items, and pairs in train that the former holds out."""
+    """Runs of a dataset and of a later version: other order of ids, fewer old items and train pairs, new
+    users and items, and pairs in train that the former holds out."""
     rng = np.random.default_rng(5)
     pairs = {(f"u{u}", f"i{i}") for u in range(30) for i in rng.choice(25, 8, replace=False)}
     rows = [(u, i, int(rng.integers(0, 10))) for u, i in sorted(pairs)]
