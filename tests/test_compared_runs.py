@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from test_html import Parsed
 
 import graphrec as gr
@@ -239,3 +240,92 @@ def test_the_key_of_a_report_depends_on_the_code_that_evaluates() -> None:
             from_runs._code.cache_clear()
             assert (from_runs._code() != before) == changes
     from_runs._code.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Dataset, Dataset]:
+    """Runs of a dataset and of a later version: other order of ids, fewer old items and train pairs, new
+    users and items, and pairs in train that the former holds out."""
+    rng = np.random.default_rng(5)
+    pairs = {(f"u{u}", f"i{i}") for u in range(30) for i in rng.choice(25, 8, replace=False)}
+    rows = [(u, i, int(rng.integers(0, 10))) for u, i in sorted(pairs)]
+    names = ("train", "train", "train", "train", "train", "train", "train", "valid", "test", "test")
+
+    def frame(rows: list[tuple[str, str, int]]) -> Dataset:
+        columns = zip(*[(u, i, names[label]) for u, i, label in rows], strict=True)
+        users, items, split = map(list, columns)
+        return Dataset.from_frame({"user": users, "item": items, "split": split}, split="split", name="shop")
+
+    old = frame(rows)
+    tests = [row for row in rows if names[row[2]] == "test"]
+    changed = [(u, i, 0 if (u, i, label) in tests[::3] else label) for u, i, label in rows if i != "i3"]
+    changed = [row for n, row in enumerate(changed) if n % 3 or names[row[2]] != "train"]  # masked in one
+    added = [(f"v{u}", f"j{n}", n % 10) for u in range(12) for n in range(10)]
+    new = frame([*reversed(added), *reversed(changed)])
+    folder = tmp_path_factory.mktemp("versions")
+    for name, data in (("old", old), ("new", new)):
+        for model in ("mf", "itemknn"):
+            runs.train(model, data, train_options=OPTIONS, out=folder / f"{name}-{model}")
+    return folder, old, new
+
+
+def ids(data: Dataset, *parts: Any) -> set[tuple[str, str]]:
+    return {
+        (data.users[int(u)], data.items[int(i)])
+        for part in parts
+        for u, i in zip(part.users, part.items, strict=True)
+    }
+
+
+def test_versions_of_a_dataset_are_compared_on_what_they_have_in_common(
+    versions: tuple[Path, Dataset, Dataset],
+) -> None:
+    """Expected values from each model's scores, with sets of external ids and a loop over users."""
+    folder, old, new = versions
+    with pytest.raises(CheckpointError, match="common"):
+        gr.compare(folder)
+    comparison = gr.compare(folder, common=True, k=(5,), metric="recall@5", metrics=("recall",))
+    assert len(comparison.results) == 4
+    items = set(old.items.ids) & set(new.items.ids)
+    users = set(old.users.ids) & set(new.users.ids)
+    held_out = ids(old, old.test) & ids(new, new.test)
+    seen = ids(old, old.train, old.valid) | ids(new, new.train, new.valid)
+    asked = [u for u in old.users.ids if u in users and any((u, i) in held_out for i in items)]
+    assert 0 < len(asked) < old.n_users
+    for result in comparison.results.values():
+        (entry,) = result.entries
+        opened = runs.open_run(entry.about["path"])
+        data = opened.data
+        expected = []
+        for user in asked:
+            scores = opened.model.scorer()(torch.tensor([data.users.index(user)]))[0].tolist()
+            allowed = [n for n, i in enumerate(data.items.ids) if i in items and (user, i) not in seen]
+            best = sorted(allowed, key=lambda n: (-scores[n], n))[:5]
+            relevant = {i for i in items if (user, i) in held_out}
+            expected.append(len({data.items[n] for n in best} & relevant) / len(relevant))
+        assert entry.report["recall@5"] == pytest.approx(expected, abs=1e-12)
+        assert len(entry.report.users) == len(asked)
+    said = [line for line in notes(comparison) if "left out" in line]
+    assert len(said) == 2
+    (of_new,) = [line for line in said if new.fingerprint[:8] in line]
+    assert f"{new.n_users - len(users)} of {new.n_users} users" in of_new
+    assert f"{new.n_items - len(items)} of {new.n_items} items" in of_new
+    assert f"{len(new.test) - len(held_out)} of {len(new.test)} held-out pairs" in of_new
+    log: list[str] = []
+    again = gr.compare(folder, common=True, k=(5,), metric="recall@5", metrics=("recall",), log=log.append)
+    assert not log, "the reports are stored"
+    assert again.table() == comparison.table()
+
+
+def test_versions_without_anything_in_common_are_refused(
+    versions: tuple[Path, Dataset, Dataset], tmp_path: Path
+) -> None:
+    folder, old, _ = versions
+    other = Dataset.from_frame(
+        {"user": ["x", "x", "y"], "item": ["a", "b", "a"], "split": ["train", "test", "train"]},
+        split="split",
+        name="other",
+    )
+    runs.train("popularity", other, out=tmp_path / "run", select="none")
+    with pytest.raises(DataError, match=f"0 users, 0 items.*shop {old.fingerprint[:12]}.*other"):
+        gr.compare([folder / "old-mf", tmp_path / "run"], common=True)

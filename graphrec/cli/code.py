@@ -12,7 +12,7 @@ from graphrec.cli import output, settings
 from graphrec.cli.help import epilog, group
 
 if TYPE_CHECKING:
-    from graphrec.code.answers import Colleague
+    from graphrec.code.answers import Colleague, Suggestion
     from graphrec.code.project import Project
     from graphrec.data import Dataset
 
@@ -77,21 +77,24 @@ def suggest(
     cache: Cache = None,
     as_json: AsJson = False,
 ) -> None:
-    """Files that you have not worked on and probably will, each with an explanation."""
+    """Files that you have not worked on and probably will, each with an explanation.
+
+    Without contributions of yours: files that people worked on together with those you have changed.
+    """
     from graphrec.code import answers
-    from graphrec.core.errors import ConfigError
     from graphrec.data.git.log import Repository
 
-    if user is None:
-        user = Repository(repo).config("user.email")
-        if not user:
-            raise ConfigError(f"{repo}: git has no user.email; give an address or a name with --user")
-    suggestions = answers.suggest(open_project(repo, cache, model, options), user, k, under)
+    address = Repository(repo).config("user.email") if user is None else user
+    project = open_project(repo, cache, model, options)
+    if user is None and not (address and project.knows(address)):
+        suggestions = _suggest_for_visitor(project, address, k, under)
+    else:
+        suggestions = answers.suggest(project, address, k, under)
     if as_json:
         output.print_json([asdict(suggestion) for suggestion in suggestions])
         return
     if not suggestions:
-        output.print_line(f"{user} has worked on every file there")
+        output.print_line(f"{address} has worked on every file there")
         return
     output.print_table(
         ["file", "score", "why"],
@@ -99,6 +102,33 @@ def suggest(
         left=["file", "why"],
     )
     output.print_next_steps("graphrec code reviewers FILE...")
+
+
+def _suggest_for_visitor(project: Project, address: str, k: int, under: str) -> list[Suggestion]:
+    """Suggestions from the change under way, for an address without contributions.
+
+    Raises:
+        ConfigError: no changed file, or no file goes with them; names the option and some contributors.
+    """
+    from graphrec.code import answers
+    from graphrec.core import git
+    from graphrec.core.errors import ConfigError
+
+    who = f"{address} (git's user.email) has no contribution here" if address else "git has no user.email"
+    changed = git.changed_files(project.path) or []
+    suggestions = answers.suggest_for_change(project, changed, k, under)
+    if suggestions:
+        output.print_note(
+            f"{who}; these go with the {len(changed)} changed {'files' if len(changed) > 1 else 'file'} of "
+            f"the checkout ({', '.join(changed[:2])}{', …' if len(changed) > 2 else ''})"
+        )
+        return suggestions
+    found = f"nothing goes with {', '.join(changed[:2])}" if changed else "no tracked file is changed"
+    names = ", ".join(map(repr, project.most_active(3)))
+    raise ConfigError(
+        f"{project.path}: {who}, and {found}; name a contributor with --user (such as {names}), or change a "
+        "file and ask again"
+    )
 
 
 @app.command(

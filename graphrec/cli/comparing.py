@@ -55,6 +55,14 @@ def compare(
     ] = "recall,ndcg",
     split: settings.Split = "test",
     masked: settings.Masked = None,
+    common: Annotated[
+        bool,
+        typer.Option(
+            "--common",
+            help="Compare runs of several versions of a dataset, on the users, items and held-out pairs "
+            "that all versions have.",
+        ),
+    ] = False,
     form: settings.TableFormat = "table",
     out: Annotated[
         Path | None, typer.Option(help=f"Write everything into this directory: {', '.join(FILES)}.")
@@ -81,7 +89,8 @@ def compare(
 
     comparison = comparisons.compare(
         runs or [], baseline=baseline, metric=metric, k=cuts, split=split, masked=masked, labels=labels,
-        metrics=[name.strip() for name in metrics.split(",")], root=root, store=store, log=output.print_note,
+        metrics=[name.strip() for name in metrics.split(",")], common=common, root=root, store=store,
+        log=output.print_note,
     )  # fmt: skip
     _print(comparison, form)
     command_line = _command_line(context)
@@ -149,5 +158,5 @@ def _command_line(context: typer.Context) -> str:
         if parameter.name in ("runs", "form", "parquet") or value in (None, parameter.default):
             continue
         for each in value if isinstance(value, (list, tuple)) else [value]:
-            parts += [parameter.opts[0], str(each)]
+            parts += [parameter.opts[0]] if each is True else [parameter.opts[0], str(each)]
     return shlex.join(parts)

@@ -65,11 +65,13 @@ def evaluate(
     from graphrec.evaluation.metrics import metric_names
     from graphrec.evaluation.ranking import Beyond, evaluate as measure, warm_cold
     from graphrec.models.base import Ranker
-    from graphrec.runs import open_run
+    from graphrec.runs import open_run, read_meta
     from graphrec.runs.comparison.from_runs import check_masking, held_out_and_masked
+    from graphrec.runs.record import refuse_final
 
     masked = check_masking(split, masked)
     names = metric_names([name.strip() for name in metrics.split(",")], cuts)
+    refuse_final(run, read_meta(run), "evaluated")
     opened = open_run(run, root=root, store=store)
     if not isinstance(opened.model, Ranker):
         _conversations(opened, split)

@@ -35,6 +35,7 @@ COMMANDS = {
     "train": ("training:train", "Train a model and write a run directory."),
     "models": ("training:models", "List the models, or show what one is and which options it has."),
     "tune": ("tuning:tune", "Train a model with several options and rank them in validation."),
+    "fit-final": ("training:fit_final", "Train a finished run again on train, valid and test, to be served."),
     "evaluate": ("evaluation:evaluate", "Rank all items for every user of a held-out split."),
     "compare": ("comparing:compare", "Compare finished runs: tables, paired tests, an HTML report."),
     "recommend": ("serving:recommend", "Recommend items to users."),

@@ -135,6 +135,45 @@ def train(
     output.print_next_steps(*steps)
 
 
+@command(
+    "graphrec fit-final runs/shop --out runs/shop-final",
+    "graphrec recommend runs/shop-final --user U00001",
+)
+def fit_final(
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            help="A finished run, or a directory of `graphrec tune`, whose best trial is taken.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The new run directory.")],
+    device: settings.Device = None,
+    root: settings.MovedRoot = None,
+    store: settings.MovedStore = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+) -> None:
+    """Train a finished run again on train, valid and test, to be served.
+
+    The options and the number of epochs are those that RUN selected on validation. Nothing is held out, so
+    the result cannot be evaluated; what RUN measures on test stays the estimate of its quality.
+    """
+    from graphrec import runs
+
+    trained: list[dict[str, float]] = []
+    fitted = runs.fit_final(
+        run, out=out, train_options={} if device is None else {"device": device}, root=root, store=store,
+        resume=resume, on_epoch=trained.append,
+    )  # fmt: skip
+    _print_result(out, fitted, fitted.model.name, runs.NONE, resume and not trained)
+    origin = runs.read_meta(out)["origin"]
+    parts = " + ".join(f"{n:,} {name}" for name, n in origin["interactions"].items())
+    output.print_line(f"fitted on {parts} interactions, with the options and epochs of {origin['run']}")
+    place = shlex.quote(str(out))
+    output.print_next_steps(f"graphrec recommend {place} --user ID")
+
+
 def _refuse_with_like(
     model: str | None, dataset: str | None, data: Mapping[str, Any], modalities: Mapping[str, str]
 ) -> None:

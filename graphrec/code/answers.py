@@ -1,12 +1,15 @@
 """Recommendations with explanations: files to work on next, reviewers, experts.
 
-A person's knowledge of a file halves every half year. A person who worked on the files that are changed
-together with a file knows that file as well, in proportion to the share of these files.
+For a review, a person's knowledge of a file halves every half year, and a person who worked on the files that
+are changed together with a file knows that file as well, in proportion to the share of these files. For
+expertise it never falls below :data:`LASTING`, so that whoever worked on all files of a folder is not ranked
+below somebody who worked on fewer than half of them, however long ago.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +17,7 @@ import numpy as np
 
 from graphrec.code.cochange import SECONDS_PER_DAY
 from graphrec.code.project import Project
-from graphrec.core.errors import ConfigError
+from graphrec.core.errors import ConfigError, DataError
 from graphrec.core.topk import top_indices
 
 if TYPE_CHECKING:
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 HALF_LIFE_DAYS = 180.0
 """Days in which the knowledge of a file halves."""
+LASTING = 0.5
+"""Share of an expert's knowledge of a file that stays."""
 MAX_NAMED = 2
 """Number of files that an explanation names."""
 
@@ -77,12 +82,61 @@ def suggest(project: Project, who: str, k: int = 10, under: str = "") -> list[Su
     user = project.find_user(who)
     only = [data.items[int(i)] for i in project.files(under)] if under else None
     items, scores = project.recommender.recommend(data.users[user], k, only=only)
+    profile = project.profiles[[user]]
     return [
         Suggestion(
-            project.path_of(item), float(score), _explain_file(project, user, int(data.items.index(item)))
+            project.path_of(item),
+            float(score),
+            _explain_file(project, profile, int(data.items.index(item)), "your files"),
         )
         for item, score in zip(items.tolist(), scores.tolist(), strict=True)
         if item is not None
+    ]
+
+
+def suggest_for_change(
+    project: Project, files: Iterable[str], k: int = 10, under: str = ""
+) -> list[Suggestion]:
+    """Files that people worked on together with the files of a change, best first.
+
+    It needs no contributor: the change stands for what a person worked on (co-change, Eq. 5, with equal
+    weights).
+
+    Args:
+        project: the repository.
+        files: paths relative to the top of the repository; for a new file, the files of its folder are used,
+            and a path without either is left out.
+        k: maximum number of files.
+        under: only files at or under this path.
+
+    Returns:
+        nothing if all paths are left out.
+
+    Raises:
+        ConfigError: ``k`` is below 1.
+        DataError: there is no file or folder ``under``.
+    """
+    from scipy.sparse import csr_matrix
+
+    if k < 1:
+        raise ConfigError(f"k={k}; expected at least 1")
+    weight = np.zeros(project.data.n_items, dtype=np.float32)
+    changed: set[int] = set()
+    for path in files:
+        with suppress(DataError):
+            found = project.files(path, nearby=True)
+            weight[found] += 1 / len(found)
+            changed |= {int(i) for i in found if project.path_of(project.data.items[int(i)]) == path}
+    profile = csr_matrix(weight / max(1.0, weight.sum()))
+    score = np.asarray((project.neighbors @ profile.T).todense()).reshape(-1)
+    score[list(changed)] = 0
+    if under:
+        score[np.setdiff1d(np.arange(len(score)), project.files(under))] = 0
+    return [
+        Suggestion(
+            _file(project, i), float(score[i]), _explain_file(project, profile, i, "the changed files")
+        )
+        for i in _best(score, k)
     ]
 
 
@@ -132,7 +186,9 @@ def experts(project: Project, path: str = "", k: int = 5) -> list[Colleague]:
     if k < 1:
         raise ConfigError(f"k={k}; expected at least 1")
     files = project.files(path)
-    score = np.asarray(knowledge(project)[:, files].sum(1)).reshape(-1)
+    known = knowledge(project)
+    known.data = LASTING + (1 - LASTING) * known.data
+    score = np.asarray(known[:, files].sum(1)).reshape(-1)
     relatedness = np.zeros(project.data.n_items)
     return [_colleague(project, u, score[u], files, relatedness) for u in _best(score, k)]
 
@@ -153,13 +209,19 @@ def _best(score: np.ndarray, k: int) -> list[int]:
     return [int(u) for u in top_indices(score, k) if score[u] > 0]
 
 
-def _explain_file(project: Project, user: int, item: int) -> str:
-    """Names the user's files that the file is changed with, the user's files in its folder, and its number of
+def _explain_file(project: Project, profile: csr_matrix, item: int, whose: str) -> str:
+    """Names the files of a profile that a file is changed with, those in its folder, and its number of
     contributors.
+
+    Args:
+        project: the repository.
+        profile: weights of files, sparse ``(1, n_items)``.
+        item: the file.
+        whose: the files of the profile in words, such as ``"your files"``.
     """
     train = project.data.train
     parts = []
-    shared = project.neighbors[[item]].multiply(project.profiles[[user]]).tocoo()
+    shared = project.neighbors[[item]].multiply(profile).tocoo()
     best = [int(shared.col[i]) for i in top_indices(shared.data, MAX_NAMED)]
     if best:
         both = _count_shared_contributors(project, item, best[0])
@@ -168,10 +230,10 @@ def _explain_file(project: Project, user: int, item: int) -> str:
             + (f" ({both} did both)" if both > 1 else "")
         )
     folder = _folder(_file(project, item))
-    in_folder = sum(_folder(_file(project, int(i))) == folder for i in train.items_of(user))
+    in_folder = sum(_folder(_file(project, int(i))) == folder for i in profile.indices)
     if in_folder:
         verb = "are" if in_folder > 1 else "is"
-        parts.append(f"{in_folder} of your files {verb} in {folder or 'the same folder'}")
+        parts.append(f"{in_folder} of {whose} {verb} in {folder or 'the same folder'}")
     n = int(train.item_degree[item])
     parts.append(f"{n} {'people' if n > 1 else 'person'} worked on it")
     return "; ".join(parts)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -14,10 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from graphrec.code.cochange import CoChangeConfig, item_neighbors, user_profiles
 from graphrec.core.errors import DataError, GraphrecError, nearest
-from graphrec.core.files import digest, read_json, write_json
+from graphrec.core.files import digest, explain_os_errors, read_json, write_json
+from graphrec.core.progress import print_note
 from graphrec.data.dataset import Dataset
 from graphrec.data.git import MiningConfig, read_histories
 from graphrec.data.git.dataset import ADDRESS, printable
@@ -35,6 +38,9 @@ TRAIN_ONLY = {"name": "chronological", "valid": 0.0, "test": 0.0}
 """Split without held-out contributions, as recommendations are about the future."""
 MAX_CACHED = 3
 """Number of cached histories per repository."""
+LOCK = ".lock"
+HIDDEN = "."
+"""Begins the names of folders that hold an entry until it is complete."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,8 @@ class Project:
             features: extracts the features of a dataset into a folder, for models that need them.
 
         Raises:
-            DataError: there is no clone, it is shallow, it has no commit, or git fails.
+            DataError: there is no clone, it is shallow, it has no commit, git fails, or the cache cannot be
+                written.
             ConfigError: an unknown model or option.
         """
         from graphrec.runs import NONE, configure, train
@@ -104,28 +111,37 @@ class Project:
         parent = Path(cache or default_cache()) / digest(manifest["path"])[:16]
         folder = parent / digest(manifest)[:16]
         cached = _read_cached(folder, manifest)
-        if cached is None:
+        if cached is not None:
+            with suppress(Timeout, OSError):  # whoever holds the lock has removed them
+                if _stale_folders(parent):
+                    with FileLock(parent / LOCK, timeout=0):
+                        _remove_stale(parent)
+            return cls(Path(path), revision, *cached, from_cache=True)
+
+        def build(run: Path) -> None:
+            modalities = model_class.modalities
+            data = read_histories([path], config=config, split=TRAIN_ONLY, code=modalities, salt=key)
+            tables = features(data, run.parent / "features") if modalities and features else None
+            train(
+                model_class.name,
+                data,
+                tables,
+                model_options=model_options,
+                train_options=train_options,
+                out=run,
+                select=NONE,
+            )
+            write_json(run / MANIFEST, manifest)
+
+        with explain_os_errors(parent, DataError):
             parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".", dir=parent) as temporary:  # moved once complete
-                modalities = model_class.modalities
-                data = read_histories([path], config=config, split=TRAIN_ONLY, code=modalities, salt=key)
-                tables = features(data, Path(temporary) / "features") if modalities and features else None
-                run = Path(temporary) / "run"
-                train(
-                    model_class.name,
-                    data,
-                    tables,
-                    model_options=model_options,
-                    train_options=train_options,
-                    out=run,
-                    select=NONE,
-                )
-                write_json(run / MANIFEST, manifest)
-                shutil.rmtree(folder, ignore_errors=True)
-                os.replace(run, folder)
-            _remove_old(parent, folder)
-        os.utime(folder)
-        data, recommender = cached or _load(folder)
+            with _lock(parent):
+                _remove_stale(parent)
+                cached = _read_cached(folder, manifest)  # another process may have built it in the meantime
+                if cached is None:
+                    _publish(folder, build)
+                    _remove_old(parent, folder)
+                data, recommender = cached or _load(folder)
         return cls(Path(path), revision, data, recommender, from_cache=cached is not None)
 
     @property
@@ -161,6 +177,14 @@ class Project:
                     names[user] = person.name.decode("utf-8", "replace")
         return names
 
+    def knows(self, address: str) -> bool:
+        """Whether somebody with this address, login or name contributed."""
+        try:
+            self.find_user(address)
+        except DataError:
+            return False
+        return True
+
     def find_user(self, who: str) -> int:
         """The user of an address, a login or a name.
 
@@ -177,6 +201,11 @@ class Project:
                 f"expected an address or a name as in git log.{nearest(who, self.user_names.values())}"
             )
         return user
+
+    def most_active(self, n: int) -> list[str]:
+        """Names of the people who worked on most files, at most ``n``."""
+        users = np.argsort(-self.data.train.user_degree, kind="stable")[:n]
+        return [self.user_names.get(int(user), str(self.data.users[int(user)])) for user in users]
 
     def path_of(self, item: object) -> str:
         """The path of an item, relative to the top of the repository."""
@@ -226,18 +255,68 @@ def _load(folder: Path) -> tuple[Dataset, Recommender]:
 
 
 def _read_cached(folder: Path, manifest: Mapping[str, Any]) -> tuple[Dataset, Recommender] | None:
-    """A cache entry; None if it is missing, damaged, or of another manifest."""
+    """A cache entry, marked as used; None if it is missing, damaged, or of another manifest."""
     try:
-        return _load(folder) if read_json(folder / MANIFEST) == manifest else None
+        entry = _load(folder) if read_json(folder / MANIFEST) == manifest else None
     except (GraphrecError, OSError):
         return None
+    with suppress(OSError):  # a cache that may only be read
+        os.utime(folder)
+    return entry
+
+
+@contextmanager
+def _lock(parent: Path) -> Iterator[None]:
+    """Holds the lock that everybody takes who changes the entries of a repository, and waits for it."""
+    lock = FileLock(parent / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print_note(f"waiting for another process that reads this history (its lock: {parent / LOCK})")
+        lock.acquire()
+    except NotImplementedError as cause:
+        raise DataError(
+            f"{parent}: its file system has no locks; choose a folder on another one for the cache (--cache)"
+        ) from cause
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _publish(folder: Path, build: Callable[[Path], None]) -> None:
+    """Puts an entry in the place of a missing or damaged one; the lock is held.
+
+    Args:
+        folder: the entry; it appears complete, by renaming.
+        build: writes it into a new folder.
+    """
+    with tempfile.TemporaryDirectory(prefix=HIDDEN, dir=folder.parent) as temporary:
+        run = Path(temporary) / "run"
+        build(run)
+        if folder.exists():
+            os.replace(folder, Path(temporary) / "former")
+        os.replace(run, folder)
+
+
+def _stale_folders(parent: Path) -> list[Path]:
+    """Hidden folders, and entries without a manifest; what is not left behind by a killed process is being
+    written by one that holds the lock.
+    """
+    folders = [path for path in parent.iterdir() if path.is_dir()]
+    return [path for path in folders if path.name.startswith(HIDDEN) or not (path / MANIFEST).is_file()]
+
+
+def _remove_stale(parent: Path) -> None:
+    """Removes what killed processes left behind; the lock is held."""
+    for path in _stale_folders(parent):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _remove_old(parent: Path, newest: Path) -> None:
-    """Removes the cache entries used least recently; an entry without a manifest is being written and
-    stays.
-    """
-    complete = [path for path in parent.iterdir() if (path / MANIFEST).is_file() and path != newest]
-    complete.sort(key=lambda path: path.stat().st_mtime)
-    for old in complete[: max(0, len(complete) - MAX_CACHED + 1)]:
+    """Removes the cache entries used least recently; the lock is held."""
+    entries = [path for path in parent.iterdir() if (path / MANIFEST).is_file() and path != newest]
+    entries.sort(key=lambda path: path.stat().st_mtime)
+    for old in entries[: max(0, len(entries) - MAX_CACHED + 1)]:
+        (old / MANIFEST).unlink(missing_ok=True)  # first, so that what a killed removal leaves is recognized
         shutil.rmtree(old, ignore_errors=True)

@@ -121,6 +121,9 @@ class Model(nn.Module):
     itself. None: it trains in one process."""
     converses: ClassVar[bool] = False
     """Whether it learns from conversations, for which the items need attributes and ``Config`` a scorer."""
+    reads_valid: ClassVar[bool] = False
+    """Whether ``build`` takes what it learns from out of ``data.valid``; such a model is not fitted on all
+    interactions."""
     search_space: ClassVar[Space] = {}
     """What ``graphrec tune`` searches; empty where there is nothing to choose."""
     train_defaults: ClassVar[Mapping[str, Any]] = {}

@@ -14,6 +14,8 @@ class TrainConfig(Config):
 
     epochs: int = Field(1000, ge=1)
     """Maximum number of epochs."""
+    stop_after: int | None = Field(None, ge=1)
+    """Stop after so many epochs, while ``schedule`` still spans ``epochs``; None trains all of them."""
     batch_size: int = Field(2048, ge=1)
     """Interactions per step."""
     learning_rate: float = Field(1e-3, gt=0)

@@ -1,3 +1,4 @@
+from .final import everything as everything, fit_final as fit_final
 from .record import (
     RunRecord as RunRecord,
     inputs_of as inputs_of,

@@ -16,6 +16,8 @@ from graphrec.features import FeatureStore, FeatureTable
 from graphrec.models.base import Features
 from graphrec.runs.source import Source
 
+ORIGIN = "origin"
+"""Entry of ``run.json`` by which a run that was fitted on all interactions is known."""
 COPY = "dataset"
 """Folder in a run directory for a dataset that was given as an object."""
 
@@ -82,6 +84,25 @@ def read_record(path: str | Path) -> RunRecord:
     except ValidationError as cause:
         first = cause.errors()[0]
         raise damaged(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from cause
+
+
+def refuse_final(path: Path, meta: Mapping[str, Any], action: str) -> None:
+    """Refuses a run that was fitted on all interactions.
+
+    Args:
+        path: the run directory.
+        meta: the content of its ``run.json``.
+        action: what it is refused for, such as ``"evaluated"``.
+
+    Raises:
+        CheckpointError: it is such a run; names the run it comes from.
+    """
+    if meta.get(ORIGIN):
+        origin = dict(meta[ORIGIN]).get("run")
+        raise CheckpointError(
+            f"{path}: cannot be {action}, as it was fitted on all interactions and none is held out; use the "
+            f"run it comes from, {origin}"
+        )
 
 
 def extractor_name(recorded: Any) -> str:

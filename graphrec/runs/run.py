@@ -26,7 +26,7 @@ from graphrec.features import FeatureTable
 from graphrec.models import model as model_class
 from graphrec.models.base import Features, Model, ModelConfig, Ranker
 from graphrec.models.train_config import Task, TrainConfig
-from graphrec.runs.record import COPY, damaged, inputs_of, read_meta, read_record
+from graphrec.runs.record import COPY, ORIGIN, damaged, inputs_of, read_meta, read_record
 from graphrec.runs.source import NONE, Source
 from graphrec.serving import Recommender
 from graphrec.training import checkpoint
@@ -105,6 +105,7 @@ def train(
     resume: bool = False,
     source: Source | None = None,
     store: str | Path | None = None,
+    origin: Mapping[str, Any] | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> Run:
     """Trains a registered model and writes a run directory with everything that evaluation and serving need.
@@ -125,6 +126,8 @@ def train(
         resume: resume from the last checkpoint in ``out``.
         source: where ``data`` was read; None copies the dataset into the run directory.
         store: directory of the feature store the tables came from, recorded for :func:`open_run`.
+        origin: JSON-able facts of the run that this one is fitted on everything for, see
+            :func:`graphrec.runs.fit_final`.
         on_epoch: called with each epoch's record.
 
     Raises:
@@ -167,6 +170,8 @@ def train(
         "commit": commit(Path()),
         "earlier_environments": _earlier_environments(out) if resume else [],
     }
+    if origin is not None:
+        facts[ORIGIN] = dict(origin)
     run = Trainer(train_config, out).fit(
         untrained, task, None if task is None else select, resume=resume, about=facts, on_epoch=on_epoch
     )

@@ -61,6 +61,15 @@ class TrainingState:
         return {**state, "threshold": self.threshold if math.isfinite(self.threshold) else -1e300}
 
 
+def read_state(path: str | Path) -> TrainingState:
+    """The progress of a run, from its last checkpoint.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or damaged.
+    """
+    return TrainingState(**checkpoint.read(Path(path) / LAST)["training"])
+
+
 class RunDirectory:
     """Record, metrics and checkpoints of one run.
 
@@ -123,7 +132,9 @@ class RunDirectory:
     ) -> None:
         before = read_sealed(path / RUN, checkpoint.REMEDY)
         # A resumed run may train longer, but the epochs that a schedule spans stay.
-        duration = ["patience", *(["epochs"] if facts["train_config"]["schedule"] == "constant" else [])]
+        duration = ["patience", "stop_after"]
+        if facts["train_config"]["schedule"] == "constant":
+            duration.append("epochs")
         for key in ("model", "model_config", "train_config", "dataset", "features"):
             values: list[Any] = [before.get(key), facts.get(key)]
             if key in configs:

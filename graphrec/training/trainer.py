@@ -179,16 +179,16 @@ class Trainer:
             group["initial_lr"] = config.learning_rate * group.get("lr_scale", 1.0)
         first = distributed.is_rank_zero()
         events = tensorboard(config.tensorboard and first, self.out)
-        bar = progress_bar(config.progress if first else False, config.epochs, start)
+        bar = progress_bar(config.progress if first else False, self._last_epoch, start)
         with events as write_events, bar as show_progress:
-            for epoch in range(start + 1, config.epochs + 1):
+            for epoch in range(start + 1, self._last_epoch + 1):
                 began = time.perf_counter()
                 for group in optimizer.param_groups:
                     group["lr"] = group["initial_lr"] * rate(config, epoch)
                 record = {"epoch": epoch, **self._epoch(fit, optimizer, epoch)}
                 record["seconds/train"] = time.perf_counter() - began
                 fit.timer.start()
-                improved = self._validate(fit, record, last=epoch == config.epochs)
+                improved = self._validate(fit, record, last=epoch == self._last_epoch)
                 fit.timer.lap("validation")
                 record.update(fit.timer.pop())
                 record["seconds"] = time.perf_counter() - began
@@ -205,7 +205,12 @@ class Trainer:
 
     def _is_over(self, epoch: int, state: TrainingState) -> bool:
         patience = self.config.patience
-        return epoch >= self.config.epochs or (patience is not None and state.misses > patience)
+        return epoch >= self._last_epoch or (patience is not None and state.misses > patience)
+
+    @property
+    def _last_epoch(self) -> int:
+        config = self.config
+        return config.epochs if config.stop_after is None else min(config.stop_after, config.epochs)
 
     def _epoch(self, fit: _Fit, optimizer: torch.optim.Optimizer, epoch: int) -> dict[str, float]:
         """Trains one pass over the model's batches; returns the mean of each loss term."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 from histories import ADA, BOB, DAY, START, History
+from kills import killed_after
 
 from graphrec.code import answers, project
 from graphrec.code.project import MANIFEST, Project
@@ -114,10 +118,38 @@ def test_experts_are_who_worked_there_lately(opened) -> None:
         ("Ada Lovelace", "worked on it, last 5 days before the newest commit"),
     ]
     (eve,) = answers.experts(opened, "src/main.py")
-    assert eve.score < 0.1, "that was two years ago"
+    assert eve.score == pytest.approx(0.5 + 0.5 * 0.5 ** (704 / 180), abs=1e-4), "half of it stays"
     assert eve.why == "worked on it, last 2 years before the newest commit"
     assert len(answers.experts(opened)) == 4
-    assert answers.experts(opened, "docs/")[0].score == pytest.approx(2 * 0.5 ** (1 / answers.HALF_LIFE_DAYS))
+    assert answers.experts(opened, "docs/")[0].score == pytest.approx(1 + 0.5 ** (1 / answers.HALF_LIFE_DAYS))
+
+
+@pytest.mark.parametrize("years", [0, 1, 3, 30])
+def test_who_knows_all_files_is_never_below_who_knows_few(tmp_path, years) -> None:
+    history = History(tmp_path / "old")
+    start = START
+    history.commit({f"src/f{i}.py": "a" for i in range(6)}, who=BOB, time=start)
+    history.commit({"src/f0.py": "n"}, who=NEW, time=start + DAY + years * 365 * DAY)
+    found = answers.experts(Project.open(history.write(), cache=tmp_path / "cache"), "src")
+    assert [c.name for c in found] == ["Bob Babbage", "Nia New"]
+    assert "6 of 6 files" in found[0].why
+    assert found[0].score > 2 * found[1].score
+
+
+def test_a_change_stands_for_a_person_without_contributions(opened) -> None:
+    found = answers.suggest_for_change(opened, ["src/parse/errors.py"], 9)
+    assert {f.file for f in found[:2]} == {"src/parse/lexer.py", "src/parse/tree.py"}
+    assert all(f.file != "src/parse/errors.py" for f in found)
+    neighbors = opened.neighbors.toarray()
+    changed = int(opened.files("src/parse/errors.py")[0])
+    for suggestion in found:
+        item = int(opened.files(suggestion.file)[0])
+        assert suggestion.score == pytest.approx(neighbors[item, changed])
+    assert "worked on together with src/parse/errors.py" in found[0].why
+    assert "1 of the changed files is in src/parse" in found[0].why
+    new = answers.suggest_for_change(opened, ["docs/new.md", "nowhere.py"], 9, under="docs")
+    assert {f.file for f in new} == {"docs/index.md", "docs/use.md"}, "a new file stands for its folder"
+    assert answers.suggest_for_change(opened, ["nowhere.py"]) == []
 
 
 def test_who_and_what_is_not_there_is_said_with_the_nearest(opened) -> None:
@@ -209,6 +241,115 @@ def test_old_histories_go(tmp_path, monkeypatch) -> None:
     assert not Project.open(clone, cache=cache, config=MiningConfig(max_files=7)).from_cache
 
 
+def test_a_visitor_is_answered_from_the_change_under_way(
+    clone, tmp_path, graphrec, refused, monkeypatch
+) -> None:
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    checkout = tmp_path / "checkout"
+    subprocess.run(["git", "clone", "-q", clone, checkout], check=True)
+    where = ("--repo", checkout, "--cache", tmp_path / "cache")
+    subprocess.run(["git", "-C", checkout, "config", "user.email", "guest@far.test"], check=True)
+    for_guest = refused("code", "suggest", *where)
+    assert "guest@far.test" in for_guest
+    assert "--user" in for_guest
+    assert "'Bob Babbage'" in for_guest
+    (checkout / "src/parse/errors.py").write_text("changed")
+    answer = graphrec("code", "suggest", "--json", *where)
+    assert {f["file"] for f in json.loads(answer.out)[:2]} == {"src/parse/lexer.py", "src/parse/tree.py"}
+    assert "guest@far.test" in answer.err
+    assert "src/parse/errors.py" in answer.err
+    assert "'guest@far.test'" in refused("code", "suggest", "--user", "guest@far.test", *where)
+    subprocess.run(["git", "-C", checkout, "config", "user.email", ADA[1]], check=True)
+    own = graphrec("code", "suggest", "--json", *where)
+    assert {f["file"] for f in json.loads(own.out)} == {"src/main.py", "docs/index.md", "docs/use.md"}
+
+
+def small_clone(folder):
+    history = History(folder / "small")
+    for i in range(6):
+        history.commit({f"f{i % 3}.py": str(i), "all.py": str(i)}, who=(ADA, BOB)[i % 2])
+    return history.write()
+
+
+OPEN = "import sys; from graphrec.code.project import Project; "
+OPEN += "print(Project.open(sys.argv[1], cache=sys.argv[2]).from_cache)"
+
+
+def open_in_process(clone, cache, code=OPEN):
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(clone), str(cache)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_processes_that_open_a_cold_cache_at_once_share_one_entry(tmp_path) -> None:
+    clone = small_clone(tmp_path)
+    # All wait until three are ready, so that none is finished before the others begin.
+    code = OPEN.replace("print(", "open(f'{sys.argv[1]}-{__import__(\"os\").getpid()}', 'w').close(); "
+                        "import glob, time\nwhile len(glob.glob(sys.argv[1] + '-*')) < 3: time.sleep(0.01)\n"
+                        "print(")  # fmt: skip
+    processes = [open_in_process(clone, tmp_path / "cache", code) for _ in range(3)]
+    results = [process.communicate(timeout=200) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], results
+    assert sorted(out.strip() for out, _ in results) == ["False", "True", "True"]
+    assert {path.name for path in (tmp_path / "cache").glob("*/.*")} == {".lock"}
+
+
+def test_what_killed_processes_leave_is_removed(tmp_path, monkeypatch) -> None:
+    clone = small_clone(tmp_path)
+    cache = tmp_path / "cache"
+    process = open_in_process(clone, cache)
+    while not list(cache.glob("*/.*/run")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.001)
+    process.kill()
+    process.communicate()
+    assert list(cache.glob("*/.*/run")), "the kill left a folder"
+    assert not Project.open(clone, cache=cache).from_cache
+    assert {path.name for path in cache.glob("*/.*")} == {".lock"}
+
+
+def test_a_kill_at_any_file_operation_leaves_a_cache_that_opens_and_is_cleaned(tmp_path, monkeypatch) -> None:
+    """Killed while an entry is replaced and an old one removed; expected: the next process opens it, and
+    nothing but complete entries stays."""
+    clone = small_clone(tmp_path)
+    expected = Project.open(clone, cache=tmp_path / "first").data
+    monkeypatch.setattr(project, "MAX_CACHED", 1)
+    # The history is mined and trained once: only the cache's own operations are of interest here.
+    built = next((tmp_path / "first").rglob(MANIFEST)).parent
+
+    def copied(cls_or_name, data, tables, *, out, **options):
+        shutil.copytree(built, out)
+
+    monkeypatch.setattr("graphrec.runs.train", copied)
+    monkeypatch.setattr(project, "read_histories", lambda *_, **__: None)
+    for step in range(200):
+        cache = tmp_path / str(step)
+        older = next(iter((tmp_path / "first").iterdir()))
+        shutil.copytree(older, cache / older.name)
+        (entry,) = cache.glob("*/*/")
+        (entry / MANIFEST).write_text("{}")  # is replaced
+        shutil.copytree(entry, entry.with_name("0" * 16))  # is removed
+        finished = killed_after(step, monkeypatch, Project.open, clone, cache=cache)
+        assert Project.open(clone, cache=cache).data == expected
+        assert {path.name for path in cache.glob("*/*")} <= {".lock", entry.name, "0" * 16}
+        Project.open(clone, cache=cache)
+        assert all((path / MANIFEST).is_file() for path in cache.glob("*/[0-9a-f]*"))
+        if finished:
+            break
+    assert step > 20
+    assert finished
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch) -> None:
+    clone = small_clone(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="file"):
+        Project.open(clone, cache=tmp_path / "file" / "cache")
+
+
 def test_a_model_that_reads_files_can_rank_them(clone, tmp_path) -> None:
     from graphrec.features import FeatureStore
     from graphrec.features.extract import extractor
@@ -239,7 +380,10 @@ def test_the_commands(clone, tmp_path, graphrec, refused, monkeypatch) -> None:
     alone = graphrec("code", "suggest", "--user", "Eve Moore", "--under", "docs", *where)
     assert alone.out == "Eve Moore has worked on every file there\n"
     assert "Did you mean" in refused("code", "experts", "dcos", *where)
-    assert "user.email" in refused("code", "suggest", *where)
+    for_nobody = refused("code", "suggest", *where)
+    assert "user.email" in for_nobody
+    assert "--user" in for_nobody
+    assert "'Eve Moore'" in for_nobody
     assert "nobody" in refused("code", "reviewers", "docs/use.md", "--not", "nobody", *where)
     assert "no such folder" in refused("code", "experts", "--repo", tmp_path / "on")
     assert "Did you mean 'coder'" in refused("code", "suggest", "--user", "x", "--model", "codr", *where)

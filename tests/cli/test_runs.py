@@ -123,3 +123,16 @@ def test_a_dataset_given_as_an_object_is_kept_in_the_run(tmp_path: Path) -> None
     assert (opened.meta["model_config"]["seed"], opened.meta["train_config"]["seed"]) == (3, 3)
     (tmp_path / "r").rename(tmp_path / "moved")
     assert runs.open_run(tmp_path / "moved", features=features).data == data
+
+
+def test_a_final_run_is_made_served_and_not_evaluated(copy, graphrec, refused) -> None:
+    answer = graphrec("fit-final", "runs/freedom", "--out", "runs/final", "--device", "cpu")
+    assert answer.code == 0, answer.err
+    assert str(copy / "runs/freedom") in answer.out
+    assert graphrec("recommend", "runs/final", "--user", "U00001", "-k", "3").code == 0
+    assert graphrec("similar", "runs/final", "--item", "P0001", "-k", "3").code == 0
+    for command in (("evaluate",), ("evaluate", "--split", "valid"), ("compare",)):
+        message = refused(*command, "runs/final")
+        assert str(copy / "runs/freedom") in message
+    assert "already holds a run" in refused("fit-final", "runs/freedom", "--out", "runs/final")
+    assert graphrec("fit-final", "runs/freedom", "--out", "runs/final", "--resume").code == 0

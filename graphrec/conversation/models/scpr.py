@@ -93,6 +93,7 @@ class SCPR(Model):
         "patience": None,
     }
     select: ClassVar[str] = "sr@15"
+    reads_valid = True
     config: Config
     decided: Tensor
     finished: Tensor

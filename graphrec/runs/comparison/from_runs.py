@@ -25,8 +25,9 @@ from graphrec.evaluation.report import Report
 from graphrec.models import model as model_class
 from graphrec.models.base import Features, Ranker
 from graphrec.models.train_config import TrainConfig
+from graphrec.runs.comparison.common import Common
 from graphrec.runs.comparison.results import Entry, ModelComparison, compare_reports
-from graphrec.runs.record import RunRecord, read_meta, read_record
+from graphrec.runs.record import RunRecord, inputs_of, read_meta, read_record, refuse_final
 from graphrec.runs.run import open_run
 from graphrec.training import checkpoint
 
@@ -72,6 +73,7 @@ def compare(
     split: str = "test",
     masked: str | None = None,
     labels: Mapping[str, Iterable[str | Path]] | None = None,
+    common: bool = False,
     data: Dataset | None = None,
     features: Features | None = None,
     root: str | Path | None = None,
@@ -94,6 +96,9 @@ def compare(
         masked: items that are not recommended to their users again: those of ``"train"``,
             ``"train+valid"`` or ``"none"``; default: ``"train+valid"`` for test, ``"train"`` for valid.
         labels: label -> its runs, for labels of your own; the runs need not be among ``runs``.
+        common: compare runs of several versions of a dataset on the users, items and held-out pairs that all
+            versions have, paired by external id; without the rows of warm and cold items and the metrics of
+            all lists together.
         data: the dataset; default: read from the recorded place.
         features: the feature tables, likewise.
         root: folder of the dataset, if it has been moved.
@@ -104,7 +109,7 @@ def compare(
         ConfigError: an unknown metric, split, masking or baseline.
         DataError: nothing to compare, or the same seed twice in a row.
         CheckpointError: no run in a directory (names the nearest one), a run that is not finished, runs of
-            different datasets or splits, or different options under one of ``labels``.
+            different datasets or splits without ``common``, or different options under one of ``labels``.
     """
     parse_metric(metric)
     metrics = _as_list(metrics)
@@ -112,10 +117,12 @@ def compare(
     masked = check_masking(split, masked)
     curves = {f"{parse_metric(name)[0]}@{cut}" for name in table for cut in CUTOFFS}
     names = tuple(sorted({*curves, *table}, key=parse_metric))
-    rows = _group_runs(_run_directories(_as_list(runs)), labels or {})
+    rows = _group_runs(_run_directories(_as_list(runs)), labels or {}, common)
     if baseline is not None and baseline not in rows:
         raise ConfigError(f"baseline {baseline!r} is not one of {list(rows)}.{nearest(baseline, rows)}")
     evaluator = _Evaluator(split, masked, names, data, features, root, store)
+    if common:
+        evaluator.find_common([run for group in rows.values() for run in group])
     entries: dict[str, list[Entry]] = {}
     for label, group in rows.items():
         for run in group:
@@ -130,7 +137,9 @@ def compare(
 
 @dataclass
 class _Evaluator:
-    """Evaluates runs of one dataset, which is read at most once, and stores their reports."""
+    """Evaluates runs of one dataset, which is read at most once, or on the common part of several, and stores
+    their reports.
+    """
 
     split: str
     masked: str
@@ -139,6 +148,21 @@ class _Evaluator:
     features: Features | None
     root: str | Path | None
     store: str | Path | None
+    common: Common | None = None
+
+    def find_common(self, runs: Sequence[_Run]) -> None:
+        """Reads the datasets of the runs, and finds what they have in common."""
+        datasets: dict[str, Dataset] = {}
+        for run in runs:
+            if run.facts.dataset.fingerprint not in datasets:
+                features = {} if not run.facts.features else self.features
+                data, _ = inputs_of(
+                    run.path, data=self.data, features=features, root=self.root, store=self.store
+                )
+                datasets[data.fingerprint] = data
+        self.common = Common.create(
+            list(datasets.values()), lambda data: held_out_and_masked(data, self.split, self.masked)
+        )
 
     @property
     def has_foreign_metrics(self) -> bool:
@@ -154,6 +178,7 @@ class _Evaluator:
         return digest(
             "comparison", self.split, self.masked, list(self.names), state, facts.model, facts.config,
             facts.dataset.fingerprint, facts.features, _code(),
+            *([] if self.common is None else [self.common.fingerprint]),
         )  # fmt: skip
 
     def file(self, run: _Run) -> Path:
@@ -182,17 +207,25 @@ class _Evaluator:
                 f"{run.path}: {run.facts.model} does not rank items; expected models whose rankings can be "
                 f"compared. graphrec evaluate {run.path} compares it with its own baselines"
             )
-        self.data = data = opened.data
+        data = opened.data
         held_out, seen = held_out_and_masked(data, self.split, self.masked)
+        if self.common is not None:
+            report = self.common.evaluate(opened.model, data, seen, metrics=self.names, name=run.facts.model)
+            return self._store(run, opened.model, report)
+        self.data = data
         groups = warm_cold(data.train)
         cold = bool(groups["cold"][held_out.items].any())
         report = evaluate(
             opened.model, held_out, seen=seen, metrics=self.names, item_groups=groups if cold else None,
             within=cold, beyond=Beyond(data.train), name=run.facts.model,
         )  # fmt: skip
+        return self._store(run, opened.model, report)
+
+    def _store(self, run: _Run, model: Ranker, report: Report) -> Report:
+        """The report with what a comparison shows; stored if the run's directory can be written."""
         facts = {
-            "cold_items": getattr(opened.model, "cold_scores", None),
-            "n_parameters": sum(p.numel() for p in opened.model.parameters()),
+            "cold_items": getattr(model, "cold_scores", None),
+            "n_parameters": sum(p.numel() for p in model.parameters()),
             "masked": self.masked,
             "key": self.key(run),
             "values": _values(report),
@@ -247,9 +280,14 @@ def _run_directories(paths: Sequence[str | Path]) -> list[Path]:
     return list({run.resolve(): run for run in runs}.values())
 
 
-def _group_runs(paths: Sequence[Path], labels: Mapping[str, Iterable[str | Path]]) -> dict[str, list[_Run]]:
+def _group_runs(
+    paths: Sequence[Path], labels: Mapping[str, Iterable[str | Path]], common: bool
+) -> dict[str, list[_Run]]:
     """Label -> runs by seed; rows of ``labels`` first, then the others in the order of ``paths``."""
-    rows = {label: [_read(p) for p in _run_directories(_as_list(named))] for label, named in labels.items()}
+    rows = {
+        label: [_read(p, common) for p in _run_directories(_as_list(named))]
+        for label, named in labels.items()
+    }
     labeled = {run.path.resolve() for runs in rows.values() for run in runs}
     if sum(len(runs) for runs in rows.values()) > len(labeled):
         raise DataError(f"a run is under two of the labels {list(rows)}; expected each run once")
@@ -266,7 +304,7 @@ def _group_runs(paths: Sequence[Path], labels: Mapping[str, Iterable[str | Path]
     groups: dict[str, list[_Run]] = {}
     for path in paths:
         if path.resolve() not in labeled:
-            run = _read(path)
+            run = _read(path, common)
             groups.setdefault(json.dumps(run.options, sort_keys=True), []).append(run)
     names = _labels([group[0].options for group in groups.values()])
     for label, runs in zip(names, groups.values(), strict=True):
@@ -275,7 +313,8 @@ def _group_runs(paths: Sequence[Path], labels: Mapping[str, Iterable[str | Path]
         rows[label] = runs
     if not rows:
         raise DataError("no runs to compare; expected run directories, or a directory with some")
-    _check_same_data([run for runs in rows.values() for run in runs])
+    if not common:
+        _check_same_data([run for runs in rows.values() for run in runs])
     return {label: _by_seed(label, runs) for label, runs in rows.items()}
 
 
@@ -312,9 +351,12 @@ def _format_option(value: Any) -> str:
     return value if isinstance(value, str) else "none" if value is None else json.dumps(value)
 
 
-def _read(path: Path) -> _Run:
-    """Reads the record and state of a finished run; others are refused."""
+def _read(path: Path, common: bool) -> _Run:
+    """Reads the record and state of a finished run; others are refused. With ``common``, the version of the
+    dataset is one of its options, so that runs of two versions are never one row.
+    """
     meta, facts = read_meta(path), read_record(path)
+    refuse_final(path, meta, "compared")
     again = f"graphrec train {facts.model} ... --out {path} --resume"
     if not checkpoint.exists(path / "last"):
         raise CheckpointError(f"{path}: the run has no checkpoint yet; finish it ({again}) or leave it out")
@@ -328,7 +370,10 @@ def _read(path: Path) -> _Run:
     weights = checkpoint.selected(path) or path / "last"
     seed = int(facts.training.get("seed", facts.config.get("seed", 0)))
     history = state.get("history", [])
-    return _Run(path, meta, facts, _options(facts, meta, seed), seed, weights, history)
+    options = _options(facts, meta, seed)
+    if common:
+        options["dataset"] = f"{facts.dataset.name} {facts.dataset.fingerprint[:8]}"
+    return _Run(path, meta, facts, options, seed, weights, history)
 
 
 def _options(facts: RunRecord, meta: Mapping[str, Any], seed: int) -> dict[str, Any]:
@@ -360,7 +405,10 @@ def _check_same_data(runs: Sequence[_Run]) -> None:
                 f"(split {json.dumps(r.meta.get('split'))})"
                 for r in (first, run)
             ]
-            raise CheckpointError(f"{trainings[0]}, {trainings[1]}; expected runs of one dataset and split")
+            raise CheckpointError(
+                f"{trainings[0]}, {trainings[1]}; expected runs of one dataset and split; two "
+                "versions of a dataset are compared on what they have in common with common=True (--common)"
+            )
 
 
 def _entry(run: _Run, report: Report) -> Entry:

@@ -46,7 +46,8 @@ def answer(comparison: ModelComparison) -> str:
 def notes(comparison: ModelComparison) -> list[str]:
     """What ±, intervals and tests mean here, and what to be careful with; a sentence or two each."""
     results = comparison.results
-    sentences = ["Best in bold, second best marked too; a mark is not a test."]
+    sentences = [f"{line}." for line in comparison.first.report.meta.get("common", ())]
+    sentences.append("Best in bold, second best marked too; a mark is not a test.")
     if any(len(r.entries) > 1 for r in results.values()):
         sentences.append(
             "± is the standard deviation over training seeds (n - 1): how much a result moves when the same "
