@@ -117,6 +117,63 @@ def test_the_answer_says_when_users_or_seeds_could_account_for_the_lead() -> Non
     assert "smaller than the spread over training seeds" in answer(compare_reports(wide))
 
 
+def closely(**shifts: float) -> dict[str, list[Entry]]:
+    """Models that differ by a constant and by noise, label -> one training."""
+    base = numpy_rng(0, "tests/comparison/base").random(200) * 0.5
+    noise = {x: numpy_rng(0, f"tests/comparison/noise/{x}").normal(0, 0.1, 200) for x in shifts}
+    return {x: [Entry(report(base + shift + noise[x]), 0)] for x, shift in shifts.items()}
+
+
+@pytest.mark.parametrize("baseline", [None, "A", "D"])
+def test_best_is_said_where_every_corrected_p_supports_it_and_leaders_are_named_elsewhere(
+    baseline: str | None,
+) -> None:
+    clear = compare_reports(closely(A=0.0, B=0.1, D=0.3), baseline=baseline)
+    assert clear.leaders == ["D"]
+    assert answer(clear).startswith("D is best on recall@20: ")
+    close = compare_reports(closely(A=0.0, B=0.298, C=0.299, D=0.3), baseline=baseline)
+    best, *rest = close.ranking
+    assert sorted(close.leaders) == ["B", "C", "D"]
+    said = answer(close)
+    assert "is best" not in said
+    assert said.startswith(
+        f"No significant difference on recall@20 between {best}, {rest[0]} and {rest[1]} ("
+    )
+    assert f"Significantly behind {best}: A." in said
+    p = min(c.p_holm for c in close.against_best if c.model in close.leaders)
+    assert p >= 0.05
+    assert f"every p at least {p:.2g} after Holm’s correction" in said
+    if baseline == "A":
+        assert "the baseline, A" in said
+        assert [c.baseline for c in close.against_best] == [best] * 3, "tests of the headline are its own"
+
+
+def test_a_middle_model_that_varies_more_is_a_leader_where_the_second_is_not() -> None:
+    base = numpy_rng(0, "tests/comparison/base").random(100) * 0.5
+    wild = numpy_rng(0, "tests/comparison/wild").normal(0, 0.6, 100)
+    made = compare_reports(
+        {
+            "A": [Entry(report(base))],
+            "B": [Entry(report(base - 0.02))],
+            "C": [Entry(report(base - 0.03 + wild - wild.mean()))],
+        }
+    )
+    assert made.ranking == ["A", "B", "C"]
+    assert made.leaders == ["A", "C"]
+    assert answer(made).startswith("No significant difference on recall@20 between A and C (p = ")
+
+
+def test_the_page_shows_the_best_first_and_leaves_the_comparison_as_it_was(tmp_path: Path) -> None:
+    made = compared()
+    text = to_html(made, tmp_path / "r.html").read_text()
+    assert list(made.results) == ["A", "B", "C"]
+    results = text[text.index('<section id="results"') :]
+    assert re.findall(r'<th scope="row">(.)</th>', results)[:3] == ["C", "B", "A"]
+    tests = text[text.index('<section id="who-is-better') :]
+    assert re.findall(r'<th scope="row">(. vs .)</th>', tests)[:2] == ["B vs C", "A vs C"]
+    assert [c.model for c in made.best_first().comparisons] == ["B", "A"]
+
+
 def test_equal_models_have_p_one_and_share_the_first_place() -> None:
     same = drawn("A")
     made = compare_reports({"A": same, "B": same, "C": drawn("C", shift=-0.05)})
@@ -256,7 +313,9 @@ def test_curves_are_means_over_the_epochs_all_seeds_have(tmp_path: Path) -> None
     hovers = re.findall(r"<title>(A, epoch .*?)</title>", text)
     assert hovers == ["A, epoch 1: 0.15", "A, epoch 2: 0.3"]
     assert len(re.findall(r"<title>A, seconds 10: 0.5</title>", text)) == 2
-    assert text.count("stroke-dasharray") == 2  # untrained: a level in the curves and among the times
+    assert (
+        len(re.findall("<line[^>]*stroke-dasharray", text)) == 2
+    )  # untrained: a level in the curves and among the times
 
 
 @pytest.mark.parametrize("name", metrics.user_metrics())
@@ -294,7 +353,8 @@ def test_a_metric_of_ones_own_is_in_the_comparison_and_its_page(
     assert made.baseline == best
     assert (made.rank(best, "missed@20"), made.rank(second, "missed@20")) == (0, 1)
     assert made.seed_wins(second) == (0, 1)
-    assert answer(made).startswith(f"{best} is best on missed@20")
+    assert f"on missed@20 between {best} and {second}" in answer(made), "a difference that is chance"
+    assert f"The lowest mean is {best}’s: {means[best]:.4f}" in answer(made)
     assert f"**{means[best]:.4f}**" in made.table()
     text = to_html(made, tmp_path / "r.html").read_text()
     parsed = Parsed(text)

@@ -106,6 +106,13 @@ def shown_table(rendered: Callable[..., str], *arguments: Any) -> str:
     return re.search(r"<main>(.*)</main>", text, re.S).group(1)  # type: ignore[union-attr]
 
 
+def drawing(text: str) -> ElementTree.Element:
+    """The drawing of a chart, without the legend's samples."""
+    svg = re.search(r'<svg[^>]*role="img".*</svg>', text, re.S)
+    assert svg is not None
+    return ElementTree.fromstring(svg.group())
+
+
 def test_titles_are_text_wherever_they_are(whole: Callable[[str], str]) -> None:
     parsed = Parsed(whole(NASTY))
     assert "script" not in parsed.tags
@@ -179,7 +186,7 @@ def test_line_chart_draws_points_in_place() -> None:
     text = html.line_chart(
         {"a": [(1, 0.1), (2, 0.3), (3, 0.2)], "b": [(0, 0.15)], "c": []}, title="t", x="epoch", y="r"
     )
-    svg = ElementTree.fromstring(re.search(r"<svg.*</svg>", text, re.S).group())  # type: ignore[union-attr]
+    svg = drawing(text)
     line = svg.find("polyline")
     assert line is not None
     points = np.array([[float(v) for v in p.split(",")] for p in line.attrib["points"].split()])
@@ -196,37 +203,71 @@ def test_line_chart_draws_points_in_place() -> None:
             html.line_chart(bad, title="t", x="x", y="y")
 
 
-def test_bar_heights_are_proportional_and_whiskers_span_the_interval() -> None:
+def test_bar_lengths_are_proportional_and_whiskers_span_the_interval() -> None:
     bars = {"a": [html.Bar(0.2, 0.1, 0.3), html.Bar(0.4)], "b": [html.Bar(0.1), html.Bar(0.3)]}
     text = html.bar_chart(["g1", "g2"], bars, title="t", y="recall")
-    svg = ElementTree.fromstring(re.search(r"<svg.*</svg>", text, re.S).group())  # type: ignore[union-attr]
-    heights = [float(r.attrib["height"]) for r in svg.iter("rect")]
-    assert np.allclose(np.array(heights) / heights[0], [1, 0.5, 2, 1.5], atol=0.01)
+    svg = drawing(text)
+    lengths = [float(r.attrib["width"]) for r in svg.iter("rect")]
+    assert np.allclose(np.array(lengths) / lengths[0], [1, 0.5, 2, 1.5], atol=0.01)
     whisker = next(e for e in svg.iter("line") if e.attrib.get("class") == "whisker")
-    assert float(whisker.attrib["y1"]) - float(whisker.attrib["y2"]) == pytest.approx(heights[0], abs=0.11)
+    assert float(whisker.attrib["x2"]) - float(whisker.attrib["x1"]) == pytest.approx(lengths[0], abs=0.11)
     assert "g1: a 0.200, b 0.100" in svg.attrib["aria-label"]
+    tops = [float(r.attrib["y"]) for r in svg.iter("rect")]
+    assert np.all(np.diff(tops) > float(next(svg.iter("rect")).attrib["height"])), "one below the other"
     with pytest.raises(DataError, match="1 bars; expected 2"):
         html.bar_chart(["g1", "g2"], {"a": [html.Bar(1)]}, title="t", y="y")
     with pytest.raises(DataError, match="from 0"):
         html.bar_chart(["g"], {"a": [html.Bar(-1)]}, title="t", y="y")
 
 
-def test_narrow_bars_have_no_number_above_them_but_on_hovering() -> None:
-    few, many = (
-        html.bar_chart(["g"], {f"m{i}": [html.Bar(0.125)] for i in range(n)}, title="t", y="y")
-        for n in (3, 20)
-    )
-    assert few.count('class="value">.125<') == 3
-    assert 'class="value"' not in many
-    assert "m19, g: 0.1250" in many
+def test_every_bar_carries_its_name_and_value_however_many_there_are() -> None:
+    text = html.bar_chart(["g"], {f"m{i}": [html.Bar(0.125)] for i in range(20)}, title="t", y="y")
+    svg = drawing(text)
+    said = {
+        kind: [e.text for e in svg.iter("text") if e.get("class") == kind]
+        for kind in ("name", "value", "group")
+    }
+    assert said == {"name": [f"m{i}" for i in range(20)], "value": ["0.125"] * 20, "group": ["g"]}
+    assert "m19, g: 0.1250" in text
+    long = html.bar_chart(["g"], {"n" * 200: [html.Bar(1)]}, title="t", y="y")
+    assert len(next(e.text or "" for e in drawing(long).iter("text") if e.get("class") == "name")) < 50
+    assert f"{'n' * 200}, g: 1.0000" in long, "the whole name on hovering"
+
+
+def outlines(svg: ElementTree.Element) -> list[str]:
+    return [e.attrib["d"] for e in svg.iter("path") if e.get("class") == "point"]
+
+
+def test_series_differ_without_their_colors() -> None:
+    lines = {f"m{i}": [(1.0, i), (2.0, i + 1.0)] for i in range(10)}
+    for text in (
+        html.line_chart(lines, title="t", x="x", y="y"),
+        html.scatter_chart(lines, title="t", x="x", y="y"),
+    ):
+        assert len(set(outlines(drawing(text)))) == 10
+        keys = [ElementTree.fromstring(key) for key in re.findall(r'<svg[^>]*class="key".*?</svg>', text)]
+        assert len({outlines(key)[0] for key in keys}) == 10
+    levels = {f"m{i}": [(0.0, float(i))] for i in range(5)} | {"line": [(1.0, 0.0), (2.0, 1.0)]}
+    svg = drawing(html.line_chart(levels, title="t", x="x", y="y"))
+    dashes = [e.attrib["stroke-dasharray"] for e in svg.iter("line") if "stroke-dasharray" in e.attrib]
+    assert len(set(dashes)) == 5
+    assert [e.text for e in svg.iter("text") if e.get("class") == "name"] == [f"m{i}" for i in range(5)]
+
+
+def test_long_lines_have_few_markers_and_those_of_two_lines_are_at_different_points() -> None:
+    line = [(float(i), 1.0) for i in range(60)]
+    svg = drawing(html.line_chart({"a": line, "b": line}, title="t", x="x", y="y"))
+    places = [e.attrib["transform"] for e in svg.iter("path") if e.get("class") == "point"]
+    assert 12 <= len(places) == len(set(places)) <= 20
+    assert sum(e.get("class") == "touch" for e in svg.iter("circle")) == 120
 
 
 def test_scatter_chart_places_points_and_levels() -> None:
     near = {"a": [(10.0, 0.1), (20.0, 0.3)], "b": [(15.0, 0.2)], "c": []}
     text = html.scatter_chart(near, title="t", x="seconds", y="r", levels={"c": 0.2, "d": 0.1})
-    svg = ElementTree.fromstring(re.search(r"<svg.*</svg>", text, re.S).group())  # type: ignore[union-attr]
+    svg = drawing(text)
     dots = np.array(
-        [[float(c.attrib[k]) for k in ("cx", "cy")] for c in svg.iter("circle") if c.get("class") == "point"]
+        [[float(c.attrib[k]) for k in ("cx", "cy")] for c in svg.iter("circle") if c.get("class") == "touch"]
     )
     assert dots[2] == pytest.approx((dots[0] + dots[1]) / 2, abs=0.11)
     assert dots[1, 1] < dots[0, 1]
@@ -242,7 +283,7 @@ def test_scatter_chart_places_points_and_levels() -> None:
 @given(st.lists(st.floats(1e-3, 1e6), min_size=2, max_size=6))
 def test_times_far_apart_stand_on_a_logarithmic_axis(times: list[float]) -> None:
     text = html.scatter_chart({"a": [(t, 0.5) for t in times]}, title="t", x="seconds", y="r")
-    places = [float(x) for x in re.findall(r'cx="([-\d.]+)" cy="[-\d.]+" r="5"', text)]
+    places = [float(x) for x in re.findall(r'cx="([-\d.]+)" cy="[-\d.]+" r="10"', text)]
     assert ("logarithmic" in text) == (max(times) / min(times) >= WIDE)
     assert all(LEFT - 0.1 <= x <= WIDTH - RIGHT + 0.1 for x in places)
     order = np.argsort(times)
@@ -278,6 +319,9 @@ def test_gallery_marks_hits_and_draws_a_placeholder(rendered: Callable[..., str]
     assert parsed.values("img", "src") == [picture]
     assert parsed.values("li", "class") == ["card is-hit", "card"]
     assert "no picture" in parsed.text
+    assert not parsed.values("img", "loading"), "pictures are there when the page is printed"
+    row = [parsed.values("div", key) for key in ("tabindex", "role", "aria-label")]
+    assert row == [["0"], ["group"], ["Row"]], "the row can be focused, to scroll it by keys"
     assert "nameless" in parsed.text
 
 

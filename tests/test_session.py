@@ -8,10 +8,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from conversations import catalog, setting, table_of
+from conversations import catalog, setting, table_of, vectors
 
 from graphrec.conversation.agent import ConversationalRecommender
 from graphrec.conversation.belief import Setting
+from graphrec.conversation.catalog import Catalog
+from graphrec.conversation.config import ConversationConfig
+from graphrec.conversation.rules import parse_rule
 from graphrec.conversation.session import Session
 from graphrec.conversation.states import TrainedPolicy, state_width
 from graphrec.core.errors import CheckpointError, ConfigError, DataError, UnknownIdError
@@ -36,8 +39,6 @@ def agent(policy: str | None = "ask-then-recommend:5", **rules) -> Conversationa
     titles = {"i003": "The Third", "i008": "The Eighth"}
     decides = network(shared) if policy is None else None
     if decides is None:
-        from graphrec.conversation.rules import parse_rule
-
         decides = parse_rule(policy)
     return ConversationalRecommender(
         shared, decides, USERS, ITEMS, history, titles, {"i003": "pictures/3.jpg"}, policy
@@ -286,3 +287,52 @@ def test_another_rule_can_be_given_and_odd_policies_are_not_saved(tmp_path) -> N
     assert made.setting.config.error == 0.1
     with pytest.raises(ConfigError, match="cannot be saved"):
         ConversationalRecommender(made.setting, object(), USERS, ITEMS, made.history).save(tmp_path / "odd")
+
+
+def named_shop(names: list[str], groups: list[int], group_names: list[str], **rules) -> Session:
+    """A session over 8 items, each with one of the named attributes; half of them have the first."""
+    pairs = np.array([np.arange(8), [0, 0, 0, 0, 1, 2, 3, 3]])
+    shelf = Catalog(pairs, 8, names, np.array(groups), group_names)
+    shared = Setting(shelf, vectors(shelf), ConversationConfig(**rules))
+    nobody = Interactions(np.array([0]), np.array([0]), 1, 8)
+    users, items = Vocabulary(["u"], "user"), Vocabulary([f"i{n}" for n in range(8)])
+    rule = parse_rule("ask-then-recommend:3")
+    return Session.start(ConversationalRecommender(shared, rule, users, items, nobody, name="a rule"))
+
+
+@pytest.mark.parametrize(
+    ("name", "group", "topic", "sentence"),
+    [
+        ("Genre: Drama", "Genre", "Genre", "Are you looking for “Drama”?"),
+        ("Genre: 1990s: neo-noir", "Genre", "Genre", "Are you looking for “1990s: neo-noir”?"),
+        ("Made of: ash, and an oak", "Made of", "Made of", "Are you looking for “ash, and an oak”?"),
+        ("Gluten free: yes", "Gluten free", "", "Are you looking for “Gluten free: yes”?"),
+        ("indie rock", None, "", "Are you looking for “indie rock”?"),
+        ("what? now", None, "", "Are you looking for “what? now”?"),
+    ],
+)
+def test_a_question_is_a_sentence_whatever_the_attribute_is_called(name, group, topic, sentence) -> None:
+    others = [f"{group}: x{n}" if group else f"x{n}" for n in range(3)]
+    groups = [-1 if group is None else 0] * 4
+    turn = named_shop([name, *others], groups, [] if group is None else [group]).next()
+    assert turn.question == name
+    assert (turn.topic, turn.sentence) == (topic, sentence)
+    if group is not None:
+        turn = named_shop([name, *others], groups, [group], questions="enumerated").next()
+        assert (turn.topic, turn.sentence) == (group, "Which of these are you looking for?")
+
+
+def test_a_reason_that_several_items_share_is_given_once() -> None:
+    session = Session.start(agent(policy="abs-greedy"), likes=["group 2: 5"])
+    turn = session.next()
+    assert len(turn.items) == 10
+    assert {item.why for item in turn.items} == {turn.shared} == {"it has what you asked for: group 2: 5"}
+    assert turn.why == "all of these have what you asked for: group 2: 5"
+    turn = Session.start(agent(policy="abs-greedy"), "u0").next()
+    reasons = [item.why for item in turn.items]
+    n = max(map(reasons.count, reasons))
+    assert (turn.shared != "") == (n > 1)
+    if turn.shared:
+        assert reasons.count(turn.shared) == n
+        assert turn.why.startswith("you liked ")
+        assert turn.why.endswith("as all of these have" if n == 10 else f"as {n} of these have")

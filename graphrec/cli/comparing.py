@@ -139,6 +139,7 @@ def _print(comparison: ModelComparison, form: str) -> None:
         for text in (answer(comparison), *notes(comparison)):
             output.print_note(output.printable(text))
         return
+    comparison = comparison.best_first()
     output.print_line(output.printable(answer(comparison)))
     output.print_line()
     output.print_table(*comparison.cells(), left=["model"])

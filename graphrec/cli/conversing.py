@@ -131,7 +131,10 @@ def _print_turn(turn: Turn) -> None:
     if turn.unmet:
         output.print_line(f"   (no item fits all your answers; these contradict {turn.unmet} of them)")
     if turn.kind == "question":
-        output.print_line(f"{turn.number}. {turn.remaining:,} left. {output.printable(str(turn.question))}?")
+        topic = f"{turn.topic}: " if turn.topic else ""
+        output.print_line(
+            f"{turn.number}. {turn.remaining:,} left. {output.printable(topic + turn.sentence)}"
+        )
         output.print_line(f"   ({output.printable(turn.why)})")
         if turn.values:
             for number, value in enumerate(turn.values, 1):
@@ -141,8 +144,11 @@ def _print_turn(turn: Turn) -> None:
             output.print_line("   y yes, n no, ? do not know, b undo, q quit")
         return
     output.print_line(f"{turn.number}. {turn.remaining:,} left. How about one of these?")
+    if turn.why:
+        output.print_line(f"   ({output.printable(turn.why)})")
     for number, item in enumerate(turn.items, 1):
-        output.print_line(f"   {number}. {output.printable(item.title)} ({output.printable(item.why)})")
+        why = f" ({output.printable(item.why)})" if item.why != turn.shared else ""
+        output.print_line(f"   {number}. {output.printable(item.title)}{why}")
     output.print_line("   the number of one, n for none of these, b undo, q quit")
 
 

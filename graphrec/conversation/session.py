@@ -6,6 +6,7 @@ JSON, read back on another machine, replayed, and shortened by its last event.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -23,6 +24,8 @@ from graphrec.core.random import numpy_rng
 YES = "yes"
 NO = "no"
 UNKNOWN = "unknown"
+TRUTHS = ("yes", "no", "true", "false")
+"""Values that say nothing without their group's name."""
 FORMAT = FileFormat("session")
 """Format of a saved session."""
 
@@ -55,9 +58,12 @@ class Turn:
         kind: ``"question"``, ``"recommendation"`` or ``"end"``, when nothing is left to recommend.
         remaining: number of candidate items.
         question: name of the attribute or group that is asked about.
+        topic: what the question is about: the attribute's group; empty if the name says it.
+        sentence: the question as a sentence.
         values: possible answers: the group's attributes among the candidates; empty for yes or no.
         path: names along the path that explains the question.
-        why: the same explanation as a sentence.
+        why: the same explanation as a sentence. Of a recommendation: the reason that several items share.
+        shared: the reason of those items, as each of them has it in ``why``; empty if no two share one.
         items: the recommended items.
         unmet: number of answers that the candidates contradict; above 0 where no item is consistent with all
             answers.
@@ -67,9 +73,12 @@ class Turn:
     kind: Literal["question", "recommendation", "end"]
     remaining: int
     question: str | None = None
+    topic: str = ""
+    sentence: str = ""
     values: tuple[str, ...] = ()
     path: tuple[str, ...] = ()
     why: str = ""
+    shared: str = ""
     items: tuple[RecommendedItem, ...] = ()
     unmet: int = 0
 
@@ -231,9 +240,14 @@ class Session:
             question = belief.best_question if action.question is None else action.question
             assert question is not None
             return self._question_turn(number, question)
-        items = tuple(self._recommended_item(int(i)) for i in belief.slate) if belief.n_candidates else ()
+        slate = belief.slate.tolist() if belief.n_candidates else []
+        paths = [path_to_item(self.agent.setting.catalog, belief, self.history, item) for item in slate]
+        items = tuple(self._recommended_item(i, path) for i, path in zip(slate, paths, strict=True))
         kind: Literal["recommendation", "end"] = "recommendation" if items else "end"
-        return Turn(number, kind, belief.n_candidates, items=items, unmet=belief.unmet)
+        why, shared = self._shared_reason(items, paths)
+        return Turn(
+            number, kind, belief.n_candidates, why=why, shared=shared, items=items, unmet=belief.unmet
+        )
 
     def _action(self, number: int) -> Action:
         """The policy's action; to recommend when no turn or no question is left."""
@@ -274,19 +288,48 @@ class Session:
             values = members[np.argsort(-totals[members], kind="stable")]
             attribute = int(values[0])
         path = path_to_question(catalog, belief, self.history, attribute)
+        topic, sentence = self._sentence(question)
         return Turn(
             number,
             "question",
             belief.n_candidates,
             question=name,
+            topic=topic,
+            sentence=sentence,
             values=tuple(catalog.names[int(v)] for v in values),
             path=self._path_names(path),
             why=self._explain(path, belief.n_candidates),
             unmet=belief.unmet,
         )
 
-    def _recommended_item(self, item: int) -> RecommendedItem:
-        path = path_to_item(self.agent.setting.catalog, self._dialogue.belief, self.history, item)
+    def _sentence(self, question: int) -> tuple[str, str]:
+        """Topic and sentence of a question.
+
+        Names are quoted, as no article or number suits all of them.
+        """
+        catalog = self.agent.setting.catalog
+        if self.agent.setting.enumerated:
+            return catalog.group_names[question], "Which of these are you looking for?"
+        name = catalog.names[question]
+        group = int(catalog.groups[question])
+        topic = catalog.group_names[group] if group >= 0 else ""
+        value = name.removeprefix(f"{topic}: ")
+        if value.casefold() in TRUTHS:
+            topic, value = "", name
+        return topic, f"Are you looking for “{value}”?"
+
+    def _shared_reason(
+        self, items: Sequence[RecommendedItem], paths: Sequence[ExplanationPath]
+    ) -> tuple[str, str]:
+        """The reason that most of the items share, said of all of them, and as each of them has it."""
+        reasons = Counter(item.why for item in items).most_common(1)
+        if not reasons or reasons[0][1] == 1:
+            return "", ""
+        shared, n = reasons[0]
+        path = next(path for item, path in zip(items, paths, strict=True) if item.why == shared)
+        return self._explain(path, 0, "all of these" if n == len(items) else f"{n} of these"), shared
+
+    def _recommended_item(self, item: int, path: ExplanationPath) -> RecommendedItem:
         id_ = self.agent.items[item]
         return RecommendedItem(
             id_,
@@ -307,15 +350,19 @@ class Session:
                 names.append(self.agent.setting.catalog.names[index])
         return tuple(names)
 
-    def _explain(self, path: ExplanationPath, remaining: int) -> str:
+    def _explain(self, path: ExplanationPath, remaining: int, several: str = "") -> str:
+        """A path in words; ``several`` is the subject where it explains more than one item."""
         names = self._path_names(path)
         kinds = [kind for kind, _ in path.nodes]
         if path.reason == "splits":
-            return f"it tells the {remaining:,} items apart best" if remaining else "it is what is left"
+            left = f"{several} are what is left" if several else "it is what is left"
+            return f"it tells the {remaining:,} items apart best" if remaining else left
         if kinds[-1] == "item":
             shared = ", ".join(n for n, k in zip(names, kinds, strict=True) if k == "attribute")
             if path.reason == "accepted":
-                return f"it has what you asked for: {shared}"
+                return f"{f'{several} have' if several else 'it has'} what you asked for: {shared}"
+            if several:
+                return f"you liked {names[1]}, which has {shared}, as {several} have"
             return f"you liked {names[1]}, and both have {shared}"
         if path.reason == "liked":
             return f"you liked {names[1]}, which has it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ def test_it_says_the_answer_and_prints_the_numbers_that_evaluate_prints(
 ) -> None:
     answer = graphrec("compare", *RUNS, "--baseline", "popularity")
     assert answer.code == 0
-    assert answer.out.splitlines()[0].split(" is best on recall@20: ")[0] in ("freedom", "popularity")
+    assert "recall@20" in answer.out.splitlines()[0]
+    assert {"freedom", "popularity"} <= set(re.findall(r"\w+", answer.out.splitlines()[0]))
     assert "freedom vs popularity" in answer.out
     assert "single seed, so no spread is known" in answer.out
     assert answer.err.count("evaluating ") == 2
@@ -62,7 +64,7 @@ def test_formats_for_papers_hold_tables_alone(copy: Path, graphrec: Command) -> 
     assert latex.out.startswith(r"\begin{tabular}")
     assert latex.out.rstrip().endswith(r"\end{tabular}")
     assert "ndcg@5" in latex.out
-    assert "is best on ndcg@5" in latex.err
+    assert "on ndcg@5" in latex.err
     markdown = graphrec("compare", "runs", "--format", "markdown").out
     assert all(line.startswith("|") for line in markdown.splitlines() if line)
 

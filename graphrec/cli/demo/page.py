@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from graphrec.evaluation.report import Comparisons, Report
 
 CHARTED = "recall@20"
-"""Metric of the chart by kind of item."""
+"""Metric of the chart by kind of item, and of the order of rows."""
 
 
 def write_page(
@@ -34,6 +34,8 @@ def write_page(
     steps: Mapping[str, float],
 ) -> Path:
     """Writes ``report.html`` from the runs and test reports by model name, and returns its path."""
+    reports = _best_first(reports)
+    runs = {name: runs[name] for name in reports}
     n_cold = next((r.groups["items/cold/within"].meta["n_group"] for r in reports.values()), 0)
     text = render(
         Path(__file__).with_name("page.html"),
@@ -82,13 +84,17 @@ def _results(reports: Mapping[str, Report]) -> Table:
         n_users = len(next(iter(parts.values())))
         rows.append(Heading(title, f"{measured}; {n_users:,} users"))
         ranked = {m: sorted({float(p[m].mean()) for p in parts.values()}, reverse=True) for m in METRICS}
-        for name, report in parts.items():
+        for name, report in _best_first(parts).items():
             rows.append([MODELS[name][0], *(_cell(report, m, ranked[m]) for m in METRICS)])
     caption = (
         "Means over users on the test split, with 95 % bootstrap intervals. Best in bold, second best "
         "underlined. Every item a user has not bought in train or validation is ranked."
     )
     return Table(["model", *METRICS], rows, caption)
+
+
+def _best_first(reports: Mapping[str, Report]) -> dict[str, Report]:
+    return dict(sorted(reports.items(), key=lambda named: -float(named[1][CHARTED].mean())))
 
 
 def _cell(report: Report, metric: str, ranked: Sequence[float]) -> Cell:

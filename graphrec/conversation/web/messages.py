@@ -81,7 +81,8 @@ class ShownItem(BaseModel):
 class Reply(BaseModel):
     """The current turn of a conversation.
 
-    ``values`` are the possible answers to a question, empty for yes or no. ``found`` is the chosen item.
+    ``values`` are the possible answers to a question, empty for yes or no. ``why`` of recommended items is
+    the reason that several share, ``shared`` as each of them has it. ``found`` is the chosen item.
     """
 
     state: dict[str, Any]
@@ -91,9 +92,12 @@ class Reply(BaseModel):
     remaining: int
     unmet: int
     question: str | None
+    topic: str
+    sentence: str
     values: list[str]
     path: list[str]
     why: str
+    shared: str
     items: list[ShownItem]
     found: ShownItem | None
 
@@ -122,9 +126,12 @@ def reply(session: Session) -> Reply:
         remaining=turn.remaining,
         unmet=turn.unmet,
         question=turn.question,
+        topic=_encodable(turn.topic),
+        sentence=_encodable(turn.sentence),
         values=list(turn.values),
         path=[_encodable(name) for name in turn.path],
-        why=_encodable(turn.why),
+        why=_encodable(turn.why) if chosen is None else "",
+        shared=_encodable(turn.shared) if chosen is None else "",
         items=[_shown_item(agent, item) for item in turn.items] if chosen is None else [],
         found=chosen,
     )

@@ -4,7 +4,7 @@
 
 const $ = (id) => document.getElementById(id);
 const MAX_TRAIL = 12; // answers listed
-const MAX_OFFERED = 24; // attributes offered at once
+const maxOffered = () => (matchMedia("(max-width: 480px)").matches ? 12 : 24); // attributes offered at once
 const TIMEOUT = 30000; // ms until a request fails
 
 let current = null; // the displayed history entry
@@ -146,7 +146,7 @@ async function search() {
   try {
     const matches = await request(`api/attributes?q=${encodeURIComponent($("search").value)}`);
     if (number !== searchNumber) return;
-    offered = matches.names.slice(0, MAX_OFFERED);
+    offered = matches.names.slice(0, maxOffered());
     const rest = matches.total - offered.length;
     setText("more", matches.total ? (rest ? `and ${count(rest)} more; type to search them` : "") : "nothing of that name");
     showOffered();
@@ -172,8 +172,8 @@ function showChosen() {
   );
 }
 
-function chip(name, pressed, onclick, key) {
-  const element = createElement("button", { type: "button", "aria-pressed": String(pressed), "data-name": name, text: name });
+function chip(name, pressed, onclick, key, text = name) {
+  const element = createElement("button", { type: "button", "aria-pressed": String(pressed), "data-name": name, text });
   if (key) {
     element.setAttribute("aria-keyshortcuts", key);
     element.append(createElement("kbd", { text: key, "aria-hidden": "true" }));
@@ -202,7 +202,7 @@ const selected = () => current.selected || [];
 function showTalk(turn) {
   const several = turn.values.length > 0;
   const [ask, heading] = {
-    question: [several ? "Which of these fit?" : "Does this fit?", `${turn.question}${several ? "" : "?"}`],
+    question: [capitalize(turn.topic), turn.sentence],
     recommendation: ["", "How about one of these?"],
     end: ["", "Nothing is left to recommend"],
     found: ["", "You have found it"],
@@ -234,7 +234,7 @@ function showTalk(turn) {
 }
 
 function why(turn) {
-  if (turn.kind === "question") return `Why? ${capitalize(turn.why)}.`;
+  if (turn.why) return `Why? ${capitalize(turn.why)}.`;
   return turn.kind === "end" ? "Take answers back, or start anew." : "";
 }
 
@@ -261,9 +261,11 @@ function showTrail(state) {
 const key = (index) => (index < 9 ? String(index + 1) : index === 9 ? "0" : "");
 
 function showValues() {
+  const { values, topic } = current.reply;
+  const short = (name) => (topic && name.startsWith(`${topic}: `) ? name.slice(topic.length + 2) : name);
   const focused = document.activeElement?.dataset?.name;
   $("values").replaceChildren(
-    ...current.reply.values.map((name, index) => chip(name, selected().includes(name), () => toggle(name), key(index))),
+    ...values.map((name, index) => chip(name, selected().includes(name), () => toggle(name), key(index), short(name))),
   );
   refocus($("values"), focused);
 }
@@ -287,7 +289,9 @@ function card(item, index) {
     picture = createElement("img", { src: item.picture, alt: "" });
     picture.addEventListener("error", () => picture.replaceWith(initial()), { once: true });
   }
-  const text = [createElement("b", { dir: "auto", text: item.title }), createElement("small", { text: `${capitalize(item.why)}.` })];
+  const text = [createElement("b", { dir: "auto", text: item.title })];
+  // A reason that several cards share stands above them.
+  if (item.why !== current.reply.shared) text.push(createElement("small", { text: `${capitalize(item.why)}.` }));
   if (index === undefined) return createElement("div", { class: "card" }, picture, ...text);
   const element = createElement("button", { type: "button", class: "card" }, picture, ...text);
   if (key(index)) {

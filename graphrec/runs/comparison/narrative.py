@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from graphrec.evaluation.metrics import direction
+from graphrec.evaluation.report import Comparison
 from graphrec.runs.comparison.results import ALPHA, SEEDS, TEST, ModelComparison, mean_and_sd
+
+NAMED = 5
+"""Most leaders that the answer names."""
 
 
 def answer(comparison: ModelComparison) -> str:
-    """Which model is best, by how much, and whether users or seeds could account for it."""
+    """Which model is best and by how much, or which ones lead without a significant difference."""
     metric = comparison.metric
     results = comparison.results
     best, *others = comparison.ranking
@@ -18,24 +24,27 @@ def answer(comparison: ModelComparison) -> str:
         return f"{best} reaches {metric} {reached}. There is nothing to compare it with."
     second = others[0]
     lead = direction(metric) * (results[best].mean(metric) - results[second].mean(metric))
-    if lead <= 1e-12:
-        return f"{best} and {second} are equal on {metric}: {reached}."
-    gain = _gain(comparison, best, second)
-    parts = [f"{best} is best on {metric}: {reached}, {gain} the second best, {second}"]
-    baseline = comparison.baseline
-    if baseline == best:
-        parts.append(f" ({_p(comparison, second)}).")
-        parts.append(_verdict(comparison, second, f"The lead over {second}"))
-    elif baseline == second:
-        parts.append(f", which is the baseline ({_p(comparison, best)}).")
-        parts.append(_verdict(comparison, best, "The lead"))
+    leaders = comparison.leaders
+    tests = {c.model: c for c in comparison.against_best}
+    gain = "" if lead <= 1e-12 else f", {_gain(comparison, best, second)} {second}"
+    if len(leaders) == 1:
+        parts = [f"{best} is best on {metric}: {reached}{gain} ({_p(tests[second], len(tests))})."]
     else:
-        gain = _gain(comparison, best, baseline)
-        parts.append(f", and {gain} the baseline, {baseline} ({_p(comparison, best)}).")
-        parts.append(_verdict(comparison, best, "The gain over the baseline"))
-        parts.append(" The lead over the second best was not tested.")
+        closest = min((tests[label] for label in leaders[1:]), key=lambda test: test.p_holm or 0.0)
+        at_least = "p = " if len(leaders) == 2 else "every p at least "
+        parts = [f"No significant difference on {metric} between {_listed(leaders)}"]
+        parts.append(f" ({_p(closest, len(tests), at_least)}).")
+        if gain:
+            extreme = "highest" if direction(metric) > 0 else "lowest"
+            parts.append(f" The {extreme} mean is {best}’s: {reached}{gain}; that lead may be chance.")
+        else:
+            parts.append(f" {best} and {second} are equal: {reached}.")
+        behind = [label for label in others if label not in leaders]
+        if behind:
+            parts.append(f" Significantly behind {best}: {_listed(behind)}.")
+    parts.append(_against_baseline(comparison, best))
     spreads = [sd for label in (best, second) if (sd := results[label].sd(metric)) is not None]
-    if spreads and lead < max(spreads):
+    if spreads and 1e-12 < lead < max(spreads):
         parts.append(
             f" The lead over {second} ({lead:.4f}) is smaller than the spread over training seeds "
             f"({max(spreads):.4f})."
@@ -43,8 +52,21 @@ def answer(comparison: ModelComparison) -> str:
     return "".join(parts)
 
 
+def _against_baseline(comparison: ModelComparison, best: str) -> str:
+    """How the best model compares with the baseline that was named; empty if it is that one."""
+    baseline = comparison.baseline
+    tested = comparison.comparison(best)
+    if tested is None:
+        return ""
+    gain = f" {best} is {_gain(comparison, best, baseline)} the baseline, {baseline}"
+    gain += f" ({_p(tested, len(comparison.comparisons))})"
+    significant = tested.p_holm is not None and tested.p_holm < ALPHA
+    return f"{gain}." if significant else f"{gain}; that gain may be chance."
+
+
 def notes(comparison: ModelComparison) -> list[str]:
     """What ±, intervals and tests mean here, and what to be careful with; a sentence or two each."""
+    comparison = comparison.best_first()
     results = comparison.results
     sentences = [f"{line}." for line in comparison.first.report.meta.get("common", ())]
     sentences.append("Best in bold, second best marked too; a mark is not a test.")
@@ -78,7 +100,13 @@ def _about_tests(comparison: ModelComparison) -> list[str]:
             ", which is the best model on the same numbers (no baseline was named): read a p near "
             f"{ALPHA:g} with care."
         )
-    return [f"Tests: {TEST}, paired over users on their means over seeds{correction}{caution}"]
+    sentences = [f"Tests: {TEST}, paired over users on their means over seeds{correction}{caution}"]
+    if comparison.baseline != comparison.ranking[0]:
+        sentences.append(
+            f"A model is called best where it differs significantly from every other one: the same test, "
+            f"corrected for {n} comparisons with {comparison.ranking[0]}."
+        )
+    return sentences
 
 
 def _about_seeds(comparison: ModelComparison) -> list[str]:
@@ -101,15 +129,15 @@ def _gain(comparison: ModelComparison, label: str, other: str) -> str:
     return f"{mean / base - 1:+.1%} {preposition}" if base > 0 else f"{mean - base:+.4f} {preposition}"
 
 
-def _p(comparison: ModelComparison, label: str) -> str:
-    tested = comparison.comparison(label)
-    assert tested is not None
-    correction = " after Holm’s correction" if len(comparison.comparisons) > 1 else ""
-    return f"p = {tested.p_holm:.2g}{correction}, {tested.n_users:,} users"
+def _p(test: Comparison, n: int, equals: str = "p = ") -> str:
+    """The corrected p-value of one of ``n`` tests, and the number of users."""
+    correction = " after Holm’s correction" if n > 1 else ""
+    return f"{equals}{test.p_holm:.2g}{correction}, {test.n_users:,} users"
 
 
-def _verdict(comparison: ModelComparison, label: str, lead: str) -> str:
-    tested = comparison.comparison(label)
-    if tested is None or tested.p_holm is None or tested.p_holm < ALPHA:
-        return ""
-    return f" {lead} may be chance: other users could have reversed it."
+def _listed(labels: Sequence[str]) -> str:
+    """``a, b and c``; of more than :data:`NAMED` the first ones and the number of the others."""
+    named = list(labels[:NAMED])
+    if len(labels) > NAMED:
+        named.append(f"{len(labels) - NAMED} more")
+    return named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"

@@ -20,7 +20,7 @@ COUNTS = {"n_items": "items to choose from", "n_held_out": "interactions held ou
 def to_html(
     comparison: ModelComparison, path: str | Path, *, title: str | None = None, command: str | None = None
 ) -> Path:
-    """Writes the page of a comparison as one HTML file that needs nothing else.
+    """Writes the page of a comparison as one HTML file that needs nothing else; the best model comes first.
 
     Args:
         comparison: what to show.
@@ -28,6 +28,7 @@ def to_html(
         title: headline; default: from the number of models and the dataset.
         command: shown as the command that makes the page again.
     """
+    comparison = comparison.best_first()
     base, cut = parse_metric(comparison.metric)
     report = comparison.first.report
     counts = {

@@ -147,6 +147,29 @@ class ModelComparison:
         sign = direction(self.metric)
         return sorted(self.results, key=lambda label: -sign * self.results[label].mean(self.metric))
 
+    def best_first(self) -> ModelComparison:
+        """The same comparison with its rows in the order of :attr:`ranking`."""
+        places = {label: place for place, label in enumerate(self.ranking)}
+        return replace(
+            self,
+            results={label: self.results[label] for label in places},
+            comparisons=Comparisons(sorted(self.comparisons, key=lambda c: places[c.model])),
+        )
+
+    @cached_property
+    def against_best(self) -> Comparisons:
+        """Every other model against the best on ``metric``, with Holm's correction; empty for one model."""
+        best = self.ranking[0]
+        if best == self.baseline or len(self.results) == 1:
+            return self.comparisons
+        return compare_all({x: r.report for x, r in self.results.items()}, self.metric, baseline=best)
+
+    @property
+    def leaders(self) -> list[str]:
+        """The best model, and those that its lead over is not significant (corrected p), best first."""
+        behind = {c.model for c in self.against_best if c.p_holm is not None and c.p_holm < ALPHA}
+        return [label for label in self.ranking if label not in behind]
+
     def comparison(self, label: str) -> Comparison | None:
         """The comparison of one model with the baseline; None for the baseline itself."""
         return next((c for c in self.comparisons if c.model == label), None)

@@ -26,16 +26,17 @@ CHARTED = ("popularity", "coverage")
 
 
 def results(comparison: ModelComparison) -> Table:
-    """Every metric of the table for each model."""
+    """Every metric of the table for each model, the one that decides first."""
+    names = dict.fromkeys((comparison.metric, *comparison.names))
     rows = [
-        [label, len(result.entries), *(_cell(comparison, result, name) for name in comparison.names)]
+        [label, *(_cell(comparison, result, name) for name in names), len(result.entries)]
         for label, result in comparison.results.items()
     ]
     caption = (
         "Mean ± standard deviation over training seeds; below, the 95 % bootstrap interval over users. "
         "Best in bold, second best underlined."
     )
-    return Table(["model", "seeds", *comparison.names], rows, caption)
+    return Table(["model", *names, "seeds"], rows, caption)
 
 
 def tests(comparison: ModelComparison) -> Table | None:
@@ -78,13 +79,14 @@ def cold_items(comparison: ModelComparison) -> dict[str, Any] | None:
     metric = comparison.metric
     charts = [
         bar_chart(
-            [GROUPS[group][0]],
+            [""],
             {label: [_bar(r, metric, group)] for label, r in models.items()},
             title=f"{metric}, {GROUPS[group][0].lower()}",
             y=metric,
         )
         for group in shown
     ]
+    names = dict.fromkeys((metric, *comparison.names))
     rows: list[Sequence[object] | Heading] = []
     for group in shown:
         title, ranked = GROUPS[group]
@@ -92,13 +94,13 @@ def cold_items(comparison: ModelComparison) -> dict[str, Any] | None:
         for label, result in models.items():
             unplaced = group != "items/warm" and result.cold_items == "as trained"
             name = Cell(label, "as trained: no content used" if unplaced else "")
-            rows.append([name, *(_cell(comparison, result, n, group) for n in comparison.names)])
+            rows.append([name, *(_cell(comparison, result, n, group) for n in names)])
     base, cut = parse_metric(metric)
     within = comparison.first.report.groups.get("items/cold/within")
     n_cold = within.meta.get("n_group", 0) if within is not None and base == "recall" else 0
     return {
         "charts": charts,
-        "table": Table(["model", *comparison.names], rows, "As in the table of results, by kind of item."),
+        "table": Table(["model", *names], rows, "As in the table of results, by kind of item."),
         "n_cold": n_cold,
         "random": min(1.0, cut / n_cold) if n_cold else None,
         "unplaced": any(r.cold_items == "as trained" for r in models.values()),

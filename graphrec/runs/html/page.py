@@ -76,6 +76,11 @@ class Table:
                 )
 
     @property
+    def stacked(self) -> bool:
+        """Whether rows are stacked on a narrow screen: a name, and below it a text that may be long."""
+        return self.left and len(self.header) == 2
+
+    @property
     def groups(self) -> list[tuple[Heading | None, list[list[Cell]]]]:
         """Headings and the rows under them; None stands for the heading of rows before the first one."""
         groups: list[tuple[Heading | None, list[list[Cell]]]] = [(None, [])]
