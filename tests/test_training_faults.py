@@ -222,7 +222,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
             .with_splits(*(getattr(Dataset.load(c / "shop/dataset"), s) for s in ("train", "test", "valid")))
             .save(c / "shop/dataset")
         ),
-        "run holds another run: its dataset",
+        "dataset.fingerprint: ",
     ),
     "run.json cut": (lambda c: (c / "run/run.json").write_text('{"model": "freed'), "run.json: not readable"),
     "run.json a list": (lambda c: (c / "run/run.json").write_text("[]"), "run.json: its content"),

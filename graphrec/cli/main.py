@@ -165,8 +165,11 @@ def _report_mistake(message: str, debug: bool) -> int:
 
 
 def _one_line(message: str) -> str:
-    """The message on one line, shortened in the middle; ids and paths may be arbitrarily long."""
-    flat = message.replace("\n", " ").replace("\r", " ")
+    """The message on one line, shortened in the middle; ids and paths may be arbitrarily long.
+
+    Lines that are indented by two spaces stay: they list what the first line is about.
+    """
+    flat = re.sub(r"[\r\n](?!  \S)", " ", message)
     return flat if len(flat) <= MAX_MESSAGE else f"{flat[: MAX_MESSAGE // 2]} … {flat[-MAX_MESSAGE // 2 :]}"
 
 
