@@ -57,6 +57,7 @@ def compare(
     split: settings.Split = "test",
     masked: settings.Masked = None,
     form: settings.TableFormat = "table",
+    as_json: settings.AsJson = False,
     out: Annotated[
         Path | None, typer.Option(help=f"Write everything into this directory: {', '.join(FILES)}.")
     ] = None,
@@ -73,7 +74,10 @@ def compare(
     users. Each dataset has a table of its own; trials of `graphrec tune` are left out unless they are named.
     Each run is evaluated once; its report is stored in its directory and read the next time.
     """
+    form = settings.json_format(as_json, form, "table")
     settings.choice(form, settings.TABLE_FORMATS, "--format")
+    settings.suffix(html, [".html", ".htm"], "--html")
+    settings.suffix(parquet, [".parquet"], "--parquet")
     cuts = settings.numbers(k, "--k")
     labels = _labels(label or [])
     if not runs and not labels:
@@ -94,12 +98,15 @@ def compare(
     )  # fmt: skip
     command_line = _command_line(context)
     written = []
+    if form == "json":
+        output.print_json({name: comparisons.summary(comparison) for name, comparison in compared.items()})
     for number, (name, comparison) in enumerate(compared.items()):
-        if several:
+        if form != "json":
             if number:
                 output.print_line()
-            output.print_line(f"on {output.printable(name)}:")
-        _print(comparison, form)
+            if several:
+                output.print_line(f"on {output.printable(name)}:")
+            _print(comparison, form)
         with explain_os_errors(out or html or parquet or Path(), DataError):
             if out is not None:
                 written += _write_all(comparison, out / _folder_name(name) if several else out, command_line)
@@ -176,7 +183,7 @@ def _command_line(context: typer.Context) -> str:
     parts = ["graphrec", "compare", *map(str, context.params["runs"] or ())]
     for parameter in context.command.params:
         value = context.params.get(parameter.name or "")
-        if parameter.name in ("runs", "form", "parquet") or value in (None, parameter.default):
+        if parameter.name in ("runs", "form", "as_json", "parquet") or value in (None, parameter.default):
             continue
         for each in value if isinstance(value, (list, tuple)) else [value]:
             parts += [parameter.opts[0], str(each)]

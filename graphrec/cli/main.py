@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
 
 from graphrec.cli import output
-from graphrec.cli.help import group
+from graphrec.cli.help import FullGroup, group
 from graphrec.core.errors import GraphrecError
 
 app = group(
@@ -68,7 +68,7 @@ def load_command(name: str) -> Any:
     return typer.main.get_command(getattr(importlib.import_module(f"graphrec.cli.{module}"), attribute))
 
 
-class LazyGroup(TyperGroup):
+class LazyGroup(FullGroup):
     """Lists the commands from :data:`COMMANDS` and imports only the one that is invoked.
 
     Inspecting the signatures of all commands takes longer than all else that ``graphrec --help`` does.

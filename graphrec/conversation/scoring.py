@@ -61,8 +61,8 @@ class ScoringTask:
         if not edges.shape[1]:
             raise DataError(
                 f"{data.name}: no item has an attribute, so there is nothing to talk about; name the columns "
-                "of the items file that hold attributes (--set data.attributes=genre,color; a saved dataset is "
-                "converted again: graphrec data convert table ... --set attributes=genre,color), or train "
+                "of the items file that hold attributes (--set data.attributes=genre,color; a saved dataset "
+                "is converted again: graphrec data convert table ... --set attributes=genre,color), or train "
                 "without conversations: --select recall@20"
             )
         chosen = np.arange(len(data.valid))

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from torch import nn
 
 import graphrec as gr
 from graphrec import runs
+from graphrec.cli import doctor, main as cli
 from graphrec.core.errors import CheckpointError, ConfigError
+from graphrec.data.readers import reader_options
 from graphrec.training.trainer import Run
 
 Command = Callable[..., Any]
@@ -136,3 +140,146 @@ def test_conversations_without_attributes_say_how_to_get_them(copy: Path, refuse
     message = refused("train", "fm", "shop/dataset", "--out", "runs/fm")
     assert "data.attributes=" in message
     assert "--select recall@20" in message
+
+
+READ = {
+    ".parquet": pl.read_parquet,
+    ".csv": lambda path: pl.read_csv(path, schema_overrides={"user": pl.String, "score": pl.Float32}),
+    ".jsonl": pl.read_ndjson,
+    ".arrow": pl.read_ipc,
+}
+
+
+def test_the_suffix_of_an_export_is_its_format(copy: Path, graphrec: Command, refused: Refused) -> None:
+    frames = {}
+    for suffix, read in READ.items():
+        assert graphrec("export", "runs/freedom", "--out", f"recs{suffix}", "-k", 3).code == 0
+        frames[suffix] = read(f"recs{suffix}")
+    first = frames.pop(".parquet")
+    assert first.columns == ["user", "rank", "item", "score"]
+    for suffix, frame in frames.items():
+        assert frame.drop("score").rows() == first.drop("score").rows(), suffix
+        assert frame["score"].to_list() == pytest.approx(first["score"].to_list(), abs=1e-6), suffix
+    for line in (
+        "export runs/freedom --out recs.xlsx",
+        "export runs/nothing --out recs",  # before the run is looked for
+        "evaluate runs/nothing --out values.csv",
+        "compare runs/nothing --html report.parquet",
+        "compare runs/nothing --parquet report.html",
+        "converse runs/nothing --save talk.txt",
+    ):
+        assert line.split()[-1] in refused(*line.split())
+        assert "suffix" in refused(*line.split())
+        assert not Path(line.split()[-1]).exists()
+    recommender = gr.Recommender.load("runs/freedom/recommender")
+    with pytest.raises(ConfigError, match=r"\.xlsx.*\.parquet"):
+        recommender.export("recs.xlsx")
+
+
+def test_unknown_ids_are_named_and_the_rest_is_answered(
+    copy: Path, graphrec: Command, refused: Refused
+) -> None:
+    recommender = gr.Recommender.load("runs/freedom/recommender")
+    users = recommender.users.ids[:2]
+    items = recommender.items.ids[:30]
+    Path("stock.txt").write_text("\n".join([*items, "gone-1", "gone-2"]))
+    Path("users.txt").write_text("\n".join([*users, "nobody"]))
+    Path("gone.txt").write_text("gone-1")
+    asked = [
+        "recommend",
+        "runs/freedom",
+        "--user",
+        users[0],
+        "--user",
+        "nobody",
+        "--user",
+        users[1],
+        "--json",
+    ]
+    answer = graphrec(*asked, "--only", "stock.txt", "--exclude", "gone.txt", "-k", 4)
+    assert answer.code == 0
+    assert "--user: 1 of 3 ids are unknown and left out: nobody" in answer.err
+    assert "--only: 2 of 32 ids are unknown and left out: gone-1, gone-2" in answer.err
+    assert "--exclude: 1 of 1 ids" in answer.err
+    rows = json.loads(answer.out)
+    assert list(dict.fromkeys(row["user"] for row in rows)) == list(users)
+    expected, _ = recommender.recommend(users, 4, only=items)
+    assert [row["item"] for row in rows] == [item for row in expected for item in row]
+    assert "nobody" in refused(*asked, "--strict")
+    assert "gone-1" in refused("recommend", "runs/freedom", "--user", users[0], "--only", "gone.txt")
+    assert "nobody" in refused("recommend", "runs/freedom", "--user", "nobody")
+    similar = graphrec("similar", "runs/freedom", "--item", items[0], "--item", "gone-1", "--format", "json")
+    assert {row["item"] for row in json.loads(similar.out)} == {items[0]}
+    assert "gone-1" in similar.err
+    export = ("export", "runs/freedom", "--users", "users.txt", "--out", "recs.jsonl")
+    assert "--users: 1 of 3 ids" in graphrec(*export).err
+    assert set(pl.read_ndjson("recs.jsonl")["user"]) == set(users)
+    assert "nobody" in refused(*export, "--strict")
+
+
+def test_json_is_one_option_in_two_spellings(copy: Path, graphrec: Command, refused: Refused) -> None:
+    for line in (["evaluate", "runs/freedom"], ["compare", "runs/freedom", "runs/popularity"]):
+        told = graphrec(*line, "--json").out
+        assert told == graphrec(*line, "--format", "json").out
+        assert json.loads(told)
+        assert "--json" in refused(*line, "--json", "--format", "latex")
+    told = json.loads(graphrec("evaluate", "runs/freedom", "--json").out)
+    opened = runs.open_run("runs/freedom")
+    data = opened.data
+    report = gr.evaluate(opened.model, data.test, seen=data.train + data.valid)
+    assert told["groups"]["all"]["mean"]["recall@20"] == pytest.approx(report.mean()["recall@20"])
+    assert told["groups"]["all"]["interval"]["recall@20"] == pytest.approx(report.interval("recall@20"))
+    assert told["groups"]["all"]["users"] == told["n_users"] == len(report)
+
+
+@pytest.mark.parametrize("width", [60, 100, 200])
+def test_summaries_of_commands_are_whole(
+    width: int, graphrec: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    shown = " ".join(graphrec("--help").out.split())
+    for name, (_, text) in cli.COMMANDS.items():
+        assert f"{name} {text}" in shown
+    assert "..." not in graphrec("data", "--help").out.split("Commands:")[1].split("Examples:")[0]
+
+
+def test_help_lists_the_options_of_the_reader(graphrec: Command) -> None:
+    for line in (("data", "convert", "table"), ("data", "show", "--root", "x", "movielens-small")):
+        options = reader_options("table" if "table" in line else "movielens-small")
+        shown = graphrec(*line, "--help")
+        assert shown.code == 0
+        listed = re.findall(r"^  --set (\w+)=\.\.\.  (.*)", shown.out, re.MULTILINE)
+        assert [name for name, _ in listed] == list(options)
+        assert all(meaning.strip() for _, meaning in listed)
+    assert "Options of this reader" not in graphrec("data", "convert", "--help").out
+
+
+def test_a_dataset_is_named_after_its_folder_or_as_asked(
+    copy: Path, graphrec: Command, refused: Refused
+) -> None:
+    assert graphrec("data", "convert", "table", "--root", "shop", "--out", "a").code == 0
+    assert gr.Dataset.load("a").name == "shop"
+    assert graphrec("data", "convert", "table", "--root", "shop", "--out", "a", "--name", "mine").code == 0
+    assert gr.Dataset.load("a").name == "mine"
+    assert "--set interactions=" in refused("data", "show", "table", "--root", "runs")
+
+
+def test_the_tables_of_one_dataset_are_verified_alone(copy: Path, graphrec: Command) -> None:
+    assert graphrec("data", "generate", "other", "--items", 40, "--users", 50).code == 0
+    assert graphrec("features", "build", "other/dataset", "--image", "none").code == 0
+    assert "cache, generated: 1 tables" in graphrec("features", "verify", "other/dataset").out
+    (mine,) = gr.FeatureStore("cache").tables_for(gr.Dataset.load("other/dataset"))
+    next(mine.folder.glob("*.npy")).write_bytes(b"")
+    assert str(mine.folder) in graphrec("features", "verify", "other/dataset").out
+    assert graphrec("features", "verify", "other/dataset").code == 1
+    assert graphrec("features", "verify", "shop/dataset").code == 0
+    assert graphrec("features", "verify").code == 1
+
+
+def test_doctor_does_not_list_itself_as_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = [("minilm", "graphrec", "", "extra == 'minilm'"), ("minilm", "no-such-thing", "", "")]
+    monkeypatch.setattr(doctor, "requirements", lambda: iter(wanted))
+    find = doctor.importlib.util.find_spec
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda n: None if n == "graphrec" else find(n))
+    (check,) = doctor.extras()
+    assert check.found == "missing: no-such-thing"

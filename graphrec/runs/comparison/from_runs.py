@@ -188,8 +188,9 @@ def split_by_dataset(
         add(paths, label)
     if left_out and not parts:
         raise left_out[0]
-    for cause in left_out if log is not None else []:
-        log(f"left out: {cause}")
+    if log is not None:
+        for cause in left_out:
+            log(f"left out: {cause}")
     names = [name for name, _ in parts]
     return {
         name if names.count(name) == 1 else f"{name} {fingerprint[:8]}": part
