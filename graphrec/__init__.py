@@ -10,7 +10,7 @@ from typing import Any
 
 import lazy_loader
 
-_attribute, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_attribute, _, __all__ = lazy_loader.attach_stub(__name__, __file__)
 __all__ += ["__version__"]
 
 
@@ -23,6 +23,11 @@ def __getattr__(name: str) -> Any:
         return metadata.version("graphrec")
     except metadata.PackageNotFoundError:  # a source tree on the path that was never installed
         return "0+unknown"
+
+
+def __dir__() -> list[str]:
+    """The public names alone, for completion."""
+    return sorted(__all__)
 
 
 # OpenMP threads that have nothing to do spin for milliseconds by default. Two trainings side by side then

@@ -28,6 +28,7 @@ from .graphs import interop as interop
 from .graphs.graph import Graph as Graph
 from .models.base import Model as Model, Ranker as Ranker
 from .models.train_config import TrainConfig as TrainConfig
+from .runs import save_run as save_run
 from .runs.comparison import compare as compare
 from .serving import Recommender as Recommender
 from .training.trainer import Run as Run, Trainer as Trainer

@@ -79,7 +79,7 @@ def graphrec(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
 
 @pytest.fixture
 def refused(graphrec: Callable[..., Answer]) -> Callable[..., str]:
-    """Runs a command line that must fail as a user's mistake; the one line it says about it."""
+    """Runs a command line that must fail as a user's mistake; its error, with the indented details."""
 
     def run(*arguments: object) -> str:
         answer = graphrec(*arguments)
@@ -87,7 +87,8 @@ def refused(graphrec: Callable[..., Answer]) -> Callable[..., str]:
         assert "Traceback" not in answer.err
         errors = [line for line in answer.err.splitlines() if line.startswith("error: ")]
         assert len(errors) == 1, answer.err
-        assert answer.err.rstrip("\n").endswith(errors[0]), "the error is the last line, and one line"
-        return errors[0]
+        after = answer.err.partition(errors[0])[2].splitlines()[1:]
+        assert all(line.startswith("  ") for line in after), "only the details of the error follow it"
+        return "\n".join([errors[0], *after])
 
     return run

@@ -77,17 +77,20 @@ def test_commands_refuse_a_device(graphrec, tmp_path, monkeypatch) -> None:
     for model in ("popularity", "itemknn"):
         trained = graphrec("train", model, "shop/dataset", "--out", model)
         assert trained.code == 0, trained.err
-    make_device(tmp_path / "full")
-    before = (tmp_path / "full").lstat()
     lines = (
-        "evaluate itemknn --out full",
-        "compare itemknn popularity --html full",
-        "compare itemknn popularity --parquet full",
-        "export itemknn --out full",
+        "evaluate itemknn --out full.parquet",
+        "compare itemknn popularity --html full.html",
+        "compare itemknn popularity --parquet full.parquet",
+        "export itemknn --out full.parquet",
+        "export itemknn --out full.csv",
     )
     for line in lines:
+        device = tmp_path / line.split()[-1]
+        if not device.exists():
+            make_device(device)
+        before = device.lstat()
         answer = graphrec(*line.split())
         assert answer.code == 2, (line, answer)
         assert "full" in answer.err
         assert "device" in answer.err
-        assert (tmp_path / "full").lstat() == before
+        assert device.lstat() == before

@@ -51,7 +51,7 @@ def test_every_public_name_is_there() -> None:
 
     for name in gr.__all__:
         assert getattr(gr, name) is not None
-    assert set(gr.__all__) - {"__version__"} <= set(dir(gr))
+    assert set(dir(gr)) == set(gr.__all__)
     assert gr.models is models
     assert gr.models.FREEDOM is FREEDOM
     assert gr.__version__[0].isdigit()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -33,6 +35,32 @@ def test_the_extras_and_the_citation_are_those_of_the_package() -> None:
     assert citation["version"] == project["version"]
     assert citation["license"] == project["license"]
     assert {"cff-version", "message", "title", "authors", "type"} <= set(citation)
+
+
+@pytest.mark.slow
+def test_the_blocks_run_literally_in_an_empty_folder(tmp_path: Path) -> None:
+    """Every block that is not about make, word for word and in order, each in a process of its own."""
+    fences = re.findall(
+        r"(<!-- not run: .*?-->\n)?^```(bash|python)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("GRAPHREC_DATA", None)
+    ran = []
+    for skipped, language, text in fences:
+        if skipped:
+            continue
+        program = [sys.executable, "-c", text]
+        if language == "bash":
+            command = f'graphrec() {{ {shlex.quote(sys.executable)} -m graphrec "$@"; }}\n'
+            program = ["bash", "-e", "-c", command + text]
+        result = subprocess.run(program, capture_output=True, text=True, cwd=tmp_path, env=environment)
+        assert result.returncode == 0, text + result.stderr
+        ran.append(language)
+    assert ran == ["bash", "python", "bash"]
+    for line in ("evaluate runs/shop", "recommend runs/shop --user U00001", "compare runs/shop"):
+        program = [sys.executable, "-m", "graphrec", *line.split()]
+        result = subprocess.run(program, capture_output=True, text=True, cwd=tmp_path, env=environment)
+        assert result.returncode == 0, line + result.stderr
 
 
 def test_the_tables_are_the_recorded_results() -> None:

@@ -183,7 +183,7 @@ def stopped(shop: Path, tmp_path: Path, trainings: Trainings) -> Path:
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Runs a command line that must fail as the user's mistake; the one line it prints."""
+    """Runs a command line that must fail as the user's mistake; what it prints about it."""
 
     def run(line: list[str]) -> str:
         capsys.readouterr()
@@ -192,9 +192,11 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         error = capsys.readouterr().err
         assert ended.value.code == 2
         assert "Traceback" not in error
-        last = error.strip().splitlines()[-1]
-        assert last.startswith("error: ")
-        return last
+        lines = error.rstrip().splitlines()
+        begins = [number for number, line in enumerate(lines) if line.startswith("error: ")]
+        assert len(begins) == 1, error
+        assert all(line.startswith("  ") for line in lines[begins[0] + 1 :]), "only details follow the error"
+        return "\n".join(lines[begins[0] :])
 
     return run
 
@@ -222,7 +224,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
             .with_splits(*(getattr(Dataset.load(c / "shop/dataset"), s) for s in ("train", "test", "valid")))
             .save(c / "shop/dataset")
         ),
-        "run holds another run: its dataset",
+        "dataset.fingerprint: ",
     ),
     "run.json cut": (lambda c: (c / "run/run.json").write_text('{"model": "freed'), "run.json: not readable"),
     "run.json a list": (lambda c: (c / "run/run.json").write_text("[]"), "run.json: its content"),

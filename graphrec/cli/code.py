@@ -27,7 +27,6 @@ Repo = Annotated[Path, typer.Option(help="A complete local clone.")]
 K = Annotated[int, typer.Option("-k", min=1, help="Maximum number of results.")]
 Model = Annotated[str, typer.Option(help="Model that ranks the files; coder also reads their contents.")]
 Cache = Annotated[Path | None, typer.Option(help="Folder of the cache. Default: the user's cache folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def open_project(
@@ -75,12 +74,14 @@ def suggest(
     model: Model = "cochange",
     options: settings.Set = None,
     cache: Cache = None,
-    as_json: AsJson = False,
+    form: settings.TableOrJson = "table",
+    as_json: settings.AsJson = False,
 ) -> None:
     """Files that you have not worked on and probably will, each with an explanation.
 
     Without contributions of yours: files that people worked on together with those you have changed.
     """
+    as_json = _is_json(as_json, form)
     from graphrec.code import answers
     from graphrec.data.git.log import Repository
 
@@ -149,9 +150,11 @@ def reviewers(
     ] = None,
     k: K = 5,
     cache: Cache = None,
-    as_json: AsJson = False,
+    form: settings.TableOrJson = "table",
+    as_json: settings.AsJson = False,
 ) -> None:
     """People who should review a change of these files, each with an explanation."""
+    as_json = _is_json(as_json, form)
     from graphrec.code import answers
 
     _print_people(answers.reviewers(open_project(repo, cache), files, k, exclude or ()), as_json)
@@ -165,12 +168,20 @@ def experts(
     repo: Repo = Path(),
     k: K = 5,
     cache: Cache = None,
-    as_json: AsJson = False,
+    form: settings.TableOrJson = "table",
+    as_json: settings.AsJson = False,
 ) -> None:
     """People who know a file or a folder, each with an explanation."""
+    as_json = _is_json(as_json, form)
     from graphrec.code import answers
 
     _print_people(answers.experts(open_project(repo, cache), path, k), as_json)
+
+
+def _is_json(as_json: bool, form: str) -> bool:
+    return (
+        settings.choice(settings.json_format(as_json, form, "table"), ["table", "json"], "--format") == "json"
+    )
 
 
 def _print_people(people: list[Colleague], as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -64,6 +65,7 @@ def compare(
         ),
     ] = False,
     form: settings.TableFormat = "table",
+    as_json: settings.AsJson = False,
     out: Annotated[
         Path | None, typer.Option(help=f"Write everything into this directory: {', '.join(FILES)}.")
     ] = None,
@@ -77,39 +79,73 @@ def compare(
     """Compare finished runs: tables, paired tests, an HTML report.
 
     Runs in which everything but the seed is equal form one row, with the spread over seeds and intervals over
-    users. Each run is evaluated once; its report is stored in its directory and read the next time.
+    users. Each dataset has a table of its own; trials of `graphrec tune` are left out unless they are named.
+    Each run is evaluated once; its report is stored in its directory and read the next time.
     """
+    form = settings.json_format(as_json, form, "table")
     settings.choice(form, settings.TABLE_FORMATS, "--format")
+    settings.suffix(html, [".html", ".htm"], "--html")
+    settings.suffix(parquet, [".parquet"], "--parquet")
     cuts = settings.numbers(k, "--k")
     labels = _labels(label or [])
     if not runs and not labels:
         raise ConfigError("name RUNs to compare, such as: graphrec compare runs/freedom runs/lightgcn")
-    from graphrec.core.files import explain_os_errors, write_json, write_text
+    from graphrec.core.files import explain_os_errors
     from graphrec.runs import comparison as comparisons
 
-    comparison = comparisons.compare(
-        runs or [], baseline=baseline, metric=metric, k=cuts, split=split, masked=masked, labels=labels,
-        metrics=[name.strip() for name in metrics.split(",")], common=common, root=root, store=store,
-        log=output.print_note,
+    parts = comparisons.split_by_dataset(runs or [], labels, log=output.print_note, common=common)
+    several = len(parts) > 1
+    if several and (html is not None or parquet is not None):
+        raise ConfigError(
+            f"the runs are of {len(parts)} datasets ({', '.join(parts)}), and a report is of one; name runs "
+            "of one of them, or use --out, which gets a folder for each"
+        )
+    compared = comparisons.compare_by_dataset(
+        parts, baseline=baseline, metric=metric, k=cuts, split=split, masked=masked, root=root, store=store,
+        metrics=[name.strip() for name in metrics.split(",")], common=common, log=output.print_note,
     )  # fmt: skip
-    _print(comparison, form)
     command_line = _command_line(context)
     written = []
-    with explain_os_errors(out or html or parquet or Path(), DataError):
-        if out is not None:
-            comparisons.to_html(comparison, out / FILES[0], command=command_line)
-            comparisons.to_parquet(comparison, out / FILES[1])
-            comparisons.to_parquet(comparison, out / FILES[2], per="user")
-            write_json(out / FILES[3], comparisons.summary(comparison))
-            write_text(out / FILES[4], comparison.table("markdown") + "\n")
-            write_text(out / FILES[5], comparison.table("latex") + "\n")
-            written += [out / name for name in FILES]
-        if html is not None:
-            written.append(comparisons.to_html(comparison, html, command=command_line))
-        if parquet is not None:
-            written.append(comparisons.to_parquet(comparison, parquet))
+    if form == "json":
+        output.print_json({name: comparisons.summary(comparison) for name, comparison in compared.items()})
+    for number, (name, comparison) in enumerate(compared.items()):
+        if form != "json":
+            if number:
+                output.print_line()
+            if several:
+                output.print_line(f"on {output.printable(name)}:")
+            _print(comparison, form)
+        with explain_os_errors(out or html or parquet or Path(), DataError):
+            if out is not None:
+                written += _write_all(comparison, out / _folder_name(name) if several else out, command_line)
+            if html is not None:
+                written.append(comparisons.to_html(comparison, html, command=command_line))
+            if parquet is not None:
+                written.append(comparisons.to_parquet(comparison, parquet))
+    for study, best in comparisons.studies(runs or []).items():
+        hint = "" if best is None else f"; to compare the best one, name it too: {shlex.quote(str(best))}"
+        output.print_note(f"{study}: trials of graphrec tune are left out{hint}")
     for path in written:
         output.print_note(f"written: {path}")
+
+
+def _folder_name(dataset: str) -> str:
+    """The name of a dataset as that of a folder."""
+    return re.sub(r"[^\w.-]+", "-", dataset).strip(".") or "dataset"
+
+
+def _write_all(comparison: ModelComparison, out: Path, command_line: str) -> list[Path]:
+    """Writes :data:`FILES` into a directory."""
+    from graphrec.core.files import write_json, write_text
+    from graphrec.runs import comparison as comparisons
+
+    comparisons.to_html(comparison, out / FILES[0], command=command_line)
+    comparisons.to_parquet(comparison, out / FILES[1])
+    comparisons.to_parquet(comparison, out / FILES[2], per="user")
+    write_json(out / FILES[3], comparisons.summary(comparison))
+    write_text(out / FILES[4], comparison.table("markdown") + "\n")
+    write_text(out / FILES[5], comparison.table("latex") + "\n")
+    return [out / name for name in FILES]
 
 
 def _labels(pairs: list[str]) -> dict[str, list[str]]:
@@ -156,7 +192,7 @@ def _command_line(context: typer.Context) -> str:
     parts = ["graphrec", "compare", *map(str, context.params["runs"] or ())]
     for parameter in context.command.params:
         value = context.params.get(parameter.name or "")
-        if parameter.name in ("runs", "form", "parquet") or value in (None, parameter.default):
+        if parameter.name in ("runs", "form", "as_json", "parquet") or value in (None, parameter.default):
             continue
         for each in value if isinstance(value, (list, tuple)) else [value]:
             parts += [parameter.opts[0]] if each is True else [parameter.opts[0], str(each)]

@@ -62,6 +62,7 @@ def converse(
     from graphrec.conversation.session import Session
     from graphrec.core.files import write_json
 
+    settings.suffix(save, [".json"], "--save")
     if web and (user is not None or like or replay is not None or save is not None):
         raise ConfigError(
             "--web asks for user and likes on the page; leave out --user, --like, --save and --replay"

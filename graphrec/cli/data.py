@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from graphrec.cli import output, settings
-from graphrec.cli.help import epilog, group
+from graphrec.cli.help import ReaderCommand, epilog, group
 from graphrec.core.errors import DataError
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def show_readers(root: settings.Root = None) -> None:
 
 @app.command(
     "show",
+    cls=ReaderCommand,
     epilog=epilog(
         "graphrec data show movielens-small --set min_rating=3 --set split=time",
         "graphrec data show saved/shop",
@@ -79,9 +81,11 @@ def show(dataset: settings.Dataset, root: settings.Root = None, options: setting
 
 @app.command(
     "convert",
+    cls=ReaderCommand,
     epilog=epilog(
         "graphrec data convert movielens-small --set split=time --out saved/movielens-time",
-        "graphrec data convert table --set interactions=clicks.csv --out saved/shop",
+        "graphrec data convert table --set interactions=clicks.csv --out saved/shop --name shop",
+        "graphrec data convert table --help   # also lists the options of the reader",
     ),
 )
 def convert(
@@ -89,14 +93,18 @@ def convert(
     out: Annotated[Path, typer.Option(help="Directory to write to; a dataset in it is replaced.")],
     root: settings.Root = None,
     options: settings.Set = None,
+    name: Annotated[str | None, typer.Option(help="Name of the dataset. Default: the reader's.")] = None,
 ) -> None:
     """Save a dataset as a directory that loads quickly and without options.
 
-    Images are not copied; the directory records their paths.
+    With the name of a reader, --help also lists its options. Images are not copied; the directory records
+    their paths.
     """
     from graphrec.core.files import explain_os_errors
 
     data, _ = read_with(dataset, root, options)
+    if name is not None:
+        data = replace(data, name=name)
     with explain_os_errors(out, DataError):
         data.save(out)
     output.print_line(f"{out}: {data!r}")

@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import typer
 
@@ -62,15 +62,18 @@ class Check(NamedTuple):
 
 @command("graphrec doctor", "graphrec doctor --json")
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    form: settings.TableOrJson = "table",
+    as_json: settings.AsJson = False,
     store: settings.Store = settings.CACHE,
 ) -> None:
     """Check the installation and give advice for each problem.
 
     Checks versions, extras, device, weights and data.
     """
+    form = settings.json_format(as_json, form, "table")
+    settings.choice(form, ["table", "json"], "--format")
     checks = run_checks(store)
-    if as_json:
+    if form == "json":
         output.print_json([check._asdict() for check in checks])
     else:
         rows = [(check.status, check.name, check.found) for check in checks]
@@ -162,7 +165,7 @@ def extras() -> list[Check]:
     wanted_by_extra: dict[str, list[tuple[str, str]]] = {}
     try:
         for extra, name, _, marker in requirements():
-            if extra and extra not in HIDDEN_EXTRAS:
+            if extra and extra not in HIDDEN_EXTRAS and name != "graphrec":
                 wanted_by_extra.setdefault(extra, []).append((name, marker))
     except metadata.PackageNotFoundError:
         return []

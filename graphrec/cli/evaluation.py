@@ -23,6 +23,7 @@ NEW = 2
     "graphrec evaluate runs/shop",
     "graphrec evaluate runs/shop --k 5,10,50 --metrics recall,ndcg,map --masked train --out report.parquet",
     "graphrec evaluate runs/shop --cold --beyond --format markdown",
+    "graphrec evaluate runs/shop --json",
     "graphrec evaluate runs/history --projects own --k 5,10,20 --metrics ndcg,hit,mrr",
 )
 def evaluate(
@@ -46,6 +47,7 @@ def evaluate(
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Write per-user values as Parquet.")] = None,
     form: settings.TableFormat = "table",
+    as_json: settings.AsJson = False,
     root: settings.MovedRoot = None,
     store: settings.MovedStore = None,
 ) -> None:
@@ -56,7 +58,9 @@ def evaluate(
     A policy of conversations is evaluated with simulated users, beside rules chosen on validation; only
     --split applies to it.
     """
+    form = settings.json_format(as_json, form, "table")
     settings.choice(form, settings.TABLE_FORMATS, "--format")
+    settings.suffix(out, [".parquet"], "--out")
     if projects is not None:
         settings.choice(projects, ["own", "others"], "--projects")
     cuts = settings.numbers(k, "--k")
@@ -74,7 +78,7 @@ def evaluate(
     refuse_final(run, read_meta(run), "evaluated")
     opened = open_run(run, root=root, store=store)
     if not isinstance(opened.model, Ranker):
-        _conversations(opened, split)
+        _conversations(opened, split, form)
         return
     data = opened.data
     held_out, seen = held_out_and_masked(data, split, masked)
@@ -96,6 +100,10 @@ def evaluate(
         output.print_line(report.to_markdown(intervals=True))
     elif form == "latex":
         output.print_line(report.to_latex(intervals=True))
+    elif form == "json":
+        counts = {key: report.meta[key] for key in ("n_users", "n_excluded", "n_held_out")}
+        about = {"run": str(run), "dataset": data.name, "split": split, "masked": masked, **counts}
+        output.print_json({**about, **report.summary()})
     else:
         meta = report.meta
         output.print_line(
@@ -108,7 +116,7 @@ def evaluate(
         output.print_note(f"written: {out}")
 
 
-def _conversations(opened: OpenedRun, split: str) -> None:
+def _conversations(opened: OpenedRun, split: str, form: str) -> None:
     """Evaluates a policy and the rules to compare it with, in the same conversations."""
     from graphrec.conversation.baselines import TABLE_HEADER, baselines, table_row
     from graphrec.conversation.play import play
@@ -117,7 +125,8 @@ def _conversations(opened: OpenedRun, split: str) -> None:
     pairs = data.test if split == "test" else model.holdout
     limit = model.config.validation_conversations
     pairs = pairs.where(model.setting.catalog.has_attributes[pairs.items])
-    output.print_line(
+    say = output.print_note if form == "json" else output.print_line
+    say(
         f"{opened.meta['model']} on {split} of {data.name}: conversations about {len(pairs):,} pairs; rules "
         f"chosen on {min(len(model.holdout), limit or len(model.holdout)):,} held-out validation pairs"
     )
@@ -126,4 +135,7 @@ def _conversations(opened: OpenedRun, split: str) -> None:
     for name, (policy, setting) in policies.items():
         outcomes = play(policy, setting, model.simulator("test"), pairs.users, pairs.items)
         rows.append([name, *table_row(outcomes)])
+    if form == "json":
+        output.print_json([dict(zip(TABLE_HEADER, row, strict=True)) for row in rows])
+        return
     output.print_table(TABLE_HEADER, rows, left=["policy"])

@@ -282,22 +282,38 @@ def broken(
         )
 
 
-@app.command("verify", epilog=epilog("graphrec features verify --store cache"))
-def verify(store: settings.Store = settings.CACHE) -> None:
+@app.command(
+    "verify", epilog=epilog("graphrec features verify --store cache", "graphrec features verify saved/shop")
+)
+def verify(
+    dataset: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[DATASET]",
+            help="Verify only the tables of this dataset: a name, or a directory of a saved dataset.",
+        ),
+    ] = None,
+    root: settings.Root = None,
+    store: settings.Store = settings.CACHE,
+    options: settings.Set = None,
+) -> None:
     """Verify the hash of every file in the store; exits with 1 if files are damaged, missing or unknown."""
     from graphrec.features import FeatureStore
 
     _require_store(store)
-    problems = FeatureStore(store).verify()
+    data = None if dataset is None else read_with(dataset, root, options)[0]
+    feature_store = FeatureStore(store)
+    problems = feature_store.verify(data)
+    what = str(store) if data is None else f"{store}, {data.name}"
     for problem in problems:
         output.print_line(problem)
     if problems:
         output.print_note(
-            f"{store}: {len(problems)} problems; build the features again, which extracts only what is "
-            "missing"
+            f"{what}: {len(problems)} problems; build the features again, which extracts only what is missing"
         )
         raise typer.Exit(1)
-    output.print_line(f"{store}: {len(FeatureStore(store).tables())} tables, no problems")
+    tables = feature_store.tables() if data is None else feature_store.tables_for(data)
+    output.print_line(f"{what}: {len(tables)} tables, no problems")
 
 
 @app.command("gc", epilog=epilog("graphrec features gc --dry-run", "graphrec features gc --keep 3fa1c2"))

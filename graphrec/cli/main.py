@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
 
 from graphrec.cli import output
-from graphrec.cli.help import group
+from graphrec.cli.help import FullGroup, group
 from graphrec.core.errors import GraphrecError
 
 app = group(
@@ -69,7 +69,7 @@ def load_command(name: str) -> Any:
     return typer.main.get_command(getattr(importlib.import_module(f"graphrec.cli.{module}"), attribute))
 
 
-class LazyGroup(TyperGroup):
+class LazyGroup(FullGroup):
     """Lists the commands from :data:`COMMANDS` and imports only the one that is invoked.
 
     Inspecting the signatures of all commands takes longer than all else that ``graphrec --help`` does.
@@ -166,8 +166,11 @@ def _report_mistake(message: str, debug: bool) -> int:
 
 
 def _one_line(message: str) -> str:
-    """The message on one line, shortened in the middle; ids and paths may be arbitrarily long."""
-    flat = message.replace("\n", " ").replace("\r", " ")
+    """The message on one line, shortened in the middle; ids and paths may be arbitrarily long.
+
+    Lines that are indented by two spaces stay: they list what the first line is about.
+    """
+    flat = re.sub(r"[\r\n](?!  \S)", " ", message)
     return flat if len(flat) <= MAX_MESSAGE else f"{flat[: MAX_MESSAGE // 2]} … {flat[-MAX_MESSAGE // 2 :]}"
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
 from graphrec.cli import output, settings
 from graphrec.cli.help import command
 from graphrec.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from graphrec.data import Vocabulary
 
 FORMATS = ("table", "json", "csv")
 SEARCHES = ("auto", "exact", "approximate")
@@ -27,6 +30,11 @@ Exclude = Annotated[
 IncludeSeen = Annotated[
     bool, typer.Option("--include-seen", help="Also recommend items the user has interacted with.")
 ]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse unknown ids instead of naming them and answering the rest.")
+]
+SHOWN = 5
+"""Number of unknown ids to name."""
 Search = Annotated[str, typer.Option("--search", help="exact, approximate (needs graphrec index), or auto.")]
 
 
@@ -44,12 +52,16 @@ def recommend(
     include_seen: IncludeSeen = False,
     unknown: Annotated[str, typer.Option(help="For unknown users: error or popularity.")] = "error",
     search: Search = "auto",
+    strict: Strict = False,
     form: Format = "table",
+    as_json: settings.AsJson = False,
 ) -> None:
     """Recommend items to users.
 
-    RUN is a run directory or a saved recommender; dataset and features are not needed.
+    RUN is a run directory or a saved recommender; dataset and features are not needed. Unknown ids are named
+    on stderr and the rest is answered; it is an error if no user or no item of --only is known.
     """
+    form = settings.json_format(as_json, form, "table")
     settings.choice(form, FORMATS, "--format")
     settings.choice(unknown, ["error", "popularity"], "--unknown")
     settings.choice(search, SEARCHES, "--search")
@@ -59,6 +71,10 @@ def recommend(
 
     recommender, titles = open_recommender(run)
     k = min(k, len(recommender.items))
+    if unknown == "error":
+        user = _known(recommender.users, user, "--user", strict)
+    allowed = allowed and _known(recommender.items, allowed, "--only", strict)
+    excluded = excluded and _known(recommender.items, excluded, "--exclude", strict, required=False)
     ids, scores = recommender.recommend(
         user, k, exclude_seen=not include_seen, only=allowed, exclude=excluded,
         unknown=cast(Literal["error", "popularity"], unknown), search=cast(Any, search),
@@ -72,28 +88,38 @@ def similar(
     item: Annotated[list[str], typer.Option(help="Item id; may be repeated.")],
     k: K = 10,
     search: Search = "auto",
+    strict: Strict = False,
     form: Format = "table",
+    as_json: settings.AsJson = False,
 ) -> None:
     """Find the items most similar to an item.
 
     Similarity is the cosine of the items' embeddings.
     """
+    form = settings.json_format(as_json, form, "table")
     settings.choice(form, FORMATS, "--format")
     settings.choice(search, SEARCHES, "--search")
     from graphrec.runs import open_recommender
 
     recommender, titles = open_recommender(run)
+    item = _known(recommender.items, item, "--item", strict)
     ids, scores = recommender.similar_items(item, min(k, len(recommender.items)), search=cast(Any, search))
     _print_ranking("item", item, ids, scores, titles, form)
 
 
 @command(
-    "graphrec export runs/shop --out recommendations.parquet -k 50", "graphrec export runs/shop --faiss index"
+    "graphrec export runs/shop --out recommendations.parquet -k 50",
+    "graphrec export runs/shop --out recommendations.csv",
+    "graphrec export runs/shop --faiss index",
 )
 def export(
     run: settings.Run,
     out: Annotated[
-        Path | None, typer.Option(help="Parquet file for recommendations: user, rank, item, score.")
+        Path | None,
+        typer.Option(
+            help="File for recommendations: user, rank, item, score. Its suffix is the format: .parquet, "
+            ".csv, .jsonl or .arrow."
+        ),
     ] = None,
     faiss: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Directory for a FAISS index over the items.")
@@ -106,15 +132,15 @@ def export(
     exclude: Exclude = None,
     include_seen: IncludeSeen = False,
     search: Search = "auto",
+    strict: Strict = False,
 ) -> None:
     """Write recommendations for all users, or a FAISS index, or both.
 
-    Recommendations are written as Parquet; the index is over the item embeddings.
+    The index is over the item embeddings.
     """
     if out is None and faiss is None:
-        raise ConfigError(
-            "nothing to write; set a Parquet file with --out, a directory with --faiss, or both"
-        )
+        raise ConfigError("nothing to write; set a file with --out, a directory with --faiss, or both")
+    settings.suffix(out, [".parquet", ".csv", ".jsonl", ".arrow"], "--out")
     settings.choice(search, SEARCHES, "--search")
     selected = settings.lines(users)
     allowed = settings.lines(only)
@@ -123,6 +149,9 @@ def export(
 
     recommender, _ = open_recommender(run)
     k = min(k, len(recommender.items))
+    selected = selected and _known(recommender.users, selected, "--users", strict)
+    allowed = allowed and _known(recommender.items, allowed, "--only", strict)
+    excluded = excluded and _known(recommender.items, excluded, "--exclude", strict, required=False)
     if out is not None:
         recommender.export(
             out, k, selected, exclude_seen=not include_seen, only=allowed, exclude=excluded,
@@ -219,6 +248,27 @@ def serve(
         output.print_note("new items are not accepted: this recommender does not support them")
         path = None
     run_server(recommender, host, port, search=cast(Any, search), journal=path)
+
+
+def _known(
+    vocabulary: Vocabulary, ids: list[str], option: str, strict: bool, required: bool = True
+) -> list[str]:
+    """The ids that are known, after a line about the others.
+
+    Raises:
+        UnknownIdError: an id is unknown and ``strict``, or none is known and ``required``.
+    """
+    unknown = list(dict.fromkeys(name for name in ids if name not in vocabulary))
+    known = [name for name in ids if name in vocabulary]
+    if unknown and (strict or (required and not known)):
+        vocabulary.indices(ids)
+    if unknown:
+        names = ", ".join(output.printable(name) for name in unknown[:SHOWN])
+        more = ", ..." if len(unknown) > SHOWN else ""
+        output.print_note(
+            f"{option}: {len(unknown):,} of {len(set(ids)):,} ids are unknown and left out: {names}{more}"
+        )
+    return known
 
 
 def _print_ranking(

@@ -68,8 +68,10 @@ Masked = Annotated[
         "Default: train+valid for test, train for valid. Published tables often mask train alone."
     ),
 ]
-TableFormat = Annotated[str, typer.Option("--format", help="table, markdown or latex.")]
-TABLE_FORMATS = ("table", "markdown", "latex")
+TableFormat = Annotated[str, typer.Option("--format", help="table, markdown, latex or json.")]
+TableOrJson = Annotated[str, typer.Option("--format", help="table or json.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as --format json does.")]
+TABLE_FORMATS = ("table", "markdown", "latex", "json")
 MovedRoot = Annotated[Path | None, typer.Option(help="Where the dataset is now, if it has moved.")]
 MovedStore = Annotated[Path | None, typer.Option(help="Where the feature store is now, if it has moved.")]
 
@@ -183,6 +185,23 @@ def choice(value: str, known: Collection[str], option: str) -> str:
     if value not in known:
         raise ConfigError(f"{option} {value!r} is not one of {list(known)}.{nearest(value, known)}")
     return value
+
+
+def json_format(as_json: bool, form: str, default: str) -> str:
+    """The format: ``json`` with ``--json``, which is refused beside another ``--format``."""
+    if not as_json:
+        return form
+    if form not in (default, "json"):
+        raise ConfigError(f"--json and --format {form} exclude each other; give one of them")
+    return "json"
+
+
+def suffix(path: Path | None, known: Collection[str], option: str) -> None:
+    """Refuses an output file whose suffix does not name a format that the option writes."""
+    if path is not None and path.suffix.lower() not in known:
+        raise ConfigError(
+            f"{option} {path}: the suffix {path.suffix!r} names no format; expected one of {', '.join(known)}"
+        )
 
 
 def numbers(text: str, option: str) -> tuple[int, ...]:

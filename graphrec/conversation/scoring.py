@@ -60,8 +60,10 @@ class ScoringTask:
             )
         if not edges.shape[1]:
             raise DataError(
-                f"{data.name}: no item has an attribute, so there is nothing to talk about; validate by "
-                "ranking"
+                f"{data.name}: no item has an attribute, so there is nothing to talk about; name the columns "
+                "of the items file that hold attributes (--set data.attributes=genre,color; a saved dataset "
+                "is converted again: graphrec data convert table ... --set attributes=genre,color), or train "
+                "without conversations: --select recall@20"
             )
         chosen = np.arange(len(data.valid))
         if len(chosen) > pairs:

@@ -1,15 +1,22 @@
-"""Output: notes on stderr, silence of other libraries, a progress bar, TensorBoard scalars."""
+"""Output: notes on stderr, silence of other libraries, the progress of a training, TensorBoard scalars."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from graphrec.core.errors import ConfigError, missing_dependency
+
+SECONDS_BETWEEN_LINES = 30.0
+"""Where stderr is no terminal."""
+SECONDS_BETWEEN_UPDATES = 0.5
+"""In a notebook."""
 
 
 def print_note(*parts: object) -> None:
@@ -52,38 +59,183 @@ def track(steps: range, description: str, shown: bool) -> Iterable[int]:
     return rich_track(steps, description, transient=True, console=Console(stderr=True))
 
 
-@contextmanager
-def progress_bar(
-    shown: bool | None, total: int, start: int
-) -> Iterator[Callable[[Mapping[str, float], float | None, int], None]]:
-    """A rich progress bar with the last loss and the best metric.
+class EpochProgress:
+    """The progress of a training in words; this class shows nothing, others derive from it.
 
     Args:
-        shown: None shows it if stderr is a terminal.
-        total: number of epochs.
+        total: greatest number of epochs.
         start: number of epochs trained before.
-
-    Yields:
-        A function that shows an epoch's record, and the best validation so far with its epoch.
+        metric: name of the selected metric; None if it has none.
+        patience: number of validations without a better one that training goes on after; None is no limit.
     """
-    if not (sys.stderr.isatty() if shown is None else shown):
-        yield lambda *_: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    with Progress(
-        TextColumn("epoch"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("{task.description}"), console=Console(stderr=True),
-    ) as bar:  # fmt: skip
-        task = bar.add_task("", total=total, completed=start)
+    def __init__(
+        self, total: int, start: int, metric: str | None = None, patience: int | None = None
+    ) -> None:
+        self.total = total
+        self.start = start
+        self.metric = metric
+        self.patience = patience
+        self.began = time.monotonic()
 
-        def show(record: Mapping[str, float], best: float | None, best_epoch: int) -> None:
-            loss = sum(v for k, v in record.items() if k.startswith("loss/"))
-            text = f"loss {loss:.4f}" + (f"  best {best:.4f} at {best_epoch}" if best is not None else "")
-            bar.update(task, completed=int(record["epoch"]), description=text)
+    def on_step(self, epoch: int, step: int) -> None:
+        """Is called after each batch; both count from 1."""
 
-        yield show
+    def on_epoch(self, record: Mapping[str, float], best: float | None, best_epoch: int, misses: int) -> None:
+        """Is called after each epoch.
+
+        Args:
+            record: of the epoch.
+            best: the selected metric of the best epoch, or None.
+            best_epoch: that epoch.
+            misses: number of validations since then.
+        """
+
+    def describe(self, record: Mapping[str, float], best: float | None, best_epoch: int, misses: int) -> str:
+        """The loss, the best epoch and how much of the patience is used up; see :meth:`on_epoch`."""
+        text = f"loss {sum(v for k, v in record.items() if k.startswith('loss/')):.4f}"
+        if best is not None:
+            name = f"{self.metric} " if self.metric else ""
+            text += f", best {name}{best:.4f} at epoch {best_epoch}"
+            if self.patience is not None:
+                text += f" ({misses} of {self.patience} validations without a better one)"
+        return text
+
+    def seconds_left(self, epoch: int) -> float:
+        """Seconds until the last epoch at the pace so far; early stopping may end the training before."""
+        done = max(1, epoch - self.start)
+        return (time.monotonic() - self.began) / done * (self.total - epoch)
+
+
+class _Bar(EpochProgress):
+    """A rich progress bar on stderr."""
+
+    def __init__(self, bar: Any, **facts: Any) -> None:
+        super().__init__(**facts)
+        self.bar = bar
+        self.task = bar.add_task("", total=self.total, completed=self.start)
+
+    def on_epoch(self, record: Mapping[str, float], best: float | None, best_epoch: int, misses: int) -> None:
+        text = self.describe(record, best, best_epoch, misses)
+        self.bar.update(self.task, completed=int(record["epoch"]), description=text)
+
+
+class _Lines(EpochProgress):
+    """A line on stderr every :data:`SECONDS_BETWEEN_LINES`, also within an epoch."""
+
+    def __init__(self, **facts: Any) -> None:
+        super().__init__(**facts)
+        self.last = self.began
+        self.described = ""
+
+    def on_step(self, epoch: int, step: int) -> None:
+        if self._is_due():
+            seconds = duration(time.monotonic() - self.began)
+            after = f"; {self.described}" if self.described else ""
+            print_note(f"epoch {epoch:,} of at most {self.total:,}, step {step:,}, {seconds}{after}")
+
+    def on_epoch(self, record: Mapping[str, float], best: float | None, best_epoch: int, misses: int) -> None:
+        self.described = self.describe(record, best, best_epoch, misses)
+        if self._is_due():
+            epoch = int(record["epoch"])
+            left = self.seconds_left(epoch)
+            print_note(
+                f"epoch {epoch:,} of at most {self.total:,}, {duration(time.monotonic() - self.began)}, at "
+                f"most {duration(left)} left; {self.described}"
+            )
+
+    def _is_due(self) -> bool:
+        now = time.monotonic()
+        if now - self.last < SECONDS_BETWEEN_LINES:
+            return False
+        self.last = now
+        return True
+
+
+class _Notebook(EpochProgress):
+    """One line below the cell of a notebook, which is replaced."""
+
+    def __init__(self, **facts: Any) -> None:
+        super().__init__(**facts)
+        from IPython.display import display
+
+        self.shown_at = 0.0
+        self.handle: Any = display(_Text("training ..."), display_id=True)
+
+    def on_epoch(self, record: Mapping[str, float], best: float | None, best_epoch: int, misses: int) -> None:
+        epoch = int(record["epoch"])
+        text = self.describe(record, best, best_epoch, misses)
+        left = f", at most {duration(self.seconds_left(epoch))} left" if epoch < self.total else ""
+        self.text = f"epoch {epoch:,} of at most {self.total:,}{left}; {text}"
+        if time.monotonic() - self.shown_at > SECONDS_BETWEEN_UPDATES:
+            self.shown_at = time.monotonic()
+            self.handle.update(_Text(self.text))
+
+    def close(self) -> None:
+        """Shows the last epoch."""
+        self.handle.update(_Text(getattr(self, "text", "nothing was trained")))
+
+
+class _Text:
+    """Text that a notebook shows without quotes."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+@contextmanager
+def epoch_progress(
+    shown: bool | None, total: int, start: int, metric: str | None = None, patience: int | None = None
+) -> Iterator[EpochProgress]:
+    """Shows the progress of a training: a bar on a terminal, a line in a notebook, else lines on stderr.
+
+    Args:
+        shown: None chooses as above; True is a bar anywhere; False shows nothing.
+        total: see :class:`EpochProgress`, as the others.
+        start: likewise.
+        metric: likewise.
+        patience: likewise.
+    """
+    facts: dict[str, Any] = {"total": total, "start": start, "metric": metric, "patience": patience}
+    if shown is False:
+        yield EpochProgress(**facts)
+    elif shown or sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        with Progress(
+            TextColumn("epoch"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("{task.description}"), console=Console(stderr=True),
+        ) as bar:  # fmt: skip
+            yield _Bar(bar, **facts)
+    elif in_notebook():
+        notebook = _Notebook(**facts)
+        try:
+            yield notebook
+        finally:
+            notebook.close()
+    else:
+        yield _Lines(**facts)
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    if "IPython" not in sys.modules:
+        return False
+    shell = sys.modules["IPython"].get_ipython()
+    return type(shell).__name__ == "ZMQInteractiveShell"
+
+
+def duration(seconds: float) -> str:
+    """Such as ``8 s``, ``4 min 5 s`` or ``2 h 7 min``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, left = divmod(minutes, 60)
+    if hours:
+        return f"{hours:,} h {left} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 @contextmanager

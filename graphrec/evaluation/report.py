@@ -81,6 +81,10 @@ class Report:
             raise ConfigError(f"metric {metric!r} is not one of {known}.{nearest(metric, known)}")
         return self.metrics[metric]
 
+    def __repr__(self) -> str:
+        """The table, not the values of all users."""
+        return str(self)
+
     def __str__(self) -> str:
         return "\n".join(filter(None, [self._heading(), render(*self.cells(), "plain")]))
 
@@ -106,6 +110,21 @@ class Report:
         """Mean over users of each metric, then the scalars; NaN where there are no users."""
         means = {n: float(v.mean()) if len(v) else np.nan for n, v in self.metrics.items()}
         return means | dict(self.scalars)
+
+    def summary(self, intervals: bool = True) -> dict[str, Any]:
+        """Means over users by group as JSON values; ``all`` is all users, None is undefined.
+
+        Args:
+            intervals: add 95% bootstrap intervals over users.
+        """
+        groups = {}
+        for label, report in {"all": self, **self.groups}.items():
+            means = {n: None if np.isnan(v) else float(v) for n, v in report.mean().items()}
+            groups[label] = {"users": len(report), "mean": means}
+            if intervals:
+                known = [name for name in report.metrics if means[name] is not None]
+                groups[label]["interval"] = {name: list(report.interval(name)) for name in known}
+        return {"model": self.name, "groups": groups}
 
     def where(self, mask: np.ndarray, **meta: Any) -> Report:
         """The same metrics over some of the users ``(n,) bool``; scalars and groups are not carried over."""

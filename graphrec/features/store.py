@@ -201,14 +201,26 @@ class FeatureStore:
             }
             return complete_table(folder, {**head, **notes}, [entry])
 
-    def verify(self) -> list[str]:
-        """Hashes every file again; returns one line per damaged, missing, unfinished or unknown file."""
+    def verify(self, dataset: Dataset | None = None) -> list[str]:
+        """Hashes every file again; returns one line per damaged, missing, unfinished or unknown file.
+
+        Args:
+            dataset: leave out the complete tables of other datasets.
+        """
+        fingerprints = () if dataset is None else (dataset.items.fingerprint, dataset.users.fingerprint)
+        others = {
+            table.folder
+            for table in (() if dataset is None else self.tables(skip_damaged=True))
+            if table.manifest["items"] not in fingerprints
+        }
         problems: list[str] = []
         if self.root.exists() and not self.root.is_dir():
             problems.append(f"{self.root}: found a file; expected the directory of a feature store")
         try:
             for field in sorted(self.root.iterdir()) if self.root.is_dir() else []:
                 for folder in sorted(field.iterdir()) if field.is_dir() else [field]:
+                    if folder in others:
+                        continue
                     if folder.is_dir() and re.fullmatch(r"[0-9a-f]{32}", folder.name):
                         shards.table_problems(folder, problems.append)
                     else:

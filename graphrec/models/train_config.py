@@ -47,7 +47,7 @@ class TrainConfig(Config):
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision of the forward pass; ``fp16`` needs CUDA."""
     progress: bool | None = option(None, affects_result=False)
-    """Show a progress bar; None shows it on a terminal."""
+    """Show a progress bar; None: on a terminal, else one line in a notebook or a line every 30 s."""
     tensorboard: bool = option(False, affects_result=False)
     """Write TensorBoard events under the run directory (needs the extra ``track``)."""
     profile: bool = option(False, affects_result=False)

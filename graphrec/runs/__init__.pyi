@@ -15,6 +15,7 @@ from .run import (
     ranks as ranks,
     recommender_folder as recommender_folder,
     refuse_another as refuse_another,
+    save_run as save_run,
     train as train,
 )
 from .source import NONE as NONE, Source as Source, features_for as features_for

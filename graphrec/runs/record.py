@@ -76,11 +76,19 @@ def read_record(path: str | Path) -> RunRecord:
     """The validated record of a run.
 
     Raises:
-        CheckpointError: no run there (the nearest one is named), or its ``run.json`` is damaged.
+        CheckpointError: no run there (the nearest one is named), its ``run.json`` is damaged, or it is of a
+            Trainer of its own and does not record its dataset (see :func:`graphrec.runs.save_run`).
     """
     path = Path(path)
+    meta = read_meta(path)
+    if "model" in meta and "dataset" not in meta:
+        raise CheckpointError(
+            f"{path}: a run of {meta['model']!r} by a Trainer of its own, which does not record its dataset; "
+            f"complete it in Python: graphrec.save_run({str(path)!r}, data, features, store=store), with the "
+            "dataset and the tables that the model was built with"
+        )
     try:
-        return RunRecord.model_validate(read_meta(path))
+        return RunRecord.model_validate(meta)
     except ValidationError as cause:
         first = cause.errors()[0]
         raise damaged(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from cause

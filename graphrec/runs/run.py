@@ -22,7 +22,7 @@ from graphrec.data import Dataset
 from graphrec.data.content import title
 from graphrec.evaluation.metrics import parse_metric
 from graphrec.evaluation.ranking import RankingTask
-from graphrec.features import FeatureTable
+from graphrec.features import FeatureStore, FeatureTable
 from graphrec.models import model as model_class
 from graphrec.models.base import Features, Model, ModelConfig, Ranker
 from graphrec.models.train_config import Task, TrainConfig
@@ -157,16 +157,9 @@ def train(
     elif select != NONE:
         task = untrained.task(data)
     facts = {
-        "dataset": {"name": data.name, "fingerprint": data.fingerprint},
-        "features": {field: table.sha256 for field, table in inputs.items()},
-        "keys": {f: str(t.meta["key"]) for f, t in inputs.items() if "key" in t.meta},
-        "extractors": {f: t.meta.get("extractor") for f, t in inputs.items()},
-        "store": str(Path(store).absolute()) if store is not None else None,
-        "source": (source or Source(COPY)).describe(),
+        **_facts(data, inputs, source, store),
         "select": select,
         "seed": seed,
-        "split": data.meta.get("split"),
-        "dataset_meta": dict(data.meta),
         "commit": commit(Path()),
         "earlier_environments": _earlier_environments(out) if resume else [],
     }
@@ -175,20 +168,94 @@ def train(
     run = Trainer(train_config, out).fit(
         untrained, task, None if task is None else select, resume=resume, about=facts, on_epoch=on_epoch
     )
-    if not distributed.is_rank_zero():
-        return run
+    if distributed.is_rank_zero():
+        _write_products(out, run.model, data, inputs, source)
+    return run
+
+
+def save_run(
+    run: Run | str | Path,
+    data: Dataset,
+    features: Features | None = None,
+    *,
+    source: Source | None = None,
+    store: FeatureStore | str | Path | None = None,
+) -> Path:
+    """Completes the run directory of a :class:`~graphrec.training.trainer.Trainer`.
+
+    The Trainer sees neither the dataset nor the features. This adds the record of both, a copy of the dataset
+    unless its source is given, and the recommender, so that the run is like one of :func:`train`: evaluated,
+    compared, served and trained again by its path alone.
+
+    Args:
+        run: what :meth:`~graphrec.training.trainer.Trainer.fit` returned, or its run directory.
+        data: the dataset that the model was built with.
+        features: the tables by field that the model was built with.
+        source: where ``data`` was read; None copies the dataset into the run directory.
+        store: the feature store the tables came from, recorded for :func:`open_run`.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        ConfigError: the run has no directory, or its model has no registered name.
+        CheckpointError: there is no run, no checkpoint, the run is of another dataset, or its weights do not
+            fit a model built with these inputs.
+        FeatureError: the model needs features that are not among ``features``.
+    """
+    if isinstance(run, Run) and run.out is None:
+        raise ConfigError("the run has no directory; give the Trainer one: Trainer(config, out=...)")
+    path = Path(run.out or "" if isinstance(run, Run) else run)
+    meta = read_meta(path)
+    recorded = meta.get("dataset", {}).get("fingerprint", data.fingerprint)
+    if recorded != data.fingerprint:
+        raise CheckpointError(
+            f"{path}: was trained on {meta['dataset'].get('name')} {recorded[:12]}…, and the dataset given "
+            f"is {data.name} {data.fingerprint[:12]}… (fingerprints); give the one it was trained on"
+        )
+    cls = _registered_model(path, str(meta.get("model")))
+    try:
+        config = cls.Config(**meta.get("model_config", {}))
+    except ConfigError as cause:
+        raise damaged(path, str(cause)) from cause
+    inputs = cls.inputs(features, config)
+    model = _load_model(path, cls, data, inputs, config)
+    root = store.root if isinstance(store, FeatureStore) else store
+    with explain_os_errors(path, CheckpointError):
+        write_sealed(path / "run.json", {**meta, **_facts(data, inputs, source, root)})
+    _write_products(path, model, data, inputs, source)
+    return path
+
+
+def _facts(
+    data: Dataset, inputs: Features, source: Source | None, store: str | Path | None
+) -> dict[str, Any]:
+    """What ``run.json`` records of the inputs of a run."""
+    return {
+        "dataset": {"name": data.name, "fingerprint": data.fingerprint},
+        "features": {field: table.sha256 for field, table in inputs.items()},
+        "keys": {f: str(t.meta["key"]) for f, t in inputs.items() if "key" in t.meta},
+        "extractors": {f: t.meta.get("extractor") for f, t in inputs.items()},
+        "store": str(Path(store).absolute()) if store is not None else None,
+        "source": (source or Source(COPY)).describe(),
+        "split": data.meta.get("split"),
+        "dataset_meta": dict(data.meta),
+    }
+
+
+def _write_products(out: Path, model: Model, data: Dataset, inputs: Features, source: Source | None) -> None:
+    """Writes what a run directory holds besides the files of the Trainer."""
     titles = _titles(data)
     with explain_os_errors(out, CheckpointError):
         if source is None:
             data.save(out / COPY)
         if titles:
             write_sealed(out / TITLES, {**TITLES_FORMAT.header, "titles": titles})
-    if isinstance(run.model, Ranker):
-        Recommender.from_model(run.model, data, inputs or None).save(out / "recommender")
-    agent = run.model.conversational_agent(data)
+    if isinstance(model, Ranker):
+        Recommender.from_model(model, data, inputs or None).save(out / "recommender")
+    agent = model.conversational_agent(data)
     if agent is not None:
         agent.save(out / CONVERSATION)
-    return run
 
 
 def ranks(model: type[Model], select: str) -> bool:
@@ -220,7 +287,7 @@ def refuse_another(out: Path, select: str, resume: bool) -> None:
         raise CheckpointError(
             f"{out} already holds a run; resume it (--resume), or choose another directory (--out)"
         )
-    selected = read_meta(out).get("select", select)
+    selected = read_meta(out).get("select") or select
     if selected != select:
         raise CheckpointError(
             f"{out} selects on {selected}, this run selects on {select}; resume it with --select {selected}, "
@@ -253,17 +320,35 @@ def open_run(
     path = Path(path)
     record = read_record(path)
     data, tables = inputs_of(path, data=data, features=features, root=root, store=store)
+    cls = _registered_model(path, record.model)
     try:
-        cls, config, _ = configure(record.model, record.config)
+        _, config, _ = configure(record.model, record.config)
     except ConfigError as cause:
         raise damaged(path, str(cause)) from cause
+    model = _load_model(path, cls, data, tables, config)
+    return OpenedRun(path, model, data, tables, read_meta(path))
+
+
+def _registered_model(path: Path, name: str) -> type[Model]:
+    """The class of a recorded model; the error for one of another program names the entry point group."""
+    try:
+        return model_class(name)
+    except ConfigError as cause:
+        raise CheckpointError(
+            f"{path}: its model {name!r} cannot be opened by name: {cause} A model of your own is opened "
+            "where it is registered: install its package, with an entry point in the group graphrec.models"
+        ) from cause
+
+
+def _load_model(path: Path, cls: type[Model], data: Dataset, tables: Features, config: ModelConfig) -> Model:
+    """The model of a run with its selected weights, in evaluation mode."""
     weights = checkpoint.selected(path)
     if weights is None:
         raise CheckpointError(f"{path}: holds no checkpoint yet; resume the training (--resume)")
     model = cls.build(data, tables or None, config)
     checkpoint.read(weights, model)
     model.eval()
-    return OpenedRun(path, model, data, tables, read_meta(path))
+    return model
 
 
 def open_recommender(path: str | Path) -> tuple[Recommender, dict[str, str]]:
@@ -304,7 +389,7 @@ def recommender_folder(path: str | Path) -> Path:
     path = Path(path)
     folder = next((p for p in (path, path / "recommender") if (p / "recommender.json").exists()), None)
     if folder is None:
-        trained = read_meta(path).get("model")
+        trained = read_record(path).model
         if (path / CONVERSATION).is_dir():
             raise CheckpointError(
                 f"{path}: a run of {trained!r}, which recommends only in conversations; run: "

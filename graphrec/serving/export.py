@@ -1,10 +1,11 @@
-"""Exports recommendations as Parquet and item embeddings as a FAISS index."""
+"""Exports recommendations as a table and item embeddings as a FAISS index."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -16,29 +17,34 @@ from graphrec.graphs.ivf import import_faiss
 from graphrec.serving.array_bundle import write_ids
 from graphrec.serving.vectors import Vectors
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 BLOCK = 4096  # users recommended to and written at once
 
 
-def write_parquet(
+def write_recommendations(
     path: Path, users: Sequence[str], recommend: Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
 ) -> None:
     """Writes one row per user and rank, in blocks: ``user, rank, item, score``; the whole file or none.
 
-    ``recommend`` returns item ids and scores ``(B, k)`` for some of the users; scores of ``-inf`` fill up.
+    The suffix of the path is one of :data:`WRITERS`. ``recommend`` returns item ids and scores ``(B, k)`` for
+    some of the users; scores of ``-inf`` fill up.
 
     Raises:
+        ConfigError: another suffix.
         CheckpointError: the file cannot be written.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
+    check_suffix(path)
     schema = pa.schema(
         [("user", pa.string()), ("rank", pa.int32()), ("item", pa.string()), ("score", pa.float32())]
     )
     with (
         explain_os_errors(path, CheckpointError),
         atomic_write(path) as file,
-        pq.ParquetWriter(file, schema) as writer,
+        WRITERS[path.suffix.lower()](file, schema) as writer,
     ):
         for start in track(range(0, len(users), BLOCK), "recommending", len(users) > BLOCK):
             part = np.array(users[start : start + BLOCK], dtype=object)
@@ -47,6 +53,64 @@ def write_parquet(
             columns = (part[row], (column + 1).astype(np.int32), ids[row, column], scores[row, column])
             arrays = [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+
+def check_suffix(path: Path) -> None:
+    """Refuses a file of recommendations whose suffix names no format.
+
+    Raises:
+        ConfigError: names the formats.
+    """
+    if path.suffix.lower() not in WRITERS:
+        raise ConfigError(
+            f"{path}: the suffix {path.suffix!r} names no format of recommendations; expected one of "
+            f"{', '.join(WRITERS)}"
+        )
+
+
+def _parquet(file: IO[bytes], schema: pa.Schema) -> Any:
+    import pyarrow.parquet as pq
+
+    return pq.ParquetWriter(file, schema)
+
+
+def _csv(file: IO[bytes], schema: pa.Schema) -> Any:
+    import pyarrow.csv
+
+    return pyarrow.csv.CSVWriter(file, schema, write_options=pyarrow.csv.WriteOptions(quoting_style="needed"))
+
+
+def _arrow(file: IO[bytes], schema: pa.Schema) -> Any:
+    import pyarrow as pa
+
+    return pa.ipc.new_file(file, schema)
+
+
+class _JsonLines:
+    """A writer of one JSON object per row."""
+
+    def __init__(self, file: IO[bytes], schema: pa.Schema) -> None:
+        self.file = file
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def write_table(self, table: pa.Table) -> None:
+        """Appends the rows."""
+        for row in table.to_pylist():
+            self.file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+
+
+WRITERS: dict[str, Callable[[IO[bytes], Any], Any]] = {
+    ".parquet": _parquet,
+    ".csv": _csv,
+    ".jsonl": _JsonLines,
+    ".arrow": _arrow,
+}
+"""Suffix of a file of recommendations -> what writes tables in its format."""
 
 
 def require_dense(vectors: Vectors, meta: Mapping[str, Any]) -> np.ndarray:

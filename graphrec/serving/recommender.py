@@ -20,7 +20,7 @@ from graphrec.data import Dataset, Histories, Interactions, Query, Vocabulary
 from graphrec.models.base import ColdStartRule, Features, Ranker
 from graphrec.serving import array_bundle, histories, vectors
 from graphrec.serving.catalog import ItemBlock, Items
-from graphrec.serving.export import require_dense, write_faiss, write_parquet
+from graphrec.serving.export import check_suffix, require_dense, write_faiss, write_recommendations
 from graphrec.serving.ivf import Index, build_index, open_index
 from graphrec.serving.placement import (
     ContentVectors,
@@ -495,7 +495,9 @@ class Recommender:
         exclude: Iterable[Any] | None = None,
         search: Search = "auto",
     ) -> Path:
-        """Writes recommendations as Parquet, one row per user and rank: ``user, rank, item, score``.
+        """Writes recommendations as a table, one row per user and rank: ``user, rank, item, score``.
+
+        The suffix decides the format: ``.parquet``, ``.csv``, ``.jsonl`` (one object a line) or ``.arrow``.
 
         Users are processed in blocks, so memory does not grow with their number. Ranks count from 1.
 
@@ -510,9 +512,10 @@ class Recommender:
 
         Raises:
             UnknownIdError: a user or an item is not known.
-            ConfigError: ``k`` is below 1, or ``search`` is invalid or needs a missing index.
+            ConfigError: ``k`` is below 1, ``search`` is invalid or needs a missing index, or another suffix.
             CheckpointError: the file cannot be written.
         """
+        check_suffix(Path(path))
         ids = list(self.users.ids) if users is None else [str(user) for user in as_list(users)[0]]
         self.users.indices(ids)  # fails for an unknown user before anything is computed
         recommend = partial(
@@ -523,7 +526,7 @@ class Recommender:
             exclude=None if exclude is None else as_list(exclude)[0],
             search=search,
         )
-        write_parquet(Path(path), ids, recommend)
+        write_recommendations(Path(path), ids, recommend)
         return Path(path)
 
     def export_faiss(self, path: str | Path) -> Path:

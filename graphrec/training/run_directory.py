@@ -101,13 +101,15 @@ class RunDirectory:
         """
         if self.path is None or not self.writes:
             return
+        before: dict[str, Any] = {}
         if (self.path / RUN).exists():
             if not resume:
                 raise CheckpointError(
                     f"{self.path} already holds a run; resume it (resume=True, --resume), or choose another "
                     "directory"
                 )
-            self._check_same_run(self.path, facts, configs)
+            before = read_sealed(self.path / RUN, checkpoint.REMEDY)
+            self._check_same_run(self.path, before, facts, configs)
         elif (self.path / "dataset.json").exists():
             raise CheckpointError(f"{self.path}: holds a dataset; choose another directory for the run")
         with self._writing():
@@ -119,7 +121,8 @@ class RunDirectory:
             with suppress(NotImplementedError):  # a file system without locks
                 self._lock = acquire_lock(self.path / LOCK, refusal)
             remove_stale_temporaries(self.path)
-            write_sealed(self.path / RUN, {**facts, "environment": environment()})
+            # What was added to the record after the training, such as by save_run, stays.
+            write_sealed(self.path / RUN, {**before, **facts, "environment": environment()})
 
     def close(self) -> None:
         """Releases the lock of the directory."""
@@ -128,24 +131,34 @@ class RunDirectory:
             self._lock = None
 
     def _check_same_run(
-        self, path: Path, facts: Mapping[str, Any], configs: Mapping[str, type[Config]]
+        self,
+        path: Path,
+        before: Mapping[str, Any],
+        facts: Mapping[str, Any],
+        configs: Mapping[str, type[Config]],
     ) -> None:
-        before = read_sealed(path / RUN, checkpoint.REMEDY)
+        """Refuses to resume another run; the error has a line for each option that differs."""
         # A resumed run may train longer, but the epochs that a schedule spans stay.
         duration = ["patience", "stop_after"]
         if facts["train_config"]["schedule"] == "constant":
             duration.append("epochs")
-        for key in ("model", "model_config", "train_config", "dataset", "features"):
-            values: list[Any] = [before.get(key), facts.get(key)]
-            if key in configs:
-                values = [configs[key].result_options(options or {}) for options in values]
-            if key == "train_config":
-                values = [{n: v for n, v in options.items() if n not in duration} for options in values]
-            old, new = values
-            if old != new:
-                raise CheckpointError(
-                    f"{path} holds another run: its {key} is {old}, expected {new}; choose another directory"
-                )
+        parts = ["model", "model_config", "train_config", "dataset", "features"]
+        if before.get("model") != facts.get("model"):
+            parts = ["model"]  # their options have nothing to do with each other
+        differing = []
+        for key in parts:
+            if key in ("dataset", "features") and key not in facts:
+                continue  # a Trainer alone does not know them
+            old, new = _flatten(key, before.get(key), configs), _flatten(key, facts.get(key), configs)
+            for name in {**old, **new}:
+                skipped = key == "train_config" and name.partition(".")[2] in duration
+                if not skipped and old.get(name) != new.get(name):
+                    differing.append(f"{name}: {_shown(old, name)} there, {_shown(new, name)} here")
+        if differing:
+            raise CheckpointError(
+                f"{path} holds another run; give the same options to resume it, or choose another directory. "
+                "They differ in\n  " + "\n  ".join(differing)
+            )
 
     def holds_checkpoint(self) -> bool:
         """Whether there is a checkpoint to resume from."""
@@ -246,3 +259,24 @@ class RunDirectory:
                 f"{self.path}: cannot be written ({cause}); its checkpoints are intact: free disk space or "
                 "allow writing and resume, or choose another directory"
             ) from cause
+
+
+PREFIXES = {
+    "model_config": "model.",
+    "train_config": "train.",
+    "dataset": "dataset.",
+    "features": "features.",
+}
+"""Key of ``run.json`` -> what its options begin with on the command line and in messages."""
+
+
+def _flatten(key: str, value: Any, configs: Mapping[str, type[Config]]) -> dict[str, Any]:
+    """One part of a record as option -> value; of options, those that affect results, under present names."""
+    if key not in PREFIXES:
+        return {key: value}
+    options = configs[key].result_options(value or {}) if key in configs else dict(value or {})
+    return {f"{PREFIXES[key]}{name}": option for name, option in options.items()}
+
+
+def _shown(options: Mapping[str, Any], name: str) -> str:
+    return json.dumps(options[name]) if name in options else "none"

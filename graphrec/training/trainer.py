@@ -22,7 +22,7 @@ from graphrec.core.config import Config
 from graphrec.core.environment import device_facts
 from graphrec.core.errors import ConfigError, TrainingError, nearest
 from graphrec.core.html_table import html_table
-from graphrec.core.progress import progress_bar, tensorboard
+from graphrec.core.progress import EpochProgress, epoch_progress, tensorboard
 from graphrec.core.random import numpy_rng
 from graphrec.models.base import Model
 from graphrec.models.batches import EpochContext
@@ -143,7 +143,7 @@ class Trainer:
         optimizer = model.optimizer(config) if trainable else None
         fit = _Fit(model, optimizer, validate, select, precision, timer)
         try:
-            self.run_directory.open(self._facts(model, device, about or {}), resume, self._configs(model))
+            self.run_directory.open(self._facts(fit, about or {}), resume, self._configs(model))
             if resume and distributed.broadcast_object(self.run_directory.holds_checkpoint, device):
                 fit.state, start = self.run_directory.read(model, optimizer)
                 if optimizer is not None:  # there may be more epochs or patience than before
@@ -179,13 +179,16 @@ class Trainer:
             group["initial_lr"] = config.learning_rate * group.get("lr_scale", 1.0)
         first = distributed.is_rank_zero()
         events = tensorboard(config.tensorboard and first, self.out)
-        bar = progress_bar(config.progress if first else False, self._last_epoch, start)
-        with events as write_events, bar as show_progress:
+        progress = epoch_progress(
+            config.progress if first else False, self._last_epoch, start,
+            fit.select, None if fit.validate is None else config.patience,
+        )  # fmt: skip
+        with events as write_events, progress as shown:
             for epoch in range(start + 1, self._last_epoch + 1):
                 began = time.perf_counter()
                 for group in optimizer.param_groups:
                     group["lr"] = group["initial_lr"] * rate(config, epoch)
-                record = {"epoch": epoch, **self._epoch(fit, optimizer, epoch)}
+                record = {"epoch": epoch, **self._epoch(fit, optimizer, epoch, shown)}
                 record["seconds/train"] = time.perf_counter() - began
                 fit.timer.start()
                 improved = self._validate(fit, record, last=epoch == self._last_epoch)
@@ -197,7 +200,7 @@ class Trainer:
                     self.run_directory.write(fit.model, optimizer, epoch, state, improved)
                 self.run_directory.log(record)
                 write_events(record)
-                show_progress(record, state.best_value, state.best_epoch)
+                shown.on_epoch(record, state.best_value, state.best_epoch, state.misses)
                 if on_epoch is not None:
                     on_epoch(record)
                 if state.done:
@@ -212,7 +215,9 @@ class Trainer:
         config = self.config
         return config.epochs if config.stop_after is None else min(config.stop_after, config.epochs)
 
-    def _epoch(self, fit: _Fit, optimizer: torch.optim.Optimizer, epoch: int) -> dict[str, float]:
+    def _epoch(
+        self, fit: _Fit, optimizer: torch.optim.Optimizer, epoch: int, shown: EpochProgress
+    ) -> dict[str, float]:
         """Trains one pass over the model's batches; returns the mean of each loss term."""
         config = self.config
         model = fit.model
@@ -221,7 +226,8 @@ class Trainer:
         timer.start()
         model.train()
         model.start_epoch(numpy_rng(config.seed, "start_epoch", epoch))
-        for batch in model.epoch_batches(EpochContext(epoch, config.batch_size, config.seed)):
+        batches = model.epoch_batches(EpochContext(epoch, config.batch_size, config.seed))
+        for step, batch in enumerate(batches, 1):
             batch = _to(batch, fit.precision.device)
             timer.lap("batches")
             losses = fit.precision.losses(model, batch)
@@ -235,6 +241,7 @@ class Trainer:
             for name, value in losses.items():
                 terms.setdefault(name, []).append(value.detach())
             timer.lap("step")
+            shown.on_step(epoch, step)
         if not terms:
             raise TrainingError(f"epoch {epoch}: the model yielded no batches; is its training split empty?")
         # Checked once an epoch: reading a loss at every step would stall a GPU.
@@ -244,9 +251,9 @@ class Trainer:
         if broken:
             # It breaks the weights, and with them every term of the next step: the first one is the cause.
             name = min(broken, key=broken.__getitem__)
-            step = broken[name]
+            at = broken[name]
             raise TrainingError(
-                f"epoch {epoch}, step {step + 1}: loss term {name!r} is {float(stacked[name][step])}; the "
+                f"epoch {epoch}, step {at + 1}: loss term {name!r} is {float(stacked[name][at])}; the "
                 "last checkpoint is intact: lower the learning rate, clip gradients (clip_norm) or check "
                 "the features"
             )
@@ -301,14 +308,17 @@ class Trainer:
         state.misses += 1
         return False
 
-    def _facts(self, model: Model, device: torch.device, about: Mapping[str, Any]) -> dict[str, Any]:
+    def _facts(self, fit: _Fit, about: Mapping[str, Any]) -> dict[str, Any]:
         """The content of ``run.json``."""
         config = self.config
+        model = fit.model
+        device = device_facts(fit.precision.device, config.precision)
         return {
             "model": model.name,
             "model_config": model.config.model_dump(mode="json") if hasattr(model, "config") else {},
             "train_config": config.model_dump(mode="json"),
-            "device": {**device_facts(device, config.precision), "processes": distributed.world_size()},
+            "device": {**device, "processes": distributed.world_size()},
+            "select": "none" if fit.validate is None else fit.select,
             **about,
         }
 

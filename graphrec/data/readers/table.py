@@ -66,7 +66,7 @@ def read(
         separator: separates several attributes in one text; lists need none.
         min_items: minimum number of items with an attribute; rarer attributes are dropped.
         max_share: maximum share of the items with an attribute; more frequent ones are dropped.
-        name: name of the dataset; default: the name of the interaction file.
+        name: name of the dataset; default: the name of the interaction file's folder.
 
     Raises:
         ConfigError: ``text``, ``image`` or ``attributes`` without ``items``, both ``image`` and ``images``,
@@ -81,6 +81,11 @@ def read(
     if image is not None and images is not None:
         raise ConfigError("image= is a column of paths and images= a folder; use one of them")
     path = folder / interactions
+    if not path.exists():
+        raise DataError(
+            f"{path}: no such file; name the file with one row per interaction: interactions=FILE (--set "
+            f"interactions=FILE for the commands data and features, --set data.interactions=FILE for train)"
+        )
     frame = read_table(path)
     content: dict[str, tuple[str, str]] = {}
     item_frame, item_path = None, path
@@ -101,7 +106,8 @@ def read(
     dataset = Dataset(**from_frame.parse(
         frame, user=user, item=item, time=time, rating=rating, min_rating=min_rating, k_core=k_core,
         split=split, items=item_frame, item_id=item_id, content=content, root=item_path.parent, seed=seed,
-        name=name or path.stem, source=str(path), first_row=first_row(path), items_source=str(item_path),
+        name=name or path.absolute().parent.name or path.stem, source=str(path), first_row=first_row(path),
+        items_source=str(item_path),
         items_first_row=first_row(item_path),
     ))  # fmt: skip
     if attributes is not None and item_frame is not None:

@@ -12,12 +12,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from graphrec.core.errors import CheckpointError, ConfigError, DataError, MissingDependencyError, nearest
-from graphrec.core.files import digest
+from graphrec.core.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    GraphrecError,
+    MissingDependencyError,
+    nearest,
+)
+from graphrec.core.files import digest, read_json
 from graphrec.data import Dataset, Interactions
 from graphrec.evaluation.metrics import METRICS, metric_names, parse_metric
 from graphrec.evaluation.ranking import Beyond, evaluate, warm_cold
@@ -40,6 +47,8 @@ REPORTS = "reports"
 """Folder of a run in which reports are stored."""
 STUDY = "study.json"
 """File that marks a directory of trials."""
+BEST = "best.json"
+"""File of a directory of trials that names the best one."""
 PRESENTATION = ("runs/html", "cli")
 """Folders of the package that no number depends on."""
 ABOUT = (
@@ -135,6 +144,130 @@ def compare(
     return compare_reports(entries, baseline=baseline, metric=metric, k=k, metrics=metrics)
 
 
+class RunsOfDataset(NamedTuple):
+    """The runs of one dataset; both are arguments of :func:`compare`."""
+
+    runs: list[Path]
+    labels: dict[str, list[Path]]
+
+
+def split_by_dataset(
+    runs: str | Path | Iterable[str | Path] = (),
+    labels: Mapping[str, Iterable[str | Path]] | None = None,
+    common: bool = False,
+    log: Callable[[str], None] | None = None,
+) -> dict[str, RunsOfDataset]:
+    """Runs of any datasets, by dataset; runs found in a directory that cannot be compared are left out.
+
+    Args:
+        runs: as in :func:`compare`.
+        labels: as in :func:`compare`.
+        common: all datasets are versions of one, so that the runs stay together.
+        log: called with a line for each run that is left out.
+
+    Returns:
+        Name of a dataset -> its runs, in the order of the runs; of datasets with one name, the names have the
+        beginning of the fingerprints.
+
+    Raises:
+        CheckpointError: no run in a directory, or only runs that cannot be compared, or one that was named.
+        ConfigError: a run that was named does not rank items.
+    """
+    parts: dict[tuple[str, str], RunsOfDataset] = {}
+    left_out: list[GraphrecError] = []
+
+    def add(given: Iterable[str | Path], label: str | None) -> None:
+        given = _as_list(given)
+        named = {Path(path).resolve() for path in given}
+        for path in _run_directories(given):
+            try:
+                run = _read(path, common)
+                _check_ranks(run)
+            except (CheckpointError, ConfigError) as cause:
+                if path.resolve() in named:
+                    raise
+                left_out.append(cause)
+                continue
+            key = ("versions", "") if common else (run.facts.dataset.name, run.facts.dataset.fingerprint)
+            part = parts.setdefault(key, RunsOfDataset([], {}))
+            (part.runs if label is None else part.labels.setdefault(label, [])).append(path)
+
+    add(_as_list(runs), None)
+    for label, paths in (labels or {}).items():
+        add(paths, label)
+    if left_out and not parts:
+        raise left_out[0]
+    if log is not None:
+        for cause in left_out:
+            log(f"left out: {cause}")
+    names = [name for name, _ in parts]
+    return {
+        name if names.count(name) == 1 else f"{name} {fingerprint[:8]}": part
+        for (name, fingerprint), part in parts.items()
+    }
+
+
+def compare_by_dataset(
+    parts: Mapping[str, RunsOfDataset],
+    *,
+    baseline: str | None = None,
+    common: bool = False,
+    **options: Any,
+) -> dict[str, ModelComparison]:
+    """A comparison for each dataset.
+
+    Args:
+        parts: from :func:`split_by_dataset`.
+        baseline: as in :func:`compare`; a dataset without this row has its best one as the baseline.
+        common: as in :func:`compare`.
+        options: the other arguments of :func:`compare`.
+
+    Raises:
+        ConfigError: no dataset has the baseline; and as :func:`compare`.
+        DataError: as :func:`compare`.
+        CheckpointError: as :func:`compare`.
+    """
+    rows = {name: list(_group_runs(part.runs, part.labels, common)) for name, part in parts.items()}
+    known = list(dict.fromkeys(row for labels in rows.values() for row in labels))
+    if baseline is not None and baseline not in known:
+        raise ConfigError(f"baseline {baseline!r} is not one of {known}.{nearest(baseline, known)}")
+    return {
+        name: compare(
+            part.runs,
+            labels=part.labels,
+            baseline=baseline if baseline in rows[name] else None,
+            common=common,
+            **options,
+        )
+        for name, part in parts.items()
+    }
+
+
+def studies(runs: str | Path | Iterable[str | Path]) -> dict[Path, Path | None]:
+    """The studies of ``graphrec tune`` in directories of runs, whose trials :func:`compare` skips.
+
+    Returns:
+        Directory of a study -> the run directory of its best trial; None if no trial is finished.
+    """
+    found: dict[Path, Path | None] = {}
+    for path in map(Path, _as_list(runs)):
+        if not (path / "run.json").exists():
+            for file in sorted(
+                f for pattern in (STUDY, f"*/{STUDY}", f"*/*/{STUDY}") for f in path.glob(pattern)
+            ):
+                found[file.parent] = _best_trial(file.parent)
+    return found
+
+
+def _best_trial(study: Path) -> Path | None:
+    try:
+        best = read_json(study / BEST, CheckpointError)
+    except CheckpointError:  # none is finished yet
+        return None
+    name = best.get("trial") if isinstance(best, dict) else None
+    return study / name if isinstance(name, str) and (study / name / "run.json").exists() else None
+
+
 @dataclass
 class _Evaluator:
     """Evaluates runs of one dataset, which is read at most once, or on the common part of several, and stores
@@ -201,12 +334,8 @@ class _Evaluator:
 
     def evaluate(self, run: _Run) -> Report:
         """Evaluates the run, and stores the report if its directory can be written."""
+        _check_ranks(run)
         opened = open_run(run.path, data=self.data, features=self.features, root=self.root, store=self.store)
-        if not isinstance(opened.model, Ranker):
-            raise ConfigError(
-                f"{run.path}: {run.facts.model} does not rank items; expected models whose rankings can be "
-                f"compared. graphrec evaluate {run.path} compares it with its own baselines"
-            )
         data = opened.data
         held_out, seen = held_out_and_masked(data, self.split, self.masked)
         if self.common is not None:
@@ -275,7 +404,14 @@ def _run_directories(paths: Sequence[str | Path]) -> list[Path]:
                 for pattern in ("*/run.json", "*/*/run.json")
                 for file in sorted(path.glob(pattern))
                 if not (file.parent.parent / STUDY).exists()
-            ] or below
+            ]
+            best = [str(trial) for trial in studies(path).values() if trial is not None]
+            if not below and best:
+                raise DataError(
+                    f"{path}: holds only trials of graphrec tune, which stand for no run; name the best: "
+                    f"{' '.join(best)}"
+                )
+            below = below or [path]
         runs += below
     return list({run.resolve(): run for run in runs}.values())
 
@@ -314,7 +450,7 @@ def _group_runs(
     if not rows:
         raise DataError("no runs to compare; expected run directories, or a directory with some")
     if not common:
-        _check_same_data([run for runs in rows.values() for run in runs])
+        _check_same_data([run for group in rows.values() for run in group])
     return {label: _by_seed(label, runs) for label, runs in rows.items()}
 
 
@@ -374,6 +510,14 @@ def _read(path: Path, common: bool) -> _Run:
     if common:
         options["dataset"] = f"{facts.dataset.name} {facts.dataset.fingerprint[:8]}"
     return _Run(path, meta, facts, options, seed, weights, history)
+
+
+def _check_ranks(run: _Run) -> None:
+    if not issubclass(model_class(run.facts.model), Ranker):
+        raise ConfigError(
+            f"{run.path}: {run.facts.model} does not rank items; expected models whose rankings can be "
+            f"compared. graphrec evaluate {run.path} compares it with its own baselines"
+        )
 
 
 def _options(facts: RunRecord, meta: Mapping[str, Any], seed: int) -> dict[str, Any]:
