@@ -53,16 +53,16 @@ class State(NamedTuple):
     """The additions up to one of them.
 
     Attributes:
-        count: their number.
+        additions: their number.
         digest: hex sha256 over the digest before the last one and the sha256 of the last one.
     """
 
-    count: int = 0
+    additions: int = 0
     digest: str = ""
 
     def add(self, sha256: str) -> State:
         """The state after one more addition, whose content has this sha256."""
-        return State(self.count + 1, hashlib.sha256(f"{self.digest}{sha256}".encode()).hexdigest())
+        return State(self.additions + 1, hashlib.sha256(f"{self.digest}{sha256}".encode()).hexdigest())
 
 
 class Journal:
@@ -92,17 +92,17 @@ class Journal:
             with ExitStack() as resources:
                 resources.callback(acquire_lock(Path(f"{path}.lock"), in_use).release)
                 acknowledged = self._read_state()
-                self._database = resources.enter_context(closing(_open(path, acknowledged.count)))
+                self._database = resources.enter_context(closing(_open(path, acknowledged.additions)))
                 self._state = State()
                 self._pending = ""  # sha256 of a row that was written and not acknowledged
                 self.additions: list[Addition] = []
-                intact = not acknowledged.count
+                intact = not acknowledged.additions
                 for sha256, content in _rows(self._database, path):
                     self.additions.append(_parse(content))
                     self._state = self._state.add(sha256)
                     intact |= self._state == acknowledged
                 if not intact:
-                    raise _lost(path, self._state_path, acknowledged.count, self._state.count)
+                    raise _lost(path, self._state_path, acknowledged.additions, self._state.additions)
                 self._stamp = self._read_stamp()
                 if self._state != acknowledged:
                     write_sealed(self._state_path, {**FORMAT.header, **self._state._asdict()})
@@ -132,7 +132,7 @@ class Journal:
             try:
                 self._check_unchanged()
                 self._pending = sha256
-                self._database.execute(INSERT, (state.count, sha256, content))
+                self._database.execute(INSERT, (state.additions, sha256, content))
                 self._database.execute("COMMIT")
             finally:
                 if self._database.in_transaction:
@@ -161,7 +161,7 @@ class Journal:
             return State()
         remedy = f"delete it, if you know that {self.path} is complete"
         content = read_sealed(self._state_path, remedy, FORMAT)
-        return State(content["count"], content["digest"])
+        return State(content["additions"], content["digest"])
 
     def _read_stamp(self) -> tuple[int, ...]:
         """Device, inode, size and times of the file, which change when anybody writes to it; 0 if missing."""
@@ -203,7 +203,8 @@ class Journal:
         # A row more may be of an addition that was refused after it had been written.
         if state not in (self._state, self._state.add(self._pending)):
             raise self._changed(
-                f"changed: it holds {state.count:,} additions; expected {self._state.count:,} acknowledged"
+                f"changed: it holds {state.additions:,} additions; expected the acknowledged "
+                f"{self._state.additions:,}"
             )
 
     def _changed(self, how: str) -> CheckpointError:
