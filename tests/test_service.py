@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -22,7 +23,8 @@ pytest.importorskip("httpx2", reason="httpx2 is not installed; FastAPI's test cl
 pytest.importorskip("faiss", reason="faiss is not installed; pip install 'graphrec[ann]'")
 from fastapi.testclient import TestClient
 
-from graphrec.core.errors import CheckpointError, ConfigError, DataError, FeatureError
+from graphrec.core.errors import CheckpointError, ConfigError, DataError, FeatureError, UnknownIdError
+from graphrec.data import Vocabulary
 from graphrec.serving import Recommender
 from graphrec.serving.http import journal as journal_module, live as served_module, schema
 from graphrec.serving.http.journal import Addition, Journal
@@ -145,8 +147,8 @@ def test_requests_are_answered_together_and_each_as_if_alone(rec) -> None:
 def test_health_says_what_is_served(rec, journal) -> None:
     told = client(LiveRecommender(rec, journal=journal)).get("/health").json()
     assert told == {
-        "status": "ok", "model": "made", "users": USERS, "items": ITEMS, "added": 0, "approximate": True,
-        "takes_items": True,
+        "status": "ok", "model": "made", "users": USERS, "items": ITEMS, "added": 0, "quarantined": 0,
+        "approximate": True, "takes_items": True,
     }  # fmt: skip
     assert client(LiveRecommender(rec)).get("/health").json()["takes_items"] is False
 
@@ -165,6 +167,58 @@ def test_what_is_not_known_is_a_404(rec) -> None:
     refused = to.get("/recommend")
     error(refused, 405)
     assert refused.headers["allow"] == "POST"
+
+
+def test_no_answer_names_an_id_that_the_request_does_not(rec) -> None:
+    """The message on a terminal suggests the closest id; to a stranger it would tell a customer's."""
+    rec = copy.copy(rec)
+    rec.users = Vocabulary(["c10@shop.example", *list(rec.users.ids)[1:]], "user")
+    with pytest.raises(UnknownIdError, match=r"mean 'c10@shop\.example'"):
+        rec.recommend("c11@shop.example")
+    to = client(LiveRecommender(rec))
+    strict = {"users": ["c11@shop.example"], "unknown": "error"}
+    for path, body in (
+        ("/recommend", strict),
+        ("/recommend", {**strict, "users": ["u1"], "only": ["i10x"]}),
+        ("/similar", {"items": ["i10x"]}),
+    ):
+        said = error(to.post(path, json=body), 404)
+        assert "mean" not in said
+        assert "c10" not in said
+        assert "'i10'" not in said
+
+
+FOREIGN = (
+    ({"origin": "http://evil.example"}, 403),
+    ({"origin": "null"}, 403),
+    ({"origin": "http://testserver:81"}, 403),
+    ({"origin": "http://eviltestserver"}, 403),
+    ({"sec-fetch-site": "cross-site", "origin": "http://testserver"}, 403),
+    ({"sec-fetch-site": "same-site"}, 403),
+    ({"content-type": ""}, 415),
+    ({"content-type": "text/plain"}, 415),
+    ({"content-type": "application/x-www-form-urlencoded"}, 415),
+    ({"content-type": "multipart/form-data; boundary=application/json"}, 415),
+    ({"content-type": "text/plain;application/json"}, 415),
+    ({"origin": "http://testserver"}, 201),
+    ({"sec-fetch-site": "same-origin", "origin": "https://proxy.example"}, 201),
+    ({"sec-fetch-site": "none"}, 201),
+    ({"content-type": "application/json; charset=utf-8"}, 201),
+    ({}, 201),
+)
+
+
+@pytest.mark.parametrize(("headers", "status"), FOREIGN)
+def test_pages_of_other_sites_cannot_post(rec, journal, headers, status: int) -> None:
+    to = client(LiveRecommender(rec, journal=journal))
+    body = json.dumps(line(1)._asdict()).encode()
+    answer = to.post("/items", content=body, headers={"content-type": "application/json", **headers})
+    if status == 201:
+        assert answer.status_code == 201, answer.text
+    else:
+        error(answer, status)
+        assert answer.headers["cache-control"] == "no-store"
+    assert to.get("/health", headers=headers).json()["added"] == (status == 201)
 
 
 @pytest.mark.parametrize(
@@ -602,13 +656,41 @@ def test_a_journal_has_one_writer_and_a_place(tmp_path) -> None:
             Journal(place)
 
 
-def test_a_journal_of_another_recommender_is_refused(rec, tmp_path) -> None:
+def test_additions_that_cannot_be_placed_are_quarantined(rec, tmp_path) -> None:
+    """Rows of another model, and one that an earlier version accepted although its numbers overflow."""
     with Journal(tmp_path / "j") as kept:
         kept.append(line(2))
         kept.append(Addition(["a"], {"text": [[1.0] * (DIM + 1)]}))
         kept.append(line(2, 10))
-    with Journal(tmp_path / "j") as kept, pytest.raises(FeatureError, match=r"j, row 2: its items cannot"):
-        LiveRecommender(rec, journal=kept)
+        kept.append(Addition(["b"], {"text": [[3e38] * DIM]}))
+        kept.append(line(2, 11))
+    for _ in range(2):
+        with Journal(tmp_path / "j") as kept:
+            served = LiveRecommender(rec, journal=kept)
+            assert [row for row, _ in served.quarantined] == [2, 4]
+            assert "'b'" in served.quarantined[1][1]
+            assert list(served.recommender.items)[-6:] == [*line(2).ids, *line(2, 10).ids, *line(2, 11).ids]
+            told = client(served).get("/health").json()
+            assert (told["added"], told["quarantined"]) == (6, 2)
+    with Journal(tmp_path / "j") as kept:  # what was left out can be added again
+        to = client(LiveRecommender(rec, journal=kept))
+        assert to.post("/items", json={"ids": ["b"], "features": {"text": [[1.0] * DIM]}}).status_code == 201
+    with Journal(tmp_path / "j") as kept:
+        served = LiveRecommender(rec, journal=kept)
+        assert list(served.recommender.items)[-1] == "b"
+        assert [row for row, _ in served.quarantined] == [2, 4]
+
+
+@pytest.mark.parametrize("value", [3e38, -3e38, 1e30, 1e8])
+def test_an_item_that_would_spoil_every_answer_is_refused(rec, journal, value: float) -> None:
+    to = client(LiveRecommender(rec, journal=journal))
+    body = {"ids": ["fine", "huge"], "features": {"text": [[1.0] * DIM, [value] * DIM]}}
+    assert "'huge'" in error(to.post("/items", json=body), 400)
+    assert to.post("/recommend", json={"users": ["u1"], "k": 1000}).status_code == 200
+    assert to.post("/similar", json={"items": ["i5"], "k": 1000}).status_code == 200
+    assert to.get("/health").json()["items"] == ITEMS
+    with pytest.raises(FeatureError, match="'huge'"):
+        rec.copy().add_items(body["ids"], body["features"])
 
 
 @pytest.mark.parametrize("at_once", [served_module.REPLAYED, 2])
