@@ -108,7 +108,8 @@ class SameOrigin:
                 await JSONResponse({"error": error}, 403)(scope, receive, send)
                 return
             kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-            if scope["method"] != "DELETE" and kind != "application/json":
+            empty = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+            if not empty and kind != "application/json":
                 error = f"content-type {kind[:100]!r}; expected application/json"
                 await JSONResponse({"error": error}, 415)(scope, receive, send)
                 return
