@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from scipy.sparse import csr_matrix
 from tolerances import PROPAGATION
 
 from graphrec.core.errors import GraphError
@@ -17,12 +18,38 @@ from graphrec.features import FeatureTable
 from graphrec.graphs import knn as graph_module, nearest
 from graphrec.graphs.knn import content_graph, knn
 from graphrec.graphs.nearest import nearest_rows
+from graphrec.graphs.sparse import unit_rows
 
 few = settings(max_examples=40, deadline=None)
 
 
 def table(values, present=None) -> FeatureTable:
     return FeatureTable(np.asarray(values, dtype=np.float32), present)
+
+
+@pytest.mark.parametrize("exponent", [-110, -63, -62, -40, 40, 59, 60, 63, 64, 120])
+def test_vectors_of_one_direction_have_one_unit_vector(exponent: int) -> None:
+    rows = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+    unit = nearest.unit_length(rows)
+    assert torch.equal(unit, torch.nn.functional.normalize(rows, dim=1))
+    assert torch.equal(nearest.unit_length(rows * 2.0**exponent), unit)
+    mixed = torch.cat([rows[:9] * 2.0**exponent, torch.zeros(1, 8), rows[9:]])
+    assert torch.equal(nearest.unit_length(mixed), torch.cat([unit[:9], torch.zeros(1, 8), unit[9:]]))
+    sparse = unit_rows(csr_matrix((rows * 2.0**exponent).numpy())).toarray()
+    assert np.allclose(sparse, unit.numpy(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e-15, 1e15, 1e30])
+def test_neighbors_do_not_depend_on_length(factor: float) -> None:
+    values = numpy_rng(0, "test/length").normal(size=(60, 5)).astype(np.float32)
+    scaled = values * np.float32(factor)
+    same = knn(table(values), 5)
+    for other in (scaled, np.where(np.arange(60)[:, None] % 2, scaled, values)):
+        assert torch.equal(knn(table(other), 5).dense() > 0, same.dense() > 0)
+        found = nearest_rows(torch.from_numpy(other), torch.from_numpy(values), 5)
+        exact = nearest_rows(torch.from_numpy(values), torch.from_numpy(values), 5)
+        assert torch.equal(found[1], exact[1])
+        assert torch.allclose(found[0], exact[0], rtol=PROPAGATION, atol=PROPAGATION)
 
 
 # -- neighbors ----------------------------------------------------------------------------------------------

@@ -115,6 +115,20 @@ def test_added_items_get_what_cold_ones_get(cold, kind, options, reloaded: bool,
         assert np.array_equal(one, other)
 
 
+@pytest.mark.parametrize("factor", [1e-30, 1e-20, 1e20, 1e30])
+@pytest.mark.parametrize("name", ["freedom", "itemknn-content"])
+def test_the_length_of_content_does_not_matter_to_its_neighbors(cold, name: str, factor: float) -> None:
+    data, tables = cold
+    rec = Recommender.from_model(model_class(name).build(data, tables), data, tables)
+    content = {m: t.take([30, 35]).astype(np.float32) for m, t in tables.items()}
+    rec.add_items(["a", "b"], content)
+    rec.add_items(["c", "d"], {m: values * np.float32(factor) for m, values in content.items()})
+    a, b, c, d = vectors(rec)[-4:]
+    assert np.allclose(a, c, rtol=SCORE, atol=SCORE * np.abs(a).max())
+    assert np.allclose(b, d, rtol=SCORE, atol=SCORE * np.abs(b).max())
+    assert np.abs(a).max() > 0
+
+
 def test_a_projection_needs_no_known_items(cold) -> None:
     data, tables = cold
     model = VBPR.build(data, tables, VBPR.Config(dim=8))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+import os
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,9 +23,10 @@ pytest.importorskip("httpx2", reason="httpx2 is not installed; FastAPI's test cl
 pytest.importorskip("faiss", reason="faiss is not installed; pip install 'graphrec[ann]'")
 from fastapi.testclient import TestClient
 
-from graphrec.core.errors import CheckpointError, ConfigError, DataError, FeatureError
+from graphrec.core.errors import CheckpointError, ConfigError, DataError, FeatureError, UnknownIdError
+from graphrec.data import Vocabulary
 from graphrec.serving import Recommender
-from graphrec.serving.http import live as served_module, schema
+from graphrec.serving.http import journal as journal_module, live as served_module, schema
 from graphrec.serving.http.journal import Addition, Journal
 from graphrec.serving.http.live import LiveRecommender, Options
 from graphrec.serving.http.service import create_service
@@ -143,8 +147,8 @@ def test_requests_are_answered_together_and_each_as_if_alone(rec) -> None:
 def test_health_says_what_is_served(rec, journal) -> None:
     told = client(LiveRecommender(rec, journal=journal)).get("/health").json()
     assert told == {
-        "status": "ok", "model": "made", "users": USERS, "items": ITEMS, "added": 0, "approximate": True,
-        "takes_items": True,
+        "status": "ok", "model": "made", "users": USERS, "items": ITEMS, "added": 0, "quarantined": 0,
+        "approximate": True, "takes_items": True,
     }  # fmt: skip
     assert client(LiveRecommender(rec)).get("/health").json()["takes_items"] is False
 
@@ -163,6 +167,58 @@ def test_what_is_not_known_is_a_404(rec) -> None:
     refused = to.get("/recommend")
     error(refused, 405)
     assert refused.headers["allow"] == "POST"
+
+
+def test_no_answer_names_an_id_that_the_request_does_not(rec) -> None:
+    """The message on a terminal suggests the closest id; to a stranger it would tell a customer's."""
+    rec = copy.copy(rec)
+    rec.users = Vocabulary(["c10@shop.example", *list(rec.users.ids)[1:]], "user")
+    with pytest.raises(UnknownIdError, match=r"mean 'c10@shop\.example'"):
+        rec.recommend("c11@shop.example")
+    to = client(LiveRecommender(rec))
+    strict = {"users": ["c11@shop.example"], "unknown": "error"}
+    for path, body in (
+        ("/recommend", strict),
+        ("/recommend", {**strict, "users": ["u1"], "only": ["i10x"]}),
+        ("/similar", {"items": ["i10x"]}),
+    ):
+        said = error(to.post(path, json=body), 404)
+        assert "mean" not in said
+        assert "c10" not in said
+        assert "'i10'" not in said
+
+
+FOREIGN = (
+    ({"origin": "http://evil.example"}, 403),
+    ({"origin": "null"}, 403),
+    ({"origin": "http://testserver:81"}, 403),
+    ({"origin": "http://eviltestserver"}, 403),
+    ({"sec-fetch-site": "cross-site", "origin": "http://testserver"}, 403),
+    ({"sec-fetch-site": "same-site"}, 403),
+    ({"content-type": ""}, 415),
+    ({"content-type": "text/plain"}, 415),
+    ({"content-type": "application/x-www-form-urlencoded"}, 415),
+    ({"content-type": "multipart/form-data; boundary=application/json"}, 415),
+    ({"content-type": "text/plain;application/json"}, 415),
+    ({"origin": "http://testserver"}, 201),
+    ({"sec-fetch-site": "same-origin", "origin": "https://proxy.example"}, 201),
+    ({"sec-fetch-site": "none"}, 201),
+    ({"content-type": "application/json; charset=utf-8"}, 201),
+    ({}, 201),
+)
+
+
+@pytest.mark.parametrize(("headers", "status"), FOREIGN)
+def test_pages_of_other_sites_cannot_post(rec, journal, headers, status: int) -> None:
+    to = client(LiveRecommender(rec, journal=journal))
+    body = json.dumps(line(1)._asdict()).encode()
+    answer = to.post("/items", content=body, headers={"content-type": "application/json", **headers})
+    if status == 201:
+        assert answer.status_code == 201, answer.text
+    else:
+        error(answer, status)
+        assert answer.headers["cache-control"] == "no-store"
+    assert to.get("/health", headers=headers).json()["added"] == (status == 201)
 
 
 @pytest.mark.parametrize(
@@ -317,26 +373,157 @@ def test_nothing_is_acknowledged_before_it_is_on_the_disk(rec, journal, monkeypa
     settings = [
         journal._database.execute(f"PRAGMA {p}").fetchone()[0] for p in ("journal_mode", "synchronous")
     ]
-    assert settings == ["wal", 2], "every commit is synchronized"
+    assert settings == ["delete", 3], "every commit is synchronized, with the directory"
 
 
-@pytest.mark.parametrize("suffix", ["", "-wal"])
-@pytest.mark.parametrize("replaced", [False, True])
-def test_a_journal_that_was_removed_under_the_server_takes_nothing(rec, journal, suffix, replaced) -> None:
-    served = LiveRecommender(rec, journal=journal)
-    to = client(served)
-    assert to.post("/items", json=line(2, 1)._asdict()).status_code == 201
-    path = journal.path.with_name(journal.path.name + suffix)
+def delete(path: Path) -> None:
+    path.unlink()
+
+
+def rename(path: Path) -> None:
+    path.rename(path.with_suffix(".old"))
+
+
+def replace(path: Path) -> None:
     whole = path.read_bytes()
     path.unlink()
-    if replaced:
-        path.with_suffix(".copy").write_bytes(whole)
-        path.with_suffix(".copy").rename(path)
+    path.write_bytes(whole)
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 4096 // 2 * 4096)
+
+
+def cut_within_a_page(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 100)
+
+
+def extend(path: Path) -> None:
+    os.truncate(path, path.stat().st_size + 4096)
+
+
+def overwrite(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(path.read_bytes().index(b"new1-0") + 3)
+        file.write(b"8")
+
+
+def overwrite_page(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\0" * 4096)
+
+
+def put_earlier_copy(path: Path) -> None:
+    with Journal(path.with_suffix(".other")) as other:
+        other.append(line(2, 1))
+    with path.open("r+b") as file:  # in place, so that device and inode stay
+        file.write(path.with_suffix(".other").read_bytes())
+        file.truncate()
+
+
+HARM = (
+    delete, rename, replace, empty, cut, cut_within_a_page, extend, overwrite, overwrite_page,
+    put_earlier_copy,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_a_journal_harmed_under_the_server_takes_nothing(rec, journal, harm) -> None:
+    served = LiveRecommender(rec, journal=journal)
+    to = client(served)
+    for number in (1, 2):
+        assert to.post("/items", json=line(40, number)._asdict()).status_code == 201
+    harm(journal.path)
     for _ in range(2):
-        refused = error(to.post("/items", json=line(1, 2)._asdict()), 503)
+        refused = error(to.post("/items", json=line(1, 3)._asdict()), 503)
         assert str(journal.path) in refused
-        assert "deleted or replaced" in refused
-    assert to.get("/health").json()["items"] == ITEMS + 2
+    assert to.get("/health").json()["items"] == ITEMS + 80
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_a_journal_harmed_while_no_server_ran_is_refused(journal, harm) -> None:
+    for number in (1, 2):
+        journal.append(line(40, number))
+    journal.close()
+    harm(journal.path)
+    if harm in (replace, extend):  # nothing is lost
+        with Journal(journal.path) as again:
+            assert len(again.additions) == 2
+        return
+    for _ in range(2):
+        with pytest.raises(CheckpointError) as refused:
+            Journal(journal.path)
+        assert str(journal.path) in str(refused.value)
+    if harm in (delete, rename, empty, put_earlier_copy):
+        state = journal.path.with_name(f"{journal.path.name}.acknowledged")
+        assert f"the 2 acknowledged ones are not all among them; restore the file, or delete {state}" in str(
+            refused.value
+        )
+        state.unlink()
+        with Journal(journal.path) as again:
+            assert len(again.additions) == (1 if harm is put_earlier_copy else 0)
+
+
+def test_a_journal_whose_times_changed_is_read_again(rec, journal) -> None:
+    to = client(LiveRecommender(rec, journal=journal))
+    for number, change in enumerate((os.utime, lambda path: path.chmod(0o600))):
+        assert to.post("/items", json=line(2, number)._asdict()).status_code == 201
+        change(journal.path)
+    path = journal.path
+    path.rename(path.with_suffix(".old"))
+    error(to.post("/items", json=line(1, 3)._asdict()), 503)
+    path.with_suffix(".old").rename(path)
+    assert to.post("/items", json=line(1, 3)._asdict()).status_code == 201
+    journal.close()
+    with Journal(path) as again:
+        assert [len(a.ids) for a in again.additions] == [2, 2, 1]
+
+
+def test_a_row_written_and_not_acknowledged_is_replaced(rec, journal, monkeypatch) -> None:
+    """As when the disk is full between the two: what is added next takes the row's number."""
+    to = client(LiveRecommender(rec, journal=journal))
+    with monkeypatch.context() as patch:
+        patch.setattr(journal_module, "write_sealed", lambda *_: os.open("/no such folder/file", os.O_RDONLY))
+        error(to.post("/items", json=line(3, 1)._asdict()), 503)
+    assert to.get("/health").json()["items"] == ITEMS
+    assert rows(journal.path) == 1
+    assert to.post("/items", json=line(2, 2)._asdict()).status_code == 201
+    journal.close()
+    with Journal(journal.path) as again:
+        assert again.additions == [line(2, 2)]
+
+
+def test_a_row_of_another_server_is_not_replaced(rec, journal) -> None:
+    """Two servers write to one journal once its lock file was deleted."""
+    to = client(LiveRecommender(rec, journal=journal))
+    Path(f"{journal.path}.lock").unlink()
+    with Journal(journal.path) as other:
+        other.append(line(2, 1))
+    assert "1 additions" in error(to.post("/items", json=line(2, 2)._asdict()), 503)
+    with sqlite3.connect(journal.path) as database:
+        assert "new1-0" in database.execute("SELECT content FROM additions").fetchone()[0]
+    database.close()
+
+
+def test_a_write_ahead_log_of_an_earlier_version_is_read(tmp_path) -> None:
+    path = tmp_path / "j"
+    with Journal(path) as kept:
+        kept.append(line(2, 0))
+    database = sqlite3.connect(path, isolation_level=None)
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute(journal_module.INSERT, (2, *journal_module._digest_and_json(line(2, 1))))
+    database.execute("SELECT COUNT(*) FROM additions")
+    with pytest.raises(CheckpointError, match=r"another program has it open|locked"):
+        Journal(path)
+    database.close()
+    with Journal(path) as kept:
+        assert kept.additions == [line(2, 0), line(2, 1)]
+    assert not Path(f"{path}-wal").exists()
 
 
 def test_who_asks_meanwhile_never_sees_a_half_grown_recommender(rec, journal) -> None:
@@ -376,6 +563,7 @@ def test_a_text_journal_is_migrated(tmp_path) -> None:
     """A torn last line, which was never acknowledged, is dropped; damage is refused."""
     path, whole = tmp_path / "j", text_journal(3)
     kept_text = tmp_path / "j.migrated"
+    state = tmp_path / "j.acknowledged"
     ends = [i + 1 for i, byte in enumerate(whole) if byte == 10]
     assert len(ends) == 3
     for cut in (len(whole) - 1, ends[1] + 1, ends[1] + 70):  # the last line, torn anywhere
@@ -387,10 +575,12 @@ def test_a_text_journal_is_migrated(tmp_path) -> None:
         with Journal(path) as kept:
             assert kept.additions[2] == line(2, 7)
         path.unlink()
+        state.unlink()
     path.write_bytes(whole[: ends[0]] + b"\0" * 300)  # as a file system may leave it
     with Journal(path) as kept:
         assert len(kept.additions) == 1
     path.unlink()
+    state.unlink()
     kept_text.unlink()
     for at in (0, 70, ends[0] - 3, ends[1] + 80, len(whole) - 5):
         damaged = bytearray(whole)
@@ -466,13 +656,41 @@ def test_a_journal_has_one_writer_and_a_place(tmp_path) -> None:
             Journal(place)
 
 
-def test_a_journal_of_another_recommender_is_refused(rec, tmp_path) -> None:
+def test_additions_that_cannot_be_placed_are_quarantined(rec, tmp_path) -> None:
+    """Rows of another model, and one that an earlier version accepted although its numbers overflow."""
     with Journal(tmp_path / "j") as kept:
         kept.append(line(2))
         kept.append(Addition(["a"], {"text": [[1.0] * (DIM + 1)]}))
         kept.append(line(2, 10))
-    with Journal(tmp_path / "j") as kept, pytest.raises(FeatureError, match=r"j, row 2: its items cannot"):
-        LiveRecommender(rec, journal=kept)
+        kept.append(Addition(["b"], {"text": [[3e38] * DIM]}))
+        kept.append(line(2, 11))
+    for _ in range(2):
+        with Journal(tmp_path / "j") as kept:
+            served = LiveRecommender(rec, journal=kept)
+            assert [row for row, _ in served.quarantined] == [2, 4]
+            assert "'b'" in served.quarantined[1][1]
+            assert list(served.recommender.items)[-6:] == [*line(2).ids, *line(2, 10).ids, *line(2, 11).ids]
+            told = client(served).get("/health").json()
+            assert (told["added"], told["quarantined"]) == (6, 2)
+    with Journal(tmp_path / "j") as kept:  # what was left out can be added again
+        to = client(LiveRecommender(rec, journal=kept))
+        assert to.post("/items", json={"ids": ["b"], "features": {"text": [[1.0] * DIM]}}).status_code == 201
+    with Journal(tmp_path / "j") as kept:
+        served = LiveRecommender(rec, journal=kept)
+        assert list(served.recommender.items)[-1] == "b"
+        assert [row for row, _ in served.quarantined] == [2, 4]
+
+
+@pytest.mark.parametrize("value", [3e38, -3e38, 1e30, 1e8])
+def test_an_item_that_would_spoil_every_answer_is_refused(rec, journal, value: float) -> None:
+    to = client(LiveRecommender(rec, journal=journal))
+    body = {"ids": ["fine", "huge"], "features": {"text": [[1.0] * DIM, [value] * DIM]}}
+    assert "'huge'" in error(to.post("/items", json=body), 400)
+    assert to.post("/recommend", json={"users": ["u1"], "k": 1000}).status_code == 200
+    assert to.post("/similar", json={"items": ["i5"], "k": 1000}).status_code == 200
+    assert to.get("/health").json()["items"] == ITEMS
+    with pytest.raises(FeatureError, match="'huge'"):
+        rec.copy().add_items(body["ids"], body["features"])
 
 
 @pytest.mark.parametrize("at_once", [served_module.REPLAYED, 2])

@@ -450,3 +450,23 @@ def test_the_page_is_part_of_the_package() -> None:
         path.name for pattern in package_data["graphrec.conversation.web"] for path in folder.glob(pattern)
     }
     assert {p.name for p in folder.iterdir() if p.is_file() and p.suffix != ".py"} == packed
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"origin": "http://evil.example"}, 403),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"content-type": "text/plain"}, 415),
+        ({"origin": "http://testserver"}, 200),
+    ],
+)
+def test_pages_of_other_sites_cannot_converse(headers, status: int) -> None:
+    headers = {"content-type": "application/json", **headers}
+    assert client().post("/api/start", content=b"{}", headers=headers).status_code == status
+
+
+def test_no_answer_names_a_user_that_the_request_does_not() -> None:
+    said = error(client().post("/api/start", json={"user": "U1x"}), 400, 404)
+    assert "'U1x'" in said
+    assert "mean" not in said

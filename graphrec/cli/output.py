@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from graphrec.cli import launch
-from graphrec.core.progress import print_note as print_note
+from graphrec.core.progress import (
+    print_note as print_note,
+    printable as printable,
+    printable_lines as printable_lines,
+)
 
 
 def print_line(*parts: object) -> None:
@@ -21,7 +24,7 @@ def print_line(*parts: object) -> None:
 def print_error(*parts: object) -> None:
     """Prints one line to stderr, in any process."""
     launch.wait_for_first_process()
-    print(*parts, file=sys.stderr, flush=True)
+    print(*(printable_lines(str(part)) for part in parts), file=sys.stderr, flush=True)
 
 
 def print_table(
@@ -72,16 +75,6 @@ def print_next_steps(*commands: str) -> None:
     print_note("\nnext:")
     for command in commands:
         print_note(f"  {command}")
-
-
-def printable(text: str) -> str:
-    """The text with control characters and lone surrogates escaped, so that a terminal shows it safely."""
-    return re.sub("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", lambda found: ascii(found[0])[1:-1], text)
-
-
-def printable_lines(text: str) -> str:
-    """Like :func:`printable`, but keeps line breaks."""
-    return "\n".join(map(printable, text.split("\n")))
 
 
 def _format(value: object) -> str:

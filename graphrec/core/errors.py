@@ -11,7 +11,17 @@ from collections.abc import Iterable
 
 
 class GraphrecError(Exception):
-    """Base class of all errors that the caller can fix."""
+    """Base class of all errors that the caller can fix.
+
+    Attributes:
+        suggestion: end of the message, such as `` Did you mean 'x'?``. A server leaves it out of its answers,
+            because it may name an id that the caller does not know.
+    """
+
+    suggestion = ""
+
+    def __str__(self) -> str:
+        return super().__str__() + self.suggestion
 
 
 class DataError(GraphrecError, ValueError):
@@ -46,7 +56,7 @@ class UnknownIdError(GraphrecError, KeyError):
     """A user or item id that is not in the vocabulary."""
 
     def __str__(self) -> str:  # KeyError would return the repr of the message
-        return str(self.args[0]) if self.args else ""
+        return (str(self.args[0]) if self.args else "") + self.suggestion
 
 
 class MissingDependencyError(GraphrecError, ImportError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,6 +18,8 @@ SECONDS_BETWEEN_LINES = 30.0
 """Where stderr is no terminal."""
 SECONDS_BETWEEN_UPDATES = 0.5
 """In a notebook."""
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""C0 and C1, marks and overrides of the direction of writing, line and paragraph separators, surrogates."""
 
 
 def print_note(*parts: object) -> None:
@@ -25,7 +28,21 @@ def print_note(*parts: object) -> None:
     With several processes, only the first one prints.
     """
     if os.environ.get("RANK", "0") == "0":
-        print(*parts, file=sys.stderr, flush=True)
+        print(*(printable_lines(str(part)) for part in parts), file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """The text with control characters and lone surrogates escaped, so that a terminal shows it safely.
+
+    Characters that turn the direction of writing are control characters, too: they can make a name look like
+    another.
+    """
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def printable_lines(text: str) -> str:
+    """Like :func:`printable`, but keeps line breaks."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 @contextmanager

@@ -69,10 +69,11 @@ class Vocabulary(Sequence[str]):
         """
         position = self._index.get(str(value))
         if position is None:
-            raise UnknownIdError(
+            error = UnknownIdError(
                 f"{self.kind} {str(value)!r} is not among the {len(self):,} known {self.kind}s."
-                f"{nearest(str(value), self.ids) if len(self) <= 100_000 else ''}"
             )
+            error.suggestion = nearest(str(value), self.ids) if len(self) <= 100_000 else ""
+            raise error
         return position
 
     def indices(self, values: Iterable[Any]) -> np.ndarray:

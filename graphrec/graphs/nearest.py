@@ -20,6 +20,8 @@ from graphrec.core.ray import Cluster
 from graphrec.core.topk import topk, update_topk
 from graphrec.graphs import ivf
 
+SAFE = (1e-12, 1e18)
+"""Lengths of rows whose squares stay within the range of float32."""
 BLOCK = (1024, 4096)
 """Queries and keys of one product, whose 16 MiB of similarities fit into the processor's cache."""
 SQUARE = 2048
@@ -62,8 +64,21 @@ def nearest_rows(
 
 
 def unit_length(vectors: Tensor) -> Tensor:
-    """The rows ``(n, d) float32`` scaled to length one."""
-    return torch.nn.functional.normalize(vectors.float(), dim=1)
+    """The rows ``(n, d) float32`` scaled to length one; rows of zeros stay.
+
+    Rows of one direction get one result, however long they are: where the squares of a row would leave the
+    range of float32, the row is first multiplied by a power of two, which rounds nothing.
+    """
+    vectors = vectors.float()
+    length = vectors.norm(dim=1, keepdim=True)  # (n, 1)
+    extreme = ((length < SAFE[0]) | (length > SAFE[1])).flatten()  # (n,)
+    if extreme.any():
+        rows = vectors[extreme]
+        exponent = rows.abs().amax(1, keepdim=True).frexp().exponent
+        for half in (exponent // 2, exponent - exponent // 2):  # 2^-exponent itself may leave the range
+            rows = rows.ldexp(-half)
+        vectors = vectors.index_put((extreme,), rows)
+    return torch.nn.functional.normalize(vectors, dim=1)
 
 
 def _search(

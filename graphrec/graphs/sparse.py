@@ -162,7 +162,8 @@ def normalize_rows(matrix: csr_matrix) -> csr_matrix:
 
 def unit_rows(matrix: csr_matrix) -> csr_matrix:
     """The rows scaled to length one; empty ones stay empty."""
-    length = np.sqrt(np.asarray(matrix.multiply(matrix).sum(1))).ravel()  # (n,)
+    wide = matrix.astype(np.float64)  # the squares of float32 may leave its range
+    length = np.sqrt(np.asarray(wide.multiply(wide).sum(1))).ravel()  # (n,)
     return scale_rows(matrix, 1 / np.where(length > 0, length, 1))
 
 

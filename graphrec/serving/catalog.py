@@ -50,6 +50,11 @@ class ItemBlock:
         return vectors.as_keys(self.table)
 
     @cached_property
+    def longest(self) -> float:
+        """The largest length of a vector."""
+        return float(vectors.row_lengths(self.table).max(initial=0))
+
+    @cached_property
     def unit_keys(self) -> Keys:
         """The vectors scaled to length one, likewise."""
         return vectors.as_keys(vectors.normalize_rows(self.table))

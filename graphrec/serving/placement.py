@@ -15,7 +15,10 @@ from graphrec.graphs import sparse
 from graphrec.graphs.nearest import nearest_rows
 from graphrec.models.base import ColdStartRule, ContentProjection, ContentRule, ContentSimilarity, Features
 from graphrec.serving.array_bundle import Bundle
-from graphrec.serving.vectors import Vectors
+from graphrec.serving.vectors import Vectors, nonfinite_rows, row_lengths
+
+LONGER = 1000
+"""How many times longer than the longest known embedding a new one may be."""
 
 
 class ContentVectors(NamedTuple):
@@ -115,6 +118,35 @@ def embed_new_items(
     if isinstance(rule, ContentSimilarity):
         return _similarities(rule, queries, content, item_vectors.shape[1])
     return _neighbor_means(rule, queries, content, torch.from_numpy(item_vectors))
+
+
+def check_embeddings(added: Vocabulary, embeddings: Vectors, longest: float | None) -> None:
+    """Refuses embeddings that would make every answer overflow, or stand first in every list.
+
+    Args:
+        added: ids of the new items.
+        embeddings: their embeddings ``(n, d)``.
+        longest: largest length of a known item's embedding; None: only check that all are finite.
+
+    Raises:
+        FeatureError: an embedding is not finite, or more than :data:`LONGER` times as long as ``longest``.
+    """
+    bad = nonfinite_rows(embeddings)
+    if len(bad):
+        raise FeatureError(
+            f"item {added[int(bad[0])]!r}: its embedding is not finite, because its vectors are too large; "
+            "give vectors made by the extractor of the model's features"
+        )
+    if not longest:
+        return
+    lengths = row_lengths(embeddings)
+    i = int(lengths.argmax())
+    if lengths[i] > LONGER * longest:
+        raise FeatureError(
+            f"item {added[i]!r}: its embedding has the length {lengths[i]:.3g}, and those of known items "
+            f"have at most {longest:.3g}; expected at most {LONGER:,} times that: give vectors made by the "
+            "extractor of the model's features"
+        )
 
 
 def _neighbor_means(

@@ -17,13 +17,14 @@ import numpy as np
 from graphrec.core.bundle import FileFormat
 from graphrec.core.errors import CheckpointError, ConfigError
 from graphrec.data import Dataset, Histories, Interactions, Query, Vocabulary
-from graphrec.models.base import ColdStartRule, Features, Ranker
+from graphrec.models.base import ColdStartRule, ContentProjection, Features, Ranker
 from graphrec.serving import array_bundle, histories, vectors
 from graphrec.serving.catalog import ItemBlock, Items
 from graphrec.serving.export import check_suffix, require_dense, write_faiss, write_recommendations
 from graphrec.serving.ivf import Index, build_index, open_index
 from graphrec.serving.placement import (
     ContentVectors,
+    check_embeddings,
     embed_new_items,
     modality_dims,
     require_rule,
@@ -352,13 +353,18 @@ class Recommender:
 
         Raises:
             FeatureError: the recommender cannot embed new items, a modality is not one of the model's, its
-                vectors have another shape or are not finite, or an item has no content at all.
+                vectors have another shape or are not finite, an item has no content at all, or its
+                embedding would not be finite or be far longer than those of known items.
             DataError: an id is known already or occurs twice.
         """
         rule = require_rule(self.rule, self.content, self.meta)
         added = Vocabulary(as_list(ids)[0])  # refuses repeats
         self._items.check_new(added)
-        embeddings = embed_new_items(added, features, rule, self.content, self._items.base.table)
+        base = self._items.base
+        embeddings = embed_new_items(added, features, rule, self.content, base.table)
+        # Means of known vectors and lists of cosines are no longer than those; a projection can be.
+        longest = base.longest if isinstance(rule, ContentProjection) else None
+        check_embeddings(added, embeddings, longest)
         self._items = self._items.with_added(added, embeddings)
         return self
 

@@ -12,6 +12,7 @@ from graphrec.core.errors import ConfigError, DataError, TrainingError
 from graphrec.data import Dataset, Histories, Interactions, Query
 from graphrec.graphs import sparse
 from graphrec.graphs.graph import Graph
+from graphrec.graphs.nearest import unit_length
 from graphrec.models.base import Ranker
 from graphrec.serving.array_bundle import Bundle
 from graphrec.serving.exact import Keys, Rows
@@ -23,6 +24,8 @@ Vectors = Union[np.ndarray, "csr_matrix"]
 """``(n, d) float32``."""
 ENCODED = 256
 """Histories that are encoded at once."""
+LENGTHS = 2**16
+"""Rows whose lengths are computed at once."""
 SPARSE_PARTS = ("data", "indices", "indptr")
 
 
@@ -86,6 +89,15 @@ def nonfinite_rows(vectors: Vectors) -> np.ndarray:
     return np.unique(row[~np.isfinite(vectors.data)])
 
 
+def row_lengths(vectors: Vectors) -> np.ndarray:
+    """The Euclidean lengths of the rows ``(n,) float64``; dense ones are read in blocks."""
+    if not isinstance(vectors, np.ndarray):
+        wide = vectors.astype(np.float64)
+        return np.asarray(np.sqrt(wide.multiply(wide).sum(1))).ravel()
+    blocks = np.array_split(vectors, range(LENGTHS, len(vectors), LENGTHS))
+    return np.concatenate([np.linalg.norm(block.astype(np.float64), axis=1) for block in blocks])
+
+
 def stack(first: Vectors, second: Vectors) -> Vectors:
     """The rows of both, all dense or all sparse."""
     if isinstance(first, np.ndarray):
@@ -98,7 +110,7 @@ def stack(first: Vectors, second: Vectors) -> Vectors:
 def normalize_rows(vectors: Vectors) -> Vectors:
     """The rows scaled to length one."""
     if isinstance(vectors, np.ndarray):
-        return np.asarray(torch.nn.functional.normalize(torch.from_numpy(vectors), dim=1).numpy())
+        return np.asarray(unit_length(torch.from_numpy(vectors)).numpy())
     return sparse.unit_rows(vectors)
 
 

@@ -110,3 +110,18 @@ def test_a_server_remembers_what_was_added_to_it(run: Path) -> None:
         finally:
             server.kill()
             server.communicate()
+
+
+@pytest.mark.parametrize("mark", ["\x1b[2J", "\x9b1m", "\u202e", "\u2066", "\u200f", "\u061c", "\u2028"])
+def test_names_cannot_direct_a_terminal(mark: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from graphrec.cli import output
+
+    output.print_table(["item"], [[f"exe{mark}gpj"]])
+    output.print_note(f"item exe{mark}gpj")
+    output.print_error(f"error: item exe{mark}gpj", "\ntwo lines")
+    printed = capsys.readouterr()
+    for text in (printed.out, printed.err):
+        assert mark not in text
+        assert text.replace("\n", "").isprintable()
+    assert printed.err.count("exe\\x" if mark < "\xff" else "exe\\u") == 2
+    assert printed.err.endswith("\ntwo lines\n")

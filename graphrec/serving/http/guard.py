@@ -1,7 +1,8 @@
-"""Middleware of every server: trusted hosts, a limit on a request's body, and security headers."""
+"""Middleware of every server: trusted hosts and origins, limits on a request's body, security headers."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -25,6 +26,8 @@ BODY = 64 * 1024
 DRAINED = 2**24
 """Bytes of a body above the limit that are read before it is refused: a client that is still sending when the
 connection is closed may never read the answer."""
+BODY_SECONDS = 30
+"""Seconds that a client may take to send a body."""
 POLICY = "default-src 'none'; frame-ancestors 'none'"
 """Content security policy of an answer that is not a page: nothing is permitted."""
 HEADERS = {
@@ -52,6 +55,7 @@ def protect(
         remedy: advice about a longer one, for the message.
         policy: content security policy of every answer.
     """
+    app.add_middleware(SameOrigin)  # within the limit of bodies, so that a body is read before it is refused
     app.add_middleware(BodyLimit, limit=limit, remedy=remedy)
     if hosts is not None:
         app.add_middleware(TrustedHosts, hosts=hosts)
@@ -81,8 +85,39 @@ class TrustedHosts:
         await self.app(scope, receive, send)
 
 
+class SameOrigin:
+    """Refuses requests that a page of another site sends through its visitor's browser.
+
+    A browser says where a request comes from in ``Sec-Fetch-Site`` or, on connections that are not secure,
+    only in ``Origin``. A form or a simple script cannot send JSON under its content type without asking
+    first, so a body of any other type is refused, too.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles a request."""
+        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+            headers = Headers(scope=scope)
+            site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+            own = f"//{headers.get('host', '')}"
+            foreign = site not in ("same-origin", "none") if site else origin and not origin.endswith(own)
+            if foreign:
+                error = f"a page of another site ({origin or site}) may not use this server"
+                await JSONResponse({"error": error}, 403)(scope, receive, send)
+                return
+            kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+            empty = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+            if not empty and kind != "application/json":
+                error = f"content-type {kind[:100]!r}; expected application/json"
+                await JSONResponse({"error": error}, 415)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
 class BodyLimit:
-    """Refuses a request whose body is too long, whether or not it declares a length."""
+    """Refuses a request whose body is too long, whether or not it declares a length, or takes too long."""
 
     def __init__(self, app: ASGIApp, limit: int, remedy: str) -> None:
         self.app = app
@@ -99,12 +134,17 @@ class BodyLimit:
         body = bytearray()
         if not size:
             try:
-                async for part in Request(scope, receive).stream():
-                    size += len(part)
-                    if size > DRAINED:
-                        break
-                    if size <= self.limit:
-                        body += part
+                async with asyncio.timeout(BODY_SECONDS):
+                    async for part in Request(scope, receive).stream():
+                        size += len(part)
+                        if size > DRAINED:
+                            break
+                        if size <= self.limit:
+                            body += part
+            except TimeoutError:
+                error = f"the request's body did not arrive within {BODY_SECONDS} seconds"
+                await JSONResponse({"error": error}, 408, {"connection": "close"})(scope, receive, send)
+                return
             except ClientDisconnect:
                 return
         if size > self.limit:

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from graphrec.core.errors import ConfigError, FeatureError, GraphrecError
+from graphrec.core.errors import ConfigError, GraphrecError
 from graphrec.serving import Recommender
 from graphrec.serving.http.journal import Addition, Journal
 from graphrec.serving.recommend import Search
@@ -50,10 +50,11 @@ class LiveRecommender:
         journal: the journal.
         replayed: number of items of the journal that were added.
         known: number of items of the journal that the recommender had already.
+        quarantined: row and error of each addition of the journal that this recommender cannot take, such as
+            one made for another model. It stays in the journal and is left out.
 
     Raises:
         ConfigError: the recommender has no index for an approximate search.
-        FeatureError: the journal holds items that this recommender cannot place.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class LiveRecommender:
         self._adding = threading.Lock()
         self._original_items = recommender.items
         self.replayed = self.known = 0
+        self.quarantined: list[tuple[int, str]] = []
         if search == "approximate" and recommender.index is None:
             raise ConfigError(
                 "--search approximate, and the recommender has no index; build one with graphrec index"
@@ -82,15 +84,13 @@ class LiveRecommender:
             if new:
                 self.recommender.add_items([joined.ids[i] for i in new], features)
         except GraphrecError as cause:
-            if len(additions) > 1:  # find the row
-                for number, addition in enumerate(additions):
-                    self._replay(start + number, [addition])
-                return
-            where = f"{self.journal.path}, row {start + 1}" if self.journal else ""
-            raise FeatureError(
-                f"{where}: its items cannot be added to this recommender ({cause}); serve the one they were "
-                "added to, or name another file with --journal"
-            ) from cause
+            half = len(additions) // 2
+            if half:  # find the row
+                self._replay(start, additions[:half])
+                self._replay(start + half, additions[half:])
+            else:
+                self.quarantined.append((start + 1, str(cause)))
+            return
         self.known += len(joined.ids) - len(new)
         self.replayed += len(new)
 

@@ -88,6 +88,8 @@ class Health(BaseModel):
     items: int
     added: int
     """Items added since the recommender was saved."""
+    quarantined: int
+    """Additions of the journal that are left out, because the recommender cannot take them."""
     approximate: bool
     """Whether users are answered by an index."""
     takes_items: bool

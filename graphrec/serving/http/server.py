@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +18,10 @@ except ImportError as cause:
     raise missing_dependency("fastapi", "serve") from cause
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+HEADERS = 10
+"""Seconds that a client may take to send the request line and headers of a request."""
+SHUTDOWN = 5
+"""Seconds that requests in progress may still take once the server is to end."""
 _LONGEST = 600  # characters of an error
 
 
@@ -31,7 +36,7 @@ def names_of(host: str) -> tuple[str, ...] | None:
 
 
 def listen(app: FastAPI, host: str, port: int, ready: Callable[[str], None]) -> None:
-    """Serves an application until Ctrl-C.
+    """Serves an application until Ctrl-C or SIGTERM; requests in progress then have :data:`SHUTDOWN` seconds.
 
     Args:
         app: the application.
@@ -60,8 +65,51 @@ def listen(app: FastAPI, host: str, port: int, ready: Callable[[str], None]) -> 
     with listening:
         ready(f"http://{shown_host(host)}:{listening.getsockname()[1]}/")
         with suppress(KeyboardInterrupt):
-            config = uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False)
+            config = uvicorn.Config(
+                app,
+                http=_protocol_with_deadline(),
+                ws="none",
+                log_level="warning",
+                lifespan="off",
+                access_log=False,
+                timeout_graceful_shutdown=SHUTDOWN,
+            )
             uvicorn.Server(config).run(sockets=[listening])
+
+
+def _protocol_with_deadline() -> type[asyncio.Protocol]:
+    """Uvicorn's protocol, which closes connections that are idle after a request, with a limit for the rest:
+    a connection whose next request line and headers are not complete in time is closed.
+    """
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+    class Protocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
+        deadline: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            self.set_deadline()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self.cycle is not None and not self.cycle.response_complete:  # the headers are complete
+                self.cancel_deadline()
+            elif self.deadline is None:
+                self.set_deadline()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self.cancel_deadline()
+            super().connection_lost(exc)
+
+        def set_deadline(self) -> None:
+            self.deadline = asyncio.get_running_loop().call_later(HEADERS, self.transport.abort)
+
+        def cancel_deadline(self) -> None:
+            if self.deadline is not None:
+                self.deadline.cancel()
+                self.deadline = None
+
+    return Protocol
 
 
 def explain_errors(app: FastAPI, status: Callable[[GraphrecError], int] = lambda _: 400) -> None:
@@ -74,7 +122,7 @@ def explain_errors(app: FastAPI, status: Callable[[GraphrecError], int] = lambda
     @app.exception_handler(GraphrecError)
     async def graphrec_error(_: Request, cause: Exception) -> JSONResponse:
         assert isinstance(cause, GraphrecError)
-        return error(status(cause), str(cause))
+        return error(status(cause), str(cause).removesuffix(cause.suggestion))
 
     @app.exception_handler(RequestValidationError)
     async def invalid_request(_: Request, cause: Exception) -> JSONResponse:

@@ -31,13 +31,18 @@ except ImportError as cause:
 
 _WHY = {
     400: "The request cannot be answered, or is for another host.",
-    403: "This server accepts no items.",
+    403: "The request is from a page of another site, or this server accepts no items.",
     404: "A user or an item is not known.",
+    408: "The body did not arrive in time.",
     409: "An item is known already, or named twice.",
     413: f"The body is longer than {schema.BODY // 1024} KB.",
+    415: "The body is not sent as application/json.",
     422: "The body is not of this form, or beyond a limit.",
     503: "The journal cannot be written; nothing was added.",
 }
+
+
+_OF_BODIES = (400, 403, 408, 413, 415, 422)
 
 
 def create_service(served: LiveRecommender, hosts: Sequence[str] | None = None) -> FastAPI:
@@ -59,7 +64,7 @@ def create_service(served: LiveRecommender, hosts: Sequence[str] | None = None) 
     batches = RequestBatcher(served.recommend, served.prepare)
     similar_batches = RequestBatcher(served.similar, served.prepare)
 
-    @app.get("/health", responses=_refusals(400, 413))
+    @app.get("/health", responses=_refusals(400, 408, 413))
     async def health() -> schema.Health:
         """What the server serves."""
         rec = served.recommender
@@ -69,20 +74,21 @@ def create_service(served: LiveRecommender, hosts: Sequence[str] | None = None) 
             users=len(rec.users),
             items=rec.n_items,
             added=rec.n_items - before,
+            quarantined=len(served.quarantined),
             approximate=served.search != "exact" and rec.index is not None,
             takes_items=served.journal is not None,
         )
 
     before = served.recommender.n_items - served.replayed
 
-    @app.post("/recommend", response_model=schema.Answers, responses=_refusals(400, 404, 413, 422))
+    @app.post("/recommend", response_model=schema.Answers, responses=_refusals(*_OF_BODIES, 404))
     async def recommend(body: schema.Recommend) -> Response:
         """The items with the highest scores for each user, best first."""
         only = None if body.only is None else tuple(body.only)
         options = Options(body.k, body.exclude_seen, only, tuple(body.exclude), body.unknown)
         return _answers(body.users, await batches.submit((body.users, options)))
 
-    @app.post("/similar", response_model=schema.Answers, responses=_refusals(400, 404, 413, 422))
+    @app.post("/similar", response_model=schema.Answers, responses=_refusals(*_OF_BODIES, 404))
     async def similar(body: schema.Similar) -> Response:
         """The items whose embeddings have the highest cosine with each item's."""
         return _answers(body.items, await similar_batches.submit((body.items, body.k)))
@@ -96,7 +102,7 @@ def create_service(served: LiveRecommender, hosts: Sequence[str] | None = None) 
         return schema.Added(added=len(body.ids), items=total)
 
     items.__annotations__["body"] = schema.addition(served.recommender.modalities)
-    app.post("/items", status_code=201, responses=_refusals(400, 403, 409, 413, 422, 503))(items)
+    app.post("/items", status_code=201, responses=_refusals(*_OF_BODIES, 409, 503))(items)
 
     def status(cause: GraphrecError) -> int:
         if isinstance(cause, UnknownIdError):
@@ -134,8 +140,7 @@ def serve(
     Raises:
         MissingDependencyError: uvicorn is not installed.
         ConfigError: nothing can listen there, the journal is in use, or there is no index to search.
-        CheckpointError: the journal is damaged or cannot be written.
-        FeatureError: the journal holds items that this recommender cannot place.
+        CheckpointError: the journal is damaged, lacks additions, or cannot be written.
     """
     from graphrec.core.progress import print_note
 
@@ -145,6 +150,12 @@ def serve(
         if served.replayed or served.known:
             known = f", {served.known:,} were known already" if served.known else ""
             print_note(f"{journal}: {served.replayed:,} items added again{known}")
+        if served.quarantined:
+            row, why = served.quarantined[0]
+            print_note(
+                f"{journal}: {len(served.quarantined):,} additions are left out, because this recommender "
+                f"cannot take them; the first is row {row} ({why})"
+            )
         listen(create_service(served, names_of(host)), host, port, ready)
 
 
