@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from graphrec.core.errors import ConfigError, DataError
-from graphrec.data import from_frame
+from graphrec.data import frames
 from graphrec.data.readers.delimited import BYTE_ORDER_MARK, DELIMITERS, read_delimited
 
 
@@ -149,15 +149,15 @@ def ordered_ids(frame: pl.DataFrame, key: str, index: str, path: Path, first_row
         DataError: a column is missing, an id is empty or occurs twice, or the indices are not exactly
             ``0 .. n-1``.
     """
-    named, indexed = (from_frame.column(frame, name, str(path)) for name in (key, index))
+    named, indexed = (frames.column(frame, name, str(path)) for name in (key, index))
     indices = indexed.cast(pl.Int64, strict=False)
     bad = ((indices < 0) | (indices >= len(indices))).fill_null(True) | ~indices.is_first_distinct()
     expected = (
         f"; expected the integers 0 to {len(indices) - 1}, each once, because rows of feature arrays are "
         "matched to them"
     )
-    from_frame.refuse(bad, indexed, f"column {index!r} holds", expected, path, first_row)
-    keys = from_frame.unique_ids(named, key, str(path), first_row)
+    frames.refuse(bad, indexed, f"column {index!r} holds", expected, path, first_row)
+    keys = frames.unique_ids(named, key, str(path), first_row)
     ids: list[str] = keys[np.argsort(indices.to_numpy()).tolist()].to_list()
     return ids
 
@@ -175,7 +175,7 @@ def join_columns(frame: pl.DataFrame, columns: list[str], path: Path | str) -> p
         raise ConfigError(f"{path}: text= is empty; expected one or more columns, or no text=")
     parts = []
     for name in columns:
-        dtype = from_frame.column(frame, name, str(path)).dtype
+        dtype = frames.column(frame, name, str(path)).dtype
         part = pl.col(name)
         plain = dtype.inner if isinstance(dtype, pl.List) else dtype
         if plain == pl.Binary or plain.is_nested():

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
 from graphrec.core.errors import ConfigError, DataError
-from graphrec.data import from_frame
+from graphrec.data import frames, from_frame
 from graphrec.data.attributes import with_attributes
 from graphrec.data.dataset import Dataset
 from graphrec.data.readers.files import first_row, join_columns, read_table
@@ -26,6 +26,8 @@ def read(
     user: str = "user",
     item: str = "item",
     time: str | None = None,
+    time_unit: Literal["s", "ms", "us", "ns"] | None = None,
+    time_format: str | None = None,
     rating: str | None = None,
     min_rating: float | None = None,
     k_core: int | tuple[int, int] = 0,
@@ -49,7 +51,9 @@ def read(
         interactions: file with one row per interaction.
         user: column of user ids.
         item: column of item ids.
-        time: column of times: seconds, dates or datetimes.
+        time: column of times: numbers, dates or datetimes.
+        time_unit: unit of numeric times, ``s``, ``ms``, ``us`` or ``ns``; default: recognized.
+        time_format: format of dates other than ISO 8601, such as ``%m/%d/%Y %H:%M``.
         rating: column of ratings; used by ``min_rating`` only.
         min_rating: keep rows with at least this rating.
         k_core: minimum interactions per user and item, or a pair of the two; 0 keeps all.
@@ -99,8 +103,9 @@ def read(
             )
             content["image"] = ("image", "image path")
     dataset = Dataset(**from_frame.parse(
-        frame, user=user, item=item, time=time, rating=rating, min_rating=min_rating, k_core=k_core,
-        split=split, items=item_frame, item_id=item_id, content=content, root=item_path.parent, seed=seed,
+        frame, user=user, item=item, time=time, time_unit=time_unit, time_format=time_format, rating=rating,
+        min_rating=min_rating, k_core=k_core, split=split, items=item_frame, item_id=item_id,
+        content=content, root=item_path.parent, seed=seed,
         name=name or path.stem, source=str(path), first_row=first_row(path), items_source=str(item_path),
         items_first_row=first_row(item_path),
     ))  # fmt: skip
@@ -117,8 +122,8 @@ def read(
 
 def _picture_paths(frame: pl.DataFrame, name: str, source: Path) -> pl.Series:
     """The column of image paths; a path outside the folder is refused."""
-    paths = from_frame.column(frame, name, str(source))
-    if not isinstance(paths.dtype, (*from_frame.TEXT_TYPES, pl.Null)):
+    paths = frames.column(frame, name, str(source))
+    if not isinstance(paths.dtype, (*frames.TEXT_TYPES, pl.Null)):
         raise DataError(f"{source}: image column {name!r} has type {paths.dtype}; expected paths as text")
     paths = paths.cast(pl.String).replace("", None)
     suspect = paths.str.contains(r"(^[/\\~])|(^[A-Za-z]:)|(\.\.)").fill_null(False)
