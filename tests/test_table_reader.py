@@ -45,6 +45,9 @@ def test_all_formats_give_one_dataset(tmp_path, suffix):
         ".csv": frame.write_csv,
         ".tsv": lambda p: frame.write_csv(p, separator="\t"),
         ".inter": lambda p: frame.write_csv(p, separator="\t"),
+        ".dat": lambda p: frame.write_csv(p, separator=";"),
+        ".txt": lambda p: frame.write_csv(p, separator="|"),
+        ".json": frame.write_ndjson,
         ".jsonl": frame.write_ndjson,
         ".ndjson": frame.write_ndjson,
         ".parquet": frame.write_parquet,
@@ -91,7 +94,7 @@ def test_pictures_by_folder_are_listed_not_derived(tmp_path):
         (CSV.encode("utf-16"), "line 1: "),
         (b'user,item\nu1,a\nu2,"b\nu3,c\n', "line 3: "),
         (b"user,user\nu1,a\n", "'user'"),
-        (b"user;item\nu1;a\n", "['user;item']"),
+        (b"user;item\nu1;a\n", "'user;item'"),
         (b"user,item\nu1,a\n,b\n", "row 3: user id ''"),
     ],
 )

@@ -32,11 +32,21 @@ def as_frame(data: Any, source: str = "the frame") -> pl.DataFrame:
 
 
 def column(frame: pl.DataFrame, name: str, source: str) -> pl.Series:
-    """One column by name.
+    """One column by name; ``column.key`` is the value of a key where the column holds objects.
 
     Raises:
         DataError: there is no such column; the message lists the columns.
     """
+    parent, dot, key = name.partition(".")
+    if name not in frame.columns and dot and parent in frame.columns:
+        whole = frame[parent]
+        keys = [field.name for field in whole.dtype.fields] if isinstance(whole.dtype, pl.Struct) else []
+        if key in keys:
+            return whole.struct.field(key).alias(name)
+        raise DataError(
+            f"{source}: column {parent!r} has no key {key!r}; it has {keys[:20] or 'none'}."
+            f"{nearest(key, keys)}"
+        )
     if name not in frame.columns:
         names = frame.columns
         more = f" and {len(names) - 20:,} more" if len(names) > 20 else ""

@@ -38,7 +38,7 @@ DELIMITED = [
     text("csv: blank lines alone", "\n\n\n", "CSV"),
     text("csv: spaces alone", "   ", "','"),
     text("csv: missing column", "user,itm\nu,a\n", "'item'", "'itm'"),
-    text("csv: other delimiter", "user;item\nu;a\n", "['user;item']"),
+    text("csv: other delimiter", "user;item\nu;a\n", "delimiter=';'"),
     text("csv: a row too short", "user,item\nu1,a\nu2\n", "Row #3", "Expected 2 columns, got 1"),
     text("csv: a row too long", "user,item\nu1,a,b\n", "Row #2", "got 3"),
     text("csv: header too long", "user,item,x\nu1,a\n", "Row #2", "Expected 3 columns"),

@@ -1,11 +1,12 @@
 """Reader of your own data: a table of interactions and optionally a table of items and a folder of images.
 
-Files may be CSV, TSV, JSON Lines, Parquet or Arrow. Columns are set by options; nothing is guessed.
+Files may be CSV, TSV, other delimited text, JSON Lines, Parquet or Arrow. Columns are set by options.
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
@@ -15,7 +16,8 @@ from graphrec.core.errors import ConfigError, DataError
 from graphrec.data import frames, from_frame
 from graphrec.data.attributes import with_attributes
 from graphrec.data.dataset import Dataset
-from graphrec.data.readers.files import first_row, join_columns, read_table
+from graphrec.data.readers.delimited import TextFormat
+from graphrec.data.readers.files import first_row, join_columns, read_table, without_html
 from graphrec.data.readers.images import with_pictures
 
 
@@ -43,6 +45,13 @@ def read(
     min_items: int = 2,
     max_share: float | None = None,
     name: str | None = None,
+    delimiter: str | None = None,
+    quote: bool | None = None,
+    escape: str | None = None,
+    encoding: str = "utf-8",
+    comment: str | None = None,
+    columns: list[str] | tuple[str, ...] | None = None,
+    clean: bool = False,
 ) -> Dataset:
     """Reads interactions and the selected item content.
 
@@ -71,6 +80,14 @@ def read(
         min_items: minimum number of items with an attribute; rarer attributes are dropped.
         max_share: maximum share of the items with an attribute; more frequent ones are dropped.
         name: name of the dataset; default: the name of the interaction file.
+        delimiter: between the fields of delimited files, such as ``;`` or ``::``; default: by the suffix, and
+            in ``.txt`` and ``.dat`` files recognized.
+        quote: fields may be in double quotes; default: in ``.csv`` and ``.tsv`` files.
+        escape: what a quote inside quotes is preceded by if it is not doubled, such as a backslash.
+        encoding: of delimited files, such as ``latin-1``.
+        comment: lines of delimited files that begin with this are left out, such as ``#``.
+        columns: column names of an interaction file without a header line.
+        clean: remove HTML tags from the text and replace entities such as ``&amp;``.
 
     Raises:
         ConfigError: ``text``, ``image`` or ``attributes`` without ``items``, both ``image`` and ``images``,
@@ -85,17 +102,20 @@ def read(
     if image is not None and images is not None:
         raise ConfigError("image= is a column of paths and images= a folder; use one of them")
     path = folder / interactions
-    frame = read_table(path)
+    plain = TextFormat(delimiter, quote, escape, encoding, comment)
+    with_names = plain if columns is None else replace(plain, columns=tuple(columns))
+    used = [name for name in (user, item, time, rating, split) if isinstance(name, str)]
+    frame = read_table(path, with_names, used)
     content: dict[str, tuple[str, str]] = {}
     item_frame, item_path = None, path
     if items is not None:
         item_path = folder / items
-        item_frame = read_table(item_path)
+        used = [item_id or item, *_names(text), *_names(image), *_names(attributes)]
+        item_frame = read_table(item_path, plain, used)
         if text is not None:
-            columns = [text] if isinstance(text, str) else list(text)
-            item_frame = item_frame.with_columns(
-                join_columns(item_frame, columns, item_path).alias("composed text")
-            )
+            joined = join_columns(item_frame, _names(text), item_path)
+            joined = without_html(joined) if clean else joined
+            item_frame = item_frame.with_columns(joined.alias("composed text"))
             content["text"] = ("text", "composed text")
         if image is not None:
             item_frame = item_frame.with_columns(
@@ -106,8 +126,8 @@ def read(
         frame, user=user, item=item, time=time, time_unit=time_unit, time_format=time_format, rating=rating,
         min_rating=min_rating, k_core=k_core, split=split, items=item_frame, item_id=item_id,
         content=content, root=item_path.parent, seed=seed,
-        name=name or path.stem, source=str(path), first_row=first_row(path), items_source=str(item_path),
-        items_first_row=first_row(item_path),
+        name=name or path.stem, source=str(path), first_row=first_row(path, with_names),
+        items_source=str(item_path), items_first_row=first_row(item_path),
     ))  # fmt: skip
     if attributes is not None and item_frame is not None:
         dataset = with_attributes(
@@ -118,6 +138,10 @@ def read(
         dataset = with_pictures(dataset, folder / images)
     _require_some_picture(dataset)
     return dataset
+
+
+def _names(columns: str | list[str] | tuple[str, ...] | None) -> list[str]:
+    return [columns] if isinstance(columns, str) else list(columns or ())
 
 
 def _picture_paths(frame: pl.DataFrame, name: str, source: Path) -> pl.Series:
