@@ -98,7 +98,7 @@ def test_a_unit_is_recognized_and_can_be_set(unit):
         (["20200531120000", "20200601120000", "20200530120000"], {}, ["%Y%m%d%H%M%S"]),
         ([NOON * 1000, NOON, NOON * 1000], {}, ["row 2", str(NOON), "ms"]),
         ([NOON * 10**6, NOON * 1000, NOON * 10**6], {}, ["row 2", str(NOON * 1000), "us"]),
-        ([9 * 10**12, 1, 2], {}, ["row 1", str(9 * 10**12), "2200"]),
+        ([9 * 10**12, 1, 2], {}, ["row 1", str(9 * 10**12), "2300"]),
         ([NOON * 1000, 1, 2], {"time_unit": "s"}, ["row 1", str(NOON * 1000)]),
         (["2020-05-05", "9999-12-31", "2020-05-06"], {}, ["row 2", "9999-12-31"]),
         (["5/6/20", "x", "5/7/20"], {"time_format": "%d/%m/%y"}, ["row 2", "'x'", "%d/%m/%y"]),
@@ -171,3 +171,12 @@ def test_a_dataset_saved_with_milliseconds_is_read_in_seconds(tmp_path):
         [NOON + 0.5],
         [NOON + 1],
     ]
+
+
+def test_times_closer_than_a_float_can_tell_stay_in_order():
+    start = NOON * 10**9
+    times = [start + 3, start + 1, start, start + 2, start + 10**6]
+    seconds = as_seconds(pl.Series(times), "file")
+    assert np.argsort(seconds).tolist() == np.argsort(times).tolist()
+    assert len(set(seconds)) == 5
+    assert np.abs(seconds - NOON).max() < 0.0011

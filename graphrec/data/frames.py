@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from graphrec.core.errors import DataError, nearest
+from graphrec.core.errors import DataError, nearest, plain_spelling
+from graphrec.core.progress import print_note
 from graphrec.data.vocabulary import Vocabulary
 
 TEXT_TYPES = (pl.String, pl.Categorical, pl.Enum)
@@ -28,7 +29,25 @@ def as_frame(data: Any, source: str = "the frame") -> pl.DataFrame:
     try:
         return pl.DataFrame(dict(data) if isinstance(data, Mapping) else data)
     except (TypeError, ValueError, pl.exceptions.PolarsError) as cause:
-        raise DataError(f"{source}: cannot read {type(data).__name__} as a table ({cause})") from cause
+        raise DataError(
+            _mixed_column(data, source) or f"{source}: cannot read {type(data).__name__} as a table ({cause})"
+        ) from cause
+
+
+def _mixed_column(data: Any, source: str) -> str:
+    """The message for the first column that holds text and numbers, or nothing."""
+    for name in list(data) if isinstance(data, Mapping) or hasattr(data, "columns") else ():
+        first: Any = None
+        for row, value in enumerate(data[name], start=1):
+            if not isinstance(value, (str, int, float)) or value != value:  # missing
+                continue
+            first = value if first is None else first
+            if isinstance(value, str) != isinstance(first, str):
+                return (
+                    f"{source}, row {row}: column {name!r} holds {value!r}, and before it {first!r}; "
+                    "expected text or numbers, because 7 and '7' could be one id or two: convert the column to text"
+                )
+    return ""
 
 
 def column(frame: pl.DataFrame, name: str, source: str) -> pl.Series:
@@ -129,13 +148,34 @@ def item_indices(
     """
     keys = unique_ids(column(frame, item_id, source), "item", source, first_row)
     indices = items.find(keys.to_list())
-    if not (indices >= 0).any():
+    unknown = [key for key, index in zip(keys, indices, strict=True) if index < 0]
+    similar = _similar_ids(unknown, items, keys)
+    hint = ""
+    if similar:
+        key, item = similar[0]
+        hint = (
+            f"{len(similar):,} would match without case, spaces or leading zeros, such as {quoted(key)} and "
+            f"{quoted(item)}: write both files alike (read ids as text, so that 007 does not become 7)"
+        )
+    if len(unknown) == len(keys):
         raise DataError(
             f"{source}: none of its {len(keys):,} items, first {quoted(keys[0]) if len(keys) else None}, is "
-            f"among the {len(items):,} items of the dataset, first {quoted(items[0])}; check that "
-            f"{item_id!r} is the column of item ids"
+            f"among the {len(items):,} items of the dataset, first {quoted(items[0])}; "
+            + (hint or f"check that {item_id!r} is the column of item ids")
         )
+    if hint:
+        print_note(f"{source}: {len(unknown):,} items are not in the dataset; {hint}")
     return indices
+
+
+def _similar_ids(unknown: list[str], items: Vocabulary, keys: pl.Series) -> list[tuple[str, str]]:
+    """Unknown ids, each with an item that has no row of its own and is spelled nearly like it."""
+    if not unknown:
+        return []
+    present = set(keys)
+    spelled = {plain_spelling(item): item for item in items.ids if item not in present}
+    plain = ((key, spelled.get(plain_spelling(key))) for key in unknown)
+    return [(key, item) for key, item in plain if item is not None]
 
 
 def as_numbers(series: pl.Series, what: str, source: str, first_row: int = 1) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Reads times of any spelling as seconds since the epoch: numbers of a unit, dates, datetimes, text.
 
-Whole seconds are int64. Where a fraction of a second occurs, all times are float64 and differ if they are a
-microsecond apart. Text without a time zone is taken as UTC.
+Whole seconds are int64. Where a fraction of a second occurs, all times are float64 and stay in the order of
+the source. Text without a time zone is taken as UTC.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ LIMIT = 10**11
 thousand times higher."""
 OLDEST_MIXED = 10**8
 """A smaller number in a column of a finer unit is a time near 1970, or a placeholder such as 0."""
-LATEST = 7_258_118_400
-"""2200-01-01: later times are taken for another unit or spelling."""
+LATEST = 10_413_792_000
+"""2300-01-01: later times are taken for another unit or spelling."""
 EXPECTED = (
     "; expected seconds, or a date such as 2024-05-31 or 2024-05-31T18:00:00.25Z; give another format as "
     "time_format=, such as time_format='%m/%d/%Y %H:%M'"
@@ -33,6 +33,7 @@ ISO = (
     r"(?:[T ](?P<minute>\d{1,2}:\d{2})(?::(?P<second>\d{2})(?:[.,](?P<fraction>\d+))?)?)?"
     r" ?(?:Z|UTC|(?P<sign>[+-])(?P<hours>\d{2}):?(?P<minutes>\d{2})?)?$"
 )
+ZONE = r":\d{2}(?:[.,]\d+)? ?(?:Z|UTC|[+-]\d{2}:?(?:\d{2})?)$"
 YEAR_LAST = r"^(\d{1,2})([./-])(\d{1,2})[./-](\d{4})\b"
 
 
@@ -86,7 +87,7 @@ def _read(series: pl.Series, source: str, first_row: int, unit: str | None, form
             refuse(not_numbers, series, "time", f"; expected a number of {unit}", source, first_row)
         if not_numbers.any():
             # In a column of numbers the other values are wrong, else the numbers are.
-            few = 2 * int(not_numbers.sum()) < len(series)
+            few = 2 * int(not_numbers.sum()) <= len(series)
             refuse(not_numbers if few else pl.Series([False]), series, "time", EXPECTED, source, first_row)
             return _from_text(series, source, first_row)
     if series.dtype.is_temporal():
@@ -114,17 +115,29 @@ def in_seconds(values: np.ndarray, unit: str) -> np.ndarray:
     ticks = UNITS[unit]
     if values.dtype.kind in "iu":
         seconds, rest = np.divmod(values, ticks)
-        return seconds + rest / ticks if rest.any() else seconds.astype(np.int64)
+        return _in_order(values, seconds + rest / ticks) if rest.any() else seconds.astype(np.int64)
     seconds = values.astype(np.float64) / ticks
     whole = bool((seconds == np.floor(seconds)).all()) and bool((np.abs(seconds) < 2.0**63).all())
     return seconds.astype(np.int64) if whole else seconds
 
 
+def _in_order(values: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+    """The seconds ``(E,)``, moved by the least amounts so that different values stay different."""
+    _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
+    ascending = seconds[first]
+    for at in (np.flatnonzero(np.diff(ascending) <= 0) + 1).tolist():
+        while at < len(ascending) and ascending[at] <= ascending[at - 1]:
+            ascending[at] = np.nextafter(ascending[at - 1], np.inf)
+            at += 1
+    return ascending[inverse.reshape(-1)]
+
+
 def _from_numbers(series: pl.Series, source: str, first_row: int, unit: str | None) -> np.ndarray:
-    integers = series.cast(pl.Int64, strict=False) if not series.dtype.is_float() else None
-    exact = integers is not None and not integers.null_count() and not series.dtype.is_decimal()
-    values = integers.to_numpy() if exact and integers is not None else None
-    if values is None:
+    whole = series.dtype.is_integer() or series.dtype == pl.String
+    integers = series.cast(pl.Int64, strict=False) if whole else None
+    if integers is not None and not integers.null_count():
+        values = integers.to_numpy()
+    else:
         values = as_numbers(series, "time", source, first_row)
         refuse(np.abs(values) >= 2.0**63, series, "time", EXPECTED, source, first_row)
     if unit is None:
@@ -140,7 +153,7 @@ def _from_numbers(series: pl.Series, source: str, first_row: int, unit: str | No
             late = np.abs(values) > LATEST * UNITS[unit]
             refuse(
                 late, series, "time",
-                " is after 2200 in every unit; expected seconds, ms, us or ns since 1970: set time_unit=, or "
+                " is after 2300 in every unit; expected seconds, ms, us or ns since 1970: set time_unit=, or "
                 "time_format= for dates", source, first_row,
             )  # fmt: skip
     return in_seconds(values, unit)
@@ -166,6 +179,11 @@ def _refuse_compact_dates(values: np.ndarray, series: pl.Series, source: str, fi
 
 def _from_text(series: pl.Series, source: str, first_row: int) -> np.ndarray:
     """Text that is not all numbers."""
+    zoned = series.str.contains(ZONE).fill_null(False)
+    if zoned.any():
+        refuse(
+            ~zoned, series, "time", " has no time zone, unlike others; expected one in all", source, first_row
+        )
     seconds = _parse_iso(series)
     bad = seconds.is_null()
     if bad.any():

@@ -69,7 +69,7 @@ DELIMITED = [
         "'user'", "9,980",
     ),
     text("csv: a row of a megabyte", "user,item\nu1,a," + "x" * 1_000_000 + "\n", "Row #2", "got 3"),
-    text("tsv: spaces for tabs", "user item\nu1 a\n", "['user item']", file="a.tsv"),
+    text("tsv: spaces for tabs", "user item\nu1 a\n", "delimiter=' '", file="a.tsv"),
     text("tsv: NUL", "user\titem\nu1\t\0\n", "line 2", "NUL", file="a.tsv"),
     text("tsv: quote open", 'user\titem\nu1\t"a\n', "line 2", file="a.tsv"),
 ]  # fmt: skip
@@ -91,7 +91,7 @@ JSON_LINES = [
         ("NaN", '{"user":"a","item":"x","t":1}\n{"user":"a","item":"y","t":NaN}\n',
          ("line 2", "NaN"), "--set time=t"),
         ("1e400", '{"user":"a","item":"x","t":1}\n{"user":"a","item":"y","t":1e400}\n',
-         ("line 2", "InvalidNumber"), "--set time=t"),
+         ("row 2", "time inf"), "--set time=t"),
         ("an integer of 10,000 digits", '{"user":' + "9" * 10_000 + ',"item":"x"}\n', ("line 1",), ""),
         ("100,000 brackets", '{"user":"a","item":' + "[" * 100_000 + "]" * 100_000 + "}\n",
          ("line 1", "JSON"), ""),
@@ -169,7 +169,7 @@ TIMES = [
     for name, values, row in [
         ("year 10000", ["2020-01-01", "10000-01-01", "2020-01-03"], 3),
         ("30 February", ["2020-02-30", "2020-01-01"], 2),
-        ("month first", ["12/31/2020", "01/02/2020"], 2),
+        ("month first", ["12/11/2020", "01/02/2020"], 2),
         ("of day alone", ["12:00", "13:00"], 2),
         ("numbers and dates mixed", ["1700000000", "2020-01-01"], 2),
         ("with and without a zone", ["2020-01-01T00:00:00Z", "2020-01-01T00:00:00"], 3),

@@ -194,7 +194,8 @@ def _read_separated(
     if other is not None and other not in (mark, delimiter):
         raise DataError(
             f"{path}, line 1: one column {first[0]!r}; expected columns separated by {delimiter!r}, and "
-            f"these seem to be separated by {other!r}: set delimiter={other!r}"
+            f"these seem to be separated by {other!r}: set delimiter={other!r}, or write the "
+            "file again"
         )
     if names is not None and len(first) != len(names):
         raise DataError(

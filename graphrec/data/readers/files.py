@@ -69,7 +69,9 @@ def table_suffix(path: Path) -> str:
     return Path(path.stem).suffix.lower() if suffix in COMPRESSED else suffix
 
 
-def read_table(path: Path, text: TextFormat = PLAIN, only: Collection[str] | None = None) -> pl.DataFrame:
+def read_table(
+    path: Path, text: TextFormat = PLAIN, only: Collection[str] | None = None, ids: Collection[str] = ()
+) -> pl.DataFrame:
     """A CSV, TSV, ``.inter``, ``.dat``, ``.txt``, JSON Lines, Parquet or Arrow file as a frame.
 
     Delimited files must be UTF-8 with one header line, unless ``text`` says otherwise. All their columns are
@@ -81,6 +83,7 @@ def read_table(path: Path, text: TextFormat = PLAIN, only: Collection[str] | Non
         text: how a delimited file is written.
         only: the columns that are used, such as ``"price"`` or ``"details.price"``. Of JSON Lines with other
             values that differ in type from line to line, these alone are read.
+        ids: columns of ids; in JSON Lines, numbers beside text are refused in them: is 7 the same id as "7"?
 
     Raises:
         DataError: the file is missing, empty, damaged, not UTF-8, ragged, or of an unknown format.
@@ -102,7 +105,7 @@ def read_table(path: Path, text: TextFormat = PLAIN, only: Collection[str] | Non
         raise DataError(f"{path}: the file inside is empty; expected a table with at least one row")
     try:
         if suffix in JSON:
-            frame = _json_lines(path, content, only)
+            frame = _json_lines(path, content, only, ids)
         elif suffix in BINARY:
             frame = _arrow_or_parquet(path, suffix)
         else:
@@ -136,14 +139,21 @@ def _decompressed(path: Path) -> bytes:
         ) from cause
 
 
-def _json_lines(path: Path, content: bytes | None, only: Collection[str] | None) -> pl.DataFrame:
+def _json_lines(
+    path: Path, content: bytes | None, only: Collection[str] | None, ids: Collection[str]
+) -> pl.DataFrame:
     if content is None:
         content = path.read_bytes()
     content = content.removeprefix(BYTE_ORDER_MARK)
-    if content.lstrip()[:1] == b"[":
+    if table_suffix(path) == ".json" and content.lstrip()[:1] == b"[":
         content = _as_lines(path, content)
     try:
-        return pl.read_ndjson(content, infer_schema_length=None)
+        frame = pl.read_ndjson(content, infer_schema_length=None)
+        for name in ids:
+            digits = rb"%b\s*:\s*-?\d" % re.escape(json.dumps(name).encode())
+            if name in frame.columns and frame[name].dtype == pl.String and re.search(digits, content):
+                _named_columns(path, content, [name])
+        return frame
     except (pl.exceptions.PolarsError, OSError) as cause:
         blank = True
         for number, line in enumerate(content.split(b"\n"), start=1):

@@ -105,13 +105,13 @@ def read(
     plain = TextFormat(delimiter, quote, escape, encoding, comment)
     with_names = plain if columns is None else replace(plain, columns=tuple(columns))
     used = [name for name in (user, item, time, rating, split) if isinstance(name, str)]
-    frame = read_table(path, with_names, used)
+    frame = read_table(path, with_names, used, (user, item))
     content: dict[str, tuple[str, str]] = {}
     item_frame, item_path = None, path
     if items is not None:
         item_path = folder / items
         used = [item_id or item, *_names(text), *_names(image), *_names(attributes)]
-        item_frame = read_table(item_path, plain, used)
+        item_frame = read_table(item_path, plain, used, used[:1])
         if text is not None:
             joined = join_columns(item_frame, _names(text), item_path)
             joined = without_html(joined) if clean else joined
