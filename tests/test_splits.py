@@ -223,7 +223,7 @@ def test_a_cut_is_one_time_for_all():
     made = Interactions([0, 0, 1, 1], [0, 1, 0, 1], 2, 2, [9, 10, 19, 20])
     assert TimeCut(10, 20).assign(made, 0).tolist() == [TRAIN, VALID, VALID, TEST]
     assert TimeCut(10, 10).assign(made, 0).tolist() == [TRAIN, TEST, TEST, TEST]
-    for wrong in ((20, 10), (1.5, 3), (True, 3)):
+    for wrong in ((20, 10), ("1", 3), (True, 3), (1.0, float("nan")), (1_600_000_000_000, 1_600_000_000_000)):
         with pytest.raises(ConfigError, match="'cut'"):
             TimeCut(*wrong)
     with pytest.raises(ConfigError, match=r"valid.*test"):

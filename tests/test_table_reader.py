@@ -45,6 +45,9 @@ def test_all_formats_give_one_dataset(tmp_path, suffix):
         ".csv": frame.write_csv,
         ".tsv": lambda p: frame.write_csv(p, separator="\t"),
         ".inter": lambda p: frame.write_csv(p, separator="\t"),
+        ".dat": lambda p: frame.write_csv(p, separator=";"),
+        ".txt": lambda p: frame.write_csv(p, separator="|"),
+        ".json": frame.write_ndjson,
         ".jsonl": frame.write_ndjson,
         ".ndjson": frame.write_ndjson,
         ".parquet": frame.write_parquet,
@@ -91,7 +94,7 @@ def test_pictures_by_folder_are_listed_not_derived(tmp_path):
         (CSV.encode("utf-16"), "line 1: "),
         (b'user,item\nu1,a\nu2,"b\nu3,c\n', "line 3: "),
         (b"user,user\nu1,a\n", "'user'"),
-        (b"user;item\nu1;a\n", "['user;item']"),
+        (b"user;item\nu1;a\n", "'user;item'"),
         (b"user,item\nu1,a\n,b\n", "row 3: user id ''"),
     ],
 )
@@ -174,3 +177,34 @@ def test_split_objects_and_columns(tmp_path):
     assert [len(data.train), len(data.valid), len(data.test)] == [1, 1, 1]
     data = read(tmp_path, split=RandomSplit(0.0, 0.34))
     assert data.meta["options"]["split"] == {"name": "random", "valid": 0.0, "test": 0.34}
+
+
+def test_ids_that_lost_their_leading_zeros_in_one_file(tmp_path, capsys):
+    write(tmp_path, {
+        "interactions.csv": "user,item\nu,007\nu,017\nu,9\nu,A1\n",
+        "none.csv": "item,name\n7,seven\n17,seventeen\n5,five\n",
+        "some.csv": "item,name\n7,seven\n9,nine\n10,ten\na1 ,a\n",
+        "other.csv": "item,name\n9,nine\n10,ten\n",
+    })  # fmt: skip
+    with pytest.raises(DataError, match=r"none\.csv: none of its 3 items.*2 would match.*'7'.*'007'"):
+        read(tmp_path, items="none.csv", text="name")
+    assert texts(read(tmp_path, items="some.csv", text="name"))["9"] == "nine."
+    note = capsys.readouterr().err
+    assert "some.csv: 3 items are not in the dataset; 2 would match" in note
+    read(tmp_path, items="other.csv", text="name")
+    assert capsys.readouterr().err == ""
+
+
+def test_numbers_beside_text_in_a_column_of_ids(tmp_path):
+    lines = '{"user": "u", "item": "8", "item2": 1}\n\n{"user": "u", "item": 7}\n{"user": "u", "item": "7"}\n'
+    write(tmp_path, {"a.jsonl": lines, "b.jsonl": lines.replace(": 7}", ': "9"}')})
+    with pytest.raises(DataError, match=r"a\.jsonl, line 3: 'item' is 7"):
+        read(tmp_path, interactions="a.jsonl")
+    assert read(tmp_path, interactions="b.jsonl").items.ids == ("7", "8", "9")
+    columns = {"user": ["u"] * 3, "item": [8, None, "7"]}
+    frames = [columns]
+    if pandas := pytest.importorskip("pandas"):
+        frames.append(pandas.DataFrame(columns))
+    for frame in frames:
+        with pytest.raises(DataError, match=r"orders, row 3: column 'item' holds '7', and before it 8"):
+            Dataset.from_frame(frame, source="orders")

@@ -55,7 +55,7 @@ class CoChangeConfig(Config):
 
 def times_in_days(train: Interactions) -> np.ndarray:
     """Time of each interaction in days ``(E,) float64``; all 0 without times."""
-    days: np.ndarray = np.zeros(len(train)) if train.times is None else train.times / SECONDS_PER_DAY
+    days: np.ndarray = np.zeros(len(train)) if train.times is None else train.seconds / SECONDS_PER_DAY
     return days
 
 

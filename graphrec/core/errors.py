@@ -72,8 +72,24 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """
     if len(word) > 200:  # the comparison is quadratic in the length
         return ""
-    close = difflib.get_close_matches(word, [name for name in known if len(name) <= 200], n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else ""
+    names = [name for name in known if len(name) <= 200]
+    plain = plain_spelling(word)
+    close = [name for name in names if plain_spelling(name) == plain]
+    close = close or difflib.get_close_matches(word, names, n=5, cutoff=0.5)
+    if not close:
+        return ""
+    best = min(close, key=lambda name: (-_similarity(word, name), name))
+    return f" Did you mean {best!r}?"
+
+
+def plain_spelling(name: str) -> str:
+    """A name or id without what is lost or added most often: case, spaces around it, leading zeros."""
+    folded = name.strip().casefold()
+    return folded.lstrip("0") or folded[-1:]
+
+
+def _similarity(word: str, name: str) -> float:
+    return difflib.SequenceMatcher(None, name, word).ratio()
 
 
 def missing_dependency(

@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 
 from graphrec.core.errors import ConfigError, DataError, nearest
-from graphrec.data import from_frame
+from graphrec.data import frames
 from graphrec.data.dataset import Dataset, Relation
 from graphrec.data.vocabulary import Vocabulary
 
@@ -70,15 +70,15 @@ def with_attributes(
     """
     names = [columns] if isinstance(columns, str) else list(columns)
     _check_options(dataset, names, separator, min_items, max_share, source)
-    frame = from_frame.as_frame(table, source)
-    items = from_frame.item_indices(frame, dataset.items, item_id, source, first_row)
+    frame = frames.as_frame(table, source)
+    items = frames.item_indices(frame, dataset.items, item_id, source, first_row)
     texts: list[str] = []
     has: list[np.ndarray] = []
     group_of: list[int] = []
     rare = 0
     common = 0
     for group, name in enumerate(names):
-        values = _as_texts(from_frame.column(frame, name, source), separator, source)
+        values = _as_texts(frames.column(frame, name, source), separator, source)
         pairs = _item_values(items, values)
         counts = pairs.group_by("value").len("items").sort("value")
         too_few = counts["items"] < min_items
@@ -193,7 +193,7 @@ def _as_texts(series: pl.Series, separator: str | None, source: str) -> pl.Serie
             "numbers and dates make no yes-or-no question. Bin them first (1994 to '1990s', 12.5 to "
             "'under 20'), or cast the column to text if the numbers are names"
         )
-    if plain not in (*from_frame.TEXT_TYPES, pl.Boolean, pl.Null):
+    if plain not in (*frames.TEXT_TYPES, pl.Boolean, pl.Null):
         raise DataError(
             f"{source}: column {series.name!r} has type {dtype}; expected text, lists of texts or booleans"
         )
@@ -227,7 +227,7 @@ def _no_shared_value(
             "remove the column"
         )
     limit = "" if max_share is None else f", {counts.height - few:,} in more than a share of {max_share}"
-    first = from_frame.quoted(counts["value"][0])
+    first = frames.quoted(counts["value"][0])
     return DataError(
         f"{source}: column {name!r} has {counts.height:,} values, first {first}, of which {few:,} occur in "
         f"fewer than {min_items:,} items{limit}, so none is left; bin them into fewer values, lower "

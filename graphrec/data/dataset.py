@@ -19,6 +19,7 @@ from graphrec.data import from_frame
 from graphrec.data.content import Content
 from graphrec.data.interactions import SPLIT_NAMES, Interactions
 from graphrec.data.splits import as_split
+from graphrec.data.times import in_seconds, recognize_unit
 from graphrec.data.vocabulary import Vocabulary
 
 HEAD = "dataset.json"
@@ -188,6 +189,8 @@ class Dataset:
         user: str = "user",
         item: str = "item",
         time: str | None = None,
+        time_unit: str | None = None,
+        time_format: str | None = None,
         rating: str | None = None,
         min_rating: float | None = None,
         k_core: int | tuple[int, int] = 0,
@@ -207,7 +210,11 @@ class Dataset:
                 first), and the number of dropped rows is recorded in ``meta``.
             user: column of user ids.
             item: column of item ids.
-            time: column of times: numbers (seconds), dates or date-times.
+            time: column of times: numbers, dates, datetimes, or text with one of these.
+            time_unit: unit of numeric times, ``"s"``, ``"ms"``, ``"us"`` or ``"ns"``; None recognizes it from
+                their size. The dataset holds seconds, with fractions where there are any.
+            time_format: format of times as text, such as ``"%m/%d/%Y %H:%M"``; None reads ISO 8601, and dates
+                such as 31/05/2024 if they can be read in one way only.
             rating: column of ratings, used only by ``min_rating``.
             min_rating: keep rows with at least this rating.
             k_core: drop users and items with fewer interactions, repeatedly, until all have this many; a pair
@@ -229,8 +236,9 @@ class Dataset:
                 pass a filter, or the split leaves train empty.
         """
         parts = from_frame.parse(
-            interactions, user=user, item=item, time=time, rating=rating, min_rating=min_rating,
-            k_core=k_core, split=split, items=items, item_id=item_id, content=content, root=root, seed=seed,
+            interactions, user=user, item=item, time=time, time_unit=time_unit, time_format=time_format,
+            rating=rating, min_rating=min_rating, k_core=k_core, split=split, items=items,
+            item_id=item_id, content=content, root=root, seed=seed,
             name=name, source=source,
         )  # fmt: skip
         return cls(**parts)
@@ -363,11 +371,15 @@ class Dataset:
 
         users = Vocabulary(column("users"), "user")
         items = Vocabulary(column("items"), "item")
+        times = {s: array(f"{s}-times") for s in SPLIT_NAMES if f"{s}-times" in saved.files}
+        # Up to 0.1, numbers were stored as they stood in the file, whatever their unit.
+        unit = recognize_unit(np.concatenate(list(times.values()))) if times else "s"
+        if unit != "s":
+            times = {s: in_seconds(ticks, unit) for s, ticks in times.items()}
         parts = {}
         for split in SPLIT_NAMES:
             pairs = array(split)
-            times = array(f"{split}-times") if f"{split}-times" in saved.files else None
-            parts[split] = Interactions(pairs[0], pairs[1], len(users), len(items), times, split)
+            parts[split] = Interactions(pairs[0], pairs[1], len(users), len(items), times.get(split), split)
         dataset = cls(
             head["name"],
             users,

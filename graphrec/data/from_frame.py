@@ -10,177 +10,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from graphrec.core.errors import ConfigError, DataError, nearest
+from graphrec.core.errors import ConfigError, DataError
 from graphrec.data.content import TEXT, Content
+from graphrec.data.frames import TEXT_TYPES, as_frame, as_ids, as_numbers, column, item_indices, refuse
 from graphrec.data.interactions import SPLIT_NAMES, Interactions
 from graphrec.data.splits import as_split, k_core as core_mask
+from graphrec.data.times import as_seconds
 from graphrec.data.vocabulary import Vocabulary
 
-TEXT_TYPES = (pl.String, pl.Categorical, pl.Enum)
 LABELS = {"0": 0, "1": 1, "2": 2, "train": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2}
-
-
-def as_frame(data: Any, source: str = "the frame") -> pl.DataFrame:
-    """A Polars frame from Polars, pandas, Arrow, or a mapping of columns.
-
-    Raises:
-        DataError: the data are none of these.
-    """
-    if isinstance(data, pl.LazyFrame):
-        return data.collect()
-    if isinstance(data, pl.DataFrame):
-        return data
-    try:
-        return pl.DataFrame(dict(data) if isinstance(data, Mapping) else data)
-    except (TypeError, ValueError, pl.exceptions.PolarsError) as cause:
-        raise DataError(f"{source}: cannot read {type(data).__name__} as a table ({cause})") from cause
-
-
-def column(frame: pl.DataFrame, name: str, source: str) -> pl.Series:
-    """One column by name.
-
-    Raises:
-        DataError: there is no such column; the message lists the columns.
-    """
-    if name not in frame.columns:
-        names = frame.columns
-        more = f" and {len(names) - 20:,} more" if len(names) > 20 else ""
-        raise DataError(f"{source}: no column {name!r}; it has {names[:20]}{more}.{nearest(name, names)}")
-    return frame[name]
-
-
-def refuse(
-    bad: Any, values: pl.Series, what: str, problem: str, source: str | Path, first_row: int = 1
-) -> None:
-    """Refuses a column with bad values; the message shows the first one and its row.
-
-    Args:
-        bad: mask of the bad values ``(n,)``.
-        values: the column.
-        what: what the values are, such as ``"user id"``.
-        problem: end of the message, such as ``"; expected a finite number"``.
-        source: file, for messages.
-        first_row: number of the first row, for messages.
-    """
-    mask = pl.Series(bad)
-    if mask.any():
-        row = int(mask.arg_max() or 0)
-        value = values[row]
-        shown = quoted(value) if isinstance(value, str) else repr(value)
-        raise DataError(f"{source}, row {row + first_row}: {what} {shown}{problem}")
-
-
-def as_ids(series: pl.Series, kind: str, source: str, first_row: int = 1) -> pl.Series:
-    """Ids as text, unchanged.
-
-    Args:
-        series: text or integer column.
-        kind: ``"user"`` or ``"item"``, for messages.
-        source: file, for messages.
-        first_row: number of the first row, for messages.
-
-    Raises:
-        DataError: an id is missing or invalid; the message names the first one and its row.
-    """
-    if series.dtype.is_float():
-        whole = (series.is_finite() & (series == series.floor())).fill_null(False)
-        refuse(~whole, series, f"{kind} id", "; expected text or a whole number", source, first_row)
-        # Beyond this value neighboring integers have the same float, so two ids could become one.
-        exact = {"Float16": 2**11, "Float32": 2**24}.get(str(series.dtype), 2**53)
-        expected = f"; expected text or a whole number (as {series.dtype}, exact below {exact:,})"
-        refuse(series.abs() >= exact, series, f"{kind} id", expected, source, first_row)
-        series = series.cast(pl.Int64)
-    elif not (isinstance(series.dtype, TEXT_TYPES) or series.dtype.is_integer()):
-        raise DataError(
-            f"{source}: {kind} column {series.name!r} has type {series.dtype}; expected text or integers"
-        )
-    text = series.cast(pl.String)
-    bad = (
-        text.is_null() | (text == "").fill_null(True) | text.str.contains("\0", literal=True).fill_null(True)
-    )
-    refuse(bad, text, f"{kind} id", " is missing, empty or contains NUL", source, first_row)
-    return text
-
-
-def unique_ids(series: pl.Series, kind: str, source: str, first_row: int = 1) -> pl.Series:
-    """:func:`as_ids` of a column in which every id must occur once.
-
-    Raises:
-        DataError: an id is missing, invalid or repeated; the message names it and its row.
-    """
-    keys = as_ids(series, kind, source, first_row)
-    repeated = ~keys.is_first_distinct()
-    refuse(repeated, keys, kind, f" occurs a second time; expected one row per {kind}", source, first_row)
-    return keys
-
-
-def item_indices(
-    frame: pl.DataFrame, items: Vocabulary, item_id: str, source: str, first_row: int
-) -> np.ndarray:
-    """Item index of each row of an item table ``(n,) int32``, -1 for unknown items.
-
-    Raises:
-        DataError: an id is missing, invalid or repeated, or no item is known.
-    """
-    keys = unique_ids(column(frame, item_id, source), "item", source, first_row)
-    indices = items.find(keys.to_list())
-    if not (indices >= 0).any():
-        raise DataError(
-            f"{source}: none of its {len(keys):,} items, first {quoted(keys[0]) if len(keys) else None}, is "
-            f"among the {len(items):,} items of the dataset, first {quoted(items[0])}; check that "
-            f"{item_id!r} is the column of item ids"
-        )
-    return indices
-
-
-def as_numbers(series: pl.Series, what: str, source: str, first_row: int = 1) -> np.ndarray:
-    """A numeric column ``(E,) float64``; text is parsed.
-
-    Raises:
-        DataError: a value is not a finite number; the message names the first one and its row.
-    """
-    if not (series.dtype.is_numeric() or series.dtype in (pl.String, pl.Boolean, pl.Null)):
-        raise DataError(
-            f"{source}: {what} column {series.name!r} has type {series.dtype}; expected numbers, or numbers "
-            "as text"
-        )
-    parsed = series.cast(pl.Float64, strict=False)
-    bad = parsed.is_null() | ~parsed.is_finite().fill_null(False)
-    refuse(bad, series, what, "; expected a finite number", source, first_row)
-    return parsed.to_numpy()
-
-
-def as_seconds(series: pl.Series, source: str, first_row: int = 1) -> np.ndarray:
-    """Times ``(E,) int64`` in seconds from numbers, dates, datetimes or ISO text.
-
-    Integers are kept exactly. Splits use only the order of times, so milliseconds work as well.
-
-    Raises:
-        DataError: a value is not a time; the message names the first one and its row.
-    """
-    if series.dtype in (pl.Boolean, pl.Time, pl.Duration):
-        raise DataError(
-            f"{source}: time column {series.name!r} has type {series.dtype}; expected seconds, dates or "
-            "datetimes"
-        )
-    if series.dtype.is_integer() or series.dtype == pl.String:
-        integers = series.cast(pl.Int64, strict=False)
-        if not integers.null_count():
-            return integers.to_numpy()
-    expected = "; expected seconds, or a date such as 2024-05-31 or 2024-05-31 18:00:00"
-    times = series
-    not_numbers = series.cast(pl.Float64, strict=False).is_null() if series.dtype == pl.String else None
-    if not_numbers is not None and not_numbers.any():
-        try:
-            times = series.str.to_datetime(strict=False)
-        except pl.exceptions.ComputeError:  # no value looks like a date
-            refuse(not_numbers, series, "time", expected, source, first_row)
-    if times.dtype.is_temporal():
-        refuse(times.is_null(), series, "time", expected, source, first_row)
-        return times.cast(pl.Datetime("us")).dt.epoch("s").to_numpy().astype(np.int64)
-    values = as_numbers(series, "time", source, first_row)
-    refuse(np.abs(values) >= 2.0**63, series, "time", expected, source, first_row)
-    return values.astype(np.int64)
 
 
 def parse(
@@ -189,6 +27,8 @@ def parse(
     user: str,
     item: str,
     time: str | None = None,
+    time_unit: str | None = None,
+    time_format: str | None = None,
     rating: str | None = None,
     min_rating: float | None,
     k_core: int | tuple[int, int],
@@ -222,8 +62,11 @@ def parse(
     item_codes, items_of = _encode_ids(as_ids(column(frame, item, source), "item", source, first_row))
     table = pl.DataFrame({"user": user_codes, "item": item_codes})
     if time is not None:
-        table = table.with_columns(
-            pl.Series("time", as_seconds(column(frame, time, source), source, first_row))
+        times = as_seconds(column(frame, time, source), source, first_row, unit=time_unit, format=time_format)
+        table = table.with_columns(pl.Series("time", times))
+    elif time_unit is not None or time_format is not None:
+        raise ConfigError(
+            f"{source}: time_unit= and time_format= describe a column of times; set it with time="
         )
     # A column with another role is not a split column: time="time", split="time" means the time split.
     taken = (user, item, time, rating)
@@ -251,8 +94,8 @@ def parse(
     item_ids, item_codes = _sort_ids(table["item"], items_of)
     users = Vocabulary(user_ids, "user")
     vocabulary = Vocabulary(item_ids, "item")
-    times = table["time"].to_numpy() if time is not None else None
-    pairs = Interactions(user_codes, item_codes, len(users), len(vocabulary), times, source)
+    kept_times = table["time"].to_numpy() if time is not None else None
+    pairs = Interactions(user_codes, item_codes, len(users), len(vocabulary), kept_times, source)
     if label_column is not None:
         order = np.argsort(user_codes.astype(np.int64) * len(vocabulary) + item_codes, kind="stable")
         labels = table["label"].to_numpy()[order]
@@ -373,11 +216,6 @@ def _sort_ids(codes: pl.Series, known: pl.Series) -> tuple[list[str], np.ndarray
     place = np.zeros(len(known), dtype=np.int32)
     place[frame["at"].to_numpy()] = np.arange(len(frame))
     return frame["id"].to_list(), place[codes.to_numpy()]
-
-
-def quoted(value: str) -> str:
-    """A value in quotes, cut to 80 characters, for messages."""
-    return repr(value if len(value) <= 80 else value[:79] + "…")
 
 
 def _require_rows(table: pl.DataFrame, source: str, why: str) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from graphrec.core.errors import DataError
 from graphrec.core.files import digest
 from graphrec.core.random import numpy_rng
+from graphrec.data.times import recognize_unit
 
 LOOKUP_BLOCK = 2**22  # pairs per lookup block
 
@@ -24,13 +25,13 @@ class Interactions:
         items: item indices ``(E,)``.
         n_users: number of users; every index is below it.
         n_items: number of items.
-        times: seconds since the epoch ``(E,)``, or None.
+        times: seconds since the epoch ``(E,)``, whole or with fractions, or None.
         name: name of the split for messages, such as ``"train"``.
 
     Attributes:
         users: ``(E,) int32``.
         items: ``(E,) int32``.
-        times: ``(E,) int64`` or None.
+        times: ``(E,)`` int64, float64 if there are fractions of a second, or None.
 
     Raises:
         DataError: lengths differ, a value is not an integer, an index is out of range or a pair occurs twice.
@@ -50,7 +51,7 @@ class Interactions:
         self.name = name
         user_array = _as_integers(users, "users", name)
         item_array = _as_integers(items, "items", name)
-        time_array = None if times is None else _as_integers(times, "times", name)
+        time_array = None if times is None else as_times(times, name)
         if len(user_array) != len(item_array) or (
             time_array is not None and len(time_array) != len(user_array)
         ):
@@ -121,6 +122,23 @@ class Interactions:
         return Interactions(
             self.users[mask], self.items[mask], self.n_users, self.n_items, times, name or self.name
         )
+
+    @property
+    def seconds(self) -> np.ndarray:
+        """The times ``(E,)``, for uses that count in seconds or days and not only in order.
+
+        Raises:
+            DataError: there are no times, or they are larger than any in seconds.
+        """
+        if self.times is None:
+            raise DataError(f"{self.name}: the interactions have no times; set a time column")
+        if (unit := recognize_unit(self.times)) != "s":
+            largest = self.times[np.abs(self.times).argmax()]
+            raise DataError(
+                f"{self.name}: the times reach {largest}, the size of {unit}; "
+                "expected seconds: divide them (graphrec.data.times.in_seconds)"
+            )
+        return self.times
 
     @cached_property
     def user_degree(self) -> np.ndarray:
@@ -219,6 +237,18 @@ def _as_integers(values: Any, what: str, name: str) -> np.ndarray:
         row = int(array.argmax())
         raise DataError(f"{name}: {what} holds {array[row]} at row {row}; expected integers below 2^63")
     return array.astype(np.int64)
+
+
+def as_times(values: Any, name: str) -> np.ndarray:
+    """Times ``(n,)`` as int64, or as float64 if one of them is no whole number.
+
+    Raises:
+        DataError: a time is not a finite number; ``name`` says in what.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind == "f" and np.isfinite(array).all() and (array != np.trunc(array)).any():
+        return array.astype(np.float64)
+    return _as_integers(array, "times", name)
 
 
 def _check_range(values: np.ndarray, size: int, what: str, name: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from graphrec.core.errors import DataError
-from graphrec.data.interactions import Interactions, concatenate_ranges
+from graphrec.data.interactions import Interactions, as_times, concatenate_ranges
 
 PADDING = -1
 """Item index that fills up the rows of a padded history."""
@@ -26,7 +26,7 @@ class Histories:
     Attributes:
         items: ``(n,) int64``.
         indptr: ``(B + 1,) int64``.
-        times: ``(n,) int64`` or None.
+        times: ``(n,)`` int64, float64 if there are fractions of a second, or None.
 
     Raises:
         DataError: the arrays do not fit together, or an item index is negative.
@@ -35,7 +35,7 @@ class Histories:
     def __init__(self, items: Any, indptr: Any, times: Any = None) -> None:
         self.items = np.asarray(items, dtype=np.int64).reshape(-1)
         self.indptr = np.asarray(indptr, dtype=np.int64)
-        self.times = None if times is None else np.asarray(times, dtype=np.int64).reshape(-1)
+        self.times = None if times is None else as_times(np.asarray(times).reshape(-1), "histories")
         ascending = bool(len(self.indptr)) and bool((np.diff(self.indptr) >= 0).all())
         if not ascending or self.indptr[0] != 0 or self.indptr[-1] != len(self.items):
             raise DataError(
@@ -66,7 +66,7 @@ class Histories:
         indptr = np.concatenate([[0], np.cumsum(lengths)])
         if times is not None and [len(one) for one in times] != lengths:
             raise DataError("histories: times have other lengths than the items; expected one time an item")
-        return cls(_joined(lists), indptr, None if times is None else _joined(times))
+        return cls(_joined(lists, np.int64), indptr, None if times is None else _joined(times))
 
     @classmethod
     def from_padded(cls, items: Any, times: Any = None) -> Self:
@@ -184,7 +184,7 @@ class Query:
         return len(self.histories)
 
 
-def _joined(lists: Sequence[Any]) -> np.ndarray:
-    """One array of all values ``(n,) int64``."""
-    parts = [np.asarray(one, dtype=np.int64).reshape(-1) for one in lists]
+def _joined(lists: Sequence[Any], dtype: Any = None) -> np.ndarray:
+    """One array of all values ``(n,)``."""
+    parts = [np.asarray(one, dtype=dtype).reshape(-1) for one in lists if len(one)]
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)

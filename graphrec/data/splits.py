@@ -16,6 +16,7 @@ import numpy as np
 from graphrec.core.errors import ConfigError, DataError, nearest
 from graphrec.core.random import numpy_rng
 from graphrec.data.interactions import Interactions
+from graphrec.data.times import LIMIT
 
 TRAIN, VALID, TEST = 0, 1, 2
 
@@ -107,26 +108,26 @@ class TimeCut(_NamedSplit):
     """Two fixed times for all users: validation starts at the first, test at the second.
 
     Attributes:
-        valid: seconds since the epoch; earlier interactions are train.
+        valid: seconds since the epoch, whole or with fractions; earlier interactions are train.
         test: seconds since the epoch, at least ``valid``.
     """
 
     name: ClassVar[str] = "cut"
-    valid: int
-    test: int
+    valid: float
+    test: float
 
     def __post_init__(self) -> None:
-        integers = all(isinstance(t, int) and not isinstance(t, bool) for t in (self.valid, self.test))
-        if not integers or self.valid > self.test:
+        seconds = all(_is_number(time) and abs(time) < LIMIT for time in (self.valid, self.test))
+        if not seconds or self.valid > self.test:
             raise ConfigError(
-                f"split 'cut', valid={self.valid!r}, test={self.test!r}; expected integer seconds, "
-                "valid <= test"
+                f"split 'cut', valid={self.valid!r}, test={self.test!r}; expected seconds since 1970, "
+                "whatever the unit of the file, and valid <= test"
             )
 
     def assign(self, pairs: Interactions, seed: int) -> np.ndarray:
         """See :class:`Split`."""
-        times = _require_times(pairs, self.name)
-        return np.where(times >= self.test, TEST, np.where(times >= self.valid, VALID, TRAIN)).astype(np.int8)
+        _require_times(pairs, self.name)
+        return _label_from(pairs.seconds, self.valid, self.test)
 
 
 @dataclass(frozen=True)
@@ -144,11 +145,11 @@ class TimeSplit(_NamedSplit):
         """See :class:`Split`."""
         times = _require_times(pairs, self.name)
         ordered = np.sort(times)
-        cuts = [
-            int(ordered[min(len(ordered) - 1, round(len(ordered) * (1 - share)))])
+        valid, test = (
+            ordered[min(len(ordered) - 1, round(len(ordered) * (1 - share)))]
             for share in (self.test + self.valid, self.test)
-        ]
-        return TimeCut(*cuts).assign(pairs, seed)
+        )
+        return _label_from(times, valid, test)
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ class ColdItems(_NamedSplit):
     then: RandomSplit | LeaveOneOut | Chronological | TimeCut | TimeSplit = field(default_factory=RandomSplit)
 
     def __post_init__(self) -> None:
-        if not (_is_share(self.share) and 0 < self.share < 1):
+        if not (_is_number(self.share) and 0 < self.share < 1):
             raise ConfigError(f"split 'cold-items', share={self.share!r}; expected 0 < share < 1")
 
     def describe(self) -> dict[str, Any]:
@@ -253,14 +254,14 @@ def k_core(users: np.ndarray, items: np.ndarray, user_core: int, item_core: int)
 
 
 def _check_shares(valid: float, test: float) -> None:
-    numbers = _is_share(valid) and _is_share(test)
+    numbers = _is_number(valid) and _is_number(test)
     if not (numbers and 0 <= valid < 1 and 0 <= test < 1 and valid + test < 1):
         raise ConfigError(
             f"split shares valid={valid!r}, test={test!r}; expected shares of at least 0 with a sum below 1"
         )
 
 
-def _is_share(value: object) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
@@ -272,9 +273,16 @@ def _require_times(pairs: Interactions, name: str) -> np.ndarray:
     return pairs.times
 
 
+def _label_from(times: np.ndarray, valid: float, test: float) -> np.ndarray:
+    """Labels ``(E,) int8`` by two times: validation starts at the first, test at the second."""
+    return np.where(times >= test, TEST, np.where(times >= valid, VALID, TRAIN)).astype(np.int8)
+
+
 def _order_by_time(pairs: Interactions, name: str) -> np.ndarray:
     """The order of the pairs ``(E,)`` by user, then by time, then by item."""
     times = _require_times(pairs, name)
+    if times.dtype.kind == "f":
+        times = np.unique(times, return_inverse=True)[1].reshape(-1)  # their ranks, which are integers
     return _order_by_user(pairs, times.astype(np.uint64) - times.min(initial=0).astype(np.uint64))
 
 

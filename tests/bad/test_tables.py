@@ -76,7 +76,7 @@ def inter(name: str, content: str | bytes, *words: str, options: str = "") -> Ca
 
 INTERS = [
     inter("user", "itemID\n1\n", "a.inter", "user"),
-    inter("commas", "userID,itemID\n1,2\n", "a.inter", "['userID,itemID']"),
+    inter("commas", "userID,itemID\n1,2\n", "a.inter", "'userID,itemID'"),
     inter("two user columns", "userID\tuser_id\titemID\n1\t2\t3\n", "'userID'", "'user_id'"),
     inter("two spellings", "USERID\tuserID\titemID\n1\t2\t3\n", "'USERID'", "'userID'"),
     inter("unknown label", "userID\titemID\tx_label\n1\t2\t5\n", "a.inter, row 2", "split '5'"),
@@ -122,7 +122,7 @@ BABIES = [
     baby("UTF-16", MAP, ITEM_MAP.encode("utf-16"), "line 1", "NUL"),
     baby("NUL", MAP, ITEM_MAP.replace("B1", "B\0"), "line 4", "NUL"),
     baby("column twice", MAP, "asin\tasin\titemID\nA\tB\t0\n", "'asin'"),
-    baby("commas", MAP, ITEM_MAP.replace("\t", ","), "'asin'"),
+    baby("commas", MAP, ITEM_MAP.replace("\t", ","), "delimiter=','"),
     baby("carriage returns alone", MAP, ITEM_MAP.replace("\n", "\r"), "line 1"),
     baby("fewer users than used", "u_id_mapping.csv", "user_id\tuserID\nUA\t0\n", "id_mapping.csv")
     ._replace(words=("baby.inter, row 5", "user '1'")),

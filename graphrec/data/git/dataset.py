@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -28,13 +29,14 @@ from graphrec.core.errors import ConfigError, DataError
 from graphrec.data.attributes import edges_from_pairs, sorted_edges
 from graphrec.data.content import Content
 from graphrec.data.dataset import Dataset, Relation
-from graphrec.data.from_frame import as_frame, as_ids, column, refuse
+from graphrec.data.frames import as_frame, as_ids, column
 from graphrec.data.git.contents import MAX_BYTES, contents
 from graphrec.data.git.log import Repository
 from graphrec.data.git.mining import BEHAVIORS, Mined, MiningConfig, mine
 from graphrec.data.git.people import People
 from graphrec.data.repositories import path_words, tree_of
 from graphrec.data.splits import TimeCut, as_split
+from graphrec.data.times import as_seconds
 from graphrec.data.vocabulary import Vocabulary
 
 ADDRESS: Relation = ("address", "of", "user")
@@ -82,7 +84,8 @@ def read_histories(
     """
     config = config or MiningConfig()
     recipe = as_split(split)
-    cut = recipe.valid if isinstance(recipe, TimeCut) else None
+    # Commits have whole seconds.
+    cut = math.ceil(recipe.valid) if isinstance(recipe, TimeCut) else None
     repositories = [Repository(path) for path in paths]
     repository_names = _repository_names(repositories, names)
     people = People(salt)
@@ -260,9 +263,7 @@ def _read_behavior(
     repositories = nodes["repository"].find(as_ids(column(frame, "repository", name), "repository", name))
     valid = (users >= 0) & (repositories >= 0)
     if "time" in frame.columns:
-        times = frame["time"].cast(pl.Int64, strict=False)
-        refuse(times.is_null(), frame["time"], "time", "; expected whole seconds", name)
-        valid &= times.to_numpy() < until[users]
+        valid &= as_seconds(frame["time"], name) < until[users]
     return sorted_edges([users[valid], repositories[valid]]), int((~valid).sum())
 
 

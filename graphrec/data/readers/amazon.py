@@ -18,7 +18,7 @@ from pathlib import Path
 import polars as pl
 
 from graphrec.core.errors import DataError
-from graphrec.data import from_frame
+from graphrec.data import frames
 from graphrec.data.content import Content
 from graphrec.data.dataset import Dataset
 from graphrec.data.readers import ReadyFeatures
@@ -98,7 +98,7 @@ def _ids(folder: Path, kind: str) -> list[str]:
 
 def _texts(path: Path, columns: list[str], n_items: int) -> list[str | None]:
     frame = read_table(path)
-    column = from_frame.column(frame, "itemID", str(path))
+    column = frames.column(frame, "itemID", str(path))
     if not (column.dtype.is_numeric() or column.dtype in (pl.String, pl.Null)):
         raise DataError(f"{path}: column 'itemID' has type {column.dtype}; expected whole numbers")
     index = column.cast(pl.Int64, strict=False)

@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 
 from graphrec.core.errors import ConfigError, DataError
-from graphrec.data import from_frame
+from graphrec.data import frames, from_frame
 from graphrec.data.attributes import HAS, KNOWS, LIKES, sorted_edges
 from graphrec.data.dataset import Dataset, Relation
 from graphrec.data.readers.delimited import BYTE_ORDER_MARK, read_tab_separated
@@ -144,9 +144,9 @@ def _numbers_table(path: Path, names: list[str]) -> tuple[pl.DataFrame, int]:
         header = bool(HEADER.match(file.readline(200).removeprefix(BYTE_ORDER_MARK).decode("latin-1")))
     frame = read_tab_separated(path, names, header=header)
     for name in names:
-        column = from_frame.as_ids(frame[name], name, str(path), 1 + header)
+        column = frames.as_ids(frame[name], name, str(path), 1 + header)
         bad = ~column.str.contains(WHOLE_NUMBER)
-        from_frame.refuse(bad, column, name, "; expected a whole number from 0", path, 1 + header)
+        frames.refuse(bad, column, name, "; expected a whole number from 0", path, 1 + header)
     return frame, 1 + header
 
 
@@ -175,10 +175,10 @@ def _text_table(path: Path, names: list[str]) -> tuple[pl.DataFrame, int]:
 
 def _tags(tags: pl.DataFrame, path: Path, first_row: int) -> Vocabulary:
     """All tag ids in the order of their numbers."""
-    column = from_frame.as_ids(tags["tag"], "tag", str(path), first_row)
+    column = frames.as_ids(tags["tag"], "tag", str(path), first_row)
     bad = ~column.str.contains(WHOLE_NUMBER) | ~column.is_first_distinct()
     expected = "; expected a whole number that no other row has"
-    from_frame.refuse(bad, column, "tag", expected, path, first_row)
+    frames.refuse(bad, column, "tag", expected, path, first_row)
     return Vocabulary(sorted(column.to_list(), key=int), "tag")
 
 
@@ -195,7 +195,7 @@ def _indexed(
         }
     )
     problem = " is not in tags.dat; fetch both files from one release"
-    from_frame.refuse(frame["tag"] < 0, assigned["tag"], "tag", problem, path, first_row)
+    frames.refuse(frame["tag"] < 0, assigned["tag"], "tag", problem, path, first_row)
     return frame.unique(maintain_order=True)
 
 

@@ -10,18 +10,19 @@ Layout: https://github.com/enoche/MMRec/tree/master/data
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
 from graphrec.core.errors import DataError
 from graphrec.core.files import read_array
-from graphrec.data import from_frame
+from graphrec.data import frames, from_frame
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import SPLIT_NAMES, Interactions
 from graphrec.data.readers import ReadyFeatures
 from graphrec.data.readers.files import first_row, read_table, require_file
+from graphrec.data.times import as_seconds
 
 ROLES = {
     **dict.fromkeys(("userid", "user_id", "user"), "user"),
@@ -40,6 +41,7 @@ def read(
     *,
     interactions: str | None = None,
     min_rating: float | None = None,
+    time_unit: Literal["s", "ms", "us", "ns"] | None = None,
     k_core: int | tuple[int, int] = 0,
     split: Any = None,
     seed: int = 0,
@@ -51,6 +53,7 @@ def read(
         folder: holds the ``.inter`` file.
         interactions: name of the file; default: the only ``*.inter`` in the folder.
         min_rating: keep rows with at least this rating.
+        time_unit: unit of the times, ``s``, ``ms``, ``us`` or ``ns``; default: recognized from their size.
         k_core: minimum interactions per user and item, or a pair of the two.
         split: the split; default: by ``x_label`` if the file has it, else ``"random"``.
         seed: random seed of the split.
@@ -65,6 +68,7 @@ def read(
         split = "label" if "label" in frame.columns else "random"
     return Dataset(**from_frame.parse(
         frame, user="user", item="item", time="time" if "time" in frame.columns else None,
+        time_unit=time_unit if "time" in frame.columns else None,
         rating="rating" if "rating" in frame.columns else None, min_rating=min_rating, k_core=k_core,
         split=split, seed=seed, name=name or path.stem, source=str(path), first_row=first_row(path),
     ))  # fmt: skip
@@ -103,7 +107,8 @@ def read_inter(path: Path) -> pl.DataFrame:
 
 def read_indexed(path: Path, n_users: int, n_items: int) -> pl.DataFrame:
     """The rows of a ``.inter`` file whose ids are indices: ``user``, ``item``, ``label`` and, if the file has
-    times, ``time``, all int64.
+    times, ``time``, all int64 (times with fractions
+    of a second float64).
 
     Args:
         path: the file, with the column ``x_label``.
@@ -120,7 +125,7 @@ def read_indexed(path: Path, n_users: int, n_items: int) -> pl.DataFrame:
         "item": _parse_indices(frame["item"], "item", n_items, path),
     }
     if "time" in frame.columns:
-        columns["time"] = from_frame.as_seconds(frame["time"], str(path), first_row(path))
+        columns["time"] = as_seconds(frame["time"], str(path), first_row(path))
     return pl.DataFrame(columns)
 
 
@@ -138,10 +143,10 @@ def published_splits(
 
 
 def _parse_indices(series: pl.Series, kind: str, size: int, path: Path) -> np.ndarray:
-    values = from_frame.as_numbers(series, kind, str(path), first_row(path))
+    values = frames.as_numbers(series, kind, str(path), first_row(path))
     bad = (values < 0) | (values >= size) | (values != np.floor(values))
     expected = f"; expected an index from 0 to {size - 1}, as in the mapping of {kind}s"
-    from_frame.refuse(bad, series, kind, expected, path, first_row(path))
+    frames.refuse(bad, series, kind, expected, path, first_row(path))
     return values.astype(np.int64)
 
 
@@ -149,9 +154,9 @@ def _split_labels(frame: pl.DataFrame, path: Path) -> np.ndarray:
     """The ``x_label`` column ``(E,) int64``: 0 train, 1 valid, 2 test."""
     if "label" not in frame.columns:
         raise DataError(f"{path}: no x_label column; expected 0, 1, 2 for train, valid, test")
-    label = from_frame.as_numbers(frame["label"], "x_label", str(path), first_row(path))
+    label = frames.as_numbers(frame["label"], "x_label", str(path), first_row(path))
     bad = ~np.isin(label, (0, 1, 2))
-    from_frame.refuse(bad, pl.Series(label), "x_label", "; expected 0, 1 or 2", path, first_row(path))
+    frames.refuse(bad, pl.Series(label), "x_label", "; expected 0, 1 or 2", path, first_row(path))
     return label.astype(np.int64)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from graphrec.data import from_frame
+from graphrec.data import frames, from_frame
 from graphrec.data.attributes import select_columns, with_attributes
 from graphrec.data.dataset import Dataset
 from graphrec.data.readers.files import first_row, join_columns, read_table, require_file
@@ -105,10 +105,10 @@ def _normalize_columns(films: pl.DataFrame, columns: list[str], path: Path) -> p
     """The columns in a uniform form; the sources of the item table use different separators and names."""
     normalized = []
     for name in columns:
-        values = from_frame.column(films, "year" if name == "decade" else name, str(path))
+        values = frames.column(films, "year" if name == "decade" else name, str(path))
         if name == "decade":
             bad = ~values.str.contains(r"^([0-9]{4})?$")
-            from_frame.refuse(
+            frames.refuse(
                 bad, values, "year", "; expected four digits or an empty value", path, first_row(path)
             )
             values = values.str.replace(r"^([0-9]{3})[0-9]$", "${1}0s")

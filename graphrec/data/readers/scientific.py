@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from graphrec.core.errors import DataError
-from graphrec.data import from_frame
+from graphrec.data import frames
 from graphrec.data.content import Content
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import SPLIT_NAMES
@@ -46,7 +46,7 @@ def read(folder: Path) -> Dataset:
     items = Vocabulary(_ids(folder, "item"), "item")
     path = require_file(folder, "scientific.inter", "userID, itemID, timestamp and x_label", SOURCE)
     rows = read_indexed(path, len(users), len(items))
-    from_frame.column(rows, "time", str(path))  # which of two repeated pairs is the latest
+    frames.column(rows, "time", str(path))  # which of two repeated pairs is the latest
     unique = rows.sort("label", "time", descending=[False, True], maintain_order=True).unique(
         ["user", "item"], keep="first", maintain_order=True
     )

@@ -27,7 +27,7 @@ from graphrec.core.errors import ConfigError, DataError
 from graphrec.data.attributes import HAS, IN, KNOWS, LIKES, sorted_edges
 from graphrec.data.content import Content
 from graphrec.data.dataset import Dataset, Relation
-from graphrec.data.from_frame import quoted
+from graphrec.data.frames import quoted
 from graphrec.data.interactions import SPLIT_NAMES, Interactions
 from graphrec.data.readers.files import require_file
 from graphrec.data.vocabulary import Vocabulary

@@ -1,21 +1,23 @@
 """Reader of your own data: a table of interactions and optionally a table of items and a folder of images.
 
-Files may be CSV, TSV, JSON Lines, Parquet or Arrow. Columns are set by options; nothing is guessed.
+Files may be CSV, TSV, other delimited text, JSON Lines, Parquet or Arrow. Columns are set by options.
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
 from graphrec.core.errors import ConfigError, DataError
-from graphrec.data import from_frame
+from graphrec.data import frames, from_frame
 from graphrec.data.attributes import with_attributes
 from graphrec.data.dataset import Dataset
-from graphrec.data.readers.files import first_row, join_columns, read_table
+from graphrec.data.readers.delimited import TextFormat
+from graphrec.data.readers.files import first_row, join_columns, read_table, without_html
 from graphrec.data.readers.images import with_pictures
 
 
@@ -26,6 +28,8 @@ def read(
     user: str = "user",
     item: str = "item",
     time: str | None = None,
+    time_unit: Literal["s", "ms", "us", "ns"] | None = None,
+    time_format: str | None = None,
     rating: str | None = None,
     min_rating: float | None = None,
     k_core: int | tuple[int, int] = 0,
@@ -41,6 +45,13 @@ def read(
     min_items: int = 2,
     max_share: float | None = None,
     name: str | None = None,
+    delimiter: str | None = None,
+    quote: bool | None = None,
+    escape: str | None = None,
+    encoding: str = "utf-8",
+    comment: str | None = None,
+    columns: list[str] | tuple[str, ...] | None = None,
+    clean: bool = False,
 ) -> Dataset:
     """Reads interactions and the selected item content.
 
@@ -49,7 +60,9 @@ def read(
         interactions: file with one row per interaction.
         user: column of user ids.
         item: column of item ids.
-        time: column of times: seconds, dates or datetimes.
+        time: column of times: numbers, dates or datetimes.
+        time_unit: unit of numeric times, ``s``, ``ms``, ``us`` or ``ns``; default: recognized.
+        time_format: format of dates other than ISO 8601, such as ``%m/%d/%Y %H:%M``.
         rating: column of ratings; used by ``min_rating`` only.
         min_rating: keep rows with at least this rating.
         k_core: minimum interactions per user and item, or a pair of the two; 0 keeps all.
@@ -67,6 +80,14 @@ def read(
         min_items: minimum number of items with an attribute; rarer attributes are dropped.
         max_share: maximum share of the items with an attribute; more frequent ones are dropped.
         name: name of the dataset; default: the name of the interaction file's folder.
+        delimiter: between the fields of delimited files, such as ``;`` or ``::``; default: by the suffix, and
+            in ``.txt`` and ``.dat`` files recognized.
+        quote: fields may be in double quotes; default: in ``.csv`` and ``.tsv`` files.
+        escape: what a quote inside quotes is preceded by if it is not doubled, such as a backslash.
+        encoding: of delimited files, such as ``latin-1``.
+        comment: lines of delimited files that begin with this are left out, such as ``#``.
+        columns: column names of an interaction file without a header line.
+        clean: remove HTML tags from the text and replace entities such as ``&amp;``.
 
     Raises:
         ConfigError: ``text``, ``image`` or ``attributes`` without ``items``, both ``image`` and ``images``,
@@ -86,17 +107,20 @@ def read(
             f"{path}: no such file; name the file with one row per interaction: interactions=FILE (--set "
             f"interactions=FILE for the commands data and features, --set data.interactions=FILE for train)"
         )
-    frame = read_table(path)
+    plain = TextFormat(delimiter, quote, escape, encoding, comment)
+    with_names = plain if columns is None else replace(plain, columns=tuple(columns))
+    used = [name for name in (user, item, time, rating, split) if isinstance(name, str)]
+    frame = read_table(path, with_names, used, (user, item))
     content: dict[str, tuple[str, str]] = {}
     item_frame, item_path = None, path
     if items is not None:
         item_path = folder / items
-        item_frame = read_table(item_path)
+        used = [item_id or item, *_names(text), *_names(image), *_names(attributes)]
+        item_frame = read_table(item_path, plain, used, used[:1])
         if text is not None:
-            columns = [text] if isinstance(text, str) else list(text)
-            item_frame = item_frame.with_columns(
-                join_columns(item_frame, columns, item_path).alias("composed text")
-            )
+            joined = join_columns(item_frame, _names(text), item_path)
+            joined = without_html(joined) if clean else joined
+            item_frame = item_frame.with_columns(joined.alias("composed text"))
             content["text"] = ("text", "composed text")
         if image is not None:
             item_frame = item_frame.with_columns(
@@ -104,11 +128,12 @@ def read(
             )
             content["image"] = ("image", "image path")
     dataset = Dataset(**from_frame.parse(
-        frame, user=user, item=item, time=time, rating=rating, min_rating=min_rating, k_core=k_core,
-        split=split, items=item_frame, item_id=item_id, content=content, root=item_path.parent, seed=seed,
-        name=name or path.absolute().parent.name or path.stem, source=str(path), first_row=first_row(path),
-        items_source=str(item_path),
-        items_first_row=first_row(item_path),
+        frame, user=user, item=item, time=time, time_unit=time_unit, time_format=time_format, rating=rating,
+        min_rating=min_rating, k_core=k_core, split=split, items=item_frame, item_id=item_id,
+        content=content, root=item_path.parent, seed=seed,
+        name=name or path.absolute().parent.name or path.stem,
+        source=str(path), first_row=first_row(path, with_names),
+        items_source=str(item_path), items_first_row=first_row(item_path),
     ))  # fmt: skip
     if attributes is not None and item_frame is not None:
         dataset = with_attributes(
@@ -121,10 +146,14 @@ def read(
     return dataset
 
 
+def _names(columns: str | list[str] | tuple[str, ...] | None) -> list[str]:
+    return [columns] if isinstance(columns, str) else list(columns or ())
+
+
 def _picture_paths(frame: pl.DataFrame, name: str, source: Path) -> pl.Series:
     """The column of image paths; a path outside the folder is refused."""
-    paths = from_frame.column(frame, name, str(source))
-    if not isinstance(paths.dtype, (*from_frame.TEXT_TYPES, pl.Null)):
+    paths = frames.column(frame, name, str(source))
+    if not isinstance(paths.dtype, (*frames.TEXT_TYPES, pl.Null)):
         raise DataError(f"{source}: image column {name!r} has type {paths.dtype}; expected paths as text")
     paths = paths.cast(pl.String).replace("", None)
     suspect = paths.str.contains(r"(^[/\\~])|(^[A-Za-z]:)|(\.\.)").fill_null(False)

@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from graphrec.core.errors import DataError
-from graphrec.data import from_frame
+from graphrec.data import frames, from_frame
 from graphrec.data.attributes import select_columns, with_attributes
 from graphrec.data.dataset import Dataset
 from graphrec.data.readers.files import first_row, read_table, require_file
@@ -87,7 +87,7 @@ def read(
 def _with_text(wines: pl.DataFrame, path: Path) -> pl.DataFrame:
     parts = []
     for name, template in TEXT_TEMPLATES.items():
-        values = from_frame.column(wines, name, str(path))
+        values = frames.column(wines, name, str(path))
         if name in LIST_COLUMNS:
             values = _list_column(wines, name, path).list.join(", ")
         before, after = template.split("{}")
@@ -98,7 +98,7 @@ def _with_text(wines: pl.DataFrame, path: Path) -> pl.DataFrame:
 
 def _list_column(wines: pl.DataFrame, name: str, path: Path) -> pl.Series:
     """A column of list literals, parsed to lists of text."""
-    literals = from_frame.column(wines, name, str(path))
+    literals = frames.column(wines, name, str(path))
     return pl.Series(
         name, [_parse_list(v, row, path) for row, v in enumerate(literals, start=2)], pl.List(pl.String)
     )
@@ -112,6 +112,6 @@ def _parse_list(value: str, row: int, path: Path) -> list[str]:
         listed = None
     if not (isinstance(listed, list) and all(isinstance(part, str) for part in listed)):
         raise DataError(
-            f"{path}, row {row}: {from_frame.quoted(value)}; expected a list such as ['Beef', 'Lamb']"
+            f"{path}, row {row}: {frames.quoted(value)}; expected a list such as ['Beef', 'Lamb']"
         )
     return listed
