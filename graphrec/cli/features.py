@@ -161,6 +161,7 @@ def build(
     epilog=epilog(
         "graphrec features import amazon-baby",
         "graphrec features import saved/shop image vectors.npy --ids ids.txt",
+        "graphrec features import saved/shop text vectors.parquet --ids vectors.parquet:asin",
     ),
 )
 def import_vectors(
@@ -169,21 +170,40 @@ def import_vectors(
         str | None,
         typer.Argument(metavar="[FIELD]", help="Content field of the vectors, such as image or text."),
     ] = None,
-    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Vectors as .npy file.")] = None,
+    file: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[FILE]",
+            help="Vectors: .npy, .npz, .safetensors, .pt, .csv, .tsv or .parquet; FILE:NAME for one array of "
+            "several.",
+        ),
+    ] = None,
     ids: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="File with the item id of each row, one per line. Default: row i is item i of the dataset."
+            metavar="FILE[:COLUMN]",
+            help="Item id of each row: one per line, .npy, or a column of a table, which may be that of the "
+            "vectors. Default: row i is item i of the dataset.",
+        ),
+    ] = None,
+    present: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE[:COLUMN]",
+            help="Which rows hold a vector, as true and false or 1 and 0. Default: all that are not zero.",
         ),
     ] = None,
     root: settings.Root = None,
     store: settings.Store = settings.CACHE,
     options: settings.Set = None,
 ) -> None:
-    """Import existing vectors into the store: from a .npy file, or those published with the dataset."""
+    """Import existing vectors into the store: from a file, or those published with the dataset."""
     from graphrec.data.readers import load_features
     from graphrec.features import FeatureStore, FeatureTable
+    from graphrec.features.vector_files import describe_near
 
+    if file is None and (ids or present):
+        raise ConfigError("--ids and --present need FIELD and FILE of vectors")
     if (field is None) != (file is None):
         raise ConfigError(
             f"found only {field or file}; expected both FIELD and FILE, or neither for the vectors of "
@@ -191,7 +211,7 @@ def import_vectors(
         )
     data, source = read_with(dataset, root, options)
     if field is not None and file is not None:
-        tables = {field: FeatureTable.from_npy(file, data, field, settings.lines(ids))}
+        tables = {field: FeatureTable.from_file(file, data, field, ids, present)}
     else:
         ready = load_features(source.dataset, source.root, **source.options)
         tables = {
@@ -201,6 +221,18 @@ def import_vectors(
     for name, table in tables.items():
         FeatureStore(store).save(data, name, table)
         output.print_line(f"{name}: {table!r}")
+        matched = table.meta["matched"]
+        ends = " and ".join(
+            f"row {row} is item {output.printable(repr(item))}" for row, item in matched["rows"]
+        )
+        output.print_line(f"{name}: rows matched by {matched['by']}: {ends}")
+        if matched["by"] == "position":
+            output.print_note(
+                f"{name}: row i went to item i of {data.name}; if the rows have another order, name their "
+                "ids with --ids"
+            )
+        if table.meta["near_ids"]:
+            output.print_note(f"{name}: {output.printable(describe_near(table.meta['near_ids']))}")
         if table.meta.get("unknown_ids"):
             output.print_line(f"{name}: {table.meta['unknown_ids']:,} rows of unknown items were skipped")
 
