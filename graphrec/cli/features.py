@@ -111,6 +111,9 @@ def build(
                 known += settings.arguments_of(EXTRACTORS.load(str(encoder)))
             settings.known_only(given[name], known, f"extractor {used!r}")
     data, source = read(dataset, root, given["data"])
+    if data.meta.get("pictures"):
+        facts = "; ".join(f"{name}: {value}" for name, value in data.meta["pictures"].items())
+        output.print_note(output.printable(f"pictures {facts}"))
     n_tables = 0
     incomplete = False
     kinds = {content.kind for content in data.content.values()}
@@ -279,8 +282,12 @@ def broken(
     options: settings.Set = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
-    """List every item whose content was unreadable or gave no vector, with file or text and reason."""
+    """List every item whose content was unreadable or gave no vector, with file or text and reason.
+
+    Where a field of files has no table yet, as after a refused extraction, its files are read and decoded.
+    """
     from graphrec.features import FeatureStore
+    from graphrec.features.extract.extraction import unreadable
 
     data, _ = read_with(dataset, root, options)
     if store.exists():
@@ -289,19 +296,27 @@ def broken(
         table.manifest["field"]: table
         for table in reversed(FeatureStore(store).tables(items=data.items.fingerprint))
     }  # the table built last of each field, the one models use
+    entries = [
+        (field, data.items.index(item), what, reason)
+        for field, table in sorted(tables.items())
+        for entry in table.manifest["shards"]
+        for what in ("unreadable", "empty")
+        for item, reason in entry[what].items()
+    ]
+    unbuilt = sorted(f for f, content in data.content.items() if f not in tables and content.kind != "text")
+    for field in unbuilt:
+        content = data.content[field]
+        output.print_note(f"{field}: no table yet; reading {content.n_present:,} files ...")
+        entries += [(field, row, "unreadable", reason) for row, reason in unreadable(content).items()]
     rows = []
-    for field, table in sorted(tables.items()):
-        content = data.content.get(field)
-        for entry in table.manifest["shards"]:
-            for what in ("unreadable", "empty"):
-                for item, reason in entry[what].items():
-                    row = data.items.index(item)
-                    shown: object = content[row] if content is not None else None
-                    if content is not None and content.kind == "image":
-                        shown = output.printable(str(content.path(row)))
-                    elif isinstance(shown, str):
-                        shown = output.printable(shown[:MAX_TEXT])
-                    rows.append((row, field, item, what, shown, reason))
+    for field, row, what, reason in entries:
+        values = data.content.get(field)
+        shown: object = values[row] if values is not None else None
+        if values is not None and values.kind == "image":
+            shown = output.printable(str(values.path(row)))
+        elif isinstance(shown, str):
+            shown = output.printable(shown[:MAX_TEXT])
+        rows.append((row, field, data.items[row], what, shown, reason))
     header = ["field", "item", "what", "content", "reason"]
     cells = [row[1:] for row in sorted(rows, key=lambda r: (r[1], r[0]))]
     if as_csv:
@@ -309,8 +324,9 @@ def broken(
     elif cells:
         output.print_table(header, cells, left=header)
     else:
+        read_too = f"; every file of {', '.join(unbuilt)} is readable" if unbuilt else ""
         output.print_line(
-            f"{store}: {len(tables)} tables for the items of {data.name}, all items have vectors"
+            f"{store}: {len(tables)} tables for the items of {data.name}, all items have vectors{read_too}"
         )
 
 
