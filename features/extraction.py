@@ -138,6 +138,31 @@ def extract(
         return writer.finish().open(store.verify_on_open)
 
 
+class _NoVectors:
+    """Reads and decodes content and computes nothing."""
+
+    def prepare(self, _: object) -> bool:
+        """Drops the decoded item."""
+        return True
+
+
+def unreadable(content: Content, workers: int | None = None) -> dict[int, str]:
+    """Reads and decodes every file of a content field, as extraction does.
+
+    Args:
+        content: a content field.
+        workers: threads that read and decode; default: two per core, at most 16.
+
+    Returns:
+        Row -> why its content cannot be read.
+    """
+    threads = workers or min(16, 2 * (os.cpu_count() or 1))
+    with ThreadPoolExecutor(threads, thread_name_prefix="features") as pool:
+        readers = pool if content.kind != "text" else None
+        loaded = load_rows(content, range(len(content)), _NoVectors(), readers, 4 * threads)
+        return {row: item.reason for row, item in enumerate(loaded) if item.reason is not None}
+
+
 def _encode_locally(
     todo: Sequence[Shard],
     content: Content,

@@ -104,11 +104,14 @@ def encode_shard(loaded: Iterable[LoadedItem], extractor: Extractor, batch: int)
 def load_rows(
     content: Content,
     rows: Iterable[int],
-    extractor: Extractor,
+    extractor: object,
     pool: ThreadPoolExecutor | None,
     n: int,
 ) -> Iterator[LoadedItem]:
-    """The content of rows in order; a pool reads and decodes ``n`` rows ahead, texts need no pool."""
+    """The content of rows in order; a pool reads and decodes ``n`` rows ahead, texts need no pool.
+
+    Of the extractor, only its optional ``prepare`` is used.
+    """
     budget = PixelBudget()
     return prefetch_map(pool, lambda row: _load_row(content, row, extractor, budget), rows, n)
 
@@ -122,7 +125,7 @@ def row_digest(content: Content, row: int) -> str | None:
     return f"unreadable: {reason}" if data is None else hashlib.sha256(data).hexdigest()
 
 
-def _load_row(content: Content, row: int, extractor: Extractor, budget: PixelBudget) -> LoadedItem:
+def _load_row(content: Content, row: int, extractor: object, budget: PixelBudget) -> LoadedItem:
     value = content.values[row]
     if value is None:
         return LoadedItem()

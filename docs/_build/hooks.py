@@ -70,6 +70,8 @@ def _from_top(name: str) -> str:
         text, target, anchor = found.groups()
         if name == "CHANGELOG.md" and not (ROOT / target).exists():
             return str(text)  # older entries name pages that have moved
+        if target not in MOVED and not target.startswith("docs/"):
+            return str(text)  # a file that is no page of the site
         return f"[{text}]({MOVED.get(target, target.removeprefix('docs/'))}{anchor or ''})"
 
     source = (ROOT / name).read_text(encoding="utf-8")

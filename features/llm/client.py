@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from graphrec.core.errors import ConfigError, FeatureError, missing_dependency
+from graphrec.core.errors import ConfigError, FeatureError
+from graphrec.features.extract.llm.endpoint import KEY_VARIABLE, Endpoint, location
 from graphrec.features.extract.llm.response_cache import Messages, Reply
 
 if TYPE_CHECKING:
     import openai
 
-KEY_VARIABLE = "OPENAI_API_KEY"
 RESPONSE_FORMATS = ("json_schema", "json_object")
 """OpenAI's response_format, and llama.cpp's, which holds the schema."""
 
@@ -28,7 +27,8 @@ class Chat:
     Args:
         model: name of the model on the server.
         base_url: URL of the server, such as ``http://localhost:11434/v1``; default: ``OPENAI_BASE_URL`` or
-            the URL of OpenAI.
+            the URL of OpenAI. A user name and password in it are sent as HTTP basic authentication, a query
+            with every request.
         key_variable: environment variable that holds the API key; local servers often need none.
         temperature: sampling temperature.
         top_p: nucleus sampling threshold; a small value keeps to the listed candidates (LLMRec, Sec. 4).
@@ -38,6 +38,7 @@ class Chat:
         structured: constrain replies with ``response_format`` as long as the server accepts it.
 
     Attributes:
+        endpoint: the server and the secrets sent to it.
         response_formats: formats the server has not rejected, in the order in which they are tried.
         error_statuses: number of responses by HTTP status, for 400 and above.
 
@@ -71,8 +72,8 @@ class Chat:
         self.parameters = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
         self.error_statuses: Counter[int] = Counter()
         self._lock = threading.Lock()
-        self._client = make_client(base_url, key_variable, timeout, retries, self._count)
-        self._key_variable = key_variable
+        self.endpoint = Endpoint(base_url, key_variable)
+        self._client = self.endpoint.client(timeout, retries, self._count)
 
     def ask(self, messages: Messages, schema: Mapping[str, Any] | None = None) -> Reply:
         """Requests one reply.
@@ -102,16 +103,14 @@ class Chat:
                 # The same value in every thread.
                 self.response_formats = RESPONSE_FORMATS[RESPONSE_FORMATS.index(format_name) + 1 :]
                 return self.ask(messages, schema)
-            raise as_feature_error(cause, self._endpoint(), self._key_variable) from cause
+            raise as_feature_error(cause, self._where(), self.endpoint.key_hint) from cause
         except ValueError as cause:  # invalid JSON
             raise FeatureError(
-                f"{self._endpoint()}: the response is not JSON ({_first_line(cause)}); check the base URL"
+                f"{self._where()}: the response is not JSON ({_first_line(cause)}); check the base URL"
             ) from cause
         choices = getattr(completion, "choices", None)
         if not choices or getattr(choices[0], "message", None) is None:
-            raise FeatureError(
-                f"{self._endpoint()}: the response is not a chat completion; check the base URL"
-            )
+            raise FeatureError(f"{self._where()}: the response is not a chat completion; check the base URL")
         usage = getattr(completion, "usage", None)
         return Reply(
             str(choices[0].message.content or ""),
@@ -126,8 +125,8 @@ class Chat:
             with self._lock:
                 self.error_statuses[int(response.status_code)] += 1
 
-    def _endpoint(self) -> str:
-        return f"{self._client.base_url}, model {self.model!r}"
+    def _where(self) -> str:
+        return f"{self.endpoint}, model {self.model!r}"
 
 
 def _is_unknown_format(cause: openai.OpenAIError) -> bool:
@@ -137,7 +136,7 @@ def _is_unknown_format(cause: openai.OpenAIError) -> bool:
 
 
 def as_feature_error(cause: Exception, where: str, key_variable: str) -> FeatureError:
-    """Converts a client error into one that says what to do; no message contains the API key."""
+    """Converts a client error into one that says what to do."""
     import openai
 
     if isinstance(cause, openai.APITimeoutError):
@@ -151,6 +150,11 @@ def as_feature_error(cause: Exception, where: str, key_variable: str) -> Feature
         return FeatureError(
             f"{where}: the server rejected the API key ({status}); set {key_variable} to a valid key"
         )
+    if status is not None and 300 <= status < 400:
+        return FeatureError(
+            f"{where}: the server redirects ({status}) to {location(cause.response)}, which is not followed; "  # type: ignore[attr-defined]
+            "set --base-url to the address that is to get the prompts and the key"
+        )
     if status == 404:
         return FeatureError(
             f"{where}: not found (404); check --model and --base-url, which often ends in /v1"
@@ -158,28 +162,6 @@ def as_feature_error(cause: Exception, where: str, key_variable: str) -> Feature
     if status == 429:
         return FeatureError(f"{where}: rate limit exceeded (429); lower --concurrency, or continue later")
     return FeatureError(f"{where}: {_first_line(cause)}")
-
-
-def make_client(
-    base_url: str | None, key_variable: str, timeout: float, retries: int, count: Callable[[Any], None]
-) -> Any:
-    """A client of the ``openai`` package; ``count`` is called with every response.
-
-    Raises:
-        MissingDependencyError: the extra ``llm`` is not installed.
-    """
-    try:
-        import openai
-    except ImportError as cause:
-        raise missing_dependency("openai", "llm") from cause
-    hooks = {"response": [count]}
-    return openai.OpenAI(
-        base_url=base_url,
-        api_key=os.environ.get(key_variable) or "none",
-        timeout=timeout,
-        max_retries=retries,
-        http_client=openai.DefaultHttpxClient(event_hooks=hooks, timeout=timeout),
-    )
 
 
 def _first_line(cause: Exception) -> str:

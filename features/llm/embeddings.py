@@ -8,7 +8,8 @@ from typing import Any, Literal
 import numpy as np
 
 from graphrec.core.errors import ConfigError, FeatureError
-from graphrec.features.extract.llm.client import KEY_VARIABLE, as_feature_error, make_client
+from graphrec.features.extract.llm.client import as_feature_error
+from graphrec.features.extract.llm.endpoint import KEY_VARIABLE, Endpoint
 
 
 class EndpointEncoder:
@@ -16,7 +17,8 @@ class EndpointEncoder:
 
     Args:
         model: name of the model on the server.
-        base_url: URL of the server; default: ``OPENAI_BASE_URL`` or the URL of OpenAI.
+        base_url: URL of the server; default: ``OPENAI_BASE_URL`` or the URL of OpenAI. A user name and
+            password in it are sent as HTTP basic authentication, a query with every request.
         key_variable: environment variable that holds the API key.
         batch_size: texts per request.
         timeout: seconds for one request.
@@ -33,7 +35,7 @@ class EndpointEncoder:
     def __init__(
         self,
         model: str = "text-embedding-3-small",
-        base_url: str | None = None,
+        base_url: str | Endpoint | None = None,
         *,
         key_variable: str = KEY_VARIABLE,
         batch_size: int = 64,
@@ -47,15 +49,18 @@ class EndpointEncoder:
             )
         self.model = model
         self.batch_size = batch_size
-        self._key_variable = key_variable
-        self._client = make_client(base_url, key_variable, timeout, retries, lambda _: None)
+        self.endpoint = base_url if isinstance(base_url, Endpoint) else Endpoint(base_url, key_variable)
+        self._client = self.endpoint.client(timeout, retries, lambda _: None)
         self._options: dict[str, Any] = {
-            "model": model, "base_url": base_url, "key_variable": key_variable, "batch_size": batch_size,
+            "model": model, "base_url": self.endpoint, "key_variable": key_variable, "batch_size": batch_size,
             "timeout": timeout, "retries": retries,
         }  # fmt: skip
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles the options only: neither connections nor the API key leave this process."""
+        """Pickles the options only: neither connections nor the API key leave this process.
+
+        The password and query of the URL do.
+        """
         return partial(type(self), **self._options), ()
 
     @cached_property
@@ -66,7 +71,7 @@ class EndpointEncoder:
     def describe(self) -> dict[str, Any]:
         """Model, server and batch size."""
         return {
-            "name": self.name, "model": self.model, "server": str(self._client.base_url),
+            "name": self.name, "model": self.model, "server": str(self.endpoint),
             "batch_size": self.batch_size,
         }  # fmt: skip
 
@@ -78,7 +83,7 @@ class EndpointEncoder:
         """
         import openai
 
-        where = f"{self._client.base_url}, model {self.model!r}"
+        where = f"{self.endpoint}, model {self.model!r}"
         try:
             response = self._client.embeddings.create(
                 model=self.model, input=list(batch), encoding_format="float"
@@ -86,7 +91,7 @@ class EndpointEncoder:
             rows = sorted(response.data, key=lambda row: row.index)
             vectors = np.asarray([row.embedding for row in rows], dtype=np.float32)
         except openai.OpenAIError as cause:
-            raise as_feature_error(cause, where, self._key_variable) from cause
+            raise as_feature_error(cause, where, self.endpoint.key_hint) from cause
         except (ValueError, TypeError, AttributeError) as cause:
             raise FeatureError(f"{where}: the response holds no embeddings; check the base URL") from cause
         if (

@@ -111,6 +111,9 @@ def build(
                 known += settings.arguments_of(EXTRACTORS.load(str(encoder)))
             settings.known_only(given[name], known, f"extractor {used!r}")
     data, source = read(dataset, root, given["data"])
+    if data.meta.get("pictures"):
+        facts = "; ".join(f"{name}: {value}" for name, value in data.meta["pictures"].items())
+        output.print_note(output.printable(f"pictures {facts}"))
     n_tables = 0
     incomplete = False
     kinds = {content.kind for content in data.content.values()}
@@ -161,6 +164,7 @@ def build(
     epilog=epilog(
         "graphrec features import amazon-baby",
         "graphrec features import saved/shop image vectors.npy --ids ids.txt",
+        "graphrec features import saved/shop text vectors.parquet --ids vectors.parquet:asin",
     ),
 )
 def import_vectors(
@@ -169,21 +173,40 @@ def import_vectors(
         str | None,
         typer.Argument(metavar="[FIELD]", help="Content field of the vectors, such as image or text."),
     ] = None,
-    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Vectors as .npy file.")] = None,
+    file: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[FILE]",
+            help="Vectors: .npy, .npz, .safetensors, .pt, .csv, .tsv or .parquet; FILE:NAME for one array of "
+            "several.",
+        ),
+    ] = None,
     ids: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="File with the item id of each row, one per line. Default: row i is item i of the dataset."
+            metavar="FILE[:COLUMN]",
+            help="Item id of each row: one per line, .npy, or a column of a table, which may be that of the "
+            "vectors. Default: row i is item i of the dataset.",
+        ),
+    ] = None,
+    present: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE[:COLUMN]",
+            help="Which rows hold a vector, as true and false or 1 and 0. Default: all that are not zero.",
         ),
     ] = None,
     root: settings.Root = None,
     store: settings.Store = settings.CACHE,
     options: settings.Set = None,
 ) -> None:
-    """Import existing vectors into the store: from a .npy file, or those published with the dataset."""
+    """Import existing vectors into the store: from a file, or those published with the dataset."""
     from graphrec.data.readers import load_features
     from graphrec.features import FeatureStore, FeatureTable
+    from graphrec.features.vector_files import describe_near
 
+    if file is None and (ids or present):
+        raise ConfigError("--ids and --present need FIELD and FILE of vectors")
     if (field is None) != (file is None):
         raise ConfigError(
             f"found only {field or file}; expected both FIELD and FILE, or neither for the vectors of "
@@ -191,7 +214,7 @@ def import_vectors(
         )
     data, source = read_with(dataset, root, options)
     if field is not None and file is not None:
-        tables = {field: FeatureTable.from_npy(file, data, field, settings.lines(ids))}
+        tables = {field: FeatureTable.from_file(file, data, field, ids, present)}
     else:
         ready = load_features(source.dataset, source.root, **source.options)
         tables = {
@@ -201,6 +224,18 @@ def import_vectors(
     for name, table in tables.items():
         FeatureStore(store).save(data, name, table)
         output.print_line(f"{name}: {table!r}")
+        matched = table.meta["matched"]
+        ends = " and ".join(
+            f"row {row} is item {output.printable(repr(item))}" for row, item in matched["rows"]
+        )
+        output.print_line(f"{name}: rows matched by {matched['by']}: {ends}")
+        if matched["by"] == "position":
+            output.print_note(
+                f"{name}: row i went to item i of {data.name}; if the rows have another order, name their "
+                "ids with --ids"
+            )
+        if table.meta["near_ids"]:
+            output.print_note(f"{name}: {output.printable(describe_near(table.meta['near_ids']))}")
         if table.meta.get("unknown_ids"):
             output.print_line(f"{name}: {table.meta['unknown_ids']:,} rows of unknown items were skipped")
 
@@ -247,8 +282,12 @@ def broken(
     options: settings.Set = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
-    """List every item whose content was unreadable or gave no vector, with file or text and reason."""
+    """List every item whose content was unreadable or gave no vector, with file or text and reason.
+
+    Where a field of files has no table yet, as after a refused extraction, its files are read and decoded.
+    """
     from graphrec.features import FeatureStore
+    from graphrec.features.extract.extraction import unreadable
 
     data, _ = read_with(dataset, root, options)
     if store.exists():
@@ -257,19 +296,27 @@ def broken(
         table.manifest["field"]: table
         for table in reversed(FeatureStore(store).tables(items=data.items.fingerprint))
     }  # the table built last of each field, the one models use
+    entries = [
+        (field, data.items.index(item), what, reason)
+        for field, table in sorted(tables.items())
+        for entry in table.manifest["shards"]
+        for what in ("unreadable", "empty")
+        for item, reason in entry[what].items()
+    ]
+    unbuilt = sorted(f for f, content in data.content.items() if f not in tables and content.kind != "text")
+    for field in unbuilt:
+        content = data.content[field]
+        output.print_note(f"{field}: no table yet; reading {content.n_present:,} files ...")
+        entries += [(field, row, "unreadable", reason) for row, reason in unreadable(content).items()]
     rows = []
-    for field, table in sorted(tables.items()):
-        content = data.content.get(field)
-        for entry in table.manifest["shards"]:
-            for what in ("unreadable", "empty"):
-                for item, reason in entry[what].items():
-                    row = data.items.index(item)
-                    shown: object = content[row] if content is not None else None
-                    if content is not None and content.kind == "image":
-                        shown = output.printable(str(content.path(row)))
-                    elif isinstance(shown, str):
-                        shown = output.printable(shown[:MAX_TEXT])
-                    rows.append((row, field, item, what, shown, reason))
+    for field, row, what, reason in entries:
+        values = data.content.get(field)
+        shown: object = values[row] if values is not None else None
+        if values is not None and values.kind == "image":
+            shown = output.printable(str(values.path(row)))
+        elif isinstance(shown, str):
+            shown = output.printable(shown[:MAX_TEXT])
+        rows.append((row, field, data.items[row], what, shown, reason))
     header = ["field", "item", "what", "content", "reason"]
     cells = [row[1:] for row in sorted(rows, key=lambda r: (r[1], r[0]))]
     if as_csv:
@@ -277,8 +324,9 @@ def broken(
     elif cells:
         output.print_table(header, cells, left=header)
     else:
+        read_too = f"; every file of {', '.join(unbuilt)} is readable" if unbuilt else ""
         output.print_line(
-            f"{store}: {len(tables)} tables for the items of {data.name}, all items have vectors"
+            f"{store}: {len(tables)} tables for the items of {data.name}, all items have vectors{read_too}"
         )
 
 

@@ -106,13 +106,13 @@ def read(
             prefix, name = bare, prefix
         if not equals or not name:
             raise ConfigError(f"--set {pair}: expected {_forms(prefixes, bare)}")
-        if prefix not in options:
+        if prefix not in options:  # the value may hold a password and is not repeated
             raise ConfigError(
-                f"--set {pair}: {prefix!r} is not one of the prefixes {sorted(options)}; expected "
+                f"--set {key}: {prefix!r} is not one of the prefixes {sorted(options)}; expected "
                 f"{_forms(prefixes, bare)}.{nearest(prefix, options)}"
             )
         if name in options[prefix]:
-            raise ConfigError(f"--set {pair}: {key} is set twice; expected each key once")
+            raise ConfigError(f"--set {key}: {key} is set twice; expected each key once")
         options[prefix][name] = _value(text)
     return options
 

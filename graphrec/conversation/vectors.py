@@ -12,7 +12,7 @@ import numpy as np
 
 from graphrec.core.bundle import read_sealed
 from graphrec.core.errors import CheckpointError, FeatureError
-from graphrec.core.files import read_array, write_array
+from graphrec.core.files import load_failure, read_array, write_array
 from graphrec.data import Dataset
 
 SCORER = "fm"
@@ -129,7 +129,7 @@ def _read_npz(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
     except FeatureError:
         raise
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as cause:
-        raise FeatureError(f"{path}: not readable as .npz without pickles ({cause}); {EXPECTED}") from cause
+        raise FeatureError(f"{path}: not readable as .npz ({load_failure(cause)}); {EXPECTED}") from None
     return [_checked(path, name, array) for name, array in zip(names, arrays, strict=True)]
 
 

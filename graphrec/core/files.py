@@ -203,14 +203,19 @@ def read_array(
         raise error(f"{path}: no such file") from cause
     except Exception as cause:  # numpy's header parser also raises tokenizer, zip and overflow errors
         raise error(
-            f"{path}: not a readable .npy array ({cause}); restore the file or create it again"
-        ) from cause
+            f"{path}: not a readable .npy array ({load_failure(cause)}); restore the file or create it again"
+        ) from None
     if not isinstance(array, np.ndarray):
         array.close()
         raise error(
             f"{path}: not a .npy array but a .npz archive of several; expected one array, saved by np.save"
         )
     return array
+
+
+def load_failure(cause: Exception) -> str:
+    """Why numpy could not load a file, without its advice to load pickled data in an unsafe way."""
+    return "it holds Python objects" if "pickle" in str(cause) else str(cause) or type(cause).__name__
 
 
 def sha256_file(path: str | Path) -> str:

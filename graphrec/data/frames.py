@@ -45,8 +45,8 @@ def _mixed_column(data: Any, source: str) -> str:
             if isinstance(value, str) != isinstance(first, str):
                 return (
                     f"{source}, row {row}: column {name!r} holds {value!r}, and before it {first!r}; "
-                    "expected text or numbers, because 7 and '7' could be one id or two: convert the column to "
-                    "text"
+                    "expected text or numbers, because 7 and '7' could be one id or two: convert the column "
+                    "to text"
                 )
     return ""
 

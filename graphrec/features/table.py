@@ -15,6 +15,7 @@ from graphrec.core.html_table import html_table
 from graphrec.data import Dataset, Vocabulary
 from graphrec.features.shard_rows import ShardedRows
 from graphrec.features.shards import DTYPES, values_sha256
+from graphrec.features.vector_files import describe_near, near_ids, read_ids, read_present, read_vectors
 
 BUILD_HINT = "run: graphrec features build"
 PROFILE = "profile"
@@ -178,8 +179,10 @@ class FeatureTable:
             field: content field of the vectors, such as ``"image"``.
             present: which rows hold a vector ``(n,) bool``; default: all non-zero rows.
             ids: external id of each row; rows are reordered to the dataset's order, items without a row are
-                missing, and rows of unknown items are skipped and counted in ``meta["unknown_ids"]``.
-                Without ids, row ``i`` is item ``i``.
+                missing, and rows of unknown items are skipped and counted in ``meta["unknown_ids"]``; those
+                whose ids are known in another form (spaces, case, leading zeros) in ``meta["near_ids"]``.
+                Without ids, row ``i`` is item ``i``. ``meta["matched"]`` says by what the rows were matched,
+                and the ids of the first and last one.
             name: origin of the vectors, for messages and ``meta``.
             entity: entity of the rows: ``"item"`` or ``"user"``.
 
@@ -191,18 +194,23 @@ class FeatureTable:
         if mask.shape != (len(array),) or mask.dtype != bool:
             raise FeatureError(f"{name}: present is {mask.shape} {mask.dtype}; expected ({len(array)},) bool")
         unknown = 0
+        near: dict[str, Any] = {}
         vocabulary = dataset.vocabulary(entity)
         if ids is None:
             if len(array) != len(vocabulary):
                 raise FeatureError(
                     f"{name}: {len(array):,} rows, {dataset.name} has {len(vocabulary):,} {entity}s; "
-                    f"pass the external {entity} id of each row as ids= to align them"
+                    f"pass the external {entity} id of each row as ids= (--ids) to align them"
                 )
             rows = np.arange(len(array))
             at = rows
         else:
-            at, rows = _align_rows(list(ids), vocabulary, dataset.name, len(array), name)
+            at, rows, near = _align_rows(list(ids), vocabulary, dataset.name, len(array), name)
             unknown = len(array) - len(rows)
+        matched = {
+            "by": "position" if ids is None else "ids",
+            "rows": [[int(rows[i]), vocabulary[int(at[i])]] for i in (0, -1)] if len(rows) else [],
+        }
         native = array.dtype.newbyteorder("=")
         dtype = native if str(native) in DTYPES else np.dtype(np.float32)
         aligned = np.zeros((len(vocabulary), array.shape[1]), dtype=dtype)
@@ -215,7 +223,8 @@ class FeatureTable:
             first = int(np.flatnonzero(~finite)[0])
             raise FeatureError(
                 f"{name}: row {rows[first]} ({entity} {vocabulary[int(at[first])]!r}) holds NaN or Inf; "
-                f"{int((~finite).sum()):,} rows in total; repair them, or exclude them with present="
+                f"{int((~finite).sum()):,} rows in total; repair them, or exclude them with present= "
+                "(--present)"
             )
         has[at] = aligned[at].any(axis=1)
         meta = {
@@ -224,6 +233,8 @@ class FeatureTable:
             "extractor": {"name": "imported", "source": name},
             "items": vocabulary.fingerprint,
             "unknown_ids": unknown,
+            "near_ids": near,
+            "matched": matched,
             "zero_rows": len(at) - int(has.sum()),
             **({} if entity == "item" else {"of": entity}),
         }
@@ -239,6 +250,36 @@ class FeatureTable:
         return cls.from_array(
             read_array(path, FeatureError, mmap=True), dataset, field, ids=ids, name=path.name
         )
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | Path,
+        dataset: Dataset,
+        field: str,
+        ids: str | Path | None = None,
+        present: str | Path | None = None,
+        entity: str = "item",
+    ) -> FeatureTable:
+        """:meth:`from_array` for a file of vectors; nothing in it is run.
+
+        Args:
+            path: ``.npy``, ``.npz``, ``.safetensors``, ``.pt`` (tensors alone), ``.csv``, ``.tsv`` or
+                ``.parquet``; ``FILE:NAME`` is one array of an archive of several.
+            dataset: the dataset that holds the items or users.
+            field: content field of the vectors.
+            ids: file of the external ids of the rows: one a line, ``.npy``, or ``FILE:COLUMN`` of a table or
+                an archive, which may be the file of the vectors.
+            present: file of the same forms that says which rows hold a vector.
+            entity: entity of the rows: ``"item"`` or ``"user"``.
+
+        Raises:
+            FeatureError: as :meth:`from_array`, and a file that is missing, damaged or of another kind.
+        """
+        row_ids = None if ids is None else read_ids(ids)
+        mask = None if present is None else read_present(present)
+        values = read_vectors(path, dataset.vocabulary(entity), ids)
+        return cls.from_array(values, dataset, field, mask, row_ids, Path(path).name, entity)
 
 
 def _as_array(values: Any, name: str) -> np.ndarray:
@@ -261,8 +302,8 @@ def _as_array(values: Any, name: str) -> np.ndarray:
 
 def _align_rows(
     ids: list[Any], vocabulary: Vocabulary, dataset: str, n_rows: int, name: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Item index and row number of every row with a known id."""
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Item index and row number of every row with a known id, and the ids known in another form."""
     kind = vocabulary.kind
     if len(ids) != n_rows:
         raise FeatureError(f"{name}: {len(ids):,} ids for {n_rows:,} rows; expected one id per row")
@@ -274,9 +315,11 @@ def _align_rows(
         )
     at = vocabulary.find(ids)
     rows = np.flatnonzero(at >= 0)
+    near = near_ids([str(ids[row]) for row in np.flatnonzero(at < 0)], vocabulary)
     if len(rows) < max(1, 0.01 * min(len(ids), len(vocabulary))):
         raise FeatureError(
             f"{name}: {len(rows):,} of {len(ids):,} ids are among the {len(vocabulary):,} {kind}s of "
-            f"{dataset}; found {ids[:3]}, expected external {kind} ids such as {list(vocabulary.ids[:3])}"
+            f"{dataset}; found {ids[:3]}, expected external {kind} ids such as {list(vocabulary.ids[:3])}. "
+            f"{describe_near(near, kind)}".rstrip()
         )
-    return at[rows].astype(np.int64), rows
+    return at[rows].astype(np.int64), rows, near

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from graphrec.core.errors import DataError
+from graphrec.core.files import load_failure
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.data.readers.files import require_file
@@ -42,8 +43,8 @@ def read(folder: Path, *, valid_share: float = 0.1, seed: int = 0) -> Dataset:
             train, test = arrays["train"], arrays["test"]
     except Exception as cause:  # damaged archives also raise zlib, tokenizer, overflow and memory errors
         raise DataError(
-            f"{path}: no readable arrays train and test ({cause}); fetch the file again"
-        ) from cause
+            f"{path}: no readable arrays train and test ({load_failure(cause)}); fetch the file again"
+        ) from None
     for name, array in (("train", train), ("test", test)):
         if array.ndim != 2 or array.shape[1] != 2 or not len(array) or array.dtype.kind not in "iu":
             raise DataError(

@@ -1,4 +1,4 @@
-"""Matches a folder of images named ``<item id>.<ext>`` to items.
+"""Matches the images in a folder and its subfolders, named ``<item id>.<ext>``, to items.
 
 The file names are looked up among the ids. Paths are never built from ids, so an id such as ``../secret``
 refers to no file.
@@ -7,49 +7,110 @@ refers to no file.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from graphrec.core.errors import DataError
 from graphrec.data.content import Content
 from graphrec.data.dataset import Dataset
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+SUFFIXES = frozenset({
+    ".apng", ".avif", ".avifs", ".bmp", ".gif", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe",
+    ".jpeg", ".jpf", ".jpg", ".jpx", ".mpo", ".pbm", ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff",
+    ".webp",
+})  # fmt: skip
+"""Suffixes of the formats that extraction decodes."""
+EXAMPLES = 3
 
 
-def match_images(folder: Path, ids: Sequence[str]) -> tuple[list[str | None], int]:
-    """Finds the image of each item in a folder.
+def find_images(folder: Path) -> tuple[list[str], Counter[str]]:
+    """The images in a folder and its subfolders.
 
-    Args:
-        folder: contains the images; subfolders and other files are ignored.
-        ids: item ids, in vocabulary order.
+    Hidden files and folders are passed over, links to folders are not followed.
 
     Returns:
-        One file name per item, relative to ``folder``, None where there is none; and the number of images
-        that belong to no item.
+        Paths of the images relative to ``folder``, with ``/``, sorted; and the number of other files by
+        suffix.
 
     Raises:
-        DataError: the folder is missing, or two images belong to one item.
+        DataError: the folder is missing.
     """
     if not folder.is_dir():
         what = "not a folder" if folder.exists() else "no such folder"
         raise DataError(f"{folder}: {what}; expected images named <item id>.jpg, .png or similar")
-    name_of: dict[str, str] = {}
-    for name in sorted(entry.name for entry in os.scandir(folder) if entry.is_file()):
-        stem, suffix = os.path.splitext(name)
-        if suffix.lower() not in SUFFIXES or name.startswith("."):
-            continue
-        if stem in name_of:
-            raise DataError(
-                f"{folder}: {name_of[stem]!r} and {name!r} are both images of item {stem!r}; remove one of "
-                "them"
-            )
-        name_of[stem] = name
-    files = [name_of.get(item) for item in ids]
-    return files, len(name_of) - sum(file is not None for file in files)
+    images = []
+    others: Counter[str] = Counter()
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            path = os.path.join(place, name)
+            if name.startswith(".") or not os.path.isfile(path):
+                continue
+            suffix = os.path.splitext(name)[1].lower()
+            if suffix in SUFFIXES:
+                images.append(Path(path).relative_to(folder).as_posix())
+            else:
+                others[suffix or "no suffix"] += 1
+    return sorted(images), others
+
+
+def match_images(folder: Path, ids: Sequence[str]) -> tuple[list[str | None], int]:
+    """Finds the image of each item in a folder and its subfolders.
+
+    An image belongs to the item whose id is its name without suffix, such as ``010/0108775015.jpg`` to
+    ``0108775015``, or its path without suffix.
+
+    Args:
+        folder: contains the images; hidden and other files are ignored.
+        ids: item ids, in vocabulary order.
+
+    Returns:
+        One path per item, relative to ``folder``, None where there is none; and the number of images that
+        belong to no item.
+
+    Raises:
+        DataError: the folder is missing, or two images belong to one item.
+    """
+    images, _ = find_images(folder)
+    files, strangers = _assign(folder, images, ids)
+    return files, len(strangers)
 
 
 def with_pictures(dataset: Dataset, folder: Path) -> Dataset:
-    """Adds a folder's images as the content field ``image``."""
-    files, _ = match_images(folder, dataset.items.ids)
-    return dataset.with_content(image=Content("image", files, folder))
+    """Adds a folder's images as the content field ``image``.
+
+    ``meta["pictures"]`` counts images of no item and files of other kinds, and names some.
+    """
+    images, others = find_images(folder)
+    files, strangers = _assign(folder, images, dataset.items.ids)
+    facts: dict[str, object] = {}
+    if strangers:
+        facts["of no item"] = len(strangers)
+        facts["such as"] = strangers[:EXAMPLES]
+    if others:
+        facts["other files"] = dict(sorted(others.items(), key=lambda pair: (-pair[1], pair[0])))
+    with_images = dataset.with_content(image=Content("image", files, folder))
+    return replace(with_images, meta={**dataset.meta, "pictures": facts}) if facts else with_images
+
+
+def _assign(folder: Path, images: list[str], ids: Sequence[str]) -> tuple[list[str | None], list[str]]:
+    """The image of each item, and the images of no item."""
+    items = set(ids)
+    path_of: dict[str, str] = {}
+    strangers = []
+    for path in images:
+        whole = os.path.splitext(path)[0]
+        name = whole.rpartition("/")[2]
+        item = name if name in items else whole
+        if item not in items:
+            strangers.append(path)
+        elif item in path_of:
+            raise DataError(
+                f"{folder}: {path_of[item]!r} and {path!r} are both images of item {item!r}; remove one of "
+                "them, or name a folder that holds one size"
+            )
+        else:
+            path_of[item] = path
+    return [path_of.get(item) for item in ids], strangers

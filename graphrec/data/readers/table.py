@@ -18,7 +18,7 @@ from graphrec.data.attributes import with_attributes
 from graphrec.data.dataset import Dataset
 from graphrec.data.readers.delimited import TextFormat
 from graphrec.data.readers.files import first_row, join_columns, read_table, without_html
-from graphrec.data.readers.images import with_pictures
+from graphrec.data.readers.images import SUFFIXES, with_pictures
 
 
 def read(
@@ -40,6 +40,7 @@ def read(
     text: str | list[str] | tuple[str, ...] | None = None,
     image: str | None = None,
     images: str | Path | None = None,
+    image_root: str | Path | None = None,
     attributes: str | list[str] | tuple[str, ...] | None = None,
     separator: str = "|",
     min_items: int = 2,
@@ -72,8 +73,10 @@ def read(
         items: file with one row per item.
         item_id: column of item ids in ``items``; default: the name ``item``.
         text: column or columns of ``items`` that are joined into the item's text.
-        image: column of image paths in ``items``, relative to the folder of that file.
-        images: folder of images named ``<item id>.<ext>``, instead of ``image``.
+        image: column of image paths in ``items``, relative to ``image_root`` or absolute paths inside it;
+            backslashes separate folders as well.
+        images: folder of images named ``<item id>.<ext>``, subfolders included, instead of ``image``.
+        image_root: folder of the paths of ``image``; default: the folder of ``items``.
         attributes: attribute column or columns of ``items``, for conversations (see
             :func:`~graphrec.data.attributes.with_attributes`).
         separator: separates several attributes in one text; lists need none.
@@ -101,6 +104,8 @@ def read(
         )
     if image is not None and images is not None:
         raise ConfigError("image= is a column of paths and images= a folder; use one of them")
+    if image_root is not None and image is None:
+        raise ConfigError("image_root= is the folder of a column of paths; set the column with image=")
     path = folder / interactions
     if not path.exists():
         raise DataError(
@@ -113,6 +118,9 @@ def read(
     frame = read_table(path, with_names, used, (user, item))
     content: dict[str, tuple[str, str]] = {}
     item_frame, item_path = None, path
+    pictures = folder / image_root if image_root is not None else (folder / (items or interactions)).parent
+    if image_root is not None and not pictures.is_dir():
+        raise DataError(f"{pictures}: no such folder; expected the folder of the image paths (image_root=)")
     if items is not None:
         item_path = folder / items
         used = [item_id or item, *_names(text), *_names(image), *_names(attributes)]
@@ -124,13 +132,13 @@ def read(
             content["text"] = ("text", "composed text")
         if image is not None:
             item_frame = item_frame.with_columns(
-                _picture_paths(item_frame, image, item_path).alias("image path")
+                _picture_paths(item_frame, image, item_path, pictures).alias("image path")
             )
             content["image"] = ("image", "image path")
     dataset = Dataset(**from_frame.parse(
         frame, user=user, item=item, time=time, time_unit=time_unit, time_format=time_format, rating=rating,
         min_rating=min_rating, k_core=k_core, split=split, items=item_frame, item_id=item_id,
-        content=content, root=item_path.parent, seed=seed,
+        content=content, root=pictures, seed=seed,
         name=name or path.absolute().parent.name or path.stem,
         source=str(path), first_row=first_row(path, with_names),
         items_source=str(item_path), items_first_row=first_row(item_path),
@@ -150,22 +158,28 @@ def _names(columns: str | list[str] | tuple[str, ...] | None) -> list[str]:
     return [columns] if isinstance(columns, str) else list(columns or ())
 
 
-def _picture_paths(frame: pl.DataFrame, name: str, source: Path) -> pl.Series:
-    """The column of image paths; a path outside the folder is refused."""
+def _picture_paths(frame: pl.DataFrame, name: str, source: Path, root: Path) -> pl.Series:
+    """The column of image paths, relative to ``root``; a path outside it is refused."""
     paths = frames.column(frame, name, str(source))
     if not isinstance(paths.dtype, (*frames.TEXT_TYPES, pl.Null)):
         raise DataError(f"{source}: image column {name!r} has type {paths.dtype}; expected paths as text")
     paths = paths.cast(pl.String).replace("", None)
+    # Windows' separator; a file whose name holds a backslash is not found.
+    changed = paths.str.replace_all("\\", "/", literal=True).to_list()
     suspect = paths.str.contains(r"(^[/\\~])|(^[A-Za-z]:)|(\.\.)").fill_null(False)
     for row in suspect.arg_true().to_list():
-        value = str(paths[row])
-        parts = (*PurePosixPath(value).parts, *PureWindowsPath(value).parts)
-        if ".." in parts or PurePosixPath(value).is_absolute() or PureWindowsPath(value).anchor:
+        path = PurePosixPath(changed[row])
+        if path.is_absolute() and ".." not in path.parts:
+            for folder in (root.absolute(), root.resolve()):
+                if path.is_relative_to(folder.as_posix()):
+                    path = path.relative_to(folder.as_posix())
+                    changed[row] = path.as_posix()
+        if ".." in path.parts or path.is_absolute() or PureWindowsPath(str(path)).anchor:
             raise DataError(
-                f"{source}, row {row + first_row(source)}: image path {value!r}; expected a path "
-                "inside the folder of the item file, relative to it"
+                f"{source}, row {row + first_row(source)}: image path {paths[row]!r}; expected a path inside "
+                f"{root}, relative to it or absolute; name the folder of the images with image_root="
             )
-    return paths
+    return pl.Series(paths.name, changed, dtype=pl.String)
 
 
 def _require_some_picture(dataset: Dataset) -> None:
@@ -174,9 +188,11 @@ def _require_some_picture(dataset: Dataset) -> None:
         return
     pictures = dataset.content["image"]
     if not pictures.n_present:
+        found = dict(dataset.meta.get("pictures", {}))
         raise DataError(
             f"{dataset.name}: none of the {len(pictures):,} items has an image; check the image column, or "
-            f"that the files in {pictures.root} are named <item id>.<ext>"
+            f"that the files in {pictures.root} are named <item id>.<ext>, with a suffix of "
+            f"{sorted(SUFFIXES)}" + (f"; found {found}" if found else "")
         )
     paths = (pictures.path(index) for index in range(len(pictures)))
     if not any(path is not None and os.path.isfile(path) for path in paths):
