@@ -59,7 +59,7 @@ def test_files_of_the_authors_form_are_read_without_their_padding(data, tmp_path
         ("ui_emb", lambda a: a.astype(int), "expected \\(n, d\\) of floats"),
         ("ui_emb", lambda a: np.where(np.arange(len(a))[:, None] == 7, np.nan, a), "not finite in row 7"),
         ("feature_emb", lambda a: a.astype(np.float64) * 1e300, "not finite in row 0"),
-        ("ui_emb", lambda a: a.astype(object), "not readable as .npz without pickles"),
+        ("ui_emb", lambda a: a.astype(object), "Python objects"),
     ],
 )
 def test_files_that_do_not_fit_are_refused(data, tmp_path, name, change, words) -> None:

@@ -58,7 +58,7 @@ def cluster(killed: Path) -> Iterator[Cluster]:
         os.environ["PYTHONPATH"] = before
 
 
-def waited(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+def waited(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
     """What the condition says once it is true."""
     until = time.monotonic() + seconds
     while not (found := condition()):

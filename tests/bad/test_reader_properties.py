@@ -19,6 +19,7 @@ from graphrec.data import Dataset, Interactions
 from graphrec.data.readers import load_dataset
 from graphrec.data.readers.files import ordered_ids
 from graphrec.data.splits import ColdItems, LeaveOneOut, RandomSplit, TimeSplit, k_core
+from graphrec.data.times import LATEST
 
 ALL_TRAIN = {"name": "random", "valid": 0, "test": 0}
 IDS = st.one_of(
@@ -27,7 +28,7 @@ IDS = st.one_of(
     st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12),
 )  # fmt: skip
 ROWS = st.lists(
-    st.tuples(IDS, IDS, st.integers(-(2**62), 2**62), st.integers(0, 2)),
+    st.tuples(IDS, IDS, st.integers(-LATEST, LATEST), st.integers(0, 2)),
     min_size=1, max_size=12, unique_by=lambda row: row[:2],
 )  # fmt: skip
 
@@ -65,7 +66,7 @@ def test_what_is_written_is_read_back(suffix, rows):
     frame = pl.DataFrame(
         rows, schema={"user": pl.String, "item": pl.String, "t": pl.Int64, "part": pl.Int64}, orient="row"
     )
-    data = read(written(frame, suffix), f"a.{suffix}", time="t", split="part")
+    data = read(written(frame, suffix), f"a.{suffix}", time="t", time_unit="s", split="part")
     for label, split in enumerate(("train", "valid", "test")):
         assert triples(data, split) == {row[:3] for row in rows if row[3] == label}
 

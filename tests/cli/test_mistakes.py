@@ -47,7 +47,7 @@ def flip(path: Path, at: int) -> None:
         ("train freedom shop/dataset --set train.epoch=8", "'epochs'"),
         ("train freedom shop/dataset --set data.splt=random", "splt"),
         ("train freedom shop/dataset --set model.dim", "KEY=VALUE"),
-        ("train freedom shop/dataset --set model.dim=8 --set model.dim=9", "model.dim=9"),
+        ("train freedom shop/dataset --set model.dim=8 --set model.dim=9", "model.dim"),
         ("train freedom shop/dataset --select recal@20 --out new", "'recall'"),
         ("train freedom shop/dataset --device gpu --out new", "'cpu'"),
         ("train freedom shop/dataset --text tfidf-svd2 --out new", "'tfidf-svd'"),
