@@ -7,7 +7,7 @@ users and items and, for models with a cold-start rule, the content vectors of t
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -15,11 +15,19 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from graphrec.core.bundle import FileFormat
-from graphrec.core.errors import CheckpointError, ConfigError
+from graphrec.core.errors import CheckpointError, ConfigError, FeatureError
 from graphrec.data import Dataset, Histories, Interactions, Query, Vocabulary
+from graphrec.features.extract.decoding import MAX_PIXELS
 from graphrec.models.base import ColdStartRule, ContentProjection, Features, Ranker
 from graphrec.serving import array_bundle, histories, vectors
 from graphrec.serving.catalog import ItemBlock, Items
+from graphrec.serving.content import (
+    Extractors,
+    encode_content,
+    extractors_from_saved,
+    extractors_to_saved,
+    saved_extractors,
+)
 from graphrec.serving.export import check_suffix, require_dense, write_faiss, write_recommendations
 from graphrec.serving.ivf import Index, build_index, open_index
 from graphrec.serving.placement import (
@@ -70,6 +78,7 @@ class Recommender:
         meta: JSON-able facts: names of the model and the dataset, and the dataset's fingerprint.
         capability: how the model answers queries, see :mod:`graphrec.models.capabilities`.
         module: the encoder or generator of a model that has one.
+        extractors: by modality, the extractor of the model's features, which encodes content of new items.
     """
 
     def __init__(
@@ -84,6 +93,7 @@ class Recommender:
         meta: Mapping[str, Any] | None = None,
         capability: str = "embeddings",
         module: QueryModule | None = None,
+        extractors: Extractors | None = None,
     ) -> None:
         self.capability = capability
         self.module = module
@@ -91,6 +101,7 @@ class Recommender:
         self.user_vectors = user_vectors
         self.rule = rule
         self.content = dict(content or {})
+        self.extractors = dict(extractors or {})
         self.meta = dict(meta or {})
         self._items = Items(ItemBlock(items, item_vectors, 0), seen)
         self._index: Index | None = None
@@ -163,7 +174,21 @@ class Recommender:
         content = trained_content(rule, data, features) if rule is not None and features else {}
         meta = {"model": model.name, "dataset": data.name, "fingerprint": data.fingerprint}
         module = histories.query_module(model)
-        return cls(data.users, data.items, users, items, seen, rule, content, meta, model.capability, module)
+        used = {m: features[m] for m in modality_dims(rule, content) if m in features} if features else {}
+        extractors = saved_extractors(used)
+        return cls(
+            data.users,
+            data.items,
+            users,
+            items,
+            seen,
+            rule,
+            content,
+            meta,
+            model.capability,
+            module,
+            extractors,
+        )
 
     # -- recommendations -------------------------------------------------------------------------------------
 
@@ -334,7 +359,41 @@ class Recommender:
 
     # -- new items -------------------------------------------------------------------------------------------
 
-    def add_items(self, ids: Iterable[Any], features: Mapping[str, Any]) -> Self:
+    def encode_content(
+        self,
+        ids: Iterable[Any],
+        content: Mapping[str, Sequence[str | bytes | Path | None] | None],
+        *,
+        max_pixels: int = MAX_PIXELS,
+    ) -> dict[str, np.ndarray]:
+        """The vectors of new items' content, as the extraction of the model's features gives them.
+
+        Only these items are encoded. The extractor is kept with the recommender, with what it learned from
+        the corpus, so that a new text does not change the vectors of other items.
+
+        Args:
+            ids: external ids of the items, for messages.
+            content: modality -> one value per item: a text, or for pictures and other files their bytes or
+                path; None for an item without it.
+            max_pixels: larger pictures are refused.
+
+        Returns:
+            Modality -> vectors ``(n, d_m) float32``, a row of NaN for an item without content.
+
+        Raises:
+            FeatureError: the recommender holds no extractor of a modality, the extractor cannot be made
+                anew, or content cannot be read; names the modality and the item.
+        """
+        names = [str(value) for value in as_list(ids)[0]]
+        return encode_content(self.extractors, self.modalities, names, content, max_pixels)
+
+    def add_items(
+        self,
+        ids: Iterable[Any],
+        features: Mapping[str, Any] | None = None,
+        *,
+        content: Mapping[str, Sequence[str | bytes | Path | None] | None] | None = None,
+    ) -> Self:
         """Adds items without interactions, embedded by the model's cold-start rule; changes this object.
 
         A new item gets the embedding of an item without train interactions: with most models the mean
@@ -347,19 +406,26 @@ class Recommender:
             features: modality -> vectors ``(n, d_m)``, as an array, rows or a feature table, computed by the
                 extractor of the model's features. A row of NaN, zeros or None, and a modality that is left
                 out or None, mean that the item does not have the modality.
+            content: the items' texts and files, for modalities without vectors; see :meth:`encode_content`.
 
         Returns:
             The recommender itself.
 
         Raises:
             FeatureError: the recommender cannot embed new items, a modality is not one of the model's, its
-                vectors have another shape or are not finite, an item has no content at all, or its
-                embedding would not be finite or be far longer than those of known items.
+                vectors have another shape or are not finite, an item has no content at all, content cannot
+                be encoded, a modality is in both ``features`` and ``content``, or an embedding would not be
+                finite or be far longer than those of known items.
             DataError: an id is known already or occurs twice.
         """
         rule = require_rule(self.rule, self.content, self.meta)
         added = Vocabulary(as_list(ids)[0])  # refuses repeats
         self._items.check_new(added)
+        features = dict(features or {})
+        twice = sorted(features.keys() & (content or {}).keys())
+        if twice:
+            raise FeatureError(f"{twice} are in both features and content; expected each modality once")
+        features |= self.encode_content(added.ids, content or {})
         base = self._items.base
         embeddings = embed_new_items(added, features, rule, self.content, base.table)
         # Means of known vectors and lists of cosines are no longer than those; a projection can be.
@@ -441,11 +507,15 @@ class Recommender:
         arrays["seen"] = np.stack([self.seen.users, self.seen.items])
         for modality, known in self.content.items():
             arrays |= {f"content_{modality}": known.values, f"content_{modality}_items": known.items}
+        extractors, fitted = extractors_to_saved(self.extractors)
+        arrays |= fitted
         capability, state = histories.module_to_saved(self.module, self.capability, self.meta)
         arrays |= state
         if self.capability == "generator" and self._items.seen.times is not None:
             arrays["seen_times"] = self._items.seen.times
         head = {"rule": rule, "modalities": list(self.content), "meta": self.meta, **capability}
+        if extractors:
+            head["extractors"] = extractors
         if not isinstance(self.item_vectors, np.ndarray):
             head["sparse"] = self.item_vectors.shape[1]
         files = array_bundle.write(
@@ -480,8 +550,19 @@ class Recommender:
         item_vectors = vectors.read_vectors(saved, "item_vectors", width)
         capability, module = histories.module_from_saved(saved)
         meta = saved.head["meta"]
+        extractors = extractors_from_saved(saved)
         recommender = cls(
-            users, items, user_vectors, item_vectors, seen, rule, content, meta, capability, module
+            users,
+            items,
+            user_vectors,
+            item_vectors,
+            seen,
+            rule,
+            content,
+            meta,
+            capability,
+            module,
+            extractors,
         )
         recommender._vectors_sha256 = _vectors_sha256(saved.files)
         if not width:
