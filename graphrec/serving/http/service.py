@@ -18,7 +18,7 @@ from graphrec.core.errors import (
 from graphrec.serving import Recommender
 from graphrec.serving.http import schema
 from graphrec.serving.http.guard import protect
-from graphrec.serving.http.journal import Addition, Journal
+from graphrec.serving.http.journal import Journal
 from graphrec.serving.http.live import NO_ITEMS, Answer, LiveRecommender, Options, RequestBatcher
 from graphrec.serving.http.server import explain_errors, listen, names_of
 from graphrec.serving.recommend import Search
@@ -35,7 +35,7 @@ _WHY = {
     404: "A user or an item is not known.",
     408: "The body did not arrive in time.",
     409: "An item is known already, or named twice.",
-    413: f"The body is longer than {schema.BODY // 1024} KB.",
+    413: f"The body is longer than {schema.BODY // 1024} KB (of POST /items, {schema.CONTENT // 1024} KB).",
     415: "The body is not sent as application/json.",
     422: "The body is not of this form, or beyond a limit.",
     503: "The journal cannot be written; nothing was added.",
@@ -60,7 +60,10 @@ def create_service(served: LiveRecommender, hosts: Sequence[str] | None = None) 
         docs_url=None,  # interactive documentation would load its scripts from elsewhere
         redoc_url=None,
     )
-    protect(app, hosts, schema.BODY, "send less at once")
+    kinds = {m: served.recommender.extractors[m].kind for m in served.recommender.modalities
+             if m in served.recommender.extractors}  # fmt: skip
+    limits = {"/items": schema.CONTENT} if kinds else {}
+    protect(app, hosts, schema.BODY, "send less at once", limits=limits)
     batches = RequestBatcher(served.recommend, served.prepare)
     similar_batches = RequestBatcher(served.similar, served.prepare)
 
@@ -97,11 +100,12 @@ def create_service(served: LiveRecommender, hosts: Sequence[str] | None = None) 
         """Adds items, placed by their content. The reply is sent when they are on the disk."""
         if served.journal is None:
             raise HTTPException(403, NO_ITEMS)
-        content = {m: rows for m, rows in body.features.model_dump().items() if rows is not None}
-        total = await run_in_threadpool(served.add, Addition(body.ids, content))
+        features = {m: rows for m, rows in body.features or () if rows is not None}
+        content = {m: values for m, values in getattr(body, "content", None) or () if values is not None}
+        total = await run_in_threadpool(served.add_content, body.ids, features, content)
         return schema.Added(added=len(body.ids), items=total)
 
-    items.__annotations__["body"] = schema.addition(served.recommender.modalities)
+    items.__annotations__["body"] = schema.addition(served.recommender.modalities, kinds)
     app.post("/items", status_code=201, responses=_refusals(*_OF_BODIES, 409, 503))(items)
 
     def status(cause: GraphrecError) -> int:
