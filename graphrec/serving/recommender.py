@@ -7,6 +7,7 @@ users and items and, for models with a cold-start rule, the content vectors of t
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -203,6 +204,7 @@ class Recommender:
         exclude: Iterable[Any] | None = None,
         unknown: Literal["error", "popularity"] = "error",
         search: Search = "auto",
+        strict: bool = True,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The items with the highest scores, best first; among equal scores the item with the lowest index.
 
@@ -223,19 +225,26 @@ class Recommender:
             search: ``"exact"`` compares with every item; ``"approximate"`` with the items in the lists of
                 :meth:`build_index` nearest to the user, and with added items; ``"auto"`` is approximate if
                 there is an index. With ``only``, and for unknown users, the search is always exact.
+            strict: False leaves unknown ids of ``users``, ``only`` and ``exclude`` out, with one warning that
+                counts and names them; unknown users get rows without items.
 
         Returns:
             Item ids and ``float32`` scores, both ``(k,)`` for one id and ``(B, k)`` for several. If fewer
             than ``k`` items can be recommended, ids end in None and scores in ``-inf``.
 
         Raises:
-            UnknownIdError: a user (unless ``unknown="popularity"``) or an item is unknown.
+            UnknownIdError: a user (unless ``unknown="popularity"``) or an item is unknown; without
+                ``strict``, no item of ``only`` is known.
             ConfigError: ``k`` is below 1, ``unknown`` or ``search`` is none of the choices, there is no
                 index for an approximate search, the model cannot answer histories, a history is empty (unless
                 ``unknown="popularity"``), or ``users`` and ``history`` have different lengths.
         """
         if unknown not in ("error", "popularity"):
             raise ConfigError(f"unknown={unknown!r}; expected 'error' or 'popularity'")
+        if not strict:
+            options: dict[str, Any] = {"history": history, "exclude_seen": exclude_seen}
+            options |= {"unknown": unknown, "search": search}
+            return self._recommend_to_known(users, k, only, exclude, options)
         lists = choose_lists("recommend", search, self._index)
         limits = Limits(
             check_k(k),
@@ -253,6 +262,67 @@ class Recommender:
             self.users.index(ids[missing[0]])  # raises
         best = recommend_to_users(self._items, self.user_vectors, rows, limits, exclude_seen, lists)
         return self._with_ids(best, single)
+
+    def unknown_ids(
+        self,
+        users: Any = None,
+        only: Iterable[Any] | None = None,
+        exclude: Iterable[Any] | None = None,
+    ) -> dict[str, list[str]]:
+        """The ids that the recommender does not know, by argument, each once and in the order given.
+
+        Args:
+            users: one user id, or several.
+            only: item ids.
+            exclude: item ids.
+
+        Returns:
+            ``users``, ``only`` and ``exclude`` -> unknown ids; arguments without any are left out.
+        """
+        unknown: dict[str, list[str]] = {}
+        for name, given, find in (
+            ("users", users, self.users.find),
+            ("only", only, self._items.find),
+            ("exclude", exclude, self._items.find),
+        ):
+            ids = [] if given is None else [str(value) for value in as_list(given)[0]]
+            missing = np.flatnonzero(np.asarray(find(ids)) < 0)
+            if len(missing):
+                unknown[name] = list(dict.fromkeys(ids[row] for row in missing))
+        return unknown
+
+    def _recommend_to_known(
+        self,
+        users: Any,
+        k: int,
+        only: Iterable[Any] | None,
+        exclude: Iterable[Any] | None,
+        options: dict[str, Any],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """:meth:`recommend` without the ids that are unknown."""
+        only = None if only is None else [str(value) for value in as_list(only)[0]]
+        exclude = None if exclude is None else [str(value) for value in as_list(exclude)[0]]
+        looked_up = users is not None and options["history"] is None and options["unknown"] == "error"
+        unknown = self.unknown_ids(users if looked_up else None, only, exclude)
+        if unknown:
+            warnings.warn(f"unknown ids are left out: {_counted(unknown)}", stacklevel=3)
+        left_out = {argument: set(ids) for argument, ids in unknown.items()}
+        if "only" in unknown and only is not None:
+            if left_out["only"].issuperset(only):
+                self._items.indices(only)  # raises
+            only = [name for name in only if name not in left_out["only"]]
+        if "exclude" in unknown and exclude is not None:
+            exclude = [name for name in exclude if name not in left_out["exclude"]]
+        if "users" not in unknown:
+            return self.recommend(users, k, only=only, exclude=exclude, **options)
+        ids, single = as_list(users)
+        known = np.flatnonzero(self.users.find(ids) >= 0)
+        items = np.full((len(ids), check_k(k)), None, dtype=object)
+        scores = np.full(items.shape, -np.inf, dtype=np.float32)
+        if len(known):
+            names = [ids[row] for row in known]
+            items[known], scores[known] = self.recommend(names, k, only=only, exclude=exclude, **options)
+        return (items[0], scores[0]) if single else (items, scores)
 
     def _recommend_by_history(
         self,
@@ -581,6 +651,7 @@ class Recommender:
         only: Iterable[Any] | None = None,
         exclude: Iterable[Any] | None = None,
         search: Search = "auto",
+        escape_formulas: bool = False,
     ) -> Path:
         """Writes recommendations as a table, one row per user and rank: ``user, rank, item, score``.
 
@@ -596,10 +667,13 @@ class Recommender:
             only: as in :meth:`recommend`.
             exclude: as in :meth:`recommend`.
             search: as in :meth:`recommend`.
+            escape_formulas: in ``.csv``, put ``'`` before ids that begin with ``=``, ``+``, ``-``, ``@``, a
+                tab or a carriage return, so that a spreadsheet does not run them. Such ids are changed.
 
         Raises:
             UnknownIdError: a user or an item is not known.
-            ConfigError: ``k`` is below 1, ``search`` is invalid or needs a missing index, or another suffix.
+            ConfigError: ``k`` is below 1, ``search`` is invalid or needs a missing index, another suffix, or
+                ``escape_formulas`` for another format than CSV.
             CheckpointError: the file cannot be written.
         """
         check_suffix(Path(path))
@@ -613,7 +687,7 @@ class Recommender:
             exclude=None if exclude is None else as_list(exclude)[0],
             search=search,
         )
-        write_recommendations(Path(path), ids, recommend)
+        write_recommendations(Path(path), ids, recommend, escape_formulas)
         return Path(path)
 
     def export_faiss(self, path: str | Path) -> Path:
@@ -633,6 +707,15 @@ class Recommender:
         self._require_item_vectors("export_faiss")
         write_faiss(Path(path), self.items, require_dense(self.item_vectors, self.meta), self.meta)
         return Path(path)
+
+
+def _counted(unknown: Mapping[str, Sequence[str]], shown: int = 5) -> str:
+    """Numbers of the unknown ids by argument, with the first of each."""
+    parts = []
+    for argument, ids in unknown.items():
+        more = ", ..." if len(ids) > shown else ""
+        parts.append(f"{len(ids):,} of {argument}: {', '.join(map(repr, ids[:shown]))}{more}")
+    return "; ".join(parts)
 
 
 def _vectors_sha256(files: Mapping[str, Mapping[str, str]]) -> str | None:

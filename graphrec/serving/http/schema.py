@@ -74,6 +74,8 @@ class Recommend(RequestModel):
     """Never recommend these items."""
     unknown: Literal["error", "popularity"] = "error"
     """What unknown users get: an error for the whole request, or the most popular items."""
+    strict: bool = True
+    """False: unknown ids are left out and listed in the answer; unknown users get no items."""
 
 
 class Similar(RequestModel):
@@ -97,6 +99,8 @@ class Answers(BaseModel):
     """One list for each user or item of the request, in that order."""
 
     answers: list[RankedItems]
+    unknown: dict[Literal["users", "only", "exclude"], list[str]] | None = None
+    """Without ``strict``: the ids of the request that are not known, where there are any."""
 
 
 class Added(BaseModel):

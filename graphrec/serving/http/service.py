@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from graphrec.serving.http import schema
 from graphrec.serving.http.guard import protect
 from graphrec.serving.http.journal import Journal
 from graphrec.serving.http.live import NO_ITEMS, Answer, LiveRecommender, Options, RequestBatcher
+from graphrec.serving.http.metrics import add_metrics
 from graphrec.serving.http.server import explain_errors, listen, names_of
 from graphrec.serving.recommend import Search
 
@@ -87,14 +88,28 @@ def create_service(served: LiveRecommender, hosts: Sequence[str] | None = None) 
     @app.post("/recommend", response_model=schema.Answers, responses=_refusals(*_OF_BODIES, 404))
     async def recommend(body: schema.Recommend) -> Response:
         """The items with the highest scores for each user, best first."""
-        only = None if body.only is None else tuple(body.only)
-        options = Options(body.k, body.exclude_seen, only, tuple(body.exclude), body.unknown)
-        return _answers(body.users, await batches.submit((body.users, options)))
+        unknown: dict[str, list[str]] = {}
+        if not body.strict:
+            looked_up = body.users if body.unknown == "error" else None
+            unknown = served.recommender.unknown_ids(looked_up, body.only, body.exclude)
+        left_out = {field: set(ids) for field, ids in unknown.items()}
+        users, only, exclude = (
+            None if ids is None else [name for name in ids if name not in left_out.get(field, ())]
+            for field, ids in (("users", body.users), ("only", body.only), ("exclude", body.exclude))
+        )
+        if body.only and not only:
+            raise UnknownIdError(f"none of the {len(body.only)} items of 'only' is known")
+        allowed = None if only is None else tuple(only)
+        options = Options(body.k, body.exclude_seen, allowed, tuple(exclude or ()), body.unknown)
+        answered = [] if not users else _rows(users, await batches.submit((users, options)))
+        by_user = {row["id"]: row for row in answered}
+        rows = [by_user.get(name, {"id": name, "items": [], "scores": []}) for name in body.users]
+        return _answers(rows, unknown)
 
     @app.post("/similar", response_model=schema.Answers, responses=_refusals(*_OF_BODIES, 404))
     async def similar(body: schema.Similar) -> Response:
         """The items whose embeddings have the highest cosine with each item's."""
-        return _answers(body.items, await similar_batches.submit((body.items, body.k)))
+        return _answers(_rows(body.items, await similar_batches.submit((body.items, body.k))))
 
     async def items(body: Any) -> schema.Added:
         """Adds items, placed by their content. The reply is sent when they are on the disk."""
@@ -108,6 +123,11 @@ def create_service(served: LiveRecommender, hosts: Sequence[str] | None = None) 
     items.__annotations__["body"] = schema.addition(served.recommender.modalities, kinds)
     app.post("/items", status_code=201, responses=_refusals(*_OF_BODIES, 409, 503))(items)
 
+    @app.get("/metrics", responses={200: {"content": {"text/plain": {}}}} | _refusals(400, 408, 413))
+    def metrics() -> Response:
+        """Numbers of requests and their latencies in the text format of Prometheus."""
+        return Response(counted.text(), headers={"content-type": counted.content_type})
+
     def status(cause: GraphrecError) -> int:
         if isinstance(cause, UnknownIdError):
             return 404
@@ -116,6 +136,7 @@ def create_service(served: LiveRecommender, hosts: Sequence[str] | None = None) 
         return 409 if isinstance(cause, DataError) else 400
 
     explain_errors(app, status)
+    counted = add_metrics(app, served)
     return app
 
 
@@ -163,14 +184,19 @@ def serve(
         listen(create_service(served, names_of(host)), host, port, ready)
 
 
-def _answers(names: Sequence[str], answer: Answer) -> Response:
-    """The response as bytes: it is valid by construction, and a check would cost more than making it."""
+def _rows(names: Sequence[str], answer: Answer) -> list[dict[str, Any]]:
     ids, scores = answer
     rows = []
     for name, items, values in zip(names, ids.tolist(), scores.tolist(), strict=True):
         n = items.index(None) if None in items else len(items)
         rows.append({"id": name, "items": items[:n], "scores": values[:n]})
-    text = json.dumps({"answers": rows}, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return rows
+
+
+def _answers(rows: list[dict[str, Any]], unknown: Mapping[str, list[str]] | None = None) -> Response:
+    """The response as bytes: it is valid by construction, and a check would cost more than making it."""
+    body = {"answers": rows} | ({"unknown": unknown} if unknown else {})
+    text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Response(text.encode(), media_type="application/json")
 
 
