@@ -757,3 +757,16 @@ def test_metrics_count_requests_by_route_and_status(rec, journal):
             assert line in lines, answer.text
         assert "stranger" not in answer.text
         assert "nobody" not in answer.text
+
+
+def test_docs_are_a_page_without_scripts_on_this_machines_address_alone(rec, journal):
+    served = LiveRecommender(rec, journal=journal)
+    with client(served, hosts=("testserver",)) as http:
+        answer = http.get("/docs")
+        assert answer.status_code == 200
+        assert "<script" not in answer.text
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        for fact in ("POST /recommend", "exclude_seen", "POST /items", "curl ", "/metrics"):
+            assert fact in answer.text
+    with client(served) as http:
+        assert "address" in error(http.get("/docs"), 404)

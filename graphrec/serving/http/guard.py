@@ -79,8 +79,11 @@ class TrustedHosts:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles a request."""
+        if scope["type"] != "http":  # the start and end of the application have no headers
+            await self.app(scope, receive, send)
+            return
         host = Headers(scope=scope).get("host", "")
-        if scope["type"] == "http" and PORT.sub("", host).lower() not in self.hosts:
+        if PORT.sub("", host).lower() not in self.hosts:
             error = f"{host[:200]!r} is not this server's name; open it as {self.hosts[0]}"
             await JSONResponse({"error": error}, 400, {"connection": "close"})(scope, receive, send)
             return

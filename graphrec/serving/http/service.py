@@ -17,6 +17,7 @@ from graphrec.core.errors import (
 )
 from graphrec.serving import Recommender
 from graphrec.serving.http import schema
+from graphrec.serving.http.docs import POLICY, docs_page
 from graphrec.serving.http.guard import protect
 from graphrec.serving.http.journal import Journal
 from graphrec.serving.http.live import NO_ITEMS, Answer, LiveRecommender, Options, RequestBatcher
@@ -25,7 +26,7 @@ from graphrec.serving.http.server import explain_errors, listen, names_of
 from graphrec.serving.recommend import Search
 
 try:
-    from fastapi import FastAPI, HTTPException, Response
+    from fastapi import FastAPI, HTTPException, Request, Response
     from fastapi.concurrency import run_in_threadpool
 except ImportError as cause:
     raise missing_dependency("fastapi", "serve") from cause
@@ -58,7 +59,7 @@ def create_service(served: LiveRecommender, hosts: Sequence[str] | None = None) 
     app = FastAPI(
         title="graphrec serve",
         summary="Recommendations, similar items, new items.",
-        docs_url=None,  # interactive documentation would load its scripts from elsewhere
+        docs_url=None,  # FastAPI's page loads its scripts from elsewhere; /docs below has none
         redoc_url=None,
     )
     kinds = {m: served.recommender.extractors[m].kind for m in served.recommender.modalities
@@ -127,6 +128,15 @@ def create_service(served: LiveRecommender, hosts: Sequence[str] | None = None) 
     def metrics() -> Response:
         """Numbers of requests and their latencies in the text format of Prometheus."""
         return Response(counted.text(), headers={"content-type": counted.content_type})
+
+    @app.get("/docs", include_in_schema=False)
+    def docs(request: Request) -> Response:
+        """A page about the routes, for people; on this machine's own address only."""
+        if hosts is None:
+            raise HTTPException(404, "the page is shown on this machine's own address only")
+        page = docs_page(app.openapi(), str(request.base_url).rstrip("/"))
+        headers = {"content-type": "text/html; charset=utf-8", "content-security-policy": POLICY}
+        return Response(page, headers=headers)
 
     def status(cause: GraphrecError) -> int:
         if isinstance(cause, UnknownIdError):
