@@ -11,6 +11,8 @@ from contextlib import closing
 from itertools import islice
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from graphrec.core.errors import ConfigError, FeatureError
 from graphrec.core.files import digest
 from graphrec.core.ray import Cluster
@@ -120,8 +122,11 @@ def extract(
             else:
                 todo.append(shard)
         _check_unreadable(writer, content, field, max_bad)
-        if todo and fit is not None:
+        get_fitted: Callable[[], dict[str, np.ndarray]] | None = getattr(extractor, "get_fitted", None)
+        if fit is not None and (todo or (get_fitted is not None and not writer.has_fitted())):
             fit(texts)
+            if get_fitted is not None:
+                writer.write_fitted(get_fitted())
         if cluster is None:
             results = _encode_locally(todo, content, extractor, batch, readers, threads, bar)
         else:

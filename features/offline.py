@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -87,21 +89,11 @@ class TfidfSvd:
         """
         from scipy.sparse import hstack
         from sklearn.decomposition import TruncatedSVD
-        from sklearn.feature_extraction.text import TfidfVectorizer
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-        common = {
-            "min_df": self.min_texts if len(contents) >= 20 else 1,
-            "max_features": self.max_terms,
-            "sublinear_tf": True,
-            "strip_accents": "unicode",
-            "dtype": np.float64,
-        }
-        self._vectorizers = [TfidfVectorizer(ngram_range=self.words, token_pattern=r"(?u)\b\w+\b", **common)]
-        if self.characters:
-            self._vectorizers.append(
-                TfidfVectorizer(analyzer="char_wb", ngram_range=tuple(self.characters), **common)
-            )
+        self._vectorizers = self._new_vectorizers(
+            min_df=self.min_texts if len(contents) >= 20 else 1, max_features=self.max_terms
+        )
         try:
             terms = hstack([v.fit_transform(contents) for v in self._vectorizers]).tocsr()  # (n, n_terms)
         except ValueError as cause:
@@ -119,6 +111,33 @@ class TfidfSvd:
         largest = axes[np.abs(axes).argmax(axis=0), np.arange(dim)]
         self._axes = axes * np.where(largest < 0, -1.0, 1.0)
         return self
+
+    def _new_vectorizers(self, **options: Any) -> list[Any]:
+        """Vectorizers of words and, if chosen, of characters."""
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        options |= {"sublinear_tf": True, "strip_accents": "unicode", "dtype": np.float64}
+        created = [TfidfVectorizer(ngram_range=self.words, token_pattern=r"(?u)\b\w+\b", **options)]
+        if self.characters:
+            created.append(TfidfVectorizer(analyzer="char_wb", ngram_range=tuple(self.characters), **options))
+        return created
+
+    def get_fitted(self) -> dict[str, np.ndarray]:
+        """Terms (JSON in UTF-8), their weights, and axes ``(n_terms, dim) float32``: enough for 1e-6."""
+        arrays = {"axes": self._axes.astype(np.float32)}
+        for i, vectorizer in enumerate(self._vectorizers):
+            terms = json.dumps(vectorizer.get_feature_names_out().tolist()).encode()
+            arrays |= {f"terms_{i}": np.frombuffer(terms, np.uint8), f"weights_{i}": vectorizer.idf_}
+        return arrays
+
+    def set_fitted(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Restores what :meth:`get_fitted` gave."""
+        self._vectorizers = self._new_vectorizers()
+        for i, vectorizer in enumerate(self._vectorizers):
+            terms = json.loads(arrays[f"terms_{i}"].tobytes())
+            vectorizer.set_params(vocabulary={term: column for column, term in enumerate(terms)})
+            vectorizer.idf_ = np.array(arrays[f"weights_{i}"])
+        self._axes = np.array(arrays["axes"], dtype=np.float64)
 
     def encode(self, batch: list[Any]) -> np.ndarray:
         """Vectors ``(B, dim) float32`` of length 1, zero for a text without known terms.

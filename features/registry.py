@@ -36,6 +36,10 @@ class Extractor(Protocol):
       threads, during the forward pass of other items.
     - ``fit(contents)``: called before ``encode`` with all present texts of the corpus, in item order. All
       shards are computed again when the corpus changes.
+    - ``get_fitted() -> dict[str, np.ndarray]`` and ``set_fitted(arrays)``: what ``fit`` learned, kept beside
+      the table and in recommenders, so that the extractor can encode new items later.
+    - ``remote``: True if ``encode`` sends content to another machine; such an extractor is not started anew
+      to encode new items.
     - ``__getstate__`` or ``__reduce__``: on a cluster, workers get a pickled copy; it should leave out a
       loaded model, which each worker loads itself.
     - ``empty_reason``: why a vector is zero; rows of zeros count as missing, with this reason.

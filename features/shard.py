@@ -10,13 +10,20 @@ import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from graphrec.core.errors import FeatureError
 from graphrec.data import Content
-from graphrec.features.extract.decoding import PixelBudget, UnreadableImageError, decode_picture, open_picture
+from graphrec.features.extract.decoding import (
+    MAX_PIXELS,
+    PixelBudget,
+    UnreadableImageError,
+    decode_picture,
+    open_picture,
+)
 
 if TYPE_CHECKING:
     from graphrec.features.extract.registry import Extractor
@@ -135,11 +142,19 @@ def _load_row(content: Content, row: int, extractor: object, budget: PixelBudget
     data, reason = _read_file(content, row)
     if data is None:
         return LoadedItem(f"unreadable: {reason}", reason=reason)
+    return load_file(data, content.kind, extractor, budget)
+
+
+def load_file(
+    data: bytes, kind: str, extractor: object, budget: PixelBudget, max_pixels: int = MAX_PIXELS
+) -> LoadedItem:
+    """The content of a file as an extractor takes it; a picture of more than ``max_pixels`` is refused."""
+    prepare = getattr(extractor, "prepare", None)
     digest = hashlib.sha256(data).hexdigest()
-    if content.kind != "image":  # the extractor knows the format
+    if kind != "image":  # the extractor knows the format
         return LoadedItem(digest, prepare(data) if prepare else data)
     try:
-        picture = open_picture(data)
+        picture = open_picture(data, max_pixels)
         with budget.reserve(picture):
             picture = decode_picture(picture)
             return LoadedItem(digest, prepare(picture) if prepare else picture)
@@ -148,10 +163,12 @@ def _load_row(content: Content, row: int, extractor: object, budget: PixelBudget
 
 
 def _read_file(content: Content, row: int) -> tuple[bytes | None, str]:
-    """The bytes of a file, or the reason why there are none; never reads pipes or huge files."""
     path = content.path(row)
-    if path is None:
-        return None, ""
+    return (None, "") if path is None else read_file(path, str(content.values[row]))
+
+
+def read_file(path: Path, name: str) -> tuple[bytes | None, str]:
+    """The bytes of a file, or the reason why there are none; never reads pipes or huge files."""
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -166,7 +183,7 @@ def _read_file(content: Content, row: int) -> tuple[bytes | None, str]:
         # The reason must not depend on the directory, which differs between machines; for a name that cannot
         # be encoded, Python's full message contains positions within the whole path.
         reason = str(getattr(cause, "strerror", None) or getattr(cause, "reason", None) or cause)
-    return None, printable(f"{str(content.values[row])[:MAX_NAME]}: {reason}")
+    return None, printable(f"{name[:MAX_NAME]}: {reason}")
 
 
 def printable(text: str) -> str:

@@ -14,6 +14,7 @@ from graphrec.core.files import digest, explain_os_errors, remove_stale_temporar
 from graphrec.data import Dataset
 from graphrec.features import FeatureStore, StoredTable, shards
 from graphrec.features.extract.shard import EncodedShard
+from graphrec.features.fitted import read_fitted, write_fitted
 from graphrec.features.store import complete_table, content_digest, manifest_head, table_lock
 
 
@@ -82,6 +83,22 @@ class TableWriter:
     def finished(self, shard: Shard) -> dict[str, Any] | None:
         """The entry of an intact shard, whatever its inputs, or None."""
         return shards.finished_shard(self.folder, shard.number, shard.first, shard.last)
+
+    def has_fitted(self) -> bool:
+        """Whether the extractor fitted to the present content is kept beside the table, undamaged."""
+        try:
+            return read_fitted(self.folder, content_digest(self.dataset.field(self.field))) is not None
+        except FeatureError:
+            return False
+
+    def write_fitted(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keeps what the extractor learned from the present content.
+
+        Raises:
+            FeatureError: the files cannot be written.
+        """
+        self.check()
+        write_fitted(self.folder, content_digest(self.dataset.field(self.field)), arrays)
 
     def write(self, shard: Shard, encoded: EncodedShard, empty_reason: str) -> None:
         """Writes one shard.

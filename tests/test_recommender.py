@@ -305,3 +305,58 @@ def test_seen_of_added_items_is_kept_apart(cold) -> None:
     after = rec.recommend(list(data.users), 40, exclude=["new"])[0]
     assert np.array_equal(before, after)
     assert rec.seen.n_items == 41
+
+
+# -- ids that are not known ----------------------------------------------------------------------------------
+
+
+def test_unknown_ids_are_counted_named_and_left_out(rec):
+    known = [rec.users[0], rec.users[1]]
+    some = [rec.items[i] for i in range(12)]
+    expected = rec.recommend(known, 4, only=some, exclude=some[:2])
+    with pytest.warns(UserWarning, match="unknown ids") as warned:
+        ids, scores = rec.recommend(
+            [known[0], "nobody", known[1], "no one"],
+            4,
+            only=[*some, "lost"],
+            exclude=[*some[:2], "gone"],
+            strict=False,
+        )
+    (message,) = [str(warning.message) for warning in warned]
+    assert all(
+        fact in message for fact in ("2 of users", "nobody", "1 of only", "lost", "1 of exclude", "gone")
+    )
+    assert ids[[0, 2]].tolist() == expected[0].tolist()
+    assert np.array_equal(scores[[0, 2]], expected[1])
+    assert (ids[[1, 3]] == None).all()  # noqa: E711 - element by element
+    assert np.isneginf(scores[[1, 3]]).all()
+    assert rec.unknown_ids(["nobody", known[0], "nobody"], some) == {"users": ["nobody"]}
+
+
+def test_nothing_but_unknown_items_is_an_error_without_strict_too(rec):
+    with pytest.warns(UserWarning, match="lost"), pytest.raises(UnknownIdError, match="lost"):
+        rec.recommend(rec.users[0], 4, only=["lost"], strict=False)
+    with pytest.raises(UnknownIdError, match="gone"):
+        rec.recommend(rec.users[0], 4, exclude=["gone"])
+
+
+def test_one_unknown_user_gets_one_empty_row(rec):
+    with pytest.warns(UserWarning, match="nobody"):
+        ids, scores = rec.recommend("nobody", 3, strict=False)
+    assert ids.tolist() == [None] * 3
+    assert np.isneginf(scores).all()
+
+
+def test_formulas_are_escaped_on_request_in_csv_alone(tmp_path):
+    frame = pl.DataFrame({"user": ["+u", "+u", "v", "v"], "item": ["=1+1", "-2", "@x", "plain"]})
+    data = gr.Dataset.from_frame(frame)
+    made = Recommender.from_model(MF.build(data, None, MF.Config(dim=4)), data)
+    made.export(tmp_path / "as-is.csv", 4, exclude_seen=False)
+    made.export(tmp_path / "escaped.csv", 4, exclude_seen=False, escape_formulas=True)
+    plain = pl.read_csv(tmp_path / "as-is.csv")
+    escaped = pl.read_csv(tmp_path / "escaped.csv")
+    assert set(plain["item"]) == {"=1+1", "-2", "@x", "plain"}
+    assert set(escaped["item"]) == {"'=1+1", "'-2", "'@x", "plain"}
+    assert set(escaped["user"]) == {"'+u", "v"}
+    with pytest.raises(ConfigError, match="csv"):
+        made.export(tmp_path / "a.parquet", 4, escape_formulas=True)

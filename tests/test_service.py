@@ -717,3 +717,56 @@ def test_a_directory_that_cannot_be_written(rec, journal, monkeypatch) -> None:
 
     with pytest.raises(MissingDependencyError, match="uvicorn"):
         serve(rec, port=0)
+
+
+def test_without_strict_unknown_ids_are_listed_and_the_rest_is_answered(rec):
+    with client(LiveRecommender(rec)) as http:
+        users = [rec.users[0], rec.users[1]]
+        some = [rec.items[i] for i in range(9)]
+        expected = http.post("/recommend", json={"users": users, "k": 3, "only": some}).json()["answers"]
+        body = {"users": [users[0], "nobody", users[1]], "k": 3, "only": [*some, "lost"], "exclude": ["gone"]}
+        assert http.post("/recommend", json=body).status_code == 404
+        answer = http.post("/recommend", json={**body, "strict": False}).json()
+        assert answer["unknown"] == {"users": ["nobody"], "only": ["lost"], "exclude": ["gone"]}
+        assert answer["answers"] == [expected[0], {"id": "nobody", "items": [], "scores": []}, expected[1]]
+        nobody = http.post("/recommend", json={"users": ["nobody"], "strict": False}).json()
+        assert nobody["answers"] == [{"id": "nobody", "items": [], "scores": []}]
+        nothing = http.post("/recommend", json={"users": users, "only": ["lost"], "strict": False})
+        assert "only" in error(nothing, 404)
+
+
+def test_metrics_count_requests_by_route_and_status(rec, journal):
+    with client(LiveRecommender(rec, journal=journal)) as http:
+        for _ in range(3):
+            http.post("/recommend", json={"users": [rec.users[0]]})
+        http.post("/recommend", json={"users": ["nobody"]})
+        http.get("/of/a/stranger")
+        answer = http.get("/metrics")
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/plain; version=")
+        lines = answer.text.splitlines()
+        for line in (
+            'graphrec_requests_total{method="POST",route="/recommend",status="200"} 3.0',
+            'graphrec_requests_total{method="POST",route="/recommend",status="404"} 1.0',
+            'graphrec_requests_total{method="GET",route="other",status="404"} 1.0',
+            'graphrec_request_seconds_count{route="/recommend"} 4.0',
+            f"graphrec_users {float(len(rec.users))}",
+            f"graphrec_items {float(rec.n_items)}",
+            "graphrec_takes_items 1.0",
+        ):
+            assert line in lines, answer.text
+        assert "stranger" not in answer.text
+        assert "nobody" not in answer.text
+
+
+def test_docs_are_a_page_without_scripts_on_this_machines_address_alone(rec, journal):
+    served = LiveRecommender(rec, journal=journal)
+    with client(served, hosts=("testserver",)) as http:
+        answer = http.get("/docs")
+        assert answer.status_code == 200
+        assert "<script" not in answer.text
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        for fact in ("POST /recommend", "exclude_seen", "POST /items", "curl ", "/metrics"):
+            assert fact in answer.text
+    with client(served) as http:
+        assert "address" in error(http.get("/docs"), 404)

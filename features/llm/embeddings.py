@@ -31,6 +31,7 @@ class EndpointEncoder:
 
     name = "openai"
     kind: Literal["image", "text"] = "text"
+    remote = True
 
     def __init__(
         self,

@@ -41,6 +41,7 @@ COMMANDS = {
     "recommend": ("serving:recommend", "Recommend items to users."),
     "converse": ("conversing:converse", "Answer questions and get recommendations with explanations."),
     "similar": ("serving:similar", "Find the items most similar to an item."),
+    "add": ("adding:add", "Add a new item by its text and picture."),
     "export": ("serving:export", "Write recommendations for all users, or a FAISS index, or both."),
     "index": ("serving:index", "Build an approximate search index over the items (extra ann)."),
     "serve": ("serving:serve", "Serve recommendations over HTTP (extra serve)."),

@@ -9,6 +9,7 @@ from typing import Any
 
 from graphrec.cli import launch
 from graphrec.core.progress import (
+    CONTROL,
     print_note as print_note,
     printable as printable,
     printable_lines as printable_lines,
@@ -56,14 +57,17 @@ def print_fields(values: Mapping[str, object]) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Prints JSON."""
-    print_line(json.dumps(value, indent=2, ensure_ascii=False))
+    """Prints JSON; control characters that JSON allows in strings are escaped, too."""
+    lines = json.dumps(value, indent=2, ensure_ascii=False).split("\n")
+    print_line("\n".join(CONTROL.sub(lambda found: json.dumps(found[0])[1:-1], line) for line in lines))
 
 
 def print_csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Prints CSV with a header line."""
+    """Prints CSV with a header line; a terminal shows control characters escaped, a pipe gets them."""
     import csv
 
+    if sys.stdout.isatty():
+        rows = [[printable(str(cell)) for cell in row] for row in rows]
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)

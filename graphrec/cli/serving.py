@@ -133,6 +133,14 @@ def export(
     include_seen: IncludeSeen = False,
     search: Search = "auto",
     strict: Strict = False,
+    escape_formulas: Annotated[
+        bool,
+        typer.Option(
+            "--escape-formulas",
+            help="In .csv, put ' before ids that begin with =, +, -, @ or a tab, so that a spreadsheet does "
+            "not run them.",
+        ),
+    ] = False,
 ) -> None:
     """Write recommendations for all users, or a FAISS index, or both.
 
@@ -155,7 +163,7 @@ def export(
     if out is not None:
         recommender.export(
             out, k, selected, exclude_seen=not include_seen, only=allowed, exclude=excluded,
-            search=cast(Any, search),
+            search=cast(Any, search), escape_formulas=escape_formulas,
         )  # fmt: skip
         n = len(recommender.users) if selected is None else len(selected)
         output.print_line(f"{out}: up to {k} items for each of {n:,} users")

@@ -18,7 +18,7 @@ SECONDS_BETWEEN_LINES = 30.0
 """Where stderr is no terminal."""
 SECONDS_BETWEEN_UPDATES = 0.5
 """In a notebook."""
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """C0 and C1, marks and overrides of the direction of writing, line and paragraph separators, surrogates."""
 
 
@@ -37,7 +37,7 @@ def printable(text: str) -> str:
     Characters that turn the direction of writing are control characters, too: they can make a name look like
     another.
     """
-    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+    return CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def printable_lines(text: str) -> str:

@@ -21,6 +21,7 @@ import numpy as np
 from graphrec.core.bundle import FileFormat
 from graphrec.core.errors import FeatureError
 from graphrec.core.files import digest, json_bytes, read_array, sha256_file, write_array, write_json
+from graphrec.features.fitted import fitted_files
 from graphrec.features.shard_rows import ShardedRows, Stamp, file_stamp
 
 FORMAT = FileFormat("feature table")
@@ -321,6 +322,10 @@ def table_problems(folder: Path, report: Callable[[str], None]) -> None:
                 report(f"{folder / sidecar_name}: differs from the manifest; extract again")
         except FeatureError as cause:
             report(str(cause))
+    fitted, problems = fitted_files(folder)
+    expected |= fitted
+    for problem in problems:
+        report(problem)
     for path in sorted(folder.iterdir()):
         if path.name not in expected:
             kind = "left behind by a killed writer" if path.name.endswith(".tmp") else "not part of the table"

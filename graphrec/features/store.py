@@ -60,7 +60,7 @@ class StoredTable:
         for what in ("unreadable", "empty"):
             reasons = {k: v for entry in self.manifest["shards"] for k, v in entry[what].items()}
             meta[what] = {"count": len(reasons), "reasons": dict(list(reasons.items())[:MAX_REASONS])}
-        return FeatureTable(values, shards.decode_present(self.manifest["shards"]), meta)
+        return FeatureTable(values, shards.decode_present(self.manifest["shards"]), meta, self.folder)
 
 
 class FeatureStore:

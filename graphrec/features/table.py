@@ -43,6 +43,7 @@ class FeatureTable:
         meta: provenance, JSON-serializable: ``field``, ``kind``, ``extractor`` (its description), ``items``
             (fingerprint of the ids), ``unreadable`` and ``empty`` (counts, and reasons by id for the first
             few), ``sha256``.
+        folder: directory of a stored table, which may also hold the fitted extractor.
 
     Raises:
         FeatureError: wrong shape or type.
@@ -53,6 +54,7 @@ class FeatureTable:
         values: np.ndarray | ShardedRows,
         present: np.ndarray | None = None,
         meta: Mapping[str, Any] | None = None,
+        folder: Path | None = None,
     ) -> None:
         if values.ndim != 2 or str(values.dtype) not in DTYPES:
             raise FeatureError(
@@ -68,6 +70,7 @@ class FeatureTable:
         self.values = values
         self.present = mask
         self.meta = dict(meta or {})
+        self.folder = folder
 
     def __len__(self) -> int:
         return int(self.values.shape[0])

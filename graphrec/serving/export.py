@@ -24,20 +24,26 @@ BLOCK = 4096  # users recommended to and written at once
 
 
 def write_recommendations(
-    path: Path, users: Sequence[str], recommend: Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
+    path: Path,
+    users: Sequence[str],
+    recommend: Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]],
+    escape_formulas: bool = False,
 ) -> None:
     """Writes one row per user and rank, in blocks: ``user, rank, item, score``; the whole file or none.
 
     The suffix of the path is one of :data:`WRITERS`. ``recommend`` returns item ids and scores ``(B, k)`` for
-    some of the users; scores of ``-inf`` fill up.
+    some of the users; scores of ``-inf`` fill up. ``escape_formulas`` puts a quote before ids that a
+    spreadsheet would run as a formula (https://owasp.org/www-community/attacks/CSV_Injection).
 
     Raises:
-        ConfigError: another suffix.
+        ConfigError: another suffix, or ``escape_formulas`` for another format than CSV.
         CheckpointError: the file cannot be written.
     """
     import pyarrow as pa
 
     check_suffix(path)
+    if escape_formulas and path.suffix.lower() != ".csv":
+        raise ConfigError(f"{path}: formulas are escaped in .csv files only; expected escape_formulas=False")
     schema = pa.schema(
         [("user", pa.string()), ("rank", pa.int32()), ("item", pa.string()), ("score", pa.float32())]
     )
@@ -50,9 +56,20 @@ def write_recommendations(
             part = np.array(users[start : start + BLOCK], dtype=object)
             ids, scores = recommend(users[start : start + BLOCK])
             row, column = np.nonzero(scores > -np.inf)
-            columns = (part[row], (column + 1).astype(np.int32), ids[row, column], scores[row, column])
+            users_column = part[row]
+            items_column = ids[row, column]
+            if escape_formulas:
+                users_column = _escape_formulas(users_column)
+                items_column = _escape_formulas(items_column)
+            columns = (users_column, (column + 1).astype(np.int32), items_column, scores[row, column])
             arrays = [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+
+def _escape_formulas(ids: np.ndarray) -> np.ndarray:
+    """The ids, with a quote before those that begin as a formula does."""
+    escaped = ["'" + name if name.startswith(FORMULAS) else name for name in ids]
+    return np.array(escaped, dtype=object)
 
 
 def check_suffix(path: Path) -> None:
@@ -66,6 +83,10 @@ def check_suffix(path: Path) -> None:
             f"{path}: the suffix {path.suffix!r} names no format of recommendations; expected one of "
             f"{', '.join(WRITERS)}"
         )
+
+
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+"""What a cell begins with that a spreadsheet runs as a formula."""
 
 
 def _parquet(file: IO[bytes], schema: pa.Schema) -> Any:

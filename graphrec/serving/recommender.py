@@ -7,7 +7,8 @@ users and items and, for models with a cold-start rule, the content vectors of t
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -15,11 +16,19 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from graphrec.core.bundle import FileFormat
-from graphrec.core.errors import CheckpointError, ConfigError
+from graphrec.core.errors import CheckpointError, ConfigError, FeatureError
 from graphrec.data import Dataset, Histories, Interactions, Query, Vocabulary
+from graphrec.features.extract.decoding import MAX_PIXELS
 from graphrec.models.base import ColdStartRule, ContentProjection, Features, Ranker
 from graphrec.serving import array_bundle, histories, vectors
 from graphrec.serving.catalog import ItemBlock, Items
+from graphrec.serving.content import (
+    Extractors,
+    encode_content,
+    extractors_from_saved,
+    extractors_to_saved,
+    saved_extractors,
+)
 from graphrec.serving.export import check_suffix, require_dense, write_faiss, write_recommendations
 from graphrec.serving.ivf import Index, build_index, open_index
 from graphrec.serving.placement import (
@@ -70,6 +79,7 @@ class Recommender:
         meta: JSON-able facts: names of the model and the dataset, and the dataset's fingerprint.
         capability: how the model answers queries, see :mod:`graphrec.models.capabilities`.
         module: the encoder or generator of a model that has one.
+        extractors: by modality, the extractor of the model's features, which encodes content of new items.
     """
 
     def __init__(
@@ -84,6 +94,7 @@ class Recommender:
         meta: Mapping[str, Any] | None = None,
         capability: str = "embeddings",
         module: QueryModule | None = None,
+        extractors: Extractors | None = None,
     ) -> None:
         self.capability = capability
         self.module = module
@@ -91,6 +102,7 @@ class Recommender:
         self.user_vectors = user_vectors
         self.rule = rule
         self.content = dict(content or {})
+        self.extractors = dict(extractors or {})
         self.meta = dict(meta or {})
         self._items = Items(ItemBlock(items, item_vectors, 0), seen)
         self._index: Index | None = None
@@ -163,7 +175,21 @@ class Recommender:
         content = trained_content(rule, data, features) if rule is not None and features else {}
         meta = {"model": model.name, "dataset": data.name, "fingerprint": data.fingerprint}
         module = histories.query_module(model)
-        return cls(data.users, data.items, users, items, seen, rule, content, meta, model.capability, module)
+        used = {m: features[m] for m in modality_dims(rule, content) if m in features} if features else {}
+        extractors = saved_extractors(used)
+        return cls(
+            data.users,
+            data.items,
+            users,
+            items,
+            seen,
+            rule,
+            content,
+            meta,
+            model.capability,
+            module,
+            extractors,
+        )
 
     # -- recommendations -------------------------------------------------------------------------------------
 
@@ -178,6 +204,7 @@ class Recommender:
         exclude: Iterable[Any] | None = None,
         unknown: Literal["error", "popularity"] = "error",
         search: Search = "auto",
+        strict: bool = True,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The items with the highest scores, best first; among equal scores the item with the lowest index.
 
@@ -198,19 +225,26 @@ class Recommender:
             search: ``"exact"`` compares with every item; ``"approximate"`` with the items in the lists of
                 :meth:`build_index` nearest to the user, and with added items; ``"auto"`` is approximate if
                 there is an index. With ``only``, and for unknown users, the search is always exact.
+            strict: False leaves unknown ids of ``users``, ``only`` and ``exclude`` out, with one warning that
+                counts and names them; unknown users get rows without items.
 
         Returns:
             Item ids and ``float32`` scores, both ``(k,)`` for one id and ``(B, k)`` for several. If fewer
             than ``k`` items can be recommended, ids end in None and scores in ``-inf``.
 
         Raises:
-            UnknownIdError: a user (unless ``unknown="popularity"``) or an item is unknown.
+            UnknownIdError: a user (unless ``unknown="popularity"``) or an item is unknown; without
+                ``strict``, no item of ``only`` is known.
             ConfigError: ``k`` is below 1, ``unknown`` or ``search`` is none of the choices, there is no
                 index for an approximate search, the model cannot answer histories, a history is empty (unless
                 ``unknown="popularity"``), or ``users`` and ``history`` have different lengths.
         """
         if unknown not in ("error", "popularity"):
             raise ConfigError(f"unknown={unknown!r}; expected 'error' or 'popularity'")
+        if not strict:
+            options: dict[str, Any] = {"history": history, "exclude_seen": exclude_seen}
+            options |= {"unknown": unknown, "search": search}
+            return self._recommend_to_known(users, k, only, exclude, options)
         lists = choose_lists("recommend", search, self._index)
         limits = Limits(
             check_k(k),
@@ -228,6 +262,67 @@ class Recommender:
             self.users.index(ids[missing[0]])  # raises
         best = recommend_to_users(self._items, self.user_vectors, rows, limits, exclude_seen, lists)
         return self._with_ids(best, single)
+
+    def unknown_ids(
+        self,
+        users: Any = None,
+        only: Iterable[Any] | None = None,
+        exclude: Iterable[Any] | None = None,
+    ) -> dict[str, list[str]]:
+        """The ids that the recommender does not know, by argument, each once and in the order given.
+
+        Args:
+            users: one user id, or several.
+            only: item ids.
+            exclude: item ids.
+
+        Returns:
+            ``users``, ``only`` and ``exclude`` -> unknown ids; arguments without any are left out.
+        """
+        unknown: dict[str, list[str]] = {}
+        for name, given, find in (
+            ("users", users, self.users.find),
+            ("only", only, self._items.find),
+            ("exclude", exclude, self._items.find),
+        ):
+            ids = [] if given is None else [str(value) for value in as_list(given)[0]]
+            missing = np.flatnonzero(np.asarray(find(ids)) < 0)
+            if len(missing):
+                unknown[name] = list(dict.fromkeys(ids[row] for row in missing))
+        return unknown
+
+    def _recommend_to_known(
+        self,
+        users: Any,
+        k: int,
+        only: Iterable[Any] | None,
+        exclude: Iterable[Any] | None,
+        options: dict[str, Any],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """:meth:`recommend` without the ids that are unknown."""
+        only = None if only is None else [str(value) for value in as_list(only)[0]]
+        exclude = None if exclude is None else [str(value) for value in as_list(exclude)[0]]
+        looked_up = users is not None and options["history"] is None and options["unknown"] == "error"
+        unknown = self.unknown_ids(users if looked_up else None, only, exclude)
+        if unknown:
+            warnings.warn(f"unknown ids are left out: {_counted(unknown)}", stacklevel=3)
+        left_out = {argument: set(ids) for argument, ids in unknown.items()}
+        if "only" in unknown and only is not None:
+            if left_out["only"].issuperset(only):
+                self._items.indices(only)  # raises
+            only = [name for name in only if name not in left_out["only"]]
+        if "exclude" in unknown and exclude is not None:
+            exclude = [name for name in exclude if name not in left_out["exclude"]]
+        if "users" not in unknown:
+            return self.recommend(users, k, only=only, exclude=exclude, **options)
+        ids, single = as_list(users)
+        known = np.flatnonzero(self.users.find(ids) >= 0)
+        items = np.full((len(ids), check_k(k)), None, dtype=object)
+        scores = np.full(items.shape, -np.inf, dtype=np.float32)
+        if len(known):
+            names = [ids[row] for row in known]
+            items[known], scores[known] = self.recommend(names, k, only=only, exclude=exclude, **options)
+        return (items[0], scores[0]) if single else (items, scores)
 
     def _recommend_by_history(
         self,
@@ -334,7 +429,41 @@ class Recommender:
 
     # -- new items -------------------------------------------------------------------------------------------
 
-    def add_items(self, ids: Iterable[Any], features: Mapping[str, Any]) -> Self:
+    def encode_content(
+        self,
+        ids: Iterable[Any],
+        content: Mapping[str, Sequence[str | bytes | Path | None] | None],
+        *,
+        max_pixels: int = MAX_PIXELS,
+    ) -> dict[str, np.ndarray]:
+        """The vectors of new items' content, as the extraction of the model's features gives them.
+
+        Only these items are encoded. The extractor is kept with the recommender, with what it learned from
+        the corpus, so that a new text does not change the vectors of other items.
+
+        Args:
+            ids: external ids of the items, for messages.
+            content: modality -> one value per item: a text, or for pictures and other files their bytes or
+                path; None for an item without it.
+            max_pixels: larger pictures are refused.
+
+        Returns:
+            Modality -> vectors ``(n, d_m) float32``, a row of NaN for an item without content.
+
+        Raises:
+            FeatureError: the recommender holds no extractor of a modality, the extractor cannot be made
+                anew, or content cannot be read; names the modality and the item.
+        """
+        names = [str(value) for value in as_list(ids)[0]]
+        return encode_content(self.extractors, self.modalities, names, content, max_pixels)
+
+    def add_items(
+        self,
+        ids: Iterable[Any],
+        features: Mapping[str, Any] | None = None,
+        *,
+        content: Mapping[str, Sequence[str | bytes | Path | None] | None] | None = None,
+    ) -> Self:
         """Adds items without interactions, embedded by the model's cold-start rule; changes this object.
 
         A new item gets the embedding of an item without train interactions: with most models the mean
@@ -347,19 +476,26 @@ class Recommender:
             features: modality -> vectors ``(n, d_m)``, as an array, rows or a feature table, computed by the
                 extractor of the model's features. A row of NaN, zeros or None, and a modality that is left
                 out or None, mean that the item does not have the modality.
+            content: the items' texts and files, for modalities without vectors; see :meth:`encode_content`.
 
         Returns:
             The recommender itself.
 
         Raises:
             FeatureError: the recommender cannot embed new items, a modality is not one of the model's, its
-                vectors have another shape or are not finite, an item has no content at all, or its
-                embedding would not be finite or be far longer than those of known items.
+                vectors have another shape or are not finite, an item has no content at all, content cannot
+                be encoded, a modality is in both ``features`` and ``content``, or an embedding would not be
+                finite or be far longer than those of known items.
             DataError: an id is known already or occurs twice.
         """
         rule = require_rule(self.rule, self.content, self.meta)
         added = Vocabulary(as_list(ids)[0])  # refuses repeats
         self._items.check_new(added)
+        features = dict(features or {})
+        twice = sorted(features.keys() & (content or {}).keys())
+        if twice:
+            raise FeatureError(f"{twice} are in both features and content; expected each modality once")
+        features |= self.encode_content(added.ids, content or {})
         base = self._items.base
         embeddings = embed_new_items(added, features, rule, self.content, base.table)
         # Means of known vectors and lists of cosines are no longer than those; a projection can be.
@@ -441,11 +577,15 @@ class Recommender:
         arrays["seen"] = np.stack([self.seen.users, self.seen.items])
         for modality, known in self.content.items():
             arrays |= {f"content_{modality}": known.values, f"content_{modality}_items": known.items}
+        extractors, fitted = extractors_to_saved(self.extractors)
+        arrays |= fitted
         capability, state = histories.module_to_saved(self.module, self.capability, self.meta)
         arrays |= state
         if self.capability == "generator" and self._items.seen.times is not None:
             arrays["seen_times"] = self._items.seen.times
         head = {"rule": rule, "modalities": list(self.content), "meta": self.meta, **capability}
+        if extractors:
+            head["extractors"] = extractors
         if not isinstance(self.item_vectors, np.ndarray):
             head["sparse"] = self.item_vectors.shape[1]
         files = array_bundle.write(
@@ -480,8 +620,19 @@ class Recommender:
         item_vectors = vectors.read_vectors(saved, "item_vectors", width)
         capability, module = histories.module_from_saved(saved)
         meta = saved.head["meta"]
+        extractors = extractors_from_saved(saved)
         recommender = cls(
-            users, items, user_vectors, item_vectors, seen, rule, content, meta, capability, module
+            users,
+            items,
+            user_vectors,
+            item_vectors,
+            seen,
+            rule,
+            content,
+            meta,
+            capability,
+            module,
+            extractors,
         )
         recommender._vectors_sha256 = _vectors_sha256(saved.files)
         if not width:
@@ -500,6 +651,7 @@ class Recommender:
         only: Iterable[Any] | None = None,
         exclude: Iterable[Any] | None = None,
         search: Search = "auto",
+        escape_formulas: bool = False,
     ) -> Path:
         """Writes recommendations as a table, one row per user and rank: ``user, rank, item, score``.
 
@@ -515,10 +667,13 @@ class Recommender:
             only: as in :meth:`recommend`.
             exclude: as in :meth:`recommend`.
             search: as in :meth:`recommend`.
+            escape_formulas: in ``.csv``, put ``'`` before ids that begin with ``=``, ``+``, ``-``, ``@``, a
+                tab or a carriage return, so that a spreadsheet does not run them. Such ids are changed.
 
         Raises:
             UnknownIdError: a user or an item is not known.
-            ConfigError: ``k`` is below 1, ``search`` is invalid or needs a missing index, or another suffix.
+            ConfigError: ``k`` is below 1, ``search`` is invalid or needs a missing index, another suffix, or
+                ``escape_formulas`` for another format than CSV.
             CheckpointError: the file cannot be written.
         """
         check_suffix(Path(path))
@@ -532,7 +687,7 @@ class Recommender:
             exclude=None if exclude is None else as_list(exclude)[0],
             search=search,
         )
-        write_recommendations(Path(path), ids, recommend)
+        write_recommendations(Path(path), ids, recommend, escape_formulas)
         return Path(path)
 
     def export_faiss(self, path: str | Path) -> Path:
@@ -552,6 +707,15 @@ class Recommender:
         self._require_item_vectors("export_faiss")
         write_faiss(Path(path), self.items, require_dense(self.item_vectors, self.meta), self.meta)
         return Path(path)
+
+
+def _counted(unknown: Mapping[str, Sequence[str]], shown: int = 5) -> str:
+    """Numbers of the unknown ids by argument, with the first of each."""
+    parts = []
+    for argument, ids in unknown.items():
+        more = ", ..." if len(ids) > shown else ""
+        parts.append(f"{len(ids):,} of {argument}: {', '.join(map(repr, ids[:shown]))}{more}")
+    return "; ".join(parts)
 
 
 def _vectors_sha256(files: Mapping[str, Mapping[str, str]]) -> str | None:

@@ -125,3 +125,23 @@ def test_names_cannot_direct_a_terminal(mark: str, capsys: pytest.CaptureFixture
         assert text.replace("\n", "").isprintable()
     assert printed.err.count("exe\\x" if mark < "\xff" else "exe\\u") == 2
     assert printed.err.endswith("\ntwo lines\n")
+
+
+def test_an_item_is_added_by_its_content(run: Path, graphrec: Command, refused: Refused) -> None:
+    before, _ = open_recommender(RUN)
+    assert set(before.modalities) == set(before.extractors)
+    answer = graphrec("add", RUN, "--item", "NEW", "--content", "text=a red leather shoe")
+    assert answer.code == 0, answer.err
+    after, _ = open_recommender(RUN)
+    assert after.n_items == before.n_items + 1
+    expected = before.add_items(["NEW"], content={"text": ["a red leather shoe"]})
+    np.testing.assert_allclose(after.item_vectors, expected.item_vectors, rtol=0, atol=1e-6)
+    assert graphrec("similar", RUN, "--item", "NEW").code == 0
+    assert "'NEW'" in refused("add", RUN, "--item", "NEW", "--content", "text=a red shoe")
+    assert "gone.jpg" in refused("add", RUN, "--item", "N2", "--content", "image=gone.jpg")
+    assert "txet" in refused("add", RUN, "--item", "N2", "--content", "txet=red")
+    assert "twice" in refused("add", RUN, "--item", "N2", "--content", "text=a", "--content", "text=b")
+    assert "MODALITY=VALUE" in refused("add", RUN, "--item", "N2", "--content", "red")
+    assert open_recommender(RUN)[0].n_items == after.n_items
+    assert graphrec("add", RUN, "--item", "N2", "--content", "text=a red shoe", "--out", "other").code == 0
+    assert open_recommender("other")[0].n_items == after.n_items + 1

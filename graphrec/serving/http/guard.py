@@ -44,6 +44,7 @@ def protect(
     limit: int = BODY,
     remedy: str = "start anew",
     policy: str = POLICY,
+    limits: Mapping[str, int] | None = None,
 ) -> None:
     """Adds the middleware to an application.
 
@@ -54,9 +55,10 @@ def protect(
         limit: bytes of a request's body.
         remedy: advice about a longer one, for the message.
         policy: content security policy of every answer.
+        limits: path -> bytes of a request's body, where it is another than ``limit``.
     """
     app.add_middleware(SameOrigin)  # within the limit of bodies, so that a body is read before it is refused
-    app.add_middleware(BodyLimit, limit=limit, remedy=remedy)
+    app.add_middleware(BodyLimit, limit=limit, remedy=remedy, limits=limits or {})
     if hosts is not None:
         app.add_middleware(TrustedHosts, hosts=hosts)
     headers = {"cache-control": "no-store", "content-security-policy": policy, **HEADERS}
@@ -77,8 +79,11 @@ class TrustedHosts:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles a request."""
+        if scope["type"] != "http":  # the start and end of the application have no headers
+            await self.app(scope, receive, send)
+            return
         host = Headers(scope=scope).get("host", "")
-        if scope["type"] == "http" and PORT.sub("", host).lower() not in self.hosts:
+        if PORT.sub("", host).lower() not in self.hosts:
             error = f"{host[:200]!r} is not this server's name; open it as {self.hosts[0]}"
             await JSONResponse({"error": error}, 400, {"connection": "close"})(scope, receive, send)
             return
@@ -119,9 +124,10 @@ class SameOrigin:
 class BodyLimit:
     """Refuses a request whose body is too long, whether or not it declares a length, or takes too long."""
 
-    def __init__(self, app: ASGIApp, limit: int, remedy: str) -> None:
+    def __init__(self, app: ASGIApp, limit: int, remedy: str, limits: Mapping[str, int]) -> None:
         self.app = app
         self.limit = limit
+        self.limits = limits
         self.remedy = remedy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -129,6 +135,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        limit = self.limits.get(scope["path"], self.limit)
         declared = Headers(scope=scope).get("content-length", "0")
         size = int(declared) if declared.isdecimal() and int(declared) > DRAINED else 0
         body = bytearray()
@@ -139,7 +146,7 @@ class BodyLimit:
                         size += len(part)
                         if size > DRAINED:
                             break
-                        if size <= self.limit:
+                        if size <= limit:
                             body += part
             except TimeoutError:
                 error = f"the request's body did not arrive within {BODY_SECONDS} seconds"
@@ -147,8 +154,8 @@ class BodyLimit:
                 return
             except ClientDisconnect:
                 return
-        if size > self.limit:
-            error = f"the request is longer than {self.limit // 1024} KB; {self.remedy}"
+        if size > limit:
+            error = f"the request is longer than {limit // 1024} KB; {self.remedy}"
             await JSONResponse({"error": error}, 413, {"connection": "close"})(scope, receive, send)
             return
         messages: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from graphrec.core.errors import ConfigError, GraphrecError
+from graphrec.core.errors import ConfigError, FeatureError, GraphrecError
 from graphrec.serving import Recommender
+from graphrec.serving.http import schema
 from graphrec.serving.http.journal import Addition, Journal
 from graphrec.serving.recommend import Search
 
@@ -64,6 +65,7 @@ class LiveRecommender:
         self.journal = journal
         self.recommender = recommender.copy()
         self._adding = threading.Lock()
+        self._encoding = threading.Lock()
         self._original_items = recommender.items
         self.replayed = self.known = 0
         self.quarantined: list[tuple[int, str]] = []
@@ -143,6 +145,32 @@ class LiveRecommender:
             except GraphrecError as cause:
                 answers.append(cause)
         return answers
+
+    def add_content(
+        self,
+        ids: list[str],
+        features: Mapping[str, list[list[float] | None]],
+        content: Mapping[str, list[str | bytes | None]],
+    ) -> int:
+        """:meth:`add` with the vectors of the content, which the journal keeps instead of the content.
+
+        One request is encoded at a time, which bounds the memory that pictures take.
+
+        Raises:
+            FeatureError: content cannot be encoded, or there are vectors of the same modality, too.
+        """
+        for modality, saved in self.recommender.extractors.items():
+            if saved.kind != "text" and any(isinstance(value, str) for value in content.get(modality, ())):
+                raise FeatureError(
+                    f"content {modality!r}: found text; expected the bytes of files, never paths"
+                )
+        with self._encoding:
+            vectors = self.recommender.encode_content(ids, content, max_pixels=schema.PIXELS)
+        twice = sorted(features.keys() & vectors.keys())
+        if twice:
+            raise FeatureError(f"{twice} are in both features and content; expected each modality once")
+        rows = {m: [None if np.isnan(row).any() else row.tolist() for row in v] for m, v in vectors.items()}
+        return self.add(Addition(ids, {**features, **rows}))
 
     def add(self, addition: Addition) -> int:
         """Adds items and returns how many the recommender holds then; once this returns, none can be lost.

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, create_model
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    create_model,
+)
 
 BODY = 2**20
 """Bytes of a request's body."""
+CONTENT = 8 * 2**20
+"""Bytes of the body of a request that adds items by their content."""
+PIXELS = 16_000_000
+"""Pixels of a picture of a new item."""
+TEXT = 100_000
+"""Characters of the text of a new item."""
 LENGTH = 512
 """Characters of an id."""
 USERS = 100
@@ -24,6 +40,17 @@ ItemIds = Annotated[list[Id], Field(max_length=LIMITS)]
 _WholeNumber = BeforeValidator(lambda v: int(v) if isinstance(v, float) and v.is_integer() else v)
 TopK = Annotated[int, Field(ge=1, le=K), _WholeNumber]
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-3e38, le=3e38)]
+
+
+def _decode(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as cause:
+        raise ValueError("not base64; expected the bytes of a file in base64") from cause
+
+
+Text = Annotated[str, StringConstraints(max_length=TEXT)]
+File = Annotated[str, AfterValidator(_decode)]
 
 
 class RequestModel(BaseModel):
@@ -47,6 +74,8 @@ class Recommend(RequestModel):
     """Never recommend these items."""
     unknown: Literal["error", "popularity"] = "error"
     """What unknown users get: an error for the whole request, or the most popular items."""
+    strict: bool = True
+    """False: unknown ids are left out and listed in the answer; unknown users get no items."""
 
 
 class Similar(RequestModel):
@@ -70,6 +99,8 @@ class Answers(BaseModel):
     """One list for each user or item of the request, in that order."""
 
     answers: list[RankedItems]
+    unknown: dict[Literal["users", "only", "exclude"], list[str]] | None = None
+    """Without ``strict``: the ids of the request that are not known, where there are any."""
 
 
 class Added(BaseModel):
@@ -101,22 +132,40 @@ class Error(BaseModel):
     error: str
 
 
-def addition(widths: dict[str, int]) -> Any:
+def addition(widths: Mapping[str, int], kinds: Mapping[str, str] | None = None) -> Any:
     """The model of a request that adds items to a recommender.
 
     Args:
         widths: modality -> length of its vectors.
+        kinds: modality -> kind of the content that the recommender can encode, such as ``"text"``.
     """
     fields: dict[str, Any] = {}
     for modality, width in widths.items():
         vector = Annotated[list[Number], Field(min_length=width, max_length=width)]
         rows = Annotated[list[vector | None] | None, Field(max_length=USERS)]
         fields[modality] = (rows, Field(None, description="A vector for each item, null where it has none."))
-    features = create_model("Features", __base__=RequestModel, __doc__="Content by modality.", **fields)
+    features = create_model("Features", __base__=RequestModel, __doc__="Vectors by modality.", **fields)
+    parts: dict[str, Any] = {}
+    if kinds:
+        files = "A file for each item in base64, null where it has none."
+        contents: dict[str, Any] = {}
+        for modality, kind in kinds.items():
+            value: Any = Text if kind == "text" else File
+            values = Annotated[list[value | None] | None, Field(max_length=USERS)]
+            about = "A text for each item, null where it has none." if kind == "text" else files
+            contents[modality] = (values, Field(None, description=about))
+        content = create_model("Content", __base__=RequestModel, __doc__="Content by modality.", **contents)
+        parts["content"] = (
+            content | None,
+            Field(None, description="Where there are no vectors."),
+        )
+        parts["features"] = (features | None, Field(None, description="At least one vector for each item."))
+    else:
+        parts["features"] = (features, Field(description="At least one vector for each item."))
     return create_model(
         "Add",
         __base__=RequestModel,
         __doc__="Items nobody has yet, with vectors made by the extractors of the model's features.",
         ids=(Ids, Field(description="External ids, none of them known.")),
-        features=(features, Field(description="At least one vector for each item.")),
+        **parts,
     )

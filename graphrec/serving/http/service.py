@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,16 @@ from graphrec.core.errors import (
 )
 from graphrec.serving import Recommender
 from graphrec.serving.http import schema
+from graphrec.serving.http.docs import POLICY, docs_page
 from graphrec.serving.http.guard import protect
-from graphrec.serving.http.journal import Addition, Journal
+from graphrec.serving.http.journal import Journal
 from graphrec.serving.http.live import NO_ITEMS, Answer, LiveRecommender, Options, RequestBatcher
+from graphrec.serving.http.metrics import add_metrics
 from graphrec.serving.http.server import explain_errors, listen, names_of
 from graphrec.serving.recommend import Search
 
 try:
-    from fastapi import FastAPI, HTTPException, Response
+    from fastapi import FastAPI, HTTPException, Request, Response
     from fastapi.concurrency import run_in_threadpool
 except ImportError as cause:
     raise missing_dependency("fastapi", "serve") from cause
@@ -35,7 +37,7 @@ _WHY = {
     404: "A user or an item is not known.",
     408: "The body did not arrive in time.",
     409: "An item is known already, or named twice.",
-    413: f"The body is longer than {schema.BODY // 1024} KB.",
+    413: f"The body is longer than {schema.BODY // 1024} KB (of POST /items, {schema.CONTENT // 1024} KB).",
     415: "The body is not sent as application/json.",
     422: "The body is not of this form, or beyond a limit.",
     503: "The journal cannot be written; nothing was added.",
@@ -57,10 +59,13 @@ def create_service(served: LiveRecommender, hosts: Sequence[str] | None = None) 
     app = FastAPI(
         title="graphrec serve",
         summary="Recommendations, similar items, new items.",
-        docs_url=None,  # interactive documentation would load its scripts from elsewhere
+        docs_url=None,  # FastAPI's page loads its scripts from elsewhere; /docs below has none
         redoc_url=None,
     )
-    protect(app, hosts, schema.BODY, "send less at once")
+    kinds = {m: served.recommender.extractors[m].kind for m in served.recommender.modalities
+             if m in served.recommender.extractors}  # fmt: skip
+    limits = {"/items": schema.CONTENT} if kinds else {}
+    protect(app, hosts, schema.BODY, "send less at once", limits=limits)
     batches = RequestBatcher(served.recommend, served.prepare)
     similar_batches = RequestBatcher(served.similar, served.prepare)
 
@@ -84,25 +89,54 @@ def create_service(served: LiveRecommender, hosts: Sequence[str] | None = None) 
     @app.post("/recommend", response_model=schema.Answers, responses=_refusals(*_OF_BODIES, 404))
     async def recommend(body: schema.Recommend) -> Response:
         """The items with the highest scores for each user, best first."""
-        only = None if body.only is None else tuple(body.only)
-        options = Options(body.k, body.exclude_seen, only, tuple(body.exclude), body.unknown)
-        return _answers(body.users, await batches.submit((body.users, options)))
+        unknown: dict[str, list[str]] = {}
+        if not body.strict:
+            looked_up = body.users if body.unknown == "error" else None
+            unknown = served.recommender.unknown_ids(looked_up, body.only, body.exclude)
+        left_out = {field: set(ids) for field, ids in unknown.items()}
+        users, only, exclude = (
+            None if ids is None else [name for name in ids if name not in left_out.get(field, ())]
+            for field, ids in (("users", body.users), ("only", body.only), ("exclude", body.exclude))
+        )
+        if body.only and not only:
+            raise UnknownIdError(f"none of the {len(body.only)} items of 'only' is known")
+        allowed = None if only is None else tuple(only)
+        options = Options(body.k, body.exclude_seen, allowed, tuple(exclude or ()), body.unknown)
+        answered = [] if not users else _rows(users, await batches.submit((users, options)))
+        by_user = {row["id"]: row for row in answered}
+        rows = [by_user.get(name, {"id": name, "items": [], "scores": []}) for name in body.users]
+        return _answers(rows, unknown)
 
     @app.post("/similar", response_model=schema.Answers, responses=_refusals(*_OF_BODIES, 404))
     async def similar(body: schema.Similar) -> Response:
         """The items whose embeddings have the highest cosine with each item's."""
-        return _answers(body.items, await similar_batches.submit((body.items, body.k)))
+        return _answers(_rows(body.items, await similar_batches.submit((body.items, body.k))))
 
     async def items(body: Any) -> schema.Added:
         """Adds items, placed by their content. The reply is sent when they are on the disk."""
         if served.journal is None:
             raise HTTPException(403, NO_ITEMS)
-        content = {m: rows for m, rows in body.features.model_dump().items() if rows is not None}
-        total = await run_in_threadpool(served.add, Addition(body.ids, content))
+        features = {m: rows for m, rows in body.features or () if rows is not None}
+        content = {m: values for m, values in getattr(body, "content", None) or () if values is not None}
+        total = await run_in_threadpool(served.add_content, body.ids, features, content)
         return schema.Added(added=len(body.ids), items=total)
 
-    items.__annotations__["body"] = schema.addition(served.recommender.modalities)
+    items.__annotations__["body"] = schema.addition(served.recommender.modalities, kinds)
     app.post("/items", status_code=201, responses=_refusals(*_OF_BODIES, 409, 503))(items)
+
+    @app.get("/metrics", responses={200: {"content": {"text/plain": {}}}} | _refusals(400, 408, 413))
+    def metrics() -> Response:
+        """Numbers of requests and their latencies in the text format of Prometheus."""
+        return Response(counted.text(), headers={"content-type": counted.content_type})
+
+    @app.get("/docs", include_in_schema=False)
+    def docs(request: Request) -> Response:
+        """A page about the routes, for people; on this machine's own address only."""
+        if hosts is None:
+            raise HTTPException(404, "the page is shown on this machine's own address only")
+        page = docs_page(app.openapi(), str(request.base_url).rstrip("/"))
+        headers = {"content-type": "text/html; charset=utf-8", "content-security-policy": POLICY}
+        return Response(page, headers=headers)
 
     def status(cause: GraphrecError) -> int:
         if isinstance(cause, UnknownIdError):
@@ -112,6 +146,7 @@ def create_service(served: LiveRecommender, hosts: Sequence[str] | None = None) 
         return 409 if isinstance(cause, DataError) else 400
 
     explain_errors(app, status)
+    counted = add_metrics(app, served)
     return app
 
 
@@ -159,14 +194,19 @@ def serve(
         listen(create_service(served, names_of(host)), host, port, ready)
 
 
-def _answers(names: Sequence[str], answer: Answer) -> Response:
-    """The response as bytes: it is valid by construction, and a check would cost more than making it."""
+def _rows(names: Sequence[str], answer: Answer) -> list[dict[str, Any]]:
     ids, scores = answer
     rows = []
     for name, items, values in zip(names, ids.tolist(), scores.tolist(), strict=True):
         n = items.index(None) if None in items else len(items)
         rows.append({"id": name, "items": items[:n], "scores": values[:n]})
-    text = json.dumps({"answers": rows}, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return rows
+
+
+def _answers(rows: list[dict[str, Any]], unknown: Mapping[str, list[str]] | None = None) -> Response:
+    """The response as bytes: it is valid by construction, and a check would cost more than making it."""
+    body = {"answers": rows} | ({"unknown": unknown} if unknown else {})
+    text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Response(text.encode(), media_type="application/json")
 
 
