@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
@@ -15,7 +13,7 @@ import polars as pl
 
 from graphrec.core.bundle import FileFormat, read_sealed, sealed_bytes
 from graphrec.core.errors import CheckpointError, ConfigError
-from graphrec.core.files import atomic_write, explain_os_errors, read_json, sha256_file, sync_directory
+from graphrec.core.files import atomic_write, explain_os_errors, read_json, sha256_file, write_together
 from graphrec.core.progress import track
 from graphrec.data import Vocabulary
 from graphrec.graphs.ivf import import_faiss
@@ -153,14 +151,8 @@ def write_faiss(path: Path, items: Vocabulary, vectors: np.ndarray, meta: Mappin
     files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     head = {**FAISS_FORMAT.header, "files": files, "metric": "inner product", "meta": dict(meta)}
     contents = {FAISS_HEAD: sealed_bytes(head), **contents}
-    with explain_os_errors(path, CheckpointError), ExitStack() as stack:
-        for name, content in contents.items():  # the first one to be opened is the last to be renamed
-            file = stack.enter_context(atomic_write(path / name))
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        (path / FAISS_HEAD).unlink(missing_ok=True)
-        sync_directory(path)
+    with explain_os_errors(path, CheckpointError):
+        write_together(path, contents)
 
 
 def read_faiss(path: str | Path) -> tuple[Any, Sequence[str], dict[str, Any]]:
