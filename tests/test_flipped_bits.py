@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from kills import killed_after
 
 from graphrec import runs
-from graphrec.core.errors import GraphrecError
+from graphrec.core.errors import CheckpointError, GraphrecError
 from graphrec.core.files import digest
 from graphrec.core.random import numpy_rng
 from graphrec.data import Dataset
@@ -21,9 +24,9 @@ from graphrec.graphs.knn import knn
 from graphrec.models.search_space import Choice
 from graphrec.runs.tuning import study, tuner
 from graphrec.serving import Recommender
-from graphrec.serving.export import read_faiss
+from graphrec.serving.export import read_faiss, write_faiss
 from graphrec.testing import communities
-from graphrec.training.run_directory import read_state
+from graphrec.training.run_directory import check_metrics, read_state
 
 FLIPS = 40
 """Flipped bits of each file; the first and the last byte are among them."""
@@ -149,3 +152,65 @@ def test_a_flipped_bit_is_refused_or_has_no_effect(place: Path, tmp_path: Path, 
             file.write_bytes(whole)
     assert not silent, "\n".join(silent[:30])
     assert refused or part == "graphs", "the cache of neighbors is computed again"
+
+
+def test_a_line_of_the_metrics_that_is_changed_or_missing_is_named(place: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(place / "run", run)
+    file = run / "metrics.jsonl"
+    first, second, _ = file.read_bytes().split(b"\n")
+    changed = json.loads(first)
+    changed["loss/bpr"] = 0.5
+    for content, line in (
+        (json.dumps(changed).encode() + b"\n" + second + b"\n", 1),
+        (second + b"\n", 1),
+        (first + b"\n", 2),
+        (first + b"\n" + second[:-4], 2),
+        (b"", 1),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(CheckpointError, match=rf"{file}, line {line}:"):
+            read_state(run)
+    file.write_bytes(first + b"\n" + second + b"\n" + b'{"epoch": 3')  # killed after its last checkpoint
+    assert len(read_state(run).history) == 2
+    file.unlink()
+    with pytest.raises(CheckpointError, match=f"{file}"):
+        read_state(run)
+
+
+def test_runs_of_before_may_lack_the_line_of_the_last_checkpoint(tmp_path: Path) -> None:
+    history = [{"epoch": 1, "loss/bpr": 0.7}, {"epoch": 2, "loss/bpr": 0.6}]
+    file = tmp_path / "metrics.jsonl"
+    file.write_text(json.dumps(history[0]) + "\n")
+    check_metrics(file, history, complete=False)
+    file.write_text("")
+    with pytest.raises(CheckpointError, match="line 1"):
+        check_metrics(file, history, complete=False)
+
+
+def test_an_export_that_is_killed_is_the_old_one_the_new_one_or_refused(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("faiss")
+    recommender = Recommender.load(place / "recommender")
+    vectors = np.asarray(recommender.item_vectors)
+    export = partial(write_faiss, items=recommender.items, meta=recommender.meta)
+    ids = list(recommender.items.ids)
+    answers = [vectors.tobytes(), (vectors * 2).tobytes()]
+    ended, limit, refused = False, 0, 0
+    while not ended:
+        folder = tmp_path / f"killed-{limit}"
+        export(folder, vectors=vectors)
+        ended = killed_after(limit, monkeypatch, export, folder, vectors=vectors * 2)
+        try:
+            index, names, _ = read_faiss(folder)
+            found = index.reconstruct_n(0, len(ids)).tobytes()
+            assert names == ids
+        except CheckpointError:
+            refused += 1
+            assert not (folder / "index.json").exists()
+        else:
+            assert found in answers
+            assert not ended or found == answers[1]
+        limit += 1
+    assert refused
