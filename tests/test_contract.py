@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +16,7 @@ from graphrec.models.base import Ranker
 from graphrec.models.lightgcn import LightGCN
 from graphrec.models.mf import MF
 from graphrec.models.vbpr import VBPR
+from graphrec.testing.repetition import sources_of_randomness
 
 
 @pytest.mark.parametrize("check", testing.CHECKS)
@@ -82,6 +86,126 @@ def test_the_contract_bites(broken: type[Ranker], check: str) -> None:
 def test_check_model_names_what_fails() -> None:
     with pytest.raises(AssertionError, match=r"SwapsPositiveAndNegative fails 'learns_the_checkerboard'"):
         testing.check_model(SwapsPositiveAndNegative)
+
+
+def entry(message: str, check: str) -> str:
+    """The part of the error about one check, up to the next one."""
+    (found,) = (part for part in message.split(" fails ")[1:] if f"'{check}'" in part.split(":")[0])
+    return found
+
+
+class HasThreeFaults(MF):
+    """Layers from global generators, a parameter without use, and a division by zero for an empty user."""
+
+    def __init__(self, train, config):
+        super().__init__(train, config)
+        self.scale = torch.nn.Linear(1, config.dim)
+        self.register_buffer("noise", torch.from_numpy(np.random.normal(size=config.dim)).float())  # noqa: NPY002
+        self.unused = torch.nn.Sequential(torch.nn.Linear(2, 2))
+        degree = torch.from_numpy(train.user_degree.copy()).float()
+        self.register_buffer("inverse_degree", 1 / degree)
+
+    def loss(self, batch):
+        terms = super().loss(batch)
+        scale = self.scale.weight[:, 0] + self.scale.bias - self.noise
+        return {**terms, "scale": 1e-3 * scale.pow(2).sum()}
+
+    def embed(self):
+        users, items = super().embed()
+        return users * self.inverse_degree[:, None] * self.scale.weight.norm(), items
+
+
+def test_check_model_reports_every_fault_with_its_hint() -> None:
+    with pytest.raises(AssertionError) as caught:
+        testing.check_model(HasThreeFaults)
+    message = str(caught.value)
+    drawn = entry(message, "builds_repeat")
+    for name, module, source in [
+        ("scale.weight", "scale, a Linear", "torch's"),
+        ("scale.bias", "scale, a Linear", "torch's"),
+        ("unused.0.weight", "unused.0, a Linear", "torch's"),
+        ("noise", "the model itself, a HasThreeFaults", "NumPy's"),
+    ]:
+        assert f"{name} (of {module}), drawn from {source} global random generator" in drawn
+    assert "user_embedding" not in drawn
+    unused = entry(message, "every_parameter_learns")
+    assert "unused.0.weight (of unused.0, a Linear) gets no gradient" in unused
+    assert "unused.0.bias (of unused.0, a Linear) gets no gradient" in unused
+    assert "scale.weight" not in unused
+    for check in ("builds_repeat", "every_parameter_learns", "gaps"):
+        assert f"hint: {testing.HINTS[check]}" in entry(message, check)
+    following = entry(message, "repeats_bit_for_bit")
+    assert "hint" not in following
+    assert "builds_repeat" in following
+    assert "Style:" not in message
+
+
+def test_an_unrepeatable_training_names_the_generator() -> None:
+    with pytest.raises(AssertionError) as caught:
+        testing.CHECKS["repeats_bit_for_bit"](DrawsFromGlobalState, MF.Config())
+    assert "user_embedding.weight" in str(caught.value)
+    assert "torch's global random generator" in str(caught.value)
+    assert "NumPy" not in str(caught.value)
+    testing.CHECKS["builds_repeat"](DrawsFromGlobalState, MF.Config())
+
+
+def test_looking_for_a_generator_leaves_its_state() -> None:
+    state = torch.get_rng_state()
+    expected = torch.rand(2)
+    torch.set_rng_state(state)
+    sources = sources_of_randomness(
+        lambda: {"x": torch.rand(1), "y": torch.tensor(random.random())}, ["x", "y"]
+    )
+    assert torch.equal(torch.rand(2), expected)
+    assert "torch" in sources["x"]
+    assert "Python" in sources["y"]
+
+
+class RaisesInEmbed(MF):
+    def embed(self):
+        raise LookupError("no such table")
+
+
+def test_an_error_of_the_model_is_reported_once_with_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = {n: testing.CHECKS[n] for n in ("builds_repeat", "capability", "batch_equals_single", "gaps")}
+    monkeypatch.setattr(testing, "CHECKS", checks)
+    with pytest.raises(AssertionError) as caught:
+        testing.check_model(RaisesInEmbed)
+    message = str(caught.value)
+    assert "3 of 4 checks" in message
+    assert message.count("LookupError: no such table") == 1
+    line = RaisesInEmbed.embed.__code__.co_firstlineno + 1
+    assert f"{__file__}:{line}, in embed" in entry(message, "gaps")
+    assert isinstance(caught.value.__cause__, ExceptionGroup)
+    assert [type(error) for error in caught.value.__cause__.exceptions] == [LookupError]
+
+
+class Undocumented(MF):
+    class Config(MF.Config):
+        margin: float = 1.0
+
+
+def test_rules_of_style_are_reported_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = {n: testing.CHECKS[n] for n in ("options_have_docstrings", "config_is_strict", "builds_repeat")}
+    monkeypatch.setattr(testing, "CHECKS", checks)
+    with pytest.warns(UserWarning, match="margin") as warned:
+        testing.check_model(Undocumented)
+    assert "Style:" in str(warned[0].message)
+    monkeypatch.setattr(Undocumented.Config, "__init__", lambda self, **_: None)
+    with pytest.raises(AssertionError) as caught:
+        testing.check_model(Undocumented, MF.Config())
+    failures, style = str(caught.value).split("Style:")
+    assert "1 of 3 checks" in failures
+    assert "no_such_option" not in failures
+    assert "config_is_strict" in failures
+    assert "margin" in style
+    assert "margin" not in failures
+
+
+def test_every_check_has_a_hint() -> None:
+    assert set(testing.HINTS) == set(testing.CHECKS)
+    assert set(testing.CHECKS) > testing.STYLE
+    assert set(testing.CHECKS) > testing.COMPARE_BUILDS
 
 
 def test_the_command_says_of_each_model_how_it_grows(graphrec) -> None:

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from graphrec.core.bundle import read_sealed
-from graphrec.core.errors import CheckpointError, FeatureError
-from graphrec.core.files import load_failure, read_array, write_array
+from graphrec.core.errors import CheckpointError, DataError, FeatureError
+from graphrec.core.files import explain_os_errors, load_failure, read_array, write_array
 from graphrec.data import Dataset
 
 SCORER = "fm"
@@ -65,10 +65,11 @@ def write_vectors(path: str | Path, vectors: DialogueVectors) -> Path:
     """Writes a folder of three ``.npy`` files that :func:`read_vectors` reads.
 
     Raises:
-        OSError: the files cannot be written.
+        DataError: the files cannot be written.
     """
-    for name, array in vectors._asdict().items():
-        write_array(Path(path) / f"{name}.npy", array)
+    with explain_os_errors(path, DataError):
+        for name, array in vectors._asdict().items():
+            write_array(Path(path) / f"{name}.npy", array)
     return Path(path)
 
 

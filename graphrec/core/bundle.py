@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from graphrec.core.errors import CheckpointError, GraphrecError
-from graphrec.core.files import digest, read_json, remove_stale_temporaries, sha256_file, write_json
+from graphrec.core.files import (
+    digest,
+    json_bytes,
+    read_json,
+    remove_stale_temporaries,
+    sha256_file,
+    write_bytes,
+)
 
 DIGITS = 16
 """Hex digits of a content digest that stand in a file name."""
@@ -105,8 +112,13 @@ def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
     Raises:
         OSError: it cannot be written.
     """
+    write_bytes(path, sealed_bytes(value))
+
+
+def sealed_bytes(value: Mapping[str, Any]) -> bytes:
+    """What :func:`write_sealed` writes."""
     plain = json.loads(json.dumps(dict(value), allow_nan=False))  # as it will be read: text keys, lists
-    write_json(path, {**plain, "seal": digest("bundle", plain)})
+    return json_bytes({**plain, "seal": digest("bundle", plain)})
 
 
 def read_sealed(

@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -69,6 +69,47 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
             cause.filename, cause.filename2 = named, None
         raise
     sync_directory(path.parent)
+
+
+def write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Replaces several files of a folder; the first one, which vouches for the others, is missing meanwhile.
+
+    All of them are complete on the disk before the first is replaced, so that a full disk leaves the former
+    ones. A process killed while they are replaced leaves a folder without the first file.
+
+    Args:
+        folder: is created.
+        contents: bytes by file name.
+
+    Raises:
+        OSError: a file cannot be written, or its path is a device, a pipe or a socket.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[tuple[Path, Path]] = []
+    try:
+        for name, content in contents.items():
+            path = Path(os.path.realpath(folder / name))
+            _refuse_special_file(path, str(folder / name))
+            temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+            written.append((temporary, path))
+            try:
+                with open(temporary, "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as cause:
+                cause.filename = str(folder / name)
+                raise
+        written[0][1].unlink(missing_ok=True)
+        sync_directory(folder)
+        for temporary, path in reversed(written):
+            os.replace(temporary, path)
+    except BaseException:
+        for temporary, _ in written:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(folder)
 
 
 def _refuse_special_file(path: Path, named: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from graphrec.core.bundle import FileFormat
 from graphrec.core.errors import ConfigError, DataError, nearest
-from graphrec.core.files import atomic_write, digest
+from graphrec.core.files import atomic_write, digest, explain_os_errors
 from graphrec.core.text_table import Format, emphasize, escape, render
 from graphrec.evaluation.metrics import bootstrap_means, direction, holm, permutation_p
 
@@ -214,6 +214,9 @@ class Report:
         """Writes one row per group and user; scalars and meta go into the schema's metadata as JSON.
 
         Columns: ``group`` (empty for all users), ``user``, and one per metric.
+
+        Raises:
+            DataError: the file cannot be written; what was there is intact.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -231,7 +234,7 @@ class Report:
         rows = pa.table(columns)
         header["seal"] = _seal(rows, header)
         rows = rows.replace_schema_metadata({HEADER: json.dumps(header, allow_nan=False)})
-        with atomic_write(path) as file:
+        with explain_os_errors(path, DataError), atomic_write(path) as file:
             pq.write_table(rows, file, compression="zstd")
         return Path(path)
 

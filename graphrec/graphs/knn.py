@@ -19,7 +19,15 @@ import torch
 from torch import Tensor
 
 from graphrec.core.errors import GraphError
-from graphrec.core.files import digest, read_array, read_json, sha256_file, write_array, write_json
+from graphrec.core.files import (
+    digest,
+    explain_os_errors,
+    read_array,
+    read_json,
+    sha256_file,
+    write_array,
+    write_json,
+)
 from graphrec.core.ray import Cluster
 from graphrec.features import FeatureTable
 from graphrec.graphs.graph import Graph
@@ -169,11 +177,12 @@ def _cached_neighbors(
     similarity = cosines.numpy()
     neighbors = present[rows.numpy()].astype(np.int32)
     if folder is not None:
-        hashes = {
-            "neighbors.npy": write_array(folder / "neighbors.npy", neighbors),
-            "similarity.npy": write_array(folder / "similarity.npy", similarity),
-        }
-        write_json(folder / "manifest.json", hashes)
+        with explain_os_errors(folder, GraphError):
+            hashes = {
+                "neighbors.npy": write_array(folder / "neighbors.npy", neighbors),
+                "similarity.npy": write_array(folder / "similarity.npy", similarity),
+            }
+            write_json(folder / "manifest.json", hashes)
     return neighbors, similarity
 
 
@@ -204,10 +213,10 @@ def _unit_rows(
 
 def _temporary_array(shape: tuple[int, int], folder: str | Path | None) -> np.ndarray:
     """A float32 array in an unnamed temporary file that disappears with the array."""
-    if folder is not None:
-        Path(folder).mkdir(parents=True, exist_ok=True)
     size = 4 * shape[0] * shape[1]
     try:
+        if folder is not None:
+            Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             # Allocate all blocks now: writing to a page without one would kill the process (SIGBUS).
             os.posix_fallocate(file.fileno(), 0, size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import polars as pl
 
 from graphrec.core.bundle import Committed, FileFormat, commit
 from graphrec.core.errors import CheckpointError
-from graphrec.core.files import atomic_write, digest, read_array, sha256_file, write_array
+from graphrec.core.files import digest, read_array, sha256_file, write_array, write_bytes
 from graphrec.data import Vocabulary
 from graphrec.serving import ids as mapped_ids
 from graphrec.serving.ids import MappedVocabulary, sorted_order
@@ -84,6 +85,12 @@ def write(
 
 def write_ids(path: Path, vocabulary: Vocabulary) -> str:
     """Writes ids as an Arrow file with the column ``id``, atomically; returns its sha256."""
-    with atomic_write(path) as file:
-        pl.DataFrame({"id": pl.Series("id", list(vocabulary.ids), dtype=pl.String)}).write_ipc(file)
+    write_bytes(path, ids_bytes(vocabulary))
     return sha256_file(path)
+
+
+def ids_bytes(vocabulary: Vocabulary) -> bytes:
+    """The Arrow file of ids, with the column ``id``."""
+    file = io.BytesIO()
+    pl.DataFrame({"id": pl.Series("id", list(vocabulary.ids), dtype=pl.String)}).write_ipc(file)
+    return file.getvalue()

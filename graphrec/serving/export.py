@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
 import numpy as np
+import polars as pl
 
+from graphrec.core.bundle import FileFormat, read_sealed, sealed_bytes
 from graphrec.core.errors import CheckpointError, ConfigError
-from graphrec.core.files import atomic_write, explain_os_errors, sha256_file, write_bytes, write_json
+from graphrec.core.files import atomic_write, explain_os_errors, read_json, sha256_file, write_together
 from graphrec.core.progress import track
 from graphrec.data import Vocabulary
 from graphrec.graphs.ivf import import_faiss
-from graphrec.serving.array_bundle import write_ids
+from graphrec.serving.array_bundle import ids_bytes
 from graphrec.serving.vectors import Vectors
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+FAISS_FORMAT = FileFormat("FAISS export", 2, {1: dict}, sealed_since=2)  # version 1 had no format entry
+FAISS_HEAD = "index.json"
 BLOCK = 4096  # users recommended to and written at once
 
 
@@ -151,19 +156,52 @@ def require_dense(vectors: Vectors, meta: Mapping[str, Any]) -> np.ndarray:
 
 
 def write_faiss(path: Path, items: Vocabulary, vectors: np.ndarray, meta: Mapping[str, Any]) -> None:
-    """Writes ``items.faiss`` (``IndexFlatIP``), ``items.arrow`` and, last, ``index.json`` with their sha256.
+    """Writes ``items.faiss`` (``IndexFlatIP``), ``items.arrow`` and ``index.json`` with their sha256.
+
+    All three are complete on the disk before the first of them takes its place. Until the last one does,
+    there is no ``index.json``, so that a killed export is recognized by :func:`read_faiss`.
 
     Raises:
         MissingDependencyError: faiss is not installed (extra ``ann``).
-        CheckpointError: the directory cannot be written.
+        CheckpointError: the directory cannot be written; what was there is intact.
     """
     faiss = import_faiss()
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(np.ascontiguousarray(vectors))
+    contents = {"items.faiss": faiss.serialize_index(index).tobytes(), "items.arrow": ids_bytes(items)}
+    files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    head = {**FAISS_FORMAT.header, "files": files, "metric": "inner product", "meta": dict(meta)}
+    contents = {FAISS_HEAD: sealed_bytes(head), **contents}
     with explain_os_errors(path, CheckpointError):
-        write_bytes(path / "items.faiss", faiss.serialize_index(index).tobytes())
-        files = {
-            "items.faiss": sha256_file(path / "items.faiss"),
-            "items.arrow": write_ids(path / "items.arrow", items),
-        }
-        write_json(path / "index.json", {"files": files, "metric": "inner product", "meta": dict(meta)})
+        write_together(path, contents)
+
+
+def read_faiss(path: str | Path) -> tuple[Any, Sequence[str], dict[str, Any]]:
+    """Reads what :meth:`Recommender.export_faiss` wrote, and checks it.
+
+    Returns:
+        The FAISS index, the item id of each of its rows, and the facts of the recommender.
+
+    Raises:
+        MissingDependencyError: faiss is not installed (extra ``ann``).
+        CheckpointError: a file is missing or not what was written, or the export was interrupted.
+    """
+    faiss = import_faiss()
+    path = Path(path)
+    remedy = "export it again"
+    if not (path / FAISS_HEAD).exists():
+        raise CheckpointError(f"{path}: no {FAISS_HEAD}, so no export was completed there; {remedy}")
+    content = read_json(path / FAISS_HEAD, CheckpointError)
+    if isinstance(content, dict) and not {"format", "seal"} & content.keys():  # of before 2026-12
+        content = {**content, "format": 1}
+    else:
+        content = read_sealed(path / FAISS_HEAD, remedy, FAISS_FORMAT)
+    for name, sha256 in content["files"].items():
+        try:
+            found = sha256_file(path / name)
+        except OSError as cause:
+            raise CheckpointError(f"{path / name}: cannot be read ({cause.strerror}); {remedy}") from cause
+        if found != sha256:
+            raise CheckpointError(f"{path / name}: its sha256 is not the recorded one; {remedy}")
+    index = faiss.read_index(str(path / "items.faiss"))
+    return index, pl.read_ipc(path / "items.arrow")["id"].to_list(), content["meta"]

@@ -27,6 +27,7 @@ from graphrec.testing.datasets import (
     fixtures,
     select_features,
 )
+from graphrec.testing.repetition import differing_names, owner, sources_of_randomness
 from graphrec.training import checkpoint
 from graphrec.training.trainer import Trainer
 
@@ -91,13 +92,22 @@ def check_beats_popularity(model_class: type[Ranker], config: ModelConfig) -> No
 def check_repeats_bit_for_bit(model_class: type[Model], config: ModelConfig) -> None:
     """Two trainings with the same seed agree in every bit, and another seed gives other weights."""
     with fixtures(model_class, config) as (data, features, config):
-        first, second = (train(model_class, config, data, features, 3).state_dict() for _ in range(2))
-        for name in first:
-            assert torch.equal(first[name], second[name]), f"{name} differs between two equal trainings"
+
+        def trained() -> dict[str, torch.Tensor]:
+            return dict(train(model_class, config, data, features, 3).state_dict())
+
+        first = trained()
+        if differing := differing_names(first, trained()):
+            sources = sorted(set(sources_of_randomness(trained, differing).values()))
+            raise AssertionError(
+                f"{', '.join(differing)} differ between two equal trainings; the difference comes from "
+                f"{' and '.join(sources)}"
+            )
         other = train(model_class, config, data, features, 3, seed=1)
         if any(p.requires_grad for p in other.parameters()):
-            differs = any(not torch.equal(first[k], v) for k, v in other.state_dict().items())
-            assert differs, "another seed gives the very same weights, so the seed is not used"
+            assert differing_names(first, other.state_dict()), (
+                "another seed gives the very same weights, so the seed is not used"
+            )
 
 
 def check_resume_equals_a_straight_run(model_class: type[Model], config: ModelConfig) -> None:
@@ -198,10 +208,15 @@ def check_every_parameter_learns(model_class: type[Model], config: ModelConfig) 
             assert value.dim() == 0, f"loss term {name!r} has shape {tuple(value.shape)}; expected a scalar"
             assert torch.isfinite(value), f"loss term {name!r} is {value.item()}"
         torch.stack(list(losses.values())).sum().backward()
+        faults = []
         for name, parameter in parameters.items():
-            assert parameter.grad is not None, f"{name} gets no gradient"
-            assert torch.isfinite(parameter.grad).all(), f"the gradient of {name} is not finite"
-            assert parameter.grad.abs().sum() > 0, f"the gradient of {name} is zero"
+            if parameter.grad is None:
+                faults.append(f"{owner(model, name)} gets no gradient")
+            elif not torch.isfinite(parameter.grad).all():
+                faults.append(f"the gradient of {owner(model, name)} is not finite")
+            elif not parameter.grad.abs().sum() > 0:
+                faults.append(f"the gradient of {owner(model, name)} is zero")
+        assert not faults, "; ".join(faults)
 
 
 def check_gaps(model_class: type[Ranker], config: ModelConfig) -> None:
@@ -267,12 +282,16 @@ def check_features_stay_frozen(model_class: type[Model], config: ModelConfig) ->
 
 
 def check_config_is_strict(model_class: type[Model], config: ModelConfig) -> None:
-    """``Config`` refuses an unknown option by name, and every option has a docstring."""
+    """``Config`` refuses an unknown option by name."""
     message = ""
     try:
         model_class.Config(**dict.fromkeys(["no_such_option"], 1))
     except ConfigError as error:
         message = str(error)
     assert "no_such_option" in message, "Config accepts an option it does not know, or does not name it"
-    for option, info in model_class.Config.model_fields.items():
-        assert info.description, f"Config.{option} has no docstring"
+
+
+def check_options_have_docstrings(model_class: type[Model], config: ModelConfig) -> None:
+    """Every option has a docstring: a rule of style."""
+    missing = [option for option, info in model_class.Config.model_fields.items() if not info.description]
+    assert not missing, f"options of Config without a docstring: {', '.join(missing)}"

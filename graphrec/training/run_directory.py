@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ METRICS = "metrics.jsonl"
 LAST = "last"
 BEST = "best"
 LOCK = ".lock"
+LOGGED = "logged"
+"""Entry of a checkpoint whose epochs were all in the metrics before it was written."""
 
 
 @dataclass
@@ -62,12 +65,52 @@ class TrainingState:
 
 
 def read_state(path: str | Path) -> TrainingState:
-    """The progress of a run, from its last checkpoint.
+    """The progress of a run, from its last checkpoint; its metrics are checked against it.
 
     Raises:
-        CheckpointError: the checkpoint is missing or damaged.
+        CheckpointError: the checkpoint is missing or damaged, or a line of ``metrics.jsonl`` is missing or
+            not the one that was written.
     """
-    return TrainingState(**checkpoint.read(Path(path) / LAST)["training"])
+    saved = checkpoint.read(Path(path) / LAST)
+    state = TrainingState(**saved["training"])
+    check_metrics(Path(path) / METRICS, state.history, complete=LOGGED in saved)
+    return state
+
+
+def check_metrics(path: Path, history: Sequence[Mapping[str, float]], complete: bool = True) -> None:
+    """Compares the lines of ``metrics.jsonl`` with the epochs of a checkpoint.
+
+    Further lines are of epochs after that checkpoint, and are removed when the training goes on.
+
+    Args:
+        path: the file.
+        history: the checkpoint's record of each epoch.
+        complete: whether every epoch was logged before the checkpoint was written. Runs of before 2026-12
+            logged the last one afterwards, so that one may be missing if they were killed.
+
+    Raises:
+        CheckpointError: names the file and the line that is missing, not readable or different.
+    """
+    remedy = f"restore it, or resume the run (--resume), which writes it again from {LAST}"
+    try:
+        lines = path.read_bytes().split(b"\n")  # the last is empty, or was not written to its end
+    except OSError as cause:
+        raise CheckpointError(f"{path}: cannot be read ({cause.strerror or cause}); {remedy}") from cause
+    written = len(lines) - 1
+    for number, record in enumerate(history, 1):
+        if number > written and (complete or number < len(history)):
+            raise CheckpointError(
+                f"{path}, line {number}: missing, though the checkpoint is of epoch {len(history)}; {remedy}"
+            )
+        if number <= written and not _is_record(lines[number - 1], record):
+            raise CheckpointError(f"{path}, line {number}: not what was written for this epoch; {remedy}")
+
+
+def _is_record(line: bytes, record: Mapping[str, float]) -> bool:
+    try:
+        return bool(json.loads(line.decode()) == record)
+    except (ValueError, RecursionError):
+        return False
 
 
 class RunDirectory:
@@ -222,7 +265,7 @@ class RunDirectory:
                 "again, and leave it in place"
             )
         # The last one first: if the process is killed in between, it holds the best weights.
-        checkpoint.write(self.path / LAST, epoch, model, optimizer, training=state.saved())
+        checkpoint.write(self.path / LAST, epoch, model, optimizer, training=state.saved(), **{LOGGED: True})
         if improved and state.best_value is not None:
             checkpoint.write(self.path / BEST, epoch, model, value=state.best_value)
 
@@ -243,11 +286,19 @@ class RunDirectory:
             with self._writing():
                 write_text(self.path / METRICS, "".join(json.dumps(h) + "\n" for h in history))
 
-    def log(self, record: Mapping[str, float]) -> None:
-        """Appends an epoch's line to the metrics; not flushed to disk, as the checkpoint holds it too."""
+    def log(self, record: Mapping[str, float], sync: bool) -> None:
+        """Appends an epoch's line to the metrics.
+
+        Args:
+            record: of the epoch.
+            sync: flush the file to the disk, as before a checkpoint that holds the epoch, too.
+        """
         if self.path is not None and self.writes:
             with self._writing(), open(self.path / METRICS, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
+                if sync:
+                    file.flush()
+                    os.fsync(file.fileno())
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

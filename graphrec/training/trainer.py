@@ -155,8 +155,8 @@ class Trainer:
             elif optimizer is None:
                 self._validate(fit, {"epoch": 0, "seconds": 0.0}, last=True)
                 state.done = True
-                self.run_directory.write(model, None, 0, state)
                 self.run_directory.rewrite_metrics(state.history)
+                self.run_directory.write(model, None, 0, state)
             else:
                 self._loop(fit, optimizer, start, on_epoch)
             distributed.barrier()  # until the best weights are written
@@ -196,9 +196,10 @@ class Trainer:
                 record.update(fit.timer.pop())
                 record["seconds"] = time.perf_counter() - began
                 state.done = self._is_over(epoch, state)
-                if improved or state.done or epoch % config.checkpoint_every == 0:
+                checkpoint_due = improved or state.done or epoch % config.checkpoint_every == 0
+                self.run_directory.log(record, sync=checkpoint_due)
+                if checkpoint_due:
                     self.run_directory.write(fit.model, optimizer, epoch, state, improved)
-                self.run_directory.log(record)
                 write_events(record)
                 shown.on_epoch(record, state.best_value, state.best_epoch, state.misses)
                 if on_epoch is not None:

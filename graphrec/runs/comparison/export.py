@@ -11,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 
 from graphrec.core.bundle import FileFormat
-from graphrec.core.errors import ConfigError, nearest
-from graphrec.core.files import atomic_write
+from graphrec.core.errors import ConfigError, DataError, nearest
+from graphrec.core.files import atomic_write, explain_os_errors
 from graphrec.runs.comparison.narrative import answer, notes
 from graphrec.runs.comparison.results import TEST, ModelComparison, Result
 
@@ -60,6 +60,7 @@ def to_parquet(comparison: ModelComparison, path: str | Path, per: Literal["seed
 
     Raises:
         ConfigError: another value of ``per``.
+        DataError: the file cannot be written; what was there is intact.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -76,7 +77,7 @@ def to_parquet(comparison: ModelComparison, path: str | Path, per: Literal["seed
         rows = [dict(zip(types, row, strict=True)) for row in _rows(comparison)]
         table = pa.Table.from_pylist(rows, pa.schema(list(types.items())))
     text = json.dumps(summary(comparison), allow_nan=False)
-    with atomic_write(path) as file:
+    with explain_os_errors(path, DataError), atomic_write(path) as file:
         pq.write_table(table.replace_schema_metadata({"graphrec_comparison": text}), file, compression="zstd")
     return Path(path)
 

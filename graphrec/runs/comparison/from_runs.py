@@ -24,7 +24,7 @@ from graphrec.core.errors import (
     MissingDependencyError,
     nearest,
 )
-from graphrec.core.files import digest, read_json
+from graphrec.core.files import digest
 from graphrec.data import Dataset, Interactions
 from graphrec.evaluation.metrics import METRICS, metric_names, parse_metric
 from graphrec.evaluation.ranking import Beyond, evaluate, warm_cold
@@ -36,6 +36,7 @@ from graphrec.runs.comparison.common import Common
 from graphrec.runs.comparison.results import Entry, ModelComparison, compare_reports
 from graphrec.runs.record import RunRecord, inputs_of, read_meta, read_record, refuse_final
 from graphrec.runs.run import open_run
+from graphrec.runs.tuning.study import STUDY, best_trial
 from graphrec.training import checkpoint
 
 logger = logging.getLogger("graphrec")
@@ -45,10 +46,6 @@ CUTOFFS = (1, 5, 10, 20, 50)
 """Cut-offs that are measured besides those of the table, for the chart of a metric against k."""
 REPORTS = "reports"
 """Folder of a run in which reports are stored."""
-STUDY = "study.json"
-"""File that marks a directory of trials."""
-BEST = "best.json"
-"""File of a directory of trials that names the best one."""
 PRESENTATION = ("runs/html", "cli")
 """Folders of the package that no number depends on."""
 ABOUT = (
@@ -248,6 +245,9 @@ def studies(runs: str | Path | Iterable[str | Path]) -> dict[Path, Path | None]:
 
     Returns:
         Directory of a study -> the run directory of its best trial; None if no trial is finished.
+
+    Raises:
+        CheckpointError: a ``best.json`` is damaged, or names no trial.
     """
     found: dict[Path, Path | None] = {}
     for path in map(Path, _as_list(runs)):
@@ -255,17 +255,8 @@ def studies(runs: str | Path | Iterable[str | Path]) -> dict[Path, Path | None]:
             for file in sorted(
                 f for pattern in (STUDY, f"*/{STUDY}", f"*/*/{STUDY}") for f in path.glob(pattern)
             ):
-                found[file.parent] = _best_trial(file.parent)
+                found[file.parent] = best_trial(file.parent)
     return found
-
-
-def _best_trial(study: Path) -> Path | None:
-    try:
-        best = read_json(study / BEST, CheckpointError)
-    except CheckpointError:  # none is finished yet
-        return None
-    name = best.get("trial") if isinstance(best, dict) else None
-    return study / name if isinstance(name, str) and (study / name / "run.json").exists() else None
 
 
 @dataclass

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from graphrec.core.files import write_text
+from graphrec.core.errors import DataError
+from graphrec.core.files import explain_os_errors, write_text
 from graphrec.evaluation.metrics import METRICS, direction, parse_metric
 from graphrec.runs.comparison import sections
 from graphrec.runs.comparison.narrative import answer, notes
@@ -27,6 +28,9 @@ def to_html(
         path: the file.
         title: headline; default: from the number of models and the dataset.
         command: shown as the command that makes the page again.
+
+    Raises:
+        DataError: the file cannot be written; what was there is intact.
     """
     comparison = comparison.best_first()
     base, cut = parse_metric(comparison.metric)
@@ -58,7 +62,8 @@ def to_html(
         command=command,
         settings=_settings(comparison),
     )
-    write_text(path, text)
+    with explain_os_errors(path, DataError):
+        write_text(path, text)
     return Path(path)
 
 

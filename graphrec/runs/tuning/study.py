@@ -21,16 +21,18 @@ from typing import Any, Literal
 
 from filelock import FileLock
 
-from graphrec.core.bundle import FileFormat, read_sealed
+from graphrec.core.bundle import FileFormat, read_sealed, write_sealed
 from graphrec.core.errors import CheckpointError, GraphrecError, TrainingError
-from graphrec.core.files import digest, explain_os_errors, write_json
+from graphrec.core.files import digest, explain_os_errors, read_json
 from graphrec.models import model as model_class
 from graphrec.models.search_space import Space
 from graphrec.models.train_config import TrainConfig
 from graphrec.runs.run import TITLES
 from graphrec.runs.tuning.samplers import optuna_trial, quiet, require_optuna
+from graphrec.training.run_directory import RUN
 
 FORMAT = FileFormat("study", 2, {1: dict})  # version 1 kept each trial as trial.json in its run directory
+BEST_FORMAT = FileFormat("best trial", 2, {1: dict}, sealed_since=2)  # version 1 had neither format nor seal
 STUDY = "study.json"
 TRIALS = "trials.log"
 BEST = "best.json"
@@ -142,6 +144,7 @@ class TrialJournal:
         self.path = folder / TRIALS
         if lock is not None:
             _cut_torn_line(self.path)
+        self._check_lines()
         storages = optuna.storages
         with quiet():
             try:
@@ -157,6 +160,23 @@ class TrialJournal:
                 raise
             except Exception as cause:  # whatever an edited journal leads to
                 raise self._damaged(f"{type(cause).__name__}: {cause}") from cause
+
+    def _check_lines(self) -> None:
+        """Refuses lines that are not JSON, as Optuna skips such a last one without a word.
+
+        A killed process may leave a last line without its end, which is no whole JSON object.
+        """
+        if not self.path.exists():
+            return
+        try:
+            *lines, rest = self.path.read_bytes().split(b"\n")
+        except OSError as cause:
+            raise CheckpointError(f"{self.path}: cannot be read ({cause.strerror or cause})") from cause
+        for number, line in enumerate(lines, 1):
+            if not _is_object(line):
+                raise self._damaged(f"line {number} is not what was written")
+        if _is_object(rest[:-1]):  # only its line end differs
+            raise self._damaged(f"line {len(lines) + 1} does not end as it was written")
 
     def read(self) -> list[Trial]:
         """The trials, in their order.
@@ -205,6 +225,29 @@ def read_study(path: str | Path) -> Study:
     return Study(path, model, facts["select"], trials)
 
 
+def best_trial(path: str | Path) -> Path | None:
+    """The run directory of a study's best trial so far; None before the first one is finished.
+
+    Raises:
+        CheckpointError: ``best.json`` is not what was written, or the trial it names is missing.
+    """
+    file = Path(path) / BEST
+    if not file.exists():
+        return None
+    content = read_json(file, CheckpointError)
+    remedy = "remove it and resume the study (--resume), which writes it again"
+    if isinstance(content, dict) and not {"format", "seal"} & content.keys():  # of before 2026-12
+        content = {**content, "format": 1}
+    else:
+        content = read_sealed(file, remedy, BEST_FORMAT)
+    name = content.get("trial")
+    if not isinstance(name, str) or Path(name).name != name or not (file.parent / name / RUN).exists():
+        raise CheckpointError(
+            f"{file}: names the trial {name!r}, which is no run there; restore it, or {remedy}"
+        )
+    return file.parent / name
+
+
 def trials_of_format_1(path: Path, model: str) -> list[Trial]:
     """The trials that a study of format 1 kept one by one, under present names of the options.
 
@@ -244,7 +287,8 @@ def prune(study: Study, keep: str) -> None:
         if best is not None:
             named = {k: v for k, v in asdict(best).items() if k not in ("path", "state", "message")}
             about = {"model": study.model, "select": study.select, "trials": len(study.trials)}
-            write_json(study.path / BEST, {"trial": best.path.name, **about, "failed": failed, **named})
+            content = {**BEST_FORMAT.header, "trial": best.path.name, **about, "failed": failed, **named}
+            write_sealed(study.path / BEST, content)
         for trial in study.trials:
             if keep == "best" and trial is not best:
                 for part in PRUNED:
@@ -258,11 +302,19 @@ def trial_name(number: int) -> str:
     return f"trial-{number:04d}"
 
 
+def _is_object(line: bytes) -> bool:
+    """Whether a line is a whole JSON object."""
+    try:
+        return isinstance(json.loads(line.decode()), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 def _cut_torn_line(path: Path) -> None:
     """Cuts off an unfinished last line; a line appended to it would be unreadable, too."""
     if path.exists():
         with explain_os_errors(path, CheckpointError):
             data = path.read_bytes()
             whole = data.rfind(b"\n") + 1
-            if whole < len(data):
+            if whole < len(data) and not _is_object(data[whole:-1]):  # else its end was changed
                 os.truncate(path, whole)
