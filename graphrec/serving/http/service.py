@@ -124,7 +124,9 @@ def create_service(served: LiveRecommender, hosts: Sequence[str] | None = None) 
     items.__annotations__["body"] = schema.addition(served.recommender.modalities, kinds)
     app.post("/items", status_code=201, responses=_refusals(*_OF_BODIES, 409, 503))(items)
 
-    @app.get("/metrics", responses={200: {"content": {"text/plain": {}}}} | _refusals(400, 408, 413))
+    plain_text: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}}}
+
+    @app.get("/metrics", responses=plain_text | _refusals(400, 408, 413))
     def metrics() -> Response:
         """Numbers of requests and their latencies in the text format of Prometheus."""
         return Response(counted.text(), headers={"content-type": counted.content_type})
