@@ -243,6 +243,12 @@ def test_a_registered_metric_is_in_evaluations_and_tables(metric_registry):
     assert f"**{best.mean()['missed@5']:.4f}**" in text, "the lowest is the best where lower is better"
 
 
+def test_what_a_report_shows_does_not_grow_with_its_users():
+    few, many = (report([0.5, 0.25] * n, "r") for n in (1, 5000))
+    assert len(repr(many)) <= len(repr(few)) + 20
+    assert len(many._repr_html_()) <= len(few._repr_html_()) + 20
+
+
 def test_notebooks_show_a_table_with_intervals(full):
     text = full._repr_html_()
     ElementTree.fromstring(f"<div>{text}</div>")
