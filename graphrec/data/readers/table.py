@@ -53,6 +53,7 @@ def read(
     comment: str | None = None,
     columns: list[str] | tuple[str, ...] | None = None,
     clean: bool = False,
+    cold_items: bool | None = None,
 ) -> Dataset:
     """Reads interactions and the selected item content.
 
@@ -91,6 +92,8 @@ def read(
         comment: lines of delimited files that begin with this are left out, such as ``#``.
         columns: column names of an interaction file without a header line.
         clean: remove HTML tags from the text and replace entities such as ``&amp;``.
+        cold_items: keep the items of ``items`` that have no interactions; default: keep them unless
+            ``k_core`` asks for items with at least two interactions.
 
     Raises:
         ConfigError: ``text``, ``image`` or ``attributes`` without ``items``, both ``image`` and ``images``,
@@ -138,7 +141,7 @@ def read(
     dataset = Dataset(**from_frame.parse(
         frame, user=user, item=item, time=time, time_unit=time_unit, time_format=time_format, rating=rating,
         min_rating=min_rating, k_core=k_core, split=split, items=item_frame, item_id=item_id,
-        content=content, root=pictures, seed=seed,
+        content=content, cold_items=cold_items, root=pictures, seed=seed,
         name=name or path.absolute().parent.name or path.stem,
         source=str(path), first_row=first_row(path, with_names),
         items_source=str(item_path), items_first_row=first_row(item_path),
