@@ -204,6 +204,7 @@ def import_vectors(
     from graphrec.data.readers import load_features
     from graphrec.features import FeatureStore, FeatureTable
     from graphrec.features.vector_files import describe_near
+    from graphrec.runs.source import unusual_field
 
     if file is None and (ids or present):
         raise ConfigError("--ids and --present need FIELD and FILE of vectors")
@@ -229,6 +230,9 @@ def import_vectors(
             f"row {row} is item {output.printable(repr(item))}" for row, item in matched["rows"]
         )
         output.print_line(f"{name}: rows matched by {matched['by']}: {ends}")
+        note = unusual_field(name, data)
+        if note:
+            output.print_note(output.printable(note))
         if matched["by"] == "position":
             output.print_note(
                 f"{name}: row i went to item i of {data.name}; if the rows have another order, name their "

@@ -20,6 +20,9 @@ from graphrec.data.readers.delimited import TextFormat
 from graphrec.data.readers.files import first_row, join_columns, read_table, without_html
 from graphrec.data.readers.images import SUFFIXES, with_pictures
 
+SPLIT_COLUMN = "split by file"
+"""Column of interactions from several files that holds the part each row belongs to."""
+
 
 def read(
     folder: Path,
@@ -54,12 +57,17 @@ def read(
     columns: list[str] | tuple[str, ...] | None = None,
     clean: bool = False,
     cold_items: bool | None = None,
+    valid: str | Path | None = None,
+    test: str | Path | None = None,
 ) -> Dataset:
     """Reads interactions and the selected item content.
 
     Args:
         folder: base of relative paths.
         interactions: file with one row per interaction.
+        valid: file of the validation interactions, with the columns of ``interactions``, which is then the
+            train part; instead of ``split``. It may be left out, and so may ``test``.
+        test: file of the test interactions, likewise.
         user: column of user ids.
         item: column of item ids.
         time: column of times: numbers, dates or datetimes.
@@ -119,6 +127,10 @@ def read(
     with_names = plain if columns is None else replace(plain, columns=tuple(columns))
     used = [name for name in (user, item, time, rating, split) if isinstance(name, str)]
     frame = read_table(path, with_names, used, (user, item))
+    if valid is not None or test is not None:
+        held_out = {name: folder / file for name, file in (("valid", valid), ("test", test)) if file}
+        frame = _with_held_out(frame, path, held_out, with_names, (user, item), (time, rating), split)
+        split = SPLIT_COLUMN
     content: dict[str, tuple[str, str]] = {}
     item_frame, item_path = None, path
     pictures = folder / image_root if image_root is not None else (folder / (items or interactions)).parent
@@ -155,6 +167,45 @@ def read(
         dataset = with_pictures(dataset, folder / images)
     _require_some_picture(dataset)
     return dataset
+
+
+def _with_held_out(
+    train: pl.DataFrame,
+    path: Path,
+    held_out: dict[str, Path],
+    form: TextFormat,
+    ids: tuple[str, str],
+    others: tuple[str | None, ...],
+    split: Any,
+) -> pl.DataFrame:
+    """The interactions of all files with the column :data:`SPLIT_COLUMN`.
+
+    Raises:
+        ConfigError: ``split`` is set as well.
+        DataError: an id is invalid, or a column is missing in one of the files; names file and row.
+    """
+    if split != "random":
+        raise ConfigError(
+            f"split={split!r} besides valid= or test=; expected the split to be given in one way"
+        )
+    columns = [*ids, *(name for name in others if name is not None)]
+    parts = []
+    for label, file in {"train": path, **held_out}.items():
+        frame = train if file is path else read_table(file, form, columns, ids)
+        for name, kind in zip(ids, ("user", "item"), strict=True):  # here, where file and row are known
+            text = frames.as_ids(
+                frames.column(frame, name, str(file)), kind, str(file), first_row(file, form)
+            )
+            frame = frame.with_columns(text.alias(name))
+        selected = [frames.column(frame, name, str(file)).alias(name) for name in dict.fromkeys(columns)]
+        parts.append(pl.DataFrame(selected).with_columns(pl.lit(label).alias(SPLIT_COLUMN)))
+    try:
+        return pl.concat(parts, how="vertical_relaxed")
+    except pl.exceptions.PolarsError as cause:
+        raise DataError(
+            f"{path}: its columns {columns} and those of {', '.join(map(str, held_out.values()))} have "
+            f"different types ({cause}); write all files alike"
+        ) from cause
 
 
 def _names(columns: str | list[str] | tuple[str, ...] | None) -> list[str]:
