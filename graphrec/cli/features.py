@@ -89,6 +89,7 @@ def build(
     an interrupted extraction resumes where it stopped. Options: image.KEY, text.KEY, FIELD.KEY for a field of
     --modality, data.KEY or KEY, and with --ray: ray.workers, ray.cpus and ray.gpus (per worker).
     """
+    from graphrec.data.content import TITLE_FIELD
     from graphrec.features import FeatureStore
     from graphrec.features.extract import DEFAULTS, EXTRACTORS, extractor
     from graphrec.features.extract.extraction import extract
@@ -124,6 +125,8 @@ def build(
             # A choice for the field itself, or for all content of its kind.
             key = field if field in choices or kind not in given else kind
             used = choices.get(key, DEFAULTS.get(kind))
+            if field == TITLE_FIELD and field not in choices:
+                continue
             if used == "none":
                 continue
             if used is None:

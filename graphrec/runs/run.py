@@ -20,7 +20,7 @@ from graphrec.core.errors import CheckpointError, ConfigError, DataError
 from graphrec.core.files import explain_os_errors, read_json
 from graphrec.core.progress import print_note
 from graphrec.data import Dataset
-from graphrec.data.content import title
+from graphrec.data.content import titles
 from graphrec.evaluation.metrics import parse_metric
 from graphrec.evaluation.ranking import RankingTask
 from graphrec.features import FeatureStore, FeatureTable
@@ -425,6 +425,6 @@ def _earlier_environments(out: Path) -> list[dict[str, Any]]:
 
 
 def _titles(data: Dataset) -> dict[str, str]:
-    """The beginning of each item's text, by item id."""
-    texts = zip(data.items.ids, data.content.get("text", ()), strict=False)
-    return {item: title(text) for item, text in texts if text is not None}
+    """Titles of the items that have one or a text, by item id."""
+    named = zip(data.items.ids, titles(data.content), strict=False)
+    return {item: name for item, name in named if name is not None}

@@ -15,6 +15,7 @@ import polars as pl
 from graphrec.core.errors import ConfigError, DataError
 from graphrec.data import frames, from_frame
 from graphrec.data.attributes import with_attributes
+from graphrec.data.content import TITLE_FIELD
 from graphrec.data.dataset import Dataset
 from graphrec.data.readers.delimited import TextFormat
 from graphrec.data.readers.files import first_row, join_columns, read_table, without_html
@@ -59,6 +60,7 @@ def read(
     cold_items: bool | None = None,
     valid: str | Path | None = None,
     test: str | Path | None = None,
+    title: str | None = None,
 ) -> Dataset:
     """Reads interactions and the selected item content.
 
@@ -82,6 +84,8 @@ def read(
         items: file with one row per item.
         item_id: column of item ids in ``items``; default: the name ``item``.
         text: column or columns of ``items`` that are joined into the item's text.
+        title: column of ``items`` with the titles that people see (content field ``title``); default: the
+            first sentence of the text.
         image: column of image paths in ``items``, relative to ``image_root`` or absolute paths inside it;
             backslashes separate folders as well.
         images: folder of images named ``<item id>.<ext>``, subfolders included, instead of ``image``.
@@ -109,9 +113,10 @@ def read(
         DataError: a file is missing or damaged, a column does not exist, or a value is invalid; the message
             names file and row.
     """
-    if items is None and any(given is not None for given in (text, image, item_id, attributes)):
+    if items is None and any(given is not None for given in (text, image, item_id, attributes, title)):
         raise ConfigError(
-            "text=, image=, item_id= and attributes= are columns of the item table; set its file with items="
+            "text=, title=, image=, item_id= and attributes= are columns of the item table; set its file "
+            "with items="
         )
     if image is not None and images is not None:
         raise ConfigError("image= is a column of paths and images= a folder; use one of them")
@@ -138,13 +143,18 @@ def read(
         raise DataError(f"{pictures}: no such folder; expected the folder of the image paths (image_root=)")
     if items is not None:
         item_path = folder / items
-        used = [item_id or item, *_names(text), *_names(image), *_names(attributes)]
+        used = [item_id or item, *_names(text), *_names(title), *_names(image), *_names(attributes)]
         item_frame = read_table(item_path, plain, used, used[:1])
         if text is not None:
             joined = join_columns(item_frame, _names(text), item_path)
             joined = without_html(joined) if clean else joined
             item_frame = item_frame.with_columns(joined.alias("composed text"))
             content["text"] = ("text", "composed text")
+        if title is not None:
+            named = frames.column(item_frame, title, str(item_path)).cast(pl.String).str.strip_chars()
+            named = without_html(named) if clean else named
+            item_frame = item_frame.with_columns(named.alias("own title"))
+            content[TITLE_FIELD] = ("text", "own title")
         if image is not None:
             item_frame = item_frame.with_columns(
                 _picture_paths(item_frame, image, item_path, pictures).alias("image path")
