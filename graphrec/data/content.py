@@ -108,9 +108,8 @@ def titles(content: Mapping[str, Content], field: str = "text") -> list[str | No
         content: fields of the items: of :data:`TITLE_FIELD` if there is such a field, else of ``field``.
         field: the text that stands for a title an item lacks.
     """
-    texts = content.get(field, ())
-    own = content.get(TITLE_FIELD, (None,) * len(texts))
-    texts = texts or (None,) * len(own)
+    size = max((len(content[name]) for name in (field, TITLE_FIELD) if name in content), default=0)
+    texts, own = (content.get(name, (None,) * size) for name in (field, TITLE_FIELD))
     return [
         shorten(" ".join(name.split())) if name is not None else None if text is None else title(text)
         for name, text in zip(own, texts, strict=True)
