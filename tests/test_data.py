@@ -443,7 +443,7 @@ def test_an_empty_frame_is_refused():
 
 def test_content_follows_the_vocabulary():
     items = {"item": ["y", "zz", "x"], "title": ["Why", "gone", "Ex"]}
-    data = Dataset.from_frame(ROWS, items=items, content={"text": ("text", "title")})
+    data = Dataset.from_frame(ROWS, items=items, content={"text": ("text", "title")}, cold_items=False)
     assert data.content["text"].values == ("Ex", "Why")
     assert data.meta["item rows without interactions"] == 1
     with pytest.raises(DataError, match="the item table, row 2: item 'x'"):

@@ -209,3 +209,29 @@ def test_by_the_command_line(shop, tmp_path, graphrec) -> None:
         refused = graphrec("train", "freedom", tmp_path / "shop", *store, *wrong)
         assert refused.code == 2
         assert fact in refused.err
+
+
+def test_fields_that_no_model_takes_are_named(shop, store, tmp_path, capsys, graphrec) -> None:
+    assert set(features_for("lightgcn", shop, store, {"audio": "loudness"})) == set()
+    assert "lightgcn takes no features of 'audio'" in capsys.readouterr().err
+    features_for("freedom", shop, store)
+    assert "'audio'" not in capsys.readouterr().err, "a content field of the dataset"
+    saved = shop.save(tmp_path / "saved")
+    np.save(tmp_path / "vectors.npy", np.ones((shop.n_items, 4), dtype=np.float32))
+    for field, named in (("vidoe", True), ("video", False)):
+        answer = graphrec(
+            "features",
+            "import",
+            str(saved),
+            field,
+            str(tmp_path / "vectors.npy"),
+            "--store",
+            str(tmp_path / "c"),
+        )
+        assert answer.code == 0, answer.err
+        assert ("'vidoe'" in answer.err and "'video'" in answer.err) is named
+    store.save(shop, "vidoe", FeatureTable.from_array(np.ones((shop.n_items, 4)), shop, "vidoe"))
+    assert "vidoe" in features_for("freedom", shop, store)
+    assert "Did you mean 'video'" in capsys.readouterr().err
+    features_for("freedom", shop, store, {"vidoe": "none"})
+    assert "vidoe" not in capsys.readouterr().err

@@ -190,7 +190,7 @@ def test_ids_that_lost_their_leading_zeros_in_one_file(tmp_path, capsys):
         read(tmp_path, items="none.csv", text="name")
     assert texts(read(tmp_path, items="some.csv", text="name"))["9"] == "nine."
     note = capsys.readouterr().err
-    assert "some.csv: 3 items are not in the dataset; 2 would match" in note
+    assert "some.csv: 3 items have no interactions; 2 would match" in note
     read(tmp_path, items="other.csv", text="name")
     assert capsys.readouterr().err == ""
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from graphrec.core.errors import FeatureError
 from graphrec.data import Dataset, Histories
-from graphrec.data.content import title
+from graphrec.data.content import titles
 from graphrec.features import PREFERENCES, TRAIN_FINGERPRINT, FeatureTable
 from graphrec.features.extract.llm import parsing, prompts
 from graphrec.features.extract.llm.requests import Question
@@ -24,12 +24,13 @@ HISTORY_LENGTH = 50  # most recent items of a user that a prompt lists
 
 
 def item_titles(data: Dataset, field: str = "text", full_text: bool = False) -> list[str]:
-    """The title of each item in a prompt: the first sentence of its text, or its id where there is no text.
+    """The title of each item in a prompt: its own, the first sentence of its text, or its id where there is
+    neither.
 
     Args:
         data: the dataset.
         field: a text content field.
-        full_text: return all of the text instead of the first sentence.
+        full_text: return all of the text instead of the title.
 
     Raises:
         FeatureError: the field does not hold texts.
@@ -37,10 +38,9 @@ def item_titles(data: Dataset, field: str = "text", full_text: bool = False) -> 
     content = data.field(field)
     if content.kind != "text":
         raise FeatureError(f"{data.name}: {field!r} holds {content.kind} content; choose a text field")
-    return [
-        str(data.items[i]) if text is None else " ".join(text.split()) if full_text else title(text)
-        for i, text in enumerate(content)
-    ]
+    shown = [None if text is None else " ".join(text.split()) for text in content]
+    shown = shown if full_text else titles(data.content, field)
+    return [str(data.items[i]) if text is None else text for i, text in enumerate(shown)]
 
 
 def histories(data: Dataset, length: int = HISTORY_LENGTH) -> list[np.ndarray]:

@@ -108,6 +108,11 @@ def convert(
     with explain_os_errors(out, DataError):
         data.save(out)
     output.print_line(f"{out}: {data!r}")
+    without = data.meta.get("item rows without interactions", 0)
+    if without:
+        kept = data.meta.get("cold items kept", 0)
+        left_out = f", {without - kept:,} left out (options cold_items, k_core)" if kept < without else ""
+        output.print_line(f"items of the item table without interactions: {kept:,} kept{left_out}")
     output.print_next_steps(*_next_steps(out))
 
 

@@ -89,6 +89,7 @@ def build(
     an interrupted extraction resumes where it stopped. Options: image.KEY, text.KEY, FIELD.KEY for a field of
     --modality, data.KEY or KEY, and with --ray: ray.workers, ray.cpus and ray.gpus (per worker).
     """
+    from graphrec.data.content import TITLE_FIELD
     from graphrec.features import FeatureStore
     from graphrec.features.extract import DEFAULTS, EXTRACTORS, extractor
     from graphrec.features.extract.extraction import extract
@@ -124,6 +125,8 @@ def build(
             # A choice for the field itself, or for all content of its kind.
             key = field if field in choices or kind not in given else kind
             used = choices.get(key, DEFAULTS.get(kind))
+            if field == TITLE_FIELD and field not in choices:
+                continue
             if used == "none":
                 continue
             if used is None:
@@ -204,6 +207,7 @@ def import_vectors(
     from graphrec.data.readers import load_features
     from graphrec.features import FeatureStore, FeatureTable
     from graphrec.features.vector_files import describe_near
+    from graphrec.runs.source import unusual_field
 
     if file is None and (ids or present):
         raise ConfigError("--ids and --present need FIELD and FILE of vectors")
@@ -229,6 +233,9 @@ def import_vectors(
             f"row {row} is item {output.printable(repr(item))}" for row, item in matched["rows"]
         )
         output.print_line(f"{name}: rows matched by {matched['by']}: {ends}")
+        note = unusual_field(name, data)
+        if note:
+            output.print_note(output.printable(note))
         if matched["by"] == "position":
             output.print_note(
                 f"{name}: row i went to item i of {data.name}; if the rows have another order, name their "

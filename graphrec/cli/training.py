@@ -109,8 +109,7 @@ def train(
     store = store or settings.CACHE
     # What can be wrong without reading any data is found before reading any.
     model_class, config, _ = runs.configure(model, given["model"], given["train"], seed)
-    select = select or model_class.select
-    runs.ranks(model_class, select)
+    runs.ranks(model_class, select or model_class.select)
     if out is not None:
         runs.refuse_another(out, select, resume)
     data, source = read(dataset, root, given["data"])
@@ -124,6 +123,7 @@ def train(
         seed=seed, select=select, resume=resume, source=source, store=store if features else None,
         on_epoch=trained.append,
     )  # fmt: skip
+    select = select or (model_class.select if len(data.valid) else runs.NONE)
     _print_result(out, run, model_class.name, select, resume and not trained)
     place = shlex.quote(str(out))
     steps = [f"graphrec evaluate {place}"]

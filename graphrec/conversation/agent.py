@@ -21,7 +21,7 @@ from graphrec.core.bundle import Committed, FileFormat, Write, commit
 from graphrec.core.errors import CheckpointError, ConfigError, DataError, nearest
 from graphrec.core.files import digest, read_array, write_array
 from graphrec.data import Dataset, Interactions, Vocabulary
-from graphrec.data.content import title
+from graphrec.data.content import titles as item_titles
 
 FORMAT = FileFormat("conversation")
 """Format of a saved agent."""
@@ -72,9 +72,9 @@ class ConversationalRecommender:
             setting: catalog, vectors and rules.
             data: source of ids, history (train), titles and pictures.
         """
-        texts = data.content.get("text")
         pictures = data.content.get("image")
-        titles = {i: title(t) for i, t in zip(data.items.ids, texts or (), strict=False) if t is not None}
+        named = zip(data.items.ids, item_titles(data.content), strict=False)
+        titles = {item: name for item, name in named if name is not None}
         images = {i: v for i, v in zip(data.items.ids, pictures or (), strict=False) if v is not None}
         root = pictures.root.absolute() if pictures is not None and pictures.root is not None else None
         return cls(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,14 @@ from graphrec.core.errors import DataError
 
 TEXT = "text"
 TITLE = 80  # characters
+TITLE_FIELD = "title"
+"""Text field of the items' titles: shown to people, and no modality unless an extractor is chosen for it."""
+SENTENCE_END = re.compile(r"\.(?= )")
+ABBREVIATION = re.compile(
+    r"(?i)(^|[^\w])([^\W\d_]|mr|mrs|ms|dr|st|jr|sr|mt|ft|lt|sgt|capt|prof|rev|gen|col|vol|no|nr|pt|ch|ep|ed|inc|ltd|co|"
+    r"corp|vs|etc|feat|approx|ca|incl|max|min|op)$"
+)
+"""Ends of a text after which a full stop ends no sentence: single letters and common abbreviations."""
 
 
 class Content(Sequence[str | None]):
@@ -72,6 +81,36 @@ class Content(Sequence[str | None]):
 
 
 def title(text: str) -> str:
-    """The beginning of an item's text: its first sentence, cut to a line."""
-    first = " ".join(text.split(". ")[0].split()).removesuffix(".")
-    return first if len(first) <= TITLE else first[: TITLE - 1].rstrip() + "…"
+    """A title for an item without one: the first sentence of the first line of its text, cut to
+    :data:`TITLE` characters.
+
+    A full stop ends the sentence only outside parentheses and after a word that is no abbreviation or
+    initial, so that ``Mr. Bean`` and ``Seven (a.k.a. Se7en)`` stay whole.
+    """
+    line = " ".join(next((line for line in text.splitlines() if line.strip()), "").split())
+    for stop in SENTENCE_END.finditer(line):
+        sentence = line[: stop.start()]
+        if sentence.count("(") <= sentence.count(")") and not ABBREVIATION.search(sentence):
+            line = sentence
+            break
+    return shorten(line.removesuffix("."))
+
+
+def shorten(line: str) -> str:
+    """A title cut to :data:`TITLE` characters."""
+    return line if len(line) <= TITLE else line[: TITLE - 1].rstrip() + "…"
+
+
+def titles(content: Mapping[str, Content], field: str = "text") -> list[str | None]:
+    """A title for each item, None where there is neither a title nor a text.
+
+    Args:
+        content: fields of the items: of :data:`TITLE_FIELD` if there is such a field, else of ``field``.
+        field: the text that stands for a title an item lacks.
+    """
+    size = max((len(content[name]) for name in (field, TITLE_FIELD) if name in content), default=0)
+    texts, own = (content.get(name, (None,) * size) for name in (field, TITLE_FIELD))
+    return [
+        shorten(" ".join(name.split())) if name is not None else None if text is None else title(text)
+        for name, text in zip(own, texts, strict=True)
+    ]

@@ -198,6 +198,7 @@ class Dataset:
         items: Any = None,
         item_id: str | None = None,
         content: Mapping[str, tuple[str, str]] | None = None,
+        cold_items: bool | None = None,
         root: str | Path | None = None,
         seed: int = 0,
         name: str = "frame",
@@ -222,10 +223,14 @@ class Dataset:
             split: a :class:`~graphrec.data.splits.Split`, its name (``"random"``, ``"leave-one-out"``,
                 ``"time"``, ``"cold-items"``), or the name of a column that holds ``train``/``valid``/``test``
                 or ``0``/``1``/``2``.
-            items: an item table with content; rows of unknown items are skipped and counted. Items without
-                interactions are not added.
+            items: an item table with content.
             item_id: id column of ``items``; default: ``item``.
             content: field name -> (kind, column of ``items``), such as ``{"text": ("text", "title")}``.
+            cold_items: keep the items of ``items`` that have no interactions (after ``min_rating``), in no
+                split; they are ranked like all others. None keeps them unless ``k_core`` asks for items with
+                at least two interactions. Items that the k-core drops are left out in any case.
+                ``meta["cold items kept"]`` counts those that are kept, ``meta["item rows without
+                interactions"]`` all rows of ``items`` that no remaining interaction refers to.
             root: directory that image paths are relative to.
             seed: random seed of the split.
             name: name of the dataset.
@@ -238,7 +243,7 @@ class Dataset:
         parts = from_frame.parse(
             interactions, user=user, item=item, time=time, time_unit=time_unit, time_format=time_format,
             rating=rating, min_rating=min_rating, k_core=k_core, split=split, items=items,
-            item_id=item_id, content=content, root=root, seed=seed,
+            item_id=item_id, content=content, cold_items=cold_items, root=root, seed=seed,
             name=name, source=source,
         )  # fmt: skip
         return cls(**parts)

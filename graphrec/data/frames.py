@@ -165,7 +165,7 @@ def item_indices(
             + (hint or f"check that {item_id!r} is the column of item ids")
         )
     if hint:
-        print_note(f"{source}: {len(unknown):,} items are not in the dataset; {hint}")
+        print_note(f"{source}: {len(unknown):,} items have no interactions; {hint}")
     return indices
 
 

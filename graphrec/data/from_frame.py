@@ -36,6 +36,7 @@ def parse(
     items: Any = None,
     item_id: str | None = None,
     content: Mapping[str, tuple[str, str]] | None = None,
+    cold_items: bool | None = None,
     root: str | Path | None = None,
     seed: int,
     name: str,
@@ -85,6 +86,7 @@ def parse(
     table, meta["repeated pairs dropped"] = _drop_repeats(table, users_of, items_of, source)
 
     cores = (k_core, k_core) if isinstance(k_core, int) else tuple(k_core)
+    items_before_core = items_of.gather(table["item"].unique())
     if max(cores) > 1:
         table = table.filter(core_mask(table["user"].to_numpy(), table["item"].to_numpy(), *cores))
         meta["k_core"] = list(cores)
@@ -92,6 +94,19 @@ def parse(
     # Sorting ids (numbers by value, else as text) makes the dataset independent of the order of the rows.
     user_ids, user_codes = _sort_ids(table["user"], users_of)
     item_ids, item_codes = _sort_ids(table["item"], items_of)
+    item_frame = None
+    if items is not None:
+        item_frame = as_frame(items, items_source)
+        at = item_indices(
+            item_frame, Vocabulary(item_ids, "item"), item_id or item, items_source, items_first_row
+        )
+        row_ids = as_ids(column(item_frame, item_id or item, items_source), "item", items_source)
+        untaken = row_ids.filter(pl.Series(at < 0))
+        meta["item rows without interactions"] = len(untaken)
+        if cores[1] < 2 if cold_items is None else cold_items:
+            cold = untaken.filter(~untaken.is_in(items_before_core.implode()))
+            item_ids, item_codes = _sort_ids(table["item"], items_of, cold)
+            meta["cold items kept"] = len(cold)
     users = Vocabulary(user_ids, "user")
     vocabulary = Vocabulary(item_ids, "item")
     kept_times = table["time"].to_numpy() if time is not None else None
@@ -106,10 +121,9 @@ def parse(
         meta["split"] = {**splitter.describe(), "seed": seed}
     train, valid, test = (pairs.where(labels == i, s) for i, s in enumerate(SPLIT_NAMES))
     fields: dict[str, Content] = {}
-    if items is not None:
-        fields, meta["item rows without interactions"] = _read_content(
-            items, vocabulary, item_id or item, content, root, items_source, items_first_row
-        )
+    if item_frame is not None:
+        rows = vocabulary.find(row_ids)
+        fields = _read_content(item_frame, rows, len(vocabulary), content, root, items_source)
     return {
         "name": name,
         "users": users,
@@ -164,25 +178,22 @@ def _drop_repeats(
 
 
 def _read_content(
-    items: Any,
-    vocabulary: Vocabulary,
-    item_id: str,
+    frame: pl.DataFrame,
+    item_of: np.ndarray,
+    n_items: int,
     content: Mapping[str, tuple[str, str]] | None,
     root: str | Path | None,
     source: str,
-    first_row: int,
-) -> tuple[dict[str, Content], int]:
-    frame = as_frame(items, source)
-    at = item_indices(frame, vocabulary, item_id, source, first_row)
-    known = at >= 0
+) -> dict[str, Content]:
+    """Fields of an item table; ``item_of`` is the item of each row ``(n,)``, -1 for none."""
     fields: dict[str, Content] = {}
     for name, (kind, column_name) in (content or {}).items():
-        values: list[str | None] = [None] * len(vocabulary)
+        values: list[str | None] = [None] * n_items
         texts = column(frame, column_name, source).cast(pl.String).to_list()
-        for row in np.flatnonzero(known):
-            values[at[row]] = texts[row]
+        for row in np.flatnonzero(item_of >= 0):
+            values[item_of[row]] = texts[row]
         fields[name] = Content(kind, values, None if kind == TEXT else root)
-    return fields, int((~known).sum())
+    return fields
 
 
 def _read_labels(series: pl.Series, source: str, first_row: int) -> np.ndarray:
@@ -207,14 +218,21 @@ def _encode_ids(values: pl.Series) -> tuple[np.ndarray, pl.Series]:
     return values.replace_strict(distinct, numbers, return_dtype=pl.Int32).to_numpy(), distinct
 
 
-def _sort_ids(codes: pl.Series, known: pl.Series) -> tuple[list[str], np.ndarray]:
-    """The ids in use, sorted (numbers by value, else as text), and the codes ``(E,) int32`` in that order."""
+def _sort_ids(
+    codes: pl.Series, known: pl.Series, unused: pl.Series | None = None
+) -> tuple[list[str], np.ndarray]:
+    """The ids in use and the ``unused`` ones, sorted (numbers by value, else as text), and the codes
+    ``(E,) int32`` in that order.
+    """
     at = np.flatnonzero(np.bincount(codes.to_numpy(), minlength=len(known)))
     frame = pl.DataFrame({"id": known.gather(at), "at": at})
+    if unused is not None:
+        frame = frame.vstack(pl.DataFrame({"id": unused, "at": np.full(len(unused), -1)}))
     plain = frame["id"].str.contains(r"^(0|[1-9][0-9]{0,17})$").all()
     frame = frame.sort(pl.col("id").cast(pl.Int64) if plain else "id")
     place = np.zeros(len(known), dtype=np.int32)
-    place[frame["at"].to_numpy()] = np.arange(len(frame))
+    used = frame["at"].to_numpy() >= 0
+    place[frame["at"].to_numpy()[used]] = np.flatnonzero(used)
     return frame["id"].to_list(), place[codes.to_numpy()]
 
 

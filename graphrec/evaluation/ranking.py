@@ -136,7 +136,7 @@ def evaluate(
         raise DataError(
             f"{split.name}: no held-out pair to evaluate"
             + (f" among {len(split):,} once candidates are applied" if len(split) else "")
-            + "; evaluate on a split that holds some (another split recipe makes one)"
+            + "; evaluate on a split that holds some"
         )
     for argument, known in (("seen", seen), ("history", history)):
         leaked = 0 if known is None else int(known.contains(split.users, split.items).sum())
@@ -237,8 +237,8 @@ class RankingTask:
         self.higher_is_better = {name: m.direction(name) > 0 for name in self.metrics}
         if not len(split):
             raise DataError(
-                f"{split.name}: no pair to validate on; choose a split recipe that holds some out (such as "
-                "split='random' or 'leave-one-out'), or train without validation"
+                f"{split.name}: no pair to validate on; train without validation (fit() without a task), or "
+                "validate on a split that holds some"
             )
         self._evaluate = partial(
             evaluate, split=split, seen=seen, history=history, k=k, metrics=self.metrics,

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from graphrec.core.errors import FeatureError, nearest
 from graphrec.core.files import digest, explain_os_errors, remove_stale_temporaries
 from graphrec.data import Content, Dataset
+from graphrec.data.content import TITLE_FIELD
 from graphrec.features import shards
 from graphrec.features.table import BUILD_HINT, TRAIN_FINGERPRINT, FeatureTable, matches_train_split
 
@@ -128,7 +129,8 @@ class FeatureStore:
         ]  # fmt: skip
 
     def load_tables(self, dataset: Dataset, **choose: str | None) -> dict[str, FeatureTable]:
-        """Opens one table for every content field and every other field with tables of the items or users.
+        """Opens one table for every content field but titles, and every other field with tables of the items
+        or users.
 
         Args:
             dataset: the dataset.
@@ -143,7 +145,7 @@ class FeatureStore:
                 other content or is damaged.
         """
         stored = self.tables_for(dataset)
-        fields = {t.manifest["field"] for t in stored} | set(dataset.content) | set(choose)
+        fields = {t.manifest["field"] for t in stored} | set(dataset.content) - {TITLE_FIELD} | set(choose)
         return {f: self._load_table(dataset, f, stored, choose.get(f)) for f in sorted(fields)
                 if choose.get(f, "") is not None}  # fmt: skip
 

@@ -18,8 +18,9 @@ from graphrec.core.config import Config
 from graphrec.core.environment import commit, environment
 from graphrec.core.errors import CheckpointError, ConfigError, DataError
 from graphrec.core.files import explain_os_errors, read_json
+from graphrec.core.progress import print_note
 from graphrec.data import Dataset
-from graphrec.data.content import title
+from graphrec.data.content import titles
 from graphrec.evaluation.metrics import parse_metric
 from graphrec.evaluation.ranking import RankingTask
 from graphrec.features import FeatureStore, FeatureTable
@@ -122,7 +123,7 @@ def train(
         out: the run directory.
         seed: seed of model and training, unless their options set one.
         select: metric to select the epoch on, or ``"none"`` for no validation and the last epoch. Default:
-            the model's.
+            the model's; for a dataset without a validation part ``"none"``, which is said on stderr.
         resume: resume from the last checkpoint in ``out``.
         source: where ``data`` was read; None copies the dataset into the run directory.
         store: directory of the feature store the tables came from, recorded for :func:`open_run`.
@@ -132,21 +133,27 @@ def train(
 
     Raises:
         ConfigError: an unknown name, option or metric.
-        DataError: ``valid`` is empty.
+        DataError: ``valid`` is empty and ``select`` names a metric.
         CheckpointError: ``out`` holds this run and ``resume`` is false, or another run.
         TrainingError: training failed.
     """
     cls, model_config, train_config = configure(model, model_options, train_options, seed)
     out = Path(out)
-    select = select or cls.select
+    if select is None:
+        select = cls.select if len(data.valid) else NONE
+        if select != cls.select:
+            print_note(
+                f"{data.name} has no validation part: trains {train_config.epochs:,} epochs and keeps the "
+                "last (--set train.epochs=N sets their number)"
+            )
     is_ranked = ranks(cls, select)  # refuses an unknown metric before anything that takes time
     refuse_another(out, select, resume)
     task: Task | None = None
     if select != NONE and not len(data.valid):
         raise DataError(
-            f"{data.name}: the valid split is empty, expected interactions to compute {select} on; choose a "
-            f"split with a validation part (such as --set data.split=random), or do not validate: "
-            f"--select {NONE}"
+            f"{data.name}: the valid split is empty, expected interactions to compute {select} on; train "
+            f"on the split as it is, for a number of epochs of your choice: --select {NONE} --set "
+            "train.epochs=N"
         )
     inputs = cls.inputs(features, model_config)
     untrained = cls.build(data, inputs or None, model_config)
@@ -275,11 +282,12 @@ def ranks(model: type[Model], select: str) -> bool:
     return True
 
 
-def refuse_another(out: Path, select: str, resume: bool) -> None:
+def refuse_another(out: Path, select: str | None, resume: bool) -> None:
     """Refuses an output directory that holds another run, before any work is done.
 
     Raises:
-        CheckpointError: it holds a run and ``resume`` is false, or a run that selects on another metric.
+        CheckpointError: it holds a run and ``resume`` is false, or a run that selects on another metric
+            than ``select`` (None: any metric will do).
     """
     if not (out / "run.json").exists() or not distributed.is_rank_zero():
         return
@@ -288,7 +296,7 @@ def refuse_another(out: Path, select: str, resume: bool) -> None:
             f"{out} already holds a run; resume it (--resume), or choose another directory (--out)"
         )
     selected = read_meta(out).get("select") or select
-    if selected != select:
+    if select is not None and selected != select:
         raise CheckpointError(
             f"{out} selects on {selected}, this run selects on {select}; resume it with --select {selected}, "
             "or choose another directory (--out)"
@@ -417,6 +425,6 @@ def _earlier_environments(out: Path) -> list[dict[str, Any]]:
 
 
 def _titles(data: Dataset) -> dict[str, str]:
-    """The beginning of each item's text, by item id."""
-    texts = zip(data.items.ids, data.content.get("text", ()), strict=False)
-    return {item: title(text) for item, text in texts if text is not None}
+    """Titles of the items that have one or a text, by item id."""
+    named = zip(data.items.ids, titles(data.content), strict=False)
+    return {item: name for item, name in named if name is not None}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from graphrec.core.errors import ConfigError, DataError, FeatureError, nearest
+from graphrec.core.progress import print_note
 from graphrec.data import Dataset
 from graphrec.data.readers import FEATURES, READERS, dataset_folder, load_dataset
 from graphrec.features import ATTRIBUTE_PREFIX, PREFERENCES, PROFILE, FeatureStore, FeatureTable
@@ -19,6 +20,8 @@ from graphrec.models.base import Model, ModelConfig
 
 NONE = "none"
 """As an extractor: leave the field out. As the metric to select on: do not validate."""
+USUAL_FIELDS = ("audio", "image", "text", "video")
+"""Fields that items may have features of without having the content in the dataset."""
 
 
 @dataclass(frozen=True)
@@ -141,12 +144,18 @@ def features_for(
     config = config or model.Config()
     patterns = model.optional_fields(config)
     needs_content = model.needs_features(config)
-    if not needs_content and not patterns:
-        return {}
-    store = store if isinstance(store, FeatureStore) else FeatureStore(store)
     choices = {
         f: c for f, c in [*(modalities or {}).items(), ("image", image), ("text", text)] if c is not None
     }
+    unused = [f for f, c in choices.items() if c != NONE and not any(fnmatchcase(f, p) for p in patterns)]
+    if unused and not needs_content:
+        print_note(
+            f"{model.name} takes no features of {', '.join(map(repr, unused))} with these options; they "
+            "are not used"
+        )
+    if not needs_content and not patterns:
+        return {}
+    store = store if isinstance(store, FeatureStore) else FeatureStore(store)
     stored = {str(row["field"]) for row in store.status(data)}
     if model.extractor is not None:
         return _features_of_one_extractor(model, data, store, stored, choices, source)
@@ -162,8 +171,25 @@ def features_for(
                 f"run: graphrec llm {patterns[0]} {_arguments(source, store)}"
             )
         raise FeatureError(_missing_features(model.name, data.name, store, wanted, missing, source))
+    for note in (unusual_field(f, data) for f in wanted):
+        if note:
+            print_note(note)
     left_out = dict.fromkeys((stored | set(data.content)) - {*wanted, *optional})
     return store.load_tables(data, **left_out, **{f: choices[f] for f in wanted if f in choices})
+
+
+def unusual_field(field: str, data: Dataset) -> str:
+    """What to know about a field of features that is no content of the dataset and has no usual name; empty
+    for all others.
+    """
+    known = {*data.content, *USUAL_FIELDS, PROFILE, PREFERENCES}
+    if field in known or field.startswith(ATTRIBUTE_PREFIX):
+        return ""
+    return (
+        f"{field!r} is no content field of {data.name} ({', '.join(sorted(data.content)) or 'it has none'}); "
+        f"multimodal models take it as one more modality.{nearest(field, known)} It is left out with "
+        f"--modality {field}=none"
+    )
 
 
 def _arguments(source: Source | None, store: FeatureStore) -> str:

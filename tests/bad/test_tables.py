@@ -243,7 +243,7 @@ def test_bad_tables_are_refused_with_file_and_row(case, tmp_path, refused):
 @parametrize(
     [
         Case("unknown items are counted", {"a.csv": OK, "items.csv": "id,name\na,A\nz,Z\n"}, table(NAMED),
-             ("item rows without interactions 1", "items with text 1")),
+             ("item rows without interactions 1", "cold items kept 1", "items with text 2")),
         Case("empty texts are counted as missing", {"a.csv": OK, "items.csv": "id,name\na,\nb,B\n"},
              table(NAMED), ("items with text 1",)),
         Case("a mapping in any order, with a blank line", {**BABY, MAP: ITEM_MAP.replace("007", "\n007")},

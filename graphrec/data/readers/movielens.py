@@ -45,6 +45,7 @@ def read(
     text: list[str] | tuple[str, ...] = TEXT_COLUMNS,
     attributes: bool | str | list[str] | tuple[str, ...] | None = None,
     min_items: int = 2,
+    cold_items: bool = False,
 ) -> Dataset:
     """MovieLens latest-small: ratings of at least 4, 5-core, split 8:1:1 at random by default.
 
@@ -58,6 +59,7 @@ def read(
         attributes: which of :data:`ATTRIBUTES` to add, for conversations; True means all that the item
             table has (``movies.csv`` has only genres).
         min_items: minimum number of films with an attribute; rarer attributes are dropped.
+        cold_items: keep the films that have no rating of at least ``min_rating``.
 
     Raises:
         ConfigError: unknown attribute.
@@ -79,7 +81,8 @@ def read(
     dataset = Dataset(**from_frame.parse(
         read_table(ratings), user="userId", item="movieId", time="timestamp", rating="rating",
         min_rating=min_rating, k_core=k_core, split=split, items=films, item_id="movieId",
-        content={"text": ("text", "composed text")}, seed=seed, name="movielens-small",
+        content={"text": ("text", "composed text")},
+        cold_items=cold_items, seed=seed, name="movielens-small",
         source=str(ratings), first_row=first_row(ratings), items_source=str(table),
         items_first_row=first_row(table),
     ))  # fmt: skip

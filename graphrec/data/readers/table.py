@@ -15,10 +15,14 @@ import polars as pl
 from graphrec.core.errors import ConfigError, DataError
 from graphrec.data import frames, from_frame
 from graphrec.data.attributes import with_attributes
+from graphrec.data.content import TITLE_FIELD
 from graphrec.data.dataset import Dataset
 from graphrec.data.readers.delimited import TextFormat
 from graphrec.data.readers.files import first_row, join_columns, read_table, without_html
 from graphrec.data.readers.images import SUFFIXES, with_pictures
+
+SPLIT_COLUMN = "split by file"
+"""Column of interactions from several files that holds the part each row belongs to."""
 
 
 def read(
@@ -53,12 +57,19 @@ def read(
     comment: str | None = None,
     columns: list[str] | tuple[str, ...] | None = None,
     clean: bool = False,
+    cold_items: bool | None = None,
+    valid: str | Path | None = None,
+    test: str | Path | None = None,
+    title: str | None = None,
 ) -> Dataset:
     """Reads interactions and the selected item content.
 
     Args:
         folder: base of relative paths.
         interactions: file with one row per interaction.
+        valid: file of the validation interactions, with the columns of ``interactions``, which is then the
+            train part; instead of ``split``. It may be left out, and so may ``test``.
+        test: file of the test interactions, likewise.
         user: column of user ids.
         item: column of item ids.
         time: column of times: numbers, dates or datetimes.
@@ -73,6 +84,8 @@ def read(
         items: file with one row per item.
         item_id: column of item ids in ``items``; default: the name ``item``.
         text: column or columns of ``items`` that are joined into the item's text.
+        title: column of ``items`` with the titles that people see (content field ``title``); default: the
+            first sentence of the text.
         image: column of image paths in ``items``, relative to ``image_root`` or absolute paths inside it;
             backslashes separate folders as well.
         images: folder of images named ``<item id>.<ext>``, subfolders included, instead of ``image``.
@@ -91,6 +104,8 @@ def read(
         comment: lines of delimited files that begin with this are left out, such as ``#``.
         columns: column names of an interaction file without a header line.
         clean: remove HTML tags from the text and replace entities such as ``&amp;``.
+        cold_items: keep the items of ``items`` that have no interactions; default: keep them unless
+            ``k_core`` asks for items with at least two interactions.
 
     Raises:
         ConfigError: ``text``, ``image`` or ``attributes`` without ``items``, both ``image`` and ``images``,
@@ -98,9 +113,10 @@ def read(
         DataError: a file is missing or damaged, a column does not exist, or a value is invalid; the message
             names file and row.
     """
-    if items is None and any(given is not None for given in (text, image, item_id, attributes)):
+    if items is None and any(given is not None for given in (text, image, item_id, attributes, title)):
         raise ConfigError(
-            "text=, image=, item_id= and attributes= are columns of the item table; set its file with items="
+            "text=, title=, image=, item_id= and attributes= are columns of the item table; set its file "
+            "with items="
         )
     if image is not None and images is not None:
         raise ConfigError("image= is a column of paths and images= a folder; use one of them")
@@ -116,6 +132,10 @@ def read(
     with_names = plain if columns is None else replace(plain, columns=tuple(columns))
     used = [name for name in (user, item, time, rating, split) if isinstance(name, str)]
     frame = read_table(path, with_names, used, (user, item))
+    if valid is not None or test is not None:
+        held_out = {name: folder / file for name, file in (("valid", valid), ("test", test)) if file}
+        frame = _with_held_out(frame, path, held_out, with_names, (user, item), (time, rating), split)
+        split = SPLIT_COLUMN
     content: dict[str, tuple[str, str]] = {}
     item_frame, item_path = None, path
     pictures = folder / image_root if image_root is not None else (folder / (items or interactions)).parent
@@ -123,13 +143,18 @@ def read(
         raise DataError(f"{pictures}: no such folder; expected the folder of the image paths (image_root=)")
     if items is not None:
         item_path = folder / items
-        used = [item_id or item, *_names(text), *_names(image), *_names(attributes)]
+        used = [item_id or item, *_names(text), *_names(title), *_names(image), *_names(attributes)]
         item_frame = read_table(item_path, plain, used, used[:1])
         if text is not None:
             joined = join_columns(item_frame, _names(text), item_path)
             joined = without_html(joined) if clean else joined
             item_frame = item_frame.with_columns(joined.alias("composed text"))
             content["text"] = ("text", "composed text")
+        if title is not None:
+            named = frames.column(item_frame, title, str(item_path)).cast(pl.String).str.strip_chars()
+            named = without_html(named) if clean else named
+            item_frame = item_frame.with_columns(named.alias("own title"))
+            content[TITLE_FIELD] = ("text", "own title")
         if image is not None:
             item_frame = item_frame.with_columns(
                 _picture_paths(item_frame, image, item_path, pictures).alias("image path")
@@ -138,7 +163,7 @@ def read(
     dataset = Dataset(**from_frame.parse(
         frame, user=user, item=item, time=time, time_unit=time_unit, time_format=time_format, rating=rating,
         min_rating=min_rating, k_core=k_core, split=split, items=item_frame, item_id=item_id,
-        content=content, root=pictures, seed=seed,
+        content=content, cold_items=cold_items, root=pictures, seed=seed,
         name=name or path.absolute().parent.name or path.stem,
         source=str(path), first_row=first_row(path, with_names),
         items_source=str(item_path), items_first_row=first_row(item_path),
@@ -152,6 +177,45 @@ def read(
         dataset = with_pictures(dataset, folder / images)
     _require_some_picture(dataset)
     return dataset
+
+
+def _with_held_out(
+    train: pl.DataFrame,
+    path: Path,
+    held_out: dict[str, Path],
+    form: TextFormat,
+    ids: tuple[str, str],
+    others: tuple[str | None, ...],
+    split: Any,
+) -> pl.DataFrame:
+    """The interactions of all files with the column :data:`SPLIT_COLUMN`.
+
+    Raises:
+        ConfigError: ``split`` is set as well.
+        DataError: an id is invalid, or a column is missing in one of the files; names file and row.
+    """
+    if split != "random":
+        raise ConfigError(
+            f"split={split!r} besides valid= or test=; expected the split to be given in one way"
+        )
+    columns = [*ids, *(name for name in others if name is not None)]
+    parts = []
+    for label, file in {"train": path, **held_out}.items():
+        frame = train if file is path else read_table(file, form, columns, ids)
+        for name, kind in zip(ids, ("user", "item"), strict=True):  # here, where file and row are known
+            text = frames.as_ids(
+                frames.column(frame, name, str(file)), kind, str(file), first_row(file, form)
+            )
+            frame = frame.with_columns(text.alias(name))
+        selected = [frames.column(frame, name, str(file)).alias(name) for name in dict.fromkeys(columns)]
+        parts.append(pl.DataFrame(selected).with_columns(pl.lit(label).alias(SPLIT_COLUMN)))
+    try:
+        return pl.concat(parts, how="vertical_relaxed")
+    except pl.exceptions.PolarsError as cause:
+        raise DataError(
+            f"{path}: its columns {columns} and those of {', '.join(map(str, held_out.values()))} have "
+            f"different types ({cause}); write all files alike"
+        ) from cause
 
 
 def _names(columns: str | list[str] | tuple[str, ...] | None) -> list[str]:

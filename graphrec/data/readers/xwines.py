@@ -46,6 +46,7 @@ def read(
     seed: int = 0,
     attributes: bool | str | list[str] | tuple[str, ...] | None = None,
     min_items: int = 2,
+    cold_items: bool = False,
 ) -> Dataset:
     """X-Wines Slim: ratings of at least 4, 5-core, split 8:1:1 at random by default.
 
@@ -58,6 +59,7 @@ def read(
         seed: random seed of the split.
         attributes: which of :data:`ATTRIBUTES` to add, for conversations; True means all.
         min_items: minimum number of wines with an attribute; rarer attributes are dropped.
+        cold_items: keep the wines that have no rating of at least ``min_rating``.
 
     Raises:
         ConfigError: unknown attribute.
@@ -70,7 +72,8 @@ def read(
     dataset = Dataset(**from_frame.parse(
         read_table(ratings), user="UserID", item="WineID", time="Date", rating="Rating",
         min_rating=min_rating, k_core=k_core, split=split, items=_with_text(wines, table),
-        item_id="WineID", content={"text": ("text", "composed text")}, seed=seed, name="xwines",
+        item_id="WineID", content={"text": ("text", "composed text")},
+        cold_items=cold_items, seed=seed, name="xwines",
         source=str(ratings), first_row=first_row(ratings), items_source=str(table),
         items_first_row=first_row(table),
     ))  # fmt: skip
