@@ -238,7 +238,7 @@ def test_ranking_task():
     expected = evaluate(model, test, seen=train, k=20).mean()
     assert task(model) == {name: expected[name] for name in task.metrics}
     empty = Interactions([], [], 200, 60, name="valid")
-    with pytest.raises(DataError, match=r"valid: no pair to validate on; choose a split"):
+    with pytest.raises(DataError, match=r"valid: no pair to validate on; train without validation"):
         RankingTask(empty, seen=train)
     with pytest.raises(ConfigError, match="Did you mean 'recall'"):
         RankingTask(test, seen=train, metrics=("recal",))

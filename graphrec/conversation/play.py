@@ -54,7 +54,7 @@ def play(
         DataError: there are no pairs, or a target has no attribute.
     """
     if not len(targets):
-        raise DataError("no held-out pair to talk about; choose a split that holds some out")
+        raise DataError("no held-out pair to talk about; expected one or more")
     turns = setting.config.turns
     simulated = simulator.users(targets, turns, epoch)
     uniform = numpy_rng(simulator.seed, "conversation/policy", epoch).random((len(targets), turns))

@@ -55,8 +55,8 @@ class ScoringTask:
         edges, n_attributes = item_attribute_pairs(data)
         if not len(data.valid):
             raise DataError(
-                f"{data.name}: the valid split is empty, so there is nothing to validate on; choose a split "
-                "that holds some out"
+                f"{data.name}: the valid split is empty, so there is nothing to validate on; train without "
+                "validation (--select none), or move some train interactions to the valid part"
             )
         if not edges.shape[1]:
             raise DataError(

@@ -107,8 +107,8 @@ def tune(
     searched = search_space(model, space, model_options, train_options)
     if not len(data.valid):
         raise DataError(
-            f"{data.name}: the valid split is empty, so there is nothing to select {select} on; choose a "
-            "split that holds some out (such as --set data.split=random)"
+            f"{data.name}: the valid split is empty, so there is nothing to select {select} on; move "
+            "some train interactions to the valid part (the test part stays), or train without tuning"
         )
     configs = {
         "model_config": model_config.model_dump(mode="json"),
