@@ -223,7 +223,7 @@ GOWALLA = [
     gowalla("a flipped bit", WHOLE[:300] + bytes([WHOLE[300] ^ 1]) + WHOLE[301:], "CRC-32"),
     gowalla("no test array", npz(train=PAIRS), "test"),
     gowalla("one array alone", PAIRS.tobytes()),
-    gowalla("pickled objects", npz(train=PAIRS.astype(object), test=HELD), "pickle"),
+    gowalla("pickled objects", npz(train=PAIRS.astype(object), test=HELD), "Python objects"),
     gowalla("one dimension", npz(train=PAIRS[:, 0], test=HELD), "'train'", "(30,)"),
     gowalla("floats", npz(train=PAIRS + 0.5, test=HELD), "float64"),
     gowalla("texts", npz(train=PAIRS.astype(str), test=HELD), "'train'"),
