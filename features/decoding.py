@@ -11,10 +11,15 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from graphrec.core.errors import ConfigError
+
 MAX_PIXELS = 64_000_000
 MAX_ASPECT = 100
 MAX_SCANS = 100
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+TRUNCATED = ("refuse", "accept")
+"""What becomes of a truncated picture: the option ``truncated`` of extractors of images."""
+JPEG_END = b"\xff\xd9"
 BAND_PIXELS = 4_000_000  # pixels converted to RGB at a time
 ORIENTATION = 0x0112
 UPRIGHT = {
@@ -32,7 +37,18 @@ class UnreadableImageError(ValueError):
     """An image that cannot be decoded; the message is the reason recorded for the item."""
 
 
-def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def check_truncated(name: str, value: str) -> str:
+    """The option ``truncated`` of the extractor ``name``.
+
+    Raises:
+        ConfigError: it is not one of :data:`TRUNCATED`.
+    """
+    if value not in TRUNCATED:
+        raise ConfigError(f"{name}: truncated={value!r}; expected {' or '.join(TRUNCATED)}")
+    return value
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS, *, accept_truncated: bool = False) -> Image.Image:
     """Decodes an image file to an RGB image.
 
     EXIF orientation is applied, transparency is blended with white, 16-bit grays are scaled to 8 bits, and an
@@ -43,17 +59,24 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     Args:
         data: content of the file.
         max_pixels: refuse larger images.
+        accept_truncated: decode what is there of a file that was cut off, if its format allows it (BMP, GIF,
+            JPEG, PNG, PPM, TIFF); the rest is black, white where the image has transparency, or gray (JPEG).
 
     Raises:
         UnreadableImageError: not an image, truncated, damaged, or too large; the message does not depend on
             the path.
     """
-    return decode_picture(open_picture(data, max_pixels))
+    picture = open_picture(data, max_pixels, accept_truncated=accept_truncated)
+    return decode_picture(picture, accept_truncated=accept_truncated)
 
 
-def open_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_picture(data: bytes, max_pixels: int = MAX_PIXELS, *, accept_truncated: bool = False) -> Image.Image:
     """Opens an image file and checks its size without decompressing it; see :func:`decode`."""
     Image.init()
+    if accept_truncated and data.startswith(b"\xff\xd8"):
+        # With an end, libjpeg fills in what is missing; without, it holds back rows (all of a progressive
+        # JPEG).
+        data += JPEG_END
     with _as_unreadable(data):
         picture = Image.open(io.BytesIO(data), formats=[f for f in FORMATS if f in Image.OPEN])
         _check_size(picture, max_pixels)
@@ -65,10 +88,10 @@ def open_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return picture
 
 
-def decode_picture(picture: Image.Image) -> Image.Image:
+def decode_picture(picture: Image.Image, *, accept_truncated: bool = False) -> Image.Image:
     """Decompresses, rotates and converts an image from :func:`open_picture` to RGB; see :func:`decode`."""
     with _as_unreadable():
-        picture.load()
+        _load(picture, accept_truncated)
         _check_size(picture, MAX_PIXELS)  # some formats correct the header here
         return _to_rgb(_upright(picture))
 
@@ -93,6 +116,22 @@ class PixelBudget:
             with self._changed:
                 self._used -= n
                 self._changed.notify_all()
+
+
+def _load(picture: Image.Image, accept_truncated: bool) -> None:
+    """Decompresses an image in place.
+
+    Pillow's own switch for truncated files holds for a whole process, and so for other threads.
+    """
+    try:
+        picture.load()
+    except OSError as cause:
+        if not str(cause).startswith("image file is truncated"):
+            raise
+        if not accept_truncated:
+            raise OSError(f"{cause}; the extractor's option truncated=accept takes what is there") from cause
+        picture.tile = []  # type: ignore[attr-defined]  # nothing more to decode: keep the pixels read so far
+        picture.load()
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from PIL import Image
 from graphrec.core.errors import ConfigError, FeatureError, missing_dependency, nearest
 from graphrec.core.files import sha256_file
 from graphrec.core.random import torch_rng
+from graphrec.features.extract.decoding import check_truncated
 from graphrec.features.extract.registry import versions
 from graphrec.features.extract.weights import hub_file, refuse_pickle
 
@@ -39,6 +40,8 @@ class OpenClip:
         precision: ``"auto"`` is float16 autocast on a GPU and float32 elsewhere.
         batch_size: images per forward pass.
         device: ``"auto"`` uses a GPU if available.
+        truncated: ``"accept"`` takes what is there of a picture whose file was cut off; such a picture is
+            unreadable otherwise.
         random_init: random weights, for tests; needs ``pretrained=None``.
         seed: seed of the random weights.
 
@@ -59,6 +62,7 @@ class OpenClip:
         precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto",
         batch_size: int = 32,
         device: str = "auto",
+        truncated: Literal["refuse", "accept"] = "refuse",
         random_init: bool = False,
         seed: int = 0,
     ) -> None:
@@ -71,6 +75,7 @@ class OpenClip:
             raise ConfigError(f"precision {precision!r}; expected auto, float32, float16 or bfloat16")
         if batch_size < 1:
             raise ConfigError(f"batch_size {batch_size}; expected at least 1")
+        self.truncated = check_truncated(self.name, truncated)
         import torch
 
         self.model = model
@@ -204,6 +209,7 @@ class OpenClip:
             "normalize": self.normalize,
             "precision": self.precision,
             "batch_size": self.batch_size,
+            **({"truncated": self.truncated} if self.truncated != "refuse" else {}),
             "versions": versions("open_clip_torch", "pillow", "torch"),
         }
 

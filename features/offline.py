@@ -11,6 +11,7 @@ from PIL import Image
 
 from graphrec.core.errors import ConfigError, FeatureError, missing_dependency
 from graphrec.core.random import derive_seed
+from graphrec.features.extract.decoding import check_truncated
 from graphrec.features.extract.registry import versions
 
 
@@ -168,9 +169,11 @@ class HogHsv:
     Args:
         side: images are resized to ``side x side`` whatever their aspect ratio; a multiple of 12.
         weights: weights of shape, palette and layout.
+        truncated: ``"accept"`` takes what is there of a picture whose file was cut off; such a picture is
+            unreadable otherwise.
 
     Raises:
-        ConfigError: a side or weight out of range.
+        ConfigError: a side, weight or choice out of range.
     """
 
     name = "hog-hsv"
@@ -178,7 +181,13 @@ class HogHsv:
     batch_size: int | None = None
     empty_reason = "the picture has no gradient and no color"
 
-    def __init__(self, side: int = 96, *, weights: tuple[float, float, float] = (1.0, 0.7, 0.7)) -> None:
+    def __init__(
+        self,
+        side: int = 96,
+        *,
+        weights: tuple[float, float, float] = (1.0, 0.7, 0.7),
+        truncated: Literal["refuse", "accept"] = "refuse",
+    ) -> None:
         if side < 48 or side % 12 or len(weights) != 3 or min(weights) < 0 or not any(weights):
             raise ConfigError(
                 f"hog-hsv: side {side}, weights {weights}; expected a multiple of 12 of at least 48, and "
@@ -190,6 +199,7 @@ class HogHsv:
             raise missing_dependency("scikit-image", "features") from cause
         self.side = side
         self.weights = tuple(float(w) for w in weights)
+        self.truncated = check_truncated(self.name, truncated)
 
     @property
     def dim(self) -> int:
@@ -204,6 +214,7 @@ class HogHsv:
             "resize": "to a square, bilinear",
             "weights": list(self.weights),
             "parts": {"hog": [6, 2, 8], "hsv": [8, 4, 4], "layout": [4, 4]},
+            **({"truncated": self.truncated} if self.truncated != "refuse" else {}),
             "versions": versions("pillow", "scikit-image", "numpy"),
         }
 

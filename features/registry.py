@@ -34,6 +34,8 @@ class Extractor(Protocol):
     - ``dtype``: ``"float32"`` (default) or ``"float16"``.
     - ``prepare(item)``: prepares one item for ``encode``, such as resizing a picture. Called in several
       threads, during the forward pass of other items.
+    - ``truncated``: ``"accept"`` to get what is there of a picture whose file was cut off; ``describe`` must
+      tell so. ``"refuse"`` or absent: such a picture is unreadable.
     - ``fit(contents)``: called before ``encode`` with all present texts of the corpus, in item order. All
       shards are computed again when the corpus changes.
     - ``get_fitted() -> dict[str, np.ndarray]`` and ``set_fitted(arrays)``: what ``fit`` learned, kept beside

@@ -117,7 +117,7 @@ def load_rows(
 ) -> Iterator[LoadedItem]:
     """The content of rows in order; a pool reads and decodes ``n`` rows ahead, texts need no pool.
 
-    Of the extractor, only its optional ``prepare`` is used.
+    Of the extractor, only its optional ``prepare`` and ``truncated`` are used.
     """
     budget = PixelBudget()
     return prefetch_map(pool, lambda row: _load_row(content, row, extractor, budget), rows, n)
@@ -150,13 +150,14 @@ def load_file(
 ) -> LoadedItem:
     """The content of a file as an extractor takes it; a picture of more than ``max_pixels`` is refused."""
     prepare = getattr(extractor, "prepare", None)
+    accept_truncated = getattr(extractor, "truncated", "refuse") == "accept"
     digest = hashlib.sha256(data).hexdigest()
     if kind != "image":  # the extractor knows the format
         return LoadedItem(digest, prepare(data) if prepare else data)
     try:
-        picture = open_picture(data, max_pixels)
+        picture = open_picture(data, max_pixels, accept_truncated=accept_truncated)
         with budget.reserve(picture):
-            picture = decode_picture(picture)
+            picture = decode_picture(picture, accept_truncated=accept_truncated)
             return LoadedItem(digest, prepare(picture) if prepare else picture)
     except UnreadableImageError as cause:
         return LoadedItem(digest, reason=printable(str(cause)))

@@ -90,6 +90,37 @@ def test_rare_and_common_values_are_left_out():
     assert data.meta["attributes"]["of too many items"] == 1
 
 
+def test_values_that_differ_in_case_are_one_attribute_and_a_note_says_so(capsys):
+    table = {
+        "sku": list("abcd"),
+        "color": ["red|Blue", " Red |red|BLUE", "red ", "STRASSE"],
+        "kind": ["A|straße", "a", "Straße", "straße"],
+    }
+    data = with_attributes(shop(), table, "sku", ["color", "kind"], source="items.csv")
+    assert attributes(data) == {
+        "color: BLUE": {"a", "b"},  # a tie: the first in sorted order
+        "color: red": {"a", "b", "c"},
+        "kind: A": {"a", "b"},
+        "kind: straße": {"a", "c", "d"},
+    }
+    assert data.meta["attributes"]["spellings folded"] == 4
+    assert data.meta["attributes"]["of too few items"] == 1  # STRASSE, of another column than straße
+    notes = capsys.readouterr().err.splitlines()
+    assert len(notes) == 2
+    assert all(fact in notes[0] for fact in ("items.csv", "'color'", "2 ", "'Red'", "'red'", "'Blue'"))
+    assert all(fact in notes[1] for fact in ("items.csv", "'kind'", "2 ", "'a'", "'A'", "'Straße'"))
+    reordered = with_attributes(shop(), pl.DataFrame(table).reverse(), "sku", ["color", "kind"])
+    assert reordered.nodes["attribute"] == data.nodes["attribute"]
+    assert np.array_equal(reordered.relations[HAS], data.relations[HAS])
+
+
+def test_values_of_one_spelling_each_leave_no_note_and_no_count(capsys):
+    data = with_attributes(shop(), {"sku": list("abcd"), "v": ["x|X-1", "x", "X-1", "é"]}, "sku", "v")
+    assert set(attributes(data)) == {"v: X-1", "v: x"}
+    assert "spellings folded" not in data.meta["attributes"]
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("values", "separator", "expected"),
     [

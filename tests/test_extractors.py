@@ -24,7 +24,8 @@ from graphrec.core.errors import ConfigError, FeatureError
 from graphrec.core.random import numpy_rng
 from graphrec.features import FeatureStore, extract as features
 from graphrec.features.extract.decoding import UnreadableImageError, decode
-from graphrec.features.extract.extraction import extract
+from graphrec.features.extract.extraction import extract, unreadable
+from graphrec.features.extract.saved import SavedExtractor
 
 ROOT = Path(__file__).parent.parent
 
@@ -84,6 +85,40 @@ def test_truncated_pictures_are_errors(kind: str) -> None:
     assert "0x" not in str(caught.value)
 
 
+TRUNCATABLE = {
+    "BMP": {}, "GIF": {"interlace": 0}, "JPEG": {}, "PNG": {}, "PPM": {}, "TIFF": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TRUNCATABLE)
+def test_a_truncated_picture_is_accepted_on_request_and_only_then(kind: str) -> None:
+    pixels = numpy_rng(0, kind).integers(0, 256, (90, 120, 3)).astype(np.uint8)
+    data = encoded(Image.fromarray(pixels), kind, **TRUNCATABLE[kind])
+    whole = decode(data)
+    assert decode(data, accept_truncated=True) == whole
+    part = data[: len(data) * 6 // 10]
+    found = decode(part, accept_truncated=True)
+    rows = slice(None, None, -1 if kind == "BMP" else 1)  # in the order of the file
+    equal = (np.asarray(found) == np.asarray(whole)).all(axis=(1, 2))[rows]
+    assert equal[:40].all()
+    assert not equal[-20:].any()
+    assert decode(part, accept_truncated=True) == found
+    with pytest.raises(UnreadableImageError, match=r"truncated.*truncated=accept"):
+        decode(part)
+
+
+def test_a_progressive_jpeg_without_its_end_is_accepted_whole_in_less_detail() -> None:
+    data = encoded(picture(size=(120, 90)), "JPEG", progressive=True)
+    found = decode(data[: len(data) * 9 // 10], accept_truncated=True)
+    assert np.abs(np.asarray(found, dtype=int) - np.asarray(decode(data), dtype=int)).mean() < 5
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"\xff\xd8\xff", encoded(picture(), "WEBP")[:-40]])
+def test_a_file_without_pixels_to_use_is_unreadable_also_on_request(data: bytes) -> None:
+    with pytest.raises(UnreadableImageError):
+        decode(data, accept_truncated=True)
+
+
 def test_bombs_are_refused_by_their_header() -> None:
     data = bytearray(encoded(Image.new("1", (9000, 9000))))
     with pytest.raises(UnreadableImageError, match="9000 x 9000"):
@@ -125,6 +160,45 @@ def test_unreadable_pictures_are_listed_and_too_many_are_refused(tmp_path: Path)
     before = table.numpy()
     repaired = extract(data, "image", hog, store, shard_size=8, workers=1)
     assert np.flatnonzero((repaired.numpy() != before).any(axis=1)).tolist() == [3]
+
+
+def test_tables_with_and_without_truncated_pictures_are_two(tmp_path: Path) -> None:
+    names = gallery(tmp_path, 12)
+    part = (tmp_path / "3.png").read_bytes()[:300]
+    (tmp_path / "3.png").write_bytes(part)
+    data, store = shop(names, "image", tmp_path), FeatureStore(tmp_path / "s")
+    refuse = features.extractor("hog-hsv")
+    accept = features.extractor("hog-hsv", truncated="accept")
+    assert refuse.describe() == features.extractor("hog-hsv", truncated="refuse").describe()
+    assert "truncated" not in refuse.describe()  # tables of before keep their keys
+    with pytest.raises(FeatureError, match=r"i3: .*truncated=accept"):
+        extract(data, "image", refuse, store)
+    without = extract(data, "image", refuse, store, max_bad=0.1)
+    table = extract(data, "image", accept, store)
+    assert table.meta["extractor"]["truncated"] == "accept"
+    assert table.present.all()
+    assert table.take([3]).any()
+    assert np.flatnonzero((table.numpy() != without.numpy()).any(axis=1)).tolist() == [3]
+    assert len(store.tables()) == 2
+    again = extract(data, "image", refuse, store, max_bad=0.1)
+    assert np.flatnonzero(~again.present).tolist() == [3]
+    assert list(unreadable(data.field("image"))) == [3]
+
+    saved = SavedExtractor.from_table(table)
+    assert saved is not None
+    assert np.allclose(saved.encode([part], ["x"]), table.take([3]))
+    default = SavedExtractor.from_table(without)
+    assert default is not None
+    with pytest.raises(FeatureError, match=r"x: .*truncated"):
+        default.encode([part], ["x"])
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("hog-hsv", {}), ("open_clip", {"pretrained": None, "random_init": True})]
+)
+def test_truncated_is_refuse_or_accept(name: str, options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"{name}.*'yes'.*refuse.*accept"):
+        features.extractor(name, truncated="yes", **options)
 
 
 def test_workers_and_batches_do_not_change_a_byte(tmp_path: Path) -> None:

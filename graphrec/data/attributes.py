@@ -22,6 +22,7 @@ import numpy as np
 import polars as pl
 
 from graphrec.core.errors import ConfigError, DataError, nearest
+from graphrec.core.progress import print_note
 from graphrec.data import frames
 from graphrec.data.dataset import Dataset, Relation
 from graphrec.data.vocabulary import Vocabulary
@@ -48,9 +49,11 @@ def with_attributes(
 
     A value ``France`` of the column ``Country`` becomes the attribute ``Country: France`` in the group
     ``Country``. Groups keep the order of ``columns``; the attributes of a group are sorted by name. Values
-    are stripped, and repeated values of an item count once. ``meta["attributes"]`` counts what was dropped:
-    rare and frequent values, rows of unknown items, items without a row, and items without any attribute.
-    All items stay in the dataset.
+    are stripped, and repeated values of an item count once. Values of a column that differ only in case, such
+    as ``Red`` and ``red``, are one attribute, named by the spelling of the most items (of several such, the
+    first in sorted order); a note says which. ``meta["attributes"]`` counts these spellings, if there are
+    any, and what was dropped: rare and frequent values, rows of unknown items, items without a row, and items
+    without any attribute. All items stay in the dataset.
 
     Args:
         dataset: the dataset to extend.
@@ -77,9 +80,13 @@ def with_attributes(
     group_of: list[int] = []
     rare = 0
     common = 0
+    folded = 0
     for group, name in enumerate(names):
         values = _as_texts(frames.column(frame, name, source), separator, source)
-        pairs = _item_values(items, values)
+        pairs, spellings = _fold_case(_item_values(items, values))
+        if spellings:
+            print_note(f"{source}: column {name!r}: {_describe_folded(spellings)}")
+        folded += len(spellings)
         counts = pairs.group_by("value").len("items").sort("value")
         too_few = counts["items"] < min_items
         too_many = ~too_few & (counts["items"] / dataset.n_items > (1.0 if max_share is None else max_share))
@@ -113,6 +120,7 @@ def with_attributes(
                 "kept": len(texts),
                 "of too few items": rare,
                 "of too many items": common,
+                **({"spellings folded": folded} if folded else {}),
                 "rows of other items": len(items) - rows,
                 "items without a row": dataset.n_items - rows,
                 "items without attributes": dataset.n_items - len(np.unique(edges[0])),
@@ -210,6 +218,32 @@ def _item_values(items: np.ndarray, values: pl.Series) -> pl.DataFrame:
         rows = rows.explode("value")
     rows = rows.with_columns(pl.col("value").str.strip_chars())
     return rows.filter(pl.col("value") != "").unique(maintain_order=True)
+
+
+def _fold_case(pairs: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, str]]:
+    """Item and value pairs with one spelling per value, and the spelling that replaces each other one.
+
+    Values that differ only in case get the spelling of the most items; of several such, the first in sorted
+    order.
+    """
+    kept: dict[str, str] = {}
+    replaced: dict[str, str] = {}
+    counts = pairs.group_by("value").len("items").sort(["items", "value"], descending=[True, False])
+    for value in counts["value"]:
+        first = kept.setdefault(value.casefold(), value)
+        if first != value:
+            replaced[value] = first
+    if not replaced:
+        return pairs, replaced
+    values = pl.col("value").replace(replaced)
+    return pairs.with_columns(values).unique(maintain_order=True), replaced
+
+
+def _describe_folded(spellings: dict[str, str]) -> str:
+    some = list(spellings.items())[:3]
+    examples = ", ".join(f"{frames.quoted(value)} as {frames.quoted(kept)}" for value, kept in some)
+    more = ", ..." if len(spellings) > len(some) else ""
+    return f"{len(spellings):,} values differ from another one only in case and count as it: {examples}{more}"
 
 
 def _no_shared_value(

@@ -236,3 +236,19 @@ def test_too_many_broken_pictures_stop_it_early(many: Dataset, tmp_path: Path, r
     assert "3 of 30" in error
     assert "--max-bad" in error
     assert "item0: empty file" in error
+
+
+def test_truncated_pictures_are_built_on_request(tmp_path: Path, graphrec: Any, refused: Any) -> None:
+    names = gallery(tmp_path, {"part.jpg": noise("JPEG")[:2000]})
+    shop(names, tmp_path).save(tmp_path / "saved")
+    error = refused("features", "build", "saved", "--text", "none")
+    assert "item1: " in error
+    assert "truncated=accept" in error
+    assert "part.jpg" in graphrec("features", "broken", "saved").out
+    option = ("--set", "image.truncated=accept")
+    answer = graphrec("features", "build", "saved", "--text", "none", *option)
+    assert answer.code == 0, answer
+    assert "unreadable" not in answer.out
+    error = refused("features", "build", "saved", "--text", "none", "--set", "image.truncated=perhaps")
+    assert "'perhaps'" in error
+    assert "accept" in error
