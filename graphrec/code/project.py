@@ -76,7 +76,7 @@ class Project:
         """Reads a clone's history and trains a model, or takes both from the cache.
 
         Args:
-            path: folder of the clone.
+            path: folder of the clone, or a folder in it.
             model: a registered ranker; ``coder`` also reads file contents.
             model_options: options of its ``Config``.
             train_options: options of its training.
@@ -95,11 +95,11 @@ class Project:
         config = (config or MiningConfig()).replace(when="last")
         revision = repository.resolve(config.revision)
         if revision is None:
-            raise DataError(f"{path}: the repository has no commit yet")
+            raise DataError(f"{repository.path}: no commits yet; commit something, or choose another clone")
         model_class, _, _ = configure(model, model_options, train_options, 0)
         key = salt()
         manifest = {
-            "path": str(repository.path.absolute()),
+            "path": str(repository.path),
             "revision": revision,
             "model": model_class.name,
             "model_options": dict(model_options or {}),
@@ -116,11 +116,13 @@ class Project:
                 if _stale_folders(parent):
                     with FileLock(parent / LOCK, timeout=0):
                         _remove_stale(parent)
-            return cls(Path(path), revision, *cached, from_cache=True)
+            return cls(repository.path, revision, *cached, from_cache=True)
 
         def build(run: Path) -> None:
             modalities = model_class.modalities
-            data = read_histories([path], config=config, split=TRAIN_ONLY, code=modalities, salt=key)
+            data = read_histories(
+                [repository.path], config=config, split=TRAIN_ONLY, code=modalities, salt=key
+            )
             tables = features(data, run.parent / "features") if modalities and features else None
             train(
                 model_class.name,
@@ -142,7 +144,7 @@ class Project:
                     _publish(folder, build)
                     _remove_old(parent, folder)
                 data, recommender = cached or _load(folder)
-        return cls(Path(path), revision, data, recommender, from_cache=cached is not None)
+        return cls(repository.path, revision, data, recommender, from_cache=cached is not None)
 
     @property
     def name(self) -> str:

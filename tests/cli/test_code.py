@@ -136,6 +136,29 @@ def test_who_knows_all_files_is_never_below_who_knows_few(tmp_path, years) -> No
     assert found[0].score > 2 * found[1].score
 
 
+def test_in_a_folder_of_a_clone_the_clone_is_opened(clone, tmp_path, graphrec, refused, monkeypatch) -> None:
+    folder = tmp_path / "checkout"
+    subprocess.run(["git", "clone", "-q", str(clone), str(folder)], check=True)
+    cache = tmp_path / "cache"
+    top = Project.open(folder, cache=cache)
+    inside = Project.open(folder / "src" / "parse", cache=cache)
+    assert (inside.path, inside.from_cache) == (top.path, True)
+    assert answers.experts(inside, "docs") == answers.experts(top, "docs")
+    monkeypatch.chdir(folder / "src")
+    assert "Eve Moore" in graphrec("code", "experts", "docs", "--cache", cache).out
+    (folder / "src" / "main.py").write_text("changed")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    changed = graphrec("code", "suggest", "--cache", cache)
+    assert "src/main.py" in changed.err
+    assert "docs/index.md" in changed.out
+    for name, expected in (("empty", "no commits yet"), ("plain", "not a git repository")):
+        (tmp_path / name).mkdir()
+        if name == "empty":
+            subprocess.run(["git", "init", "-q", str(tmp_path / name)], check=True)
+        monkeypatch.chdir(tmp_path / name)
+        assert f"{tmp_path / name}: {expected}" in refused("code", "experts", "--cache", cache)
+
+
 def test_a_change_stands_for_a_person_without_contributions(opened) -> None:
     found = answers.suggest_for_change(opened, ["src/parse/errors.py"], 9)
     assert {f.file for f in found[:2]} == {"src/parse/lexer.py", "src/parse/tree.py"}

@@ -7,6 +7,7 @@ no name can be mistaken for another field. Names and e-mail addresses are bytes 
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -23,6 +24,8 @@ CHUNK_SIZE = 1 << 20
 FIELDS = ("%H", "%P", "%at", "%ct", "%aN", "%aE", "%cN", "%cE")
 TRAILER = "%(trailers:key=Co-authored-by,valueonly=true,unfold=true,separator=%x02)"
 FORMAT = "format:%x01" + "%x00".join((*FIELDS, TRAILER)) + "%x00"
+NO_REPOSITORY = "not a git repository (or any"
+"""Git's message in a folder that lies in no repository."""
 FILE_MODES = (b"100644", b"100755", b"100664")
 """Modes of regular files; other entries are links and submodules."""
 
@@ -81,7 +84,11 @@ class Repository:
     """A local clone, bare or not.
 
     Args:
-        path: its folder.
+        path: its folder, or a folder in it.
+
+    Attributes:
+        path: its top folder, absolute.
+        shallow: whether its history is cut off.
 
     Raises:
         DataError: there is no repository, or git refuses it; the error holds git's message.
@@ -89,17 +96,23 @@ class Repository:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = Path(path).absolute()
         if shutil.which("git") is None:
             raise MissingDependencyError("git is not installed; install it to read histories")
         if not self.path.is_dir():
             raise DataError(f"{self.path}: no such folder; expected a git clone")
-        shallow, *prefix = self._run("rev-parse", "--is-shallow-repository", "--show-prefix").split(b"\n")
-        if prefix[:1] not in ([], [b""]):
-            raise DataError(
-                f"{self.path}: lies inside a git clone, at {prefix[0].decode('utf-8', 'replace')!r}; "
-                "expected its top folder"
+        try:
+            shallow, _, prefix = self._run("rev-parse", "--is-shallow-repository", "--show-prefix").partition(
+                b"\n"
             )
+        except DataError as cause:
+            if NO_REPOSITORY not in str(cause):
+                raise
+            raise DataError(
+                f"{self.path}: not a git repository, nor is any folder above it; expected a git clone"
+            ) from cause
+        if prefix.strip(b"\n"):
+            self.path = Path(os.fsdecode(self._run("rev-parse", "--show-toplevel").removesuffix(b"\n")))
         self.shallow = shallow == b"true"
 
     def resolve(self, revision: str = "HEAD") -> str | None:
