@@ -159,6 +159,43 @@ def test_in_a_folder_of_a_clone_the_clone_is_opened(clone, tmp_path, graphrec, r
         assert f"{tmp_path / name}: {expected}" in refused("code", "experts", "--cache", cache)
 
 
+@pytest.mark.parametrize("position", ["first", "middle", "last"])
+def test_a_clock_in_the_future_does_not_push_others_to_zero(tmp_path, position) -> None:
+    """The others keep their order and about half their weight."""
+    future = {"first": 0, "middle": 2, "last": 4}[position]
+    found = {}
+    for name, wrong in (("right", START + DAY), ("wrong", 2**32)):
+        history = History(tmp_path / name)
+        for i in range(5):
+            if i == future:
+                history.commit({"src/b.py": "e", "src/c.py": "e"}, who=EVE, time=wrong)
+            history.commit({"src/a.py": f"{i}", f"src/{i}.py": "a"}, who=ADA, time=START + i * 200 * DAY)
+            if i < 2:
+                history.commit({"src/a.py": f"b{i}"}, who=BOB, time=START + (i * 200 + 9) * DAY)
+        opened = Project.open(history.write(), cache=tmp_path / "cache")
+        found[name] = {c.name: c for c in answers.reviewers(opened, ["src/a.py"])}
+    for person in ("Ada Lovelace", "Bob Babbage"):
+        assert found["wrong"][person].score > 0.4 * found["right"][person].score
+    assert list(found["wrong"])[:2] == ["Ada Lovelace", "Bob Babbage"]
+    assert "last 6 months before" in found["wrong"]["Ada Lovelace"].why
+    eve = next(c for c in answers.experts(opened, "src/b.py"))
+    assert (eve.name, eve.score) == ("Eve Moore", 1.0)
+    assert eve.why.startswith("worked on it, last with the newest commit")
+
+
+def test_times_that_lead_by_little_are_taken_as_they_are(tmp_path) -> None:
+    for lead, expected in ((179, 179), (181, 180), (50_000, 180)):
+        history = History(tmp_path / str(lead))
+        for i in range(3):
+            history.commit({f"{i}.py": "a"}, time=START + i)
+        history.commit({"b.py": "b"}, who=BOB, time=START + 2 + lead * DAY)
+        opened = Project.open(history.write(), cache=tmp_path / "cache")
+        assert opened.newest_time == START + 2 + expected * DAY
+    history = History(tmp_path / "one")
+    history.commit({"a.py": "a"})
+    assert Project.open(history.write(), cache=tmp_path / "cache").newest_time == START + DAY
+
+
 def test_a_change_stands_for_a_person_without_contributions(opened) -> None:
     found = answers.suggest_for_change(opened, ["src/parse/errors.py"], 9)
     assert {f.file for f in found[:2]} == {"src/parse/lexer.py", "src/parse/tree.py"}
