@@ -25,7 +25,7 @@ from graphrec.core.progress import print_note
 from graphrec.data.dataset import Dataset
 from graphrec.data.git import MiningConfig, read_histories
 from graphrec.data.git.dataset import ADDRESS, printable
-from graphrec.data.git.log import Repository
+from graphrec.data.git.log import Person, Repository
 from graphrec.data.git.people import People
 from graphrec.data.readers.git import salt
 from graphrec.serving import Recommender
@@ -182,14 +182,7 @@ class Project:
     @cached_property
     def user_names(self) -> dict[int, str]:
         """Names of people, read from the clone and never stored."""
-        people = People(salt())
-        names: dict[int, str] = {}
-        for person in Repository(self.path).authors(self.revision):
-            for hash_ in people.hashes(person, self.name):
-                user = self._users.get(hash_)
-                if user is not None:
-                    names[user] = person.name.decode("utf-8", "replace")
-        return names
+        return {user: person.name.decode("utf-8", "replace") for user, person, _ in self._authors}
 
     def knows(self, address: str) -> bool:
         """Whether somebody with this address, login or name contributed."""
@@ -200,21 +193,31 @@ class Project:
         return True
 
     def find_user(self, who: str) -> int:
-        """The user of an address, a login or a name.
+        """The user of an address, a login or a name, after ``.mailmap`` or as a commit has it.
 
         Raises:
             DataError: there is no such contributor; the error names the nearest.
         """
-        user = self._users.get(People(salt()).lookup(who))
-        if user is None:
-            matches = [u for u, name in self.user_names.items() if name.casefold() == who.strip().casefold()]
-            user = matches[0] if len(matches) == 1 else None
-        if user is None:
+        people = People(salt())
+        person = Repository(self.path).apply_mailmap(who)
+        hashes = [] if person is None else people.hashes(person, self.name)
+        for hash_ in (*hashes, people.lookup(who)):
+            if hash_ in self._users:
+                return self._users[hash_]
+        wanted = who.strip().casefold()
+        matches = {user for user, name in self.user_names.items() if name.casefold() == wanted}
+        if not matches:
+            matches = {
+                user
+                for user, _, written in self._authors
+                if wanted in [part.decode("utf-8", "replace").casefold() for part in written]
+            }
+        if len(matches) != 1:
             raise DataError(
                 f"{self.path}: no contribution by {who!r} to files that count, up to {self.revision[:12]}; "
                 f"expected an address or a name as in git log.{nearest(who, self.user_names.values())}"
             )
-        return user
+        return matches.pop()
 
     def most_active(self, n: int) -> list[str]:
         """Names of the people who worked on most files, at most ``n``."""
@@ -250,6 +253,19 @@ class Project:
                 f"{nearest(target, {*known, *folders})}"
             )
         return np.array(matches)
+
+    @cached_property
+    def _authors(self) -> list[tuple[int, Person, Person]]:
+        """Users with their names and addresses, after ``.mailmap`` and as commits have them, the earliest
+        first.
+        """
+        people = People(salt())
+        return [
+            (self._users[hash_], person, written)
+            for person, written in Repository(self.path).authors(self.revision)
+            for hash_ in people.hashes(person, self.name)
+            if hash_ in self._users
+        ]
 
     @cached_property
     def _users(self) -> dict[str, int]:

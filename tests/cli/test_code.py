@@ -196,6 +196,46 @@ def test_times_that_lead_by_little_are_taken_as_they_are(tmp_path) -> None:
     assert Project.open(history.write(), cache=tmp_path / "cache").newest_time == START + DAY
 
 
+@pytest.mark.parametrize("bare", [True, False])
+def test_mailmap_applies_to_the_person_who_asks(tmp_path, graphrec, refused, bare) -> None:
+    """To addresses with and without commits, and to names and addresses that only commits have."""
+    history = History(tmp_path / "origin")
+    lines = (
+        "Ada Lovelace <ada@engine.test> <old@home.test>",
+        "Ada Lovelace <ada@engine.test> <unused@home.test>",
+        "Eve Moore <eve@engine.test> Em <shared@home.test>",
+    )
+    history.commit({".mailmap": "\n".join(lines)})
+    history.commit({"a.py": "1"}, who=("Countess", "old@home.test"))
+    history.commit({"b.py": "1"}, who=("Em", "shared@home.test"))
+    history.commit({"b.py": "2", "c.py": "2"}, who=BOB)
+    folder = history.write()
+    if not bare:
+        subprocess.run(["git", "clone", "-q", str(folder), str(tmp_path / "clone")], check=True)
+        folder = tmp_path / "clone"
+    cache = tmp_path / "cache"
+    opened = Project.open(folder, cache=cache)
+    ada, eve, bob = (opened.find_user(person[1]) for person in (ADA, EVE, BOB))
+    assert len({ada, eve, bob}) == 3
+    for who in ("old@home.test", "OLD@home.test ", "unused@home.test", "Countess", "countess", "Ada Lovelace",
+                "X <unused@home.test>", "Ada Lovelace <ada@engine.test>"):  # fmt: skip
+        assert opened.find_user(who) == ada, who
+    for who in ("Em <shared@home.test>", "shared@home.test", "Em", "eve@engine.test"):
+        assert opened.find_user(who) == eve, who
+    assert opened.find_user("bob@engine.test") == bob
+    for who in ("nobody@home.test", "Em <other@home.test>", "--help", "-<x@y>", "a\0@b", "", "<>", "@"):
+        with pytest.raises(DataError, match="no contribution by"):
+            opened.find_user(who)
+    answer = graphrec("code", "suggest", "--user", "unused@home.test", "--repo", folder, "--cache", cache)
+    assert "b.py" in answer.out
+    assert "a.py" not in answer.out.split()
+    left = answers.reviewers(opened, ["a.py"], exclude=["unused@home.test"])
+    assert "Ada Lovelace" not in [c.name for c in left]
+    assert "nobody@home.test" in refused(
+        "code", "suggest", "--user", "nobody@home.test", "--repo", folder, "--cache", cache
+    )
+
+
 def test_a_change_stands_for_a_person_without_contributions(opened) -> None:
     found = answers.suggest_for_change(opened, ["src/parse/errors.py"], 9)
     assert {f.file for f in found[:2]} == {"src/parse/lexer.py", "src/parse/tree.py"}

@@ -161,21 +161,35 @@ class Repository:
         """A value of git's configuration; empty if it is not set."""
         return self._run("config", "--default", "", "--get", name).decode("utf-8", "replace").strip()
 
-    def authors(self, revision: str) -> Iterator[Person]:
-        """The distinct authors of a history without merges, the earliest first."""
+    def authors(self, revision: str) -> Iterator[tuple[Person, Person]]:
+        """The distinct authors of a history without merges, the earliest first: each after ``.mailmap``, and
+        as the commit has it.
+        """
         log = self._run(
             "log",
             "--use-mailmap",
             "--no-merges",
             "--encoding=UTF-8",
-            "--format=%aN%x00%aE",
+            "--format=%aN%x00%aE%x00%an%x00%ae",
             "--end-of-options",
             revision,
             "--",
         )
         for line in dict.fromkeys(reversed(log.split(b"\n"))):
-            name, _, email = line.partition(b"\0")
-            yield Person(name, email)
+            if line:
+                name, email, written_name, written_email = line.split(b"\0")
+                yield Person(name, email), Person(written_name, written_email)
+
+    def apply_mailmap(self, address: str) -> Person | None:
+        """The person of an address, or of a name and an address as in ``Ada <ada@engine.test>``, after the
+        clone's ``.mailmap``; None if there is no address.
+        """
+        raw = os.fsencode(address.strip())
+        person = _parse_person(raw if b"<" in raw else b"<" + raw + b">")
+        if person is None or b"@" not in person.email or not address.isprintable():
+            return None
+        contact = os.fsdecode(b"%s <%s>" % person if person.name else b"<%s>" % person.email)
+        return _parse_person(self._run("check-mailmap", "--", contact))
 
     def commits(
         self, revisions: Sequence[str] = ("HEAD",), *, merges: bool = False, oldest_first: bool = False
