@@ -116,6 +116,10 @@ def read_everything(folder: Path) -> None:
     files = repository.tree("HEAD")
     repository.config("user.email")
     list(repository.authors("HEAD"))
+    repository.apply_mailmap("ada@engine.test")
+    inside = folder / "inside"
+    inside.mkdir(exist_ok=True)
+    assert Repository(inside).path == folder
     for merges in (False, True):
         assert len(list(repository.commits(merges=merges))) == 3 + merges
     with repository.blobs() as blobs:

@@ -177,7 +177,7 @@ def test_empty_commits_and_empty_repositories(history, tmp_path) -> None:
     empty = tmp_path / "empty"
     git("init", "-q", str(empty))
     assert read_histories([history.path, empty], split={"name": "chronological", "test": 0}).n_items == 1
-    with pytest.raises(DataError, match="no contribution is left"):
+    with pytest.raises(DataError, match="no commits yet"):
         read(empty)
 
 
@@ -372,19 +372,30 @@ def test_what_is_no_clone_is_said(history, tmp_path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         read(tmp_path / "nowhere")
     (tmp_path / "plain").mkdir()
-    with pytest.raises(DataError, match="not a git repository"):
+    with pytest.raises(DataError, match=f"{tmp_path / 'plain'}: not a git repository"):
         read(tmp_path / "plain")
+    git("init", "-q", str(tmp_path / "empty"))
+    with pytest.raises(DataError, match=f"{tmp_path / 'empty'}: no commits yet"):
+        read(tmp_path / "empty")
     history.commit({"sub/a.py": "1"})
     path = history.write()
-    git("clone", "-q", str(path), str(tmp_path / "clone"))
-    with pytest.raises(DataError, match="lies inside a git clone, at 'sub/'"):
-        read(tmp_path / "clone" / "sub")
     with pytest.raises(DataError, match="nosuch"):
         read(path, config=MiningConfig(revision="nosuch"))
     with pytest.raises(DataError, match="has no revision"):
         read(path, config=MiningConfig(revision="--output=/tmp/x"))
     with pytest.raises(ConfigError, match="one name each"):
         read(path, names=["a", "b"])
+
+
+def test_a_folder_in_a_clone_stands_for_the_clone(history, tmp_path, monkeypatch) -> None:
+    history.commit({"a.py": "1", "odd ä\nname/b.py": "2"})
+    clone = tmp_path / "clone"
+    git("clone", "-q", str(history.write()), str(clone))
+    whole = read(clone)
+    assert whole.n_items == 2
+    monkeypatch.chdir(clone / "odd ä\nname")
+    assert Repository(".").path == clone
+    assert read(Path()) == read(clone / "odd ä\nname") == whole
 
 
 def test_names_come_from_where_a_clone_came_from(history, tmp_path) -> None:

@@ -195,13 +195,14 @@ def experts(project: Project, path: str = "", k: int = 5) -> list[Colleague]:
 
 def knowledge(project: Project) -> csr_matrix:
     """Each person's knowledge of the files they worked on, sparse ``(n_users, n_items)``; 1 for a
-    contribution at the time of the newest one.
+    contribution at the newest time (or after it, by a clock in the future).
     """
     from scipy.sparse import csr_matrix
 
     train = project.data.train
     assert train.times is not None
-    weight = 0.5 ** ((project.newest_time - train.times) / SECONDS_PER_DAY / HALF_LIFE_DAYS)
+    age = np.maximum(project.newest_time - train.times, 0)
+    weight = 0.5 ** (age / SECONDS_PER_DAY / HALF_LIFE_DAYS)
     return csr_matrix((weight, train.items.copy(), train.indptr.copy()), shape=(train.n_users, train.n_items))
 
 
@@ -260,7 +261,7 @@ def _colleague(
     if inside.any():
         last = int(train.times[start : start + len(items)][inside].max())
         count = f"{int(inside.sum())} of {len(files)} files" if len(files) > 1 else "it"
-        parts.append(f"worked on {count}, last {_ago(project.newest_time - last)}")
+        parts.append(f"worked on {count}, last {_ago(max(project.newest_time - last, 0))}")
     related = sorted((int(i) for i in items if relatedness[i]), key=lambda i: -relatedness[i])
     if related:
         names = ", ".join(_file(project, i) for i in related[:MAX_NAMED])

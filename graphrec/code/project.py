@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
@@ -24,7 +25,7 @@ from graphrec.core.progress import print_note
 from graphrec.data.dataset import Dataset
 from graphrec.data.git import MiningConfig, read_histories
 from graphrec.data.git.dataset import ADDRESS, printable
-from graphrec.data.git.log import Repository
+from graphrec.data.git.log import Person, Repository
 from graphrec.data.git.people import People
 from graphrec.data.readers.git import salt
 from graphrec.serving import Recommender
@@ -38,6 +39,10 @@ TRAIN_ONLY = {"name": "chronological", "valid": 0.0, "test": 0.0}
 """Split without held-out contributions, as recommendations are about the future."""
 MAX_CACHED = 3
 """Number of cached histories per repository."""
+LEADING = 0.01
+"""Share of a history's distinct times that may be wrong because of clocks in the future."""
+MAX_LEAD = 180 * 86_400
+"""Maximum number of seconds by which those are taken to be after all others."""
 LOCK = ".lock"
 HIDDEN = "."
 """Begins the names of folders that hold an entry until it is complete."""
@@ -76,7 +81,7 @@ class Project:
         """Reads a clone's history and trains a model, or takes both from the cache.
 
         Args:
-            path: folder of the clone.
+            path: folder of the clone, or a folder in it.
             model: a registered ranker; ``coder`` also reads file contents.
             model_options: options of its ``Config``.
             train_options: options of its training.
@@ -95,11 +100,11 @@ class Project:
         config = (config or MiningConfig()).replace(when="last")
         revision = repository.resolve(config.revision)
         if revision is None:
-            raise DataError(f"{path}: the repository has no commit yet")
+            raise DataError(f"{repository.path}: no commits yet; commit something, or choose another clone")
         model_class, _, _ = configure(model, model_options, train_options, 0)
         key = salt()
         manifest = {
-            "path": str(repository.path.absolute()),
+            "path": str(repository.path),
             "revision": revision,
             "model": model_class.name,
             "model_options": dict(model_options or {}),
@@ -116,11 +121,13 @@ class Project:
                 if _stale_folders(parent):
                     with FileLock(parent / LOCK, timeout=0):
                         _remove_stale(parent)
-            return cls(Path(path), revision, *cached, from_cache=True)
+            return cls(repository.path, revision, *cached, from_cache=True)
 
         def build(run: Path) -> None:
             modalities = model_class.modalities
-            data = read_histories([path], config=config, split=TRAIN_ONLY, code=modalities, salt=key)
+            data = read_histories(
+                [repository.path], config=config, split=TRAIN_ONLY, code=modalities, salt=key
+            )
             tables = features(data, run.parent / "features") if modalities and features else None
             train(
                 model_class.name,
@@ -142,7 +149,7 @@ class Project:
                     _publish(folder, build)
                     _remove_old(parent, folder)
                 data, recommender = cached or _load(folder)
-        return cls(Path(path), revision, data, recommender, from_cache=cached is not None)
+        return cls(repository.path, revision, data, recommender, from_cache=cached is not None)
 
     @property
     def name(self) -> str:
@@ -151,9 +158,16 @@ class Project:
 
     @cached_property
     def newest_time(self) -> int:
-        """Time of the newest contribution, in seconds."""
+        """Time of the newest contribution, in seconds, from which the age of the others is counted.
+
+        It is at most :data:`MAX_LEAD` after the others' newest time, where the others are all but the newest
+        :data:`LEADING` of the distinct times (at least one), so that a commit with a clock in the future does
+        not make all other work old.
+        """
         assert self.data.train.times is not None
-        return int(self.data.train.times.max())
+        times = np.unique(self.data.train.times)
+        others = times[: len(times) - math.ceil(LEADING * len(times))]
+        return int(min(times[-1], others[-1] + MAX_LEAD) if len(others) else times[-1])
 
     @cached_property
     def profiles(self) -> csr_matrix:
@@ -168,14 +182,7 @@ class Project:
     @cached_property
     def user_names(self) -> dict[int, str]:
         """Names of people, read from the clone and never stored."""
-        people = People(salt())
-        names: dict[int, str] = {}
-        for person in Repository(self.path).authors(self.revision):
-            for hash_ in people.hashes(person, self.name):
-                user = self._users.get(hash_)
-                if user is not None:
-                    names[user] = person.name.decode("utf-8", "replace")
-        return names
+        return {user: person.name.decode("utf-8", "replace") for user, person, _ in self._authors}
 
     def knows(self, address: str) -> bool:
         """Whether somebody with this address, login or name contributed."""
@@ -186,21 +193,31 @@ class Project:
         return True
 
     def find_user(self, who: str) -> int:
-        """The user of an address, a login or a name.
+        """The user of an address, a login or a name, after ``.mailmap`` or as a commit has it.
 
         Raises:
             DataError: there is no such contributor; the error names the nearest.
         """
-        user = self._users.get(People(salt()).lookup(who))
-        if user is None:
-            matches = [u for u, name in self.user_names.items() if name.casefold() == who.strip().casefold()]
-            user = matches[0] if len(matches) == 1 else None
-        if user is None:
+        people = People(salt())
+        person = Repository(self.path).apply_mailmap(who)
+        hashes = [] if person is None else people.hashes(person, self.name)
+        for hash_ in (*hashes, people.lookup(who)):
+            if hash_ in self._users:
+                return self._users[hash_]
+        wanted = who.strip().casefold()
+        matches = {user for user, name in self.user_names.items() if name.casefold() == wanted}
+        if not matches:
+            matches = {
+                user
+                for user, _, written in self._authors
+                if wanted in [part.decode("utf-8", "replace").casefold() for part in written]
+            }
+        if len(matches) != 1:
             raise DataError(
                 f"{self.path}: no contribution by {who!r} to files that count, up to {self.revision[:12]}; "
                 f"expected an address or a name as in git log.{nearest(who, self.user_names.values())}"
             )
-        return user
+        return matches.pop()
 
     def most_active(self, n: int) -> list[str]:
         """Names of the people who worked on most files, at most ``n``."""
@@ -236,6 +253,19 @@ class Project:
                 f"{nearest(target, {*known, *folders})}"
             )
         return np.array(matches)
+
+    @cached_property
+    def _authors(self) -> list[tuple[int, Person, Person]]:
+        """Users with their names and addresses, after ``.mailmap`` and as commits have them, the earliest
+        first.
+        """
+        people = People(salt())
+        return [
+            (self._users[hash_], person, written)
+            for person, written in Repository(self.path).authors(self.revision)
+            for hash_ in people.hashes(person, self.name)
+            if hash_ in self._users
+        ]
 
     @cached_property
     def _users(self) -> dict[str, int]:

@@ -136,6 +136,106 @@ def test_who_knows_all_files_is_never_below_who_knows_few(tmp_path, years) -> No
     assert found[0].score > 2 * found[1].score
 
 
+def test_in_a_folder_of_a_clone_the_clone_is_opened(clone, tmp_path, graphrec, refused, monkeypatch) -> None:
+    folder = tmp_path / "checkout"
+    subprocess.run(["git", "clone", "-q", str(clone), str(folder)], check=True)
+    cache = tmp_path / "cache"
+    top = Project.open(folder, cache=cache)
+    inside = Project.open(folder / "src" / "parse", cache=cache)
+    assert (inside.path, inside.from_cache) == (top.path, True)
+    assert answers.experts(inside, "docs") == answers.experts(top, "docs")
+    monkeypatch.chdir(folder / "src")
+    assert "Eve Moore" in graphrec("code", "experts", "docs", "--cache", cache).out
+    (folder / "src" / "main.py").write_text("changed")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    changed = graphrec("code", "suggest", "--cache", cache)
+    assert "src/main.py" in changed.err
+    assert "docs/index.md" in changed.out
+    for name, expected in (("empty", "no commits yet"), ("plain", "not a git repository")):
+        (tmp_path / name).mkdir()
+        if name == "empty":
+            subprocess.run(["git", "init", "-q", str(tmp_path / name)], check=True)
+        monkeypatch.chdir(tmp_path / name)
+        assert f"{tmp_path / name}: {expected}" in refused("code", "experts", "--cache", cache)
+
+
+@pytest.mark.parametrize("position", ["first", "middle", "last"])
+def test_a_clock_in_the_future_does_not_push_others_to_zero(tmp_path, position) -> None:
+    """The others keep their order and about half their weight."""
+    future = {"first": 0, "middle": 2, "last": 4}[position]
+    found = {}
+    for name, wrong in (("right", START + DAY), ("wrong", 2**32)):
+        history = History(tmp_path / name)
+        for i in range(5):
+            if i == future:
+                history.commit({"src/b.py": "e", "src/c.py": "e"}, who=EVE, time=wrong)
+            history.commit({"src/a.py": f"{i}", f"src/{i}.py": "a"}, who=ADA, time=START + i * 200 * DAY)
+            if i < 2:
+                history.commit({"src/a.py": f"b{i}"}, who=BOB, time=START + (i * 200 + 9) * DAY)
+        opened = Project.open(history.write(), cache=tmp_path / "cache")
+        found[name] = {c.name: c for c in answers.reviewers(opened, ["src/a.py"])}
+    for person in ("Ada Lovelace", "Bob Babbage"):
+        assert found["wrong"][person].score > 0.4 * found["right"][person].score
+    assert list(found["wrong"])[:2] == ["Ada Lovelace", "Bob Babbage"]
+    assert "last 6 months before" in found["wrong"]["Ada Lovelace"].why
+    eve = next(c for c in answers.experts(opened, "src/b.py"))
+    assert (eve.name, eve.score) == ("Eve Moore", 1.0)
+    assert eve.why.startswith("worked on it, last with the newest commit")
+
+
+def test_times_that_lead_by_little_are_taken_as_they_are(tmp_path) -> None:
+    for lead, expected in ((179, 179), (181, 180), (50_000, 180)):
+        history = History(tmp_path / str(lead))
+        for i in range(3):
+            history.commit({f"{i}.py": "a"}, time=START + i)
+        history.commit({"b.py": "b"}, who=BOB, time=START + 2 + lead * DAY)
+        opened = Project.open(history.write(), cache=tmp_path / "cache")
+        assert opened.newest_time == START + 2 + expected * DAY
+    history = History(tmp_path / "one")
+    history.commit({"a.py": "a"})
+    assert Project.open(history.write(), cache=tmp_path / "cache").newest_time == START + DAY
+
+
+@pytest.mark.parametrize("bare", [True, False])
+def test_mailmap_applies_to_the_person_who_asks(tmp_path, graphrec, refused, bare) -> None:
+    """To addresses with and without commits, and to names and addresses that only commits have."""
+    history = History(tmp_path / "origin")
+    lines = (
+        "Ada Lovelace <ada@engine.test> <old@home.test>",
+        "Ada Lovelace <ada@engine.test> <unused@home.test>",
+        "Eve Moore <eve@engine.test> Em <shared@home.test>",
+    )
+    history.commit({".mailmap": "\n".join(lines)})
+    history.commit({"a.py": "1"}, who=("Countess", "old@home.test"))
+    history.commit({"b.py": "1"}, who=("Em", "shared@home.test"))
+    history.commit({"b.py": "2", "c.py": "2"}, who=BOB)
+    folder = history.write()
+    if not bare:
+        subprocess.run(["git", "clone", "-q", str(folder), str(tmp_path / "clone")], check=True)
+        folder = tmp_path / "clone"
+    cache = tmp_path / "cache"
+    opened = Project.open(folder, cache=cache)
+    ada, eve, bob = (opened.find_user(person[1]) for person in (ADA, EVE, BOB))
+    assert len({ada, eve, bob}) == 3
+    for who in ("old@home.test", "OLD@home.test ", "unused@home.test", "Countess", "countess", "Ada Lovelace",
+                "X <unused@home.test>", "Ada Lovelace <ada@engine.test>"):  # fmt: skip
+        assert opened.find_user(who) == ada, who
+    for who in ("Em <shared@home.test>", "shared@home.test", "Em", "eve@engine.test"):
+        assert opened.find_user(who) == eve, who
+    assert opened.find_user("bob@engine.test") == bob
+    for who in ("nobody@home.test", "Em <other@home.test>", "--help", "-<x@y>", "a\0@b", "", "<>", "@"):
+        with pytest.raises(DataError, match="no contribution by"):
+            opened.find_user(who)
+    answer = graphrec("code", "suggest", "--user", "unused@home.test", "--repo", folder, "--cache", cache)
+    assert "b.py" in answer.out
+    assert "a.py" not in answer.out.split()
+    left = answers.reviewers(opened, ["a.py"], exclude=["unused@home.test"])
+    assert "Ada Lovelace" not in [c.name for c in left]
+    assert "nobody@home.test" in refused(
+        "code", "suggest", "--user", "nobody@home.test", "--repo", folder, "--cache", cache
+    )
+
+
 def test_a_change_stands_for_a_person_without_contributions(opened) -> None:
     found = answers.suggest_for_change(opened, ["src/parse/errors.py"], 9)
     assert {f.file for f in found[:2]} == {"src/parse/lexer.py", "src/parse/tree.py"}

@@ -65,7 +65,7 @@ def read_histories(
     the content of each is the one before the first held-out contribution to it.
 
     Args:
-        paths: clones, bare or not.
+        paths: clones, bare or not; a folder in a clone stands for the clone.
         config: what counts as a contribution.
         names: names of the repositories; default: from the address they were cloned from, or the folder.
         split: split of the contributions, see :mod:`graphrec.data.splits`.
@@ -80,7 +80,7 @@ def read_histories(
 
     Raises:
         ConfigError: two repositories have one name, or an option is out of range.
-        DataError: a folder is no clone, git fails, or no contribution is left.
+        DataError: a folder is in no clone, git fails, no clone has a commit, or no contribution is left.
     """
     config = config or MiningConfig()
     recipe = as_split(split)
@@ -104,6 +104,9 @@ def read_histories(
         for history in histories
     }
     columns = _contributions(histories, person_of, user_ids, config)
+    if histories and all(history.head is None for history in histories):
+        folders = ", ".join(str(repository.path) for repository in repositories)
+        raise DataError(f"{folders}: no commits yet; commit something, or choose another clone")
     if not len(columns["time"]):
         raise DataError(
             f"{', '.join(repository_names)}: no contribution is left ({counts}); check revision, cut and "

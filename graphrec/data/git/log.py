@@ -7,6 +7,7 @@ no name can be mistaken for another field. Names and e-mail addresses are bytes 
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -23,6 +24,8 @@ CHUNK_SIZE = 1 << 20
 FIELDS = ("%H", "%P", "%at", "%ct", "%aN", "%aE", "%cN", "%cE")
 TRAILER = "%(trailers:key=Co-authored-by,valueonly=true,unfold=true,separator=%x02)"
 FORMAT = "format:%x01" + "%x00".join((*FIELDS, TRAILER)) + "%x00"
+NO_REPOSITORY = "not a git repository (or any"
+"""Git's message in a folder that lies in no repository."""
 FILE_MODES = (b"100644", b"100755", b"100664")
 """Modes of regular files; other entries are links and submodules."""
 
@@ -81,7 +84,11 @@ class Repository:
     """A local clone, bare or not.
 
     Args:
-        path: its folder.
+        path: its folder, or a folder in it.
+
+    Attributes:
+        path: its top folder, absolute.
+        shallow: whether its history is cut off.
 
     Raises:
         DataError: there is no repository, or git refuses it; the error holds git's message.
@@ -89,17 +96,23 @@ class Repository:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = Path(path).absolute()
         if shutil.which("git") is None:
             raise MissingDependencyError("git is not installed; install it to read histories")
         if not self.path.is_dir():
             raise DataError(f"{self.path}: no such folder; expected a git clone")
-        shallow, *prefix = self._run("rev-parse", "--is-shallow-repository", "--show-prefix").split(b"\n")
-        if prefix[:1] not in ([], [b""]):
-            raise DataError(
-                f"{self.path}: lies inside a git clone, at {prefix[0].decode('utf-8', 'replace')!r}; "
-                "expected its top folder"
+        try:
+            shallow, _, prefix = self._run("rev-parse", "--is-shallow-repository", "--show-prefix").partition(
+                b"\n"
             )
+        except DataError as cause:
+            if NO_REPOSITORY not in str(cause):
+                raise
+            raise DataError(
+                f"{self.path}: not a git repository, nor is any folder above it; expected a git clone"
+            ) from cause
+        if prefix.strip(b"\n"):
+            self.path = Path(os.fsdecode(self._run("rev-parse", "--show-toplevel").removesuffix(b"\n")))
         self.shallow = shallow == b"true"
 
     def resolve(self, revision: str = "HEAD") -> str | None:
@@ -148,21 +161,35 @@ class Repository:
         """A value of git's configuration; empty if it is not set."""
         return self._run("config", "--default", "", "--get", name).decode("utf-8", "replace").strip()
 
-    def authors(self, revision: str) -> Iterator[Person]:
-        """The distinct authors of a history without merges, the earliest first."""
+    def authors(self, revision: str) -> Iterator[tuple[Person, Person]]:
+        """The distinct authors of a history without merges, the earliest first: each after ``.mailmap``, and
+        as the commit has it.
+        """
         log = self._run(
             "log",
             "--use-mailmap",
             "--no-merges",
             "--encoding=UTF-8",
-            "--format=%aN%x00%aE",
+            "--format=%aN%x00%aE%x00%an%x00%ae",
             "--end-of-options",
             revision,
             "--",
         )
         for line in dict.fromkeys(reversed(log.split(b"\n"))):
-            name, _, email = line.partition(b"\0")
-            yield Person(name, email)
+            if line:
+                name, email, written_name, written_email = line.split(b"\0")
+                yield Person(name, email), Person(written_name, written_email)
+
+    def apply_mailmap(self, address: str) -> Person | None:
+        """The person of an address, or of a name and an address as in ``Ada <ada@engine.test>``, after the
+        clone's ``.mailmap``; None if there is no address.
+        """
+        raw = os.fsencode(address.strip())
+        person = _parse_person(raw if b"<" in raw else b"<" + raw + b">")
+        if person is None or b"@" not in person.email or not address.isprintable():
+            return None
+        contact = os.fsdecode(b"%s <%s>" % person if person.name else b"<%s>" % person.email)
+        return _parse_person(self._run("check-mailmap", "--", contact))
 
     def commits(
         self, revisions: Sequence[str] = ("HEAD",), *, merges: bool = False, oldest_first: bool = False
