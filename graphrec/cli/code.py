@@ -23,7 +23,7 @@ app = group(
     "graphrec code experts src",
 )
 
-Repo = Annotated[Path, typer.Option(help="A complete local clone.")]
+Repo = Annotated[Path, typer.Option(help="A complete local clone, or a folder in it.")]
 K = Annotated[int, typer.Option("-k", min=1, help="Maximum number of results.")]
 Model = Annotated[str, typer.Option(help="Model that ranks the files; coder also reads their contents.")]
 Cache = Annotated[Path | None, typer.Option(help="Folder of the cache. Default: the user's cache folder.")]

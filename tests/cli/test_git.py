@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from histories import History
+from histories import History, git
 
 from graphrec.data import Dataset
 
@@ -39,6 +39,22 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, refused) -> None:
     (made / "HEAD").write_text("broken")
     assert "git" in refused("data", "git", made, "--out", out)
     assert not out.exists()
+
+
+def test_in_a_folder_of_a_clone_the_clone_is_read(tmp_path, graphrec, refused, monkeypatch) -> None:
+    checkout = tmp_path / "checkout"
+    git("clone", "-q", str(clone(tmp_path / "one")), str(checkout))
+    monkeypatch.chdir(checkout / "src")
+    assert graphrec("data", "git", ".", "--out", tmp_path / "saved").code == 0
+    data = Dataset.load(tmp_path / "saved")
+    assert data.nodes["repository"].ids == ("checkout",)
+    assert "checkout/readme.md" in data.items.ids
+    empty, plain = tmp_path / "empty", tmp_path / "plain"
+    git("init", "-q", str(empty))
+    plain.mkdir()
+    for folder, expected in ((empty, "no commits yet"), (plain, "not a git repository")):
+        monkeypatch.chdir(folder)
+        assert f"{folder}: {expected}" in refused("data", "git", ".", "--out", tmp_path / "none")
 
 
 def test_files_are_ranked_within_the_projects_of_a_person(tmp_path, graphrec, refused) -> None:
