@@ -259,11 +259,7 @@ class RunDirectory:
         """
         if self.path is None or not self.writes:
             return
-        if not (self.path / RUN).exists():
-            raise CheckpointError(
-                f"{self.path}: the run directory has vanished during training (no {RUN} in it); train "
-                "again, and leave it in place"
-            )
+        self._check_present()
         # The last one first: if the process is killed in between, it holds the best weights.
         checkpoint.write(self.path / LAST, epoch, model, optimizer, training=state.saved(), **{LOGGED: True})
         if improved and state.best_value is not None:
@@ -292,13 +288,25 @@ class RunDirectory:
         Args:
             record: of the epoch.
             sync: flush the file to the disk, as before a checkpoint that holds the epoch, too.
+
+        Raises:
+            CheckpointError: it cannot be written, or the directory was removed.
         """
         if self.path is not None and self.writes:
+            self._check_present()
             with self._writing(), open(self.path / METRICS, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
                 if sync:
                     file.flush()
                     os.fsync(file.fileno())
+
+    def _check_present(self) -> None:
+        assert self.path is not None
+        if not (self.path / RUN).exists():
+            raise CheckpointError(
+                f"{self.path}: the run directory has vanished during training (no {RUN} in it); train "
+                "again, and leave it in place"
+            )
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
