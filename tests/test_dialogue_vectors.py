@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from kills import killed_after
 from planted import planted
 
 from graphrec import runs
@@ -131,3 +132,30 @@ def test_a_folder_of_three_arrays_is_read_and_what_is_wrong_with_it_said(data, t
     (path / "items.npy").unlink()
     with pytest.raises(FeatureError, match="no such file"):
         read_vectors(path, data)
+
+
+def test_a_kill_while_vectors_are_replaced_leaves_one_version_or_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, _ = communities(2, 6)
+    rng = numpy_rng(0, "vectors")
+    sizes = (data.n_users, data.n_items, 0)
+    former = DialogueVectors(*(rng.random((n, 3), dtype=np.float32) for n in sizes))
+    new = DialogueVectors(*(2 * array for array in former))
+    limit, ended, refused, outcomes = 0, False, 0, set()
+    while not ended:
+        folder = tmp_path / f"killed-{limit}"
+        write_vectors(folder, former)
+        ended = killed_after(limit, monkeypatch, write_vectors, folder, new)
+        try:
+            found = read_vectors(folder, data)
+        except CheckpointError:
+            assert not (folder / "users.npy").exists()
+            refused += 1
+        else:
+            versions = [all(map(np.array_equal, found, version)) for version in (former, new)]
+            assert any(versions)
+            outcomes.add(versions.index(True))
+        limit += 1
+    assert outcomes == {0, 1}
+    assert refused

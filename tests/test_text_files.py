@@ -68,8 +68,8 @@ def test_quotes_as_ordinary_characters(tmp_path):
         ("a.dat", "user::item\nu1::a\nu1::b\nu2::a\n", {}),
         ("a.txt", "user item\nu1 a\nu1 b\nu2 a\n", {}),
         ("a.txt", "user|item\nu1|a\nu1|b\nu2|a\n", {}),
-        ("a.csv.gz", gzip.compress(b"user,item\nu1,a\nu1,b\nu2,a\n"), {}),
-        ("a.jsonl.gz", gzip.compress(LINES.encode()), {}),
+        ("a.csv.gz", gzip.compress(b"user,item\nu1,a\nu1,b\nu2,a\n", mtime=0), {}),
+        ("a.jsonl.gz", gzip.compress(LINES.encode(), mtime=0), {}),
         ("a.json", LINES, {}),
         ("a.json", json.dumps([{"user": u, "item": i} for u, i in ROWS], indent=1), {}),
     ],
@@ -92,8 +92,8 @@ def test_a_zip_of_one_file(tmp_path):
         "a.csv.zip": zipped({"../../evil.csv": "user,item\nu1,a\nu1,b\nu2,a\n"}),
         "b.csv.zip": zipped({"x.csv": "user,item\n", "y.csv": "user,item\n"}),
         "c.csv.zip": b"PK\x03\x04 cut",
-        "d.csv.gz": gzip.compress(b"user,item\nu1,a\n")[:-9],
-        "e.csv.gz": gzip.compress(b""),
+        "d.csv.gz": gzip.compress(b"user,item\nu1,a\n", mtime=0)[:-9],
+        "e.csv.gz": gzip.compress(b"", mtime=0),
     })  # fmt: skip
     assert pairs(tmp_path, "a.csv.zip") == ROWS
     assert not list(tmp_path.parent.rglob("evil.csv"))

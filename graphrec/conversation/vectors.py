@@ -12,7 +12,7 @@ import numpy as np
 
 from graphrec.core.bundle import read_sealed
 from graphrec.core.errors import CheckpointError, DataError, FeatureError
-from graphrec.core.files import explain_os_errors, load_failure, read_array, write_array
+from graphrec.core.files import array_bytes, explain_os_errors, load_failure, read_array, write_together
 from graphrec.data import Dataset
 
 SCORER = "fm"
@@ -64,12 +64,13 @@ def read_vectors(path: str | Path, data: Dataset) -> DialogueVectors:
 def write_vectors(path: str | Path, vectors: DialogueVectors) -> Path:
     """Writes a folder of three ``.npy`` files that :func:`read_vectors` reads.
 
+    A process that is killed leaves the former files, the new ones, or a folder without ``users.npy``.
+
     Raises:
-        DataError: the files cannot be written.
+        DataError: the files cannot be written; the former ones stay.
     """
     with explain_os_errors(path, DataError):
-        for name, array in vectors._asdict().items():
-            write_array(Path(path) / f"{name}.npy", array)
+        write_together(Path(path), {f"{n}.npy": array_bytes(a) for n, a in vectors._asdict().items()})
     return Path(path)
 
 

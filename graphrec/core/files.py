@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import secrets
@@ -223,6 +224,13 @@ def write_array(path: str | Path, array: np.ndarray) -> str:
         np.lib.format.write_array(wrapper, np.ascontiguousarray(array), allow_pickle=False)
         file.flush()
         return sha256_file(file.name)
+
+
+def array_bytes(array: np.ndarray) -> bytes:
+    """The content of a ``.npy`` file; object arrays (pickle) are refused."""
+    content = io.BytesIO()
+    np.lib.format.write_array(content, np.ascontiguousarray(array), allow_pickle=False)
+    return content.getvalue()
 
 
 def read_array(
