@@ -75,7 +75,7 @@ def test_replies_are_as_the_schema_says(app, name: str) -> None:
 
 def test_the_schema_is_complete(app) -> None:
     found = app.openapi()
-    assert set(found["paths"]) == {"/health", "/recommend", "/similar", "/items"}
+    assert set(found["paths"]) == {"/health", "/metrics", "/recommend", "/similar", "/items"}
     for path in found["paths"].values():
         for operation in path.values():
             assert operation["summary"]
