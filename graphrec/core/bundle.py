@@ -47,12 +47,14 @@ class FileFormat:
         version: of the files that are written.
         migrations: version -> function from the content of that version to the content of the next.
         sealed_since: the first version whose JSON carries a seal.
+        unmarked: the version of files with neither a ``format`` entry nor a seal; None: there are none.
     """
 
     kind: str
     version: int = 1
     migrations: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = field(default_factory=dict)
     sealed_since: int = 1
+    unmarked: int | None = None
 
     @property
     def header(self) -> dict[str, Any]:
@@ -81,6 +83,12 @@ class FileFormat:
                 f"{where}: format {version}, written by a later version of graphrec; {reads}: upgrade "
                 f"graphrec, or {remedy}"
             )
+
+    def mark(self, content: Any) -> Any:
+        """The content, with the ``format`` entry that a file of version :attr:`unmarked` lacks."""
+        if self.unmarked is None or not isinstance(content, dict) or {"format", "seal"} & content.keys():
+            return content
+        return {**content, "format": self.unmarked}
 
     def carries_seal(self, content: dict[str, Any]) -> bool:
         """Whether content that :meth:`check` accepted is of a version with a seal."""
@@ -135,6 +143,7 @@ def read_sealed(
     """
     content = read_json(path, error)
     if format is not None:
+        content = format.mark(content)
         format.check(content, path, remedy, error)
         if not format.carries_seal(content):
             return format.upgrade(content)

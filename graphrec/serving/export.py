@@ -13,7 +13,7 @@ import polars as pl
 
 from graphrec.core.bundle import FileFormat, read_sealed, sealed_bytes
 from graphrec.core.errors import CheckpointError, ConfigError
-from graphrec.core.files import atomic_write, explain_os_errors, read_json, sha256_file, write_together
+from graphrec.core.files import atomic_write, explain_os_errors, sha256_file, write_together
 from graphrec.core.progress import track
 from graphrec.data import Vocabulary
 from graphrec.graphs.ivf import import_faiss
@@ -23,7 +23,7 @@ from graphrec.serving.vectors import Vectors
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FAISS_FORMAT = FileFormat("FAISS export", 2, {1: dict}, sealed_since=2)  # version 1 had no format entry
+FAISS_FORMAT = FileFormat("FAISS export", 2, {1: dict}, sealed_since=2, unmarked=1)
 FAISS_HEAD = "index.json"
 BLOCK = 4096  # users recommended to and written at once
 
@@ -191,11 +191,7 @@ def read_faiss(path: str | Path) -> tuple[Any, Sequence[str], dict[str, Any]]:
     remedy = "export it again"
     if not (path / FAISS_HEAD).exists():
         raise CheckpointError(f"{path}: no {FAISS_HEAD}, so no export was completed there; {remedy}")
-    content = read_json(path / FAISS_HEAD, CheckpointError)
-    if isinstance(content, dict) and not {"format", "seal"} & content.keys():  # of before 2026-12
-        content = {**content, "format": 1}
-    else:
-        content = read_sealed(path / FAISS_HEAD, remedy, FAISS_FORMAT)
+    content = read_sealed(path / FAISS_HEAD, remedy, FAISS_FORMAT)
     for name, sha256 in content["files"].items():
         try:
             found = sha256_file(path / name)

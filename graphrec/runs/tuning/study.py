@@ -23,7 +23,7 @@ from filelock import FileLock
 
 from graphrec.core.bundle import FileFormat, read_sealed, write_sealed
 from graphrec.core.errors import CheckpointError, GraphrecError, TrainingError
-from graphrec.core.files import digest, explain_os_errors, read_json
+from graphrec.core.files import digest, explain_os_errors
 from graphrec.models import model as model_class
 from graphrec.models.search_space import Space
 from graphrec.models.train_config import TrainConfig
@@ -32,7 +32,7 @@ from graphrec.runs.tuning.samplers import optuna_trial, quiet, require_optuna
 from graphrec.training.run_directory import RUN
 
 FORMAT = FileFormat("study", 2, {1: dict})  # version 1 kept each trial as trial.json in its run directory
-BEST_FORMAT = FileFormat("best trial", 2, {1: dict}, sealed_since=2)  # version 1 had neither format nor seal
+BEST_FORMAT = FileFormat("best trial", 2, {1: dict}, sealed_since=2, unmarked=1)
 STUDY = "study.json"
 TRIALS = "trials.log"
 BEST = "best.json"
@@ -234,12 +234,8 @@ def best_trial(path: str | Path) -> Path | None:
     file = Path(path) / BEST
     if not file.exists():
         return None
-    content = read_json(file, CheckpointError)
     remedy = "remove it and resume the study (--resume), which writes it again"
-    if isinstance(content, dict) and not {"format", "seal"} & content.keys():  # of before 2026-12
-        content = {**content, "format": 1}
-    else:
-        content = read_sealed(file, remedy, BEST_FORMAT)
+    content = read_sealed(file, remedy, BEST_FORMAT)
     name = content.get("trial")
     if not isinstance(name, str) or Path(name).name != name or not (file.parent / name / RUN).exists():
         raise CheckpointError(
