@@ -52,24 +52,11 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
     Raises:
         OSError: the path is a device, a pipe or a socket, or it cannot be written.
     """
-    named = str(path)
-    path = Path(os.path.realpath(path))
-    _refuse_special_file(path, named)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as cause:
-        with suppress(OSError):  # the directory was removed or became read-only; the first error says more
-            temporary.unlink(missing_ok=True)
-        if isinstance(cause, OSError) and cause.errno and cause.filename in (None, str(temporary)):
-            cause.filename, cause.filename2 = named, None
-        raise
-    sync_directory(path.parent)
+    staged = _StagedFile(path)
+    with staged.writing() as file:
+        yield file
+    staged.replace()
+    sync_directory(staged.path.parent)
 
 
 def write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
@@ -85,32 +72,72 @@ def write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
     Raises:
         OSError: a file cannot be written, or its path is a device, a pipe or a socket.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    written: list[tuple[Path, Path]] = []
+    files: list[_StagedFile] = []
     try:
         for name, content in contents.items():
-            path = Path(os.path.realpath(folder / name))
-            _refuse_special_file(path, str(folder / name))
-            temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-            written.append((temporary, path))
-            try:
-                with open(temporary, "wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-            except OSError as cause:
-                cause.filename = str(folder / name)
-                raise
-        written[0][1].unlink(missing_ok=True)
+            files.append(_StagedFile(folder / name))
+            with files[-1].writing() as file:
+                file.write(content)
+        files[0].path.unlink(missing_ok=True)
         sync_directory(folder)
-        for temporary, path in reversed(written):
-            os.replace(temporary, path)
+        for staged in reversed(files):
+            staged.replace()
     except BaseException:
-        for temporary, _ in written:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        for staged in files:
+            staged.discard()
         raise
     sync_directory(folder)
+
+
+class _StagedFile:
+    """A temporary file beside the one that it will replace.
+
+    Args:
+        path: the final path; its directory is created, and a symbolic link is followed.
+
+    Attributes:
+        path: the final path, links followed.
+
+    Raises:
+        OSError: the path is a device, a pipe or a socket.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._named = str(path)
+        self.path = Path(os.path.realpath(path))
+        _refuse_special_file(self.path, self._named)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+    @contextmanager
+    def writing(self) -> Iterator[IO[bytes]]:
+        """Opens the temporary file; afterwards it is complete on the disk."""
+        with self._discarded_on_errors(), open(self._temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+
+    def replace(self) -> None:
+        """Puts the temporary file in the place of the other one."""
+        with self._discarded_on_errors():
+            os.replace(self._temporary, self.path)
+
+    def discard(self) -> None:
+        """Removes the temporary file, if it is still there."""
+        with suppress(OSError):  # the directory was removed or became read-only; the first error says more
+            self._temporary.unlink(missing_ok=True)
+
+    @contextmanager
+    def _discarded_on_errors(self) -> Iterator[None]:
+        """Removes the temporary file on an error, which then names the path as it was given."""
+        try:
+            yield
+        except BaseException as cause:
+            self.discard()
+            of_temporary = (None, str(self._temporary))
+            if isinstance(cause, OSError) and cause.errno and cause.filename in of_temporary:
+                cause.filename, cause.filename2 = self._named, None
+            raise
 
 
 def _refuse_special_file(path: Path, named: str) -> None:

@@ -86,7 +86,7 @@ def read_delimited(path: Path, suffix: str, content: bytes | None, text: TextFor
     delimiter = text.delimiter or DELIMITERS.get(suffix) or _recognize(path, content, text)
     quote = text.quote if text.quote is not None else suffix in (".csv", ".tsv") and len(delimiter) == 1
     if len(delimiter) > 1:
-        content = path.read_bytes() if content is None else content
+        content = _bytes(path, content)
         if SUBSTITUTE.encode() in content or quote:
             raise DataError(f"{path}: delimiter {delimiter!r}; expected no quotes and no control characters")
         content = content.replace(delimiter.encode(), SUBSTITUTE.encode())
@@ -99,7 +99,7 @@ def _read_lists(path: Path, content: bytes | None) -> pl.DataFrame | None:
 
     None if the lines are no whole numbers, or a user has two lines.
     """
-    lines = [line.split() for line in (path.read_bytes() if content is None else content).splitlines()]
+    lines = [line.split() for line in _bytes(path, content).splitlines()]
     lines = [line for line in lines if line]
     if not all(part.isdigit() for line in lines for part in line) or len({u[0] for u in lines}) < len(lines):
         return None
@@ -110,7 +110,7 @@ def _read_lists(path: Path, content: bytes | None) -> pl.DataFrame | None:
 def _as_utf8(path: Path, content: bytes | None, text: TextFormat) -> bytes | None:
     """The content in UTF-8 and without comments; None if it is the file as it is."""
     if text.encoding.lower().replace("_", "-") not in ("utf-8", "utf8"):
-        raw = path.read_bytes() if content is None else content
+        raw = _bytes(path, content)
         try:
             content = raw.decode(text.encoding).encode("utf-8")
         except UnicodeDecodeError as cause:
@@ -120,7 +120,7 @@ def _as_utf8(path: Path, content: bytes | None, text: TextFormat) -> bytes | Non
                 "set another encoding="
             ) from cause
     if text.comment is not None:
-        content = path.read_bytes() if content is None else content
+        content = _bytes(path, content)
         mark = text.comment.encode()
         content = b"".join(line for line in content.splitlines(keepends=True) if not line.startswith(mark))
     return content
@@ -145,6 +145,11 @@ def _guess(path: Path, content: bytes | None) -> str | None:
         lines.pop()  # may be cut
     counts = {mark: {line.strip(" ").count(mark) for line in lines} for mark in CANDIDATES}
     return next((mark for mark, n in counts.items() if len(n) == 1 and n != {0}), None)
+
+
+def _bytes(path: Path, content: bytes | None) -> bytes:
+    """The content, read if it is the file as it is."""
+    return path.read_bytes() if content is None else content
 
 
 @contextmanager
