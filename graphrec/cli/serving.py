@@ -10,7 +10,7 @@ import typer
 
 from graphrec.cli import output, settings
 from graphrec.cli.help import command
-from graphrec.core.errors import ConfigError
+from graphrec.core.errors import ConfigError, first_few
 
 if TYPE_CHECKING:
     from graphrec.data import Vocabulary
@@ -33,8 +33,6 @@ IncludeSeen = Annotated[
 Strict = Annotated[
     bool, typer.Option("--strict", help="Refuse unknown ids instead of naming them and answering the rest.")
 ]
-SHOWN = 5
-"""Number of unknown ids to name."""
 Search = Annotated[str, typer.Option("--search", help="exact, approximate (needs graphrec index), or auto.")]
 
 
@@ -271,10 +269,9 @@ def _known(
     if unknown and (strict or (required and not known)):
         vocabulary.indices(ids)
     if unknown:
-        names = ", ".join(output.printable(name) for name in unknown[:SHOWN])
-        more = ", ..." if len(unknown) > SHOWN else ""
         output.print_note(
-            f"{option}: {len(unknown):,} of {len(set(ids)):,} ids are unknown and left out: {names}{more}"
+            f"{option}: {len(unknown):,} of {len(set(ids)):,} ids are unknown and left out: "
+            f"{first_few([output.printable(name) for name in unknown])}"
         )
     return known
 

@@ -7,7 +7,7 @@ traceback. The command line prints the message alone and exits with status 2.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class GraphrecError(Exception):
@@ -80,6 +80,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
         return ""
     best = min(close, key=lambda name: (-_similarity(word, name), name))
     return f" Did you mean {best!r}?"
+
+
+def first_few(names: Sequence[str], shown: int = 5) -> str:
+    """The first of several names, for a message that also counts them."""
+    return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")
 
 
 def plain_spelling(name: str) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from graphrec.core.errors import ConfigError, DataError, nearest
+from graphrec.core.errors import ConfigError, DataError, first_few, nearest
 from graphrec.core.progress import print_note
 from graphrec.data import frames
 from graphrec.data.dataset import Dataset, Relation
@@ -240,10 +240,9 @@ def _fold_case(pairs: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, str]]:
 
 
 def _describe_folded(spellings: dict[str, str]) -> str:
-    some = list(spellings.items())[:3]
-    examples = ", ".join(f"{frames.quoted(value)} as {frames.quoted(kept)}" for value, kept in some)
-    more = ", ..." if len(spellings) > len(some) else ""
-    return f"{len(spellings):,} values differ from another one only in case and count as it: {examples}{more}"
+    pairs = [f"{frames.quoted(value)} as {frames.quoted(kept)}" for value, kept in spellings.items()]
+    examples = first_few(pairs, 3)
+    return f"{len(spellings):,} values differ from another one only in case and count as it: {examples}"
 
 
 def _no_shared_value(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,17 @@ def encode_content(
         names = [f"content {modality!r} of item {name!r}" for name in ids]
         vectors[modality] = extractors[modality].encode(values, names, max_pixels)
     return vectors
+
+
+def check_given_once(features: Iterable[str], content: Iterable[str]) -> None:
+    """Refuses modalities that have both vectors and content.
+
+    Raises:
+        FeatureError: names them.
+    """
+    twice = sorted(set(features) & set(content))
+    if twice:
+        raise FeatureError(f"{twice} are in both features and content; expected each modality once")
 
 
 def extractors_to_saved(extractors: Extractors) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -31,6 +31,14 @@ Search = Literal["auto", "exact", "approximate"]
 SEARCHES: tuple[str, ...] = get_args(Search)
 
 
+def without(ids: Sequence[str] | None, unknown: Sequence[str]) -> Sequence[str] | None:
+    """The ids but for the unknown ones, in order; None where there are no ids."""
+    if ids is None or not unknown:
+        return ids
+    left_out = set(unknown)
+    return [name for name in ids if name not in left_out]
+
+
 def choose_lists(task: str, search: Search, index: Index | None) -> Lists | None:
     """The lists of the index to search for a task (``"recommend"``, ``"similar"``), or None for exact search.
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from graphrec.core.bundle import FileFormat
-from graphrec.core.errors import CheckpointError, ConfigError, FeatureError
+from graphrec.core.errors import CheckpointError, ConfigError, first_few
 from graphrec.data import Dataset, Histories, Interactions, Query, Vocabulary
 from graphrec.features.extract.decoding import MAX_PIXELS
 from graphrec.models.base import ColdStartRule, ContentProjection, Features, Ranker
@@ -24,6 +24,7 @@ from graphrec.serving import array_bundle, histories, vectors
 from graphrec.serving.catalog import ItemBlock, Items
 from graphrec.serving.content import (
     Extractors,
+    check_given_once,
     encode_content,
     extractors_from_saved,
     extractors_to_saved,
@@ -53,6 +54,7 @@ from graphrec.serving.recommend import (
     recommend_to_users,
     search_items,
     similar_by_index,
+    without,
 )
 from graphrec.serving.vectors import Vectors
 
@@ -306,13 +308,10 @@ class Recommender:
         unknown = self.unknown_ids(users if looked_up else None, only, exclude)
         if unknown:
             warnings.warn(f"unknown ids are left out: {_counted(unknown)}", stacklevel=3)
-        left_out = {argument: set(ids) for argument, ids in unknown.items()}
-        if "only" in unknown and only is not None:
-            if left_out["only"].issuperset(only):
-                self._items.indices(only)  # raises
-            only = [name for name in only if name not in left_out["only"]]
-        if "exclude" in unknown and exclude is not None:
-            exclude = [name for name in exclude if name not in left_out["exclude"]]
+        if only and set(only) == set(unknown.get("only", ())):
+            self._items.indices(only)  # raises
+        only = without(only, unknown.get("only", ()))
+        exclude = without(exclude, unknown.get("exclude", ()))
         if "users" not in unknown:
             return self.recommend(users, k, only=only, exclude=exclude, **options)
         ids, single = as_list(users)
@@ -492,9 +491,7 @@ class Recommender:
         added = Vocabulary(as_list(ids)[0])  # refuses repeats
         self._items.check_new(added)
         features = dict(features or {})
-        twice = sorted(features.keys() & (content or {}).keys())
-        if twice:
-            raise FeatureError(f"{twice} are in both features and content; expected each modality once")
+        check_given_once(features, content or {})
         features |= self.encode_content(added.ids, content or {})
         base = self._items.base
         embeddings = embed_new_items(added, features, rule, self.content, base.table)
@@ -709,12 +706,11 @@ class Recommender:
         return Path(path)
 
 
-def _counted(unknown: Mapping[str, Sequence[str]], shown: int = 5) -> str:
+def _counted(unknown: Mapping[str, Sequence[str]]) -> str:
     """Numbers of the unknown ids by argument, with the first of each."""
-    parts = []
-    for argument, ids in unknown.items():
-        more = ", ..." if len(ids) > shown else ""
-        parts.append(f"{len(ids):,} of {argument}: {', '.join(map(repr, ids[:shown]))}{more}")
+    parts = [
+        f"{len(ids):,} of {argument}: {first_few(list(map(repr, ids)))}" for argument, ids in unknown.items()
+    ]
     return "; ".join(parts)
 
 

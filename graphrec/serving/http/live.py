@@ -12,6 +12,7 @@ import numpy as np
 
 from graphrec.core.errors import ConfigError, FeatureError, GraphrecError
 from graphrec.serving import Recommender
+from graphrec.serving.content import check_given_once
 from graphrec.serving.http import schema
 from graphrec.serving.http.journal import Addition, Journal
 from graphrec.serving.recommend import Search
@@ -164,11 +165,9 @@ class LiveRecommender:
                 raise FeatureError(
                     f"content {modality!r}: found text; expected the bytes of files, never paths"
                 )
+        check_given_once(features, content)
         with self._encoding:
             vectors = self.recommender.encode_content(ids, content, max_pixels=schema.PIXELS)
-        twice = sorted(features.keys() & vectors.keys())
-        if twice:
-            raise FeatureError(f"{twice} are in both features and content; expected each modality once")
         rows = {m: [None if np.isnan(row).any() else row.tolist() for row in v] for m, v in vectors.items()}
         return self.add(Addition(ids, {**features, **rows}))
 

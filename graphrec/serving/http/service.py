@@ -23,7 +23,7 @@ from graphrec.serving.http.journal import Journal
 from graphrec.serving.http.live import NO_ITEMS, Answer, LiveRecommender, Options, RequestBatcher
 from graphrec.serving.http.metrics import add_metrics
 from graphrec.serving.http.server import explain_errors, listen, names_of
-from graphrec.serving.recommend import Search
+from graphrec.serving.recommend import Search, without
 
 try:
     from fastapi import FastAPI, HTTPException, Request, Response
@@ -93,18 +93,20 @@ def create_service(served: LiveRecommender, hosts: Sequence[str] | None = None) 
         if not body.strict:
             looked_up = body.users if body.unknown == "error" else None
             unknown = served.recommender.unknown_ids(looked_up, body.only, body.exclude)
-        left_out = {field: set(ids) for field, ids in unknown.items()}
         users, only, exclude = (
-            None if ids is None else [name for name in ids if name not in left_out.get(field, ())]
+            without(ids, unknown.get(field, ()))
             for field, ids in (("users", body.users), ("only", body.only), ("exclude", body.exclude))
         )
         if body.only and not only:
             raise UnknownIdError(f"none of the {len(body.only)} items of 'only' is known")
         allowed = None if only is None else tuple(only)
         options = Options(body.k, body.exclude_seen, allowed, tuple(exclude or ()), body.unknown)
-        answered = [] if not users else _rows(users, await batches.submit((users, options)))
-        by_user = {row["id"]: row for row in answered}
-        rows = [by_user.get(name, {"id": name, "items": [], "scores": []}) for name in body.users]
+        answered = iter(_rows(users, await batches.submit((users, options))) if users else ())
+        nobody = set(unknown.get("users", ()))
+        rows = [
+            {"id": name, "items": [], "scores": []} if name in nobody else next(answered)
+            for name in body.users
+        ]
         return _answers(rows, unknown)
 
     @app.post("/similar", response_model=schema.Answers, responses=_refusals(*_OF_BODIES, 404))
@@ -126,7 +128,7 @@ def create_service(served: LiveRecommender, hosts: Sequence[str] | None = None) 
 
     plain_text: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}}}
 
-    @app.get("/metrics", responses=plain_text | _refusals(400, 408, 413))
+    @app.get("/metrics", response_class=Response, responses=plain_text | _refusals(400, 408, 413))
     def metrics() -> Response:
         """Numbers of requests and their latencies in the text format of Prometheus."""
         return Response(counted.text(), headers={"content-type": counted.content_type})
