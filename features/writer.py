@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -84,10 +85,15 @@ class TableWriter:
         """The entry of an intact shard, whatever its inputs, or None."""
         return shards.finished_shard(self.folder, shard.number, shard.first, shard.last)
 
+    @cached_property
+    def _content(self) -> str:
+        """Digest of the content, as in the manifest."""
+        return content_digest(self.dataset.field(self.field))
+
     def has_fitted(self) -> bool:
         """Whether the extractor fitted to the present content is kept beside the table, undamaged."""
         try:
-            return read_fitted(self.folder, content_digest(self.dataset.field(self.field))) is not None
+            return read_fitted(self.folder, self._content) is not None
         except FeatureError:
             return False
 
@@ -98,7 +104,7 @@ class TableWriter:
             FeatureError: the files cannot be written.
         """
         self.check()
-        write_fitted(self.folder, content_digest(self.dataset.field(self.field)), arrays)
+        write_fitted(self.folder, self._content, arrays)
 
     def write(self, shard: Shard, encoded: EncodedShard, empty_reason: str) -> None:
         """Writes one shard.
@@ -146,9 +152,7 @@ class TableWriter:
             FeatureError: the manifest cannot be written, or shards are missing.
         """
         content = self.dataset.field(self.field)
-        head = manifest_head(
-            self.dataset, self.field, content.kind, self.key, self.describe, content_digest(content)
-        )
+        head = manifest_head(self.dataset, self.field, content.kind, self.key, self.describe, self._content)
         self.check()
         with explain_os_errors(self.folder, FeatureError):
             return complete_table(self.folder, head, [self.entries[shard.number] for shard in self.plan])

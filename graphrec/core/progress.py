@@ -177,6 +177,7 @@ class _Notebook(EpochProgress):
         from IPython.display import display
 
         self.shown_at = 0.0
+        self.text = "nothing was trained"
         self.handle: Any = display(_Text("training ..."), display_id=True)
 
     def on_epoch(self, record: Mapping[str, float], best: float | None, best_epoch: int, misses: int) -> None:
@@ -190,7 +191,7 @@ class _Notebook(EpochProgress):
 
     def close(self) -> None:
         """Shows the last epoch."""
-        self.handle.update(_Text(getattr(self, "text", "nothing was trained")))
+        self.handle.update(_Text(self.text))
 
 
 class _Text:

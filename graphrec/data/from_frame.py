@@ -86,8 +86,9 @@ def parse(
     table, meta["repeated pairs dropped"] = _drop_repeats(table, users_of, items_of, source)
 
     cores = (k_core, k_core) if isinstance(k_core, int) else tuple(k_core)
-    items_before_core = items_of.gather(table["item"].unique())
+    items_before_core: pl.Series | None = None
     if max(cores) > 1:
+        items_before_core = items_of.gather(table["item"].unique())
         table = table.filter(core_mask(table["user"].to_numpy(), table["item"].to_numpy(), *cores))
         meta["k_core"] = list(cores)
         _require_rows(table, source, f"no interaction is left by the {cores[0]}/{cores[1]}-core filter")
@@ -104,7 +105,9 @@ def parse(
         untaken = row_ids.filter(pl.Series(at < 0))
         meta["item rows without interactions"] = len(untaken)
         if cores[1] < 2 if cold_items is None else cold_items:
-            cold = untaken.filter(~untaken.is_in(items_before_core.implode()))
+            cold = untaken
+            if items_before_core is not None:
+                cold = untaken.filter(~untaken.is_in(items_before_core.implode()))
             item_ids, item_codes = _sort_ids(table["item"], items_of, cold)
             meta["cold items kept"] = len(cold)
     users = Vocabulary(user_ids, "user")
