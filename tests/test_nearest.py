@@ -15,8 +15,9 @@ from graphrec.core.errors import GraphError
 from graphrec.core.random import numpy_rng
 from graphrec.core.topk import top_indices, topk, update_topk
 from graphrec.features import FeatureTable
-from graphrec.graphs import knn as graph_module, nearest
-from graphrec.graphs.knn import content_graph, knn
+from graphrec.graphs import equal_rows, knn as graph_module, nearest
+from graphrec.graphs.equal_rows import EqualRows
+from graphrec.graphs.knn import content_graph, knn, nearest_edges
 from graphrec.graphs.nearest import nearest_rows
 from graphrec.graphs.sparse import unit_rows
 
@@ -101,11 +102,98 @@ def test_knn_equals_brute_force() -> None:
         assert np.allclose(cosine, np.where(expected, np.maximum(unit @ unit.T, 0), 0), atol=1e-6)
 
 
-def test_equal_rows_are_taken_in_order_of_their_ids() -> None:
-    values = np.array([[2, 0], [1, 0], [0, 1], [3, 0], [0, 2], [1, 0]], dtype=np.float32)
-    expected = [[0, 1], [0, 1], [2, 4], [0, 1], [2, 4], [0, 1]]
-    graph = knn(table(values), 2)
-    assert graph.col.view(-1, 2).tolist() == expected
+# -- equal rows ---------------------------------------------------------------------------------------------
+
+
+def with_equal_rows(counts: list[int], seed: int, d: int = 5) -> np.ndarray:
+    """Random vectors, each as often as its count says, in random order."""
+    rng = np.random.default_rng(seed)
+    values = np.repeat(rng.normal(size=(len(counts), d)), counts, axis=0).astype(np.float32)
+    return rng.permutation(values)
+
+
+def shared_places(values: np.ndarray, k: int) -> np.ndarray:
+    """``(n, n)``: the k places of each item; it takes the first, and equal items share what they get."""
+    n = len(values)
+    unit = values.astype(np.float64) / np.linalg.norm(values, axis=1, keepdims=True)
+    places = np.eye(n)
+    for i in range(n):
+        cosine = np.round(unit @ unit[i], 9)
+        cosine[(values == values[i]).all(1)] = 2
+        left = k - 1
+        for level in sorted(set(cosine), reverse=True):
+            group = [j for j in np.flatnonzero(cosine == level) if j != i]
+            if group and left:
+                given = min(left, len(group))
+                places[i, group] = given / len(group)
+                left -= given
+    return places
+
+
+counts = st.lists(st.integers(1, 6), min_size=1, max_size=8)
+
+
+@few
+@given(counts, st.integers(1, 8), st.integers(0, 2**32))
+def test_equal_items_share_places(counts: list[int], k: int, seed: int) -> None:
+    values = with_equal_rows(counts, seed)
+    expected = shared_places(values, k)
+    graph = knn(table(values), k)
+    assert np.allclose(graph.dense().numpy(), expected, atol=1e-6)
+    assert np.allclose(graph.dense().sum(1), min(k, len(values)), atol=1e-5)
+    assert (graph.dense().diagonal() == 1).all(), "every item is its own neighbor"
+    unit = values / np.linalg.norm(values, axis=1, keepdims=True)
+    cosine = knn(table(values), k, weight="cosine").dense().numpy()
+    assert np.allclose(cosine, expected * np.maximum(unit @ unit.T, 0), atol=1e-6)
+
+
+@few
+@given(counts, st.integers(1, 8), st.integers(0, 2**32), st.booleans())
+def test_permuting_items_permutes_the_graph(counts: list[int], k: int, seed: int, whole: bool) -> None:
+    values = with_equal_rows(counts, seed)
+    if whole:  # whole numbers: different vectors are equally similar, too
+        values = np.round(values)
+        values[~values.any(1)] = 1
+    order = np.random.default_rng(seed + 1).permutation(len(values))
+    graph = knn(table(values), k).dense().numpy()
+    permuted = knn(table(values[order]), k).dense().numpy()
+    assert np.array_equal(permuted, graph[order][:, order])
+
+
+def test_more_equal_items_than_places_are_all_alike() -> None:
+    values = with_equal_rows([300, 200, 100], 0)
+    graph = knn(table(values), 10)
+    dense = graph.dense().numpy()
+    assert np.allclose(dense.sum(0), 10, atol=1e-4), "no item is the neighbor of more items than another"
+    assert np.allclose(dense[dense < 1].max(), 9 / 99, atol=1e-6)
+
+
+def test_too_many_equal_items_to_link_them_all_take_places_in_turn(monkeypatch) -> None:
+    monkeypatch.setattr(equal_rows, "MOST_SHARED", 100)
+    values = with_equal_rows([60, 5, 1], 0)
+    dense = knn(table(values), 10).dense().numpy()
+    assert (dense.sum(1) == 10).all()
+    assert set(np.unique(dense)) == {0, 1}
+    assert (np.diag(dense) == 1).all()
+    large = (values == values[np.argmax(dense.sum(0))]).all(1)
+    assert dense[large][:, large].sum(0).max() <= 10, "places inside a group are dealt evenly"
+
+
+def test_new_and_cold_items_average_all_equal_neighbors() -> None:
+    values = with_equal_rows([30, 4, 4], 3)
+    queries = values[:6] + np.float32(0.001)
+    edges = nearest_edges(torch.from_numpy(queries), torch.from_numpy(values), 5)
+    weight = np.zeros((6, len(values)))
+    weight[edges.query, edges.row] = edges.share
+    assert np.allclose(weight.sum(1), 5, atol=1e-5)
+    for i in range(6):
+        same = (values == values[i]).all(1)
+        assert np.allclose(weight[i, same], min(5, same.sum()) / same.sum(), atol=1e-6)
+
+
+def test_zeros_of_either_sign_are_equal() -> None:
+    values = np.array([[0.0, 1.0], [-0.0, 1.0], [1.0, 0.0]], dtype=np.float32)
+    assert len(EqualRows.of([values])) == 2
 
 
 @few
@@ -201,7 +289,7 @@ def _flip(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [_flip, lambda p: p.write_bytes(p.read_bytes()[:-8]), Path.unlink])
-@pytest.mark.parametrize("name", ["neighbors.npy", "similarity.npy"])
+@pytest.mark.parametrize("name", ["group.npy", "neighbors.npy", "similarity.npy"])
 def test_a_damaged_cache_is_computed_again(tmp_path, name: str, damage) -> None:
     values = numpy_rng(0, "test/cache").normal(size=(20, 4)).astype(np.float32)
     expected = knn(table(values), 3, cache=tmp_path)
@@ -244,8 +332,9 @@ def test_content_graph_averages_the_nearest_warm_items(one, other, k: int, share
         keys, queries = np.flatnonzero(has & warm), np.flatnonzero(has & ~warm)
         if weight > 0 and len(keys) and len(queries):
             vectors = (torch.from_numpy(tables[name].take(r)) for r in (queries, keys))
-            rows = nearest_rows(*vectors, k)[1].numpy()
-            np.add.at(expected, (queries[:, None], keys[rows]), weight / rows.shape[1])
+            edges = nearest_edges(*vectors, k)
+            share = weight * edges.share / min(k, len(keys))
+            np.add.at(expected, (queries[edges.query], keys[edges.row]), share)
             total[queries] += weight
     assert np.allclose(matrix, expected / np.where(total > 0, total, 1)[:, None], atol=PROPAGATION)
     sums = matrix.sum(1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -30,16 +30,20 @@ from graphrec.core.files import (
 )
 from graphrec.core.ray import Cluster
 from graphrec.features import FeatureTable
+from graphrec.graphs.equal_rows import EqualRows, NeighborEdges, neighbor_edges
 from graphrec.graphs.graph import Graph
 from graphrec.graphs.nearest import all_neighbors, approximate_neighbors, nearest_rows, unit_length
 
-VERSION = 2  # part of the cache key; increase it when the neighbors of equal features change
-CLUSTER_VERSION = 3  # the same for approximate neighbors
+VERSION = 3  # part of the cache key; increase it when the neighbors of equal features change
+CLUSTER_VERSION = 4  # the same for approximate neighbors
+FILES = ("group.npy", "neighbors.npy", "similarity.npy")
 EXACT_UP_TO = 200_000
 """Number of items up to which ``method="auto"`` compares all pairs."""
 IN_MEMORY = 2**32
 """Bytes of scaled features up to which they are kept in memory. More go into an unnamed temporary file (in
 the cache directory, if there is one), which the system keeps in memory as far as there is room."""
+TIED = 1e-6
+"""Difference of cosines up to which two rows may be equal; rounding is below it."""
 READ_BYTES = 2**26  # bytes of features read at a time
 Method = Literal["auto", "exact", "approximate"]
 
@@ -59,12 +63,14 @@ def knn(
     """Builds the directed item-item graph of each item's ``k`` nearest neighbors by cosine, itself included.
 
     Row ``i`` holds the neighbors of item ``i``. Items without the feature have an empty row and an empty
-    column.
+    column. Items with equal vectors are a group whose members share its places
+    (:mod:`graphrec.graphs.equal_rows`), so the graph does not depend on the order of the items.
 
     Args:
         table: features ``(n_items, d)`` with their ``present`` mask.
         k: neighbors per item, the item included.
-        weight: 1 for every neighbor, or the cosine similarity (negative ones are dropped).
+        weight: 1 for every neighbor, or the cosine similarity (negative ones are dropped); times its share of
+            a place where equal items share places. A row's binary weights sum to ``k``.
         cache: directory to cache the neighbors in, by the features' sha256, k, metric, version and, for
             approximate ones, recall and seed.
         device: where to compute.
@@ -94,19 +100,20 @@ def knn(
         raise GraphError("no item has this feature; a kNN graph needs at least one")
     exact = method == "exact" or (method == "auto" and len(present) <= EXACT_UP_TO)
     approximate = None if exact else (float(recall), int(seed))
-    neighbors, similarity = _cached_neighbors(table, present, k, approximate, cache, device, cluster)
-    n = len(table.present)
-    source = neighbors.ravel()
-    target = np.repeat(present, neighbors.shape[1])
-    values = similarity.ravel()
+    rows, nearest, cosines = _cached_neighbors(table, present, k, approximate, cache, device, cluster)
+    edges = neighbor_edges(nearest, cosines, k, rows)
     if weight == "cosine":
-        positive = values > 0
-        source, target, values = source[positive], target[positive], values[positive]
+        values = edges.cosine * edges.share
+        kept = values > 0
     elif weight == "binary":
-        values = np.ones(len(values), dtype=np.float32)
+        values = edges.share
+        kept = slice(None)
     else:
         raise GraphError(f"weight {weight!r}; expected 'binary' or 'cosine'")
-    return Graph.from_edges(source, target, values, n_source=n, n_target=n)
+    n = len(table.present)
+    source = present[edges.row[kept]]
+    target = present[edges.query[kept]]
+    return Graph.from_edges(source, target, values[kept], n_source=n, n_target=n)
 
 
 def content_graph(
@@ -120,7 +127,8 @@ def content_graph(
     """Builds the graph that averages each target item's nearest source items, such as warm for cold items.
 
     Row ``i`` of a target is ``sum_m w_m mean(k nearest in modality m)`` over the modalities item ``i`` has,
-    the weights scaled to sum to one. Other rows, and rows of items without any content, are empty.
+    the weights scaled to sum to one; equal items share places as in :func:`knn`. Other rows, and rows of
+    items without any content, are empty.
 
     Args:
         tables: features by modality, each ``(n_items, d_m)``.
@@ -131,24 +139,43 @@ def content_graph(
     """
     n = len(targets)
     total = np.zeros(n)
-    parts: list[tuple[np.ndarray, np.ndarray, float]] = []
+    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for modality, weight in weights.items():
         table = tables[modality]
         queries = np.flatnonzero(table.present & targets)
         keys = np.flatnonzero(table.present & sources)
         if weight > 0 and len(queries) and len(keys):
-            with torch.no_grad():
-                query_rows, key_rows = (_unit_rows(table, items, "cpu") for items in (queries, keys))
-                neighbors = keys[nearest_rows(query_rows, key_rows, k, unit=True)[1].numpy()]  # (q, k)
-            parts.append((queries, neighbors, weight))
+            query_rows = _unit_rows(table, queries, "cpu")
+            near = nearest_edges(query_rows, _unit_rows(table, keys, "cpu"), k, unit=True)
+            parts.append((keys[near.row], queries[near.query], weight * near.share / min(k, len(keys))))
             total[queries] += weight
     edges = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
-    for queries, neighbors, weight in parts:
-        per_query = neighbors.shape[1]
-        shares = weight / total[queries] / per_query
-        edges.append((neighbors.ravel(), np.repeat(queries, per_query), np.repeat(shares, per_query)))
+    edges += [(source, target, share / total[target]) for source, target, share in parts]
     source, target, share = (np.concatenate(arrays) for arrays in zip(*edges, strict=True))
     return Graph.from_edges(source, target, share, n_source=n, n_target=n, repeated="sum")
+
+
+def nearest_edges(queries: Tensor, keys: Tensor, k: int, unit: bool = False) -> NeighborEdges:
+    """Edges from each query to the ``k`` nearest keys by cosine; equal keys share places.
+
+    Args:
+        queries: ``(Q, d)`` float, rows not zero.
+        keys: ``(N, d)`` float, rows not zero.
+        k: number of keys per query; with fewer keys, all of them.
+        unit: all rows have length one already.
+    """
+    if not unit:
+        queries, keys = unit_length(queries), unit_length(keys)
+    cosines, rows = nearest_rows(queries, keys, k + 1, unit=True)
+    if rows.shape[1] <= k or bool((cosines[:, -2] - cosines[:, -1] > TIED).all()):
+        # No row that was left out equals one that was not.
+        rows = rows[:, :k]
+        query = np.repeat(np.arange(len(rows)), rows.shape[1])
+        share = np.ones(len(query), dtype=np.float32)
+        return NeighborEdges(query, rows.flatten().numpy(), cosines[:, :k].flatten().numpy(), share)
+    distinct, same = EqualRows.of([keys]), EqualRows.of([queries])
+    cosines, rows = nearest_rows(queries[same.first], keys[distinct.first], k, unit=True)
+    return neighbor_edges(rows, cosines, k, distinct, same.group)
 
 
 def _cached_neighbors(
@@ -159,37 +186,41 @@ def _cached_neighbors(
     cache: str | Path | None,
     device: str | torch.device,
     cluster: Cluster | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Neighbors as item indices ``(n_present, k)`` and cosine similarities, read from the cache if they are
-    in it; exact unless ``approximate`` gives a recall and a seed.
+) -> tuple[EqualRows, np.ndarray, np.ndarray]:
+    """The groups of equal items among the present ones, the ``k`` nearest groups of each ``(G, k)`` and their
+    cosine similarities, read from the cache if they are in it; exact unless ``approximate`` gives a recall
+    and a seed.
     """
     method = () if approximate is None else ("clusters", CLUSTER_VERSION, *approximate)
     key = digest("knn", VERSION, table.sha256, k, "cosine", *method)[:32]
     folder = Path(cache) / f"knn-{key}" if cache is not None else None
     if folder is not None and _intact(folder):
-        return read_array(folder / "neighbors.npy"), read_array(folder / "similarity.npy")
+        group, nearest, similarity = (read_array(folder / name) for name in FILES)
+        return EqualRows.from_groups(group.astype(np.int64)), nearest, similarity
     with torch.no_grad():
-        unit = _unit_rows(table, present, device, cache)
+        rows = EqualRows.of(part for _, part in _unit_blocks(table, present, device))
+        # In the order of their content, so that rounding does not depend on the order of the items either.
+        unit = _unit_rows(table, present[rows.first], device, cache)
         if approximate is None:
-            cosines, rows = all_neighbors(unit, k, cluster)
+            cosines, nearest_groups = all_neighbors(unit, k, cluster)
         else:
-            cosines, rows = approximate_neighbors(unit, k, *approximate, cluster)
+            cosines, nearest_groups = approximate_neighbors(unit, k, *approximate, cluster)
     similarity = cosines.numpy()
-    neighbors = present[rows.numpy()].astype(np.int32)
+    nearest = nearest_groups.numpy().astype(np.int32)
     if folder is not None:
+        arrays = (rows.group.astype(np.int32), nearest, similarity)
         with explain_os_errors(folder, GraphError):
             hashes = {
-                "neighbors.npy": write_array(folder / "neighbors.npy", neighbors),
-                "similarity.npy": write_array(folder / "similarity.npy", similarity),
+                name: write_array(folder / name, array) for name, array in zip(FILES, arrays, strict=True)
             }
             write_json(folder / "manifest.json", hashes)
-    return neighbors, similarity
+    return rows, nearest, similarity
 
 
 def _intact(folder: Path) -> bool:
-    """Whether both files of cached neighbors have the recorded sha256."""
+    """Whether the files of cached neighbors have the recorded sha256."""
     try:
-        hashes = {name: sha256_file(folder / name) for name in ("neighbors.npy", "similarity.npy")}
+        hashes = {name: sha256_file(folder / name) for name in FILES}
         return bool(read_json(folder / "manifest.json", GraphError) == hashes)
     except (GraphError, OSError):
         return False
@@ -204,11 +235,19 @@ def _unit_rows(
         unit = torch.from_numpy(_temporary_array(shape, folder))
     else:
         unit = torch.empty(shape, device=device)
+    for start, part in _unit_blocks(table, rows, device):
+        unit[start : start + len(part)] = part
+    return unit
+
+
+def _unit_blocks(
+    table: FeatureTable, rows: np.ndarray, device: str | torch.device
+) -> Iterator[tuple[int, Tensor]]:
+    """The vectors of some items scaled to length one, in blocks with the position of their first row."""
     step = max(1, READ_BYTES // (4 * table.dim))
     for start in range(0, len(rows), step):
         part = table.take(rows[start : start + step])
-        unit[start : start + len(part)] = unit_length(torch.from_numpy(part).to(device))
-    return unit
+        yield start, unit_length(torch.from_numpy(part).to(device))
 
 
 def _temporary_array(shape: tuple[int, int], folder: str | Path | None) -> np.ndarray:

@@ -119,24 +119,6 @@ def nearest_columns(
     return vstack(parts, format="csr")
 
 
-def from_neighbors(
-    rows: np.ndarray, columns: np.ndarray, similarity: np.ndarray, shape: tuple[int, int]
-) -> csr_matrix:
-    """Builds a matrix of similarities from lists of neighbors; those of zero or less are left out.
-
-    Args:
-        rows: indices of the rows that have neighbors ``(q,)``, all different.
-        columns: the neighbors of each ``(q, k)``.
-        similarity: similarities to them ``(q, k)``.
-        shape: shape of the matrix.
-    """
-    from scipy.sparse import csr_matrix
-
-    positive = similarity > 0
-    row = np.broadcast_to(rows[:, None], positive.shape)[positive]
-    return csr_matrix((similarity[positive], (row, columns[positive])), shape=shape)
-
-
 def weighted_mean(
     parts: Iterable[tuple[float, csr_matrix, np.ndarray]], normalize: bool = False
 ) -> csr_matrix:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from graphrec.core.config import option
 from graphrec.data.interactions import Interactions
 from graphrec.features import FeatureTable
+from graphrec.graphs.equal_rows import EqualRows
 from graphrec.graphs.graph import Graph, bipartite, degree_probability, mix, normalize_weights, sample_edges
 from graphrec.models.base import ContentRule, Features
 from graphrec.models.batches import EpochContext, NeighborSamplingConfig, SeededTriplets
@@ -140,7 +141,9 @@ class FREEDOM(MultimodalRanker, EmbeddingRanker):
         projected = {}
         for m in self.weights:
             features = cast(ItemFeatures, self.features[m])
-            vectors = self.projections[m](features.values.float()).cpu().numpy()  # (n_items, d)
+            values = features.values.float()
+            equal = EqualRows.of([values])  # products may round equal rows differently
+            vectors = self.projections[m](values[equal.first]).cpu().numpy()[equal.group]  # (n_items, d)
             projected[m] = FeatureTable(vectors, features.own.cpu().numpy())
         config = self.config.replace(graph_cache=None)
         graph = mixed_item_graph(projected, self.weights, self.train_pairs, config)

@@ -28,9 +28,8 @@ from graphrec.core.config import option
 from graphrec.data.interactions import Interactions
 from graphrec.features import FeatureTable
 from graphrec.graphs.graph import Graph
-from graphrec.graphs.knn import knn
-from graphrec.graphs.nearest import nearest_rows
-from graphrec.graphs.sparse import from_neighbors, from_scipy, keep_largest, to_scipy, weighted_mean
+from graphrec.graphs.knn import knn, nearest_edges
+from graphrec.graphs.sparse import from_scipy, to_scipy, weighted_mean
 from graphrec.models.base import ContentSimilarity
 from graphrec.models.multimodal import MultimodalConfig, MultimodalRanker, WeightedConfig, filled, means_of
 from graphrec.models.search_space import Choice, Integers, Space, Uniform
@@ -99,11 +98,12 @@ def neighbors(
     graph = to_scipy(knn(searched, k + 1, weight="cosine", cache=config.graph_cache)).tocoo()
     graph.data[graph.row == graph.col] = 0  # an item is not its own neighbor
     graph.eliminate_zeros()
-    similarity = keep_largest(graph.tocsr(), k)
+    similarity = graph.tocsr()
     remaining = np.flatnonzero(has_vector & ~candidates)
     if len(remaining):
         queries = torch.from_numpy(filled(table, config.fill, train)[0][remaining])
         keys = np.flatnonzero(candidates)
-        cosines, nearest = nearest_rows(queries, torch.from_numpy(table.take(keys)), k)  # (q, k)
-        similarity = similarity + from_neighbors(remaining, keys[nearest.numpy()], cosines.numpy(), (n, n))
+        edges = nearest_edges(queries, torch.from_numpy(table.take(keys)), k)
+        weight = np.maximum(edges.cosine, 0) * edges.share
+        similarity = similarity + csr_matrix((weight, (remaining[edges.query], keys[edges.row])), (n, n))
     return similarity, has_vector

@@ -34,6 +34,7 @@ from torch.nn.functional import normalize
 from graphrec.core.config import option
 from graphrec.data.interactions import Interactions
 from graphrec.features import FeatureTable
+from graphrec.graphs.equal_rows import EqualRows, neighbor_edges
 from graphrec.graphs.graph import Graph, bipartite, edge_products, mix, normalize_weights, union
 from graphrec.graphs.nearest import all_neighbors, nearest_rows, unit_length
 from graphrec.models.base import ContentRule, Features
@@ -178,6 +179,7 @@ class LearnedView(nn.Module):
         super().__init__()
         self.k = config.knn_k
         self.features = ItemFeatures(table, fill=config.fill, train=train)
+        self.equal = EqualRows.of([self.features.values[self.features.own]])
         self.projection = nn.utils.skip_init(nn.Linear, table.dim, config.feature_dim)
         bound = table.dim**-0.5
         for parameter in self.projection.parameters():
@@ -189,31 +191,38 @@ class LearnedView(nn.Module):
         """
         unit = unit_length(self.projection(self.features.values))  # (n_items, feature_dim)
         graph = self.neighbors(unit.detach())
-        return graph, edge_products(graph, unit).relu()
+        return graph, edge_products(graph, unit).relu() * graph.weight
 
     def neighbors(self, unit: Tensor) -> Graph:
         """Edges to items from their ``k`` nearest, among those that have the modality.
 
         An item that has it is one of its own neighbors. An item whose vector is filled gets edges from itself
-        and ``k - 1`` others.
+        and ``k - 1`` others. Items with equal features share places, as in :func:`graphrec.graphs.knn.knn`.
 
         Args:
             unit: projected features of length one ``(n_items, feature_dim)``.
         """
-        own = self.features.own
-        filled = self.features.present & ~own
-        keys = unit[own]
-        near = all_neighbors(keys, self.k)[1]  # (n_own, k)
-        near_filled = nearest_rows(unit[filled], keys, self.k)[1][:, : self.k - 1]  # (n_filled, k - 1)
-        own, filled = (mask.nonzero().squeeze(1).cpu() for mask in (own, filled))
-        target = [
-            own.repeat_interleave(near.shape[1]),
-            filled.repeat_interleave(near_filled.shape[1]),
-            filled,
-        ]
-        source = torch.cat([own[near].flatten(), own[near_filled].flatten(), filled])
+        own, filled = (
+            mask.nonzero().squeeze(1).cpu().numpy()
+            for mask in (self.features.own, self.features.present & ~self.features.own)
+        )
+        keys = unit[own[self.equal.first]]
+        cosines, nearest = all_neighbors(keys, self.k)
+        edges = neighbor_edges(nearest, cosines, self.k, self.equal)
+        source, target, share = [own[edges.row]], [own[edges.query]], [edges.share]
+        if len(filled):
+            source.append(filled)
+            target.append(filled)
+            share.append(np.ones(len(filled), dtype=np.float32))
+        if len(filled) and self.k > 1:
+            cosines, nearest = nearest_rows(unit[filled], keys, self.k - 1)
+            edges = neighbor_edges(nearest, cosines, self.k - 1, self.equal, np.arange(len(filled)))
+            source.append(own[edges.row])
+            target.append(filled[edges.query])
+            share.append(edges.share)
         n = len(unit)
-        return Graph.from_edges(source, torch.cat(target), n_source=n, n_target=n).to(unit.device)
+        graph = Graph.from_edges(*map(np.concatenate, (source, target, share)), n_source=n, n_target=n)
+        return graph.to(unit.device)
 
 
 def self_looped(train: Interactions) -> Graph:

@@ -24,8 +24,7 @@ from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.features import ATTRIBUTE_PREFIX, FeatureTable
 from graphrec.graphs.graph import Graph
-from graphrec.graphs.knn import content_graph, knn
-from graphrec.graphs.nearest import nearest_rows
+from graphrec.graphs.knn import content_graph, knn, nearest_edges
 from graphrec.models.base import ContentRule, Features, ModelConfig, Ranker
 from graphrec.models.batches import PreferencesConfig
 
@@ -232,21 +231,17 @@ def item_graph(
         return graph
     values, _ = filled(table, fill, train)
     present, missing = np.flatnonzero(table.present), np.flatnonzero(~table.present)
-    source, target, similarity = [missing], [missing], [np.ones(len(missing), dtype=np.float32)]
+    source, target, weights = [missing], [missing], [np.ones(len(missing), dtype=np.float32)]
     if k > 1:
-        queries, keys = torch.from_numpy(values[missing]), torch.from_numpy(values[present])
-        cosines, nearest = nearest_rows(queries, keys, k - 1)  # (n_missing, k - 1)
-        source.append(present[nearest.numpy()].ravel())
-        target.append(np.repeat(missing, nearest.shape[1]))
-        similarity.append(cosines.numpy().ravel())
-    weights = np.concatenate(similarity)
-    if weight == "binary":
-        weights = np.ones_like(weights)
-    positive = weights > 0
+        edges = nearest_edges(torch.from_numpy(values[missing]), torch.from_numpy(values[present]), k - 1)
+        source.append(present[edges.row])
+        target.append(missing[edges.query])
+        weights.append(edges.share * (edges.cosine if weight == "cosine" else 1))
+    positive = np.concatenate(weights) > 0
     return Graph.from_edges(
         np.concatenate([graph.col.numpy(), np.concatenate(source)[positive]]),
         np.concatenate([graph.target.numpy(), np.concatenate(target)[positive]]),
-        np.concatenate([graph.weight.numpy(), weights[positive]]),
+        np.concatenate([graph.weight.numpy(), np.concatenate(weights)[positive]]),
         n_source=graph.n_source,
         n_target=graph.n_target,
     )

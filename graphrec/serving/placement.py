@@ -12,7 +12,9 @@ from graphrec.core.errors import FeatureError, nearest
 from graphrec.data import Dataset, Vocabulary
 from graphrec.features import FeatureTable
 from graphrec.graphs import sparse
-from graphrec.graphs.nearest import nearest_rows
+from graphrec.graphs.equal_rows import NeighborEdges
+from graphrec.graphs.graph import Graph
+from graphrec.graphs.knn import nearest_edges
 from graphrec.models.base import ColdStartRule, ContentProjection, ContentRule, ContentSimilarity, Features
 from graphrec.serving.array_bundle import Bundle
 from graphrec.serving.vectors import Vectors, nonfinite_rows, row_lengths
@@ -166,9 +168,13 @@ def _neighbor_means(
         rows = torch.from_numpy(np.flatnonzero(present))
         weight = rule.weights[modality]
         if len(rows):
-            neighbors = torch.from_numpy(_neighbors(values[present], content[modality], rule.k)[1])
-            total[rows] += weight * torch.nn.functional.embedding_bag(neighbors, table, mode="mean")
-            length[rows] += weight * table[neighbors].norm(dim=2).mean(1, keepdim=True)
+            edges = _neighbors(values[present], content[modality], rule.k)
+            k = min(rule.k, len(content[modality].items))
+            graph = Graph.from_edges(
+                edges.row, edges.query, edges.share / k, n_source=len(table), n_target=len(rows)
+            )
+            total[rows] += weight * (graph @ table)
+            length[rows] += weight * (graph @ table.norm(dim=1, keepdim=True))
             weights[rows] += weight
     return np.asarray((torch.nn.functional.normalize(total, dim=1) * length / weights).numpy())
 
@@ -190,22 +196,26 @@ def _similarities(
     width: int,
 ) -> Vectors:
     """As ItemKNN on content embeds cold items: a sparse row of similarities to the nearest items."""
+    from scipy.sparse import csr_matrix
+
     parts = []
     for modality, (values, present) in queries.items():
         if modality in rule.fill:
             values = np.where(present[:, None], values, rule.fill[modality])
             present = np.ones_like(present)
-        similarity, items = _neighbors(values[present], content[modality], rule.k)
-        shape = (len(present), width)
-        rows = sparse.from_neighbors(np.flatnonzero(present), items, similarity, shape)
+        edges = _neighbors(values[present], content[modality], rule.k)
+        places = np.flatnonzero(present)[edges.query], edges.row
+        weight = np.maximum(edges.cosine, 0) * edges.share
+        rows = csr_matrix((weight, places), shape=(len(present), width))
+        rows.eliminate_zeros()
         parts.append((rule.weights[modality], rows, present))
     return sparse.weighted_mean(parts, rule.normalize)
 
 
-def _neighbors(values: np.ndarray, known: ContentVectors, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines with the ``k`` nearest known items of each query, and the items ``int64``, both ``(q, k)``."""
-    cosines, rows = nearest_rows(torch.from_numpy(values), torch.from_numpy(np.array(known.values)), k)
-    return cosines.numpy(), known.items.astype(np.int64)[rows.numpy()]
+def _neighbors(values: np.ndarray, known: ContentVectors, k: int) -> NeighborEdges:
+    """Edges to the ``k`` nearest known items from each query; ``row`` is the index of the item."""
+    edges = nearest_edges(torch.from_numpy(values), torch.from_numpy(np.array(known.values)), k)
+    return edges._replace(row=known.items.astype(np.int64)[edges.row])
 
 
 def _new_content(
