@@ -37,7 +37,9 @@ def main() -> None:
     options = arguments(__doc__ or "").parse_args()
     data = gr.load_dataset("amazon-sports", root=options.root)
     tables = text_features(data, options.store, options.quick)
-    warm = Experiment("amazon_sports", COMMAND, data, tables, ROWS, range(3), "LightGCN", 0, published=PUBLISHED)
+    warm = Experiment(
+        "amazon_sports", COMMAND, data, tables, ROWS, range(3), "LightGCN", 0, published=PUBLISHED
+    )
     run(warm, options)
     cold = data.resplit("cold-items")
     run(Experiment("amazon_sports_cold", COMMAND, cold, tables, ROWS, range(3), "LightGCN"), options)
