@@ -6,8 +6,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from graphrec.evaluation.metrics import metric
 from graphrec.evaluation.ranking import RankingTask
 from graphrec.models import MODELS, model as model_class
 from graphrec.models.base import Ranker
-from graphrec.models.search_space import Choice, Integers, Space
+from graphrec.models.search_space import Choice, Integers, Space, Uniform
 from graphrec.runs import run as runs
 from graphrec.runs.tuning import samplers, tuner
 from graphrec.testing import communities
@@ -66,7 +66,7 @@ def tune(
     def run(out: str = "study", **changes: Any) -> tuner.Study:
         data, features = made
         given = {"model": "mf", "data": data, "features": features, "space": SMALL, "train_options": FIXED}
-        return tuner.tune(**{**given, "trials": 3, "out": tmp_path / out, **changes})
+        return tuner.tune(**{**given, "trials": 3, "extend": 0, "out": tmp_path / out, **changes})
 
     return run
 
@@ -94,6 +94,99 @@ def outcome(path: Path) -> dict[str, Any]:
             for part in ("best", "last")
         },
     }
+
+
+# -- edges of the search space -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "up", "down"),
+    [
+        (Choice(0.01, 0.1, 0.3), 0.3, 0.9, None),
+        (Choice(0.3, 0.1, 0.01), 0.01, None, 0.001),
+        (Choice(0.01, 0.1, 0.3), 0.1, None, None),
+        (Choice(0.01, 0.1, 0.3), 0.9, 2.7, None),  # beyond already
+        (Choice(0.0, 0.5), 0.5, 1.0, None),
+        (Choice(0.0, 0.5), 0.0, None, None),
+        (Choice(32, 64), 64, 128, None),
+        (Choice(32, 64), 32, None, 16),
+        (Choice(True, False), True, None, None),
+        (Choice("a", "b"), "b", None, None),
+        (Choice(None, 0.1), 0.1, None, None),
+        (Integers(1, 3), 3, 4, None),
+        (Integers(1, 3), 1, None, 0),
+        (Integers(1, 3), 2, None, None),
+        (Integers(10, 160, log=True), 160, 320, None),
+        (Uniform(0.0, 1.0), 0.99, 1.24, None),
+        (Uniform(0.0, 1.0), 0.5, None, None),
+        (Uniform(1e-4, 1e-2, log=True), 1e-4, None, 3.162e-05),
+    ],
+)
+def test_the_next_value_beyond_an_edge(kind: Any, value: Any, up: Any, down: Any) -> None:
+    assert (kind.beyond(value, 1), kind.beyond(value, -1)) == (up, down)
+
+
+def values_of(study: tuner.Study, option: str) -> list[Any]:
+    return [trial.options[option] for trial in study.trials]
+
+
+@pytest.fixture
+def peak(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Replaces what trainings reach by a function of ``reg_weight`` with its greatest value at a place."""
+    train = tuner.runs.train
+
+    def at(best: float) -> None:
+        def trained(*given: Any, model_options: Mapping[str, Any], **options: Any) -> Any:
+            run = train(*given, model_options=model_options, **options)
+            return replace(run, best_value=-abs(np.log(model_options["reg_weight"] / best)))
+
+        monkeypatch.setattr(tuner.runs, "train", trained)
+
+    return at
+
+
+REG: Space = {"reg_weight": Choice(1e-3, 1e-2, 1e-1)}
+
+
+def test_a_best_value_at_an_edge_is_followed_until_it_is_inside(tune: Callable[..., Any], peak: Any) -> None:
+    peak(10.0)
+    study = tune(space=REG, trials=3, extend=8)
+    beyond = [trial for trial in study.trials if trial.beyond]
+    assert [trial.options["reg_weight"] for trial in beyond] == [1.0, 10.0, 100.0]
+    assert {trial.beyond for trial in beyond} == {"reg_weight"}
+    assert study.best.options["reg_weight"] == 10.0
+    assert not tuner.steps_beyond(study, REG), "its neighbors on both sides are worse"
+    read = tuner.read_study(study.path)
+    assert read.trials == study.trials
+
+
+def test_a_best_value_inside_is_not_left(tune: Callable[..., Any], peak: Any) -> None:
+    peak(1e-2)
+    assert not any(trial.beyond for trial in tune(space=REG, trials=3, extend=8).trials)
+
+
+def test_an_extension_has_an_end_and_may_get_more(tune: Callable[..., Any], peak: Any) -> None:
+    peak(1e9)
+    study = tune(space=REG, trials=3, extend=2)
+    assert sorted(values_of(study, "reg_weight"))[-2:] == [1.0, 10.0]
+    assert [name for name, _ in tuner.steps_beyond(study, REG)] == ["reg_weight"]
+    more = tune(space=REG, trials=3, extend=3, resume=True)
+    assert more.trials[:-1] == study.trials
+    assert more.best.options["reg_weight"] == 100.0
+
+
+def test_a_value_that_the_model_refuses_ends_an_extension(tune: Callable[..., Any]) -> None:
+    space: Space = {"dim": Integers(1, 2)}  # below 1 there is no embedding
+    study = tune(space=space, trials=2, extend=4)
+    assert min(values_of(study, "dim")) == 1
+
+
+def test_trials_beyond_an_edge_change_no_suggestion(tune: Callable[..., Any]) -> None:
+    straight = [trial.options for trial in tune("straight", trials=7).trials]
+    tune("parts", trials=3, extend=2)
+    parts = tune("parts", trials=7, extend=2, resume=True)
+    assert any(trial.beyond for trial in parts.trials)
+    assert [trial.options for trial in parts.trials if not trial.beyond] == straight
 
 
 # -- a study -------------------------------------------------------------------------------------------------

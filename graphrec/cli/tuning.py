@@ -28,7 +28,13 @@ if TYPE_CHECKING:
 def tune(
     model: settings.Model = None,
     dataset: settings.TrainedOn = None,
-    trials: Annotated[int, typer.Option(help="How many in all, the first with the defaults.")] = 20,
+    trials: Annotated[
+        int, typer.Option(help="How many within the search space, the first with the defaults.")
+    ] = 20,
+    extend: Annotated[
+        int,
+        typer.Option(help="How many more, at most, go beyond an edge of the search space where the best is."),
+    ] = 4,
     out: Annotated[
         Path | None, typer.Option(help="Study directory. Default: runs/tune-<dataset>-<model>.")
     ] = None,
@@ -66,7 +72,7 @@ def tune(
     fixed = settings.read(options, ["model", "train", "data"])
     settings.on_device(device, fixed)
     # What can be wrong without reading any data is found before reading any.
-    tuner.check_options(trials, sampler, keep, select)
+    tuner.check_options(trials, sampler, keep, select, extend)
     searched = tuner.search_space(model, None, fixed["model"], fixed["train"])
     model_class, config, _ = runs.configure(model, fixed["model"], fixed["train"], seed, ranking=True)
     if out is not None:
@@ -92,16 +98,27 @@ def tune(
                 f"{select} {trial.value:.4f} at epoch {trial.best_epoch} of {trial.epochs}, "
                 f"{trial.seconds:.1f} s"
             )
-        output.print_note(f"trial {trial.number} ({values}): {result}")
+        where = f", {trial.beyond} beyond its edge" if trial.beyond else ""
+        output.print_note(f"trial {trial.number} ({values}{where}): {result}")
 
     study = tuner.tune(
-        model, data, features, trials=trials, out=out, seed=seed, select=select, sampler=sampler, keep=keep,
+        model, data, features, trials=trials, out=out, seed=seed, select=select, sampler=sampler,
+        extend=extend, keep=keep,
         model_options=fixed["model"], train_options=fixed["train"], resume=resume, source=source,
         store=store if features else None, on_trial=show,
     )  # fmt: skip
     best = study.best
-    n = len(study.trials)
+    n = sum(not trial.beyond for trial in study.trials)
     output.print_line(f"{out}: {model_class.name} on {data.name}, {n:,} trial{'s' if n > 1 else ''}")
+    for name in dict.fromkeys(trial.beyond for trial in study.trials if trial.beyond):
+        more = [trial for trial in study.trials if trial.beyond == name]
+        values = ", ".join(json.dumps(trial.options[name]) for trial in more)
+        output.print_line(f"the best {name} was at an edge of its range, so {values} was tried as well")
+    if further := tuner.steps_beyond(study, searched, fixed["model"], fixed["train"]):
+        names = ", ".join(dict.fromkeys(name for name, _ in further))
+        output.print_line(
+            f"the best {names} is at an edge of what was tried; a larger --extend tries further"
+        )
     if n < trials:
         output.print_line(f"its search space has no more than that; {trials:,} were asked for")
     if not new:

@@ -20,7 +20,7 @@ from graphrec.runs.tuning import tuner
 Command = Callable[..., Any]
 Refused = Callable[..., str]
 
-SMALL = shlex.split("--set train.epochs=2 --device cpu --set model.dim=8 --out study")
+SMALL = shlex.split("--set train.epochs=2 --device cpu --set model.dim=8 --extend 0 --out study")
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +96,22 @@ def test_an_interrupted_study_says_how_to_go_on(
     assert json.loads(Path("study/best.json").read_text())["trial"] == "trial-0000"
     assert graphrec(*line, "--resume").code == 0
     assert [path.name for path in calls] == ["trial-0000", "trial-0001", "trial-0001", "trial-0002"]
+
+
+def test_a_best_value_at_an_edge_is_said_and_followed(there: Path, graphrec: Command, tmp_path: Path) -> None:
+    """Two of two trials are at an edge of one option at least; nothing says that none is."""
+    line = ("tune", "mf", "shop/dataset", *SMALL[:-4], "--trials", 4, "--out", tmp_path / "study")
+    inside = graphrec(*line, "--extend", 0)
+    study = tuner.read_study(tmp_path / "study")
+    space = tuner.search_space("mf", None, {"dim": 8}, {"epochs": 2, "device": "cpu"})
+    steps = tuner.steps_beyond(study, space, {"dim": 8}, {"epochs": 2})
+    assert steps, "the best of four trials of a small grid is at an edge"
+    assert f"{steps[0][0]}" in next(line for line in inside.out.splitlines() if "at an edge" in line)
+    further = graphrec(*line, "--extend", 1, "--resume")
+    assert f", {steps[0][0]} beyond its edge)" in further.err
+    assert json.dumps(steps[0][1][steps[0][0]]) in next(
+        line for line in further.out.splitlines() if "was tried as well" in line
+    )
 
 
 def test_what_has_nothing_to_choose_has_one_trial(there: Path, graphrec: Command, tmp_path: Path) -> None:

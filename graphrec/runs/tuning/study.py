@@ -61,6 +61,8 @@ class Trial:
         epochs: epochs trained.
         seconds: time spent in them.
         message: why it failed.
+        beyond: the option whose best value was at an edge of the space, and that this trial moves beyond it;
+            empty for the trials within the space.
     """
 
     number: int
@@ -75,6 +77,7 @@ class Trial:
     epochs: int = 0
     seconds: float = 0.0
     message: str = ""
+    beyond: str = ""
 
 
 @dataclass(frozen=True)

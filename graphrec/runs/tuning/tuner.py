@@ -44,9 +44,11 @@ from graphrec.runs.tuning.study import (
     upgrade_option,
 )
 
-__all__ = ["Study", "Trial", "read_study", "refuse_another", "search_space", "tune"]
+__all__ = ["Study", "Trial", "read_study", "refuse_another", "search_space", "steps_beyond", "tune"]
 
 KEEP = ("best", "all")
+EXTEND = 4
+"""Trials beyond the edges of the search space, at most, while the best value of an option is there."""
 LOCK = ".lock"
 
 
@@ -63,6 +65,7 @@ def tune(
     train_options: Mapping[str, Any] | None = None,
     space: Space | None = None,
     sampler: str = "tpe",
+    extend: int = EXTEND,
     keep: str = "best",
     resume: bool = False,
     source: Source | None = None,
@@ -75,11 +78,15 @@ def tune(
     ``trials`` is tried in full, and a model without a space has one trial. No trial is stopped because others
     did better at the same epoch: each gets what the training options allow.
 
+    Where the best trial has an option at an edge of what is searched, further trials go beyond it, one step
+    at a time and with the other options of the best trial, as long as they are better and the option takes
+    such values.
+
     Args:
         model: a registered name.
         data: trained on ``train``, validated on ``valid``.
         features: tables by field, for models that need them.
-        trials: how many in all, those of a resumed study included.
+        trials: how many within the search space, those of a resumed study included.
         out: the study directory.
         seed: of the suggestions, and of model and training in every trial unless fixed options set their own.
         select: validation metric to select epochs and trials on.
@@ -87,6 +94,7 @@ def tune(
         train_options: of :class:`~graphrec.training.trainer.TrainConfig`, likewise.
         space: what is searched; default: the model's own.
         sampler: ``"tpe"`` or ``"random"``.
+        extend: how many trials may go beyond the edges of the search space; 0 stays inside.
         keep: ``"best"`` keeps checkpoints and recommender of the best trial alone, ``"all"`` of every trial.
         resume: go on with the study in ``out``, or start one.
         source: where ``data`` came from; None keeps a copy of the dataset in the best trial.
@@ -101,7 +109,7 @@ def tune(
         TrainingError: all trials failed.
         MissingDependencyError: optuna is not installed (extra ``tune``).
     """
-    check_options(trials, sampler, keep, select)
+    check_options(trials, sampler, keep, select, extend)
     samplers.require_optuna()
     cls, model_config, train_config = configure(model, model_options, train_options, seed, ranking=True)
     searched = search_space(model, space, model_options, train_options)
@@ -132,14 +140,10 @@ def tune(
     study = Study(Path(out), cls.name, select)
     with _opened(study.path, facts, searched, planned, resume) as journal:
         study.trials.extend(journal.read())
-        for number in range(len(study.trials), planned):
-            tried = [CompletedTrial(trial.options, trial.value) for trial in study.trials]
-            options = _plain(
-                samplers.suggest(searched, tried, seed=seed, number=number, sampler=sampler)
-                if number
-                else defaults
-            )
+
+        def run_trial(options: dict[str, Any], beyond: str = "") -> None:
             trial_options = _combine(options, model_options, train_options)
+            number = len(study.trials)
             directory = study.path / trial_name(number)
             try:
                 run = runs.train(
@@ -158,13 +162,31 @@ def tune(
                 }
             trial_options = json.loads(json.dumps(trial_options, default=str))
             trial = Trial(
-                number=number, path=directory, options=options, seed=seed, **trial_options, **outcome
+                number=number, path=directory, options=options, seed=seed, beyond=beyond, **trial_options,
+                **outcome,
             )  # fmt: skip
             journal.add(searched, trial)
             study.trials.append(trial)
             prune(study, keep)
             if on_trial is not None:
                 on_trial(trial)
+
+        # What is suggested depends on the trials within the space alone, so that a study may get more of them
+        # after some went beyond it.
+        while len(tried := [t for t in study.trials if not t.beyond]) < planned:
+            completed = [CompletedTrial(trial.options, trial.value) for trial in tried]
+            suggested = (
+                samplers.suggest(searched, completed, seed=seed, number=len(tried), sampler=sampler)
+                if tried
+                else defaults
+            )
+            run_trial(_plain(suggested))
+        while sum(bool(trial.beyond) for trial in study.trials) < extend:
+            steps = steps_beyond(study, searched, model_options, train_options)
+            if not steps:
+                break
+            option, options = steps[0]
+            run_trial(options, option)
         prune(study, keep)
     _ = study.best  # raises if all trials failed
     return study
@@ -229,7 +251,44 @@ def refuse_another(out: Path, resume: bool) -> None:
         )
 
 
-def check_options(trials: Any, sampler: str, keep: str, select: str) -> None:
+def steps_beyond(
+    study: Study,
+    space: Space,
+    model_options: Mapping[str, Any] | None = None,
+    train_options: Mapping[str, Any] | None = None,
+) -> list[tuple[str, dict[str, Any]]]:
+    """Trials that would move an option of the best trial beyond its edge of the search space.
+
+    Args:
+        study: with its trials so far.
+        space: what was searched, from :func:`search_space`.
+        model_options: fixed, of the model.
+        train_options: fixed, of the training.
+
+    Returns:
+        the option and the options of the whole trial, for each option whose best value is at an edge or
+        beyond it, whose next value the model takes, and that was not tried yet.
+    """
+    if all(trial.value is None for trial in study.trials):
+        return []
+    best = study.best.options
+    tried = [trial.options for trial in study.trials]
+    steps = []
+    for name, kind in sorted(space.items()):
+        for way in (1, -1):
+            value = kind.beyond(best[name], way)
+            options = _plain({**best, name: value})
+            if value is None or options in tried:
+                continue
+            try:
+                configure(study.model, **_combine(options, model_options, train_options))
+            except ConfigError:
+                continue  # the natural end of the option
+            steps.append((name, options))
+    return steps
+
+
+def check_options(trials: Any, sampler: str, keep: str, select: str, extend: Any = EXTEND) -> None:
     """Refuses options that are wrong for every model and dataset.
 
     Raises:
@@ -237,6 +296,8 @@ def check_options(trials: Any, sampler: str, keep: str, select: str) -> None:
     """
     if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
         raise ConfigError(f"trials = {trials!r}; expected a whole number from 1")
+    if isinstance(extend, bool) or not isinstance(extend, int) or extend < 0:
+        raise ConfigError(f"extend = {extend!r}; expected a whole number from 0")
     for what, value, known in (("sampler", sampler, SAMPLERS), ("keep", keep, KEEP)):
         if value not in known:
             raise ConfigError(f"{what} = {value!r} is not one of {list(known)}.{nearest(str(value), known)}")
@@ -274,7 +335,7 @@ def _opened(
             journal = TrialJournal(out, lock)
             for trial in trials_of_format_1(out, str(facts["model"]))[len(journal.read()) :]:
                 journal.add(space, trial)
-            _begin(out, before, facts, len(journal.read()), planned)
+            _begin(out, before, facts, sum(not trial.beyond for trial in journal.read()), planned)
         yield journal
     finally:
         lock.release()
