@@ -26,7 +26,8 @@ def data():
 
 
 def options(**changes) -> TrainConfig:
-    return TrainConfig(**{"epochs": 5, "batch_size": 64, "device": "cpu", "progress": False, **changes})
+    given = {"epochs": 5, "batch_size": 64, "patience_steps": 0, "device": "cpu", "progress": False}
+    return TrainConfig(**{**given, **changes})
 
 
 class Scripted:
@@ -38,6 +39,21 @@ class Scripted:
     def __call__(self, model):
         self.calls += 1
         return {self.name: self.values[self.calls - 1]}
+
+
+@pytest.mark.parametrize(("missed", "epochs"), [(0, 3), (1.9, 3), (2, 3), (2.3, 4), (7.5, 9), (1e6, 12)])
+def test_epochs_of_few_steps_do_not_use_up_the_patience(data, tmp_path, missed: float, epochs: int) -> None:
+    """With a patience of one validation, and of the steps of some epochs; the first epoch is the best."""
+    steps = -(-len(data.train) // 64)
+    values = [0.5] + [0.1] * 20
+    config = options(epochs=12, patience=1, patience_steps=int(missed * steps))
+    run = Trainer(config, tmp_path / "run").fit(MF.build(data), Scripted(values))
+    assert len(run.history) == epochs
+    assert run.best_epoch == 1
+    parts = tmp_path / "parts"
+    Trainer(config.replace(stop_after=2), parts).fit(MF.build(data), Scripted(values))
+    resumed = Trainer(config, parts).fit(MF.build(data), Scripted(values[2:]), resume=True)
+    assert len(resumed.history) == epochs, "the steps before an interruption count"
 
 
 def test_stops_after_patience_and_returns_the_best_weights(data) -> None:

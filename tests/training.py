@@ -58,8 +58,9 @@ def train(model: str, out: Path, trained: Path | None = None, on_epoch: Any = No
         return ranking(model)
 
     config = TrainConfig(
-        epochs=40, batch_size=256, learning_rate=0.02, patience=PATIENCE, device="cpu", progress=False
-    )
+        epochs=40, batch_size=256, learning_rate=0.02, patience=PATIENCE, patience_steps=0, device="cpu",
+        progress=False,
+    )  # fmt: skip
     about = {"dataset": {"fingerprint": data.fingerprint}}
     return Trainer(config, out).fit(made, task, "recall@20", resume=True, about=about, on_epoch=on_epoch)
 

@@ -30,7 +30,11 @@ class TrainConfig(Config):
     clip_norm: float | None = Field(None, gt=0)
     """Gradients are scaled down to this norm over all parameters; None does not clip."""
     patience: int | None = Field(20, ge=1)
-    """Validations without improvement to tolerate; one more stops training. None never stops early."""
+    """Validations without improvement to tolerate; one more stops training, if there were ``patience_steps``
+    too. None never stops early."""
+    patience_steps: int = Field(1000, ge=0)
+    """Optimizer steps without improvement to tolerate at least. On small data, where an epoch has few steps,
+    a model would otherwise stop on the plateau it starts from. 0 counts validations only."""
     decimals: int | None = Field(4, ge=1)
     """Digits to which the selected metric is rounded before comparing; None compares exactly."""
     validate_every: int = Field(1, ge=1)

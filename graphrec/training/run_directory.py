@@ -46,6 +46,7 @@ class TrainingState:
         best_value: the selected metric of that epoch, or None.
         threshold: that metric, rounded, which later epochs must beat.
         misses: number of validations since then.
+        missed_steps: number of optimizer steps since then.
         done: whether training is over.
         best_weights: weights of that epoch, if there is no run directory to hold them.
     """
@@ -55,6 +56,7 @@ class TrainingState:
     best_value: float | None = None
     threshold: float = -math.inf
     misses: int = 0
+    missed_steps: int = 0
     done: bool = False
     best_weights: dict[str, Tensor] | None = None
 
@@ -182,7 +184,7 @@ class RunDirectory:
     ) -> None:
         """Refuses to resume another run; the error has a line for each option that differs."""
         # A resumed run may train longer, but the epochs that a schedule spans stay.
-        duration = ["patience", "stop_after"]
+        duration = ["patience", "patience_steps", "stop_after"]
         if facts["train_config"]["schedule"] == "constant":
             duration.append("epochs")
         parts = ["model", "model_config", "train_config", "dataset", "features"]

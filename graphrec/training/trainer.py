@@ -201,6 +201,9 @@ class Trainer:
                 if checkpoint_due:
                     self.run_directory.write(fit.model, optimizer, epoch, state, improved)
                 write_events(record)
+                if config.patience is not None and state.misses:  # in validations, as it is shown
+                    steps_each = state.missed_steps / state.misses
+                    shown.patience = max(config.patience, math.ceil(config.patience_steps / steps_each))
                 shown.on_epoch(record, state.best_value, state.best_epoch, state.misses)
                 if on_epoch is not None:
                     on_epoch(record)
@@ -208,8 +211,12 @@ class Trainer:
                     break
 
     def _is_over(self, epoch: int, state: TrainingState) -> bool:
-        patience = self.config.patience
-        return epoch >= self._last_epoch or (patience is not None and state.misses > patience)
+        config = self.config
+        if epoch >= self._last_epoch:
+            return True
+        if config.patience is None:
+            return False
+        return state.misses > config.patience and state.missed_steps >= config.patience_steps
 
     @property
     def _last_epoch(self) -> int:
@@ -243,6 +250,7 @@ class Trainer:
                 terms.setdefault(name, []).append(value.detach())
             timer.lap("step")
             shown.on_step(epoch, step)
+            fit.state.missed_steps += 1
         if not terms:
             raise TrainingError(f"epoch {epoch}: the model yielded no batches; is its training split empty?")
         # Checked once an epoch: reading a loss at every step would stall a GPU.
@@ -303,6 +311,7 @@ class Trainer:
             state.threshold = rounded
             state.best_epoch = epoch
             state.misses = 0
+            state.missed_steps = 0
             if self.out is None:
                 state.best_weights = {k: v.detach().clone() for k, v in fit.model.state_dict().items()}
             return True
