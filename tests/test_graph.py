@@ -14,6 +14,7 @@ from tolerances import PROPAGATION
 from graphrec.core.errors import GraphError
 from graphrec.core.random import numpy_rng
 from graphrec.data import Interactions
+from graphrec.graphs import graph as graphs
 from graphrec.graphs.graph import (
     EDGE_BLOCK,
     Graph,
@@ -195,6 +196,27 @@ def test_edge_products_and_their_gradient_equal_dense(case, dtype) -> None:
     found.backward(pull.to(dtype))
     expected.backward(pull)
     assert close(given_x.grad, expected_x.grad)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_graph_of_many_edges_is_multiplied_densely(learned: bool, monkeypatch) -> None:
+    rng = numpy_rng(0, "test/dense")
+    target, source = np.nonzero(rng.random((300, 280)) < 0.4)
+    weight = torch.from_numpy(rng.normal(size=len(source)).astype(np.float32)).requires_grad_(learned)
+    x = torch.from_numpy(rng.normal(size=(280, 8)).astype(np.float32)).requires_grad_()
+
+    def computed() -> list[torch.Tensor]:
+        graph = Graph.from_edges(source, target, n_source=280, n_target=300).weighted(weight)
+        out = graph @ x
+        inputs = (x, weight) if learned else (x,)
+        return [out, *torch.autograd.grad((out * torch.linspace(-1, 1, 8)).sum(), inputs)]
+
+    dense = computed()
+    monkeypatch.setattr(graphs, "DENSE_SHARE", 2)
+    sparse = computed()
+    for one, other in zip(dense, sparse, strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
+    assert not torch.equal(dense[0], sparse[0]), "the other way to add up rounds otherwise"
 
 
 def test_edge_products_of_several_blocks_are_those_of_one() -> None:

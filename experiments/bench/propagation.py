@@ -1,5 +1,5 @@
 """One propagation on a graph of Amazon Baby's size: our product against torch's CSR product, forward and
-backward.
+backward; and graphs with many edges for their nodes, sparse against dense.
 
     python -m experiments.bench.propagation [--threads 1]
 
@@ -16,7 +16,8 @@ import torch
 from experiments.bench.measure import machine, milliseconds
 from graphrec.core.random import numpy_rng
 from graphrec.data import Interactions
-from graphrec.graphs.graph import bipartite
+from graphrec.graphs import graph as graphs
+from graphrec.graphs.graph import Graph, bipartite
 
 USERS, ITEMS, PAIRS, DIM = 19_445, 7_050, 118_551, 64
 
@@ -53,6 +54,25 @@ def main() -> None:
     print(f"torch CSR product     {csr:7.2f} ms   1.00")
     print(f"graph @ x             {ours:7.2f} ms   {ours / csr:.2f}")
     print(f"forward and backward  {both:7.2f} ms   {both / csr:.2f}, {both / csr / 2:.2f} a direction")
+    print("share of all pairs of 2,000 nodes that are edges: dense / sparse product")
+    for share in (1 / 16, 1 / 8, 1 / 4, 1 / 2):
+        print(f"1/{1 / share:.0f}  {dense_over_sparse(share):.2f}")
+
+
+def dense_over_sparse(share: float, nodes: int = 2_000) -> float:
+    """Time of a dense product divided by that of a sparse one, for one share of edges."""
+    target, source = np.nonzero(numpy_rng(0, "bench/dense").random((nodes, nodes)) < share)
+    graph = Graph.from_edges(source, target, n_source=nodes, n_target=nodes)
+    x = torch.ones(nodes, DIM)
+    before = graphs.DENSE_SHARE
+    try:
+        times = []
+        for least in (0.0, 2.0):
+            graphs.DENSE_SHARE = least
+            times.append(milliseconds(lambda: graph @ x))
+    finally:
+        graphs.DENSE_SHARE = before
+    return times[0] / times[1]
 
 
 if __name__ == "__main__":
