@@ -27,9 +27,8 @@ from graphrec.core.environment import environment
 from graphrec.core.errors import CheckpointError
 from graphrec.core.files import read_json, write_json
 from graphrec.core.random import numpy_rng
-from graphrec.evaluation.metrics import holm
 from graphrec.evaluation.ranking import Beyond, activity_groups, warm_cold
-from graphrec.evaluation.report import Report
+from graphrec.evaluation.report import Comparison, Report
 from graphrec.features import ATTRIBUTE_PREFIX, FeatureTable
 from graphrec.models import model as model_class
 from graphrec.models.base import Features, ModelConfig
@@ -202,7 +201,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
         "order": list(rows),
         "rows": rows,
         "baseline": experiment.baseline,
-        "comparisons": [vars(c) for c in compared.comparisons],
+        "comparisons": [_recorded(c) for c in compared.comparisons],
         "pairs": _pairs(entries, experiment.pairs),
     }  # fmt: skip
     path = (options.out / "quick" if options.quick else RESULTS) / f"{experiment.name}.json"
@@ -397,13 +396,16 @@ def folder_of(label: str) -> str:
 
 
 def _pairs(entries: Mapping[str, list[Entry]], pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Each row against its other on the seeds that both have, corrected over all pairs."""
+    """Each row against its other on the seeds that both have; p-values are corrected where they are shown."""
     made = []
     for a, b in pairs:
         both = {e.seed for e in entries[a]} & {e.seed for e in entries[b]}
         found = {label: [e for e in entries[label] if e.seed in both] for label in (a, b)}
         compared = compare_reports(found, baseline=b, metric=SELECT)
-        made.append(dict(vars(compared.comparisons[0])))
-    for comparison, p in zip(made, holm([c["p"] for c in made]) if made else [], strict=True):
-        comparison["p_holm"] = float(p)
+        made.append(_recorded(compared.comparisons[0]))
     return made
+
+
+def _recorded(comparison: Comparison) -> dict[str, Any]:
+    """A comparison without its corrected p, which depends on what else a table shows."""
+    return {key: value for key, value in vars(comparison).items() if key != "p_holm"}
