@@ -24,7 +24,7 @@ import graphrec as gr
 from experiments.recording import RESULTS, write_result
 from experiments.rendering import details, table
 from graphrec.core.environment import environment
-from graphrec.core.errors import CheckpointError
+from graphrec.core.errors import CheckpointError, ConfigError
 from graphrec.core.files import read_json, write_json
 from graphrec.core.random import numpy_rng
 from graphrec.evaluation.ranking import Beyond, activity_groups, warm_cold
@@ -188,6 +188,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
         "command": experiment.command + (" --quick" if options.quick else ""),
         "dataset": study.data.summary(),
         "split": dict(experiment.data.meta).get("split"),
+        "read": {key: experiment.data.meta.get(key) for key in ("reader", "options")},
         "features": {
             f: {"extractor": t.meta.get("extractor"), "sha256": t.sha256, "items": int(t.present.sum()),
                 **({} if t.entity == "item" else {"entity": t.entity})}
@@ -197,6 +198,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
         "trials": tuned.trials,
         "tuned_on": tuned.name,
         "masked": "train",
+        "defaults": defaults_of(experiment.rows),
         "environment": environment(),
         "order": list(rows),
         "rows": rows,
@@ -264,15 +266,8 @@ class _Study:
 
     def given(self, row: Row, config: ModelConfig) -> dict[str, FeatureTable]:
         """The feature tables of one row: content where the model needs it, and what its options ask for."""
-        cls = model_class(row.model)
         known = self.experiment.features
-        content = {f for f, t in known.items() if t.entity == "item" and not f.startswith(ATTRIBUTE_PREFIX)}
-        fields = [
-            f
-            for f in row.features or known
-            if (cls.needs_features(config) and f in content)
-            or any(fnmatchcase(f, pattern) for pattern in cls.optional_fields(config))
-        ]
+        fields = fields_of(row, config, {f: t.entity for f, t in known.items()})
         return {f: CONTROLS[row.control[f]](known[f], f) if f in row.control else known[f] for f in fields}
 
     def path(self, row: Row, seed: int) -> Path:
@@ -348,6 +343,40 @@ class _Study:
         }
         write_json(out / "facts.json", facts)
         return read_json(out / "facts.json"), report
+
+
+def fields_of(row: Row, config: ModelConfig, entities: Mapping[str, str]) -> list[str]:
+    """The fields that a row's model is given.
+
+    Args:
+        row: of the table.
+        config: the options it is trained with.
+        entities: of all fields there are: what each has a vector of, ``"item"`` or ``"user"``.
+    """
+    cls = model_class(row.model)
+    content = {f for f, of in entities.items() if of == "item" and not f.startswith(ATTRIBUTE_PREFIX)}
+    return [
+        f
+        for f in row.features or entities
+        if (cls.needs_features(config) and f in content)
+        or any(fnmatchcase(f, pattern) for pattern in cls.optional_fields(config))
+    ]
+
+
+def defaults_of(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """What rows do not set themselves, as of now: ``train`` and registered name -> option -> value."""
+    found = {"train": _complete(rows[0].train)}
+    for row in rows:
+        if _complete(row.train) != found["train"]:
+            raise ConfigError(f"{row.label}: other options of training than {rows[0].label}; expected one set")
+        found[row.model] = _complete(model_class(row.model).Config())
+    return found
+
+
+def _complete(config: Any) -> dict[str, Any]:
+    """All options that results depend on, JSON-able, but for the seed."""
+    options = config.result_options(config.model_dump(mode="json"))
+    return {name: value for name, value in options.items() if name != "seed"}
 
 
 def _given(config: Any) -> dict[str, Any]:

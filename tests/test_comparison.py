@@ -58,7 +58,7 @@ def compared(**options: Any) -> ModelComparison:
 
 @pytest.mark.parametrize("baseline", [None, "A", "B", "D"])
 def test_all_p_values_of_a_page_are_corrected_together(baseline: str | None, tmp_path: Path) -> None:
-    """The table has the tests with the baseline, the answer those with the best: one family, each test once."""
+    """The table has the tests with the baseline, the answer those with the best: one family."""
     made = compare_reports(closely(A=0.0, B=0.27, C=0.29, D=0.3), baseline=baseline)
     tests = {frozenset((c.model, c.baseline)): c for c in (*made.comparisons, *made.against_best)}
     assert len(tests) == made.n_tests == (3 if baseline in (None, "D") else 5)
