@@ -20,17 +20,26 @@ import graphrec as gr
 from experiments.harness import folder_of, options_of_all
 from experiments.recording import RESULTS, write_result
 from graphrec import runs
-from graphrec.conversation.baselines import baselines, mean_interval, with_posterior
+from graphrec.conversation.baselines import (
+    FIXED_RULES,
+    TUNED_POSTERIOR_RULES,
+    TUNED_RULES,
+    baselines,
+    mean_interval,
+    tune_rules,
+    with_posterior,
+)
 from graphrec.conversation.belief import Setting
 from graphrec.conversation.catalog import Catalog
 from graphrec.conversation.config import ConversationConfig
 from graphrec.conversation.models.scpr import SCPR
 from graphrec.conversation.outcomes import Outcomes
 from graphrec.conversation.play import DialogueTask, play
-from graphrec.conversation.rules import Policy
+from graphrec.conversation.rules import Policy, parse_rule
 from graphrec.conversation.simulator import Simulator
 from graphrec.conversation.vectors import read_vectors
 from graphrec.core.environment import environment
+from graphrec.core.errors import ConfigError
 from graphrec.core.files import read_json, write_text
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
@@ -40,6 +49,7 @@ EXPECTED_ERROR = 0.1  # share of wrong answers that the posterior expects
 NOISE_CONVERSATIONS = 2000  # for each share
 QUICK = {"epochs": 1, "episodes": 100, "pairs": 200}
 FM = {"reg_weight": 2e-3, "attribute_learning_rate": 5e-3}  # the authors' rates need hundreds of epochs
+POSTERIOR = "posterior, "
 EXPECTING_ERRORS = "{}, expecting errors"
 
 
@@ -116,25 +126,15 @@ def run(experiment: ConversationExperiment, options: argparse.Namespace) -> dict
                 _, facts = _trained(experiment, learned, seed, folder, options.quick)
                 print(f"{learned.label}: {facts}", flush=True)
         return {}
-    setting = Setting(
-        Catalog.from_dataset(experiment.data),
-        read_vectors(experiment.scorer, experiment.data),
-        ConversationConfig(**experiment.rules),
-    )
-    test = experiment.data.test.where(setting.catalog.has_attributes[experiment.data.test.items])
-    if options.quick:
-        test = test.where(np.arange(len(test)) % (len(test) // QUICK["pairs"]) == 0)
-    held = SCPR.build(experiment.data, None, SCPR.Config(scorer=experiment.scorer)).holdout
-    judge = Simulator(setting.catalog, setting.enumerated, seed=1)
-    task = DialogueTask(setting, held, judge, QUICK["pairs"] if options.quick else None)
-
+    task, test = _prepared(experiment, options.quick)
+    setting, held = task.setting, task.split
     policies: dict[str, list[tuple[Policy, Setting]]] = {k: [v] for k, v in baselines(task).items()}
     trained: dict[str, list[dict[str, Any]]] = {}
     for learned in experiment.learned:
         done = [_trained(experiment, learned, seed, folder, options.quick) for seed in seeds]
         policies[learned.label] = [(model, model.setting) for model, _ in done]
         trained[learned.label] = [facts for _, facts in done]
-    simulator = Simulator(setting.catalog, setting.enumerated, seed=2)
+    simulator = _simulator(setting)
     rows = {}
     for label, several in policies.items():
         found = [play(policy, own, simulator, test.users, test.items) for policy, own in several]
@@ -148,9 +148,13 @@ def run(experiment: ConversationExperiment, options: argparse.Namespace) -> dict
         "experiment": experiment.name,
         "command": experiment.command + (" --quick" if options.quick else ""),
         "dataset": experiment.data.summary(),
+        "read": {key: experiment.data.meta.get(key) for key in ("reader", "options")},
         "attributes": setting.catalog.n_attributes,
         "vectors": experiment.vectors,
         "rules": dict(experiment.rules),
+        "learned": {
+            x.label: {"options": dict(x.options), "train": dict(x.train)} for x in experiment.learned
+        },
         "pairs": len(test),
         "held": len(held),
         "seeds": seeds,
@@ -170,6 +174,64 @@ def run(experiment: ConversationExperiment, options: argparse.Namespace) -> dict
         write_text(written[-1], plot(result))
     print(f"{table(result)}\n\n{noise(result)}\n\nwritten: {', '.join(map(str, written))}")
     return result
+
+
+def repeat(experiment: ConversationExperiment, label: str, seed: int, folder: Path) -> dict[str, float]:
+    """One row again: a policy trained under a seed, or a rule whose number is chosen again.
+
+    Args:
+        experiment: the table.
+        label: of the row; of a rule, the number behind the colon is not used.
+        seed: of the training; rules have none.
+        folder: where trainings are kept.
+
+    Returns:
+        The means over all test conversations.
+
+    Raises:
+        ConfigError: no such row.
+    """
+    task, test = _prepared(experiment, quick=False)
+    policy: Policy
+    learned = next((x for x in experiment.learned if x.label == label), None)
+    if learned is not None:
+        policy, _ = _trained(experiment, learned, seed, folder, quick=False)
+        own = policy.setting
+    else:
+        policy, own = _rule(task, label)
+    return play(policy, own, _simulator(task.setting), test.users, test.items).mean()
+
+
+def _rule(task: DialogueTask, label: str) -> tuple[Policy, Setting]:
+    """A rule of the table with its number chosen on validation, and its setting."""
+    posterior = label.startswith(POSTERIOR)
+    name = label.removeprefix(POSTERIOR).partition(":")[0]
+    if name in FIXED_RULES:
+        return parse_rule(name), task.setting
+    numbers = (TUNED_POSTERIOR_RULES if posterior else TUNED_RULES).get(name)
+    if numbers is None:
+        raise ConfigError(f"{label!r} is neither a learned policy of the experiment nor a rule")
+    setting = with_posterior(task.setting, task.setting.config.error) if posterior else task.setting
+    return parse_rule(*tune_rules(replace(task, setting=setting), {name: numbers})), setting
+
+
+def _prepared(experiment: ConversationExperiment, quick: bool) -> tuple[DialogueTask, gr.Interactions]:
+    """The conversations about validation pairs, and the test pairs."""
+    setting = Setting(
+        Catalog.from_dataset(experiment.data),
+        read_vectors(experiment.scorer, experiment.data),
+        ConversationConfig(**experiment.rules),
+    )
+    test = experiment.data.test.where(setting.catalog.has_attributes[experiment.data.test.items])
+    if quick:
+        test = test.where(np.arange(len(test)) % (len(test) // QUICK["pairs"]) == 0)
+    held = SCPR.build(experiment.data, None, SCPR.Config(scorer=experiment.scorer)).holdout
+    judge = Simulator(setting.catalog, setting.enumerated, seed=1)
+    return DialogueTask(setting, held, judge, QUICK["pairs"] if quick else None), test
+
+
+def _simulator(setting: Setting) -> Simulator:
+    return Simulator(setting.catalog, setting.enumerated, seed=2)
 
 
 def _trained(

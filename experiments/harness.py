@@ -152,7 +152,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
     if options.threads:
         torch.set_num_threads(options.threads)
     seeds = options.seeds or list(experiment.seeds)[: 1 if options.quick else None]
-    study = _Study(experiment, options.out, options.quick)
+    study = Study(experiment, options.out, options.quick)
     rows: dict[str, Any] = {}
     entries: dict[str, list[Entry]] = {}
     for row in experiment.rows:
@@ -215,7 +215,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
 
 
 @dataclass(frozen=True, eq=False)
-class _Study:
+class Study:
     """The state shared by the trainings of one experiment."""
 
     experiment: Experiment
@@ -243,7 +243,7 @@ class _Study:
             return {**chosen, **row.change}, []
         first = self.experiment.tuned_as
         if first is not None and first.has(row.label):
-            return _Study(first, self.out, self.quick).chosen(first.row(row.label))
+            return Study(first, self.out, self.quick).chosen(first.row(row.label))
         cls = model_class(row.model)
         fixed = _given(row.config)
         if not self.experiment.trials:
@@ -274,7 +274,7 @@ class _Study:
         """Where a training is kept."""
         other, study = self.experiment.shares, self
         if other is not None and row in other.rows:
-            study = _Study(other, self.out, self.quick)
+            study = Study(other, self.out, self.quick)
         return study.folder / folder_of(row.label) / f"seed-{seed}"
 
     def entry(self, row: Row, facts: Mapping[str, Any], report: Report) -> Entry:
@@ -368,7 +368,9 @@ def defaults_of(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     found = {"train": _complete(rows[0].train)}
     for row in rows:
         if _complete(row.train) != found["train"]:
-            raise ConfigError(f"{row.label}: other options of training than {rows[0].label}; expected one set")
+            raise ConfigError(
+                f"{row.label} has other options of training than {rows[0].label}; expected the same for all"
+            )
         found[row.model] = _complete(model_class(row.model).Config())
     return found
 

@@ -24,6 +24,18 @@ from graphrec.features import FeatureTable
 from graphrec.graphs.knn import knn
 
 RESULT = RESULTS / "neighbors.json"
+DATASETS = ("amazon-baby", "amazon-scientific", "movielens-small", "xwines")
+
+
+def opened(name: str, root: str | None, store: Path) -> tuple[gr.Dataset, Mapping[str, FeatureTable]]:
+    """A dataset and its features by field."""
+    split = {"split": "cold-items"} if name == "movielens-small" else {}
+    data = gr.load_dataset(name, root=root, **split)
+    if name == "amazon-baby":
+        return data, text_features(data, store)
+    if name == "amazon-scientific":
+        return data, ready_features(data, name, root)
+    return data, extracted(data, store, image="hog-hsv", text=text_encoder())
 
 
 def lift(data: gr.Dataset, source: np.ndarray, target: np.ndarray) -> float:
@@ -66,17 +78,10 @@ def main() -> None:
     parser.add_argument("--root", default=None, help="folder with the datasets")
     parser.add_argument("--store", type=Path, default=Path("cache"), help="the feature store")
     options = parser.parse_args()
-    baby = gr.load_dataset("amazon-baby", root=options.root)
-    scientific = gr.load_dataset("amazon-scientific", root=options.root)
-    films = gr.load_dataset("movielens-small", root=options.root, split="cold-items")
-    wines = gr.load_dataset("xwines", root=options.root)
-    cases: list[tuple[gr.Dataset, Mapping[str, FeatureTable]]] = [
-        (baby, text_features(baby, options.store)),
-        (scientific, ready_features(scientific, "amazon-scientific", options.root)),
-        (films, extracted(films, options.store, image="hog-hsv", text=text_encoder())),
-        (wines, extracted(wines, options.store, image="hog-hsv", text=text_encoder())),
-    ]
-    found = {f"{d.name} {m}": row(d, t) for d, tables in cases for m, t in sorted(tables.items())}
+    found = {}
+    for name in DATASETS:
+        data, tables = opened(name, options.root, options.store)
+        found |= {f"{name} {modality}": row(data, table) for modality, table in sorted(tables.items())}
     write_result(RESULT, found)
     print(table(found))
 
