@@ -92,12 +92,12 @@ def test_a_tampered_record_fails_with_recorded_and_new_value(
     def better(record: dict[str, Any]) -> None:
         for seed in record["rows"]["FREEDOM"]["runs"]:
             new.append(seed["test"]["recall@20"])
-            seed["test"]["recall@20"] *= 1.5
+            seed["test"]["recall@20"] *= 10
 
     assert verified("--row", "FREEDOM", change=better) == 1
     out, err = capsys.readouterr()
     line = next(line for line in out.splitlines() if line.startswith("OUTSIDE"))
-    values = [1.5 * value for value in new]
+    values = [10 * value for value in new]
     assert f"recall@20 is {new[0]:.6f}" in line
     assert f"recorded {np.mean(values):.6f} ± {np.std(values, ddof=1):.6f} over seeds 0, 1" in line
     assert "recall@20 of FREEDOM" in err
