@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments import llm_augmentation, paper_claims
+from experiments import conversations, llm_augmentation, paper_claims
 from experiments.recording import RESULTS
 from experiments.rendering import compared, corrected_p, details, key_of, pair_table, shared_seeds, values_of
 from graphrec.core.files import read_json
@@ -195,3 +195,16 @@ def test_one_page_shows_a_comparison_with_the_p_of_every_other() -> None:
                 dataset = row["dataset"][0] if "dataset" in row else names[0]
                 seen.setdefault((dataset, row["model"][0], row["check"][0]), set()).add(row["p"][0])
     assert {key: p for key, p in seen.items() if len(p) > 1} == {}
+
+
+@pytest.mark.parametrize("name", [name for name in RECORDED if "noise" in recorded(name)])
+def test_an_interval_beside_a_mean_over_seeds_names_the_seed_it_is_of(name: str) -> None:
+    result = recorded(name)
+    lines = {line.split("|")[1].strip(): line for line in conversations.table(result).splitlines()}
+    for label, row in result["rows"].items():
+        of_all = len(row["runs"]) == 1 or "interval" in row
+        assert ("(first seed " in lines[label]) != of_all
+    several = next((label for label, row in result["rows"].items() if len(row["runs"]) > 1), None)
+    if several is not None:
+        result["rows"][several]["interval"] = [0.25, 0.75]
+        assert "(0.250 to 0.750)" in conversations.table(result)
