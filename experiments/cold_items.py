@@ -19,7 +19,7 @@ from torch import Tensor
 import graphrec as gr
 from experiments.content import extracted, ready_features, text_encoder
 from experiments.recording import RESULTS, write_result
-from experiments.rendering import spread
+from experiments.rendering import seeds_in_words, spread
 from graphrec.core.files import read_json
 from graphrec.evaluation.ranking import warm_cold
 from graphrec.features import FeatureTable
@@ -89,7 +89,14 @@ def measured(data: gr.Dataset, tables: Any, batch_size: int, seed: int) -> dict[
 
 def table(result: Any) -> str:
     """The recorded numbers as markdown."""
-    head = ("dataset", "scaled", "all", "warm", "cold", "cold among cold")
+    head = (
+        f"dataset ({seeds_in_words(len(result['seeds']))})",
+        "scaled",
+        "all",
+        "warm",
+        "cold",
+        "cold among cold",
+    )
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name, runs in result["datasets"].items():
         for power in map(str, result["powers"]):
