@@ -263,6 +263,7 @@ CHEAP = [
     ("amazon_scientific_cold", "ItemKNN (content)"),
     ("xwines", "ItemKNN"),
     ("contributions_db", "Popularity"),
+    ("neighbors", "amazon-scientific image"),
     pytest.param("movielens_small_cold", "MF-BPR", marks=pytest.mark.slow),
 ]
 """Rows that take seconds and need no encoder: they are trained again in every test run that has the data."""
