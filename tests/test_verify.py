@@ -217,6 +217,10 @@ def test_bounds_by_hand() -> None:
     assert bounds([0.2, 0.2, 0.2001]) == pytest.approx((0.19803, 0.20203), abs=1e-5), "one percent at least"
     assert bounds([0.2]) == pytest.approx((0.19, 0.21))
     assert bounds([0.2, 0.2], trained=False) == pytest.approx((0.2, 0.2), rel=1e-5)
+    fixed = RecordedRow({"m": {0: 0.2}}, False, None)
+    assert not verify.checked("m", fixed, 0.2001).within
+    assert verify.checked("m", fixed, 0.2001, other_features=True).within
+    assert not verify.checked("m", fixed, 0.203, other_features=True).within
     row = RecordedRow({"m": {0: 0.2}}, True, None)
     assert not verify.checked("m", row, float("nan")).within
     assert not verify.checked("m", row, 0.211).within
