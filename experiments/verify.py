@@ -202,7 +202,10 @@ def listed(names: Sequence[str], where: Where, rows: bool) -> str:
             row = known[label]
             seconds = "" if row.seconds is None else f", {row.seconds:.0f} s of training a seed"
             seeds = f"seeds {', '.join(map(str, row.seeds))}" if row.trained else "depends on no seed"
-            obstacle = kind.obstacle(result, label, where)
+            try:
+                obstacle = kind.obstacle(result, label, where)
+            except GraphrecError as cause:
+                obstacle = str(cause)
             state = "can be verified" if obstacle is None else f"cannot be verified here: {obstacle}"
             count = "" if rows else f" ({len(known)} rows)"
             lines.append(f"{name}{count}, {label}: {seeds}{seconds}; {state}")

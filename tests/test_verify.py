@@ -166,6 +166,22 @@ def test_other_features_are_refused_unless_they_are_wanted(
     assert verified("--row", "FREEDOM", "--other-features", change=other) == 0
 
 
+def test_a_package_that_features_need_is_named(
+    verified: Verifier, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def other(record: dict[str, Any]) -> None:
+        record["features"]["image"]["extractor"]["versions"]["scikit-nothing"] = "1.0"
+
+    assert verified("--row", "FREEDOM", change=other) == 2
+    assert "features image need scikit-nothing" in capsys.readouterr().err
+    assert verified("--row", "FREEDOM, text only", change=other) == 0
+    assert verified("--list", change=other) == 0
+    listed = [line for line in capsys.readouterr().out.splitlines() if " be verified" in line]
+    lines = {line.removeprefix("shop, ").partition(": ")[0]: line for line in listed}
+    assert "cannot be verified here: features image need" in lines["FREEDOM"]
+    assert lines["MF-BPR"].endswith("can be verified")
+
+
 @pytest.mark.parametrize("text", ["[]", "{", "{}", '{"rows": {}, "masked": "train"}'])
 def test_a_damaged_record_is_no_verdict(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
