@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 import graphrec as gr
-from experiments.harness import folder_of, options_of_all
+from experiments.harness import complete, folder_of, options_of_all
 from experiments.recording import RESULTS, write_result
 from graphrec import runs
 from graphrec.conversation.baselines import (
@@ -154,7 +154,11 @@ def run(experiment: ConversationExperiment, options: argparse.Namespace) -> dict
         "vectors": experiment.vectors,
         "rules": dict(experiment.rules),
         "learned": {
-            x.label: {"options": dict(x.options), "train": dict(x.train)} for x in experiment.learned
+            x.label: {
+                "options": dict(x.options),
+                "train": complete(gr.TrainConfig(**{**SCPR.train_defaults, **x.train})),
+            }
+            for x in experiment.learned
         },
         "pairs": len(test),
         "held": len(held),

@@ -365,17 +365,17 @@ def fields_of(row: Row, config: ModelConfig, entities: Mapping[str, str]) -> lis
 
 def defaults_of(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     """What rows do not set themselves, as of now: ``train`` and registered name -> option -> value."""
-    found = {"train": _complete(rows[0].train)}
+    found = {"train": complete(rows[0].train)}
     for row in rows:
-        if _complete(row.train) != found["train"]:
+        if complete(row.train) != found["train"]:
             raise ConfigError(
                 f"{row.label} has other options of training than {rows[0].label}; expected the same for all"
             )
-        found[row.model] = _complete(model_class(row.model).Config())
+        found[row.model] = complete(model_class(row.model).Config())
     return found
 
 
-def _complete(config: Any) -> dict[str, Any]:
+def complete(config: Any) -> dict[str, Any]:
     """All options that results depend on, JSON-able, but for the seed."""
     options = config.result_options(config.model_dump(mode="json"))
     return {name: value for name, value in options.items() if name != "seed"}

@@ -13,7 +13,7 @@ import inspect
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
@@ -35,6 +35,8 @@ from graphrec.models import model as model_class
 SCRIPTS = ("amazon_baby", "amazon_scientific", "amazon_sports", "movielens_small", "xwines", "lastfm",
            "xwines_conversations")  # fmt: skip
 """Scripts that a record's command may name for what the record lacks; nothing else is imported."""
+NEWER = {"patience_steps": 0}
+"""Options of training that a record may lack -> the value that does what was done before they were there."""
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 """Recorded name of the packaged sentence encoder."""
 
@@ -138,7 +140,7 @@ class Rankings(Kind):
         features = None if recorded["features"] is None else tuple(recorded["features"])
         row = Row(
             label, recorded["model"], model_class(recorded["model"]).Config(**own),
-            gr.TrainConfig(**defaults["train"], checkpoint_every=10), features, control,
+            gr.TrainConfig(**completed(defaults["train"]), checkpoint_every=10), features, control,
         )  # fmt: skip
         return row, chosen
 
@@ -178,7 +180,13 @@ def _defaults(result: Mapping[str, Any], model: str) -> Mapping[str, Mapping[str
     if recorded is None:
         rows = [row for row in _script(result).ROWS if row.model == model] or _script(result).ROWS
         recorded = {model: {}, **defaults_of(rows)}
+        recorded["train"] = {k: v for k, v in recorded["train"].items() if k not in NEWER}
     return recorded
+
+
+def completed(train: Mapping[str, Any]) -> dict[str, Any]:
+    """Recorded options of training, with those that came later as training was before."""
+    return {k: v for k, v in NEWER.items() if k in gr.TrainConfig.model_fields} | dict(train)
 
 
 def _script(result: Mapping[str, Any]) -> Any:
@@ -348,7 +356,8 @@ class Contributions(Kind):
             raise ConfigError(
                 f"{label}: the record lacks its options of training, and the script has no such row"
             )
-        row = contributions.Row(label, recorded["model"], recorded["options"], known[label].train)
+        train = known[label].train.replace(**completed({}))
+        row = contributions.Row(label, recorded["model"], recorded["options"], train)
         options = argparse.Namespace(out=where.out, store=where.store, quick=False)
         facts, _ = contributions.Study(result["experiment"], data, result["text"], options).one(row, seed)
         return {m: facts["intra"][m] for m in self.metrics}
@@ -390,6 +399,7 @@ class Conversations(Kind):
             learned = [conversations.Learned(x, **known) for x, known in result["learned"].items()]
         else:
             learned = list(_script(result).LEARNED)
+        learned = [replace(x, train=completed(x.train)) for x in learned]
         experiment = conversations.ConversationExperiment(
             result["experiment"], result["command"], data, scorer, result["vectors"], learned, [seed],
             rules=result["rules"],

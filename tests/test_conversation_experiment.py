@@ -10,10 +10,13 @@ from test_scpr import data as data, scorer as scorer
 
 from experiments import conversations
 from experiments.conversations import ERROR_RATES, ConversationExperiment, Learned, arguments, repeat, run
+from experiments.harness import complete
 from experiments.retrain import kind_of
 from experiments.verify import checked
+from graphrec.conversation.models.scpr import SCPR
 from graphrec.core.errors import ConfigError
 from graphrec.data import Dataset
+from graphrec.models.train_config import TrainConfig
 
 SMALL = {"hidden": 16, "memory": 300, "episodes": 30, "parallel": 4, "target_every": 5}
 
@@ -28,7 +31,9 @@ def test_all_rows_are_recorded_and_measured_again_as_recorded(
     )
     result = run(experiment, arguments("").parse_args(["--out", str(tmp_path / "runs")]))
     assert (tmp_path / "shelf.json").exists()
-    assert result["learned"] == {"SCPR": {"options": SMALL, "train": {"epochs": 1}}}
+    kept = result["learned"]["SCPR"]
+    assert kept["options"] == SMALL
+    assert kept["train"] == complete(TrainConfig(**{**SCPR.train_defaults, "epochs": 1}))
     row = result["rows"]["SCPR"]
     low, high = row["interval"]
     assert low <= np.mean([of["mean"]["sr@15"] for of in row["runs"]]) <= high, "of the mean over seeds"

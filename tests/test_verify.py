@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import graphrec as gr
-from experiments import harness, movielens_small, verify
+from experiments import harness, movielens_small, retrain, verify
 from experiments.content import extracted
 from experiments.harness import Experiment, Row, arguments, defaults_of, run
 from experiments.recording import RESULTS
@@ -219,6 +219,12 @@ def test_records_of_earlier_versions_take_what_they_lack_from_their_script() -> 
     assert _defaults(old, "freedom") == defaults_of(rows)
     with pytest.raises(ConfigError, match="os"):
         _defaults({**old, "command": "python -m experiments.os"}, "freedom")
+
+
+def test_options_that_came_later_are_as_training_was_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrain, "NEWER", {"patience": None, "not_yet": 3})
+    assert retrain.completed({"epochs": 3}) == {"epochs": 3, "patience": None}, "it lacks patience"
+    assert retrain.completed({"patience": 5}) == {"patience": 5}, "what is recorded stands"
 
 
 def bounds(values: list[float], trained: bool = True) -> tuple[float, float]:
