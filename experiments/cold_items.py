@@ -19,9 +19,10 @@ from torch import Tensor
 import graphrec as gr
 from experiments.content import extracted, ready_features, text_encoder
 from experiments.recording import RESULTS, write_result
-from experiments.rendering import spread
+from experiments.rendering import seeds_in_words, spread
 from graphrec.core.files import read_json
 from graphrec.evaluation.ranking import warm_cold
+from graphrec.features import FeatureTable
 
 RESULT = RESULTS / "cold_items.json"
 POWERS = (0.0, 0.5, 1.0, 1.5)
@@ -54,6 +55,15 @@ def scaled(model: Any, power: float) -> Tensor:
     return result
 
 
+def opened(name: str, root: str | None, store: Path) -> tuple[gr.Dataset, dict[str, FeatureTable]]:
+    """A dataset with a tenth of its items cold, and its features by field."""
+    if name == "amazon-scientific":
+        data = gr.load_dataset(name, root=root).resplit("cold-items")
+        return data, ready_features(data, name, root)
+    data = gr.load_dataset(name, root=root, split="cold-items")
+    return data, extracted(data, store, image="hog-hsv", text=text_encoder())
+
+
 @torch.no_grad()
 def measured(data: gr.Dataset, tables: Any, batch_size: int, seed: int) -> dict[str, dict[str, float]]:
     """Validation recall@20 by power and group of items, for one training."""
@@ -79,7 +89,14 @@ def measured(data: gr.Dataset, tables: Any, batch_size: int, seed: int) -> dict[
 
 def table(result: Any) -> str:
     """The recorded numbers as markdown."""
-    head = ("dataset", "scaled", "all", "warm", "cold", "cold among cold")
+    head = (
+        f"dataset ({seeds_in_words(len(result['seeds']))})",
+        "scaled",
+        "all",
+        "warm",
+        "cold",
+        "cold among cold",
+    )
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name, runs in result["datasets"].items():
         for power in map(str, result["powers"]):
@@ -99,12 +116,7 @@ def main() -> None:
     options = parser.parse_args()
     found: dict[str, list[Any]] = {}
     for name, batch_size in BATCH.items():
-        if name == "amazon-scientific":
-            data = gr.load_dataset(name, root=options.root).resplit("cold-items")
-            tables = ready_features(data, name, options.root)
-        else:
-            data = gr.load_dataset(name, root=options.root, split="cold-items")
-            tables = extracted(data, options.store, image="hog-hsv", text=text_encoder())
+        data, tables = opened(name, options.root, options.store)
         found[name] = [measured(data, tables, batch_size, seed) for seed in options.seeds]
     write_result(RESULT, {"seeds": options.seeds, "powers": POWERS, "datasets": found})
     print(table(read_json(RESULT)))

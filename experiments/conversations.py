@@ -17,20 +17,29 @@ import numpy as np
 import torch
 
 import graphrec as gr
-from experiments.harness import folder_of, options_of_all
+from experiments.harness import complete, folder_of, options_of_all
 from experiments.recording import RESULTS, write_result
 from graphrec import runs
-from graphrec.conversation.baselines import baselines, mean_interval, with_posterior
+from graphrec.conversation.baselines import (
+    FIXED_RULES,
+    TUNED_POSTERIOR_RULES,
+    TUNED_RULES,
+    baselines,
+    mean_interval,
+    tune_rules,
+    with_posterior,
+)
 from graphrec.conversation.belief import Setting
 from graphrec.conversation.catalog import Catalog
 from graphrec.conversation.config import ConversationConfig
 from graphrec.conversation.models.scpr import SCPR
 from graphrec.conversation.outcomes import Outcomes
 from graphrec.conversation.play import DialogueTask, play
-from graphrec.conversation.rules import Policy
+from graphrec.conversation.rules import Policy, parse_rule
 from graphrec.conversation.simulator import Simulator
 from graphrec.conversation.vectors import read_vectors
 from graphrec.core.environment import environment
+from graphrec.core.errors import ConfigError
 from graphrec.core.files import read_json, write_text
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
@@ -40,6 +49,7 @@ EXPECTED_ERROR = 0.1  # share of wrong answers that the posterior expects
 NOISE_CONVERSATIONS = 2000  # for each share
 QUICK = {"epochs": 1, "episodes": 100, "pairs": 200}
 FM = {"reg_weight": 2e-3, "attribute_learning_rate": 5e-3}  # the authors' rates need hundreds of epochs
+POSTERIOR = "posterior, "
 EXPECTING_ERRORS = "{}, expecting errors"
 
 
@@ -116,31 +126,22 @@ def run(experiment: ConversationExperiment, options: argparse.Namespace) -> dict
                 _, facts = _trained(experiment, learned, seed, folder, options.quick)
                 print(f"{learned.label}: {facts}", flush=True)
         return {}
-    setting = Setting(
-        Catalog.from_dataset(experiment.data),
-        read_vectors(experiment.scorer, experiment.data),
-        ConversationConfig(**experiment.rules),
-    )
-    test = experiment.data.test.where(setting.catalog.has_attributes[experiment.data.test.items])
-    if options.quick:
-        test = test.where(np.arange(len(test)) % (len(test) // QUICK["pairs"]) == 0)
-    held = SCPR.build(experiment.data, None, SCPR.Config(scorer=experiment.scorer)).holdout
-    judge = Simulator(setting.catalog, setting.enumerated, seed=1)
-    task = DialogueTask(setting, held, judge, QUICK["pairs"] if options.quick else None)
-
+    task, test = _prepared(experiment, options.quick)
+    setting, held = task.setting, task.split
     policies: dict[str, list[tuple[Policy, Setting]]] = {k: [v] for k, v in baselines(task).items()}
     trained: dict[str, list[dict[str, Any]]] = {}
     for learned in experiment.learned:
         done = [_trained(experiment, learned, seed, folder, options.quick) for seed in seeds]
         policies[learned.label] = [(model, model.setting) for model, _ in done]
         trained[learned.label] = [facts for _, facts in done]
-    simulator = Simulator(setting.catalog, setting.enumerated, seed=2)
+    simulator = _simulator(setting)
     rows = {}
     for label, several in policies.items():
         found = [play(policy, own, simulator, test.users, test.items) for policy, own in several]
         rows[label] = {
             "published": dict(experiment.published.get(label.partition(":")[0], {})),
             "runs": [_facts(outcomes) for outcomes in found],
+            "interval": mean_interval(np.mean([outcomes.success() for outcomes in found], axis=0)),
             "training": trained.get(label, []),
         }
         print(f"{label}: {[round(r['mean']['sr@15'], 4) for r in rows[label]['runs']]}", flush=True)
@@ -148,9 +149,17 @@ def run(experiment: ConversationExperiment, options: argparse.Namespace) -> dict
         "experiment": experiment.name,
         "command": experiment.command + (" --quick" if options.quick else ""),
         "dataset": experiment.data.summary(),
+        "read": {key: experiment.data.meta.get(key) for key in ("reader", "options")},
         "attributes": setting.catalog.n_attributes,
         "vectors": experiment.vectors,
         "rules": dict(experiment.rules),
+        "learned": {
+            x.label: {
+                "options": dict(x.options),
+                "train": complete(gr.TrainConfig(**{**SCPR.train_defaults, **x.train})),
+            }
+            for x in experiment.learned
+        },
         "pairs": len(test),
         "held": len(held),
         "seeds": seeds,
@@ -170,6 +179,64 @@ def run(experiment: ConversationExperiment, options: argparse.Namespace) -> dict
         write_text(written[-1], plot(result))
     print(f"{table(result)}\n\n{noise(result)}\n\nwritten: {', '.join(map(str, written))}")
     return result
+
+
+def repeat(experiment: ConversationExperiment, label: str, seed: int, folder: Path) -> dict[str, float]:
+    """One row again: a policy trained under a seed, or a rule whose number is chosen again.
+
+    Args:
+        experiment: the table.
+        label: of the row; of a rule, the number behind the colon is not used.
+        seed: of the training; rules have none.
+        folder: where trainings are kept.
+
+    Returns:
+        The means over all test conversations.
+
+    Raises:
+        ConfigError: no such row.
+    """
+    task, test = _prepared(experiment, quick=False)
+    policy: Policy
+    learned = next((x for x in experiment.learned if x.label == label), None)
+    if learned is not None:
+        policy, _ = _trained(experiment, learned, seed, folder, quick=False)
+        own = policy.setting
+    else:
+        policy, own = _rule(task, label)
+    return play(policy, own, _simulator(task.setting), test.users, test.items).mean()
+
+
+def _rule(task: DialogueTask, label: str) -> tuple[Policy, Setting]:
+    """A rule of the table with its number chosen on validation, and its setting."""
+    posterior = label.startswith(POSTERIOR)
+    name = label.removeprefix(POSTERIOR).partition(":")[0]
+    if name in FIXED_RULES:
+        return parse_rule(name), task.setting
+    numbers = (TUNED_POSTERIOR_RULES if posterior else TUNED_RULES).get(name)
+    if numbers is None:
+        raise ConfigError(f"{label!r} is neither a learned policy of the experiment nor a rule")
+    setting = with_posterior(task.setting, task.setting.config.error) if posterior else task.setting
+    return parse_rule(*tune_rules(replace(task, setting=setting), {name: numbers})), setting
+
+
+def _prepared(experiment: ConversationExperiment, quick: bool) -> tuple[DialogueTask, gr.Interactions]:
+    """The conversations about validation pairs, and the test pairs."""
+    setting = Setting(
+        Catalog.from_dataset(experiment.data),
+        read_vectors(experiment.scorer, experiment.data),
+        ConversationConfig(**experiment.rules),
+    )
+    test = experiment.data.test.where(setting.catalog.has_attributes[experiment.data.test.items])
+    if quick:
+        test = test.where(np.arange(len(test)) % (len(test) // QUICK["pairs"]) == 0)
+    held = SCPR.build(experiment.data, None, SCPR.Config(scorer=experiment.scorer)).holdout
+    judge = Simulator(setting.catalog, setting.enumerated, seed=1)
+    return DialogueTask(setting, held, judge, QUICK["pairs"] if quick else None), test
+
+
+def _simulator(setting: Setting) -> Simulator:
+    return Simulator(setting.catalog, setting.enumerated, seed=2)
 
 
 def _trained(
@@ -213,8 +280,8 @@ def _success_by_error_rate(
     )
     return {
         label: [
-            float((play(policy, own, replace(simulator, wrong=wrong), users, targets).found > 0).mean())
-            for wrong in ERROR_RATES
+            float(play(policy, own, replace(simulator, error_rate=rate), users, targets).success().mean())
+            for rate in ERROR_RATES
         ]
         for label, (policy, own) in shown.items()
     }
@@ -244,7 +311,11 @@ COLUMNS = {
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """All policies; the 95 % interval of SR@15 is over conversations (first seed); published in brackets."""
+    """All policies, with published values in brackets.
+
+    The 95 % interval of SR@15 is over conversations: of each one's mean over seeds where that is recorded,
+    else of the first seed, and says so.
+    """
     lines = [f"| policy | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
     for label in result["order"]:
         row, cells = result["rows"][label], []
@@ -255,8 +326,9 @@ def table(result: Mapping[str, Any]) -> str:
             if len(values) > 1:
                 cell += f" ± {np.std(values, ddof=1):.{digits}f}"
             if metric == "sr@15":
-                low, high = row["runs"][0]["interval"]
-                cell += f" ({low:.3f} to {high:.3f})"
+                low, high = row.get("interval") or row["runs"][0]["interval"]
+                first = "first seed " if len(values) > 1 and "interval" not in row else ""
+                cell += f" ({first}{low:.3f} to {high:.3f})"
             known = row["published"].get(metric)
             cells.append(cell + (f" [{known:.{digits}f}]" if known else ""))
         lines.append(f"| {label} | {' | '.join(cells)} |")
@@ -264,9 +336,9 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def noise(result: Mapping[str, Any]) -> str:
-    """SR@15 at each share of wrong answers."""
+    """SR@15 at each share of wrong answers, of learned policies with their first seed."""
     heads = [f"{wrong:.0%} wrong" for wrong in ERROR_RATES]
-    lines = [f"| policy | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    lines = [f"| policy (learned: one seed) | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for row in result["noise"]:
         lines.append(f"| {row['policy']} | {' | '.join(f'{v:.3f}' for v in row['sr@15'])} |")
     return "\n".join(lines)

@@ -24,12 +24,11 @@ import graphrec as gr
 from experiments.recording import RESULTS, write_result
 from experiments.rendering import details, table
 from graphrec.core.environment import environment
-from graphrec.core.errors import CheckpointError
+from graphrec.core.errors import CheckpointError, ConfigError
 from graphrec.core.files import read_json, write_json
 from graphrec.core.random import numpy_rng
-from graphrec.evaluation.metrics import holm
 from graphrec.evaluation.ranking import Beyond, activity_groups, warm_cold
-from graphrec.evaluation.report import Report
+from graphrec.evaluation.report import Comparison, Report
 from graphrec.features import ATTRIBUTE_PREFIX, FeatureTable
 from graphrec.models import model as model_class
 from graphrec.models.base import Features, ModelConfig
@@ -153,7 +152,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
     if options.threads:
         torch.set_num_threads(options.threads)
     seeds = options.seeds or list(experiment.seeds)[: 1 if options.quick else None]
-    study = _Study(experiment, options.out, options.quick)
+    study = Study(experiment, options.out, options.quick)
     rows: dict[str, Any] = {}
     entries: dict[str, list[Entry]] = {}
     for row in experiment.rows:
@@ -189,6 +188,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
         "command": experiment.command + (" --quick" if options.quick else ""),
         "dataset": study.data.summary(),
         "split": dict(experiment.data.meta).get("split"),
+        "read": {key: experiment.data.meta.get(key) for key in ("reader", "options")},
         "features": {
             f: {"extractor": t.meta.get("extractor"), "sha256": t.sha256, "items": int(t.present.sum()),
                 **({} if t.entity == "item" else {"entity": t.entity})}
@@ -198,11 +198,12 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
         "trials": tuned.trials,
         "tuned_on": tuned.name,
         "masked": "train",
+        "defaults": defaults_of(experiment.rows),
         "environment": environment(),
         "order": list(rows),
         "rows": rows,
         "baseline": experiment.baseline,
-        "comparisons": [vars(c) for c in compared.comparisons],
+        "comparisons": [_recorded(c) for c in compared.comparisons],
         "pairs": _pairs(entries, experiment.pairs),
     }  # fmt: skip
     path = (options.out / "quick" if options.quick else RESULTS) / f"{experiment.name}.json"
@@ -214,7 +215,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
 
 
 @dataclass(frozen=True, eq=False)
-class _Study:
+class Study:
     """The state shared by the trainings of one experiment."""
 
     experiment: Experiment
@@ -242,7 +243,7 @@ class _Study:
             return {**chosen, **row.change}, []
         first = self.experiment.tuned_as
         if first is not None and first.has(row.label):
-            return _Study(first, self.out, self.quick).chosen(first.row(row.label))
+            return Study(first, self.out, self.quick).chosen(first.row(row.label))
         cls = model_class(row.model)
         fixed = _given(row.config)
         if not self.experiment.trials:
@@ -265,22 +266,15 @@ class _Study:
 
     def given(self, row: Row, config: ModelConfig) -> dict[str, FeatureTable]:
         """The feature tables of one row: content where the model needs it, and what its options ask for."""
-        cls = model_class(row.model)
         known = self.experiment.features
-        content = {f for f, t in known.items() if t.entity == "item" and not f.startswith(ATTRIBUTE_PREFIX)}
-        fields = [
-            f
-            for f in row.features or known
-            if (cls.needs_features(config) and f in content)
-            or any(fnmatchcase(f, pattern) for pattern in cls.optional_fields(config))
-        ]
+        fields = fields_of(row, config, {f: t.entity for f, t in known.items()})
         return {f: CONTROLS[row.control[f]](known[f], f) if f in row.control else known[f] for f in fields}
 
     def path(self, row: Row, seed: int) -> Path:
         """Where a training is kept."""
         other, study = self.experiment.shares, self
         if other is not None and row in other.rows:
-            study = _Study(other, self.out, self.quick)
+            study = Study(other, self.out, self.quick)
         return study.folder / folder_of(row.label) / f"seed-{seed}"
 
     def entry(self, row: Row, facts: Mapping[str, Any], report: Report) -> Entry:
@@ -351,6 +345,42 @@ class _Study:
         return read_json(out / "facts.json"), report
 
 
+def fields_of(row: Row, config: ModelConfig, entities: Mapping[str, str]) -> list[str]:
+    """The fields that a row's model is given.
+
+    Args:
+        row: of the table.
+        config: the options it is trained with.
+        entities: of all fields there are: what each has a vector of, ``"item"`` or ``"user"``.
+    """
+    cls = model_class(row.model)
+    content = {f for f, of in entities.items() if of == "item" and not f.startswith(ATTRIBUTE_PREFIX)}
+    return [
+        f
+        for f in row.features or entities
+        if (cls.needs_features(config) and f in content)
+        or any(fnmatchcase(f, pattern) for pattern in cls.optional_fields(config))
+    ]
+
+
+def defaults_of(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """What rows do not set themselves, as of now: ``train`` and registered name -> option -> value."""
+    found = {"train": complete(rows[0].train)}
+    for row in rows:
+        if complete(row.train) != found["train"]:
+            raise ConfigError(
+                f"{row.label} has other options of training than {rows[0].label}; expected the same for all"
+            )
+        found[row.model] = complete(model_class(row.model).Config())
+    return found
+
+
+def complete(config: Any) -> dict[str, Any]:
+    """All options that results depend on, JSON-able, but for the seed."""
+    options = config.result_options(config.model_dump(mode="json"))
+    return {name: value for name, value in options.items() if name != "seed"}
+
+
 def _given(config: Any) -> dict[str, Any]:
     """The options that were set, JSON-able."""
     found: dict[str, Any] = config.model_dump(mode="json", exclude_unset=True)
@@ -397,13 +427,16 @@ def folder_of(label: str) -> str:
 
 
 def _pairs(entries: Mapping[str, list[Entry]], pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Each row against its other on the seeds that both have, corrected over all pairs."""
+    """Each row against its other on the seeds that both have; p-values are corrected where they are shown."""
     made = []
     for a, b in pairs:
         both = {e.seed for e in entries[a]} & {e.seed for e in entries[b]}
         found = {label: [e for e in entries[label] if e.seed in both] for label in (a, b)}
         compared = compare_reports(found, baseline=b, metric=SELECT)
-        made.append(dict(vars(compared.comparisons[0])))
-    for comparison, p in zip(made, holm([c["p"] for c in made]) if made else [], strict=True):
-        comparison["p_holm"] = float(p)
+        made.append(_recorded(compared.comparisons[0]))
     return made
+
+
+def _recorded(comparison: Comparison) -> dict[str, Any]:
+    """A comparison without its corrected p, which depends on what else a table shows."""
+    return {key: value for key, value in vars(comparison).items() if key != "p_holm"}

@@ -17,7 +17,18 @@ import numpy as np
 
 import graphrec as gr
 from experiments.harness import SELECT, Experiment, Row
-from experiments.rendering import GROUPS, spread, values_of
+from experiments.rendering import (
+    GROUPS,
+    PAIR_DIGITS,
+    corrected_p,
+    family,
+    key_of,
+    relative,
+    seeds_in_words,
+    seeds_of,
+    spread,
+    values_of,
+)
 from graphrec.evaluation.ranking import ranked
 from graphrec.features import ATTRIBUTE_PREFIX, PREFERENCES, PROFILE, FeatureStore, FeatureTable
 from graphrec.features.extract import extractor
@@ -149,7 +160,7 @@ def experiments(
 
 # -- tables --------------------------------------------------------------------------------------------------
 
-HEADS = ("difference", "95 % interval", "p (Holm)")
+HEADS = ("relative", "95 % interval", "p (Holm)")
 
 
 def parts(result: Mapping[str, Any]) -> str:
@@ -163,13 +174,13 @@ def added(result: Mapping[str, Any]) -> str:
     """Models without and with augmentation; differences are the row against the model without."""
     labels = [label for label in result["order"] if result["rows"][label]["model"] != "llmrec"]
     found = {pair["model"]: pair for pair in result["pairs"]}
-    return _table(result, sorted(labels, key=lambda label: _family(result, label)), found)
+    return _table(result, sorted(labels, key=lambda label: _place(result, label)), found)
 
 
 def cold(result: Mapping[str, Any]) -> str:
     """The same with a tenth of the items cold."""
     lines = ["| model | R@20 | warm R@20 | cold R@20 | cold among cold R@20 |", "|---|---|---|---|---|"]
-    for label in sorted(result["order"], key=lambda label: _family(result, label)):
+    for label in sorted(result["order"], key=lambda label: _place(result, label)):
         row = result["rows"][label]
         cells = [spread(values_of(row, "test", SELECT))]
         cells += [spread(values_of(row, "groups", group, SELECT)) for group in GROUPS]
@@ -177,25 +188,42 @@ def cold(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _family(result: Mapping[str, Any], label: str) -> int:
+def _place(result: Mapping[str, Any], label: str) -> int:
     """The position of the model that a row belongs to."""
     return int(result["order"].index(result["rows"][label]["like"] or label))
 
 
 def _table(result: Mapping[str, Any], labels: Sequence[str], pairs: Mapping[str, Mapping[str, Any]]) -> str:
-    """Rows with their means for all users and by activity, and the comparison if there is one."""
+    """Rows with their means for all users and by activity, and the comparison if there is one.
+
+    Raises:
+        ValueError: the rows have different seeds, so that means and comparisons would not belong together.
+    """
+    corrected = corrected_p(result)
+    seeds = seeds_of(result["rows"][labels[0]])
+    for label in labels:
+        if seeds_of(result["rows"][label]) != seeds:
+            raise ValueError(
+                f"{result['experiment']}: {label} has seeds {seeds_of(result['rows'][label])}, {labels[0]} "
+                f"{seeds}; expected one set of seeds in a table: train the missing ones"
+            )
     groups = {name: group["users"] for name, group in result["rows"][labels[0]]["activity"].items()}
-    heads = ["R@20", "N@20", *(f"{name} train items ({n:,} users)" for name, n in groups.items()), *HEADS]
-    lines = [f"| model | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    heads = [
+        f"model ({seeds_in_words(len(seeds))})", "R@20", "N@20",
+        *(f"{name} train items ({n:,} users)" for name, n in groups.items()), *HEADS,
+    ]  # fmt: skip
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for label in labels:
         row = result["rows"][label]
-        cells = [spread(values_of(row, "test", metric)) for metric in (SELECT, "ndcg@20")]
+        cells = [spread(values_of(row, "test", SELECT), PAIR_DIGITS)]
+        cells.append(spread(values_of(row, "test", "ndcg@20")))
         cells += [f"{np.mean(group[SELECT]):.4f}" for group in row["activity"].values()]
         pair = pairs.get(label)
         if pair is None:
             cells += [""] * len(HEADS)
         else:
             low, high = pair["interval"]
-            cells += [f"{pair['relative']:+.1%}", f"[{low:+.4f}, {high:+.4f}]", f"{pair['p_holm']:.2g}"]
+            cells += [relative(pair["relative"]), f"[{low:+.4f}, {high:+.4f}]"]
+            cells.append(f"{corrected[key_of(pair)]:.2g}")
         lines.append(f"| {label} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", family([result])])

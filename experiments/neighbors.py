@@ -2,7 +2,8 @@
 
 For every kNN edge between two items with train interactions: how many users have both, against the number
 expected if users chose independently, ``d_i d_j / n_users``, summed over all edges. Random edges between the
-same items come out near the second column, which shuffles the targets and so keeps popularity.
+same items come out near the second column, which shuffles the targets and so keeps popularity (mean over
+twenty shuffles).
 
     python -m experiments.neighbors
 """
@@ -24,6 +25,20 @@ from graphrec.features import FeatureTable
 from graphrec.graphs.knn import knn
 
 RESULT = RESULTS / "neighbors.json"
+SHUFFLES = 20
+"""Shuffles of the targets; a single one differs from the next by up to a third."""
+DATASETS = ("amazon-baby", "amazon-scientific", "movielens-small", "xwines")
+
+
+def opened(name: str, root: str | None, store: Path) -> tuple[gr.Dataset, Mapping[str, FeatureTable]]:
+    """A dataset and its features by field."""
+    split = {"split": "cold-items"} if name == "movielens-small" else {}
+    data = gr.load_dataset(name, root=root, **split)
+    if name == "amazon-baby":
+        return data, text_features(data, store)
+    if name == "amazon-scientific":
+        return data, ready_features(data, name, root)
+    return data, extracted(data, store, image="hog-hsv", text=text_encoder())
 
 
 def lift(data: gr.Dataset, source: np.ndarray, target: np.ndarray) -> float:
@@ -37,26 +52,31 @@ def lift(data: gr.Dataset, source: np.ndarray, target: np.ndarray) -> float:
 
 
 def row(data: gr.Dataset, table: FeatureTable, k: int = 10) -> dict[str, float]:
-    """Lift of the kNN edges and of the same edges with shuffled targets."""
+    """Lift of the kNN edges, and mean and standard deviation over shuffles of their targets."""
     edges = knn(table, k)
     source, target = edges.col.numpy(), edges.target.numpy()
     warm = data.train.item_degree > 0
     kept = (source != target) & warm[source] & warm[target]
     source, target = source[kept], target[kept]
-    shuffled = numpy_rng(0, "neighbors/shuffle").permutation(target)
-    apart = source != shuffled
+    rng, shuffles = numpy_rng(0, "neighbors/shuffle"), []
+    for _ in range(SHUFFLES):
+        shuffled = rng.permutation(target)
+        apart = source != shuffled
+        shuffles.append(lift(data, source[apart], shuffled[apart]))
     return {
         "edges": len(source),
         "lift": lift(data, source, target),
-        "shuffled": lift(data, source[apart], shuffled[apart]),
+        "shuffled": float(np.mean(shuffles)),
+        "shuffled sd": float(np.std(shuffles, ddof=1)),
     }
 
 
 def table(found: Mapping[str, Mapping[str, float]]) -> str:
     """The recorded numbers as markdown."""
-    lines = ["| features | edges | lift | shuffled |", "|---|---:|---:|---:|"]
+    lines = [f"| features | edges | lift | shuffled {SHUFFLES} times |", "|---|---:|---:|---:|"]
     for name, row in found.items():
-        lines.append(f"| {name} | {row['edges']:,} | {row['lift']:.2f} | {row['shuffled']:.2f} |")
+        shuffled = f"{row['shuffled']:.2f} ± {row['shuffled sd']:.2f}"
+        lines.append(f"| {name} | {row['edges']:,} | {row['lift']:.2f} | {shuffled} |")
     return "\n".join(lines)
 
 
@@ -66,17 +86,10 @@ def main() -> None:
     parser.add_argument("--root", default=None, help="folder with the datasets")
     parser.add_argument("--store", type=Path, default=Path("cache"), help="the feature store")
     options = parser.parse_args()
-    baby = gr.load_dataset("amazon-baby", root=options.root)
-    scientific = gr.load_dataset("amazon-scientific", root=options.root)
-    films = gr.load_dataset("movielens-small", root=options.root, split="cold-items")
-    wines = gr.load_dataset("xwines", root=options.root)
-    cases: list[tuple[gr.Dataset, Mapping[str, FeatureTable]]] = [
-        (baby, text_features(baby, options.store)),
-        (scientific, ready_features(scientific, "amazon-scientific", options.root)),
-        (films, extracted(films, options.store, image="hog-hsv", text=text_encoder())),
-        (wines, extracted(wines, options.store, image="hog-hsv", text=text_encoder())),
-    ]
-    found = {f"{d.name} {m}": row(d, t) for d, tables in cases for m, t in sorted(tables.items())}
+    found = {}
+    for name in DATASETS:
+        data, tables = opened(name, options.root, options.store)
+        found |= {f"{name} {modality}": row(data, table) for modality, table in sorted(tables.items())}
     write_result(RESULT, found)
     print(table(found))
 

@@ -7,42 +7,40 @@ from typing import Any
 
 import numpy as np
 
-from experiments.rendering import spread, values_of
-
-R20 = "recall@20"
+from experiments.rendering import (
+    PAIR_DIGITS,
+    R20,
+    pair_table,
+    relative,
+    seeds_in_words,
+    shared_seeds,
+    spread,
+    values_of,
+)
 
 
 def accuracy(results: Mapping[str, Mapping[str, Any]]) -> str:
     """FREEDOM against LATTICE, its direct ancestor, on every dataset, and its mean gain."""
-    lines = ["| dataset | LATTICE | FREEDOM | relative |", "|---|---|---|---|"]
+    lines = ["| dataset | LATTICE | FREEDOM | seeds | relative |", "|---|---|---|---|---|"]
     gains = []
     for name, result in results.items():
-        old, new = (values_of(result["rows"][label], "test", R20) for label in ("LATTICE", "FREEDOM"))
+        seeds = shared_seeds(result, {"model": "FREEDOM", "baseline": "LATTICE"})
+        old, new = (
+            values_of(result["rows"][label], "test", R20, seeds=seeds) for label in ("LATTICE", "FREEDOM")
+        )
         gains.append(float(np.mean(new) / np.mean(old) - 1))
-        lines.append(f"| {name} | {spread(old)} | {spread(new)} | {gains[-1]:+.1%} |")
-    lines.append(f"| mean | | | {np.mean(gains):+.1%} |")
+        cells = [spread(old, PAIR_DIGITS), spread(new, PAIR_DIGITS), seeds_in_words(len(seeds))]
+        lines.append(f"| {name} | {' | '.join(cells)} | {relative(gains[-1])} |")
+    lines.append(f"| mean | | | | {relative(float(np.mean(gains)))} |")
     return "\n".join(lines)
 
 
 def checks(results: Mapping[str, Mapping[str, Any]], group: str) -> str:
     """One group of checks and the rows they belong to, with the paired comparisons."""
-    lines = [
-        "| dataset | model | R@20 | check | R@20 | the model against the check | 95 % interval | p (Holm) |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name, result in results.items():
-        rows = result["rows"]
-        for pair in result["pairs"]:
-            model, check = pair["model"], pair["baseline"]
-            if rows[check]["group"] != group:
-                continue
-            low, high = pair["interval"]
-            ours, theirs = (spread(values_of(rows[label], "test", R20)) for label in (model, check))
-            lines.append(
-                f"| {name} | {model} | {ours} | {check} | {theirs} | {pair['relative']:+.1%} | "
-                f"[{low:+.4f}, {high:+.4f}] | {pair['p_holm']:.2g} |"
-            )
-    return "\n".join(lines)
+    return pair_table(
+        list(results.values()),
+        lambda result, pair: result["rows"][pair["baseline"]]["group"] == group,
+    )
 
 
 def time(result: Mapping[str, Any]) -> str:

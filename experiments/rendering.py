@@ -1,12 +1,20 @@
-"""Recorded results as Markdown tables."""
+"""Recorded results as Markdown tables.
+
+A line that compares two rows shows both over one set of seeds, those that both have, and says how many.
+p-values are recorded as tested and corrected here, over all comparisons that are recorded for a dataset, with
+the baseline and with checks: a comparison has the same corrected p in every table.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from graphrec.evaluation.metrics import holm
+
+R20 = "recall@20"
 HEADS = {"recall@10": "R@10", "recall@20": "R@20", "ndcg@10": "N@10", "ndcg@20": "N@20"}
 TITLES = {"amazon_scientific": "Amazon Scientific", "movielens_small": "MovieLens small"}
 """Recorded result -> the name of its dataset, where a table has more than one."""
@@ -63,8 +71,8 @@ def best(results: Mapping[str, Mapping[str, Any]], count: int = 5) -> str:
         for number, label in enumerate(labels)
     ]
     commands = " and ".join(f"`{result['command']}`" for result in results.values())
-    seeds = len(next(iter(results.values()))["seeds"])
-    lines += ["", f"Mean ± standard deviation over {seeds} training seeds; best bold, second best italic. "
+    seeds = " and ".join(dict.fromkeys(seeds_in_words(len(r["seeds"])) for r in results.values()))
+    lines += ["", f"Mean ± standard deviation over {seeds}; best bold, second best italic. "
               f"Recorded by {commands}."]  # fmt: skip
     return "\n".join(lines)
 
@@ -72,7 +80,7 @@ def best(results: Mapping[str, Mapping[str, Any]], count: int = 5) -> str:
 def about(result: Mapping[str, Any]) -> str:
     """A paragraph: what was run, on what, with which budget."""
     data, seeds, trials = result["dataset"], result["seeds"], result["trials"]
-    spread = f"mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else "one seed"
+    spread = f"mean ± standard deviation over {seeds_in_words(len(seeds))}" if len(seeds) > 1 else "one seed"
     minutes = sum(run["seconds"] for row in result["rows"].values() for run in row["runs"]) / 60
     how = f"{trials} trials a model" if trials else "the papers' settings, nothing tuned"
     if trials and result["tuned_on"] != result["experiment"]:
@@ -94,16 +102,16 @@ def about(result: Mapping[str, Any]) -> str:
 def details(result: Mapping[str, Any]) -> str:
     """Comparisons with the baseline, the other pairs, the rows of checks, and every row's options."""
     rows = {label: result["rows"][label] for label in result["order"]}
-    parts = [_comparisons(result["comparisons"])]
+    parts = [_comparisons(result), family([result])]
     checks = {label: row for label, row in rows.items() if row["group"] != "main"}
     if checks:
-        lines = ["| check | R@20 | N@20 |", "|---|---|---|"]
+        lines = ["| check | seeds | R@20 | N@20 |", "|---|---|---|---|"]
         for label, row in checks.items():
-            values = [spread(values_of(row, "test", m)) for m in ("recall@20", "ndcg@20")]
-            lines.append(f"| {label} | {' | '.join(values)} |")
+            values = [spread(values_of(row, "test", m)) for m in (R20, "ndcg@20")]
+            lines.append(f"| {label} | {_count(seeds_of(row))} | {' | '.join(values)} |")
         parts.append("\n".join(lines))
     if result["pairs"]:
-        parts.append(_comparisons(result["pairs"]))
+        parts.append(pair_table([result], lambda *_: True))
     lines = ["| model | options | best epoch | seconds an epoch |", "|---|---|---|---|"]
     for label, row in rows.items():
         options = ", ".join(f"{k} {v}" for k, v in row["options"].items()) or "defaults"
@@ -113,29 +121,126 @@ def details(result: Mapping[str, Any]) -> str:
     return "\n\n".join([*parts, "\n".join(lines)])
 
 
-def spread(values: Sequence[float]) -> str:
+Chosen = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
+"""Whether a table shows a recorded pair of a result."""
+
+
+def pair_table(results: Sequence[Mapping[str, Any]], chosen: Chosen) -> str:
+    """Rows beside their checks; every column of a line is over the seeds that both have.
+
+    Args:
+        results: recorded; with more than one, the first column names the dataset.
+        chosen: which of their pairs to show.
+    """
+    heads = ["model", "R@20", "check", "R@20", "seeds", "difference", "relative", "95 % interval", "p (Holm)"]
+    heads = heads if len(results) == 1 else ["dataset", *heads]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for result in results:
+        corrected = corrected_p(result)
+        for pair in result["pairs"]:
+            if not chosen(result, pair):
+                continue
+            seeds = shared_seeds(result, pair)
+            cells = [] if len(results) == 1 else [result["experiment"]]
+            for label in (pair["model"], pair["baseline"]):
+                values = values_of(result["rows"][label], "test", pair["metric"], seeds=seeds)
+                cells += [label, spread(values, PAIR_DIGITS)]
+            low, high = pair["interval"]
+            cells += [
+                _count(seeds), f"{pair['difference']:+.4f}", relative(pair["relative"]),
+                f"[{low:+.4f}, {high:+.4f}]", f"{corrected[key_of(pair)]:.2g}",
+            ]  # fmt: skip
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) if len(results) == 1 else "\n".join([*lines, "", family(results)])
+
+
+def corrected_p(result: Mapping[str, Any]) -> dict[tuple[str, str], float]:
+    """Holm's correction over all comparisons of a recorded result: :func:`key_of` -> corrected p."""
+    family = compared(result)
+    p_values = holm([c["p"] for c in family])
+    return {key_of(c): float(p) for c, p in zip(family, p_values, strict=True)}
+
+
+def compared(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """All comparisons of a recorded result: with the baseline, and its pairs."""
+    return [*result["comparisons"], *result["pairs"]]
+
+
+def key_of(comparison: Mapping[str, Any]) -> tuple[str, str]:
+    """The model, and what it is compared with."""
+    return comparison["model"], comparison["baseline"]
+
+
+def family(results: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence that names the comparisons over which p-values are corrected."""
+    counts = []
+    for result in results:
+        main, pairs = len(result["comparisons"]), len(result["pairs"])
+        checks = f" and {pairs} with checks" if pairs else ""
+        of = f"{result['experiment']}: " if len(results) > 1 else ""
+        counts.append(f"{of}{main} with {result['baseline']}{checks}")
+    which = "of a dataset" if len(results) > 1 else "of this dataset"
+    return f"p (Holm) is corrected over all comparisons {which} ({'; '.join(counts)})."
+
+
+def seeds_of(row: Mapping[str, Any]) -> list[int]:
+    """The seeds of a recorded row."""
+    return [run["seed"] for run in row["runs"]]
+
+
+def shared_seeds(result: Mapping[str, Any], pair: Mapping[str, Any]) -> list[int]:
+    """The seeds that both rows of a comparison have."""
+    ours, theirs = (seeds_of(result["rows"][pair[side]]) for side in ("model", "baseline"))
+    return [seed for seed in ours if seed in theirs]
+
+
+def seeds_in_words(count: int) -> str:
+    """``one seed`` or ``3 seeds``."""
+    return "one seed" if count == 1 else f"{count} seeds"
+
+
+def _count(seeds: Sequence[int]) -> str:
+    return "one seed" if len(seeds) == 1 else str(len(seeds))
+
+
+def relative(value: float) -> str:
+    """A relative difference; of more than a doubling, how many times as much it is."""
+    return f"{value:+.1%}" if value < 1 else f"{value + 1:.1f} times"
+
+
+PAIR_DIGITS = 5
+"""Digits of means beside a relative difference, so that it can be computed from them as printed."""
+
+
+def spread(values: Sequence[float], digits: int = 4) -> str:
     """Mean ± standard deviation over seeds; a single value without."""
-    return f"{np.mean(values):.4f}" + (f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else "")
+    text = f"{np.mean(values):.{digits}f}"
+    return text + (f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else "")
 
 
-def _comparisons(found: Sequence[Mapping[str, Any]]) -> str:
+def _comparisons(result: Mapping[str, Any]) -> str:
+    corrected = corrected_p(result)
+    seeds = {len(shared_seeds(result, c)) for c in result["comparisons"]}
+    over = " or ".join(seeds_in_words(n) for n in sorted(seeds))
     lines = [
-        "| recall@20, per-user means over seeds | difference | relative | 95 % interval | p (Holm) |",
+        f"| recall@20, {over} | difference | relative | 95 % interval | p (Holm) |",
         "|---|---|---|---|---|",
     ]
-    for c in found:
+    for c in result["comparisons"]:
         low, high = c["interval"]
         lines.append(
-            f"| {c['model']} vs {c['baseline']} | {c['difference']:+.4f} | {c['relative']:+.1%} "
-            f"| [{low:+.4f}, {high:+.4f}] | {c['p_holm']:.2g} |"
+            f"| {c['model']} vs {c['baseline']} | {c['difference']:+.4f} | {relative(c['relative'])} "
+            f"| [{low:+.4f}, {high:+.4f}] | {corrected[key_of(c)]:.2g} |"
         )
     return "\n".join(lines)
 
 
-def values_of(row: Mapping[str, Any], *keys: str) -> list[float]:
-    """One value a seed."""
+def values_of(row: Mapping[str, Any], *keys: str, seeds: Collection[int] | None = None) -> list[float]:
+    """One value a seed, of all seeds or of some."""
     found = []
     for run in row["runs"]:
+        if seeds is not None and run["seed"] not in seeds:
+            continue
         value: Any = run
         for key in keys:
             value = value[key]

@@ -56,6 +56,21 @@ def compared(**options: Any) -> ModelComparison:
 # Numbers
 
 
+@pytest.mark.parametrize("baseline", [None, "A", "B", "D"])
+def test_all_p_values_of_a_page_are_corrected_together(baseline: str | None, tmp_path: Path) -> None:
+    """The table has the tests with the baseline, the answer those with the best: one family."""
+    made = compare_reports(closely(A=0.0, B=0.27, C=0.29, D=0.3), baseline=baseline)
+    tests = {frozenset((c.model, c.baseline)): c for c in (*made.comparisons, *made.against_best)}
+    assert len(tests) == made.n_tests == (3 if baseline in (None, "D") else 5)
+    corrected = dict(zip(tests, holm([c.p for c in tests.values()]), strict=True))
+    for c in (*made.comparisons, *made.against_best):
+        assert c.p_holm == pytest.approx(corrected[frozenset((c.model, c.baseline))])
+    first = made.best_first()
+    assert {(c.model, c.p_holm) for c in first.comparisons} == {(c.model, c.p_holm) for c in made.comparisons}
+    assert first.n_tests == made.n_tests
+    assert f"for all {made.n_tests} tests" in Parsed(to_html(made, tmp_path / "r.html").read_text()).text
+
+
 def test_mean_spread_and_interval_are_those_done_by_hand() -> None:
     entries = drawn("A")
     result = compare_reports({"A": entries}).results["A"]
@@ -75,7 +90,13 @@ def test_tests_are_paired_on_means_over_seeds_and_corrected() -> None:
     p = [permutation_p(means[x] - means["A"]) for x in ("B", "C")]
     assert [c.model for c in made.comparisons] == ["B", "C"]
     assert [c.p for c in made.comparisons] == pytest.approx(p)
-    assert [c.p_holm for c in made.comparisons] == pytest.approx(holm(p).tolist())
+    p.append(permutation_p(means["B"] - means["C"]))  # C is best, and the answer tests it against B too
+    assert made.n_tests == 3
+    assert [c.p_holm for c in made.comparisons] == pytest.approx(holm(p)[:2].tolist())
+    assert [c.p_holm for c in made.against_best] == pytest.approx(holm(p)[[1, 2]].tolist())
+    default = compared()
+    assert default.n_tests == 2
+    assert [c.p_holm for c in default.comparisons] == pytest.approx(holm(p[1:]).tolist())
     assert [c.difference for c in made.comparisons] == pytest.approx(
         [(means[x] - means["A"]).mean() for x in ("B", "C")]
     )

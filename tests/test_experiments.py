@@ -13,7 +13,7 @@ import pytest
 
 import graphrec as gr
 from experiments import llm_augmentation, paper_claims, tables, train_from_scratch
-from experiments.harness import Experiment, _Study, arguments, run
+from experiments.harness import Experiment, Study, arguments, run
 from experiments.rendering import about, details, table
 from experiments.rows import MULTIMODAL, NAMES, checks, defaults, settled
 from graphrec.core.errors import CheckpointError
@@ -184,7 +184,7 @@ def test_a_row_gets_what_its_options_ask_for_and_controls_replace_it(tmp_path) -
     profile = FeatureTable.from_array(np.eye(data.n_users, dtype=np.float32), data, "profile", entity="user")
     features = {**features, "profile": profile, "preferences": profile, "attribute_size": features["text"]}
     rows = {row.label: row for row in llm_augmentation.rows_of(defaults(TRAIN), TRAIN, list(features), None)}
-    study = _Study(Experiment("toy", "", data, features, list(rows.values()), [0], ""), tmp_path, False)
+    study = Study(Experiment("toy", "", data, features, list(rows.values()), [0], ""), tmp_path, False)
 
     def given(label: str, **options) -> set[str]:
         return set(study.given(rows[label], model(rows[label].model).Config(**options)))

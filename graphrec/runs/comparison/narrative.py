@@ -28,12 +28,12 @@ def answer(comparison: ModelComparison) -> str:
     tests = {c.model: c for c in comparison.against_best}
     gain = "" if lead <= 1e-12 else f", {_gain(comparison, best, second)} {second}"
     if len(leaders) == 1:
-        parts = [f"{best} is best on {metric}: {reached}{gain} ({_p(tests[second], len(tests))})."]
+        parts = [f"{best} is best on {metric}: {reached}{gain} ({_p(tests[second], comparison.n_tests)})."]
     else:
         closest = min((tests[label] for label in leaders[1:]), key=lambda test: test.p_holm or 0.0)
         at_least = "p = " if len(leaders) == 2 else "every p at least "
         parts = [f"No significant difference on {metric} between {_listed(leaders)}"]
-        parts.append(f" ({_p(closest, len(tests), at_least)}).")
+        parts.append(f" ({_p(closest, comparison.n_tests, at_least)}).")
         if gain:
             extreme = "highest" if direction(metric) > 0 else "lowest"
             parts.append(f" The {extreme} mean is {best}’s: {reached}{gain}; that lead may be chance.")
@@ -59,7 +59,7 @@ def _against_baseline(comparison: ModelComparison, best: str) -> str:
     if tested is None:
         return ""
     gain = f" {best} is {_gain(comparison, best, baseline)} the baseline, {baseline}"
-    gain += f" ({_p(tested, len(comparison.comparisons))})"
+    gain += f" ({_p(tested, comparison.n_tests)})"
     significant = tested.p_holm is not None and tested.p_holm < ALPHA
     return f"{gain}." if significant else f"{gain}; that gain may be chance."
 
@@ -93,7 +93,9 @@ def _about_tests(comparison: ModelComparison) -> list[str]:
     n = len(comparison.comparisons)
     if not n:
         return []
-    correction = f", corrected by Holm for {n} comparisons with {comparison.baseline}" if n > 1 else ""
+    best = comparison.ranking[0]
+    more = f" and {n - 1} of the others with {best}" if comparison.n_tests > n else ""
+    correction = f", corrected by Holm for {n} comparisons with {comparison.baseline}{more}" if n > 1 else ""
     caution = "."
     if comparison.default_baseline and n > 1:
         caution = (
@@ -101,10 +103,9 @@ def _about_tests(comparison: ModelComparison) -> list[str]:
             f"{ALPHA:g} with care."
         )
     sentences = [f"Tests: {TEST}, paired over users on their means over seeds{correction}{caution}"]
-    if comparison.baseline != comparison.ranking[0]:
+    if more:
         sentences.append(
-            f"A model is called best where it differs significantly from every other one: the same test, "
-            f"corrected for {n} comparisons with {comparison.ranking[0]}."
+            "A model is called best where it differs significantly from every other one in these tests."
         )
     return sentences
 

@@ -17,7 +17,7 @@ import numpy as np
 from graphrec.core.errors import ConfigError, DataError, nearest
 from graphrec.core.text_table import Format, emphasize, escape, render
 from graphrec.evaluation.metrics import direction, metric_names, parse_metric
-from graphrec.evaluation.report import Comparison, Comparisons, Report, comparable, compare_all
+from graphrec.evaluation.report import Comparison, Comparisons, Report, comparable, compare_all, corrected
 
 SEEDS = 5
 """Trainings of each model that a comparison should have; its notes name models with fewer."""
@@ -117,7 +117,9 @@ class ModelComparison:
         names: full names of the metrics of the table.
         baseline: label the others are tested against.
         default_baseline: whether the baseline is the best model because none was named.
-        comparisons: every other model against the baseline, with Holm's correction; empty for one model.
+        comparisons: every other model against the baseline; empty for one model.
+        against_best: every other model against the best on ``metric``; the same where that is the baseline.
+            Holm's correction is over the tests of both together, :attr:`n_tests`.
     """
 
     results: Mapping[str, Result]
@@ -126,6 +128,7 @@ class ModelComparison:
     baseline: str
     default_baseline: bool
     comparisons: Comparisons
+    against_best: Comparisons
 
     def __str__(self) -> str:
         tests = [str(self.comparisons)] if self.comparisons else []
@@ -150,19 +153,19 @@ class ModelComparison:
     def best_first(self) -> ModelComparison:
         """The same comparison with its rows in the order of :attr:`ranking`."""
         places = {label: place for place, label in enumerate(self.ranking)}
+        tests = Comparisons(sorted(self.comparisons, key=lambda c: places[c.model]))
         return replace(
             self,
             results={label: self.results[label] for label in places},
-            comparisons=Comparisons(sorted(self.comparisons, key=lambda c: places[c.model])),
+            comparisons=tests,
+            against_best=tests if self.against_best is self.comparisons else self.against_best,
         )
 
-    @cached_property
-    def against_best(self) -> Comparisons:
-        """Every other model against the best on ``metric``, with Holm's correction; empty for one model."""
-        best = self.ranking[0]
-        if best == self.baseline or len(self.results) == 1:
-            return self.comparisons
-        return compare_all({x: r.report for x, r in self.results.items()}, self.metric, baseline=best)
+    @property
+    def n_tests(self) -> int:
+        """Number of tests that p is corrected for: the best model and the baseline are tested once."""
+        n = len(self.comparisons)
+        return n if self.against_best is self.comparisons else 2 * n - 1
 
     @property
     def leaders(self) -> list[str]:
@@ -270,8 +273,28 @@ def compare_reports(
     best = max(results, key=lambda label: sign * results[label].mean(metric))
     reports = {label: r.report for label, r in results.items()}
     against = baseline if baseline is not None else best
-    tests = compare_all(reports, metric, baseline=against) if len(results) > 1 else Comparisons()
-    return ModelComparison(results, metric, names, against, baseline is None, tests)
+    tests = _tests(reports, metric, against, best) if len(results) > 1 else (Comparisons(),) * 2
+    return ModelComparison(results, metric, names, against, baseline is None, *tests)
+
+
+def _tests(
+    reports: Mapping[str, Report], metric: str, baseline: str, best: str
+) -> tuple[Comparisons, Comparisons]:
+    """All models against the baseline and against the best, corrected together.
+
+    The best against the baseline is one test, whichever of the two comes first.
+    """
+    with_baseline = compare_all(reports, metric, baseline=baseline)
+    if best == baseline:
+        return with_baseline, with_baseline
+    with_best = compare_all(reports, metric, baseline=best)
+    family = corrected([*with_baseline, *(c for c in with_best if c.model != baseline)])
+    p_holm = {frozenset((c.model, c.baseline)): c.p_holm for c in family}
+    first, second = (
+        Comparisons(replace(c, p_holm=p_holm[frozenset((c.model, c.baseline))]) for c in several)
+        for several in (with_baseline, with_best)
+    )
+    return first, second
 
 
 def mean_and_sd(mean: float, sd: float | None, digits: int = 4) -> str:

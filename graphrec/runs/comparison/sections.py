@@ -46,8 +46,8 @@ def tests(comparison: ModelComparison) -> Table | None:
     caption = (
         f"Differences in {comparison.metric}, paired over the same {comparison.comparisons[0].n_users:,} "
         "users; intervals are 95 % bootstrap intervals. p: how often chance alone would make a difference "
-        "this large; Holm's correction allows for the number of comparisons. Seed pairs: in how many pairs "
-        "of one training of each the first model is ahead."
+        f"this large; Holm's correction allows for all {comparison.n_tests} tests of this page. "
+        "Seed pairs: in how many pairs of one training of each the first model is ahead."
     )
     header, rows = comparison.comparisons.cells()
     wins = ["{} of {}".format(*comparison.seed_wins(c.model)) for c in comparison.comparisons]
