@@ -160,14 +160,19 @@ def test_a_worker_killed_midway_costs_its_shard_alone(cluster: Cluster, tmp_path
     killed: list[int] = []
 
     def kill() -> None:
-        lines = waited(lambda: log.exists() and len(log.read_text().splitlines()) >= 4 and log.read_text())
-        killed.append(int(lines.splitlines()[-1].split()[0]))
+        mark = log.with_suffix(".held")
+        killed.append(int(waited(lambda: mark.exists() and mark.read_text())))
         os.kill(killed[0], signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
     extract(
-        data, "text", on_ray.Slow(log, 0.3), FeatureStore(tmp_path / "there"), shard_size=4, cluster=cluster
+        data,
+        "text",
+        on_ray.Held(log, 4, once=True),
+        FeatureStore(tmp_path / "there"),
+        shard_size=4,
+        cluster=cluster,
     )
     killer.join()
     begun = [line.split()[0] for line in log.read_text().splitlines()]
@@ -190,7 +195,7 @@ def test_a_killed_run_goes_on_from_its_finished_shards(cluster: Cluster, tmp_pat
     log = tmp_path / "log"
     environment = {**os.environ, "PYTHONPATH": PATH}
     run = subprocess.Popen([sys.executable, on_ray.__file__, tmp_path / "s", log], env=environment, cwd=ROOT)
-    waited(lambda: len(list((tmp_path / "s").rglob("shard-*.json"))) >= 3, 60)
+    waited(lambda: len(list((tmp_path / "s").rglob("shard-*.json"))) >= 3)
     run.kill()
     run.wait()
     waited(lambda: not any(Path(f"/proc/{p}").exists() for p in set(log.read_text().split()[::2])))
