@@ -133,7 +133,8 @@ def test_shards_may_come_in_any_order(
     monkeypatch.setattr("graphrec.features.extract.writer.TableWriter.write", noted)
     values = texts(40)
     values[:5] = [f"slow {v}" for v in values[:5]]
-    here, there = both(cluster, tmp_path, shop(values), "text", on_ray.SlowFirst, shard_size=5, batch_size=5)
+    slow_first = partial(on_ray.SlowFirst, tmp_path / "log", 5)
+    here, there = both(cluster, tmp_path, shop(values), "text", slow_first, shard_size=5, batch_size=5)
     assert here == there
     assert order[:8] == sorted(order[:8])
     assert order[8:] != sorted(order[8:]), "the second worker overtook the slow one"

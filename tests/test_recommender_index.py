@@ -402,7 +402,7 @@ def test_an_index_of_format_1_is_written_anew(folder, rec, tmp_path) -> None:
 
 @pytest.mark.parametrize("before", [None, 40])
 def test_a_kill_while_building_leaves_an_index_or_none(tmp_path, monkeypatch, before) -> None:
-    """Killed before each file operation of a build: the former index, the new one, or none."""
+    """Killed before each file operation of a build: the former index, if there was one, or the new one."""
     monkeypatch.setattr(ivf, "BLOCK", 1000)
     rec = catalog(clustered(50, 1), clustered(1500, 2))
     expected = rec.recommend(list(rec.users), search="exact")
