@@ -17,7 +17,7 @@ FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-PATIENCE = 30  # seconds; a machine that does much else may stall for several
+PATIENCE = 120  # seconds; a machine that does much else may stall for several
 
 
 class Served:
@@ -36,7 +36,7 @@ class Served:
 
     def stop(self) -> None:
         self.server.should_exit = self.server.force_exit = True
-        self.thread.join(20)
+        self.thread.join(PATIENCE)
         self.socket.close()
 
 

@@ -20,7 +20,8 @@ class Answer:
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes | None = None
-    after: float = 0.0
+    until: threading.Event | None = None
+    """Which to wait for before it answers."""
     hang_up: bool = False
     finish: str = "stop"
 
@@ -60,7 +61,8 @@ def serving(answer: Callable[[dict[str, Any], int], Answer]) -> Iterator[Server]
                     busy[0] -= 1
 
         def _reply(self, made: Answer, request: dict[str, Any]) -> None:
-            time.sleep(made.after)
+            if made.until is not None:
+                made.until.wait()
             if made.hang_up:
                 self.close_connection = True
                 self.connection.close()

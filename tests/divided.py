@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from functools import partial
@@ -39,13 +40,14 @@ def names() -> list[str]:
     ]
 
 
-def trained(name: str, folder: Path, seconds: float = 0.0) -> None:
+def trained(name: str, folder: Path, whole: bool = False) -> None:
     """Trains two epochs and, resumed, two more; leaves weights and metrics in ``folder``.
 
     Args:
         name: of the model and its options.
         folder: for its run directory.
-        seconds: to wait after each epoch; with any, all are trained in one go.
+        whole: train all in one go; while the folder holds a file ``hold``, the second process waits after two
+            epochs.
     """
     cls = model(name.split()[0])
     if cls.converses:
@@ -61,20 +63,21 @@ def trained(name: str, folder: Path, seconds: float = 0.0) -> None:
     more = {"augmented": 0.3} if "augmented" in cls.Config.model_fields else {}
     config = cls.Config(**more, **OPTIONS.get(name, {}))
     task = RankingTask(data.valid, seen=data.train, k=10)
-    for epochs in (EPOCHS,) if seconds else (EPOCHS // 2, EPOCHS):
+    for epochs in (EPOCHS,) if whole else (EPOCHS // 2, EPOCHS):
         made = cls.build(data, cls.inputs(tables, config) or None, config)
         # 157 is odd, and the last batch is smaller.
         options = TrainConfig(
             epochs=epochs, batch_size=157, learning_rate=1e-2, progress=False, patience=None
         )
-        run = Trainer(options, folder / name).fit(made, task, resume=True, on_epoch=partial(_wait, seconds))
+        run = Trainer(options, folder / name).fit(made, task, resume=True, on_epoch=partial(_wait, folder))
         assert len(run.history) == epochs
     if distributed.is_rank_zero():
         save_file({k: v.contiguous() for k, v in made.state_dict().items()}, folder / f"{name}.safetensors")
 
 
-def _wait(seconds: float, _: dict[str, float]) -> None:
-    time.sleep(seconds)
+def _wait(folder: Path, record: dict[str, float]) -> None:
+    while record["epoch"] == 2 and os.environ.get("RANK") == "1" and (folder / "hold").exists():
+        time.sleep(0.05)
 
 
 def _talked(name: str, folder: Path) -> None:
@@ -95,6 +98,6 @@ def _talked(name: str, folder: Path) -> None:
 
 if __name__ == "__main__":
     for each in sys.argv[2:] or names():
-        trained(each, Path(sys.argv[1]), float(len(sys.argv) > 2))
+        trained(each, Path(sys.argv[1]), len(sys.argv) > 2)
     if distributed.is_rank_zero():
         (Path(sys.argv[1]) / "processes.json").write_text(json.dumps(distributed.world_size()))

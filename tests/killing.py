@@ -1,8 +1,8 @@
 """Extractions that are killed at random moments, and a naive writer under the same kills.
 
-Each extraction is a forked process. Half of the kills come from outside after a random time, half strike at a
-random one of the moments the process counts: between the pieces of a file, around a rename, while a finished
-shard is checked, while a batch is encoded. Run as a script it prints a summary as JSON.
+Each extraction is a forked process, which counts its moments: between the pieces of a file, around a rename,
+while a finished shard is checked, while a batch is encoded. Half of the kills strike at a random one of them,
+half come from outside some time after it. Run as a script it prints a summary as JSON.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ STAGES = ("start", "check", "encode", "array", "sidecar", "manifest", "rename")
 WRITING = ("array", "sidecar", "manifest", "rename")
 PIECES = 4
 PAUSE = 0.001  # seconds at each moment of a process that is killed from outside
-SPAN, PATIENCE = 70, 0.16  # most moments, and most seconds, that a process gets
+SPAN = 70  # most moments that a process gets
 
 
 def shop(root: Path) -> Dataset:
@@ -66,11 +66,12 @@ class Moments:
 
     def __init__(self, last: int | None = None, pause: float = 0.0) -> None:
         self.last, self.pause, self.count = last, pause, 0
-        self.shared = mmap.mmap(-1, 1)
+        self.shared = mmap.mmap(-1, 9)  # the stage, and the count
 
     def __call__(self, stage: str) -> None:
         self.count += 1
         self.shared[0] = STAGES.index(stage)
+        self.shared[1:] = self.count.to_bytes(8, "big")
         if self.count == self.last:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.pause:
@@ -79,6 +80,16 @@ class Moments:
     @property
     def stage(self) -> str:
         return STAGES[self.shared[0]]
+
+    def kill(self, process: int, after: int) -> int:
+        """Kills the process once it has counted so many moments, unless it ends before; its exit code."""
+        while int.from_bytes(self.shared[1:], "big") < after:
+            ended, status = os.waitpid(process, os.WNOHANG)
+            if ended:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(PAUSE / 10)
+        os.kill(process, signal.SIGKILL)
+        return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 class Pieces:
@@ -297,9 +308,9 @@ def campaign(place: Path, work: Work, kills: int, workers: int, seed: int = 0) -
             order = [str(kind) for kind in rng.permutation(FIELDS)]
             process = begin(work, data, root, log, workers, order, moments)
             if outside:
-                time.sleep(float(rng.uniform(0, PATIENCE)))
-                os.kill(process, signal.SIGKILL)
-            code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+                code = moments.kill(process, int(rng.integers(0, SPAN)))
+            else:
+                code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
             after, corrupt = whole_shards(root, reference)
             made = encoded(log)
             ended = code != -signal.SIGKILL
@@ -339,8 +350,8 @@ def crowd(place: Path, processes: int, victims: int, seed: int) -> dict[str, Any
     Args:
         place: an empty directory.
         processes: how many.
-        victims: how many of them are killed, at random times.
-        seed: of these times.
+        victims: how many of them are killed, after random moments.
+        seed: of these moments.
     """
     data, rng = shop(place / "pictures"), numpy_rng(seed, "crowd")
     for kind in FIELDS:
@@ -348,14 +359,17 @@ def crowd(place: Path, processes: int, victims: int, seed: int) -> dict[str, Any
     logs = [place / f"log-{n}" for n in range(processes)]
     orders = [[str(kind) for kind in rng.permutation(FIELDS)] for _ in logs]
     pause = PAUSE if victims else 0.0
+    counts = [Moments(None, pause) for _ in logs]
     children = [
-        begin(ours, data, place / "store", log, 1, order, Moments(None, pause))
-        for log, order in zip(logs, orders, strict=True)
+        begin(ours, data, place / "store", log, 1, order, moments)
+        for log, order, moments in zip(logs, orders, counts, strict=True)
     ]
-    for child, delay in zip(children[:victims], np.sort(rng.uniform(0.02, 0.3, victims)), strict=True):
-        time.sleep(float(delay) / max(1, victims))
-        os.kill(child, signal.SIGKILL)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    # Processes that wait for the lock of a field count none; a kill waits until its turn has come.
+    codes = [
+        moments.kill(child, int(rng.integers(1, SPAN // 2)))
+        for child, moments in zip(children[:victims], counts, strict=False)
+    ]
+    codes += [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children[victims:]]
     made = sum((encoded(log) for log in logs), Counter())
     return {
         "codes": codes,

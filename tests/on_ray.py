@@ -32,11 +32,45 @@ class Slow(Hashing):
         return super().encode(batch)
 
 
-class SlowFirst(Hashing):
-    """Takes its time for texts that say so."""
+class Held(Hashing):
+    """Leaves its process id and how many texts it got beside; from the given batch on, it leaves a mark and
+    waits to be killed, every time or once.
+    """
+
+    def __init__(self, log: Path, batches: int, once: bool) -> None:
+        super().__init__()
+        self.log, self.mark, self.batches, self.once = log, log.with_suffix(".held"), batches, once
 
     def encode(self, batch: list[str]) -> np.ndarray:
-        time.sleep(1.0 if batch[0].startswith("slow") else 0)
+        with self.log.open("a") as file:
+            file.write(f"{os.getpid()} {len(batch)}\n")
+        if len(self.log.read_text().splitlines()) >= self.batches:
+            try:
+                with self.mark.open("x") as file:
+                    file.write(str(os.getpid()))
+                first = True
+            except FileExistsError:
+                first = False
+            while first or not self.once:
+                time.sleep(1)
+        return super().encode(batch)
+
+
+class SlowFirst(Hashing):
+    """On a cluster, texts that say so wait until another worker has begun some batches of others."""
+
+    def __init__(self, log: Path, batches: int) -> None:
+        super().__init__()
+        self.log, self.batches, self.home = log, batches, os.getpid()
+
+    def encode(self, batch: list[str]) -> np.ndarray:
+        if os.getpid() != self.home and not batch[0].startswith("slow"):
+            with self.log.open("a") as file:
+                file.write("x")
+        while os.getpid() != self.home and batch[0].startswith("slow"):
+            if self.log.exists() and self.log.stat().st_size >= self.batches:
+                break
+            time.sleep(0.01)
         return super().encode(batch)
 
 
@@ -118,6 +152,6 @@ def writable(shared: np.ndarray, part: int) -> bool:
 
 if __name__ == "__main__":
     extract(
-        shop(texts(48)), "text", Slow(Path(sys.argv[2]), 0.15), FeatureStore(sys.argv[1]), batch_size=4,
-        shard_size=4, cluster=Cluster("local", workers=2),
+        shop(texts(48)), "text", Held(Path(sys.argv[2]), 7, once=False), FeatureStore(sys.argv[1]),
+        batch_size=4, shard_size=4, cluster=Cluster("local", workers=2),
     )  # fmt: skip

@@ -237,3 +237,17 @@ def test_training_from_scratch_reaches_what_the_trainer_reaches(name: str, tmp_p
     report = gr.evaluate(run.model, data.test, seen=data.train + data.valid, k=(20,)).mean()
     assert metrics["recall@20"] == pytest.approx(report["recall@20"], abs=0.01)
     assert metrics["ndcg@20"] == pytest.approx(report["ndcg@20"], abs=0.01)
+
+
+def test_rates_without_wrong_answers_stand_beside_those_with_some() -> None:
+    """In the text about LastFM: each noise-free rate of the posterior with the rate at 5 % wrong answers."""
+    result = tables.recorded("lastfm")
+    noisy = {row["policy"]: row["sr@15"][1] for row in result["noise"]}
+    page = (Path(__file__).parent.parent / "docs" / "results" / "conversations.md").read_text()
+    text = " ".join(line.strip() for line in page.splitlines() if not line.startswith("|"))
+    for policy in ("SCPR, posterior", "posterior, recommend-when-sure:30", "SCPR"):
+        free = np.mean([run["mean"]["sr@15"] for run in result["rows"][policy]["runs"]])
+        before, found, after = text.partition(f" {free:.3f} ")
+        assert found, policy
+        assert f"{noisy[policy]:.3f}" in after[:60], policy
+        assert f"{free:.3f}" not in before + after, "nowhere alone"

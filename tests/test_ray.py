@@ -133,7 +133,8 @@ def test_shards_may_come_in_any_order(
     monkeypatch.setattr("graphrec.features.extract.writer.TableWriter.write", noted)
     values = texts(40)
     values[:5] = [f"slow {v}" for v in values[:5]]
-    here, there = both(cluster, tmp_path, shop(values), "text", on_ray.SlowFirst, shard_size=5, batch_size=5)
+    slow_first = partial(on_ray.SlowFirst, tmp_path / "log", 5)
+    here, there = both(cluster, tmp_path, shop(values), "text", slow_first, shard_size=5, batch_size=5)
     assert here == there
     assert order[:8] == sorted(order[:8])
     assert order[8:] != sorted(order[8:]), "the second worker overtook the slow one"
@@ -160,14 +161,19 @@ def test_a_worker_killed_midway_costs_its_shard_alone(cluster: Cluster, tmp_path
     killed: list[int] = []
 
     def kill() -> None:
-        lines = waited(lambda: log.exists() and len(log.read_text().splitlines()) >= 4 and log.read_text())
-        killed.append(int(lines.splitlines()[-1].split()[0]))
+        mark = log.with_suffix(".held")
+        killed.append(int(waited(lambda: mark.exists() and mark.read_text())))
         os.kill(killed[0], signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
     extract(
-        data, "text", on_ray.Slow(log, 0.3), FeatureStore(tmp_path / "there"), shard_size=4, cluster=cluster
+        data,
+        "text",
+        on_ray.Held(log, 4, once=True),
+        FeatureStore(tmp_path / "there"),
+        shard_size=4,
+        cluster=cluster,
     )
     killer.join()
     begun = [line.split()[0] for line in log.read_text().splitlines()]
@@ -190,7 +196,7 @@ def test_a_killed_run_goes_on_from_its_finished_shards(cluster: Cluster, tmp_pat
     log = tmp_path / "log"
     environment = {**os.environ, "PYTHONPATH": PATH}
     run = subprocess.Popen([sys.executable, on_ray.__file__, tmp_path / "s", log], env=environment, cwd=ROOT)
-    waited(lambda: len(list((tmp_path / "s").rglob("shard-*.json"))) >= 3, 60)
+    waited(lambda: len(list((tmp_path / "s").rglob("shard-*.json"))) >= 3)
     run.kill()
     run.wait()
     waited(lambda: not any(Path(f"/proc/{p}").exists() for p in set(log.read_text().split()[::2])))

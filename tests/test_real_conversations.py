@@ -48,3 +48,11 @@ def test_a_no_that_counts_more_than_doubles_the_best_rule(lastfm, real_data) -> 
     few = lastfm.with_splits(lastfm.train, lastfm.valid, some)
     plain = rates(few, real_data, "ask-then-recommend:8")["sr@15"]
     assert rates(few, real_data, "recommend-when-sure:30", belief="posterior")["sr@15"] > 1.8 * plain
+
+
+def test_pairs_of_items_without_train_pairs_are_those_that_the_page_counts(lastfm) -> None:
+    counts = lastfm.summary()
+    page = (Path(__file__).parent.parent / "docs" / "results" / "conversations.md").read_text()
+    n, of = counts["test pairs with such an item"], counts["test"]
+    assert n == sum(lastfm.train.item_degree[item] == 0 for item in lastfm.test.items)
+    assert f"{n:,} of the {of:,} test pairs ({n / of:.0%})".replace("%", " %") in page

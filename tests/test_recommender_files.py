@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import polars as pl
 import pytest
 from cold_catalog import cold_catalog
+from kills import killed_after
 from tolerances import SCORE
 
 from graphrec.core.errors import CheckpointError, ConfigError, MissingDependencyError, UnknownIdError
 from graphrec.core.files import digest
-from graphrec.core.random import numpy_rng
 from graphrec.models.mf import MF
 from graphrec.serving import Recommender, export
 from graphrec.testing import communities
@@ -112,41 +110,20 @@ def test_a_head_that_names_other_places_or_formats_is_refused(rec, tmp_path) -> 
         Recommender.load(tmp_path / "elsewhere")
 
 
-SAVER = """
-import sys, numpy as np
-from graphrec.models.mf import MF
-from graphrec.serving import Recommender
-from graphrec.testing import communities
-data, _ = communities(2, 20)
-recs = [Recommender.from_model(MF.build(data, None, MF.Config(dim=d)), data) for d in (4, 8)]
-print("ready", flush=True)
-while True:
-    for rec in recs:
-        rec.save(sys.argv[1])
-"""
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs a system that can stop processes")
-def test_killed_while_saving_leaves_a_whole_recommender(rec, tmp_path) -> None:
-    rec.save(tmp_path)
-    saver = subprocess.Popen([sys.executable, "-c", SAVER, str(tmp_path)], stdout=subprocess.PIPE)
-    dims = set()
-    try:
-        assert saver.stdout is not None
-        assert saver.stdout.readline() == b"ready\n"
-        for look, delay in enumerate(numpy_rng(0, "test/kill").uniform(0.0, 0.03, size=500)):
-            time.sleep(delay)
-            # A stopped process leaves on disk just what one killed at that moment would.
-            os.kill(saver.pid, signal.SIGSTOP)
-            os.waitpid(saver.pid, os.WUNTRACED)
-            dims.add(Recommender.load(tmp_path).item_vectors.shape[1])
-            os.kill(saver.pid, signal.SIGCONT)
-            if look >= 20 and dims == {4, 8}:
-                break
-    finally:
-        saver.kill()
-        saver.communicate()
-    assert dims == {4, 8}, "some looks see one recommender, some the other"
+def test_killed_while_saving_leaves_a_whole_recommender(rec, tmp_path, monkeypatch) -> None:
+    """Killed before each file operation of a save: the former recommender or the new one."""
+    data, _ = communities(2, 20)
+    other = Recommender.from_model(MF.build(data, None, MF.Config(dim=4)), data)
+    dims = []
+    for limit in itertools.count():
+        rec.save(tmp_path)
+        ended = killed_after(limit, monkeypatch, other.save, tmp_path)
+        dims.append(Recommender.load(tmp_path).item_vectors.shape[1])
+        if ended:
+            break
+    assert set(dims) == {4, 8}, "some kills leave the one recommender, some the other"
+    assert dims == sorted(dims, reverse=True), "one operation commits"
+    killed_after(len(dims) // 2, monkeypatch, rec.save, tmp_path)
     assert Recommender.load(rec.save(tmp_path)).item_vectors.shape[1] == 8
     assert len(list(tmp_path.iterdir())) == 6, "what the killed saver left is swept"
 

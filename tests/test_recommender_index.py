@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from functools import partial
 
 import numpy as np
 import pytest
+from kills import killed_after
 from tolerances import SCORE
 
 from graphrec.core.bundle import Committed, commit, write_sealed
@@ -402,38 +400,30 @@ def test_an_index_of_format_1_is_written_anew(folder, rec, tmp_path) -> None:
         }
 
 
-BUILDER = """
-import sys
-from graphrec.serving import Recommender
-from graphrec.serving import ivf
-ivf.BLOCK = 50
-rec = Recommender.load(sys.argv[1])
-print("ready", flush=True)
-for turn in range(1000):
-    rec.build_index(sys.argv[1], lists=40 + turn % 2 * 20, seed=turn % 2)
-    print("built", flush=True)
-"""
-
-
-def test_a_kill_while_building_leaves_an_index_or_none(tmp_path) -> None:
-    rec = catalog()
-    rec.save(tmp_path)
+@pytest.mark.parametrize("before", [None, 40])
+def test_a_kill_while_building_leaves_an_index_or_none(tmp_path, monkeypatch, before) -> None:
+    """Killed before each file operation of a build: the former index, if there was one, or the new one."""
+    monkeypatch.setattr(ivf, "BLOCK", 1000)
+    rec = catalog(clustered(50, 1), clustered(1500, 2))
     expected = rec.recommend(list(rec.users), search="exact")
-    lists = set()
-    for n_built, delay in ((0, 0.05), (0, 0.3), (1, 0.05), (1, 0.3), (2, 0.15)):
-        process = subprocess.Popen([sys.executable, "-c", BUILDER, str(tmp_path)], stdout=subprocess.PIPE)
-        assert process.stdout.readline() == b"ready\n"
-        for _ in range(n_built):
-            assert process.stdout.readline() == b"built\n", "FAISS prints nothing"
-        time.sleep(delay)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        found = Recommender.load(tmp_path)
-        same(found.recommend(list(found.users), search="exact"), expected)
-        if found.index is not None:
-            lists.add(found.index["recommend"].lists)
-            found.recommend("u1", search="approximate")
-    assert lists <= {40, 60}
-    assert lists
-    rec.build_index(tmp_path, lists=30)
-    assert len(list((tmp_path / "index").iterdir())) == 5, "what the killed ones left is swept"
+    rec.save(tmp_path / "before")
+    if before:
+        rec.build_index(tmp_path / "before", lists=before)
+    found = []
+    for limit in itertools.count():
+        place = tmp_path / str(limit)
+        shutil.copytree(tmp_path / "before", place)
+        ended = killed_after(limit, monkeypatch, rec.build_index, place, lists=30, seed=1)
+        left = Recommender.load(place)
+        same(left.recommend(list(left.users), search="exact"), expected)
+        found.append(None if left.index is None else left.index["recommend"].lists)
+        if left.index is not None:
+            left.recommend("u1", search="approximate")
+        if ended:
+            break
+        if limit % 4 == 0:
+            rec.build_index(place, lists=20)
+            assert len(list((place / "index").iterdir())) == 5, "what the killed one left is swept"
+        shutil.rmtree(place)
+    assert set(found) == {before, 30}
+    assert found == sorted(found, key=lambda lists: lists == 30), "one operation commits"

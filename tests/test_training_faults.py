@@ -64,7 +64,8 @@ def test_killed_at_random_moments(trainings: Trainings, straight: dict[str, Any]
     while kills < 10:
         folder = tmp_path / str(runs)
         folder.mkdir()
-        left = until_done(trainings, rng, 0.3, **task(folder, slow=0.002))
+        most = len(straight["steps"]) // 2
+        left = until_done(trainings, rng, most, **task(folder, slow=0.002, steps=folder / "steps"))
         assert outcome(folder / "run") == straight["outcome"]
         assert len(lines(folder / "trained")[0]) <= straight["epochs"] + len(left), "an epoch a kill"
         kills, runs = kills + len(left), runs + 1

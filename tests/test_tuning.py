@@ -230,6 +230,24 @@ def test_the_test_split_changes_nothing(
     two = tune("two", **given, data=other, features={f: t.check(other) for f, t in features.items()})
     assert [(t.options, t.value) for t in one.trials] == [(t.options, t.value) for t in two.trials]
     assert [metrics(t.path) for t in one.trials] == [metrics(t.path) for t in two.trials]
+    assert journal(one) == journal(two)
+    chosen = [{**read_sealed(study.path / "best.json", ""), "seconds": 0, "seal": 0} for study in (one, two)]
+    assert chosen[0] == chosen[1]
+    third = tune("three", **given, data=other.with_splits(data.train, other.test, data.valid))
+    assert [t.options for t in third.trials[:1]] == [t.options for t in one.trials[:1]]
+    assert third.trials[0].value != one.trials[0].value, "the values are those of valid"
+
+
+def journal(study: tuner.Study) -> list[Any]:
+    """The lines of a study's journal without times, paths, and digests of them."""
+    own = {"path", "seconds", "datetime_start", "datetime_complete", "worker_id", "digest", "seal"}
+
+    def kept(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: kept(v) for k, v in value.items() if k not in own}
+        return [kept(v) for v in value] if isinstance(value, list) else value
+
+    return [kept(json.loads(line)) for line in (study.path / "trials.log").read_text().splitlines()]
 
 
 def test_weights_of_the_best_are_kept_and_metrics_of_all(tune: Callable[..., tuner.Study]) -> None:

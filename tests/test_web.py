@@ -433,10 +433,10 @@ def test_served_on_a_free_port_it_answers_and_ends_quietly_on_ctrl_c() -> None:
     try:
         line = process.stderr.readline()
         address = re.match(r"(http://127\.0\.0\.1:\d+/): open it in a browser", line).group(1)
-        with urllib.request.urlopen(address + "health", timeout=20) as answer:
+        with urllib.request.urlopen(address + "health", timeout=120) as answer:
             assert json.load(answer)["items"] == N_ITEMS
         process.send_signal(signal.SIGINT)
-        _, rest = process.communicate(timeout=20)
+        _, rest = process.communicate(timeout=120)
     finally:
         process.kill()
     assert process.returncode == 0

@@ -148,21 +148,33 @@ class Trainings:
         self.process.kill()
         self.process.communicate()
 
-    def run(self, delay: float | None = None, **task: Any) -> int:
-        """One training, killed after a delay if it is given; its exit code, negative for a signal."""
+    def run(self, after: int | None = None, **task: Any) -> int:
+        """One training; its exit code, negative for a signal.
+
+        Args:
+            after: kill it from outside, some time after it has written so many steps to ``task["steps"]``.
+            task: see :func:`carry_out`.
+        """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(task, default=str) + "\n")
         pid = int(self.process.stdout.readline())
-        if delay is not None and not select.select([self.process.stdout], [], [], delay)[0]:
-            os.kill(pid, signal.SIGKILL)
+        while after is not None and not select.select([self.process.stdout], [], [], 0.001)[0]:
+            steps = Path(task["steps"])
+            if steps.exists() and steps.read_bytes().count(b"\n") >= after:
+                os.kill(pid, signal.SIGKILL)
+                break
         return int(self.process.stdout.readline())
 
 
-def until_done(trainings: Trainings, rng: np.random.Generator, longest: float, **task: Any) -> list[set[str]]:
-    """Trains, killed at random moments, until a sitting ends by itself; what each kill left behind."""
+def until_done(trainings: Trainings, rng: np.random.Generator, most: int, **task: Any) -> list[set[str]]:
+    """Trains, killed at random moments within ``most`` steps, until a sitting ends by itself; what each kill
+    left behind.
+    """
     kills = []
-    while code := trainings.run(delay=float(rng.uniform(0, longest)), **task):
+    steps = Path(task["steps"])
+    while code := trainings.run(after=int(rng.integers(0, most)), **task):
+        steps.unlink(missing_ok=True)
         assert code == -signal.SIGKILL, f"a resumed training failed with {code}"
         kills.append(left_behind(Path(task["out"])))
     return kills

@@ -2,8 +2,10 @@
 
 ``p(v | answers) ~ exp(s(v) / temperature) prod_i p(answer_i | v)``, with ``s`` as in
 :mod:`graphrec.conversation.candidates` at the opening. An honest user says yes to an attribute exactly when
-the item has it, so a no tells as much as a yes; SCPR and its successors use a no only to not ask again. With
-an ``error`` above 0, an answer that an item contradicts makes the item less likely and does not exclude it.
+the item has it, so a no tells as much as a yes. SCPR uses a no only to not ask again; UNICORN's code
+(https://github.com/dengyang17/unicorn) also lowers the scores of items with the rejected attribute, and
+excludes none. With an ``error`` above 0, an answer that an item contradicts makes the item less likely and
+does not exclude it.
 
 The value of a question is the expected information of its answer, ``H(P(yes)) - H(error)``.
 """

@@ -165,7 +165,9 @@ class Dataset:
         return html_table(f"Dataset {self.name}", rows)
 
     def summary(self) -> dict[str, Any]:
-        """Counts for display: users, items, interactions per split, density, cold items, content coverage."""
+        """Counts for display: users, items, interactions per split, density, cold items and how many test
+        pairs have one, content coverage.
+        """
         n = len(self.train) + len(self.valid) + len(self.test)
         return {
             "name": self.name,
@@ -175,6 +177,7 @@ class Dataset:
             **{s: len(getattr(self, s)) for s in SPLIT_NAMES},
             "density": n / max(1, self.n_users * self.n_items),
             "items without train interactions": len(self.cold_items),
+            "test pairs with such an item": int((self.train.item_degree[self.test.items] == 0).sum()),
             **{f"items with {k}": c.n_present for k, c in self.content.items()},
             "fingerprint": self.fingerprint[:12],
         }

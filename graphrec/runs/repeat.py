@@ -122,6 +122,8 @@ def train_like(
 ) -> Reproduction:
     """Trains a recorded run again, into another directory, and compares the two.
 
+    It learns from ``train`` and chooses the epoch on ``valid``, as the recorded run did; not from ``test``.
+
     The device and the number of threads are those of the recorded run: a run that ``device=auto`` placed on a
     CPU stays on a CPU.
 

@@ -18,7 +18,7 @@ from types import FunctionType
 from typing import Any
 
 from graphrec.models.base import Model, ModelConfig, Ranker
-from graphrec.testing import contract, repetition, scale
+from graphrec.testing import contract, leaks, repetition, scale
 from graphrec.testing.contract import SCORE_TOLERANCE, train
 from graphrec.testing.datasets import (
     checkerboard,
@@ -48,7 +48,7 @@ __all__ = [
 
 CHECKS: dict[str, Callable[[Any, Any], None]] = {
     name.removeprefix("check_"): check
-    for module in (repetition, contract, scale)
+    for module in (repetition, leaks, contract, scale)
     for name, check in vars(module).items()
     if name.startswith("check_") and callable(check)
 }
@@ -58,6 +58,7 @@ FOR_ANY_MODEL = {
     "builds_repeat", "options_have_docstrings",
     "repeats_bit_for_bit", "resume_equals_a_straight_run", "saves_and_loads", "every_parameter_learns",
     "features_stay_frozen", "config_is_strict", "processes", "sampled_subgraphs", "features_on_disk",
+    "learns_from_train_alone",
 }  # fmt: skip
 """Names of the checks that models which are not rankers have to pass, too."""
 
@@ -77,6 +78,8 @@ HINTS = {
     "builds_repeat": "draw initial values with a generator of the seed, for example "
     "torch.nn.init.normal_(layer.weight, generator=self.rng('layer')); torch.nn.Linear, Embedding and other "
     "layers draw theirs from the global generator, so initialize them again, biases included",
+    "learns_from_train_alone": "read data.train only, in build() and wherever the dataset is kept; a model "
+    "that learns from validation pairs says so with reads_valid = True, and none reads data.test",
     "learns_the_checkerboard": "the loss should score positives above negatives; look for a wrong sign, "
     "exchanged positives and negatives, and an embed() that returns what the loss does not train",
     "beats_popularity": "the loss should score positives above negatives; look for a wrong sign, and for "

@@ -42,6 +42,29 @@ def dataset(train: Any, test: Any, n_users: int, n_items: int, name: str) -> Dat
     )  # fmt: skip
 
 
+def free_pairs(data: Dataset) -> np.ndarray:
+    """The pairs ``(F, 2)`` of a user and an item that are in no split, sorted."""
+    taken = np.zeros((data.n_users, data.n_items), dtype=bool)
+    for split in (data.train, data.valid, data.test):
+        taken[split.users, split.items] = True
+    return np.argwhere(~taken)
+
+
+def with_decoys(data: Dataset) -> Dataset:
+    """The dataset with random pairs of no split in place of those that it holds out, as many of them.
+
+    A model that is to be scored on the pairs held out is built from this one: one that learns from what it
+    is given to validate or to test on has nothing of it.
+    """
+    n_valid, n_test = len(data.valid), len(data.test)
+    drawn = numpy_rng(0, "testing/decoys").permutation(free_pairs(data))[: n_valid + n_test]
+    valid, test = (
+        Interactions(pairs[:, 0], pairs[:, 1], data.n_users, data.n_items, name=name)
+        for name, pairs in (("valid", drawn[:n_valid]), ("test", drawn[n_valid:]))
+    )
+    return data.with_splits(data.train, valid, test)
+
+
 def features_of(data: Dataset, vectors: np.ndarray, missing: tuple[int, ...] = ()) -> dict[str, FeatureTable]:
     """An ``image`` and a ``text`` table from vectors ``(n_items, d)``, without the items in ``missing``."""
     present = np.ones(data.n_items, dtype=bool)

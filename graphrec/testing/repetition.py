@@ -62,11 +62,7 @@ def sources_of_randomness(make: Callable[[], Tensors], names: Iterable[str]) -> 
         name of the tensor -> the generator, or :data:`UNEXPLAINED`. The state of all generators is as before.
     """
     sources = dict.fromkeys(names, UNEXPLAINED)
-    generators: list[tuple[str, Any, Callable[[Any], object]]] = [
-        ("torch's global random generator", torch.get_rng_state(), torch.set_rng_state),
-        ("NumPy's global random generator", np.random.get_state(), np.random.set_state),  # noqa: NPY002
-        ("the global generator of Python's random", random.getstate(), random.setstate),
-    ]
+    generators = global_generators()
     for source, state, set_state in generators:
         set_state(state)
         first = make()
@@ -75,9 +71,26 @@ def sources_of_randomness(make: Callable[[], Tensors], names: Iterable[str]) -> 
         for name in sources:
             if sources[name] == UNEXPLAINED and name not in still_differing:
                 sources[name] = source
+    set_back(generators)
+    return sources
+
+
+GeneratorStates = list[tuple[str, Any, Callable[[Any], object]]]
+
+
+def set_back(generators: GeneratorStates) -> None:
+    """Sets global random generators to states of :func:`global_generators`."""
     for _, state, set_state in generators:
         set_state(state)
-    return sources
+
+
+def global_generators() -> GeneratorStates:
+    """The name of each global random generator, its present state, and the function that sets it."""
+    return [
+        ("torch's global random generator", torch.get_rng_state(), torch.set_rng_state),
+        ("NumPy's global random generator", np.random.get_state(), np.random.set_state),  # noqa: NPY002
+        ("the global generator of Python's random", random.getstate(), random.setstate),
+    ]
 
 
 def owner(model: Model, name: str) -> str:

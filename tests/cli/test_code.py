@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -391,7 +391,7 @@ def test_processes_that_open_a_cold_cache_at_once_share_one_entry(tmp_path) -> N
                         "import glob, time\nwhile len(glob.glob(sys.argv[1] + '-*')) < 3: time.sleep(0.01)\n"
                         "print(")  # fmt: skip
     processes = [open_in_process(clone, tmp_path / "cache", code) for _ in range(3)]
-    results = [process.communicate(timeout=200) for process in processes]
+    results = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], results
     assert sorted(out.strip() for out, _ in results) == ["False", "True", "True"]
     assert {path.name for path in (tmp_path / "cache").glob("*/.*")} == {".lock"}
@@ -400,12 +400,11 @@ def test_processes_that_open_a_cold_cache_at_once_share_one_entry(tmp_path) -> N
 def test_what_killed_processes_leave_is_removed(tmp_path, monkeypatch) -> None:
     clone = small_clone(tmp_path)
     cache = tmp_path / "cache"
-    process = open_in_process(clone, cache)
-    while not list(cache.glob("*/.*/run")):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.001)
-    process.kill()
-    process.communicate()
+    # It dies when the entry is complete and not yet under its name.
+    dies = "import os, signal; os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL); "
+    process = open_in_process(clone, cache, dies + OPEN)
+    said = process.communicate()
+    assert process.returncode == -signal.SIGKILL, said
     assert list(cache.glob("*/.*/run")), "the kill left a folder"
     assert not Project.open(clone, cache=cache).from_cache
     assert {path.name for path in cache.glob("*/.*")} == {".lock"}

@@ -13,11 +13,13 @@ pytest.importorskip("openai", reason="the extra llm is not installed")
 
 from chat_server import Answer, serving
 
+from graphrec.core.files import sha256_file
 from graphrec.data import Dataset
 from graphrec.data.attributes import with_attributes
 from graphrec.features import FeatureStore
 from graphrec.models.batches import EpochContext
 from graphrec.models.lightgcn import LightGCN
+from graphrec.testing.leaks import held_out_variants
 
 SMALL = ("--set", "train.epochs=2", "--set", "train.device=cpu", "--set", "model.dim=8")
 COLORS = ("red", "green", "blue")
@@ -98,6 +100,39 @@ def test_a_server_is_asked_once_and_what_it_said_becomes_features(shop, graphrec
     assert tables["attribute_color"].present.all()
     offline = graphrec("llm", "profiles", "described", *to, "--replay")
     assert offline.code == 0
+
+
+def test_what_is_asked_and_counted_does_not_depend_on_held_out_pairs(shop, graphrec, refused) -> None:
+    """Prompts, schemas and options, byte for byte, and the tables made of equal replies."""
+    requests, files = {}, {}
+    for held_out, data in held_out_variants(Dataset.load("described")).items():
+        data.save(held_out)
+        with serving(lambda request, _: said(request, 0)) as server:
+            to = (
+                "--model",
+                "tiny",
+                "--base-url",
+                server.url,
+                "--concurrency",
+                1,
+                "--cache",
+                f"{held_out}-llm",
+            )
+            for job in ("preferences", "profiles", "attributes"):
+                for made in ("asked", "counted"):
+                    store = ("--store", f"{held_out}-{made}")
+                    answer = graphrec("llm", job, held_out, *store, *(to if made == "asked" else ()))
+                    assert answer.code == 0, answer.err
+        requests[held_out] = [json.dumps(request, sort_keys=True) for request in server.requests]
+        arrays = [path for made in ("asked", "counted") for path in Path(f"{held_out}-{made}").rglob("*.npy")]
+        files[held_out] = {str(path).removeprefix(held_out): sha256_file(path) for path in arrays}
+    assert len(requests["own"]) > 2 * shop.n_users
+    assert requests["own"] == requests["other"] == requests["no"]
+    assert len(files["own"]) == 7, "asked for a size, the model gave none"
+    assert files["own"] == files["other"] == files["no"]
+    assert graphrec("train", "itemknn", "own", "--out", "runs/itemknn").code == 0
+    assert graphrec("fit-final", "runs/itemknn", "--out", "runs/final").code == 0
+    assert "runs/final" in refused("llm", "preferences", "own", "--candidates", "runs/final")
 
 
 def test_a_dry_run_shows_and_asks_nothing(shop, graphrec) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -44,14 +44,15 @@ def test_help_teaches_with_examples_that_exist(path: tuple[str, ...], graphrec: 
 
 def test_help_is_fast_and_light() -> None:
     code = (
-        "import sys; from graphrec.cli import main as cli\n"
+        "import sys, time; from graphrec.cli import main as cli\n"
         "try: cli.main(['train', '--help'])\n"
-        "except SystemExit: print({'torch', 'polars', 'sklearn', 'numpy'} & set(sys.modules))"
+        "except SystemExit: pass\n"
+        "print({'torch', 'polars', 'sklearn', 'numpy'} & set(sys.modules), time.process_time())"
     )
-    begun = time.perf_counter()
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.splitlines()[-1] == "set()"
-    assert time.perf_counter() - begun < 5  # 0.3 s on an idle machine
+    modules, seconds = result.stdout.splitlines()[-1].rsplit(maxsplit=1)
+    assert modules == "set()"
+    assert float(seconds) < 5, "of the processor, 0.3 on an idle machine"
 
 
 def test_the_list_of_commands_says_what_each_command_says() -> None:
@@ -105,7 +106,7 @@ def test_a_reader_that_leaves_early_hears_no_complaint() -> None:
     )
     assert process.stdout is not None
     process.stdout.close()
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert not err
 
@@ -185,10 +186,9 @@ def test_doctor_does_not_hang_on_a_silent_hub(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setattr(doctor, "HUB_TIMEOUT", 0.3)
-        begun = time.monotonic()
         found = {check.name: check for check in doctor.weights()}
-    assert time.monotonic() - begun < 5
     assert found["weights hub"].status == "note"
+    assert re.search("timed out|no answer", found["weights hub"].found), "after 0.3 s, without an answer"
 
 
 def test_options_in_a_suggested_command_are_read_back_as_they_were() -> None:

@@ -106,7 +106,7 @@ def test_a_server_remembers_what_was_added_to_it(run: Path) -> None:
                 )
                 assert json.load(urllib.request.urlopen(ask)) == {"added": 1, "items": 61}
             server.send_signal(signal.SIGINT)
-            assert server.wait(20) == 0
+            assert server.wait(120) == 0
         finally:
             server.kill()
             server.communicate()
