@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from graphrec.code.cochange import SECONDS_PER_DAY
 from graphrec.code.project import Project
 from graphrec.core.errors import ConfigError, DataError
 from graphrec.core.topk import top_indices
+from graphrec.data.times import SECONDS_PER_DAY
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
