@@ -168,22 +168,20 @@ class Study:
         if path.exists():
             found: dict[str, Any] = read_json(path)
             return found
-        before, seconds, best, chosen = self.before(cut), 0.0, None, row.grid[0]
+        before = self.before(cut)
         validate = RankingTask(before.valid, seen=before.train, k=(10,), metrics=("ndcg",),
                                candidate_groups=CandidateGroups.from_repositories(before))  # fmt: skip
-        for options in row.grid:
-            tried = self._fit(row, before, options, validate=validate)
-            seconds += tried.seconds
-            if best is None or tried.best_value > best.best_value:
-                best, chosen = tried, options
+        tried = [self._fit(row, before, options, validate=validate) for options in row.grid]
+        values = [run.best_value or 0.0 for run in tried]
+        best, chosen = max(zip(tried, row.grid, strict=True), key=lambda pair: pair[0].best_value or 0.0)
         at = self.at(cut)
         final = self._fit(row, at, chosen, stop_after=max(1, best.best_epoch))
         own = CandidateGroups.from_repositories(at)
         report = gr.evaluate(final.model, at.test, seen=at.train, k=(5, 10, 20), metrics=METRICS,
                              candidate_groups=own, progress=False)  # fmt: skip
-        facts = {"cut": cut.number, "chosen": dict(chosen), "valid": best.best_value,
+        facts = {"cut": cut.number, "chosen": dict(chosen), "valid": best.best_value, "tried": values,
                  "best_epoch": best.best_epoch, "epochs": len(best.history),
-                 "seconds": seconds + final.seconds, "after": report.mean()}  # fmt: skip
+                 "seconds": sum(run.seconds for run in [*tried, final]), "after": report.mean()}  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, facts)
         return read_json(path)
@@ -256,21 +254,16 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def choices(*results: Mapping[str, Any]) -> str:
-    """Validation NDCG@10 (before the cuts) of the rows without training, which daily use can choose from."""
-    labels = [
-        label
-        for label in results[0]["order"]
-        if all(run["best_epoch"] == 0 for result in results for run in result["rows"][label]["runs"])
-    ]
-    heads = ["model", *(result["experiment"].rpartition("_")[2].upper() for result in results), "chosen"]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for label in labels:
+    """NDCG@10 before the cuts, of all options of the rows without training, to choose from."""
+    names = [result["experiment"].rpartition("_")[2].upper() for result in results]
+    lines = [f"| model | options | {' | '.join(names)} | mean |", "|---" * (len(names) + 3) + "|"]
+    for label in results[0]["order"]:
         rows = [result["rows"][label] for result in results]
-        cells = [
-            "{:.4f} [{:.4f}, {:.4f}]".format(*interval([r["valid"] for r in row["runs"]])) for row in rows
-        ]
-        chosen = {
-            ", ".join(f"{k} {v:g}" for k, v in r["chosen"].items()) for row in rows for r in row["runs"]
-        }
-        lines.append(f"| {label} | {' | '.join(cells)} | {'; '.join(sorted(chosen - {''}))} |")
+        if any(run["best_epoch"] for row in rows for run in row["runs"]):
+            continue
+        for place, options in enumerate(rows[0]["grid"]):
+            means = [float(np.mean([run["tried"][place] for run in row["runs"]])) for row in rows]
+            given = ", ".join(f"`{name}` {value:g}" for name, value in options.items())
+            cells = [f"{mean:.4f}" for mean in (*means, float(np.mean(means)))]
+            lines.append(f"| {label} | {given} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -37,6 +37,9 @@ MANIFEST = "project.json"
 """File of a complete cache entry that records what it was computed from."""
 TRAIN_ONLY = {"name": "chronological", "valid": 0.0, "test": 0.0}
 """Split without held-out contributions, as recommendations are about the future."""
+SUGGESTING: tuple[str, dict[str, float]] = ("cochange", {"popular": 3.0, "half_life": 365.0})
+"""Model that ranks files by default, and its options: the best before the time cuts of two collections of
+histories (docs/results/git-histories.md)."""
 MAX_CACHED = 3
 """Number of cached histories per repository."""
 LOCK = ".lock"
@@ -67,7 +70,7 @@ class Project:
         cls,
         path: str | Path = ".",
         *,
-        model: str = "cochange",
+        model: str | None = None,
         model_options: Mapping[str, Any] | None = None,
         train_options: Mapping[str, Any] | None = None,
         config: MiningConfig | None = None,
@@ -78,7 +81,8 @@ class Project:
 
         Args:
             path: folder of the clone, or a folder in it.
-            model: a registered ranker; ``coder`` also reads file contents.
+            model: a registered ranker; ``coder`` also reads file contents. None: co-change with recent
+                popularity (:data:`SUGGESTING`).
             model_options: options of its ``Config``.
             train_options: options of its training.
             config: what counts as a contribution.
@@ -97,6 +101,9 @@ class Project:
         revision = repository.resolve(config.revision)
         if revision is None:
             raise DataError(f"{repository.path}: no commits yet; commit something, or choose another clone")
+        if model is None:
+            model, defaults = SUGGESTING
+            model_options = {**defaults, **(model_options or {})}
         model_class, _, _ = configure(model, model_options, train_options, 0)
         key = salt()
         manifest = {

@@ -151,8 +151,10 @@ class Interactions:
         return _read_only(np.bincount(self.items, minlength=self.n_items))
 
     def recent_degree(self, half_life: float) -> np.ndarray:
-        """Interactions per item ``(n_items,) float64``, where the weight of one halves every ``half_life`` days
-        before the newest.
+        """Interactions per item ``(n_items,) float64``, each weighted by its age.
+
+        Args:
+            half_life: days before the newest interaction in which the weight halves.
 
         Raises:
             DataError: there are no times, or they are no seconds.

@@ -63,8 +63,8 @@ def known_at_cut(
     if not before.height:
         raise DataError(
             f"{source}: none of {frame.height:,} contributions is before the cut at {recipe.valid:.0f}, by a "
-            f"person who had worked on at least {min_files} by then; choose a later cut (split cut), or split "
-            "each person's contributions (split chronological)"
+            f"person who had worked on at least {min_files} by then; choose a later cut (split cut), or "
+            "split each person's contributions (split chronological)"
         )
     after = frame.filter(pl.col("time") >= recipe.valid)
     kept = after.filter(
