@@ -22,6 +22,7 @@ from scipy.stats import t as student
 import graphrec as gr
 from experiments.harness import QUICK, folder_of
 from experiments.recording import RESULTS, write_result
+from experiments.time_splits import later_share
 from graphrec.core.environment import environment
 from graphrec.core.files import read_json, write_json
 from graphrec.evaluation.candidates import CandidateGroups
@@ -35,6 +36,7 @@ SELECT = "ndcg@10"
 METRICS = ("ndcg", "hit", "mrr")
 BASELINE = "Popularity"
 N_CUTS = 6
+PER_PERSON = {"name": "chronological", "valid": 0.1, "test": 0.2}
 ALL = {"name": "chronological", "valid": 0.0, "test": 0.0}
 Load = Callable[[Mapping[str, Any]], gr.Dataset]
 """Reads the contributions with a split."""
@@ -108,8 +110,10 @@ def run(
         print(f"{name}, {row.label}: {[round(r['after'][SELECT], 4) for r in runs]}", flush=True)
     if options.rows:
         return
+    per_person = load(PER_PERSON)
     result = {
         "experiment": name,
+        "later": later_share(per_person.train, per_person.test),
         "command": command + (" --quick" if options.quick else ""),
         "text": text,
         "cuts": [study.facts_of(cut) for cut in cuts],
@@ -226,7 +230,8 @@ def about(result: Mapping[str, Any]) -> str:
     text = "contents" if result["text"] == "code" else "words of the paths (there are no contents)"
     return (
         f"{len(cuts)} cuts at {', '.join(dates)}; train: {low} to {high} contributions; people in the test: "
-        f"{people}; text: {text}; one seed a cut. `{result['command']}`"
+        f"{people}; text: {text}; one seed a cut. (Split per person, {result['later']:.0%} of train lies "
+        f"after a person's first test contribution.) `{result['command']}`"
     )
 
 

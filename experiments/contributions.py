@@ -31,7 +31,7 @@ import torch
 
 import graphrec as gr
 from experiments import contribution_cuts
-from experiments.contribution_cuts import CutRow
+from experiments.contribution_cuts import PER_PERSON, CutRow
 from experiments.harness import QUICK, folder_of, options_of_all
 from experiments.recording import RESULTS, write_result
 from experiments.rendering import spread
@@ -50,7 +50,6 @@ COMMAND = "python -m experiments.contributions"
 SELECT = "ndcg@10"
 METRICS = ("ndcg", "hit", "mrr")
 BASELINES = ("LightGCN", "LightGCN, local negatives", "Co-change")
-PER_PERSON = {"name": "chronological", "valid": 0.1, "test": 0.2}
 COLD = 2  # train contributions at most of those who are new
 GRAPH = gr.TrainConfig(batch_size=1024, epochs=300, patience=60, checkpoint_every=20, learning_rate=1e-3)
 # of 1e-3 and 3e-3 the better one in validation on the clones; CODER takes seconds an epoch and peaks early
@@ -279,9 +278,10 @@ def about(result: Mapping[str, Any]) -> str:
     over = f"mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else "one seed"
     text = "contents" if result["text"] == "code" else "words of the paths (there are no contents)"
     return (
-        f"{data['users']:,} people, {data['items']:,} files, {data['train']:,} / {data['valid']:,} / "
-        f"{data['test']:,} contributions; text: {text}; {result['cold']:,} people of the test have at most "
-        f"{COLD} train contributions; {over}. `{result['command']}`"
+        f"Per person (others' later commits are in train): {data['users']:,} people, "
+        f"{data['items']:,} files, {data['train']:,} / {data['valid']:,} / {data['test']:,} contributions; "
+        f"text: {text}; {result['cold']:,} people of the test have at most {COLD} train contributions; "
+        f"{over}. `{result['command']}`"
     )
 
 
