@@ -11,6 +11,7 @@ Run by ``python -m experiments.contributions``.
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,7 +115,9 @@ def run(
     result = {
         "experiment": name,
         "later": later_share(per_person.train, per_person.test),
-        "command": command + (" --quick" if options.quick else ""),
+        "command": command
+        + (f" --without {shlex.join(options.without)}" if options.without else "")
+        + (" --quick" if options.quick else ""),
         "text": text,
         "cuts": [study.facts_of(cut) for cut in cuts],
         "environment": environment(),

@@ -104,7 +104,7 @@ CUT_ROWS = (
     CutRow(
         "Co-change and recent popularity",
         "cochange",
-        tuple({"popular": w, "half_life": age} for w in (1.0, 3.0, 10.0) for age in AGES[1:]),
+        tuple({"popular": weight, "half_life": 365.0} for weight in (1.0, 3.0, 10.0)),
     ),
     CutRow("MF-BPR", "mf", RATES, UNTIL_PATIENCE, SECOND),
     CutRow(
