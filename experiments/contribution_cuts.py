@@ -159,12 +159,12 @@ class Study:
         return self._data[valid, test]
 
     def facts_of(self, cut: Cut) -> dict[str, Any]:
-        """Times and counts of a cut."""
+        """Times (commits have whole seconds) and counts of a cut."""
         data = self.at(cut)
         own = CandidateGroups.from_repositories(data)
         ranked = own.contains(data.test.users, data.test.items)
         return {
-            "valid": cut.valid, "test": cut.test, "end": cut.end,
+            "valid": int(cut.valid), "test": int(cut.test), "end": int(cut.end),
             "people": data.n_users, "files": data.n_items, "train": len(data.train),
             "tested people": len(np.unique(data.test.users[ranked])), "tested": int(ranked.sum()),
         }  # fmt: skip
