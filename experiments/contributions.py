@@ -1,22 +1,28 @@
 """Who will work on which file: CODER beside heuristics and graphs, on git histories.
 
 FS and DB of oss-contrib (histories of 16 and 4 repositories; there are no contents, so the words of the paths
-stand in), and whole clones with contents. Each person's contributions in the order of time: the first seven
-tenths to train on, a tenth to choose the epoch on, the last two to test on. Candidates are files that the
-person has not worked on yet, of the repositories the person has worked in (intra-project) or of all others
-(cross-project). Nothing is tuned: settings are below.
+stand in), and whole clones with contents. Candidates are files that the person has not worked on yet, of the
+repositories the person has worked in (intra-project).
 
-    python -m experiments.contributions                                # FS and DB, three seeds
+Six global time cuts: what was known at a time recommends what was done after it
+(:mod:`experiments.contribution_cuts`). With ``--per-person``, each person's contributions in the order of
+time: the first seven tenths to train on, a tenth to choose the epoch on, the last two to test on, so that
+train holds what others did later; also with the files of all other repositories (cross-project) as
+candidates. Nothing is tuned there: settings are below.
+
+    python -m experiments.contributions                                # FS and DB, six cuts
     python -m experiments.contributions --clones ../flask ../requests  # the clones alone
-    python -m experiments.contributions --quick                        # one epoch, one seed
+    python -m experiments.contributions --per-person                   # each person's last ones, three seeds
+    python -m experiments.contributions --quick                        # one epoch, two cuts or one seed
 """
 
 from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +30,8 @@ import numpy as np
 import torch
 
 import graphrec as gr
+from experiments import contribution_cuts
+from experiments.contribution_cuts import PER_PERSON, CutRow
 from experiments.harness import QUICK, folder_of, options_of_all
 from experiments.recording import RESULTS, write_result
 from experiments.rendering import spread
@@ -60,6 +68,10 @@ class Row:
 
 
 LOCAL = {"local_negatives": 1.0}
+RATES = ({"train.learning_rate": 1e-3}, {"train.learning_rate": 5e-3})
+UNTIL_PATIENCE = GRAPH.replace(epochs=2000)
+SECOND = {"contributions_cuts_fs": 2}  # of rows that take long: every second cut
+FEW = {**SECOND, "contributions_cuts_db": 2}
 # What is left when only sessions are kept, which did best in validation on DB and the clones (one seed).
 SESSIONS = {**LOCAL, "session": 7.0, "semantics": False, "tree": False, "projects": False, "fusion": "sum",
             "contrast_weight": 0.0, "n_layers": 1, "dim": 256, "reg_weight": 1e-6}  # fmt: skip
@@ -82,15 +94,42 @@ ROWS = (
     Row("fusion by adding", "coder", {**LOCAL, "fusion": "sum"}, DEEP, part=True),
     Row("people by sessions", "coder", {**LOCAL, "session": 7.0}, DEEP, part=True),
 )
+AGES = (90.0, 180.0, 365.0, 730.0)
+CUT_ROWS = (
+    CutRow("Popularity", "popularity"),
+    CutRow("Popularity, recent", "popularity", tuple({"half_life": age} for age in AGES)),
+    CutRow("Same directory", "directory"),
+    CutRow("ItemKNN", "itemknn"),
+    CutRow("Co-change", "cochange"),
+    CutRow(
+        "Co-change and recent popularity",
+        "cochange",
+        tuple({"popular": weight, "half_life": 365.0} for weight in (1.0, 3.0, 10.0)),
+    ),
+    CutRow("MF-BPR", "mf", RATES, UNTIL_PATIENCE, SECOND),
+    CutRow(
+        "LightGCN, local negatives",
+        "lightgcn",
+        tuple({**LOCAL, **rate} for rate in RATES),
+        UNTIL_PATIENCE,
+        SECOND,
+    ),
+    CutRow("CODER, sessions", "coder", (SESSIONS,), DEEP, SECOND),
+    CutRow("CODER, local negatives", "coder", (LOCAL,), DEEP, FEW),
+    CutRow("CODER, sessions and co-change", "coder", ({**SESSIONS, "cochange": 100.0},), DEEP, FEW),
+)
 
 
 def main() -> None:
     """Runs the experiments."""
-    parser = options_of_all(__doc__ or "", "1 epoch, 1 seed")
+    parser = options_of_all(__doc__ or "", "1 epoch, 2 cuts or 1 seed")
+    parser.add_argument(
+        "--per-person", action="store_true", help="split each person's contributions, not all at one time"
+    )
     parser.add_argument("--store", type=Path, default=Path("cache"), help="the feature store")
     parser.add_argument("--clones", nargs="+", type=Path, help="local clones to read instead of FS and DB")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds to run")
-    labels = [row.label for row in ROWS]
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds with --per-person")
+    labels = list(dict.fromkeys(row.label for row in (*CUT_ROWS, *ROWS)))
     parser.add_argument(
         "--rows", nargs="+", choices=labels, metavar="ROW", help="train these rows only, and record nothing"
     )
@@ -101,25 +140,36 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    split = {"name": "chronological", "valid": 0.1, "test": 0.2}
     if options.clones:
         paths = [str(path.absolute()) for path in options.clones]
-        data = gr.load_dataset("git", root=".", repositories=paths, split=split)
-        names = " ".join(f"../{name.rpartition('/')[2]}" for name in data.meta["repositories"])
-        run("clones", f"{COMMAND} --clones {names}", data, "code", options)
+        load = partial(gr.load_dataset, "git", root=".", repositories=paths)
+        names = " ".join(f"../{Path(path).name}" for path in paths)
+        measure("clones", f"{COMMAND} --clones {names}", load, "code", options)
         return
     for topic in options.topics:
-        data = gr.load_dataset("oss-contrib", root=options.root, topic=topic, split=split)
-        run(f"contributions_{topic.lower()}", f"{COMMAND} --topics {topic}", data, "path", options)
+        load = partial(gr.load_dataset, "oss-contrib", root=options.root, topic=topic)
+        measure(f"contributions_{topic.lower()}", f"{COMMAND} --topics {topic}", load, "path", options)
+
+
+def measure(
+    name: str, command: str, load: Callable[..., gr.Dataset], text: str, options: argparse.Namespace
+) -> None:
+    """Measures a history at the cuts, or per person."""
+    if options.per_person:
+        run(name, f"{command} --per-person", load(split=PER_PERSON), text, options)
+        return
+    first, _, rest = name.partition("_")
+    cuts = "_".join(filter(None, (first, "cuts", rest)))
+    contribution_cuts.run(cuts, command, lambda split: load(split=split), text, CUT_ROWS, options)
 
 
 def run(name: str, command: str, data: gr.Dataset, text: str, options: argparse.Namespace) -> None:
-    """Trains all rows, writes ``results/<name>.json`` and prints the tables.
+    """Trains all rows per person, writes ``results/<name>.json`` and prints the tables.
 
     Args:
         name: of the result.
         command: the command that makes it.
-        data: contributions.
+        data: contributions, split per person.
         text: the field that tells what files say.
         options: parsed arguments.
     """
@@ -228,9 +278,10 @@ def about(result: Mapping[str, Any]) -> str:
     over = f"mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else "one seed"
     text = "contents" if result["text"] == "code" else "words of the paths (there are no contents)"
     return (
-        f"{data['users']:,} people, {data['items']:,} files, {data['train']:,} / {data['valid']:,} / "
-        f"{data['test']:,} contributions; text: {text}; {result['cold']:,} people of the test have at most "
-        f"{COLD} train contributions; {over}. `{result['command']}`"
+        f"Per person (others' later commits are in train): {data['users']:,} people, "
+        f"{data['items']:,} files, {data['train']:,} / {data['valid']:,} / {data['test']:,} contributions; "
+        f"text: {text}; {result['cold']:,} people of the test have at most {COLD} train contributions; "
+        f"{over}. `{result['command']}`"
     )
 
 

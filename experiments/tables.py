@@ -17,11 +17,13 @@ from typing import Any
 
 from experiments import (
     cold_items,
+    contribution_cuts,
     contributions,
     conversations,
     llm_augmentation,
     neighbors,
     paper_claims,
+    time_splits,
 )
 from experiments.recording import RESULTS
 from experiments.rendering import about, best, details, table
@@ -62,6 +64,11 @@ TABLES: dict[str, Callable[..., str]] = {
     "contributions": lambda name: (
         f"{contributions.about(recorded(name))}\n\n{contributions.table(recorded(name))}"
     ),
+    "cuts": lambda name: (
+        f"{contribution_cuts.about(recorded(name))}\n\n{contribution_cuts.table(recorded(name))}"
+    ),
+    "cut-choices": lambda *names: contribution_cuts.choices(*map(recorded, names)),
+    "time-splits": lambda: time_splits.table(recorded("time_splits")),
     "coder-parts": lambda name: contributions.parts(recorded(name)),
     "compared": lambda name: contributions.compared_with(recorded(name)),
     "augmentation-parts": lambda name: llm_augmentation.parts(recorded(name)),

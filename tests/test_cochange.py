@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import replace
-from math import exp, floor, log1p, sqrt
+from math import ceil, exp, floor, log1p, sqrt
 
 import numpy as np
 import pytest
 from tolerances import SCORE
 
 from graphrec import testing
-from graphrec.code.cochange import SECONDS_PER_DAY, CoChangeConfig, CoChangeTerm, user_profiles
+from graphrec.code.cochange import CoChangeConfig, CoChangeTerm, user_profiles
 from graphrec.code.models.cochange import CoChange
 from graphrec.code.models.directory import Directory
 from graphrec.core.errors import DataError
@@ -19,7 +19,9 @@ from graphrec.core.random import numpy_rng
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.data.repositories import tree_of
+from graphrec.data.times import LEADING, MAX_LEAD, SECONDS_PER_DAY
 from graphrec.models.batches import Triplets
+from graphrec.models.popularity import Popularity
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +85,56 @@ def test_scores_are_those_of_the_equations(data, options) -> None:
     config = CoChange.Config(**options)
     model = CoChange.build(data, None, config)
     assert np.allclose(model.score(np.arange(data.n_users)), scored(data.train, config), atol=SCORE)
+
+
+@pytest.mark.parametrize("half_life", [20.0, 1000.0])
+def test_recent_popularity_is_added_in_proportion_to_the_best_score(data, half_life) -> None:
+    """Eq. 5, its second term; and for who has nothing that is changed with anything, popularity alone."""
+    lonely = replace(data, train=data.train.where(data.train.users != 3))
+    train = lonely.train
+    config = CoChange.Config(popular=2.0, half_life=half_life)
+    recent = np.zeros(data.n_items)
+    for item, time in zip(train.items, train.times, strict=True):
+        recent[item] += 0.5 ** ((train.times.max() - time) / SECONDS_PER_DAY / half_life)
+    plain = scored(train, config)
+    highest = plain.max(1, keepdims=True)
+    highest[3] = 1
+    expected = plain + 2.0 * highest * recent / recent.max()
+    found = CoChange.build(lonely, None, config).score(np.arange(data.n_users))
+    assert np.allclose(found, expected, atol=SCORE)
+    timeless = replace(data, train=Interactions(train.users, train.items, data.n_users, data.n_items))
+    found = CoChange.build(timeless, None, config).score(np.array([3]))[0].numpy()
+    assert np.allclose(found, 2.0 * train.item_degree / train.item_degree.max(), atol=SCORE)
+
+
+def test_popularity_counts_old_interactions_less(data) -> None:
+    train = data.train
+    found = Popularity.build(data, None, Popularity.Config(half_life=30.0)).count.numpy()
+    age = (train.times.max() - train.times) / SECONDS_PER_DAY
+    assert np.allclose(found, np.bincount(train.items, 0.5 ** (age / 30), minlength=data.n_items), rtol=SCORE)
+    assert np.array_equal(Popularity.build(data).count.numpy(), train.item_degree)
+    later = replace(data, test=train.where(train.users == 0), train=train.where(train.users != 0))
+    alone = replace(later, test=train.where(np.zeros(len(train), dtype=bool)))
+    counts = [
+        Popularity.build(d, None, Popularity.Config(half_life=30.0)).count.numpy() for d in (later, alone)
+    ]
+    assert counts[0].tobytes() == counts[1].tobytes(), "test counts for nothing"
+    timeless = replace(data, train=Interactions(train.users, train.items, data.n_users, data.n_items))
+    with pytest.raises(DataError, match=r"half_life=30\.0 needs times"):
+        Popularity.build(timeless, None, Popularity.Config(half_life=30.0))
+
+
+def test_a_clock_in_the_future_does_not_make_everything_else_old(data) -> None:
+    train = data.train
+    times = train.times.copy()
+    times[0] += 50 * 365 * int(SECONDS_PER_DAY)
+    wrong = Interactions(train.users, train.items, data.n_users, data.n_items, times)
+    distinct = np.unique(times)
+    others = distinct[len(distinct) - ceil(LEADING * len(distinct)) - 1] + MAX_LEAD
+    assert others < distinct[-1] - 40 * 365 * SECONDS_PER_DAY
+    expected = 0.5 ** (np.maximum(others - times, 0) / SECONDS_PER_DAY / 30)
+    found = wrong.recent_degree(30.0)
+    assert np.allclose(found, np.bincount(train.items, expected, minlength=data.n_items))
 
 
 def test_times_before_1970_are_times(data) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from histories import ADA, BOB, DAY, START, History, git, read, who, worked
 
@@ -278,14 +279,75 @@ def test_the_tree_and_the_contents_are_those_of_the_cut(history) -> None:
     assert dict(zip(data.items.ids, data.content["code"].values, strict=True)) == {
         "proj.git/a.py": "before", "proj.git/b.py": "before", "proj.git/old.py": "x" * 40,
     }  # fmt: skip
-    assert (len(data.train), len(data.valid), len(data.test)) == (3, 2, 1)
+    assert (len(data.train), len(data.valid), len(data.test)) == (3, 0, 1), "eve is nobody before the cut"
+    assert data.meta["of people or files new after the cut"] == 2
     assert str(data.items[int(data.test.items[0])]) == "proj.git/old.py"
-    eve = data.users.index(who(data, EVE[1]))
-    assert eve not in data.relations["user", "authored", "repository"][0]
+    assert data.n_users == len(np.unique(data.relations["user", "authored", "repository"][0])) == 2
     late = read(path)
     assert "after, by eve" in late.content["code"].values
     with pytest.raises(DataError, match="no contribution"):
         read(path, split={"name": "cut", "valid": START, "test": START})
+
+
+def of_train(data) -> list[object]:
+    """All that models learn from, byte for byte."""
+    arrays = [data.train.users, data.train.items, data.train.times, *data.relations.values()]
+    texts = [content.values for content in data.content.values()]
+    return [data.users.ids, data.items.ids, *map(np.ndarray.tobytes, arrays), *map(list, texts)]
+
+
+@pytest.mark.parametrize("when", ["first", "last"])
+def test_later_commits_change_nothing_that_is_learned_from(tmp_path, when) -> None:
+    """Who does what later, new people and files, and a person who comes back to a file."""
+    early = [(ADA, 0), (ADA, 1), (ADA, 2), (BOB, 2), (BOB, 3), (BOB, 4), (ADA, 1)]
+    later = {
+        "one": [(ADA, 3), (BOB, 0), (EVE, 0), (ADA, 1)],
+        "other": [(EVE, 3), (ADA, 4), (BOB, 2), (BOB, 1)],
+    }
+    found = []
+    for name, rest in later.items():
+        history = History(tmp_path / name / "proj.git")
+        for day, (person, file) in enumerate(early):
+            history.commit({f"f{file}.py": f"day {day}"}, who=person, time=START + day * DAY)
+        for day, (person, file) in enumerate(rest, 20):
+            files = {f"f{file}.py": f"{name}, day {day}", f"{name}/new.py": "new", f"{name}/{day}.py": "new"}
+            history.commit(files, who=person, time=START + day * DAY)
+        cut = {"name": "cut", "valid": START + 10 * DAY, "test": START + 21 * DAY}
+        found.append(read(history.write(), split=cut, config=MiningConfig(when=when)))
+    one, other = found
+    assert of_train(one) == of_train(other)
+    assert worked_by(one) == [{("A", "f3.py")}, {("B", "f0.py")}]
+    assert worked_by(other) == [set(), {("A", "f4.py"), ("B", "f1.py")}]
+    ada = one.users.index(who(one, ADA[1]))
+    back = one.train.times[one.train.positions([ada], [one.items.index("proj.git/f1.py")])]
+    assert back.tolist() == [START + (1 if when == "first" else 6) * DAY]
+
+
+def worked_by(data) -> list[set[tuple[str, str]]]:
+    """Who worked on which file, in the validation and the test split."""
+    names = {who(data, ADA[1]): "A", who(data, BOB[1]): "B"}
+    return [
+        {
+            (names[str(data.users[int(user)])], str(data.items[int(item)]).rpartition("/")[2])
+            for user, item in zip(part.users, part.items, strict=True)
+        }
+        for part in (data.valid, data.test)
+    ]
+
+
+def test_by_default_a_history_is_cut_at_one_time(history) -> None:
+    for i in range(20):
+        history.commit({f"f{i % 10}.py": f"{i}"}, who=(ADA, BOB)[i // 10], time=START + i * DAY)
+    data = read_histories([history.write()])
+    assert data.meta["split"]["name"] == "cut"
+    assert (data.meta["split"]["valid"], data.meta["split"]["test"]) == (START + 16 * DAY, START + 18 * DAY)
+    assert (len(data.train), len(data.valid), len(data.test)) == (16, 2, 2)
+    one = read_histories(
+        [history.path], split={"name": "cut", "valid": START + 16 * DAY, "test": START + 18 * DAY}
+    )
+    assert one.fingerprint == data.fingerprint
+    with pytest.raises(DataError, match=r"proj\.git: no contribution.*check revision, cut"):
+        read_histories([history.path], split={"name": "time", "valid": 0.5, "test": 0.49999})
 
 
 def test_contents_are_from_before_the_first_contribution_that_is_held_out(history) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -39,21 +40,22 @@ def test_stars_and_the_like_come_from_tables(history, tmp_path) -> None:
 
 
 def test_a_folder_of_clones_and_a_clone_are_read_alike(history, tmp_path, monkeypatch) -> None:
+    read = partial(load_dataset, "git", split="chronological")
     history.commit({"a.py": "1", "b.txt": "2"})
     path = history.write()
     other = History(path.parent / "other.git")
     other.commit({"c.py": "1"}, who=BOB)
     other.write()
-    both = load_dataset("git", root=path.parent)
+    both = read(root=path.parent)
     assert both.nodes["repository"].ids == ("other.git", "proj.git")
-    assert load_dataset("git", root=path).nodes["repository"].ids == ("proj.git",)
-    assert load_dataset("git", root=path.parent, repositories=["other.git"]).n_items == 1
-    assert load_dataset("git", root=path, extensions=["txt"]).items.ids == ("proj.git/b.txt",)
+    assert read(root=path).nodes["repository"].ids == ("proj.git",)
+    assert read(root=path.parent, repositories=["other.git"]).n_items == 1
+    assert read(root=path, extensions=["txt"]).items.ids == ("proj.git/b.txt",)
     for folder, what in ((tmp_path / "none", "no such folder"), (tmp_path, "neither a git clone")):
         with pytest.raises(DataError, match=what):
-            load_dataset("git", root=folder)
+            read(root=folder)
     monkeypatch.setenv("GRAPHREC_SALT", "pepper")
-    salted = load_dataset("git", root=path)
+    salted = read(root=path)
     assert salted.meta["salted"]
     assert who(salted, ADA[1], "pepper")
     assert "pepper" not in str(salted.meta)

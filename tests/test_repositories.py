@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +131,8 @@ def test_mined_contributions_are_read(tmp_path) -> None:
     rows = [f"{u}\torg/{r}\tsrc/f{i}.py\t{100 + i}\t1" for u in range(4) for r in "ab" for i in range(u + 1)]
     rows += ["0\torg/a\ttests/test_x.py\t5\t2", "0\torg/a\tREADME.md\t6\t1"]
     folder = mined(tmp_path / "oss-contrib", "\n".join(["user\trepo\tpath\tfirst_ts\tn_commits", *rows]))
-    data = load_dataset("oss-contrib", root=tmp_path, min_files=3)
+    read = partial(load_dataset, "oss-contrib", root=tmp_path, split="chronological")
+    data = read(min_files=3)
     assert data.n_users == 4
     assert data.nodes["repository"].ids == ("org/a", "org/b")
     assert data.nodes["directory"].ids == ("org/a/src/", "org/a/tests/", "org/b/src/")
@@ -139,7 +141,7 @@ def test_mined_contributions_are_read(tmp_path) -> None:
     assert set(repositories.behaviors) == {"contributed", "tested", "documented"}
     zero = data.users.index("0")
     assert repositories.behaviors["tested"].items_of(zero).tolist() == [0]
-    assert load_dataset("oss-contrib", root=tmp_path, min_files=5).n_users == 2
+    assert read(min_files=5).n_users == 2
     (folder / "FS_contrib.tsv.gz").write_bytes(b"no gzip")
     with pytest.raises(DataError, match=r"FS_contrib.tsv.gz: not a gzipped table"):
         load_dataset("oss-contrib", root=tmp_path)
@@ -150,6 +152,31 @@ def test_mined_contributions_are_read(tmp_path) -> None:
         load_dataset("oss-contrib", root=tmp_path, topic="DB")
 
 
+def test_contributions_after_the_cut_change_nothing_that_is_learned_from(tmp_path) -> None:
+    """The split by default: one time for all, and people who had worked on three files by then."""
+    early = [f"{u}\torg/{u % 2}\tsrc/f{i}.py\t{100 * u + i}\t1" for u in range(4) for i in range(u + 1)]
+    found = []
+    for change in (0, 1):
+        rows = [
+            *early,
+            *(f"{u - change}\torg/0\tsrc/f{9 - i + change}.py\t900\t1" for u in (1, 3) for i in range(9)),
+        ]
+        mined(tmp_path / "oss-contrib", "\n".join(["user\trepo\tpath\tfirst_ts\tn_commits", *rows]))
+        found.append(
+            load_dataset("oss-contrib", root=tmp_path, split={"name": "time", "valid": 0.3, "test": 0.3})
+        )
+    one, other = found
+    assert one.users.ids == other.users.ids == ("2", "3")
+    assert one.items.ids == other.items.ids
+    assert one.nodes["directory"].ids == other.nodes["directory"].ids
+    assert one.train.fingerprint == other.train.fingerprint
+    assert one.train.times.tobytes() == other.train.times.tobytes()
+    assert all((edges == other.relations[key]).all() for key, edges in one.relations.items())
+    assert one.test.keys.tolist() != other.test.keys.tolist()
+    assert len(one.test) + one.meta["of people or files new after the cut"] == 18
+    assert not len(one.valid), "all at 900 are on one side"
+
+
 def test_the_real_contributions_have_the_counts_of_their_page(real_data) -> None:
     data = load_dataset(
         "oss-contrib", root=real_data, split={"name": "chronological", "valid": 0, "test": 0.2}
@@ -157,3 +184,7 @@ def test_the_real_contributions_have_the_counts_of_their_page(real_data) -> None
     assert (data.n_users, data.n_items) == (3150, 6404)
     assert (len(data.train), len(data.test)) == (33_437, 8_940)
     assert len(data.nodes["repository"]) == 16
+    data = load_dataset("oss-contrib", root=real_data)
+    assert (data.n_users, data.n_items) == (2582, 5219)
+    assert data.train.times.max() < data.meta["split"]["valid"] <= data.valid.times.min()
+    assert data.valid.times.max() < data.meta["split"]["test"] <= data.test.times.min()

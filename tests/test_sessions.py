@@ -11,11 +11,11 @@ import torch
 from tolerances import PARITY
 
 from graphrec import testing
-from graphrec.code.cochange import SECONDS_PER_DAY
 from graphrec.code.models.coder import CODER
 from graphrec.code.sessions import Sessions
 from graphrec.core.random import numpy_rng
 from graphrec.data.interactions import Interactions
+from graphrec.data.times import SECONDS_PER_DAY
 from graphrec.models.batches import EpochContext
 
 WEEK = 7.0

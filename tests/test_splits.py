@@ -223,6 +223,9 @@ def test_a_cut_is_one_time_for_all():
     made = Interactions([0, 0, 1, 1], [0, 1, 0, 1], 2, 2, [9, 10, 19, 20])
     assert TimeCut(10, 20).assign(made, 0).tolist() == [TRAIN, VALID, VALID, TEST]
     assert TimeCut(10, 10).assign(made, 0).tolist() == [TRAIN, TEST, TEST, TEST]
+    assert TimeCut("1970-01-01", "1970-01-01T00:00:20Z") == TimeCut(0, 20)
+    with pytest.raises(DataError, match=r"'cut', row 1: time 'soon'"):
+        TimeCut("soon", 20)
     for wrong in ((20, 10), ("1", 3), (True, 3), (1.0, float("nan")), (1_600_000_000_000, 1_600_000_000_000)):
         with pytest.raises(ConfigError, match="'cut'"):
             TimeCut(*wrong)
@@ -230,3 +233,49 @@ def test_a_cut_is_one_time_for_all():
         as_split("cut")
     with pytest.raises(ConfigError, match="least=0"):
         Chronological(least=0)
+
+
+def test_ties_at_a_cut_go_to_one_side_and_a_share_of_zero_holds_out_nothing():
+    users, items = np.divmod(np.arange(20), 10)
+    made = Interactions(users, items, 2, 10, [1] * 8 + [5] * 9 + [7] * 3)
+    assert TimeSplit(0.1, 0.2).assign(made, 0).tolist() == [TRAIN] * 8 + [TEST] * 12, (
+        "16 and 14 of 20 are at 5"
+    )
+    assert TimeSplit(0.3, 0.1).assign(made, 0).tolist() == [TRAIN] * 8 + [VALID] * 9 + [TEST] * 3
+    assert TimeSplit(0.1, 0.0).assign(made, 0).tolist() == [TRAIN] * 17 + [VALID] * 3
+    assert TimeSplit(0.0, 0.1).assign(made, 0).tolist() == [TRAIN] * 17 + [TEST] * 3
+    assert not TimeSplit(0.0, 0.0).assign(made, 0).any()
+
+
+@pytest.mark.parametrize(
+    "split", [TimeSplit(0.2, 0.2), TimeCut(60, 80), ColdItems(0.1, TimeCut(60, 80))], ids=repr
+)
+def test_what_is_done_again_later_stays_where_it_was_done_first(split):
+    columns = {"user": [f"u{i % 10}" for i in range(100)], "item": [f"i{i // 10}" for i in range(100)]}
+    once = Dataset.from_frame({**columns, "time": list(range(100))}, time="time", split=split)
+    again = {name: [*values, *values[:30]] for name, values in columns.items()}
+    twice = Dataset.from_frame({**again, "time": [*range(100), *range(100, 130)]}, time="time", split=split)
+    assert twice == once
+    assert twice.train.times.tolist() == once.train.times.tolist()
+    per_user = Dataset.from_frame(
+        {**again, "time": [*range(100), *range(100, 130)]}, time="time", split="chronological"
+    )
+    assert per_user.test.times.max() == 129, "elsewhere the latest is kept"
+
+
+@pytest.mark.parametrize("split", ["time", {"name": "cut", "valid": 800, "test": 950}])
+def test_what_is_done_after_a_cut_changes_nothing_before_it(split):
+    rng = np.random.default_rng(0)
+    pairs = rng.permutation(40 * 50)[:1000]
+    users, items = np.divmod(pairs, 50)
+    found = []
+    for seed in (1, 2):
+        late = np.random.default_rng(seed).permutation(np.setdiff1d(np.arange(2000), pairs[:800]))[:200]
+        u, i = (
+            np.concatenate([a[:800], b]) for a, b in zip((users, items), np.divmod(late, 50), strict=True)
+        )
+        found.append(Dataset.from_frame({"user": u, "item": i, "t": np.arange(1000)}, time="t", split=split))
+    one, other = found
+    assert one.train.fingerprint == other.train.fingerprint
+    assert one.train.times.tobytes() == other.train.times.tobytes()
+    assert one.test.fingerprint != other.test.fingerprint

@@ -25,12 +25,18 @@ app = group(
 
 Repo = Annotated[Path, typer.Option(help="A complete local clone, or a folder in it.")]
 K = Annotated[int, typer.Option("-k", min=1, help="Maximum number of results.")]
-Model = Annotated[str, typer.Option(help="Model that ranks the files; coder also reads their contents.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="Model that ranks the files, such as cochange; coder also reads their contents. "
+        "Default: co-change with recent popularity."
+    ),
+]
 Cache = Annotated[Path | None, typer.Option(help="Folder of the cache. Default: the user's cache folder.")]
 
 
 def open_project(
-    repo: Path, cache: Path | None, model: str = "cochange", options: list[str] | None = None
+    repo: Path, cache: Path | None, model: str | None = None, options: list[str] | None = None
 ) -> Project:
     """Opens a repository, mined or from the cache."""
     from graphrec.code.project import Project
@@ -71,7 +77,7 @@ def suggest(
     ] = None,
     k: K = 10,
     under: Annotated[str, typer.Option(help="Only files at or under this path.")] = "",
-    model: Model = "cochange",
+    model: Model = None,
     options: settings.Set = None,
     cache: Cache = None,
     form: settings.TableOrJson = "table",

@@ -120,8 +120,8 @@ def convert(
     "git",
     epilog=epilog(
         "graphrec data git . --out saved/history",
-        "graphrec data git clones/flask clones/click --out saved/web --set split=chronological",
-        "graphrec data git . --out saved/cut --set split=time",
+        "graphrec data git clones/flask clones/click --out saved/web",
+        "graphrec data git . --out saved/own --set split=chronological   # each person's newest share",
     ),
 )
 def git(

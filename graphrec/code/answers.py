@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from graphrec.code.cochange import SECONDS_PER_DAY
 from graphrec.code.project import Project
 from graphrec.core.errors import ConfigError, DataError
 from graphrec.core.topk import top_indices
+from graphrec.data.times import SECONDS_PER_DAY
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -27,6 +27,8 @@ HALF_LIFE_DAYS = 180.0
 """Days in which the knowledge of a file halves."""
 LASTING = 0.5
 """Share of an expert's knowledge of a file that stays."""
+YEAR = 365 * SECONDS_PER_DAY
+"""Seconds before the newest contribution that count as the last year."""
 MAX_NAMED = 2
 """Number of files that an explanation names."""
 
@@ -212,7 +214,7 @@ def _best(score: np.ndarray, k: int) -> list[int]:
 
 def _explain_file(project: Project, profile: csr_matrix, item: int, whose: str) -> str:
     """Names the files of a profile that a file is changed with, those in its folder, and its number of
-    contributors.
+    contributors, also of the last year.
 
     Args:
         project: the repository.
@@ -236,7 +238,9 @@ def _explain_file(project: Project, profile: csr_matrix, item: int, whose: str) 
         verb = "are" if in_folder > 1 else "is"
         parts.append(f"{in_folder} of {whose} {verb} in {folder or 'the same folder'}")
     n = int(train.item_degree[item])
-    parts.append(f"{n} {'people' if n > 1 else 'person'} worked on it")
+    lately = int((train.seconds[train.items == item] > project.newest_time - YEAR).sum())
+    counted = f"{n} {'people' if n > 1 else 'person'} worked on it"
+    parts.append(f"{counted}, {lately} in the last year" if lately else counted)
     return "; ".join(parts)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from graphrec.core.config import Config
 from graphrec.data.interactions import Interactions
+from graphrec.data.times import SECONDS_PER_DAY
 from graphrec.graphs.graph import Graph
 from graphrec.graphs.sparse import from_scipy, nearest_columns
 from graphrec.models.batches import Triplets
@@ -23,7 +24,6 @@ from graphrec.models.batches import Triplets
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-SECONDS_PER_DAY = 86_400.0
 PAIRS_PER_BLOCK = 2**15
 """Number of pairs of users and items whose sparse rows are multiplied at a time."""
 

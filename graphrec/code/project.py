@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import tempfile
@@ -28,6 +27,7 @@ from graphrec.data.git.dataset import ADDRESS, printable
 from graphrec.data.git.log import Person, Repository
 from graphrec.data.git.people import People
 from graphrec.data.readers.git import salt
+from graphrec.data.times import newest_time
 from graphrec.serving import Recommender
 
 if TYPE_CHECKING:
@@ -37,12 +37,11 @@ MANIFEST = "project.json"
 """File of a complete cache entry that records what it was computed from."""
 TRAIN_ONLY = {"name": "chronological", "valid": 0.0, "test": 0.0}
 """Split without held-out contributions, as recommendations are about the future."""
+SUGGESTING: tuple[str, dict[str, float]] = ("cochange", {"popular": 3.0, "half_life": 365.0})
+"""Model that ranks files by default, and its options: the best before the time cuts of two collections of
+histories (docs/results/git-histories.md)."""
 MAX_CACHED = 3
 """Number of cached histories per repository."""
-LEADING = 0.01
-"""Share of a history's distinct times that may be wrong because of clocks in the future."""
-MAX_LEAD = 180 * 86_400
-"""Maximum number of seconds by which those are taken to be after all others."""
 LOCK = ".lock"
 HIDDEN = "."
 """Begins the names of folders that hold an entry until it is complete."""
@@ -71,7 +70,7 @@ class Project:
         cls,
         path: str | Path = ".",
         *,
-        model: str = "cochange",
+        model: str | None = None,
         model_options: Mapping[str, Any] | None = None,
         train_options: Mapping[str, Any] | None = None,
         config: MiningConfig | None = None,
@@ -82,7 +81,8 @@ class Project:
 
         Args:
             path: folder of the clone, or a folder in it.
-            model: a registered ranker; ``coder`` also reads file contents.
+            model: a registered ranker; ``coder`` also reads file contents. None: co-change with recent
+                popularity (:data:`SUGGESTING`).
             model_options: options of its ``Config``.
             train_options: options of its training.
             config: what counts as a contribution.
@@ -101,6 +101,9 @@ class Project:
         revision = repository.resolve(config.revision)
         if revision is None:
             raise DataError(f"{repository.path}: no commits yet; commit something, or choose another clone")
+        if model is None:
+            model, defaults = SUGGESTING
+            model_options = {**defaults, **(model_options or {})}
         model_class, _, _ = configure(model, model_options, train_options, 0)
         key = salt()
         manifest = {
@@ -158,16 +161,10 @@ class Project:
 
     @cached_property
     def newest_time(self) -> int:
-        """Time of the newest contribution, in seconds, from which the age of the others is counted.
-
-        It is at most :data:`MAX_LEAD` after the others' newest time, where the others are all but the newest
-        :data:`LEADING` of the distinct times (at least one), so that a commit with a clock in the future does
-        not make all other work old.
+        """Time of the newest contribution, in seconds, from which the age of the others is counted; see
+        :func:`graphrec.data.times.newest_time`.
         """
-        assert self.data.train.times is not None
-        times = np.unique(self.data.train.times)
-        others = times[: len(times) - math.ceil(LEADING * len(times))]
-        return int(min(times[-1], others[-1] + MAX_LEAD) if len(others) else times[-1])
+        return int(newest_time(self.data.train.seconds))
 
     @cached_property
     def profiles(self) -> csr_matrix:

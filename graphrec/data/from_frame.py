@@ -83,7 +83,9 @@ def parse(
         )
         meta["min_rating"] = min_rating
         _require_rows(table, source, f"no row has a rating of at least {min_rating}")
-    table, meta["repeated pairs dropped"] = _drop_repeats(table, users_of, items_of, source)
+    splitter = None if label_column is not None else as_split(split)
+    keep_first = getattr(splitter, "one_time_for_all", False)
+    table, meta["repeated pairs dropped"] = _drop_repeats(table, users_of, items_of, source, keep_first)
 
     cores = (k_core, k_core) if isinstance(k_core, int) else tuple(k_core)
     items_before_core: pl.Series | None = None
@@ -114,12 +116,11 @@ def parse(
     vocabulary = Vocabulary(item_ids, "item")
     kept_times = table["time"].to_numpy() if time is not None else None
     pairs = Interactions(user_codes, item_codes, len(users), len(vocabulary), kept_times, source)
-    if label_column is not None:
+    if splitter is None:
         order = np.argsort(user_codes.astype(np.int64) * len(vocabulary) + item_codes, kind="stable")
         labels = table["label"].to_numpy()[order]
         meta["split"] = {"name": "column", "column": label_column}
     else:
-        splitter = as_split(split)
         labels = splitter.assign(pairs, seed)
         meta["split"] = {**splitter.describe(), "seed": seed}
     train, valid, test = (pairs.where(labels == i, s) for i, s in enumerate(SPLIT_NAMES))
@@ -157,9 +158,11 @@ def _check_options(
 
 
 def _drop_repeats(
-    table: pl.DataFrame, users: pl.Series, items: pl.Series, source: str
+    table: pl.DataFrame, users: pl.Series, items: pl.Series, source: str, keep_first: bool
 ) -> tuple[pl.DataFrame, int]:
-    """Keeps the latest of repeated pairs, or the first without times; returns the number of dropped rows."""
+    """Keeps the latest of repeated pairs, or the first (with ``keep_first``, by time); returns the number of
+    dropped rows.
+    """
     if "label" in table.columns:
         mixed = (
             table.group_by("user", "item", maintain_order=True)
@@ -173,7 +176,7 @@ def _drop_repeats(
             )
     if "time" in table.columns:
         unique = table.sort("time", maintain_order=True).unique(
-            ["user", "item"], keep="last", maintain_order=True
+            ["user", "item"], keep="first" if keep_first else "last", maintain_order=True
         )
     else:
         unique = table.unique(["user", "item"], keep="first", maintain_order=True)

@@ -10,7 +10,7 @@ import numpy as np
 from graphrec.core.errors import DataError
 from graphrec.core.files import digest
 from graphrec.core.random import numpy_rng
-from graphrec.data.times import recognize_unit
+from graphrec.data.times import SECONDS_PER_DAY, newest_time, recognize_unit
 
 LOOKUP_BLOCK = 2**22  # pairs per lookup block
 
@@ -149,6 +149,18 @@ class Interactions:
     def item_degree(self) -> np.ndarray:
         """Interactions per item ``(n_items,) int64``."""
         return _read_only(np.bincount(self.items, minlength=self.n_items))
+
+    def recent_degree(self, half_life: float) -> np.ndarray:
+        """Interactions per item ``(n_items,) float64``, each weighted by its age.
+
+        Args:
+            half_life: days before the newest interaction in which the weight halves.
+
+        Raises:
+            DataError: there are no times, or they are no seconds.
+        """
+        age = np.maximum(newest_time(self.seconds) - self.seconds, 0) / SECONDS_PER_DAY
+        return np.bincount(self.items, 0.5 ** (age / half_life), minlength=self.n_items)
 
     @cached_property
     def indptr(self) -> np.ndarray:

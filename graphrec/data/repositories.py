@@ -10,14 +10,16 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
+import polars as pl
 
 from graphrec.core.errors import DataError
 from graphrec.data.attributes import edges_from_pairs
 from graphrec.data.dataset import Dataset, Relation
 from graphrec.data.interactions import Interactions
+from graphrec.data.splits import TimeCut, TimeSplit, as_split
 from graphrec.data.vocabulary import Vocabulary
 
 OF: Relation = ("item", "of", "repository")
@@ -30,6 +32,50 @@ TREE: tuple[Relation, ...] = (
 N_EXTENSIONS = 5
 """Number of a repository's most common extensions that are features of it."""
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_A-Za-z]+")
+
+
+def known_at_cut(
+    frame: pl.DataFrame, split: Any, source: str, min_files: int = 1
+) -> tuple[pl.DataFrame, Any, dict[str, int]]:
+    """Contributions of the people and to the files that are known where a split with one time for all starts.
+
+    What happens later then cannot change who and what there is to learn from. With another split all
+    contributions count.
+
+    Args:
+        frame: contributions, with columns ``user``, ``item`` and ``time`` in seconds.
+        split: split object, name or description; shares of ``time`` become two times.
+        source: file or repositories, for messages.
+        min_files: keep people who contributed to at least so many files (before the cut).
+
+    Returns:
+        the contributions, the split, and how many contributions after the cut were left out, for ``meta``.
+
+    Raises:
+        DataError: nothing is left before the cut.
+    """
+    recipe = as_split(split)
+    if isinstance(recipe, TimeSplit) and frame.height:
+        recipe = TimeCut(*recipe.starts(frame["time"].to_numpy()))
+    if not isinstance(recipe, TimeCut):
+        return frame.filter(pl.len().over("user") >= min_files), recipe, {}
+    before = frame.filter(pl.col("time") < recipe.valid).filter(pl.len().over("user") >= min_files)
+    if not before.height:
+        raise DataError(
+            f"{source}: none of {frame.height:,} contributions is before the cut at {recipe.valid:.0f}, by a "
+            f"person who had worked on at least {min_files} by then; choose a later cut (split cut), or "
+            "split each person's contributions (split chronological)"
+        )
+    after = frame.filter(pl.col("time") >= recipe.valid)
+    kept = after.filter(
+        pl.col("user").is_in(before["user"].unique().implode())
+        & pl.col("item").is_in(before["item"].unique().implode())
+    )
+    return (
+        pl.concat([before, kept]),
+        recipe,
+        {"of people or files new after the cut": after.height - kept.height},
+    )
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,19 @@ is stored in the dataset's ``meta["split"]``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from numbers import Real
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+import polars as pl
 
 from graphrec.core.errors import ConfigError, DataError, nearest
 from graphrec.core.random import numpy_rng
 from graphrec.data.interactions import Interactions
-from graphrec.data.times import LIMIT
+from graphrec.data.times import LIMIT, as_seconds
 
 TRAIN, VALID, TEST = 0, 1, 2
 
@@ -36,6 +38,9 @@ class Split(Protocol):
 @dataclass(frozen=True)
 class _NamedSplit:
     name: ClassVar[str] = ""
+    one_time_for_all: ClassVar[bool] = False
+    """Whether everything before some time is train, for all users. Of repeated pairs the first is then kept:
+    to keep the latest would take from train what somebody does again later."""
 
     def describe(self) -> dict[str, Any]:
         return {"name": self.name, **asdict(self)}
@@ -107,21 +112,30 @@ class Chronological(_NamedSplit):
 class TimeCut(_NamedSplit):
     """Two fixed times for all users: validation starts at the first, test at the second.
 
+    An interaction at one of these times is after it. With two equal times there is no validation.
+
     Attributes:
-        valid: seconds since the epoch, whole or with fractions; earlier interactions are train.
-        test: seconds since the epoch, at least ``valid``.
+        valid: seconds since the epoch, whole or with fractions, or a date such as ``"2024-05-31"`` (UTC);
+            earlier interactions are train.
+        test: likewise, at least ``valid``.
     """
 
     name: ClassVar[str] = "cut"
+    one_time_for_all: ClassVar[bool] = True
     valid: float
     test: float
 
     def __post_init__(self) -> None:
-        seconds = all(_is_number(time) and abs(time) < LIMIT for time in (self.valid, self.test))
-        if not seconds or self.valid > self.test:
+        for option in ("valid", "test"):
+            value: object = getattr(self, option)
+            if isinstance(value, str) and not value.strip().isdigit():
+                seconds = as_seconds(pl.Series(option, [value]), "split 'cut'")
+                object.__setattr__(self, option, seconds[0].item())
+        in_range = all(_is_number(time) and abs(time) < LIMIT for time in (self.valid, self.test))
+        if not in_range or self.valid > self.test:
             raise ConfigError(
                 f"split 'cut', valid={self.valid!r}, test={self.test!r}; expected seconds since 1970, "
-                "whatever the unit of the file, and valid <= test"
+                "whatever the unit of the file, or dates such as '2024-05-31', and valid <= test"
             )
 
     def assign(self, pairs: Interactions, seed: int) -> np.ndarray:
@@ -132,9 +146,13 @@ class TimeCut(_NamedSplit):
 
 @dataclass(frozen=True)
 class TimeSplit(_NamedSplit):
-    """Global split by time: the newest share for test, then validation; equal times stay together."""
+    """One time for all users: the newest share of all interactions for test, those before for validation.
+
+    Interactions at the time of a cut are all after it, so the shares are only met as far as times differ.
+    """
 
     name: ClassVar[str] = "time"
+    one_time_for_all: ClassVar[bool] = True
     valid: float = 0.1
     test: float = 0.1
 
@@ -144,12 +162,19 @@ class TimeSplit(_NamedSplit):
     def assign(self, pairs: Interactions, seed: int) -> np.ndarray:
         """See :class:`Split`."""
         times = _require_times(pairs, self.name)
+        return _label_from(times, *self.starts(times))
+
+    def starts(self, times: np.ndarray) -> tuple[float, float]:
+        """The times at which validation and test of interactions ``(E,)`` start; after all of them for a
+        share of 0.
+        """
         ordered = np.sort(times)
-        valid, test = (
-            ordered[min(len(ordered) - 1, round(len(ordered) * (1 - share)))]
-            for share in (self.test + self.valid, self.test)
-        )
-        return _label_from(times, valid, test)
+
+        def start(share: float) -> float:
+            place = min(len(ordered) - 1, round(len(ordered) * (1 - share)))
+            return float(ordered[place]) if share else math.floor(ordered[-1]) + 1
+
+        return start(self.test + self.valid), start(self.test)
 
 
 @dataclass(frozen=True)
@@ -166,6 +191,11 @@ class ColdItems(_NamedSplit):
     def __post_init__(self) -> None:
         if not (_is_number(self.share) and 0 < self.share < 1):
             raise ConfigError(f"split 'cold-items', share={self.share!r}; expected 0 < share < 1")
+
+    @property
+    def one_time_for_all(self) -> bool:  # type: ignore[override]
+        """That of the other split."""
+        return self.then.one_time_for_all
 
     def describe(self) -> dict[str, Any]:
         """See :class:`Split`."""

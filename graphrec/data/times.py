@@ -6,6 +6,8 @@ the source. Text without a time zone is taken as UTC.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import polars as pl
 
@@ -21,6 +23,11 @@ OLDEST_MIXED = 10**8
 """A smaller number in a column of a finer unit is a time near 1970, or a placeholder such as 0."""
 LATEST = 10_413_792_000
 """2300-01-01: later times are taken for another unit or spelling."""
+SECONDS_PER_DAY = 86_400.0
+LEADING = 0.01
+"""Share of distinct times that may be wrong because of clocks in the future."""
+MAX_LEAD = 180 * 86_400
+"""Maximum number of seconds by which those are taken to be after all others."""
 EXPECTED = (
     "; expected seconds, or a date such as 2024-05-31 or 2024-05-31T18:00:00.25Z; give another format as "
     "time_format=, such as time_format='%m/%d/%Y %H:%M'"
@@ -108,6 +115,19 @@ def recognize_unit(values: np.ndarray) -> str:
     """
     largest = float(np.abs(values.astype(np.float64)).max(initial=0.0))
     return next((u for u in ("s", "ms", "us") if largest < LIMIT * UNITS[u]), "ns")
+
+
+def newest_time(seconds: np.ndarray) -> float:
+    """The newest of some times ``(E,)``, from which the age of the others is counted.
+
+    It is at most :data:`MAX_LEAD` after the others' newest time, where the others are all but the newest
+    :data:`LEADING` of the distinct times (at least one), so that a clock in the future does not make
+    everything else old.
+    """
+    distinct = np.unique(seconds)
+    others = distinct[: len(distinct) - math.ceil(LEADING * len(distinct))]
+    newest = min(distinct[-1], others[-1] + MAX_LEAD) if len(others) else distinct[-1]
+    return float(newest)
 
 
 def in_seconds(values: np.ndarray, unit: str) -> np.ndarray:

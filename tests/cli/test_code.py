@@ -51,9 +51,29 @@ def test_files_next_are_what_goes_with_yours(opened) -> None:
     assert found[0].score > found[1].score > 0
     assert found[0].why == (
         "worked on together with src/parse/lexer.py (2 did both); 1 of your files is in src/parse; "
-        "2 people worked on it"
+        "2 people worked on it, 2 in the last year"
     )
     assert all(f.file != "src/parse/lexer.py" for f in found), "that one she has worked on"
+
+
+def test_by_default_files_next_are_also_what_people_worked_on_lately(opened, clone, tmp_path) -> None:
+    """Eve's file of long ago goes with hers of today; to nia, who shares none, neither is near."""
+    plain = Project.open(clone, model="cochange", cache=tmp_path)
+    weighted = Project.open(clone, model_options={"popular": 1.0}, cache=tmp_path)
+    docs, old = "docs/index.md", "src/main.py"
+    for made, times in ((plain, 0.0), (weighted, 1.0), (opened, 3.0)):
+        score = {s.file: s.score for s in answers.suggest(made, "nia@engine.test", 10)}
+        best = max(s.score for s in answers.suggest(plain, "nia@engine.test", 10))
+        recent = made.data.train.recent_degree(365.0)
+        share = recent / recent.max()
+        for file in (docs, old):
+            item = int(made.files(file)[0])
+            assert score[file] == pytest.approx(times * best * share[item], rel=1e-4), file
+        assert times == 0 or score[docs] > 2 * score[old]
+    assert not answers.suggest(plain, "nia@engine.test", 1, under=old)[0].why.endswith("last year")
+    with pytest.raises(ConfigError, match="'popular'"):
+        Project.open(clone, model_options={"populer": 1.0}, cache=tmp_path)
+    shutil.rmtree(tmp_path)  # of this clone there is one cache below, for the test of what it stores
 
 
 def test_files_next_can_be_asked_for_under_a_path(opened) -> None:

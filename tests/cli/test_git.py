@@ -8,6 +8,8 @@ from histories import History, git
 
 from graphrec.data import Dataset
 
+OWN = ("--set", "split=chronological")
+
 
 def clone(path: Path) -> Path:
     history = History(path)
@@ -19,7 +21,7 @@ def clone(path: Path) -> Path:
 
 def test_clones_become_a_dataset(tmp_path, graphrec) -> None:
     one, two = clone(tmp_path / "one"), clone(tmp_path / "two")
-    answer = graphrec("data", "git", one, two, "--out", tmp_path / "saved", "--set", "max_files=10")
+    answer = graphrec("data", "git", one, two, "--out", tmp_path / "saved", *OWN)
     assert answer.code == 0
     data = Dataset.load(tmp_path / "saved")
     assert data.n_items == 14
@@ -36,6 +38,11 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, refused) -> None:
     assert "no such folder" in refused("data", "git", tmp_path / "on", "--out", out)
     assert "Did you mean 'max_files'" in refused("data", "git", made, "--out", out, "--set", "max_file=3")
     assert "has no revision 'mian'" in refused("data", "git", made, "--out", out, "--set", "revision=mian")
+    assert "Did you mean 'time'" in refused("data", "git", made, "--out", out, "--set", "split=tine")
+    typo = 'split={"name": "time", "vaild": 0.2}'
+    assert "Did you mean 'valid'" in refused("data", "git", made, "--out", out, "--set", typo)
+    none = 'split={"name": "cut", "valid": "1990-01-01", "test": "1990-01-01"}'
+    assert "no contribution is left" in refused("data", "git", made, "--out", out, "--set", none)
     (made / "HEAD").write_text("broken")
     assert "git" in refused("data", "git", made, "--out", out)
     assert not out.exists()
@@ -59,7 +66,7 @@ def test_in_a_folder_of_a_clone_the_clone_is_read(tmp_path, graphrec, refused, m
 
 def test_files_are_ranked_within_the_projects_of_a_person(tmp_path, graphrec, refused) -> None:
     one, two = clone(tmp_path / "one"), clone(tmp_path / "two")
-    made = ("data", "git", one, two, "--out", tmp_path / "saved", "--set", "code=false")
+    made = ("data", "git", one, two, "--out", tmp_path / "saved", "--set", "code=false", *OWN)
     assert graphrec(*made).code == 0
     trained = graphrec("train", "cochange", tmp_path / "saved", "--out", tmp_path / "run", "--select", "none")
     assert trained.code == 0
@@ -76,7 +83,7 @@ def test_files_are_ranked_within_the_projects_of_a_person(tmp_path, graphrec, re
 
 def test_coder_takes_the_features_of_its_extractor(tmp_path, graphrec, refused) -> None:
     saved, store = tmp_path / "saved", ("--store", tmp_path / "cache")
-    assert graphrec("data", "git", clone(tmp_path / "one"), "--out", saved).code == 0
+    assert graphrec("data", "git", clone(tmp_path / "one"), "--out", saved, *OWN).code == 0
     train = ("train", "coder", saved, "--out", tmp_path / "run", "--select", "none", *store)
     options = ("--set", "train.epochs=1", "--set", "model.contrast_weight=0", "--set", "model.segments=2")
     build = ("features", "build", saved, *store, "--set", "text.min_texts=1", "--set", "text.size=4")

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -34,8 +34,8 @@ from graphrec.data.git.contents import MAX_BYTES, contents
 from graphrec.data.git.log import Repository
 from graphrec.data.git.mining import BEHAVIORS, Mined, MiningConfig, mine
 from graphrec.data.git.people import People
-from graphrec.data.repositories import path_words, tree_of
-from graphrec.data.splits import TimeCut, as_split
+from graphrec.data.repositories import known_at_cut, path_words, tree_of
+from graphrec.data.splits import TimeCut, TimeSplit, as_split
 from graphrec.data.times import as_seconds
 from graphrec.data.vocabulary import Vocabulary
 
@@ -49,7 +49,7 @@ def read_histories(
     *,
     config: MiningConfig | None = None,
     names: Sequence[str] | None = None,
-    split: Any = "chronological",
+    split: Any = "time",
     k_core: int | tuple[int, int] = 0,
     code: bool = True,
     code_bytes: int = MAX_BYTES,
@@ -60,9 +60,12 @@ def read_histories(
 ) -> Dataset:
     """Reads a dataset from local clones.
 
-    With the split ``cut``, files and their contents are those of the last commit before its first time. The
-    other splits have no single time before which everything is known: files are those of the revision, and
-    the content of each is the one before the first held-out contribution to it.
+    With one time for all (splits ``time`` and ``cut``), people are those who contributed before the first of
+    its times, files and their contents are those of the last commit before it, and contributions of others or
+    to other files are left out. A share of ``time`` counts the contributions to the files of the revision;
+    the histories are read twice. The other splits have no single time before which everything is known: files
+    are those of the revision, and the content of each is the one before the first held-out contribution to
+    it.
 
     Args:
         paths: clones, bare or not; a folder in a clone stands for the clone.
@@ -84,15 +87,26 @@ def read_histories(
     """
     config = config or MiningConfig()
     recipe = as_split(split)
-    # Commits have whole seconds.
-    cut = math.ceil(recipe.valid) if isinstance(recipe, TimeCut) else None
     repositories = [Repository(path) for path in paths]
     repository_names = _repository_names(repositories, names)
-    people = People(salt)
-    histories = [
-        mine(repository, repository_name, people, config, cut)
-        for repository, repository_name in zip(repositories, repository_names, strict=True)
-    ]
+
+    def read(cut: TimeCut | None) -> tuple[list[Mined], dict[str, list[Any]], People]:
+        people = People(salt)
+        # Commits have whole seconds.
+        before = None if cut is None else math.ceil(cut.valid)
+        choose_time = config.time_chooser(() if cut is None else (cut.valid, cut.test))
+        histories = [
+            mine(repository, repository_name, people, config, before, choose_time)
+            for repository, repository_name in zip(repositories, repository_names, strict=True)
+        ]
+        person_of, user_ids, _ = people.number()
+        return histories, _contributions(histories, person_of, user_ids, choose_time), people
+
+    if isinstance(recipe, TimeSplit):
+        times = np.array(read(None)[1]["time"])
+        recipe = TimeCut(*recipe.starts(times)) if len(times) else recipe
+    cut = recipe if isinstance(recipe, TimeCut) else None
+    histories, columns, people = read(cut)
     person_of, user_ids, addresses = people.number()
     counts = {
         history.name: {
@@ -103,7 +117,6 @@ def read_histories(
         }
         for history in histories
     }
-    columns = _contributions(histories, person_of, user_ids, config)
     if histories and all(history.head is None for history in histories):
         folders = ", ".join(str(repository.path) for repository in repositories)
         raise DataError(f"{folders}: no commits yet; commit something, or choose another clone")
@@ -112,8 +125,9 @@ def read_histories(
             f"{', '.join(repository_names)}: no contribution is left ({counts}); check revision, cut and "
             "extensions"
         )
+    frame, recipe, left_out = known_at_cut(pl.DataFrame(columns), recipe, ", ".join(repository_names))
     data = Dataset.from_frame(
-        columns,
+        frame,
         time="time",
         split=recipe,
         k_core=k_core,
@@ -141,10 +155,12 @@ def read_histories(
         )
     content = {"path": Content("text", [path_words(printable(path)) for path in paths_of_items])}
     if code:
-        code_texts = _contents(data, repositories, histories, files, config, cut, code_bytes)
+        whole = cut is not None  # all of the snapshot is from before the cut
+        code_texts = _contents(data, repositories, histories, files, config, whole, code_bytes)
         content["code"] = Content("text", code_texts)
     meta = {
         **data.meta,
+        **left_out,
         "repositories": counts,
         "mining": config.model_dump(mode="json"),
         "salted": bool(salt),
@@ -191,7 +207,10 @@ def _default_name(repository: Repository) -> str:
 
 
 def _contributions(
-    histories: Sequence[Mined], person_of: list[int], user_ids: list[str], config: MiningConfig
+    histories: Sequence[Mined],
+    person_of: list[int],
+    user_ids: list[str],
+    choose_time: Callable[[int, int], int],
 ) -> dict[str, list[Any]]:
     """A table with one row per person and file, and the time of the contribution."""
     columns: dict[str, list[Any]] = {"user": [], "item": [], "time": []}
@@ -199,7 +218,7 @@ def _contributions(
         times: dict[tuple[int, int], int] = {}
         for key, time in history.times.items():
             pair = person_of[key >> 32], key & 0xFFFFFFFF
-            times[pair] = config.choose_time(times.get(pair, time), time)
+            times[pair] = choose_time(times.get(pair, time), time)
         item_ids = _item_ids(history)
         for (person, file), time in times.items():
             columns["user"].append(user_ids[person])
@@ -276,13 +295,15 @@ def _contents(
     histories: Sequence[Mined],
     files: Sequence[tuple[int, int]],
     config: MiningConfig,
-    cut: int | None,
+    whole: bool,
     limit: int,
 ) -> list[str | None]:
-    """Contents of the items."""
+    """Contents of the items: with ``whole`` as they are in the snapshot, else those before the first held-out
+    contribution.
+    """
     item_of = {file: i for i, file in enumerate(files)}
     before: list[dict[int, int]] = [{} for _ in histories]
-    if cut is None:
+    if not whole:
         held_out = _first_held_out(data, "items", data.n_items)
         for i in np.flatnonzero(held_out < NEVER).tolist():
             repository, file = files[i]

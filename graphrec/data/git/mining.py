@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -42,10 +42,16 @@ class MiningConfig(Config):
     when: Literal["first", "last"] = "first"
     """Which of a person's contributions to a file gives the time."""
 
-    @property
-    def choose_time(self) -> Callable[[int, int], int]:
-        """Chooses between the times of two contributions."""
-        return min if self.when == "first" else max
+    def time_chooser(self, starts: Sequence[float] = ()) -> Callable[[int, int], int]:
+        """A function that chooses between the times of two contributions of a person to a file.
+
+        Args:
+            starts: of the stretches that follow train; the last contribution is that of the earliest stretch,
+                so that later ones take nothing from train.
+        """
+        if self.when == "first":
+            return min
+        return lambda *times: max(times, key=lambda time: (-sum(time >= start for start in starts), time))
 
 
 @dataclass
@@ -137,7 +143,12 @@ class ForwardPaths:
 
 
 def mine(
-    repository: Repository, name: str, people: People, config: MiningConfig, cut: int | None = None
+    repository: Repository,
+    name: str,
+    people: People,
+    config: MiningConfig,
+    cut: int | None = None,
+    choose_time: Callable[[int, int], int] | None = None,
 ) -> Mined:
     """Reads a history once.
 
@@ -151,6 +162,7 @@ def mine(
         people: registers all people.
         config: what counts.
         cut: seconds since the epoch; None: no cut.
+        choose_time: chooses between the times of two contributions; default: by ``config.when``.
 
     Raises:
         DataError: git fails, or there is no such revision.
@@ -169,9 +181,10 @@ def mine(
     extensions = frozenset(config.extensions) if config.extensions is not None else None
     mined.files = sorted(path for path in tree if _counts(path, extensions, config.vendored))
     mined.counts["files that do not count"] = len(tree) - len(mined.files)
-    reader = _Reader(mined, people, config)
+    choose_time = choose_time or config.time_chooser()
+    reader = _Reader(mined, people, config, choose_time)
     number = {path: i for i, path in enumerate(mined.files)}
-    backward = BackwardPaths(number, config.choose_time)
+    backward = BackwardPaths(number, choose_time)
     for commit in repository.commits((mined.snapshot,), merges=config.merges):
         contributors = reader.contributors(commit)
         time = reader.time(commit)
@@ -200,6 +213,7 @@ class _Reader:
     mined: Mined
     people: People
     config: MiningConfig
+    choose_time: Callable[[int, int], int]
 
     def time(self, commit: Commit) -> int:
         """Time of a commit."""
@@ -239,7 +253,7 @@ class _Reader:
         for person in contributors:
             key = person << 32 | file
             previous = times.get(key)
-            times[key] = time if previous is None else self.config.choose_time(previous, time)
+            times[key] = time if previous is None else self.choose_time(previous, time)
 
     def _register(self, person: Person) -> int | None:
         if not self.config.bots and is_bot(person):

@@ -23,7 +23,7 @@ from graphrec.data.content import Content
 from graphrec.data.dataset import Dataset, Relation
 from graphrec.data.git.paths import DOCS, TESTS
 from graphrec.data.readers.files import require_file
-from graphrec.data.repositories import OF, path_words, tree_of
+from graphrec.data.repositories import OF, known_at_cut, path_words, tree_of
 
 SOURCE = "https://github.com, mined from the histories of 20 projects (as graphrec data git does)"
 
@@ -33,7 +33,7 @@ def read(
     *,
     topic: Literal["FS", "DB"] = "FS",
     min_files: int = 3,
-    split: Any = "chronological",
+    split: Any = "time",
     k_core: int | tuple[int, int] = 0,
     seed: int = 0,
 ) -> Dataset:
@@ -42,8 +42,9 @@ def read(
     Args:
         folder: holds ``FS_contrib.tsv.gz`` and ``DB_contrib.tsv.gz``.
         topic: set of repositories.
-        min_files: keep people who worked on at least so many files.
-        split: split of the contributions.
+        min_files: keep people who worked on at least so many files; with one time for all, before it.
+        split: split of the contributions. With ``time`` or ``cut``, people and files are those before the
+            first of their times; ``chronological`` splits each person's contributions.
         k_core: as in :meth:`Dataset.from_frame`.
         seed: of the split.
     """
@@ -51,7 +52,7 @@ def read(
     frame = _table(path).with_columns(
         item=pl.col("repo") + "/" + pl.col("path"), time=pl.col("first_ts").cast(pl.Int64)
     )
-    frame = frame.filter(pl.len().over("user") >= min_files)
+    frame, split, left_out = known_at_cut(frame, split, str(path), min_files)
     data = Dataset.from_frame(
         frame,
         time="time",
@@ -75,7 +76,8 @@ def read(
         chosen = mask[data.train.items]
         relations[key] = sorted_edges([data.train.users[chosen], repository[data.train.items[chosen]]])
     words = Content("text", [path_words(p) for p in paths])
-    return replace(data, nodes=nodes, relations=relations, content={"path": words})
+    meta = {**data.meta, **left_out}
+    return replace(data, nodes=nodes, relations=relations, content={"path": words}, meta=meta)
 
 
 def _table(path: Path) -> pl.DataFrame:

@@ -37,7 +37,7 @@ def read(
     starred: str | None = None,
     watched: str | None = None,
     forked: str | None = None,
-    split: Any = "chronological",
+    split: Any = "time",
     k_core: int | tuple[int, int] = 0,
     code: bool = True,
     code_bytes: int = MAX_BYTES,
@@ -62,7 +62,9 @@ def read(
             optionally ``time`` (seconds).
         watched: the same for users who watch repositories.
         forked: the same for users who forked repositories.
-        split: split of the contributions; ``{"name": "cut", "valid": t, "test": t}`` is one time for all.
+        split: split of the contributions: ``time`` (everything before some time is train; the newest share
+            of all contributions is held out), ``cut`` (the same, at given times), or ``chronological``
+            (each person's newest share; train then holds what others did later).
         k_core: as in :meth:`Dataset.from_frame`.
         code: read file contents.
         code_bytes: number of bytes read of a file.
