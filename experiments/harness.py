@@ -30,6 +30,7 @@ from graphrec.core.random import numpy_rng
 from graphrec.evaluation.ranking import Beyond, activity_groups, warm_cold
 from graphrec.evaluation.report import Comparison, Report
 from graphrec.features import ATTRIBUTE_PREFIX, FeatureTable
+from graphrec.graphs.equal_rows import EqualRows
 from graphrec.models import model as model_class
 from graphrec.models.base import Features, ModelConfig
 from graphrec.runs import read_meta
@@ -54,7 +55,8 @@ class Row:
         train: options of training, likewise.
         features: which modalities the model gets; None gives it all.
         control: for each replaced field ``"shuffled"`` (the vectors shuffled among items) or ``"noise"``
-            (random vectors): the controls that measure the value of the content itself.
+            (random vectors): the controls that measure the value of the content itself; ``"tied"`` shuffles
+            the distinct vectors and keeps which items have the same one.
         like: label of the row whose tuned options are used, changed by ``change``.
         change: model options that differ from that row's.
         group: ``"main"``, or the group of checks.
@@ -139,6 +141,11 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--store", type=Path, default=Path("cache"), help="the feature store")
     parser.add_argument("--seeds", type=int, nargs="+", help="seeds to run (default: the script's)")
     parser.add_argument("--rows", nargs="+", help="train these rows only, and record nothing")
+    parser.add_argument(
+        "--update",
+        action="store_true",
+        help="with --rows: put them into the recorded result, with the options recorded there",
+    )
     return parser
 
 
@@ -152,7 +159,9 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
     if options.threads:
         torch.set_num_threads(options.threads)
     seeds = options.seeds or list(experiment.seeds)[: 1 if options.quick else None]
-    study = Study(experiment, options.out, options.quick)
+    path = (options.out / "quick" if options.quick else RESULTS) / f"{experiment.name}.json"
+    before = read_json(path) if options.update else {}
+    study = Study(experiment, options.out, options.quick, before.get("rows", {}))
     rows: dict[str, Any] = {}
     entries: dict[str, list[Entry]] = {}
     for row in experiment.rows:
@@ -178,8 +187,13 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
             "activity": _by_activity(study.data, [report for _, report in done]),
         }
         print(f"{row.label}: {[round(f['test'][SELECT], 4) for f, _ in done]} {chosen}", flush=True)
-    if options.rows:
+    if options.rows and not options.update:
         return None
+    if options.update:
+        result = _updated(before, experiment, rows, entries)
+        write_result(path, result)
+        print(f"{table(result)}\n\n{details(result)}\n\nwritten: {path}")
+        return result
     main = {row.label: entries[row.label] for row in experiment.rows if row.group == "main"}
     compared = compare_reports(main, baseline=experiment.baseline, metric=SELECT)
     tuned = experiment if experiment.trials else experiment.tuned_as or experiment
@@ -206,7 +220,6 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
         "comparisons": [_recorded(c) for c in compared.comparisons],
         "pairs": _pairs(entries, experiment.pairs),
     }  # fmt: skip
-    path = (options.out / "quick" if options.quick else RESULTS) / f"{experiment.name}.json"
     write_result(path, result)
     result = read_json(path)
     page = to_html(compared, study.folder / "report.html")
@@ -221,6 +234,8 @@ class Study:
     experiment: Experiment
     out: Path
     quick: bool
+    recorded: Mapping[str, Any] = field(default_factory=dict)
+    """Rows whose options are taken as they were recorded instead of tuning again."""
 
     @cached_property
     def data(self) -> gr.Dataset:
@@ -241,6 +256,8 @@ class Study:
         if row.like is not None:
             chosen, _ = self.chosen(self.experiment.row(row.like))
             return {**chosen, **row.change}, []
+        if row.label in self.recorded:
+            return dict(self.recorded[row.label]["options"]), self.recorded[row.label]["trials"]
         first = self.experiment.tuned_as
         if first is not None and first.has(row.label):
             return Study(first, self.out, self.quick).chosen(first.row(row.label))
@@ -257,7 +274,15 @@ class Study:
             model_options={k: v for k, v in fixed.items() if k not in cls.search_space},
             train_options={k: v for k, v in train.items() if f"train.{k}" not in cls.search_space},
         )  # fmt: skip
-        tried = [{"options": t.options, "value": t.value, "epochs": t.epochs} for t in tuned.trials]
+        tried = [
+            {
+                "options": t.options,
+                "value": t.value,
+                "epochs": t.epochs,
+                **({"beyond": t.beyond} if t.beyond else {}),
+            }
+            for t in tuned.trials
+        ]
         return {**fixed, **tuned.best.options}, tried
 
     def limited(self, train: gr.TrainConfig) -> gr.TrainConfig:
@@ -408,7 +433,19 @@ def _about(table: FeatureTable, field: str) -> dict[str, Any]:
     )
 
 
-CONTROLS = {"shuffled": _shuffled, "noise": _noise}
+def _tied(table: FeatureTable, field: str) -> FeatureTable:
+    """The distinct vectors shuffled among the groups of items that have the same one: which items are equal
+    stays, and what their vector says about other groups is lost.
+    """
+    values = table.numpy(np.float32)
+    present = np.flatnonzero(table.present)
+    equal = EqualRows.of([values[present]])
+    order = numpy_rng(0, f"experiments/tied/{field}").permutation(len(equal))
+    values[present] = values[present][equal.first[order]][equal.group]
+    return FeatureTable(values, table.present, _about(table, field))
+
+
+CONTROLS = {"shuffled": _shuffled, "noise": _noise, "tied": _tied}
 
 
 def _by_activity(data: gr.Dataset, reports: Sequence[Report]) -> dict[str, Any]:
@@ -435,6 +472,45 @@ def _pairs(entries: Mapping[str, list[Entry]], pairs: Sequence[tuple[str, str]])
         compared = compare_reports(found, baseline=b, metric=SELECT)
         made.append(_recorded(compared.comparisons[0]))
     return made
+
+
+def _updated(
+    before: Mapping[str, Any],
+    experiment: Experiment,
+    rows: Mapping[str, Any],
+    entries: Mapping[str, list[Entry]],
+) -> dict[str, Any]:
+    """A recorded result with some rows trained anew, and the comparisons between them.
+
+    Raises:
+        ConfigError: a row is compared with one that was not trained, so that their comparison would be lost.
+    """
+    same = {label for label in rows if _values(rows, label) == _values(before["rows"], label)}
+    for c in (*before["comparisons"], *before["pairs"]):
+        sides = {c["model"], c["baseline"]}
+        if len(sides - set(rows)) == 1 and not sides & same:
+            raise ConfigError(
+                f"{experiment.name}: {(sides & set(rows)).pop()!r} came out otherwise than recorded, and it is "
+                f"compared with {(sides - set(rows)).pop()!r}; name both in --rows"
+            )
+    main = {label: found for label, found in entries.items() if rows[label]["group"] == "main"}
+    compared = compare_reports(main, baseline=before["baseline"], metric=SELECT) if len(main) > 1 else None
+    new = [_recorded(c) for c in compared.comparisons] if compared else []
+    found = {(c["model"], c["baseline"]): c for c in new}
+    pairs = _pairs(entries, [pair for pair in experiment.pairs if set(pair) <= set(rows)])
+    renewed = {(c["model"], c["baseline"]) for c in pairs}
+    return {
+        **before,
+        "rows": {**before["rows"], **rows},
+        "order": [*before["order"], *(label for label in rows if label not in before["order"])],
+        "comparisons": [found.get((c["model"], c["baseline"]), c) for c in before["comparisons"]],
+        "pairs": [c for c in before["pairs"] if (c["model"], c["baseline"]) not in renewed] + pairs,
+    }
+
+
+def _values(rows: Mapping[str, Any], label: str) -> list[tuple[int, float]]:
+    """Seed and selected test metric of each run, as recorded."""
+    return [(r["seed"], round(r["test"][SELECT], 6)) for r in rows[label]["runs"]] if label in rows else []
 
 
 def _recorded(comparison: Comparison) -> dict[str, Any]:

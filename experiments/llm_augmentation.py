@@ -97,7 +97,7 @@ def rows_of(
             replace(row, label=f"FREEDOM + {how} attributes", control=dict.fromkeys(written, how))
             for row in augmented(main)
             if row.label == "FREEDOM + attributes"
-            for how in ("shuffled", "noise")
+            for how in ("shuffled", "tied", "noise")
         ),
     ]
 

@@ -82,7 +82,9 @@ def about(result: Mapping[str, Any]) -> str:
     data, seeds, trials = result["dataset"], result["seeds"], result["trials"]
     spread = f"mean ± standard deviation over {seeds_in_words(len(seeds))}" if len(seeds) > 1 else "one seed"
     minutes = sum(run["seconds"] for row in result["rows"].values() for run in row["runs"]) / 60
-    how = f"{trials} trials a model" if trials else "the papers' settings, nothing tuned"
+    beyond = any("beyond" in trial for row in result["rows"].values() for trial in row["trials"])
+    further = " and up to 4 more beyond an edge of its grid" if beyond else ""
+    how = f"{trials} trials a model{further}" if trials else "the papers' settings, nothing tuned"
     if trials and result["tuned_on"] != result["experiment"]:
         how += f", those of {result['tuned_on']}"
     fields: dict[str, list[str]] = {"item": [], "user": []}
