@@ -490,7 +490,7 @@ def _updated(
         sides = {c["model"], c["baseline"]}
         if len(sides - set(rows)) == 1 and not sides & same:
             raise ConfigError(
-                f"{experiment.name}: {(sides & set(rows)).pop()!r} came out otherwise than recorded, and it is "
+                f"{experiment.name}: {(sides & set(rows)).pop()!r} came out otherwise than recorded, and is "
                 f"compared with {(sides - set(rows)).pop()!r}; name both in --rows"
             )
     main = {label: found for label, found in entries.items() if rows[label]["group"] == "main"}
