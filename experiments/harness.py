@@ -35,7 +35,7 @@ from graphrec.models import model as model_class
 from graphrec.models.base import Features, ModelConfig
 from graphrec.runs import read_meta
 from graphrec.runs.comparison import Entry, compare_reports, to_html
-from graphrec.runs.tuning.tuner import tune
+from graphrec.runs.tuning.tuner import EXTEND, tune
 from graphrec.training.run_directory import METRICS as HISTORY
 
 METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
@@ -270,7 +270,7 @@ class Study:
             row.model, self.data, self.given(row, row.config),
             trials=QUICK["trials"] if self.quick else self.experiment.trials,
             out=self.folder / "tuning" / folder_of(row.label), seed=self.experiment.seeds[0],
-            select=SELECT, resume=True,
+            select=SELECT, resume=True, extend=0 if self.quick else EXTEND,
             model_options={k: v for k, v in fixed.items() if k not in cls.search_space},
             train_options={k: v for k, v in train.items() if f"train.{k}" not in cls.search_space},
         )  # fmt: skip

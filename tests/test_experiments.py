@@ -13,10 +13,11 @@ import pytest
 
 import graphrec as gr
 from experiments import llm_augmentation, paper_claims, tables, train_from_scratch
-from experiments.harness import Experiment, Study, arguments, run
+from experiments.harness import CONTROLS, Experiment, Study, arguments, run
+from experiments.recording import write_result
 from experiments.rendering import about, details, table
 from experiments.rows import MULTIMODAL, NAMES, checks, defaults, settled
-from graphrec.core.errors import CheckpointError
+from graphrec.core.errors import CheckpointError, ConfigError
 from graphrec.data.generated import generated_options, write_catalog
 from graphrec.features import FeatureTable
 from graphrec.models import MODELS, model
@@ -111,6 +112,51 @@ def test_a_finished_experiment_is_read_back(done) -> None:
     assert {k: v for k, v in again.items() if k != "environment"} == {
         k: v for k, v in result.items() if k != "environment"
     }
+
+
+def test_rows_put_into_a_record_replace_their_values_and_comparisons(done, tmp_path) -> None:
+    """The record of another machine: two rows are other numbers there, as are all comparisons of FREEDOM."""
+    warm, _, _, result, _ = done
+    path = tmp_path / "quick" / "toy.json"
+    other = json.loads(json.dumps(result))
+    for label in ("FREEDOM", "FREEDOM, shuffled"):
+        for facts in other["rows"][label]["runs"]:
+            facts["test"]["recall@20"] += 0.01
+    for comparison in (*other["comparisons"], *other["pairs"]):
+        comparison["difference"] += 0.01
+    write_result(path, other)
+    given = ["--out", str(tmp_path), "--quick", "--seeds", "0", "1", "--update", "--rows"]
+    update = arguments("").parse_args([*given, "LightGCN", "FREEDOM", "FREEDOM, shuffled"])
+    with pytest.raises(ConfigError, match="'FREEDOM' came out otherwise") as refused:
+        run(warm, update)
+    assert "name both" in str(refused.value)
+    checks = [label for label in result["order"] if label != "Popularity"]
+    renewed = run(warm, arguments("").parse_args([*given, *checks]))
+    values = {label: [r["test"]["recall@20"] for r in row["runs"]] for label, row in result["rows"].items()}
+    assert {
+        label: [r["test"]["recall@20"] for r in row["runs"]] for label, row in renewed["rows"].items()
+    } == values
+    assert renewed["order"] == result["order"]
+    for kind in ("comparisons", "pairs"):
+        for new, before in zip(renewed[kind], result[kind], strict=True):
+            same = "Popularity" not in (new["model"], new["baseline"])
+            assert new["difference"] == pytest.approx(before["difference"] + (0 if same else 0.01))
+    assert renewed["rows"]["FREEDOM"]["options"] == result["rows"]["FREEDOM"]["options"], "not tuned again"
+
+
+def test_a_control_that_keeps_ties_keeps_which_items_are_equal() -> None:
+    rng = np.random.default_rng(0)
+    distinct = rng.normal(size=(5, 3)).astype(np.float32)
+    group = rng.integers(0, 5, 40)
+    present = np.arange(40) != 7
+    table = FeatureTable(np.where(present[:, None], distinct[group], 0), present, {"field": "attribute_type"})
+    tied = CONTROLS["tied"](table, "attribute_type")
+    values = tied.numpy()
+    assert np.array_equal(tied.present, present)
+    same = (values[:, None] == values[None]).all(2)[present][:, present]
+    assert np.array_equal(same, (group[:, None] == group)[present][:, present])
+    assert {tuple(v) for v in values[present]} == {tuple(v) for v in distinct}
+    assert not np.array_equal(values, table.numpy())
 
 
 def test_other_options_do_not_pass_for_a_finished_row(done) -> None:
