@@ -11,7 +11,7 @@ import argparse
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -42,6 +42,8 @@ METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 CUTS = (1, 5, 10, 20, 50)
 SELECT = "recall@20"
 QUICK = {"epochs": 1, "trials": 2}
+NEWER = {"patience_steps": 0}
+"""Options of training that a record may lack -> the value that does what was done before they were there."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,9 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
     seeds = options.seeds or list(experiment.seeds)[: 1 if options.quick else None]
     path = (options.out / "quick" if options.quick else RESULTS) / f"{experiment.name}.json"
     before = read_json(path) if options.update else {}
+    if before:
+        train = gr.TrainConfig(**{**NEWER, **before["defaults"]["train"]})
+        experiment = replace(experiment, rows=[replace(row, train=train) for row in experiment.rows])
     study = Study(experiment, options.out, options.quick, before.get("rows", {}))
     rows: dict[str, Any] = {}
     entries: dict[str, list[Entry]] = {}

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import graphrec as gr
 from experiments import cold_items, contributions, conversations, llm_augmentation, neighbors
 from experiments.content import PACKAGED, ready_features
-from experiments.harness import SELECT, Experiment, Row, Study, defaults_of, fields_of
+from experiments.harness import NEWER, SELECT, Experiment, Row, Study, defaults_of, fields_of
 from experiments.recording import TEST
 from experiments.rendering import GROUPS
 from graphrec.core.errors import ConfigError, DataError, FeatureError
@@ -35,8 +35,6 @@ from graphrec.models import model as model_class
 SCRIPTS = ("amazon_baby", "amazon_scientific", "amazon_sports", "movielens_small", "xwines", "lastfm",
            "xwines_conversations")  # fmt: skip
 """Scripts that a record's command may name for what the record lacks; nothing else is imported."""
-NEWER = {"patience_steps": 0}
-"""Options of training that a record may lack -> the value that does what was done before they were there."""
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 """Recorded name of the packaged sentence encoder."""
 
