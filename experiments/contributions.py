@@ -38,6 +38,7 @@ from experiments.rendering import spread
 from graphrec.core.environment import environment
 from graphrec.core.files import read_json, write_json
 from graphrec.evaluation.candidates import CandidateGroups
+from graphrec.evaluation.metrics import holm
 from graphrec.evaluation.ranking import RankingTask
 from graphrec.evaluation.report import Report
 from graphrec.features import FeatureStore, FeatureTable
@@ -197,7 +198,7 @@ def run(name: str, command: str, data: gr.Dataset, text: str, options: argparse.
             k=(5, 10),
             metrics=METRICS,
         )
-        compared += [vars(c) for c in found.comparisons]
+        compared += [{k: v for k, v in vars(c).items() if k != "p_holm"} for c in found.comparisons]
     result = {
         "experiment": name,
         "command": command
@@ -316,13 +317,15 @@ def parts(result: Mapping[str, Any]) -> str:
 
 
 def compared_with(result: Mapping[str, Any]) -> str:
-    """Paired comparisons on NDCG@10."""
+    """Paired comparisons on NDCG@10; p-values are corrected over all of them."""
+    p_values = holm([c["p"] for c in result["contributions"]])
     lines = ["| NDCG@10, per-person means over seeds | difference | relative | 95 % interval | p (Holm) |",
              "|---|---|---|---|---|"]  # fmt: skip
-    for c in result["contributions"]:
+    for c, p in zip(result["contributions"], p_values, strict=True):
         low, high = c["interval"]
         lines.append(f"| {c['model']} vs {c['baseline']} | {c['difference']:+.4f} | {c['relative']:+.1%} "
-                     f"| [{low:+.4f}, {high:+.4f}] | {c['p_holm']:.2g} |")  # fmt: skip
+                     f"| [{low:+.4f}, {high:+.4f}] | {p:.2g} |")  # fmt: skip
+    lines += ["", f"p (Holm) is corrected over the {len(p_values)} comparisons of this table."]
     return "\n".join(lines)
 
 
