@@ -506,7 +506,7 @@ def _updated(
     renewed = {(c["model"], c["baseline"]) for c in pairs}
     return {
         **before,
-        "rows": {**before["rows"], **rows},
+        "rows": {**before["rows"], **{label: row for label, row in rows.items() if label not in same}},
         "order": [*before["order"], *(label for label in rows if label not in before["order"])],
         "comparisons": [found.get((c["model"], c["baseline"]), c) for c in before["comparisons"]],
         "pairs": [c for c in before["pairs"] if (c["model"], c["baseline"]) not in renewed] + pairs,
