@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import (
+    bm3_collapse,
     cold_items,
     contribution_cuts,
     contributions,
@@ -74,6 +75,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "augmentation-parts": lambda name: llm_augmentation.parts(recorded(name)),
     "augmentation-added": lambda name: llm_augmentation.added(recorded(name)),
     "augmentation-cold": lambda name: llm_augmentation.cold(recorded(name)),
+    "bm3-collapse": lambda: bm3_collapse.table(recorded("bm3_collapse")),
     "cold": lambda: cold_items.table(recorded("cold_items")),
     "neighbors": lambda: neighbors.table(recorded("neighbors")),
 }
