@@ -1,9 +1,10 @@
 """Rows with equal content, and neighbors among them: equal rows are a group whose members share its places.
 
-Where a group of equal rows does not fit into the ``k`` places of a row, its ``k`` nearest are not defined, and
-taking the lowest indices makes items neighbors because of where they stand in a list. Here a row's ``k`` places go to the nearest
-groups, and the members of a group with fewer places than members get an equal share of them. The weights of a
-row sum to ``k``, and renumbering the rows renumbers the neighbors and changes nothing else.
+Where a group of equal rows does not fit into the ``k`` places of a row, its ``k`` nearest are not defined,
+and taking the lowest indices makes items neighbors because of where they stand in a list. Here a row's ``k``
+places go to the nearest groups, and the members of a group with fewer places than members get an equal share
+of them. The weights of a row sum to ``k``, and renumbering the rows renumbers the neighbors and changes
+nothing else.
 """
 
 from __future__ import annotations
