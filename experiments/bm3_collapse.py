@@ -25,7 +25,7 @@ import graphrec as gr
 from experiments.content import extracted, ready_features, text_encoder
 from experiments.harness import folder_of, options_of_all
 from experiments.recording import RESULTS, write_result
-from experiments.rendering import spread
+from experiments.rendering import seeds_in_words, spread
 from graphrec.core.environment import environment
 from graphrec.core.files import read_json, write_json
 from graphrec.core.random import numpy_rng
@@ -184,14 +184,10 @@ def table(result: Mapping[str, Any]) -> str:
         rank = sum(run["rank"] for run in runs) / len(runs)
         cosine = sum(run["cosine"] for run in runs) / len(runs)
         lines.append(f"| {label} | {epochs} | {' | '.join(cells)} | {rank:.1f} | {cosine:.2f} |")
-    seeds = len(result["seeds"])
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"Mean ± standard deviation over {seeds} seeds, chosen on validation. `{result['command']}`",
-        ]
-    )
+    seeds = seeds_in_words(len(result["seeds"]))
+    over = f"Mean ± standard deviation over {seeds}" if len(result["seeds"]) > 1 else seeds.capitalize()
+    lines += ["", f"{over}, epochs chosen on validation. `{result['command']}`"]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
