@@ -26,6 +26,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the backgrou
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch reads it, and for the processes that tests start
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_power_cut() -> Iterator[None]:
+    """Files are not forced to the disk: here processes are killed, which loses nothing that was written; the
+    power does not fail. What tests count or fail are calls of ``os.fsync``, which remain.
+    """
+    with patch.object(os, "fsync", lambda handle: None):
+        yield
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leaves out what takes long, unless it is asked for."""
     if not os.environ.get("GRAPHREC_SLOW"):

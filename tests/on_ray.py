@@ -15,7 +15,6 @@ from graphrec.core.errors import ConfigError
 from graphrec.core.ray import Cluster
 from graphrec.features import FeatureStore
 from graphrec.features.extract.extraction import extract
-from graphrec.graphs import nearest
 
 
 class Slow(Hashing):
@@ -129,6 +128,8 @@ def deadly_range(k: int, block: Any, unit: Any, part: tuple[int, int]) -> Any:
         with log.open("a") as file:
             file.write("x")
         os.kill(os.getpid(), 9)
+    from graphrec.graphs import nearest  # torch, which takes seconds to import, and most workers need none
+
     return nearest._search(unit[part[0] : part[1]], unit, k, block)
 
 

@@ -28,7 +28,7 @@ from graphrec.serving.export import read_faiss, write_faiss
 from graphrec.testing import communities
 from graphrec.training.run_directory import check_metrics, read_state
 
-FLIPS = 40
+FLIPS = 15
 """Flipped bits of each file; the first and the last byte are among them."""
 TRAINING = {"epochs": 2, "batch_size": 64, "device": "cpu", "progress": False}
 

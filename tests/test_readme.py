@@ -8,7 +8,9 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -38,7 +40,9 @@ def test_the_extras_and_the_citation_are_those_of_the_package() -> None:
 
 
 @pytest.mark.slow
-def test_the_blocks_run_literally_in_an_empty_folder(tmp_path: Path) -> None:
+def test_the_blocks_run_literally_in_an_empty_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graphrec: Callable[..., Any]
+) -> None:
     """Every block that is not about make, word for word and in order, each in a process of its own."""
     fences = re.findall(
         r"(<!-- not run: .*?-->\n)?^```(bash|python)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE
@@ -57,10 +61,10 @@ def test_the_blocks_run_literally_in_an_empty_folder(tmp_path: Path) -> None:
         assert result.returncode == 0, text + result.stderr
         ran.append(language)
     assert ran == ["bash", "python", "bash"]
+    monkeypatch.chdir(tmp_path)
     for line in ("evaluate runs/shop", "recommend runs/shop --user U00001", "compare runs/shop"):
-        program = [sys.executable, "-m", "graphrec", *line.split()]
-        result = subprocess.run(program, capture_output=True, text=True, cwd=tmp_path, env=environment)
-        assert result.returncode == 0, line + result.stderr
+        answer = graphrec(*line.split())
+        assert answer.code == 0, line + answer.err
 
 
 def test_the_tables_are_the_recorded_results() -> None:

@@ -73,11 +73,14 @@ def _unseen_ranks(model: Ranker, data: Dataset) -> np.ndarray:
 def check_learns_the_checkerboard(model_class: type[Ranker], config: ModelConfig) -> None:
     """After training, the held-out item of a user's color ranks first; ``build`` is not given these pairs."""
     data, features = checkerboard()
-    ranks = _unseen_ranks(train(model_class, config, with_decoys(data), features, 150), data)
-    if model_class.personalized:
-        assert (ranks == 1).mean() >= 0.95, f"only {(ranks == 1).mean():.0%} of the held-out items rank first"
+    for epochs in (20, 150):  # the second number for models that learn slowly
+        ranks = _unseen_ranks(train(model_class, config, with_decoys(data), features, epochs), data)
+        first = (ranks == 1).mean()
+        if first >= 0.95 or not model_class.personalized:
+            break
     else:
-        assert (ranks >= 1).all()
+        raise AssertionError(f"only {first:.0%} of the held-out items rank first")
+    assert (ranks >= 1).all()
 
 
 def check_beats_popularity(model_class: type[Ranker], config: ModelConfig) -> None:
@@ -85,14 +88,16 @@ def check_beats_popularity(model_class: type[Ranker], config: ModelConfig) -> No
     ``build`` is not given.
     """
     data, features = communities()
-    model = train(model_class, config, with_decoys(data), features, 60)
-    hits = (_unseen_ranks(model, data) <= 10).mean()
     popular = data.train.item_degree[None].repeat(data.n_users, 0).astype(float)
     popular[data.train.users, data.train.items] = -1
     test_popularity = popular[data.test.users, data.test.items]
     floor = ((popular[data.test.users] > test_popularity[:, None]).sum(1) < 10).mean()
-    if model_class.personalized:
-        assert hits > 1.3 * floor, f"hits {hits:.3f} of the test pairs in the top 10, popularity {floor:.3f}"
+    for epochs in (10, 60):  # the second number for models that learn slowly
+        model = train(model_class, config, with_decoys(data), features, epochs)
+        hits = (_unseen_ranks(model, data) <= 10).mean()
+        if hits > 1.3 * floor or not model_class.personalized:
+            return
+    raise AssertionError(f"hits {hits:.3f} of the test pairs in the top 10, popularity {floor:.3f}")
 
 
 def check_repeats_bit_for_bit(model_class: type[Model], config: ModelConfig) -> None:

@@ -157,5 +157,5 @@ def fixtures(
         return
     with tempfile.TemporaryDirectory() as folder:
         data, scorer = conversations(Path(folder))
-        short = {"episodes": 100} if "episodes" in type(config).model_fields else {}
+        short = {"episodes": 40} if "episodes" in type(config).model_fields else {}
         yield data, {}, config.replace(scorer=scorer, **short)

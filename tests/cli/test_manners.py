@@ -137,6 +137,23 @@ def test_doctor_says_what_to_do(monkeypatch: pytest.MonkeyPatch, graphrec: Comma
     assert {"extra features", "extra dgl", "device", "store", "python", "graphrec"} <= set(found)
 
 
+ONE_AFTER_ANOTHER = """
+import contextlib, io, json, shlex, sys
+from graphrec.cli import main as cli
+answers = {}
+for name, line in json.loads(sys.argv[1]).items():
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            cli.main(shlex.split(line))
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    answers[name] = {"code": code, "out": out.getvalue(), "err": err.getvalue()}
+print(json.dumps(answers))
+"""
+"""Runs command lines in one process, because each new one would import torch for seconds."""
+
+
 def test_a_torchvision_of_another_build_breaks_only_what_needs_it(tmp_path: Path) -> None:
     """As with the CPU build of torch beside a CUDA build of torchvision."""
     package = tmp_path / "site" / "torchvision"
@@ -146,24 +163,24 @@ def test_a_torchvision_of_another_build_breaks_only_what_needs_it(tmp_path: Path
     (package / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')\n")
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: torchvision\nVersion: 0.99.0\n")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "HF_HUB_OFFLINE": "1"}
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "graphrec", *arguments]
-        return subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
-
-    assert run("data", "generate", "shop", "--items", "40", "--users", "60").returncode == 0
-    assert run("features", "build", "shop/dataset").returncode == 0
-    trained = run("train", "freedom", "shop/dataset", "--set", "train.epochs=1", "--out", "run")
-    assert trained.returncode == 0, trained.stderr
-    refused = run("features", "build", "shop/dataset", "--image", "open_clip")
-    assert refused.returncode == 2
-    assert "torchvision::nms" in refused.stderr
-    assert "graphrec doctor" in refused.stderr
-    answer = run("doctor", "--json")
-    assert answer.returncode == 0, "the core is not broken"
-    check = {check["name"]: check for check in json.loads(answer.stdout)}["torchvision"]
+    lines = {
+        "generate": "data generate shop --items 40 --users 60",
+        "build": "features build shop/dataset",
+        "train": "train freedom shop/dataset --set train.epochs=1 --out run",
+        "refused": "features build shop/dataset --image open_clip",
+        "doctor": "doctor --json",
+    }
+    command = [sys.executable, "-c", ONE_AFTER_ANOTHER, json.dumps(lines)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout)
+    for name in ("generate", "build", "train"):
+        assert answers[name]["code"] == 0, answers[name]["err"]
+    assert answers["refused"]["code"] == 2
+    assert "torchvision::nms" in answers["refused"]["err"]
+    assert "graphrec doctor" in answers["refused"]["err"]
+    assert answers["doctor"]["code"] == 0, "the core is not broken"
+    check = {check["name"]: check for check in json.loads(answers["doctor"]["out"])}["torchvision"]
     assert check["status"] == "note"
     assert "torchvision::nms" in check["found"]
     assert "extras features and minilm" in check["advice"]
