@@ -70,7 +70,7 @@ def measured(data: gr.Dataset, tables: Any, batch_size: int, seed: int) -> dict[
     cls = gr.models.FREEDOM
     model = cls.build(data, tables, cls.Config(**CONFIG, seed=seed))
     settings = gr.TrainConfig(
-        epochs=200, batch_size=batch_size, learning_rate=5e-3, seed=seed, progress=False
+        epochs=200, patience_steps=0, batch_size=batch_size, learning_rate=5e-3, seed=seed, progress=False
     )
     with torch.enable_grad():
         task = gr.RankingTask(data.valid, seen=data.train, k=20, metrics=("recall",))

@@ -52,7 +52,9 @@ SELECT = "ndcg@10"
 METRICS = ("ndcg", "hit", "mrr")
 BASELINES = ("LightGCN", "LightGCN, local negatives", "Co-change")
 COLD = 2  # train contributions at most of those who are new
-GRAPH = gr.TrainConfig(batch_size=1024, epochs=300, patience=60, checkpoint_every=20, learning_rate=1e-3)
+GRAPH = gr.TrainConfig(
+    batch_size=1024, epochs=300, patience=60, patience_steps=0, checkpoint_every=20, learning_rate=1e-3
+)
 # of 1e-3 and 3e-3 the better one in validation on the clones; CODER takes seconds an epoch and peaks early
 DEEP = GRAPH.replace(learning_rate=3e-3, epochs=150, patience=25)
 

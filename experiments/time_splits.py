@@ -48,7 +48,9 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 WITHOUT = {"X-Wines": ("MF-BPR",)}
 """Models that are left out on a dataset, as training them nine times takes long."""
 CUTS = (0.1, 0.2, 0.3)
-TRAIN = gr.TrainConfig(batch_size=2048, epochs=60, patience=5, learning_rate=5e-3, progress=False)
+TRAIN = gr.TrainConfig(
+    batch_size=2048, epochs=60, patience=5, patience_steps=0, learning_rate=5e-3, progress=False
+)
 METRICS = ("recall@20", "ndcg@20")
 
 
