@@ -20,7 +20,7 @@ demo: setup  ## generate a catalog, extract features, train, evaluate, write run
 	$(BIN)/graphrec demo --out runs/demo
 
 test: setup  ## run the tests (with real data where GRAPHREC_DATA points to it)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 docs: setup  ## build the docs site in build/site; fails on a warning or a broken link
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

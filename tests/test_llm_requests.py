@@ -221,6 +221,7 @@ from test_llm_requests import question, quick
 from graphrec.features.extract.llm.requests import ask_all
 from graphrec.features.extract.llm.response_cache import open_cache
 import openai
+os.fsync = lambda handle: None  # a kill loses nothing that was written
 for line in sys.stdin:
     child = os.fork()
     if not child:
