@@ -9,6 +9,9 @@ from collections.abc import Sequence
 
 import typer
 
+WAIT = 30
+"""Seconds in which the first process reaches the same error, on a machine that does much else."""
+
 
 def is_launched() -> bool:
     """Whether this process was started by a launcher."""
@@ -62,7 +65,7 @@ def wait_for_first_process() -> None:
     """Waits in all but the first process before an error is printed.
 
     If the first process fails with the same error, the launcher stops the others meanwhile, and the error is
-    printed once.
+    printed once. An error of another process alone is printed after :data:`WAIT` seconds.
     """
     if not is_first_process():
-        time.sleep(2)
+        time.sleep(WAIT)
