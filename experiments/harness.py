@@ -164,7 +164,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
     path = (options.out / "quick" if options.quick else RESULTS) / f"{experiment.name}.json"
     before = read_json(path) if options.update else {}
     if before:
-        train = gr.TrainConfig(**{**NEWER, **before["defaults"]["train"]})
+        train = gr.TrainConfig(**completed(before["defaults"]["train"]))
         experiment = replace(experiment, rows=[replace(row, train=train) for row in experiment.rows])
     study = Study(experiment, options.out, options.quick, before.get("rows", {}))
     rows: dict[str, Any] = {}
@@ -403,6 +403,11 @@ def defaults_of(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
             )
         found[row.model] = complete(model_class(row.model).Config())
     return found
+
+
+def completed(train: Mapping[str, Any]) -> dict[str, Any]:
+    """Recorded options of training, with those that came later as training was before."""
+    return {k: v for k, v in NEWER.items() if k in gr.TrainConfig.model_fields} | dict(train)
 
 
 def complete(config: Any) -> dict[str, Any]:

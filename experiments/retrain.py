@@ -21,7 +21,16 @@ from typing import Any, ClassVar
 import graphrec as gr
 from experiments import cold_items, contributions, conversations, llm_augmentation, neighbors
 from experiments.content import PACKAGED, ready_features
-from experiments.harness import NEWER, SELECT, Experiment, Row, Study, defaults_of, fields_of
+from experiments.harness import (
+    NEWER,
+    SELECT,
+    Experiment,
+    Row,
+    Study,
+    completed,
+    defaults_of,
+    fields_of,
+)
 from experiments.recording import TEST
 from experiments.rendering import GROUPS
 from graphrec.core.errors import ConfigError, DataError, FeatureError
@@ -180,11 +189,6 @@ def _defaults(result: Mapping[str, Any], model: str) -> Mapping[str, Mapping[str
         recorded = {model: {}, **defaults_of(rows)}
         recorded["train"] = {k: v for k, v in recorded["train"].items() if k not in NEWER}
     return recorded
-
-
-def completed(train: Mapping[str, Any]) -> dict[str, Any]:
-    """Recorded options of training, with those that came later as training was before."""
-    return {k: v for k, v in NEWER.items() if k in gr.TrainConfig.model_fields} | dict(train)
 
 
 def _script(result: Mapping[str, Any]) -> Any:

@@ -120,6 +120,7 @@ def outcome(path: Path) -> dict[str, Any]:
         (Uniform(0.0, 1.0), 0.99, 1.24, None),
         (Uniform(0.0, 1.0), 0.5, None, None),
         (Uniform(1e-4, 1e-2, log=True), 1e-4, None, 3.162e-05),
+        (Uniform(1e-4, 1e-2, log=True), 0.0, None, None),  # a default outside the range
     ],
 )
 def test_the_next_value_beyond_an_edge(kind: Any, value: Any, up: Any, down: Any) -> None:

@@ -224,7 +224,7 @@ def test_records_of_earlier_versions_take_what_they_lack_from_their_script() -> 
 
 
 def test_options_that_came_later_are_as_training_was_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retrain, "NEWER", {"patience": None, "not_yet": 3})
+    monkeypatch.setattr(harness, "NEWER", {"patience": None, "not_yet": 3})
     assert retrain.completed({"epochs": 3}) == {"epochs": 3, "patience": None}, "it lacks patience"
     assert retrain.completed({"patience": 5}) == {"patience": 5}, "what is recorded stands"
 

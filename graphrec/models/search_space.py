@@ -58,7 +58,7 @@ class _Range(Generic[Number]):
 
     def beyond(self, value: Any, direction: int) -> Number | None:
         """The next value after one at the upper (1) or lower (-1) edge of the range; else None."""
-        if not _is_number(value):
+        if not _is_number(value) or (self.log and value <= 0):
             return None
         low, high, at = (math.log(v) if self.log else v for v in (self.low, self.high, value))
         edge = high if direction > 0 else low
