@@ -26,7 +26,8 @@ from graphrec.graphs.graph import (
     sample_edges,
     union,
 )
-from graphrec.models.layers import propagate
+from graphrec.models.base import ITEM_BLOCK, LEAST_BLOCKED, inner_products
+from graphrec.models.layers import propagate, propagate_tables
 
 few = settings(max_examples=40, deadline=None)
 
@@ -305,6 +306,35 @@ def test_propagation_is_the_mean_of_powers(case, n_layers: int) -> None:
     expected, found = sum(powers) / (n_layers + 1), propagate(graph, torch.from_numpy(x), n_layers)
     scale = max(1.0, *(np.abs(p).max() for p in powers))
     assert np.abs(found.numpy() - expected).max() <= 10 * PROPAGATION * scale
+
+
+@pytest.mark.parametrize("n_layers", [0, 1, 3])
+@pytest.mark.parametrize("learned", [False, True])
+def test_tables_are_propagated_as_their_nodes_are(n_layers: int, learned: bool) -> None:
+    rng = numpy_rng(0, "test/tables")
+    pairs = np.unique(rng.integers(20 * 9, size=60))
+    graph = bipartite(Interactions(pairs // 9, pairs % 9, 20, 9, name="drawn"))
+    if learned:
+        graph = graph.weighted(graph.weight.clone().requires_grad_(True))
+    users, items, pull = (
+        torch.from_numpy(rng.normal(size=(n, 4)).astype(np.float32)).requires_grad_(True)
+        for n in (20, 9, 29)
+    )
+    wanted = [users, items, *([graph.weight] if learned else [])]
+    expected = propagate(graph, torch.cat([users, items]), n_layers)
+    found = torch.cat(propagate_tables(graph, users, items, n_layers))
+    assert torch.equal(found, expected)
+    gradients = [torch.autograd.grad((h * pull).sum(), wanted, allow_unused=True) for h in (found, expected)]
+    for mine, autograd in zip(*gradients, strict=True):
+        assert (mine is None and autograd is None) or torch.equal(mine, autograd)
+
+
+@pytest.mark.parametrize("n_items", [1, ITEM_BLOCK, ITEM_BLOCK + 1, 2 * ITEM_BLOCK + 7])
+@pytest.mark.parametrize("n_rows", [1, LEAST_BLOCKED])
+def test_inner_products_in_blocks_are_those_of_one_product(n_rows: int, n_items: int) -> None:
+    rng = numpy_rng(0, "test/products")
+    rows, items = (torch.from_numpy(rng.normal(size=(n, 8))) for n in (n_rows, n_items))
+    assert torch.allclose(inner_products(rows, items), rows @ items.T, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 Features = Mapping[str, "FeatureTable"]
 
+ITEM_BLOCK = 1024  # items whose scores are computed at a time
+LEAST_BLOCKED = 64  # users from which blocks are faster than one product
+
 
 class ModelConfig(Config):
     """Options every model has."""
@@ -317,7 +320,9 @@ class Ranker(Model):
         if self.capability == "encoder":
             item_vectors = self.item_embeddings().detach()
             self.train(training)
-            return lambda query: self.encoder(self._with_histories(query)).detach() @ item_vectors.T
+            return lambda query: inner_products(
+                self.encoder(self._with_histories(query)).detach(), item_vectors
+            )
         users, items = self.embed()
         self.train(training)
         if isinstance(users, Graph):
@@ -332,7 +337,9 @@ class Ranker(Model):
                 else score_users(self._known_users(query))
             )
         user_vectors, item_vectors = users.detach(), cast(Tensor, items).detach()
-        return lambda query: user_vectors[self._known_users(query).to(user_vectors.device)] @ item_vectors.T
+        return lambda query: inner_products(
+            user_vectors[self._known_users(query).to(user_vectors.device)], item_vectors
+        )
 
     @torch.no_grad()
     def score(self, who: Any) -> Tensor:
@@ -377,3 +384,18 @@ class Ranker(Model):
     def rng(self, purpose: str) -> torch.Generator:
         """A generator for initial parameters: a function of the config's seed and the purpose."""
         return torch_rng(self.config.seed, f"init/{purpose}")
+
+
+def inner_products(rows: Tensor, items: Tensor) -> Tensor:
+    """``rows @ items.T`` ``(B, n_items)`` of ``(B, d)`` and ``(n_items, d)``.
+
+    On a CPU it is computed in blocks of items, whose scores fit into the cache: for 256 users and 18,357
+    items in less than half the time of one product (python -m experiments.bench.propagation).
+    """
+    if rows.device.type != "cpu" or len(rows) < LEAST_BLOCKED or len(items) <= ITEM_BLOCK:
+        return rows @ items.T
+    scores = rows.new_empty(len(rows), len(items))
+    for start in range(0, len(items), ITEM_BLOCK):
+        block = slice(start, start + ITEM_BLOCK)
+        scores[:, block] = rows @ items[block].T
+    return scores

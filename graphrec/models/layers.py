@@ -52,8 +52,45 @@ def propagate_tables(graph: Graph, users: Tensor, items: Tensor, n_layers: int) 
     Returns:
         ``(n_users, d), (n_items, d)``.
     """
-    x = propagate(graph, torch.cat([users, items]), n_layers)  # (n_users + n_items, d)
-    return x[: len(users)], x[len(users) :]
+    if graph.weight.requires_grad:
+        x = propagate(graph, torch.cat([users, items]), n_layers)  # (n_users + n_items, d)
+        return x[: len(users)], x[len(users) :]
+    result: tuple[Tensor, Tensor] = _PropagatedTables.apply(users, items, graph, n_layers)
+    return result
+
+
+class _PropagatedTables(torch.autograd.Function):
+    """:func:`propagate` of two tables over a graph with constant weights. The tables are the largest tensors
+    of a step, and a pass over them takes about as long as a product with a sparse graph; autograd would make
+    several more passes (python -m experiments.bench.propagation).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, users: Tensor, items: Tensor, graph: Graph, n_layers: int
+    ) -> tuple[Tensor, Tensor]:
+        ctx.graph = graph
+        ctx.n_layers = n_layers
+        n_users = len(users)
+        x = users.new_empty(n_users + len(items), users.shape[1])
+        torch.div(users, n_layers + 1, out=x[:n_users])
+        torch.div(items, n_layers + 1, out=x[n_users:])
+        total = x
+        for _ in range(n_layers):
+            total = (graph @ total).add_(x)
+        return total[:n_users], total[n_users:]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        n_users = len(gradients[0])
+        product = torch.cat(gradients)
+        total = product
+        transpose = ctx.graph.t()
+        for _ in range(ctx.n_layers):
+            product = transpose @ product
+            total += product
+        total /= ctx.n_layers + 1
+        return total[:n_users], total[n_users:], None, None
 
 
 def embedding(n: int, dim: int, generator: torch.Generator) -> nn.Embedding:
