@@ -15,6 +15,7 @@ from graphrec.core.registry import Registry
 if TYPE_CHECKING:
     from graphrec.models.base import Model
     from graphrec.models.bm3 import BM3 as BM3
+    from graphrec.models.ease import EASE as EASE
     from graphrec.models.freedom import FREEDOM as FREEDOM
     from graphrec.models.itemknn import ItemKNN as ItemKNN
     from graphrec.models.itemknn_content import ItemKNNContent as ItemKNNContent
@@ -29,6 +30,7 @@ MODELS = Registry("model", "graphrec.models", {
     "popularity": "graphrec.models.popularity:Popularity",
     "itemknn": "graphrec.models.itemknn:ItemKNN",
     "itemknn-content": "graphrec.models.itemknn_content:ItemKNNContent",
+    "ease": "graphrec.models.ease:EASE",
     "mf": "graphrec.models.mf:MF",
     "lightgcn": "graphrec.models.lightgcn:LightGCN",
     "vbpr": "graphrec.models.vbpr:VBPR",
