@@ -317,8 +317,7 @@ def test_tables_are_propagated_as_their_nodes_are(n_layers: int, learned: bool) 
     if learned:
         graph = graph.weighted(graph.weight.clone().requires_grad_(True))
     users, items, pull = (
-        torch.from_numpy(rng.normal(size=(n, 4)).astype(np.float32)).requires_grad_(True)
-        for n in (20, 9, 29)
+        torch.from_numpy(rng.normal(size=(n, 4)).astype(np.float32)).requires_grad_(True) for n in (20, 9, 29)
     )
     wanted = [users, items, *([graph.weight] if learned else [])]
     expected = propagate(graph, torch.cat([users, items]), n_layers)

@@ -264,6 +264,18 @@ class Graph(nn.Module):
         """The graph with every weight multiplied by ``factor``."""
         return Graph(self.rowptr, self.col, self.weight * factor, self.n_source, self.symmetric)
 
+    def rows(self, targets: Tensor) -> Graph:
+        """The edges to some targets ``(n,) int64``, which are renumbered in their order: ``n`` targets.
+
+        ``graph.rows(targets) @ x`` equals ``(graph @ x)[targets]`` at the cost of these edges.
+        """
+        first = self.rowptr[targets].long()
+        degree = self.rowptr[targets + 1].long() - first  # (n,)
+        rowptr = nn.functional.pad(degree.cumsum(0), (1, 0))
+        edges = torch.repeat_interleave(first - rowptr[:-1], degree)
+        edges += torch.arange(len(edges), device=self.device)
+        return Graph(rowptr, self.col[edges], self.weight[edges], self.n_source)
+
     def weighted(self, weight: Tensor) -> Graph:
         """The same edges with other weights ``(E,)``, which may require a gradient."""
         if weight.shape != self.weight.shape:

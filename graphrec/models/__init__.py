@@ -15,6 +15,7 @@ from graphrec.core.registry import Registry
 if TYPE_CHECKING:
     from graphrec.models.base import Model
     from graphrec.models.bm3 import BM3 as BM3
+    from graphrec.models.content_ease import ContentEASE as ContentEASE
     from graphrec.models.ease import EASE as EASE
     from graphrec.models.freedom import FREEDOM as FREEDOM
     from graphrec.models.itemknn import ItemKNN as ItemKNN
@@ -31,6 +32,7 @@ MODELS = Registry("model", "graphrec.models", {
     "itemknn": "graphrec.models.itemknn:ItemKNN",
     "itemknn-content": "graphrec.models.itemknn_content:ItemKNNContent",
     "ease": "graphrec.models.ease:EASE",
+    "content-ease": "graphrec.models.content_ease:ContentEASE",
     "mf": "graphrec.models.mf:MF",
     "lightgcn": "graphrec.models.lightgcn:LightGCN",
     "vbpr": "graphrec.models.vbpr:VBPR",

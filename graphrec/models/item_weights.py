@@ -95,10 +95,7 @@ class DenseItemWeightsRanker(ItemWeightsRanker):
                 weights = weights.gather(0, largest)
                 items = items.gather(0, largest)
         item, column = weights.T.nonzero().unbind(1)
-        return Graph.from_edges(
-            items[column, item], item, weights[column, item], n_source=n, n_target=n
-        )
-
+        return Graph.from_edges(items[column, item], item, weights[column, item], n_source=n, n_target=n)
 
 
 def dense_scores(weights: Tensor, rows: csr_matrix) -> Tensor:

@@ -66,9 +66,7 @@ class _PropagatedTables(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, users: Tensor, items: Tensor, graph: Graph, n_layers: int
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, users: Tensor, items: Tensor, graph: Graph, n_layers: int) -> tuple[Tensor, Tensor]:
         ctx.graph = graph
         ctx.n_layers = n_layers
         n_users = len(users)

@@ -277,8 +277,17 @@ class ColdItems(nn.Module):
         """Item embeddings ``(n_items, d)`` with those of cold items replaced."""
         if self.graph is None:
             return items
-        graph = self.graph.to(items.device)
-        mean = graph @ items  # (n_items, d)
-        length = graph @ items.norm(dim=1, keepdim=True)  # (n_items, 1)
-        placed = torch.nn.functional.normalize(mean, dim=1) * length
-        return torch.where(self.warm, items, placed)
+        return torch.where(self.warm, items, self._placed(self.graph.to(items.device), items))
+
+    def of(self, cold: Tensor, items: Tensor) -> Tensor:
+        """Embeddings ``(n, d)`` of cold items ``(n,)`` alone; ``items (n_items, d)``. Where a table is too
+        big for a second one.
+        """
+        assert self.graph is not None
+        return self._placed(self.graph.rows(cold), items)
+
+    @staticmethod
+    def _placed(graph: Graph, items: Tensor) -> Tensor:
+        mean = graph @ items  # (n, d)
+        length = graph @ items.norm(dim=1, keepdim=True)  # (n, 1)
+        return torch.nn.functional.normalize(mean, dim=1) * length

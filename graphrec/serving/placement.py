@@ -119,7 +119,7 @@ def embed_new_items(
     queries = {m: q for m, q in _new_content(added, features, dims, usable).items() if m in usable}
     if isinstance(rule, ContentSimilarity):
         return _similarities(rule, queries, content, item_vectors.shape[1])
-    return _neighbor_means(rule, queries, content, torch.from_numpy(item_vectors))
+    return _neighbor_means(rule, queries, content, item_vectors)
 
 
 def check_embeddings(added: Vocabulary, embeddings: Vectors, longest: float | None) -> None:
@@ -155,28 +155,26 @@ def _neighbor_means(
     rule: ContentRule,
     queries: Mapping[str, NewContent],
     content: Mapping[str, ContentVectors],
-    table: torch.Tensor,
-) -> np.ndarray:
+    table: Vectors,
+) -> Vectors:
     """As :class:`graphrec.models.multimodal.ColdItems` embeds cold items: the direction is the weighted mean
     of their neighbors in ``table (n_items, d)``, the length the weighted mean of the neighbors' lengths.
     """
+    from scipy.sparse import csr_matrix, issparse
+
     n = len(next(iter(queries.values())).present)
-    total = torch.zeros(n, table.shape[1])
-    length = torch.zeros(n, 1)
-    weights = torch.zeros(n, 1)
+    shares = csr_matrix((n, table.shape[0]), dtype=np.float32)  # of each known item in each new one
     for modality, (values, present) in queries.items():
-        rows = torch.from_numpy(np.flatnonzero(present))
-        weight = rule.weights[modality]
+        rows = np.flatnonzero(present)
         if len(rows):
             edges = _neighbors(values[present], content[modality], rule.k)
             k = min(rule.k, len(content[modality].items))
-            graph = Graph.from_edges(
-                edges.row, edges.query, edges.share / k, n_source=len(table), n_target=len(rows)
-            )
-            total[rows] += weight * (graph @ table)
-            length[rows] += weight * (graph @ table.norm(dim=1, keepdim=True))
-            weights[rows] += weight
-    return np.asarray((torch.nn.functional.normalize(total, dim=1) * length / weights).numpy())
+            weight = rule.weights[modality] * edges.share / k
+            shares = shares + csr_matrix((weight, (rows[edges.query], edges.row)), shape=shares.shape)
+    total = shares @ table
+    wanted = shares @ row_lengths(table) / np.maximum(np.asarray(shares.sum(1)).ravel(), 1e-30)
+    factor = (wanted / np.maximum(row_lengths(total), 1e-30)).astype(np.float32)
+    return sparse.scale_rows(total.tocsr(), factor) if issparse(total) else total * factor[:, None]
 
 
 def _projections(rule: ContentProjection, queries: Mapping[str, NewContent]) -> np.ndarray:

@@ -1,0 +1,152 @@
+"""ContentEASE: EASE whose weights are shrunk toward a content graph instead of toward zero.
+
+A model of this project. Ridge regression of items on items shrinks every weight toward zero, which says that
+items without common users have nothing to do with each other. Here the weights are shrunk toward those of a
+nearest-neighbor graph of the items' content, so that content decides where interactions are few, and
+interactions where they are many. It has a closed form with a single inverse, no training loop and no seed.
+
+The regression is that of Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019,
+https://arxiv.org/abs/1905.03375; a penalty in proportion to an item's interactions that of Steck,
+"Autoencoders that don't overfit towards the Identity", NeurIPS 2020.
+
+``Eq. n`` refers to the numbered equations in docs/models/content-ease.md, which derives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from scipy.sparse import csr_matrix, diags, identity
+from torch import Tensor
+
+from graphrec.core.config import option
+from graphrec.data.interactions import Interactions
+from graphrec.features import FeatureTable
+from graphrec.graphs.graph import Graph
+from graphrec.graphs.sparse import from_scipy, to_scipy
+from graphrec.models.base import ContentRule, Features
+from graphrec.models.gram import RegressionConfig, inverse_gram, penalty
+from graphrec.models.item_weights import DenseItemWeightsRanker, dense_scores
+from graphrec.models.multimodal import (
+    ColdItems,
+    MultimodalConfig,
+    MultimodalRanker,
+    WeightedConfig,
+    item_graph,
+)
+from graphrec.models.search_space import Choice, Space, Uniform
+
+BLOCK = 512  # rows of the matrix that are replaced at a time
+
+
+class ContentEASE(MultimodalRanker, DenseItemWeightsRanker):
+    """Ridge regression of each item on all others, shrunk toward a content graph."""
+
+    class Config(WeightedConfig, MultimodalConfig, RegressionConfig):
+        """Options of ContentEASE."""
+
+        reg_weight: float = Field(100.0, gt=0)
+        """Penalty on the distance of every weight from the content graph's: lambda. In units of
+        interactions."""
+        dropout: float = Field(0.4, ge=0, lt=1)
+        """Adds ``p / (1 - p)`` times an item's interactions to the penalty of its weights; see EASE."""
+        content_weight: float = Field(0.5, ge=0)
+        """What the content graph's weights are multiplied by: beta. 0 is EASE."""
+        knn_k: int = Field(20, ge=1)
+        """Content neighbors per item and modality, the item itself not counted."""
+        image_weight: float = Field(0.3, ge=0, le=1)
+        """Weight of the image graph; those of the other modalities share the rest equally. Without effect if
+        there is a single modality or no image."""
+        cold_items: Literal["neighbors", "as_trained"] = "neighbors"
+        """Weights of items without train interactions: from their content neighbors' weights, or those of
+        the formula, by which they score far below all others."""
+        graph_cache: Path | None = option(None, affects_result=False)
+        """Directory in which neighbors are kept between runs; None computes them each time."""
+
+    name = "content-ease"
+    search_space: ClassVar[Space] = {
+        "reg_weight": Choice(10.0, 30.0, 100.0, 300.0, 1000.0),
+        "dropout": Choice(0.0, 0.2, 0.4, 0.6),
+        "content_weight": Choice(0.1, 0.25, 0.5, 0.75, 1.0),
+        "knn_k": Choice(5, 10, 20, 40),
+        "image_weight": Uniform(0.0, 1.0),
+    }
+    config: Config
+    weights: Tensor
+
+    def __init__(self, train: Interactions, features: Features, config: Config) -> None:
+        super().__init__(train, config)
+        shares = config.weights_of(features)
+        diagonal = penalty(train, config)
+        graph = config.content_weight * content_prior(features, shares, train, config)  # beta P
+        matrix = inverse_gram(train, diagonal, config)  # A^-1, becomes B in place
+        _shrink_to(matrix, diagonal, graph)
+        self.register_buffer("weights", torch.from_numpy(matrix).float(), persistent=False)
+        self.cold_start_rule = ContentRule(shares, config.knn_k)
+        by_content = config.cold_items == "neighbors"
+        cold_items = ColdItems(train, features, self.cold_start_rule, by_content)
+        if cold_items.graph is not None:
+            cold = torch.from_numpy(np.flatnonzero(train.item_degree == 0))
+            self.weights[:, cold] = cold_items.of(cold, self.weights.T).T
+
+    def score_rows(self, rows: csr_matrix) -> Tensor:
+        """Sums of the rows of ``B`` of a history's items (Eq. 1)."""
+        return dense_scores(self.weights, rows)
+
+
+def content_prior(
+    features: Mapping[str, FeatureTable],
+    shares: Mapping[str, float],
+    train: Interactions,
+    config: ContentEASE.Config,
+) -> csr_matrix:
+    """``P = sum_m w_m D_m^-1/2 S_m D_m^-1/2``, where ``S_m`` holds the cosines of items one of which is among
+    the ``k`` nearest of the other ``(n_items, n_items) float32`` (Eqs. 2 and 3).
+    """
+    total = csr_matrix((train.n_items, train.n_items), dtype=np.float32)
+    for modality, share in shares.items():
+        if not share:
+            continue
+        graph = item_graph(
+            features[modality], config.knn_k + 1, weight="cosine", cache=config.graph_cache,
+            fill=config.fill, train=train,
+        )  # fmt: skip
+        cosines = to_scipy(graph).tocoo()
+        cosines.data[(cosines.row == cosines.col) | (cosines.data < 0)] = 0
+        cosines = cosines.tocsr()
+        cosines = cosines.maximum(cosines.T)
+        cosines.eliminate_zeros()
+        length = np.asarray(cosines.sum(1)).ravel()
+        scale = diags(1 / np.sqrt(np.where(length > 0, length, 1)))
+        total = total + share * (scale @ cosines @ scale)
+    return total.astype(np.float32).tocsr()
+
+
+def _shrink_to(inverse: np.ndarray, diagonal: np.ndarray, graph: csr_matrix) -> None:
+    """Replaces ``A^-1`` by ``B``, row by row: ``Q = I - A^-1 Lambda (I - beta P)``, minus the multiple of
+    ``A^-1`` that makes the diagonal zero (Eqs. 5 and 6).
+
+    Args:
+        inverse: ``A^-1 (n_items, n_items)``, symmetric; overwritten.
+        diagonal: ``Lambda (n_items,)``.
+        graph: ``beta P (n_items, n_items)``.
+    """
+    n = len(inverse)
+    toward = (diags(diagonal) @ (identity(n) - graph)).tocoo()  # Lambda (I - beta P)
+    # q_jj needs the few entries of A^-1 that meet an edge; it is needed before a row is overwritten.
+    products = inverse[toward.col, toward.row].astype(np.float64) * toward.data
+    ratio = (1 - np.bincount(toward.col, weights=products, minlength=n)) / np.diag(inverse)
+    ratio = ratio.astype(inverse.dtype)
+    transposed: Graph = from_scipy(toward.T.tocsr().astype(np.float32))
+    for start in range(0, n, BLOCK):
+        rows = inverse[start : start + BLOCK]
+        own = np.arange(len(rows))
+        product = transposed @ torch.from_numpy(np.ascontiguousarray(rows.T))
+        rows *= -ratio
+        rows -= product.T.numpy()
+        rows[own, own + start] = 0
