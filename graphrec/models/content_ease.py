@@ -27,7 +27,6 @@ from torch import Tensor
 from graphrec.core.config import option
 from graphrec.data.interactions import Interactions
 from graphrec.features import FeatureTable
-from graphrec.graphs.graph import Graph
 from graphrec.graphs.sparse import from_scipy, to_scipy
 from graphrec.models.base import ContentRule, Features
 from graphrec.models.gram import RegressionConfig, inverse_gram, penalty
@@ -84,8 +83,9 @@ class ContentEASE(MultimodalRanker, DenseItemWeightsRanker):
         shares = config.weights_of(features)
         diagonal = penalty(train, config)
         graph = config.content_weight * content_prior(features, shares, train, config)  # beta P
+        toward = (diags(diagonal) @ (identity(train.n_items) - graph)).tocsr().astype(np.float32)
         matrix = inverse_gram(train, diagonal, config)  # A^-1, becomes B in place
-        _shrink_to(matrix, diagonal, graph)
+        _shrink_to(matrix, toward)
         self.register_buffer("weights", torch.from_numpy(matrix).float(), persistent=False)
         self.cold_start_rule = ContentRule(shares, config.knn_k)
         by_content = config.cold_items == "neighbors"
@@ -127,23 +127,21 @@ def content_prior(
     return total.astype(np.float32).tocsr()
 
 
-def _shrink_to(inverse: np.ndarray, diagonal: np.ndarray, graph: csr_matrix) -> None:
+def _shrink_to(inverse: np.ndarray, toward: csr_matrix) -> None:
     """Replaces ``A^-1`` by ``B``, row by row: ``Q = I - A^-1 Lambda (I - beta P)``, minus the multiple of
     ``A^-1`` that makes the diagonal zero (Eqs. 5 and 6).
 
     Args:
         inverse: ``A^-1 (n_items, n_items)``, symmetric; overwritten.
-        diagonal: ``Lambda (n_items,)``.
-        graph: ``beta P (n_items, n_items)``.
+        toward: ``Lambda (I - beta P) (n_items, n_items)``.
     """
-    n = len(inverse)
-    toward = (diags(diagonal) @ (identity(n) - graph)).tocoo()  # Lambda (I - beta P)
-    # q_jj needs the few entries of A^-1 that meet an edge; it is needed before a row is overwritten.
-    products = inverse[toward.col, toward.row].astype(np.float64) * toward.data
-    ratio = (1 - np.bincount(toward.col, weights=products, minlength=n)) / np.diag(inverse)
-    ratio = ratio.astype(inverse.dtype)
-    transposed: Graph = from_scipy(toward.T.tocsr().astype(np.float32))
-    for start in range(0, n, BLOCK):
+    edges = toward.tocoo()
+    # q_jj needs the few entries of A^-1 that meet an edge, before their rows are overwritten.
+    met = inverse[edges.row, edges.col].astype(np.float64) * edges.data
+    q = 1 - np.bincount(edges.col, weights=met, minlength=len(inverse))
+    ratio = (q / np.diag(inverse)).astype(inverse.dtype)
+    transposed = from_scipy(toward.T.tocsr())
+    for start in range(0, len(inverse), BLOCK):
         rows = inverse[start : start + BLOCK]
         own = np.arange(len(rows))
         product = transposed @ torch.from_numpy(np.ascontiguousarray(rows.T))

@@ -16,7 +16,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from pydantic import Field
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
@@ -42,11 +41,11 @@ class EASE(DenseItemWeightsRanker):
 
     def __init__(self, train: Interactions, config: Config) -> None:
         super().__init__(train, config)
-        matrix = inverse_gram(train, penalty(train, config), config)  # Eq. 1, becomes B in place
-        matrix /= -np.diag(matrix)  # column j by P_jj, Eq. 2
+        matrix = inverse_gram(train, penalty(train, config), config)  # P of Eq. 2, becomes B in place
+        matrix /= -np.diag(matrix)  # column j by P_jj, Eq. 3
         np.fill_diagonal(matrix, 0)
         self.register_buffer("weights", torch.from_numpy(matrix).float(), persistent=False)
 
     def score_rows(self, rows: csr_matrix) -> Tensor:
-        """Sums of the rows of ``B`` of a history's items (Eq. 3)."""
+        """Sums of the rows of ``B`` of a history's items (Eq. 1)."""
         return dense_scores(self.weights, rows)

@@ -100,8 +100,8 @@ def _check_memory(n: int, dtype: np.dtype, allowed: float) -> None:
     if needed > limit:
         raise ConfigError(
             f"a matrix over {n:,} items takes {n:,} x {n:,} x {dtype.itemsize} bytes = {needed:.1f} GiB; "
-            f"memory={allowed:g} GiB of {installed:.1f} GiB installed allow {limit:.1f} GiB: raise memory, set "
-            "rank (a low-rank form), or drop items with few interactions"
+            f"memory={allowed:g} GiB of {installed:.1f} GiB installed allow {limit:.1f} GiB: raise "
+            "memory, or leave out items with few interactions"
         )
 
 

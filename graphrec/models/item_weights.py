@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
@@ -79,7 +78,7 @@ class DenseItemWeightsRanker(ItemWeightsRanker):
         return score
 
     def item_weights(self) -> Graph:
-        """The ``kept`` weights of the largest size of each item: row ``i`` makes up the score of item ``i``."""
+        """Each item's ``kept`` weights of the largest size: row ``i`` makes up the score of item ``i``."""
         n = self.n_items
         kept = min(self.config.kept, n)
         weights = torch.empty(0, n)

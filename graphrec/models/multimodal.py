@@ -290,4 +290,5 @@ class ColdItems(nn.Module):
     def _placed(graph: Graph, items: Tensor) -> Tensor:
         mean = graph @ items  # (n, d)
         length = graph @ items.norm(dim=1, keepdim=True)  # (n, 1)
-        return torch.nn.functional.normalize(mean, dim=1) * length
+        placed: Tensor = torch.nn.functional.normalize(mean, dim=1) * length
+        return placed

@@ -13,7 +13,6 @@ from graphrec.data import Dataset, Vocabulary
 from graphrec.features import FeatureTable
 from graphrec.graphs import sparse
 from graphrec.graphs.equal_rows import NeighborEdges
-from graphrec.graphs.graph import Graph
 from graphrec.graphs.knn import nearest_edges
 from graphrec.models.base import ColdStartRule, ContentProjection, ContentRule, ContentSimilarity, Features
 from graphrec.serving.array_bundle import Bundle

@@ -1,0 +1,206 @@
+"""EASE and ContentEASE against the reference's numbers and against the problem they solve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cold_catalog import gaps
+from tolerances import PARITY, SCORE
+
+import graphrec as gr
+from graphrec import testing
+from graphrec.core.errors import ConfigError, TrainingError
+from graphrec.core.random import numpy_rng
+from graphrec.data import Histories, Interactions, Query
+from graphrec.graphs.sparse import to_scipy
+from graphrec.models import content_ease, gram, item_weights
+from graphrec.models.content_ease import ContentEASE, content_prior
+from graphrec.models.ease import EASE
+
+FIXTURES = Path(__file__).parent / "fixtures"
+OPTIONS = {"reg_weight": 3.0, "dropout": 0.3, "content_weight": 0.7, "knn_k": 3, "image_weight": 0.4}
+SOLVED = 2e-5
+"""float32 inverses of matrices whose condition number is about 100."""
+
+
+@pytest.fixture(scope="module")
+def toy():
+    """The interactions of the reference's numbers, and the numbers."""
+    with np.load(FIXTURES / "ssl_linear.npz") as values:
+        users, items = values["train_edges"]
+        train = Interactions(users, items, int(values["n_users"]), int(values["n_items"]), name="toy")
+        return train, dict(values)
+
+
+@pytest.fixture(scope="module")
+def catalog():
+    """Items 1 to 3 without a picture, 3 and 5 without a text, 4 to 9 without train interactions."""
+    return gaps(6, 5, [1, 2, 3], [3, 5])
+
+
+def dense(train: Interactions) -> np.ndarray:
+    matrix = np.zeros((train.n_users, train.n_items))
+    matrix[train.users, train.items] = 1
+    return matrix
+
+
+def solved(x: np.ndarray, weights: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """The minimum of ``|x - x B|^2 + sum_i w_i |B_i - prior_i|^2`` with zero diagonal, one column at a time:
+    the regression of an item on the others.
+    """
+    n = x.shape[1]
+    result = np.zeros((n, n))
+    for j in range(n):
+        others = np.arange(n) != j
+        a = x[:, others].T @ x[:, others] + np.diag(weights[others])
+        result[others, j] = np.linalg.solve(a, x[:, others].T @ x[:, j] + weights[others] * prior[others, j])
+    return result
+
+
+def test_ease_equals_the_reference(toy) -> None:
+    train, expected = toy
+    model = EASE(train, EASE.Config(reg_weight=5.0))
+    assert np.abs(model.weights.numpy() - expected["ease.B"]).max() <= PARITY
+    assert np.abs(model.score(expected["score_users"]).numpy() - expected["ease.scores"]).max() <= PARITY
+
+
+@pytest.mark.parametrize(("reg_weight", "dropout"), [(5.0, 0.0), (1.0, 0.5), (20.0, 0.9)])
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_ease_is_the_regression_of_an_item_on_the_others(toy, reg_weight, dropout, precision) -> None:
+    train, _ = toy
+    model = EASE(train, EASE.Config(reg_weight=reg_weight, dropout=dropout, precision=precision))
+    weights = reg_weight + dropout / (1 - dropout) * train.item_degree
+    expected = solved(dense(train), weights, np.zeros((train.n_items, train.n_items)))
+    assert np.abs(model.weights.numpy() - expected).max() <= SOLVED
+
+
+@pytest.mark.parametrize("block", [512, 7])
+def test_content_ease_is_the_regression_shrunk_toward_the_graph(catalog, block, monkeypatch) -> None:
+    data, tables = catalog
+    monkeypatch.setattr(content_ease, "BLOCK", block)
+    monkeypatch.setattr(gram, "BLOCK", block)
+    config = ContentEASE.Config(**OPTIONS, cold_items="as_trained")
+    model = ContentEASE.build(data, tables, config)
+    prior = content_prior(tables, config.weights_of(tables), data.train, config).toarray()
+    weights = 3.0 + 0.3 / 0.7 * data.train.item_degree
+    expected = solved(dense(data.train), weights, 0.7 * prior)
+    assert np.abs(model.weights.numpy() - expected).max() <= SOLVED
+
+
+def test_the_content_graph_is_symmetric_normalized_and_masked(catalog) -> None:
+    data, tables = catalog
+    config = ContentEASE.Config(**OPTIONS)
+    shares = config.weights_of(tables)
+    graph = content_prior(tables, shares, data.train, config).toarray()
+    assert np.allclose(graph, graph.T)
+    assert not graph.diagonal().any()
+    assert not graph[3].any()  # item 3 has neither picture nor text
+    for modality, table in tables.items():
+        values = table.numpy().astype(np.float64)
+        unit = values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+        cosine = unit @ unit.T
+        cosine[:, ~table.present] = -2
+        np.fill_diagonal(cosine, -2)
+        near = np.zeros_like(cosine)
+        for i in np.flatnonzero(table.present):
+            best = np.argsort(-cosine[i], kind="stable")[: config.knn_k]
+            near[i, best] = np.maximum(cosine[i, best], 0)
+        near = np.maximum(near, near.T)
+        length = near.sum(1)
+        scale = 1 / np.sqrt(np.where(length > 0, length, 1))
+        graph = graph - shares[modality] * scale[:, None] * near * scale
+    assert np.abs(graph).max() <= SCORE
+
+
+def test_without_content_weight_it_is_ease(catalog) -> None:
+    data, tables = catalog
+    options = {"reg_weight": 2.0, "dropout": 0.2}
+    ours = ContentEASE.build(
+        data, tables, ContentEASE.Config(**options, content_weight=0.0, cold_items="as_trained")
+    )
+    plain = EASE.build(data, None, EASE.Config(**options))
+    assert torch.allclose(ours.weights, plain.weights, atol=SOLVED)
+
+
+def test_cold_items_take_the_weights_of_their_content_neighbors(catalog) -> None:
+    data, tables = catalog
+    model = ContentEASE.build(data, tables, ContentEASE.Config(**OPTIONS))
+    as_trained = ContentEASE.build(data, tables, ContentEASE.Config(**OPTIONS, cold_items="as_trained"))
+    cold = data.train.item_degree == 0
+    assert torch.equal(model.weights[:, ~cold], as_trained.weights[:, ~cold])
+    assert float(model.weights[:, cold].norm()) > 2 * float(as_trained.weights[:, cold].norm())
+    assert model.cold_scores == "from content"
+    assert as_trained.cold_scores == "as trained"
+
+
+def test_a_list_of_items_is_answered_as_the_user_who_has_them(catalog) -> None:
+    data, tables = catalog
+    model = ContentEASE.build(data, tables, ContentEASE.Config(**OPTIONS))
+    by_list = model.score(Query(histories=Histories.from_interactions(data.train)))
+    assert torch.equal(model.score(np.arange(data.n_users)), by_list)
+    assert np.abs(by_list.numpy() - dense(data.train) @ model.weights.double().numpy()).max() <= SCORE
+
+
+def test_a_history_is_folded_in_as_the_reference_does() -> None:
+    with np.load(FIXTURES / "seq_foldin.npz") as values, np.load(FIXTURES / "freedom_bm3_toy.npz") as toy:
+        users, items = toy["train_edges"]
+        train = Interactions(users, items, len(values["ease.scores"]), len(values["ease.B"]), name="toy")
+        model = EASE(train, EASE.Config(reg_weight=float(values["ease.lambda"])))
+        histories = Histories(values["new_items"], np.array([0, len(values["new_items"])]))
+        assert np.abs(model.weights.numpy() - values["ease.B"]).max() <= PARITY
+        assert np.abs(model.score(np.arange(train.n_users)).numpy() - values["ease.scores"]).max() <= PARITY
+        new = model.score(Query(histories=histories)).numpy()[0]
+        assert np.abs(new - values["ease.new_scores"]).max() <= PARITY
+
+
+@pytest.mark.parametrize("block", [1024, 7])
+@pytest.mark.parametrize("kept", [1, 5, 10_000])
+def test_a_recommender_keeps_the_largest_weights_of_each_item(toy, kept, block, monkeypatch) -> None:
+    monkeypatch.setattr(item_weights, "BLOCK", block)
+    train, _ = toy
+    model = EASE(train, EASE.Config(reg_weight=5.0, kept=kept))
+    stored = to_scipy(model.item_weights()).toarray()  # row i: what makes up the score of item i
+    weights = model.weights.numpy().T
+    expected = np.zeros_like(weights)
+    for i, row in enumerate(weights):
+        best = np.argsort(-np.abs(row), kind="stable")[:kept]
+        expected[i, best] = row[best]
+    assert np.array_equal(stored, expected)
+
+
+def test_a_saved_recommender_ranks_as_the_model_does(tmp_path) -> None:
+    data, tables = testing.communities(2, 20)
+    model = ContentEASE.build(data, tables, ContentEASE.Config(knn_k=5))
+    gr.Recommender.from_model(model, data, tables).save(tmp_path / "saved")
+    recommender = gr.Recommender.load(tmp_path / "saved")
+    scores = model.score(np.arange(data.n_users)).numpy()
+    scores[data.train.users, data.train.items] = -np.inf
+    best = data.items[int(scores[0].argmax())]
+    history = [data.items[int(i)] for i in data.train.items_of_users(np.array([0]))[1]]
+    for query in ({"users": data.users[0]}, {"history": history}):
+        items, found = recommender.recommend(**query, k=1)
+        assert items[0] == best
+        assert found[0] == pytest.approx(float(scores[0].max()), abs=SCORE)
+
+
+def test_a_matrix_beyond_the_memory_is_refused_with_its_size(toy) -> None:
+    train, _ = toy
+    with pytest.raises(ConfigError) as refused:
+        EASE(train, EASE.Config(memory=1e-6))
+    assert "60 x 60 x 4 bytes" in str(refused.value)
+    assert "memory=1e-06" in str(refused.value)
+
+
+def test_a_matrix_that_cannot_be_inverted_is_refused() -> None:
+    rng = numpy_rng(0, "test/ease")
+    x = np.repeat(rng.random((50, 6)) < 0.5, 2, axis=1)  # items in pairs with the same users
+    train = Interactions(*np.nonzero(x), 50, 12, name="pairs")
+    with pytest.raises(TrainingError) as refused:
+        EASE(train, EASE.Config(reg_weight=1e-9))
+    assert "reg_weight" in str(refused.value)
+    assert "precision=float64" in str(refused.value)
+    fine = EASE(train, EASE.Config(reg_weight=1e-9, precision="float64"))
+    assert torch.isfinite(fine.weights).all()
