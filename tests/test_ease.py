@@ -29,7 +29,7 @@ SOLVED = 2e-5
 @pytest.fixture(scope="module")
 def toy():
     """The interactions of the reference's numbers, and the numbers."""
-    with np.load(FIXTURES / "ssl_linear.npz") as values:
+    with np.load(FIXTURES / "ssl_linear.npz", allow_pickle=False) as values:
         users, items = values["train_edges"]
         train = Interactions(users, items, int(values["n_users"]), int(values["n_items"]), name="toy")
         return train, dict(values)
@@ -145,15 +145,16 @@ def test_a_list_of_items_is_answered_as_the_user_who_has_them(catalog) -> None:
 
 
 def test_a_history_is_folded_in_as_the_reference_does() -> None:
-    with np.load(FIXTURES / "seq_foldin.npz") as values, np.load(FIXTURES / "freedom_bm3_toy.npz") as toy:
-        users, items = toy["train_edges"]
-        train = Interactions(users, items, len(values["ease.scores"]), len(values["ease.B"]), name="toy")
-        model = EASE(train, EASE.Config(reg_weight=float(values["ease.lambda"])))
-        histories = Histories(values["new_items"], np.array([0, len(values["new_items"])]))
-        assert np.abs(model.weights.numpy() - values["ease.B"]).max() <= PARITY
-        assert np.abs(model.score(np.arange(train.n_users)).numpy() - values["ease.scores"]).max() <= PARITY
-        new = model.score(Query(histories=histories)).numpy()[0]
-        assert np.abs(new - values["ease.new_scores"]).max() <= PARITY
+    files = (FIXTURES / name for name in ("seq_foldin.npz", "freedom_bm3_toy.npz"))
+    values, toy = (dict(np.load(file, allow_pickle=False)) for file in files)
+    users, items = toy["train_edges"]
+    train = Interactions(users, items, len(values["ease.scores"]), len(values["ease.B"]), name="toy")
+    model = EASE(train, EASE.Config(reg_weight=float(values["ease.lambda"])))
+    histories = Histories(values["new_items"], np.array([0, len(values["new_items"])]))
+    assert np.abs(model.weights.numpy() - values["ease.B"]).max() <= PARITY
+    assert np.abs(model.score(np.arange(train.n_users)).numpy() - values["ease.scores"]).max() <= PARITY
+    new = model.score(Query(histories=histories)).numpy()[0]
+    assert np.abs(new - values["ease.new_scores"]).max() <= PARITY
 
 
 @pytest.mark.parametrize("block", [1024, 7])
