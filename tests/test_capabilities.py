@@ -154,13 +154,18 @@ def test_item_weights_answer_a_history_as_the_user_who_has_it(data) -> None:
     assert torch.equal(by_user, by_history)
 
 
-def test_looked_up_users_have_no_histories(data) -> None:
+def test_known_users_are_looked_up_and_others_folded_in(data) -> None:
     model = MF.build(data)
     histories = Histories.from_interactions(data.train)
-    with pytest.raises(ConfigError, match="mf looks users up"):
-        model.score(Query(histories=histories))
     users = np.arange(data.n_users)
-    assert torch.equal(model.score(Query(users, histories)), model.score(users))
+    known = model.score(users)
+    folded = model.score(Query(histories=histories))
+    assert torch.equal(model.score(Query(users, histories)), known)
+    assert not torch.allclose(folded, known)
+    some = np.where(users % 2, users, -1)
+    mixed = model.score(Query(some, histories))
+    assert torch.equal(mixed[1::2], known[1::2])
+    assert torch.allclose(mixed[::2], folded[::2], atol=1e-6)
 
 
 # -- evaluation ----------------------------------------------------------------
@@ -292,8 +297,9 @@ def test_histories_that_say_nothing(data, trained, registered, tmp_path) -> None
         recommender.recommend()
 
 
-def test_a_recommender_of_looked_up_users_refuses_histories(data, tmp_path) -> None:
+def test_a_recommender_without_a_fold_in_rule_refuses_histories(data, tmp_path) -> None:
     recommender = served(MF.build(data), data, tmp_path)
+    recommender.fold_in = None  # as one that was saved before there were such rules
     with pytest.raises(ConfigError, match=r"mf.*cannot answer a history"):
         recommender.recommend(history=[data.items[0]])
 

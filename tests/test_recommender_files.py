@@ -82,7 +82,7 @@ def test_every_damaged_file_is_named(cold, tmp_path) -> None:
     data, tables, model = cold
     rec = Recommender.from_model(model, data, tables)
     names = sorted(p.name for p in rec.save(tmp_path).iterdir())
-    assert len(names) == 10
+    assert len(names) == 12
     for name in names:
         path, whole = tmp_path / name, (tmp_path / name).read_bytes()
         flipped = bytearray(whole)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 FORMATS = ("table", "json", "csv")
 SEARCHES = ("auto", "exact", "approximate")
 JOURNAL = "added.journal"
+NOBODY = "(history)"
+"""What stands for a user who is known by a list of items alone."""
 
 K = Annotated[int, typer.Option("-k", "--k", min=1, help="Number of items.")]
 Format = Annotated[str, typer.Option("--format", help="table, json or csv.")]
@@ -40,10 +42,18 @@ Search = Annotated[str, typer.Option("--search", help="exact, approximate (needs
     "graphrec recommend runs/shop --user U00001",
     "graphrec recommend runs/shop --user U00001 --user U00002 -k 5 --only in-stock.txt --format json",
     "graphrec recommend runs/shop --user newcomer --unknown popularity",
+    "graphrec recommend runs/shop --history P0001 --history P0007",
 )
 def recommend(
     run: settings.Run,
-    user: Annotated[list[str], typer.Option(help="User id; may be repeated.")],
+    user: Annotated[list[str] | None, typer.Option(help="User id; may be repeated.")] = None,
+    history: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Id of an item that the user took, oldest first; may be repeated. Instead of what is known "
+            "of the user, or of somebody without --user."
+        ),
+    ] = None,
     k: K = 10,
     only: Only = None,
     exclude: Exclude = None,
@@ -54,11 +64,16 @@ def recommend(
     form: Format = "table",
     as_json: settings.AsJson = False,
 ) -> None:
-    """Recommend items to users.
+    """Recommend items to users, or to somebody who is known by a list of items.
 
     RUN is a run directory or a saved recommender; dataset and features are not needed. Unknown ids are named
-    on stderr and the rest is answered; it is an error if no user or no item of --only is known.
+    on stderr and the rest is answered; it is an error if no user or no item of --only is known. If no item of
+    --history is known, the most popular items are recommended.
     """
+    if not user and not history:
+        raise ConfigError("nobody to recommend to; give --user, --history, or both")
+    if history and len(user or ()) > 1:
+        raise ConfigError(f"--history describes one user, and --user names {len(user or ())}")
     form = settings.json_format(as_json, form, "table")
     settings.choice(form, FORMATS, "--format")
     settings.choice(unknown, ["error", "popularity"], "--unknown")
@@ -69,15 +84,23 @@ def recommend(
 
     recommender, titles = open_recommender(run)
     k = min(k, len(recommender.items))
-    if unknown == "error":
+    if user and not history and unknown == "error":
         user = _known(recommender.users, user, "--user", strict)
+    if history:
+        history = _known(recommender.items, history, "--history", strict, required=False)
+        if not history:
+            output.print_note("no item of --history is known; the most popular items follow")
+            unknown = "popularity"
     allowed = allowed and _known(recommender.items, allowed, "--only", strict)
     excluded = excluded and _known(recommender.items, excluded, "--exclude", strict, required=False)
     ids, scores = recommender.recommend(
-        user, k, exclude_seen=not include_seen, only=allowed, exclude=excluded,
+        user or None, k, history=history, exclude_seen=not include_seen, only=allowed, exclude=excluded,
         unknown=cast(Literal["error", "popularity"], unknown), search=cast(Any, search),
     )  # fmt: skip
-    _print_ranking("user", user, ids, scores, titles, form)
+    if not user:  # one row
+        ids = ids[None]
+        scores = scores[None]
+    _print_ranking("user", user or [NOBODY], ids, scores, titles, form)
 
 
 @command("graphrec similar runs/shop --item P0001 -k 5")

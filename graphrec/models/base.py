@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, cast
@@ -21,6 +22,7 @@ from graphrec.graphs import sparse
 from graphrec.graphs.graph import Graph
 from graphrec.models.batches import BatchSampler, EpochContext
 from graphrec.models.capabilities import Capability, Encoder, Generator, RankedLists
+from graphrec.models.fold_in import FoldIn, LeastSquaresFoldIn, fold_in
 from graphrec.models.row_adam import RowAdam, skip_index_checks
 from graphrec.models.search_space import Space
 
@@ -306,12 +308,21 @@ class Ranker(Model):
         """Vectors ``(n_items, d)`` that an encoder's are compared with."""
         raise TypeError(f"{type(self).__name__} does not define item_embeddings()")
 
+    def fold_in(self) -> FoldIn:
+        """How a user known only by a list of items gets a vector, for models with embeddings.
+
+        The default is least squares on the item embeddings. Models whose users' embeddings follow from the
+        items state the formula.
+        """
+        return LeastSquaresFoldIn()
+
     @torch.no_grad()
     def scorer(self) -> Callable[[Any], Tensor]:
         """A function to scores of all items ``(B, n_items)`` from users ``(B,)`` or a query; embeds once.
 
-        Embeddings answer known users alone. Item weights answer histories where a query has some. Encoders
-        and generators always do: see ``train_pairs``.
+        Embeddings answer known users by their embedding and others by folding in their history
+        (:meth:`fold_in`). Item weights answer histories where a query has some. Encoders and generators
+        always do: see ``train_pairs``.
         """
         if self.capability == "generator":
             return self._generated_scores
@@ -337,8 +348,9 @@ class Ranker(Model):
                 else score_users(self._known_users(query))
             )
         user_vectors, item_vectors = users.detach(), cast(Tensor, items).detach()
+        rule = functools.cache(self.fold_in)  # computed for the first history, if there is one
         return lambda query: inner_products(
-            user_vectors[self._known_users(query).to(user_vectors.device)], item_vectors
+            self._vectors_of(query, user_vectors, item_vectors, rule), item_vectors
         )
 
     @torch.no_grad()
@@ -350,6 +362,19 @@ class Ranker(Model):
         scores = self.scorer()(who)
         self.train(training)
         return scores
+
+    def _vectors_of(self, query: Any, users: Tensor, items: Tensor, rule: Callable[[], FoldIn]) -> Tensor:
+        """Rows of the users' embeddings ``(B, d)``, and folded-in vectors of users who are not known."""
+        if not isinstance(query, Query) or query.histories is None:
+            return users[self._known_users(query).to(users.device)]
+        rows = np.full(len(query), -1) if query.users is None else query.users
+        vectors = users[torch.from_numpy(rows).clamp(min=0).to(users.device)]
+        unknown = np.flatnonzero(rows < 0)
+        if len(unknown):
+            query.histories.check(self.n_items)
+            folded = fold_in(rule(), query.histories.take(unknown), items.cpu())
+            vectors = vectors.index_copy(0, torch.from_numpy(unknown).to(users.device), folded.to(users))
+        return vectors
 
     def _known_users(self, query: Any) -> Tensor:
         """Indices ``(B,)`` of known users; raises a ConfigError for a query about other users."""

@@ -59,6 +59,25 @@ def propagate_tables(graph: Graph, users: Tensor, items: Tensor, n_layers: int) 
     return result
 
 
+def fold_in_table(graph: Graph, users: Tensor, items: Tensor, n_layers: int, degree: np.ndarray) -> Tensor:
+    """``q_i = d_i^-1/2 / (L + 1) sum_{l < L} x_i^(l)``: over the root of a user's number of items, it is what
+    an item adds to the user's embedding after :func:`propagate_tables` over a symmetrically normalized graph.
+
+    Args:
+        graph: normalized, over users and items.
+        users: ID embeddings ``(n_users, d)``.
+        items: ID embeddings ``(n_items, d)``.
+        n_layers: ``L``, at least 1.
+        degree: train interactions of each item ``(n_items,)``; items without any count as if they had one.
+
+    Returns:
+        ``(n_items, d)``.
+    """
+    _, mean = propagate_tables(graph, users, items, n_layers - 1)
+    scale = n_layers / (n_layers + 1) / np.sqrt(np.maximum(degree, 1))
+    return mean * torch.from_numpy(scale.astype(np.float32)).to(mean.device)[:, None]
+
+
 class _PropagatedTables(torch.autograd.Function):
     """:func:`propagate` of two tables over a graph with constant weights. The tables are the largest tensors
     of a step, and a pass over them takes about as long as a product with a sparse graph; autograd would make

@@ -11,6 +11,7 @@ import torch
 from graphrec.core.errors import CheckpointError, ConfigError
 from graphrec.data import Query
 from graphrec.graphs import sparse
+from graphrec.models.fold_in import FoldIn, LeastSquaresFoldIn, MeanFoldIn, fold_in
 from graphrec.serving.array_bundle import Bundle
 from graphrec.serving.catalog import Items
 from graphrec.serving.exact import Rows
@@ -44,6 +45,22 @@ def query_module(model: Ranker) -> QueryModule | None:
     module_copy = type(module)(**module.arguments)
     module_copy.load_state_dict({key: value.detach().cpu() for key, value in module.state_dict().items()})
     return module_copy.eval().requires_grad_(False)
+
+
+def fold_in_rule(model: Ranker, items: Any) -> FoldIn | None:
+    """A copy, on the CPU, of a model's rule for histories; None for models that answer them otherwise, and
+    where the item vectors are sparse.
+    """
+    if model.capability != "embeddings" or not isinstance(items, np.ndarray):
+        return None
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        rule = model.fold_in()
+    model.train(training)
+    if isinstance(rule, LeastSquaresFoldIn):
+        return rule
+    return MeanFoldIn(*(value.detach().float().cpu().clone() for value in rule))
 
 
 def module_to_saved(
@@ -110,8 +127,41 @@ def as_histories(history: Iterable[Any]) -> tuple[list[list[Any]], bool]:
     return ([list(entry) for entry in outer], False) if any(nested) else ([outer], True)
 
 
+def fold_in_to_saved(rule: FoldIn | None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Entries of a saved recommender's head for its fold-in rule, and the rule's arrays."""
+    if rule is None:
+        return {}, {}
+    if isinstance(rule, LeastSquaresFoldIn):
+        return {"fold_in": {"kind": "least_squares", **rule._asdict()}}, {}
+    arrays = {f"fold_in_{name}": value.numpy() for name, value in rule._asdict().items()}
+    return {"fold_in": {"kind": "mean"}}, arrays
+
+
+def fold_in_from_saved(saved: Bundle) -> FoldIn | None:
+    """The rule that was saved by :func:`fold_in_to_saved`; None in recommenders saved without one.
+
+    Raises:
+        CheckpointError: the rule is of an unknown kind.
+    """
+    facts = dict(saved.head.get("fold_in") or {})
+    kind = facts.pop("kind", None)
+    if kind is None:
+        return None
+    if kind == "least_squares":
+        return LeastSquaresFoldIn(**facts)
+    if kind == "mean":
+        table, bias = (saved.array(f"fold_in_{name}", mmap=True) for name in MeanFoldIn._fields)
+        return MeanFoldIn(torch.from_numpy(table), torch.from_numpy(bias))
+    raise CheckpointError(f"{saved.path}: fold-in rule {kind!r} is not one of 'mean', 'least_squares'")
+
+
 def encode_histories(
-    capability: str, module: QueryModule | None, items: Items, query: Query, meta: Mapping[str, Any]
+    capability: str,
+    module: QueryModule | None,
+    rule: FoldIn | None,
+    items: Items,
+    query: Query,
+    meta: Mapping[str, Any],
 ) -> Rows:
     """Query vectors ``(B, d)`` of histories of base items, to be compared with item vectors.
 
@@ -121,10 +171,14 @@ def encode_histories(
     if capability == "item_weights":
         assert query.histories is not None
         return sparse.history_matrix(query.histories, len(items.base))
+    if capability == "embeddings" and rule is not None:
+        assert query.histories is not None
+        return fold_in(rule, query.histories, torch.from_numpy(np.asarray(items.base.table)))
     if module is None or capability != "encoder":
         raise ConfigError(
-            f"the model of this recommender ({meta.get('model', 'unknown')}) looks users up and cannot "
-            "answer a history; ask for known users, or use a model with item weights (itemknn) or an encoder"
+            f"this recommender ({meta.get('model', 'unknown')}) cannot answer a history: it was saved before "
+            "models with embeddings could, or its embeddings are sparse; train and save it again, or ask for "
+            "known users"
         )
     with torch.no_grad():
         return torch.cat([module(part).float() for _, part in _query_blocks(query)])

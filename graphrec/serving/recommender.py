@@ -60,6 +60,7 @@ from graphrec.serving.vectors import Vectors
 
 if TYPE_CHECKING:
     from graphrec.models.capabilities import QueryModule
+    from graphrec.models.fold_in import FoldIn
 
 FORMAT = FileFormat("recommender", 2, {1: upgrade_rule})
 HEAD = "recommender.json"
@@ -82,6 +83,7 @@ class Recommender:
         capability: how the model answers queries, see :mod:`graphrec.models.capabilities`.
         module: the encoder or generator of a model that has one.
         extractors: by modality, the extractor of the model's features, which encodes content of new items.
+        fold_in: how a model with embeddings answers a history; None: it cannot.
     """
 
     def __init__(
@@ -97,9 +99,11 @@ class Recommender:
         capability: str = "embeddings",
         module: QueryModule | None = None,
         extractors: Extractors | None = None,
+        fold_in: FoldIn | None = None,
     ) -> None:
         self.capability = capability
         self.module = module
+        self.fold_in = fold_in
         self.users = users
         self.user_vectors = user_vectors
         self.rule = rule
@@ -191,6 +195,7 @@ class Recommender:
             model.capability,
             module,
             extractors,
+            histories.fold_in_rule(model, items),
         )
 
     # -- recommendations -------------------------------------------------------------------------------------
@@ -216,9 +221,8 @@ class Recommender:
             users: one id, or several; None if ``history`` alone describes the users.
             k: number of items per user.
             history: ids of the items a user took, oldest first, or one such list per user. It replaces the
-                known history of the user, who may also be unknown. Models with item weights, an encoder or a
-                generator take histories; models that look users up refuse them. Items added by
-                :meth:`add_items` are ignored in histories.
+                known history of the user, who may also be unknown. Models with embeddings fold it in
+                (:mod:`graphrec.models.fold_in`). Items added by :meth:`add_items` are ignored in histories.
             exclude_seen: leave out the items of the user's known pairs and of ``history``.
             only: recommend only these items, such as those in stock.
             exclude: never recommend these items.
@@ -370,7 +374,9 @@ class Recommender:
         if self.capability == "generator":
             answers = histories.generate_lists(self.module, self._items, query, hidden_answered, limits)
         else:
-            queries = histories.encode_histories(self.capability, self.module, self._items, query, self.meta)
+            queries = histories.encode_histories(
+                self.capability, self.module, self.fold_in, self._items, query, self.meta
+            )
             request = SearchRequest(queries, limits, hide_lists(hidden_answered))
             answers = search_items(self._items, request, lists)
         best[0][answered], best[1][answered] = answers
@@ -578,9 +584,12 @@ class Recommender:
         arrays |= fitted
         capability, state = histories.module_to_saved(self.module, self.capability, self.meta)
         arrays |= state
+        folding, folded = histories.fold_in_to_saved(self.fold_in)
+        arrays |= folded
         if self.capability == "generator" and self._items.seen.times is not None:
             arrays["seen_times"] = self._items.seen.times
-        head = {"rule": rule, "modalities": list(self.content), "meta": self.meta, **capability}
+        head = {"rule": rule, "modalities": list(self.content), "meta": self.meta}
+        head |= capability | folding
         if extractors:
             head["extractors"] = extractors
         if not isinstance(self.item_vectors, np.ndarray):
@@ -630,6 +639,7 @@ class Recommender:
             capability,
             module,
             extractors,
+            histories.fold_in_from_saved(saved),
         )
         recommender._vectors_sha256 = _vectors_sha256(saved.files)
         if not width:

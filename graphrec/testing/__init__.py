@@ -93,6 +93,8 @@ HINTS = {
     "batch_equals_single": "the scores of a user should not depend on the other users of a batch; "
     "look for batch normalization and for means or softmax over the batch",
     "capability": "compare the class attribute capability with graphrec.models.capabilities",
+    "folds_in": "state in fold_in() how a list of items becomes a user's vector; the default, least squares "
+    "on the item embeddings, suits models whose scores are inner products of learned embeddings",
     "every_parameter_learns": "use the parameter in loss(), remove it, or set requires_grad=False; "
     "look for .detach(), .data, torch.no_grad() and values that are always multiplied by zero",
     "gaps": "look for divisions by a degree or a norm of zero; clamp them",
