@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from cold_catalog import gaps
+from dense_formulas import dense, nearest_only
 from tolerances import SCORE
 
 import graphrec as gr
@@ -33,21 +34,6 @@ def data():
 def catalog():
     """Items 1 to 3 without a picture, 3 and 5 without a text, 4 to 9 without train interactions."""
     return gaps(6, 5, [1, 2, 3], [3, 5])
-
-
-def dense(train) -> np.ndarray:
-    matrix = np.zeros((train.n_users, train.n_items))
-    matrix[train.users, train.items] = 1
-    return matrix
-
-
-def nearest_only(similarity: np.ndarray, k: int) -> np.ndarray:
-    """The ``k`` largest positive entries of each row, in plain Python; among equals the lowest column."""
-    kept = np.zeros_like(similarity)
-    for i, row in enumerate(similarity):
-        for j in sorted(range(len(row)), key=lambda j: (-row[j], j))[:k]:
-            kept[i, j] = max(row[j], 0)
-    return kept
 
 
 # -- on interactions -----------------------------------------------------------------------------------------
