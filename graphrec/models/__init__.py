@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from graphrec.models.mf import MF as MF
     from graphrec.models.popularity import Popularity as Popularity
     from graphrec.models.rp3beta import RP3beta as RP3beta
+    from graphrec.models.userknn import UserKNN as UserKNN
     from graphrec.models.vbpr import VBPR as VBPR
 
 MODELS = Registry("model", "graphrec.models", {
     "popularity": "graphrec.models.popularity:Popularity",
     "itemknn": "graphrec.models.itemknn:ItemKNN",
     "itemknn-content": "graphrec.models.itemknn_content:ItemKNNContent",
+    "userknn": "graphrec.models.userknn:UserKNN",
     "rp3beta": "graphrec.models.rp3beta:RP3beta",
     "ease": "graphrec.models.ease:EASE",
     "mf": "graphrec.models.mf:MF",
