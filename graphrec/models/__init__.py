@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from graphrec.models.mf import MF as MF
     from graphrec.models.popularity import Popularity as Popularity
     from graphrec.models.rp3beta import RP3beta as RP3beta
+    from graphrec.models.slim import SLIM as SLIM
     from graphrec.models.userknn import UserKNN as UserKNN
     from graphrec.models.vbpr import VBPR as VBPR
 
@@ -34,6 +35,7 @@ MODELS = Registry("model", "graphrec.models", {
     "itemknn-content": "graphrec.models.itemknn_content:ItemKNNContent",
     "userknn": "graphrec.models.userknn:UserKNN",
     "rp3beta": "graphrec.models.rp3beta:RP3beta",
+    "slim": "graphrec.models.slim:SLIM",
     "ease": "graphrec.models.ease:EASE",
     "mf": "graphrec.models.mf:MF",
     "lightgcn": "graphrec.models.lightgcn:LightGCN",
