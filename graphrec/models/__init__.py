@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from graphrec.models.bm3 import BM3 as BM3
     from graphrec.models.ease import EASE as EASE
     from graphrec.models.freedom import FREEDOM as FREEDOM
+    from graphrec.models.ials import IALS as IALS
     from graphrec.models.itemknn import ItemKNN as ItemKNN
     from graphrec.models.itemknn_content import ItemKNNContent as ItemKNNContent
     from graphrec.models.lattice import LATTICE as LATTICE
@@ -37,6 +38,7 @@ MODELS = Registry("model", "graphrec.models", {
     "rp3beta": "graphrec.models.rp3beta:RP3beta",
     "slim": "graphrec.models.slim:SLIM",
     "ease": "graphrec.models.ease:EASE",
+    "ials": "graphrec.models.ials:IALS",
     "mf": "graphrec.models.mf:MF",
     "lightgcn": "graphrec.models.lightgcn:LightGCN",
     "vbpr": "graphrec.models.vbpr:VBPR",
