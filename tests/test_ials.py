@@ -38,8 +38,8 @@ def plain_step(others: np.ndarray, x: np.ndarray, config: IALS.Config) -> np.nda
 
 
 def test_parity_of_the_user_step_with_the_reference() -> None:
-    reference = np.load(FIXTURES / "seq_foldin.npz")
-    edges = np.load(FIXTURES / "freedom_bm3_toy.npz")["train_edges"]
+    reference = np.load(FIXTURES / "seq_foldin.npz", allow_pickle=False)
+    edges = np.load(FIXTURES / "freedom_bm3_toy.npz", allow_pickle=False)["train_edges"]
     items = torch.from_numpy(reference["als.items"])
     expected = reference["als.users"]
     config = IALS.Config(

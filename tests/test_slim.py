@@ -25,7 +25,7 @@ def data():
 
 def test_parity_with_the_reference() -> None:
     """Its class run to the optimum: as shipped it stops up to 5.6e-4 from it."""
-    reference = np.load(FIXTURE)
+    reference = np.load(FIXTURE, allow_pickle=False)
     n_users, n_items = int(reference["n_users"]), int(reference["n_items"])
     train = Interactions(*reference["train_edges"], n_users, n_items)
     alpha, l1_ratio = 0.02, 0.1
