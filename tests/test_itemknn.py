@@ -1,19 +1,21 @@
-"""Both ItemKNNs against dense formulas, their options, gaps and cold items, and the commands."""
+"""Both ItemKNNs and UserKNN against dense formulas, their options, gaps and cold items, and the commands."""
 
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from cold_catalog import gaps
+from dense_formulas import dense, nearest_only
 from tolerances import SCORE
 
 import graphrec as gr
 from graphrec import runs, testing
-from graphrec.core.errors import FeatureError
+from graphrec.core.errors import ConfigError, FeatureError
 from graphrec.core.random import numpy_rng
 from graphrec.evaluation.ranking import evaluate
 from graphrec.features import FeatureTable
@@ -22,6 +24,8 @@ from graphrec.graphs.graph import Graph
 from graphrec.models.base import Ranker
 from graphrec.models.itemknn import ItemKNN
 from graphrec.models.itemknn_content import ItemKNNContent
+from graphrec.models.similarity import SimilarityConfig
+from graphrec.models.userknn import UserKNN
 
 
 @pytest.fixture(scope="module")
@@ -33,21 +37,6 @@ def data():
 def catalog():
     """Items 1 to 3 without a picture, 3 and 5 without a text, 4 to 9 without train interactions."""
     return gaps(6, 5, [1, 2, 3], [3, 5])
-
-
-def dense(train) -> np.ndarray:
-    matrix = np.zeros((train.n_users, train.n_items))
-    matrix[train.users, train.items] = 1
-    return matrix
-
-
-def nearest_only(similarity: np.ndarray, k: int) -> np.ndarray:
-    """The ``k`` largest positive entries of each row, in plain Python; among equals the lowest column."""
-    kept = np.zeros_like(similarity)
-    for i, row in enumerate(similarity):
-        for j in sorted(range(len(row)), key=lambda j: (-row[j], j))[:k]:
-            kept[i, j] = max(row[j], 0)
-    return kept
 
 
 # -- on interactions -----------------------------------------------------------------------------------------
@@ -69,6 +58,123 @@ def test_scores_are_sums_of_shrunk_cosines(data, k, shrink, normalize, products,
         kept /= np.maximum(kept.sum(1, keepdims=True), 1e-12)
     assert np.allclose(model.neighbors.dense(), kept, atol=SCORE)
     assert np.allclose(model.score(np.arange(data.n_users)), x @ kept.T, atol=10 * SCORE)
+
+
+def plainly_weighted(x: np.ndarray, weighting: str) -> np.ndarray:
+    """Weights of the entries of ``x (m, n)``, whose columns are compared."""
+    if weighting == "none":
+        return x
+    out = np.zeros_like(x)
+    mean = x.sum() / x.shape[1]
+    for row, column in zip(*np.nonzero(x), strict=True):
+        rarity = max(math.log(x.shape[1] / (1 + x[row].sum())), 0)
+        length = 1.2 * (0.25 + 0.75 * x[:, column].sum() / mean)
+        out[row, column] = rarity * (2.2 / (length + 1) if weighting == "bm25" else 1)
+    return out
+
+
+def plainly_similar(x: np.ndarray, config: SimilarityConfig) -> np.ndarray:
+    """Similarities of the columns of ``x``, pair by pair."""
+    x = plainly_weighted(x, config.weighting)
+    n = x.shape[1]
+    result = np.zeros((n, n))
+    for i in range(n):
+        for j in range(n):
+            shared, a, b = x[:, i] @ x[:, j], x[:, i] @ x[:, i], x[:, j] @ x[:, j]
+            if i != j and shared > 0:
+                result[i, j] = {
+                    "cosine": shared / (math.sqrt(a * b) + config.shrink),
+                    "asymmetric": shared
+                    / (a**config.asymmetry * b ** (1 - config.asymmetry) + config.shrink),
+                    "jaccard": shared / (a + b - shared + config.shrink),
+                    "dice": 2 * shared / (a + b + config.shrink),
+                }[config.similarity]
+    return result
+
+
+def assert_nearest(rows: np.ndarray, similarity: np.ndarray, k: int) -> None:
+    """``rows`` holds the ``k`` largest of each row; which of equals is left to rounding."""
+    assert np.allclose(rows[rows > 0], similarity[rows > 0], rtol=1e-5, atol=SCORE)
+    kept = nearest_only(similarity, k)
+    assert np.allclose(np.sort(rows, axis=1), np.sort(kept, axis=1), rtol=1e-5, atol=SCORE)
+
+
+SIMILARITIES = [
+    {"similarity": "jaccard"},
+    {"similarity": "jaccard", "shrink": 0.0, "k": 400},
+    {"similarity": "dice", "shrink": 0.0},
+    {"similarity": "dice", "shrink": 3.0, "k": 1},
+    {"similarity": "asymmetric", "asymmetry": 0.5},
+    {"similarity": "asymmetric", "asymmetry": 0.2, "k": 400},
+    {"similarity": "asymmetric", "asymmetry": 1.0, "shrink": 0.0},
+    {"weighting": "tf-idf"},
+    {"weighting": "bm25", "k": 400, "shrink": 0.0},
+    {"weighting": "bm25", "similarity": "asymmetric", "asymmetry": 0.3},
+    {"weighting": "tf-idf", "similarity": "jaccard"},
+]
+
+
+@pytest.mark.parametrize("options", SIMILARITIES, ids=str)
+def test_other_similarities_and_weightings(data, options) -> None:
+    config = ItemKNN.Config(**{"k": 5, **options})
+    model = ItemKNN.build(data, None, config)
+    x = dense(data.train)
+    rows = model.neighbors.dense().numpy()
+    assert_nearest(rows, plainly_similar(x, config), config.k)
+    assert np.allclose(model.score(np.arange(data.n_users)), x @ rows.T, atol=10 * SCORE)
+
+
+@pytest.mark.parametrize("options", [{}, *SIMILARITIES], ids=str)
+def test_users_are_compared_likewise(data, options) -> None:
+    config = UserKNN.Config(**{"k": 5, **options})
+    model = UserKNN.build(data, None, config)
+    x = dense(data.train)
+    rows = model.neighbors.dense().numpy()
+    assert rows.shape == (data.n_users, data.n_users)
+    assert_nearest(rows, plainly_similar(x.T, config), config.k)
+    scores = model.score(np.arange(data.n_users))
+    assert np.allclose(scores, rows @ x, rtol=1e-5, atol=10 * SCORE)
+
+
+@pytest.mark.parametrize("weighting", ["tf-idf", "bm25"])
+def test_what_everyone_has_counts_nothing(weighting) -> None:
+    """A weight of ``log(n / (1 + n))`` would be negative, and its square positive."""
+    pairs = [(0, i) for i in range(6)] + [(1, 0), (1, 1), (2, 2)]
+    data = testing.dataset(pairs, [], 3, 6, "everything")
+    rows = ItemKNN.build(data, None, ItemKNN.Config(weighting=weighting, shrink=0.0)).neighbors.dense()
+    shared = torch.zeros(6, 6)
+    shared[0, 1] = shared[1, 0] = 1
+    assert torch.equal(rows > 0, shared > 0)
+
+
+def test_of_the_options_of_similarity_each_has_an_effect(data) -> None:
+    def rows(**options: Any) -> torch.Tensor:
+        return ItemKNN.build(data, None, ItemKNN.Config(**options)).neighbors.dense()
+
+    plain = rows()
+    for options in SIMILARITIES:
+        even = options.get("asymmetry") == 0.5
+        assert torch.allclose(rows(**options), plain) == (even and "shrink" not in options)
+    with pytest.raises(ConfigError, match=r"cosine.*asymmetric.*jaccard.*dice"):
+        ItemKNN.Config(similarity="pearson")
+    with pytest.raises(ConfigError, match="asymmetry"):
+        ItemKNN.Config(asymmetry=1.5)
+
+
+@pytest.mark.parametrize("options", [{}, {"weighting": "bm25"}, {"similarity": "asymmetric"}], ids=str)
+def test_a_user_without_items_has_no_neighbors_and_is_none(options) -> None:
+    full, _ = testing.communities(2, 20)
+    keep = (full.train.users != 0) & ~np.isin(full.train.items, [0, 7, 39])
+    pairs = np.stack([full.train.users[keep], full.train.items[keep]], 1)
+    data = testing.dataset(pairs, [], full.n_users, full.n_items, "gaps")
+    model = UserKNN.build(data, None, UserKNN.Config(shrink=0.0, **options))
+    rows = model.neighbors.dense()
+    assert not rows[0].any()
+    assert not rows[:, 0].any()
+    scores = model.score(np.arange(data.n_users))
+    assert torch.isfinite(scores).all()
+    assert not scores[:, [0, 7, 39]].any()
+    assert not scores[0].any()
 
 
 def test_items_never_taken_score_zero() -> None:
@@ -223,7 +329,7 @@ def test_largest_keeps_the_lowest_of_equals() -> None:
     assert kept.tolist() == [[0, 3, 3, 0, 0], [0, 0, 0, 0, 0], [5, 5, 0, 0, 0]]
 
 
-@pytest.mark.parametrize("name", ["itemknn", "itemknn-content"])
+@pytest.mark.parametrize("name", ["itemknn", "userknn", "itemknn-content"])
 def test_from_training_to_exports(name: str, tmp_path, monkeypatch, graphrec: Any, refused: Any) -> None:
     monkeypatch.chdir(tmp_path)
     graphrec("data", "generate", "shop", "--items", 60, "--users", 80)
@@ -245,4 +351,4 @@ def test_from_training_to_exports(name: str, tmp_path, monkeypatch, graphrec: An
     assert graphrec("export", "runs/knn", "--out", "recs.parquet", "-k", 3).code == 0
     assert "sparse" in refused("export", "runs/knn", "--faiss", "index")
     rec = gr.Recommender.load("runs/knn/recommender")
-    assert rec.item_vectors.nnz == len(opened.model.neighbors)
+    assert rec.item_vectors.nnz == len(opened.model.embed()[1])

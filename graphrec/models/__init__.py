@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from graphrec.models.content_ease import ContentEASE as ContentEASE
     from graphrec.models.ease import EASE as EASE
     from graphrec.models.freedom import FREEDOM as FREEDOM
+    from graphrec.models.ials import IALS as IALS
     from graphrec.models.itemknn import ItemKNN as ItemKNN
     from graphrec.models.itemknn_content import ItemKNNContent as ItemKNNContent
     from graphrec.models.lattice import LATTICE as LATTICE
@@ -25,14 +26,21 @@ if TYPE_CHECKING:
     from graphrec.models.llmrec import LLMRec as LLMRec
     from graphrec.models.mf import MF as MF
     from graphrec.models.popularity import Popularity as Popularity
+    from graphrec.models.rp3beta import RP3beta as RP3beta
+    from graphrec.models.slim import SLIM as SLIM
+    from graphrec.models.userknn import UserKNN as UserKNN
     from graphrec.models.vbpr import VBPR as VBPR
 
 MODELS = Registry("model", "graphrec.models", {
     "popularity": "graphrec.models.popularity:Popularity",
     "itemknn": "graphrec.models.itemknn:ItemKNN",
     "itemknn-content": "graphrec.models.itemknn_content:ItemKNNContent",
+    "userknn": "graphrec.models.userknn:UserKNN",
+    "rp3beta": "graphrec.models.rp3beta:RP3beta",
+    "slim": "graphrec.models.slim:SLIM",
     "ease": "graphrec.models.ease:EASE",
     "content-ease": "graphrec.models.content_ease:ContentEASE",
+    "ials": "graphrec.models.ials:IALS",
     "mf": "graphrec.models.mf:MF",
     "lightgcn": "graphrec.models.lightgcn:LightGCN",
     "vbpr": "graphrec.models.vbpr:VBPR",
