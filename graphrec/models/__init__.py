@@ -15,8 +15,10 @@ from graphrec.core.registry import Registry
 if TYPE_CHECKING:
     from graphrec.models.base import Model
     from graphrec.models.bm3 import BM3 as BM3
+    from graphrec.models.bspm import BSPM as BSPM
     from graphrec.models.ease import EASE as EASE
     from graphrec.models.freedom import FREEDOM as FREEDOM
+    from graphrec.models.gf_cf import GFCF as GFCF
     from graphrec.models.itemknn import ItemKNN as ItemKNN
     from graphrec.models.itemknn_content import ItemKNNContent as ItemKNNContent
     from graphrec.models.lattice import LATTICE as LATTICE
@@ -31,6 +33,8 @@ MODELS = Registry("model", "graphrec.models", {
     "itemknn": "graphrec.models.itemknn:ItemKNN",
     "itemknn-content": "graphrec.models.itemknn_content:ItemKNNContent",
     "ease": "graphrec.models.ease:EASE",
+    "gf-cf": "graphrec.models.gf_cf:GFCF",
+    "bspm": "graphrec.models.bspm:BSPM",
     "mf": "graphrec.models.mf:MF",
     "lightgcn": "graphrec.models.lightgcn:LightGCN",
     "vbpr": "graphrec.models.vbpr:VBPR",
