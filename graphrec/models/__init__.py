@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from graphrec.models.llmrec import LLMRec as LLMRec
     from graphrec.models.mf import MF as MF
     from graphrec.models.popularity import Popularity as Popularity
+    from graphrec.models.ultragcn import UltraGCN as UltraGCN
     from graphrec.models.vbpr import VBPR as VBPR
 
 MODELS = Registry("model", "graphrec.models", {
@@ -37,6 +38,7 @@ MODELS = Registry("model", "graphrec.models", {
     "bspm": "graphrec.models.bspm:BSPM",
     "mf": "graphrec.models.mf:MF",
     "lightgcn": "graphrec.models.lightgcn:LightGCN",
+    "ultragcn": "graphrec.models.ultragcn:UltraGCN",
     "vbpr": "graphrec.models.vbpr:VBPR",
     "freedom": "graphrec.models.freedom:FREEDOM",
     "bm3": "graphrec.models.bm3:BM3",
