@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from graphrec.models.itemknn import ItemKNN as ItemKNN
     from graphrec.models.itemknn_content import ItemKNNContent as ItemKNNContent
     from graphrec.models.lattice import LATTICE as LATTICE
+    from graphrec.models.layergcn import LayerGCN as LayerGCN
     from graphrec.models.lightgcn import LightGCN as LightGCN
     from graphrec.models.llmrec import LLMRec as LLMRec
     from graphrec.models.mf import MF as MF
@@ -38,6 +39,7 @@ MODELS = Registry("model", "graphrec.models", {
     "bspm": "graphrec.models.bspm:BSPM",
     "mf": "graphrec.models.mf:MF",
     "lightgcn": "graphrec.models.lightgcn:LightGCN",
+    "layergcn": "graphrec.models.layergcn:LayerGCN",
     "ultragcn": "graphrec.models.ultragcn:UltraGCN",
     "vbpr": "graphrec.models.vbpr:VBPR",
     "freedom": "graphrec.models.freedom:FREEDOM",
