@@ -52,7 +52,7 @@ class BSPM(ItemFilters):
     name = "bspm"
     search_space: ClassVar[Space] = {
         "rank": Choice(32, 64, 128, 256, 512),
-        "beta": Choice(0.0, 0.1, 0.2, 0.3, 0.5, 1.0),
+        "beta": Choice(0.0, 0.1, 0.2, 0.3, 1.0, 3.0),
         "merge": Choice("early", "late"),
         "solver": Choice("euler", "rk4"),
         "time": Uniform(0.5, 3.0),

@@ -40,7 +40,7 @@ class GFCF(ItemFilters):
     name = "gf-cf"
     search_space: ClassVar[Space] = {
         "rank": Choice(32, 64, 128, 256, 512),
-        "alpha": Choice(0.0, 0.1, 0.2, 0.3, 0.5, 1.0),
+        "alpha": Choice(0.0, 0.1, 0.3, 1.0, 3.0, 10.0),
         "n_filters": Choice(1, 2),
         "scaled_history": Choice(False, True),
     }

@@ -5,9 +5,9 @@ https://arxiv.org/abs/2207.11088. Each node's embedding is scaled after each lay
 node's ID embedding, which slows over-smoothing down; the readout is the sum of the layers without the ID
 embeddings. In each epoch a share of the edges is pruned, those of popular users and items most.
 
-Differences from the authors' code: losses are means over the batch, where the code has sums (the terms stand
-in the same proportion); edges are pruned by degree in every epoch, where the code in MMRec takes turns between
-degrees and chance (``prune="mixed"`` draws one of the two in each epoch).
+Differences from the authors' code: losses are means over the batch, where the code has sums (the terms are in
+the same proportion); edges are pruned by degree in every epoch, where the code takes turns between degrees
+and chance (``prune="mixed"`` draws one of the two in each epoch).
 
 ``Eq. n`` refers to the numbered equations in docs/models/layergcn.md.
 """
@@ -120,7 +120,8 @@ class _Refined(torch.autograd.Function):
         length, initial_length = (torch.linalg.vector_norm(v, dim=1).clamp_(min=1e-12) for v in (x, initial))
         cosine = torch.einsum("nd,nd->n", x, initial) / length / initial_length  # (n,)
         ctx.save_for_backward(x, initial, cosine, length, initial_length)
-        return x * cosine[:, None]
+        refined: Tensor = x * cosine[:, None]
+        return refined
 
     @staticmethod
     @once_differentiable
