@@ -27,6 +27,8 @@ OTHER_VALUES: dict[str, Any] = {
     "freedom.graph_cache": "graphs",
     "lattice.graph_cache": "graphs",
     "itemknn-content.graph_cache": "graphs",
+    "gf-cf.kept": 3,
+    "bspm.kept": 3,
 }
 
 
