@@ -74,7 +74,7 @@ class ItemFilters(DenseItemWeightsRanker):
         self.scaled_history = scaled_history
         weight = torch.from_numpy(degree_probability(train).astype(np.float32))
         self.normalized = Graph(self.history.rowptr, self.history.col, weight, self.n_items)  # N, Eq. 1
-        self.columns = sparse.to_scipy(self.normalized).T.tocsr()  # N^T (n_items, n_users)
+        self.columns = sparse.to_scipy(self.normalized.t())  # N^T (n_items, n_users)
         root = np.sqrt(train.item_degree).astype(np.float32)  # D_i^1/2 (n_items,)
         self.register_buffer("root", torch.from_numpy(root), persistent=False)
         rank = config.rank if low_rank.coef.any() else 0
