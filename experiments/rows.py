@@ -13,16 +13,26 @@ from graphrec.models.base import ModelConfig
 NAMES = {
     "Popularity": "popularity",
     "ItemKNN": "itemknn",
+    "UserKNN": "userknn",
+    "RP3beta": "rp3beta",
+    "SLIM": "slim",
+    "EASE": "ease",
+    "GF-CF": "gf-cf",
+    "BSPM": "bspm",
+    "iALS": "ials",
     "ItemKNN (content)": "itemknn-content",
+    "ContentEASE": "content-ease",
     "MF-BPR": "mf",
+    "UltraGCN": "ultragcn",
     "LightGCN": "lightgcn",
+    "LayerGCN": "layergcn",
     "VBPR": "vbpr",
     "LATTICE": "lattice",
     "BM3": "bm3",
     "FREEDOM": "freedom",
 }
 """Label -> registered name, in the order of the tables."""
-MULTIMODAL = ("ItemKNN (content)", "VBPR", "LATTICE", "BM3", "FREEDOM")
+MULTIMODAL = ("ItemKNN (content)", "ContentEASE", "VBPR", "LATTICE", "BM3", "FREEDOM")
 SHUFFLED = "{}, shuffled"
 
 

@@ -27,6 +27,13 @@ OTHER_VALUES: dict[str, Any] = {
     "freedom.graph_cache": "graphs",
     "lattice.graph_cache": "graphs",
     "itemknn-content.graph_cache": "graphs",
+    "content-ease.graph_cache": "graphs",
+    "content-ease.kept": 3,
+    "content-ease.memory": 8.0,
+    "ease.kept": 3,
+    "ease.memory": 8.0,
+    "gf-cf.kept": 3,
+    "bspm.kept": 3,
 }
 
 

@@ -59,13 +59,13 @@ def test_without_layers_the_items_are_all_there_is(catalog) -> None:
     assert rule == LeastSquaresFoldIn()
 
 
-@pytest.mark.parametrize("gathered", [4096, 10])
-def test_least_squares_is_the_step_of_implicit_factorization(gathered, monkeypatch) -> None:
-    monkeypatch.setattr(folding, "GATHERED", gathered)
+@pytest.mark.parametrize("block", [2**20, 10])
+def test_least_squares_is_the_step_of_implicit_factorization(block, monkeypatch) -> None:
+    monkeypatch.setattr(folding, "BLOCK", block)
     values = np.load(FIXTURE, allow_pickle=False)
     toy = np.load(FIXTURE.with_name("freedom_bm3_toy.npz"), allow_pickle=False)
     users, items = toy["train_edges"]
-    rule = LeastSquaresFoldIn(float(values["als.alpha0"]), float(values["als.lambda"]))
+    rule = LeastSquaresFoldIn(1.0, float(values["als.alpha0"]), float(values["als.lambda"]))
     table = torch.from_numpy(values["als.items"])
     lists = [items[users == user] for user in range(len(values["als.users"]))]
     found = fold_in(rule, Histories.from_lists(lists), table).numpy()
@@ -100,7 +100,7 @@ def test_least_squares_solves_its_equations() -> None:
     rng = numpy_rng(0, "test/fold")
     items = rng.normal(size=(30, 4)).astype(np.float32)
     taken = np.array([1, 4, 20])
-    rule = LeastSquaresFoldIn(0.1, 0.5)
+    rule = LeastSquaresFoldIn(1.0, 0.1, 0.5)
     u = fold_in(rule, Histories.from_lists([taken]), torch.from_numpy(items)).numpy()[0].astype(np.float64)
     v = items.astype(np.float64)
     left = 0.1 * v.T @ v + v[taken].T @ v[taken] + 0.5 * np.eye(4)

@@ -13,9 +13,10 @@ from tolerances import PARITY
 from graphrec import testing
 from graphrec.core.errors import ConfigError, DataError, TrainingError
 from graphrec.core.random import numpy_rng
-from graphrec.data.query import Histories
-from graphrec.models import ials
-from graphrec.models.ials import IALS, least_squares
+from graphrec.data.query import Histories, Query
+from graphrec.models import fold_in
+from graphrec.models.fold_in import LeastSquaresFoldIn, least_squares
+from graphrec.models.ials import IALS
 
 FIXTURES = Path(__file__).with_name("fixtures")
 
@@ -42,20 +43,15 @@ def test_parity_of_the_user_step_with_the_reference() -> None:
     edges = np.load(FIXTURES / "freedom_bm3_toy.npz", allow_pickle=False)["train_edges"]
     items = torch.from_numpy(reference["als.items"])
     expected = reference["als.users"]
-    config = IALS.Config(
-        dim=items.shape[1],
-        unobserved_weight=float(reference["als.alpha0"]),
-        reg_weight=float(reference["als.lambda"]),
-        reg_exponent=0.0,
-    )
+    rule = LeastSquaresFoldIn(1.0, float(reference["als.alpha0"]), float(reference["als.lambda"]), 0.0)
     lists = [np.unique(edges[1][edges[0] == user]) for user in range(len(expected))]
-    found = least_squares(items, Histories.from_lists(lists), config).numpy()
+    found = least_squares(items, Histories.from_lists(lists), rule).numpy()
     assert abs(found - expected).max() < PARITY
-    new = least_squares(items, Histories.from_lists([reference["new_items"]]), config).numpy()
+    new = least_squares(items, Histories.from_lists([reference["new_items"]]), rule).numpy()
     assert abs(new[0] - reference["als.new_user"]).max() < PARITY
 
 
-@pytest.mark.parametrize("block", [ials.BLOCK, 100])
+@pytest.mark.parametrize("block", [fold_in.BLOCK, 100])
 @pytest.mark.parametrize("dim", [1, 6, 40])
 @pytest.mark.parametrize(
     "options",
@@ -69,11 +65,12 @@ def test_parity_of_the_user_step_with_the_reference() -> None:
 )
 def test_steps_are_least_squares(data, options, dim, block, monkeypatch) -> None:
     """Histories that are longer and shorter than ``dim`` are solved for in two ways."""
-    monkeypatch.setattr(ials, "BLOCK", block)
+    monkeypatch.setattr(fold_in, "BLOCK", block)
     config = IALS.Config(dim=dim, **options)
     others = numpy_rng(0, "tests/ials").normal(size=(data.n_items, dim)).astype(np.float32)
     histories = Histories(data.train.items, data.train.indptr)
-    found = least_squares(torch.from_numpy(others), histories, config).numpy()
+    rule = LeastSquaresFoldIn(config.alpha, config.unobserved_weight, config.reg_weight, config.reg_exponent)
+    found = least_squares(torch.from_numpy(others), histories, rule).numpy()
     assert np.allclose(found, plain_step(others, dense(data.train), config), rtol=1e-4, atol=PARITY)
 
 
@@ -104,12 +101,12 @@ def test_each_iteration_lowers_the_objective(data, reg_exponent) -> None:
 def test_known_users_have_the_vectors_of_their_histories(data) -> None:
     model = IALS.build(data, None, IALS.Config(dim=8))
     known = Histories(data.train.items, data.train.indptr)
-    assert torch.allclose(model.fold_in(known), model.users, atol=1e-6)
-    alone = torch.cat([model.fold_in(known.take([u])) for u in range(data.n_users)])
-    assert torch.allclose(alone, model.users, rtol=1e-4, atol=1e-6)
-    assert not model.fold_in(Histories.from_lists([[]])).any()
+    users = np.arange(data.n_users)
+    assert torch.allclose(model.score(Query(histories=known)), model.score(users), atol=1e-6)
+    empty = Query(histories=Histories.from_lists([[]]))
+    assert not model.score(empty).any()
     with pytest.raises(DataError, match=str(data.n_items)):
-        model.fold_in(Histories.from_lists([[data.n_items]]))
+        model.score(Query(histories=Histories.from_lists([[data.n_items]])))
 
 
 def test_alpha_is_a_matter_of_scale(data) -> None:

@@ -87,7 +87,10 @@ PRODUCTS = 2**22  # products summed at a time; bounds the memory beyond the resu
 
 
 def nearest_columns(
-    rows: csr_matrix, similarity: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray], k: int
+    rows: csr_matrix,
+    similarity: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+    k: int,
+    with_itself: bool = False,
 ) -> csr_matrix:
     """The similarities of each column to its ``k`` most similar other columns.
 
@@ -99,6 +102,7 @@ def nearest_columns(
         similarity: computes similarities ``(p,)`` from the indices of two columns and their inner product,
             three arrays ``(p,)``; zeros are left out.
         k: number of neighbors per column.
+        with_itself: whether a column is among its own neighbors.
 
     Returns:
         ``(n, n)``; row ``i`` holds the neighbors of column ``i``.
@@ -113,7 +117,8 @@ def nearest_columns(
         shared = columns[start:end] @ rows
         at = np.repeat(np.arange(start, end), np.diff(shared.indptr))
         shared.data = similarity(at, shared.indices, shared.data)
-        shared.data[shared.indices == at] = 0
+        if not with_itself:
+            shared.data[shared.indices == at] = 0
         shared.eliminate_zeros()
         parts.append(keep_largest(shared, k))
     return vstack(parts, format="csr")

@@ -15,19 +15,23 @@ from graphrec.core.registry import Registry
 if TYPE_CHECKING:
     from graphrec.models.base import Model
     from graphrec.models.bm3 import BM3 as BM3
+    from graphrec.models.bspm import BSPM as BSPM
     from graphrec.models.content_ease import ContentEASE as ContentEASE
     from graphrec.models.ease import EASE as EASE
     from graphrec.models.freedom import FREEDOM as FREEDOM
+    from graphrec.models.gf_cf import GFCF as GFCF
     from graphrec.models.ials import IALS as IALS
     from graphrec.models.itemknn import ItemKNN as ItemKNN
     from graphrec.models.itemknn_content import ItemKNNContent as ItemKNNContent
     from graphrec.models.lattice import LATTICE as LATTICE
+    from graphrec.models.layergcn import LayerGCN as LayerGCN
     from graphrec.models.lightgcn import LightGCN as LightGCN
     from graphrec.models.llmrec import LLMRec as LLMRec
     from graphrec.models.mf import MF as MF
     from graphrec.models.popularity import Popularity as Popularity
     from graphrec.models.rp3beta import RP3beta as RP3beta
     from graphrec.models.slim import SLIM as SLIM
+    from graphrec.models.ultragcn import UltraGCN as UltraGCN
     from graphrec.models.userknn import UserKNN as UserKNN
     from graphrec.models.vbpr import VBPR as VBPR
 
@@ -41,8 +45,12 @@ MODELS = Registry("model", "graphrec.models", {
     "ease": "graphrec.models.ease:EASE",
     "content-ease": "graphrec.models.content_ease:ContentEASE",
     "ials": "graphrec.models.ials:IALS",
+    "gf-cf": "graphrec.models.gf_cf:GFCF",
+    "bspm": "graphrec.models.bspm:BSPM",
     "mf": "graphrec.models.mf:MF",
     "lightgcn": "graphrec.models.lightgcn:LightGCN",
+    "layergcn": "graphrec.models.layergcn:LayerGCN",
+    "ultragcn": "graphrec.models.ultragcn:UltraGCN",
     "vbpr": "graphrec.models.vbpr:VBPR",
     "freedom": "graphrec.models.freedom:FREEDOM",
     "bm3": "graphrec.models.bm3:BM3",

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from graphrec.core.errors import TrainingError
 from graphrec.data.query import Histories
 
-GATHERED = 4096  # items of histories whose outer products are in memory at once
+BLOCK = 2**20  # numbers in a block of gathered vectors: 4 MiB, and systems take no more
 
 
 class MeanFoldIn(NamedTuple):
@@ -36,15 +37,20 @@ class MeanFoldIn(NamedTuple):
 
 
 class LeastSquaresFoldIn(NamedTuple):
-    """``(a V^T V + V_S^T V_S + reg I) u = (1 + a) V_S^T 1`` for the items ``S`` of a list.
+    """The vector ``u`` that minimizes, for the items ``S`` of a list and ``m = alpha |S| + a n_items``,
+    ``sum_{i in S} (alpha + a)(1 - u.v_i)^2 + a sum_{i not in S} (u.v_i)^2 + reg m^e |u|^2``.
 
     Attributes:
-        unobserved: ``a``, the weight of the items that are not in the list.
+        alpha: weight of an item of the list beyond that of others.
+        unobserved_weight: ``a``.
         reg_weight: ``reg``.
+        reg_exponent: ``e``.
     """
 
-    unobserved: float = 0.01
+    alpha: float = 1.0
+    unobserved_weight: float = 0.01
     reg_weight: float = 1.0
+    reg_exponent: float = 0.0
 
 
 FoldIn = MeanFoldIn | LeastSquaresFoldIn
@@ -61,37 +67,76 @@ def fold_in(rule: FoldIn, histories: Histories, items: Tensor, gram: Tensor | No
         gram: ``V^T V (d, d)``, if it is known.
     """
     keys = np.unique(histories.row_indices * len(items) + histories.items)
-    row = torch.from_numpy(keys // len(items))
-    item = torch.from_numpy(keys % len(items))
-    counts = torch.bincount(row, minlength=len(histories))  # (B,)
-    if isinstance(rule, MeanFoldIn):
-        offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
-        total = embedding_bag(item, rule.table, offsets, mode="sum", include_last_offset=True)
-        return total / counts.sqrt()[:, None] + rule.bias
-    dim = items.shape[1]
-    normal = rule.unobserved * (items.T @ items if gram is None else gram)
-    normal = normal + rule.reg_weight * torch.eye(dim)
-    vectors = torch.empty(len(histories), dim)
-    for first, last in _blocks(counts):
-        inside = (row >= first) & (row < last)
-        taken = items[item[inside]].float()  # (m, d)
-        local = row[inside] - first
-        left = normal.repeat(last - first, 1, 1)
-        left.index_add_(0, local, taken[:, :, None] * taken[:, None, :])
-        right = torch.zeros(last - first, dim).index_add_(0, local, taken)
-        vectors[first:last] = torch.linalg.solve(left, (1 + rule.unobserved) * right)
-    return vectors
+    counts = np.bincount(keys // len(items), minlength=len(histories))
+    distinct = Histories(keys % len(items), np.concatenate([[0], np.cumsum(counts)]))
+    if isinstance(rule, LeastSquaresFoldIn):
+        return least_squares(items, distinct, rule, gram)
+    item, offsets = torch.from_numpy(distinct.items), torch.from_numpy(distinct.indptr)
+    total = embedding_bag(item, rule.table, offsets, mode="sum", include_last_offset=True)
+    return total / torch.from_numpy(np.sqrt(counts).astype(np.float32))[:, None] + rule.bias
 
 
-def _blocks(counts: Tensor) -> Iterator[tuple[int, int]]:
-    """Ranges of histories with at most :data:`GATHERED` items in all, or of one history."""
-    first = 0
-    items = 0
-    for n, count in enumerate(counts.tolist()):
-        if n > first and items + count > GATHERED:
-            yield first, n
-            first = n
-            items = 0
-        items += count
-    if first < len(counts):
-        yield first, len(counts)
+def least_squares(
+    others: Tensor, histories: Histories, rule: LeastSquaresFoldIn, gram: Tensor | None = None
+) -> Tensor:
+    """Vectors by :class:`LeastSquaresFoldIn`.
+
+    Args:
+        others: vectors of the other side ``(n, d) float32``.
+        histories: what each of ``B`` has of it, each at most once.
+        rule: weights and penalty.
+        gram: ``others.T @ others (d, d)``, if it is known.
+
+    Returns:
+        ``(B, d)``; each row depends on its own history alone.
+
+    Raises:
+        TrainingError: a system is not positive definite in float32.
+    """
+    n, dim = others.shape
+    gram = others.T @ others if gram is None else gram
+    # In the basis of its eigenvectors the part that all systems share is diagonal.
+    eigenvalues, basis = torch.linalg.eigh(rule.unobserved_weight * gram)
+    total = rule.alpha * histories.lengths + rule.unobserved_weight * n  # weight of all cells (B,)
+    penalty = torch.from_numpy(rule.reg_weight * total**rule.reg_exponent).to(others)
+    result = others.new_zeros(len(histories), dim)
+    for rows in _blocks(histories.lengths, dim):
+        at = torch.from_numpy(rows)
+        index = torch.from_numpy(histories.take(rows).padded())  # (b, length), filled up with -1
+        vectors = (others[index.clamp(min=0)] @ basis).masked_fill_((index < 0)[..., None], 0)
+        diagonal = eigenvalues.clamp(min=0) + penalty[at, None]  # (b, d)
+        if vectors.shape[1] < dim:  # one equation for each item of the history
+            scaled = vectors / diagonal[:, None]
+            identity = torch.eye(vectors.shape[1])[None].to(vectors)
+            system = torch.baddbmm(identity, scaled, vectors.mT, alpha=rule.alpha)
+            solved = _solve(system, vectors.new_ones(vectors.shape[:2]), rule)
+            result[at] = (scaled * solved[..., None]).sum(1)
+        else:
+            system = torch.baddbmm(torch.diag_embed(diagonal), vectors.mT, vectors, alpha=rule.alpha)
+            result[at] = _solve(system, vectors.sum(1), rule)
+    result *= rule.alpha + rule.unobserved_weight
+    in_first_basis: Tensor = result @ basis.T
+    return in_first_basis
+
+
+def _solve(systems: Tensor, targets: Tensor, rule: LeastSquaresFoldIn) -> Tensor:
+    """Solutions ``(b, n)`` of symmetric systems ``(b, n, n)`` with targets ``(b, n)``."""
+    factors, failed = torch.linalg.cholesky_ex(systems)
+    if failed.any():
+        raise TrainingError(
+            f"{int((failed > 0).sum())} of {len(systems)} least squares systems of {systems.shape[1]} "
+            f"equations are not positive definite in float32 with reg_weight={rule.reg_weight:g}; raise "
+            "reg_weight, or lower dim"
+        )
+    return torch.cholesky_solve(targets[..., None], factors)[..., 0]
+
+
+def _blocks(lengths: np.ndarray, dim: int) -> Iterator[np.ndarray]:
+    """Rows that have a history, in blocks of similar lengths, so that little is filled up."""
+    order = np.argsort(lengths, kind="stable")
+    order = order[np.searchsorted(lengths[order], 1) :]
+    while len(order):
+        # The longest comes last: take as many of the longest as fit.
+        count = max(1, BLOCK // (dim * int(lengths[order[-1]])))
+        yield order[-count:]
+        order = order[:-count]

@@ -11,9 +11,9 @@ https://arxiv.org/abs/1907.06902: ``k`` weights are kept, and they may be divide
 
 ``Eq. n`` refers to the numbered equations in docs/models/rp3beta.md.
 
-Differences from the code of 2019: the ``k`` weights are kept for the item that is scored, as in ItemKNN; there
-for the item that the user has, and of these again for the other. Only the walk from an item to an item is
-computed, as the first step, from a user to each of their items, changes no order.
+Differences from the code of 2019: the ``k`` weights are kept for the item that is scored, as in ItemKNN;
+there for the item that the user has, and of these again for the other. Only the walk from an item to an
+item is computed, as the first step, from a user to each of their items, changes no order.
 """
 
 from __future__ import annotations
