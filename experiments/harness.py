@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -504,6 +504,12 @@ def _updated(
                 f"compared with {(sides - set(rows)).pop()!r}; name both in --rows"
             )
     main = {label: found for label, found in entries.items() if rows[label]["group"] == "main"}
+    added = [label for label in main if label not in before["rows"]]
+    if added and before["baseline"] not in rows:
+        raise ConfigError(
+            f"{experiment.name}: {added[0]!r} is new and is compared with {before['baseline']!r}; name both "
+            "in --rows"
+        )
     compared = compare_reports(main, baseline=before["baseline"], metric=SELECT) if len(main) > 1 else None
     new = [_recorded(c) for c in compared.comparisons] if compared else []
     found = {(c["model"], c["baseline"]): c for c in new}
@@ -512,10 +518,24 @@ def _updated(
     return {
         **before,
         "rows": {**before["rows"], **{label: row for label, row in rows.items() if label not in same}},
-        "order": [*before["order"], *(label for label in rows if label not in before["order"])],
-        "comparisons": [found.get((c["model"], c["baseline"]), c) for c in before["comparisons"]],
+        "order": _order(before["order"], [row.label for row in experiment.rows], rows),
+        "defaults": {**defaults_of([r for r in experiment.rows if r.label in rows]), **before["defaults"]},
+        "comparisons": [
+            *(found.get((c["model"], c["baseline"]), c) for c in before["comparisons"]),
+            *(c for c in new if c["model"] in added),
+        ],
         "pairs": [c for c in before["pairs"] if (c["model"], c["baseline"]) not in renewed] + pairs,
     }
+
+
+def _order(before: Sequence[str], labels: Sequence[str], new: Collection[str]) -> list[str]:
+    """Recorded labels and new ones, each of these after the one that it follows among all ``labels``."""
+    order = list(before)
+    for n, label in enumerate(labels):
+        if label in new and label not in order:
+            place = max((order.index(other) + 1 for other in labels[:n] if other in order), default=0)
+            order.insert(place, label)
+    return order
 
 
 def _values(rows: Mapping[str, Any], label: str) -> list[tuple[int, float]]:

@@ -144,6 +144,30 @@ def test_rows_put_into_a_record_replace_their_values_and_comparisons(done, tmp_p
     assert renewed["rows"]["FREEDOM"]["options"] == result["rows"]["FREEDOM"]["options"], "not tuned again"
 
 
+def test_a_new_row_is_put_into_a_record_where_the_table_has_it(done, tmp_path) -> None:
+    warm, _, _, result, _ = done
+    other = json.loads(json.dumps(result))
+    for label in ("Popularity", "FREEDOM"):
+        del other["rows"][label]
+        other["order"].remove(label)
+    other["comparisons"] = [c for c in other["comparisons"] if c["model"] not in ("Popularity", "FREEDOM")]
+    other["pairs"] = [c for c in other["pairs"] if c["model"] != "FREEDOM"]
+    write_result(tmp_path / "quick" / "toy.json", other)
+    given = ["--out", str(tmp_path), "--quick", "--seeds", "0", "1", "--update", "--rows"]
+    with pytest.raises(ConfigError, match=r"'Popularity' is new .* 'LightGCN'"):
+        run(warm, arguments("").parse_args([*given, "Popularity"]))
+    checks = [label for label, row in result["rows"].items() if row["like"] == "FREEDOM"]
+    rows = ["Popularity", "LightGCN", "FREEDOM", *checks]
+    renewed = run(warm, arguments("").parse_args([*given, *rows]))
+    assert renewed["order"] == result["order"]
+    assert set(renewed["rows"]) == set(result["rows"])
+    for kind in ("comparisons", "pairs"):
+        expected = {(c["model"], c["baseline"]): c["difference"] for c in result[kind]}
+        found = {(c["model"], c["baseline"]): c["difference"] for c in renewed[kind]}
+        assert found == pytest.approx(expected)
+    assert renewed["defaults"] == result["defaults"]
+
+
 def test_a_control_that_keeps_ties_keeps_which_items_are_equal() -> None:
     rng = np.random.default_rng(0)
     distinct = rng.normal(size=(5, 3)).astype(np.float32)

@@ -139,8 +139,8 @@ def test_users_and_items_without_interactions_score_zero() -> None:
 
 def test_a_system_that_cannot_be_solved_is_refused() -> None:
     systems = torch.stack([torch.eye(3), -torch.eye(3)])
-    with pytest.raises(TrainingError, match=r"1 of 2 systems of 3 .*reg_weight=0.5; raise reg_weight"):
-        ials._solve(systems, torch.ones(2, 3), IALS.Config(reg_weight=0.5))
+    with pytest.raises(TrainingError, match=r"1 of 2 .* systems of 3 .*reg_weight=0.5; raise reg_weight"):
+        fold_in._solve(systems, torch.ones(2, 3), LeastSquaresFoldIn(reg_weight=0.5))
 
 
 def test_options_out_of_range_are_refused() -> None:
