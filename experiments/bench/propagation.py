@@ -62,7 +62,7 @@ def main() -> None:
     print("share of all pairs of 2,000 nodes that are edges: dense / sparse product")
     for share in (1 / 16, 1 / 8, 1 / 4, 1 / 2):
         print(f"1/{1 / share:.0f}  {dense_over_sparse(share):.2f}")
-    for n_items in (ITEMS, 18_357, 60_000):
+    for n_items in (ITEMS, 18_357):
         print(f"scores of {n_items:,} items in blocks / in one product  {blocked_over_whole(n_items):.2f}")
 
 

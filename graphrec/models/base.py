@@ -36,6 +36,7 @@ Features = Mapping[str, "FeatureTable"]
 
 ITEM_BLOCK = 1024  # items whose scores are computed at a time
 LEAST_BLOCKED = 64  # users from which blocks are faster than one product
+MOST_BLOCKED = 2**23  # scores up to which they are; more come in memory that is new each time
 
 
 class ModelConfig(Config):
@@ -415,9 +416,10 @@ def inner_products(rows: Tensor, items: Tensor) -> Tensor:
     """``rows @ items.T`` ``(B, n_items)`` of ``(B, d)`` and ``(n_items, d)``.
 
     On a CPU it is computed in blocks of items, whose scores fit into the cache: for 256 users and 18,357
-    items in less than half the time of one product (python -m experiments.bench.propagation).
+    items in half the time of one product in one thread (python -m experiments.bench.propagation).
     """
-    if rows.device.type != "cpu" or len(rows) < LEAST_BLOCKED or len(items) <= ITEM_BLOCK:
+    few = len(rows) < LEAST_BLOCKED or len(items) <= ITEM_BLOCK
+    if rows.device.type != "cpu" or few or len(rows) * len(items) > MOST_BLOCKED:
         return rows @ items.T
     scores = rows.new_empty(len(rows), len(items))
     for start in range(0, len(items), ITEM_BLOCK):
