@@ -166,7 +166,9 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
     if before:
         train = gr.TrainConfig(**completed(before["defaults"]["train"]))
         experiment = replace(experiment, rows=[replace(row, train=train) for row in experiment.rows])
-    study = Study(experiment, options.out, options.quick, before.get("rows", {}))
+    first = experiment.tuned_as
+    options_of = read_json(path.with_name(f"{first.name}.json"))["rows"] if before and first else {}
+    study = Study(experiment, options.out, options.quick, before.get("rows", {}), options_of)
     rows: dict[str, Any] = {}
     entries: dict[str, list[Entry]] = {}
     for row in experiment.rows:
@@ -241,6 +243,8 @@ class Study:
     quick: bool
     recorded: Mapping[str, Any] = field(default_factory=dict)
     """Rows whose options are taken as they were recorded instead of tuning again."""
+    tuned: Mapping[str, Any] = field(default_factory=dict)
+    """Likewise of the experiment that the options come from."""
 
     @cached_property
     def data(self) -> gr.Dataset:
@@ -265,7 +269,7 @@ class Study:
             return dict(self.recorded[row.label]["options"]), self.recorded[row.label]["trials"]
         first = self.experiment.tuned_as
         if first is not None and first.has(row.label):
-            return Study(first, self.out, self.quick).chosen(first.row(row.label))
+            return Study(first, self.out, self.quick, self.tuned).chosen(first.row(row.label))
         cls = model_class(row.model)
         fixed = _given(row.config)
         if not self.experiment.trials:

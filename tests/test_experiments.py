@@ -168,6 +168,21 @@ def test_a_new_row_is_put_into_a_record_where_the_table_has_it(done, tmp_path) -
     assert renewed["defaults"] == result["defaults"]
 
 
+def test_a_new_row_of_a_cold_split_takes_the_options_recorded_for_the_warm_one(done, tmp_path) -> None:
+    _, cold, _, warm_result, result = done
+    warm_record, record = (json.loads(json.dumps(r)) for r in (warm_result, result))
+    warm_record["rows"]["FREEDOM"]["options"] = {"dropout": 0.25}
+    del record["rows"]["FREEDOM"]
+    record["order"].remove("FREEDOM")
+    record["comparisons"] = [c for c in record["comparisons"] if c["model"] != "FREEDOM"]
+    write_result(tmp_path / "quick" / "toy.json", warm_record)
+    write_result(tmp_path / "quick" / "toy_cold.json", record)
+    given = ["--out", str(tmp_path), "--quick", "--seeds", "0", "1", "--update", "--rows"]
+    renewed = run(cold, arguments("").parse_args([*given, "FREEDOM", "LightGCN"]))
+    assert renewed["rows"]["FREEDOM"]["options"] == {"dropout": 0.25}
+    assert renewed["order"] == result["order"]
+
+
 def test_a_control_that_keeps_ties_keeps_which_items_are_equal() -> None:
     rng = np.random.default_rng(0)
     distinct = rng.normal(size=(5, 3)).astype(np.float32)
