@@ -31,11 +31,12 @@ from graphrec.graphs.graph import Graph
 from graphrec.graphs.knn import knn, nearest_edges
 from graphrec.graphs.sparse import from_scipy, to_scipy, weighted_mean
 from graphrec.models.base import ContentSimilarity
+from graphrec.models.item_weights import ItemWeightsRanker
 from graphrec.models.multimodal import MultimodalConfig, MultimodalRanker, WeightedConfig, filled, means_of
 from graphrec.models.search_space import Choice, Integers, Space, Uniform
 
 
-class ItemKNNContent(MultimodalRanker):
+class ItemKNNContent(MultimodalRanker, ItemWeightsRanker):
     """Cosine of features, the nearest of each item kept per modality and mixed."""
 
     class Config(WeightedConfig, MultimodalConfig):
@@ -52,7 +53,6 @@ class ItemKNNContent(MultimodalRanker):
         """Directory in which neighbors are kept between runs; None computes them each time."""
 
     name = "itemknn-content"
-    capability = "item_weights"
     search_space: ClassVar[Space] = {
         "k": Integers(5, 500, log=True),
         "image_weight": Uniform(0.0, 1.0),
@@ -61,21 +61,14 @@ class ItemKNNContent(MultimodalRanker):
     config: Config
 
     def __init__(self, train: Interactions, tables: Mapping[str, FeatureTable], config: Config) -> None:
-        super().__init__()
-        self.config, self.n_users, self.n_items = config, train.n_users, train.n_items
+        super().__init__(train, config)
         weights = config.weights_of(tables)
-        indptr, items = torch.from_numpy(train.indptr.copy()), torch.from_numpy(train.items.copy())
-        self.history = Graph(indptr, items, torch.ones(len(train)), train.n_items)  # row u: items of u
         by_modality = [(w, *neighbors(tables[m], train, config)) for m, w in weights.items() if w > 0]
         # Row i: sim(i, j) of its neighbors j.
         self.neighbors = from_scipy(weighted_mean(by_modality, config.normalize))
         self.cold_start_rule = ContentSimilarity(
             weights, config.k, config.normalize, means_of(tables, config.fill)
         )
-
-    def history_rows(self) -> Graph:
-        """The train interactions."""
-        return self.history
 
     def item_weights(self) -> Graph:
         """Each item's similarities to its neighbors (Eq. 1)."""
