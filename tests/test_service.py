@@ -25,6 +25,7 @@ from fastapi.testclient import TestClient
 
 from graphrec.core.errors import CheckpointError, ConfigError, DataError, FeatureError, UnknownIdError
 from graphrec.data import Vocabulary
+from graphrec.models.fold_in import LeastSquaresFoldIn
 from graphrec.serving import Recommender
 from graphrec.serving.http import journal as journal_module, live as served_module, schema
 from graphrec.serving.http.journal import Addition, Journal
@@ -733,6 +734,36 @@ def test_without_strict_unknown_ids_are_listed_and_the_rest_is_answered(rec):
         assert nobody["answers"] == [{"id": "nobody", "items": [], "scores": []}]
         nothing = http.post("/recommend", json={"users": users, "only": ["lost"], "strict": False})
         assert "only" in error(nothing, 404)
+
+
+def test_histories_are_answered_as_the_recommender_does(rec):
+    folding = rec.copy()
+    folding.fold_in = LeastSquaresFoldIn()
+    lists = [[rec.items[3], rec.items[8]], [rec.items[5]]]
+    names = ["newcomer", rec.users[1]]
+    visitors = [{"id": name, "history": items} for name, items in zip(names, lists, strict=True)]
+    body = {"users": [visitors[0], rec.users[2], visitors[1]], "k": 4, "exclude": [rec.items[0]]}
+    with client(LiveRecommender(folding)) as http:
+        answer = http.post("/recommend", json=body).json()["answers"]
+        wanted = folding.recommend(names, 4, history=lists, exclude=[rec.items[0]])
+        known = http.post("/recommend", json={**body, "users": [rec.users[2]]}).json()["answers"]
+        of_lists = expected(wanted, names)["answers"]
+        assert answer == [of_lists[0], *known, of_lists[1]]
+        lost = [
+            {"id": "a", "history": [rec.items[3], "lost", rec.items[8]]},
+            {"id": "b", "history": ["gone"]},
+        ]
+        assert "lost" in error(http.post("/recommend", json={**body, "users": lost}), 404)
+        partly = http.post("/recommend", json={**body, "users": lost, "strict": False}).json()
+        assert partly["unknown"] == {"history": ["lost", "gone"]}
+        assert partly["answers"][0]["items"] == of_lists[0]["items"]
+        popular = {"users": ["x"], "k": 4, "unknown": "popularity", "exclude": [rec.items[0]]}
+        rest = http.post("/recommend", json=popular).json()["answers"][0]
+        assert partly["answers"][1] == {**rest, "id": "b", "popular": True}
+        empty = {**body, "users": [{"id": "c", "history": []}]}
+        assert "history" in error(http.post("/recommend", json=empty), 422)
+    with client(LiveRecommender(rec)) as http:  # saved without a rule
+        assert "history" in error(http.post("/recommend", json=body), 409)
 
 
 def test_metrics_count_requests_by_route_and_status(rec, journal):

@@ -144,6 +144,11 @@ class Recommender:
         """Size and recall of the index, by ``"recommend"`` and, if built, ``"similar"``; None without one."""
         return None if self._index is None else {task: lists.facts for task, lists in self._index.items()}
 
+    @property
+    def answers_histories(self) -> bool:
+        """Whether :meth:`recommend` takes histories."""
+        return self.capability != "embeddings" or self.fold_in is not None
+
     def __repr__(self) -> str:
         origin = ", ".join(filter(None, [self.meta.get("model"), self.meta.get("dataset")])) or "vectors"
         dim = self._items.base.table.shape[1]

@@ -22,6 +22,7 @@ Answer = tuple[np.ndarray, np.ndarray]
 REPLAYED = 1000
 """Additions of a journal that are replayed at once."""
 NO_ITEMS = "this server accepts no items; start one without --read-only, with a place for its --journal"
+NO_HISTORIES = "this recommender cannot answer a history; train and save it again"
 BATCH = 256
 """Most users or items in one search for several requests."""
 
@@ -121,6 +122,16 @@ class LiveRecommender:
                 begin, end = end, end + len(requests[number][0])
                 answers[number] = ids[begin:end], scores[begin:end]
         return [answers[number] for number in range(len(requests))]
+
+    def recommend_by_history(
+        self, users: Sequence[str], histories: Sequence[Sequence[str]], options: Options
+    ) -> Answer:
+        """The items with the highest scores for users with these histories, one for each.
+
+        Raises:
+            GraphrecError: see :meth:`graphrec.Recommender.recommend`.
+        """
+        return self.recommender.recommend(users, history=histories, search=self.search, **options._asdict())
 
     def prepare(self) -> None:
         """Prepares the calling thread for searching: one thread of torch and of FAISS.

@@ -11,8 +11,10 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     StringConstraints,
+    Tag,
     create_model,
 )
 
@@ -30,6 +32,8 @@ USERS = 100
 """Users or items in one request; items added by one request."""
 K = 1000
 """Items per user or item."""
+HISTORY = 1000
+"""Items of one history."""
 LIMITS = 10_000
 """Items that ``only`` and ``exclude`` may name."""
 
@@ -59,11 +63,27 @@ class RequestModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
+class Visitor(RequestModel):
+    """A user known by a list of items: somebody new, or a known user whose list is now another."""
+
+    id: Id
+    """What to call the user in the answer; may be unknown."""
+    history: Annotated[list[Id], Field(min_length=1, max_length=HISTORY)]
+    """Ids of the items that the user took, oldest first."""
+
+
+# Told apart by their type, so that an error is about the one that was meant.
+IdOrVisitor = Annotated[
+    Annotated[Id, Tag("id")] | Annotated[Visitor, Tag("visitor")],
+    Discriminator(lambda user: "visitor" if isinstance(user, (dict, Visitor)) else "id"),
+]
+
+
 class Recommend(RequestModel):
     """A request for recommendations."""
 
-    users: Ids
-    """External ids."""
+    users: Annotated[list[IdOrVisitor], Field(min_length=1, max_length=USERS)]
+    """External ids, or users with their histories."""
     k: TopK = 10
     """How many items each user gets."""
     exclude_seen: bool = True
@@ -75,7 +95,8 @@ class Recommend(RequestModel):
     unknown: Literal["error", "popularity"] = "error"
     """What unknown users get: an error for the whole request, or the most popular items."""
     strict: bool = True
-    """False: unknown ids are left out and listed in the answer; unknown users get no items."""
+    """False: unknown ids are left out and listed in the answer; unknown users get no items, and those of
+    whose history no item is known the most popular ones."""
 
 
 class Similar(RequestModel):
@@ -93,13 +114,15 @@ class RankedItems(BaseModel):
     id: str
     items: list[str]
     scores: list[float]
+    popular: bool | None = None
+    """True where no item of the history is known: these are the most popular items."""
 
 
 class Answers(BaseModel):
     """One list for each user or item of the request, in that order."""
 
     answers: list[RankedItems]
-    unknown: dict[Literal["users", "only", "exclude"], list[str]] | None = None
+    unknown: dict[Literal["users", "history", "only", "exclude"], list[str]] | None = None
     """Without ``strict``: the ids of the request that are not known, where there are any."""
 
 

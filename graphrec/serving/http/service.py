@@ -20,7 +20,14 @@ from graphrec.serving.http import schema
 from graphrec.serving.http.docs import POLICY, docs_page
 from graphrec.serving.http.guard import protect
 from graphrec.serving.http.journal import Journal
-from graphrec.serving.http.live import NO_ITEMS, Answer, LiveRecommender, Options, RequestBatcher
+from graphrec.serving.http.live import (
+    NO_HISTORIES,
+    NO_ITEMS,
+    Answer,
+    LiveRecommender,
+    Options,
+    RequestBatcher,
+)
 from graphrec.serving.http.metrics import add_metrics
 from graphrec.serving.http.server import explain_errors, listen, names_of
 from graphrec.serving.recommend import Search, without
@@ -86,26 +93,39 @@ def create_service(served: LiveRecommender, hosts: Sequence[str] | None = None) 
 
     before = served.recommender.n_items - served.replayed
 
-    @app.post("/recommend", response_model=schema.Answers, responses=_refusals(*_OF_BODIES, 404))
+    @app.post("/recommend", response_model=schema.Answers, responses=_refusals(*_OF_BODIES, 404, 409))
     async def recommend(body: schema.Recommend) -> Response:
         """The items with the highest scores for each user, best first."""
         unknown: dict[str, list[str]] = {}
+        known = [user for user in body.users if isinstance(user, str)]
+        visitors = [user for user in body.users if not isinstance(user, str)]
+        histories: list[Sequence[str]] = [user.history for user in visitors]
+        if visitors and not served.recommender.answers_histories:
+            raise HTTPException(409, NO_HISTORIES)
         if not body.strict:
-            looked_up = body.users if body.unknown == "error" else None
+            looked_up = known if body.unknown == "error" else None
             unknown = served.recommender.unknown_ids(looked_up, body.only, body.exclude)
+            lost = served.recommender.unknown_ids(only=[item for items in histories for item in items])
+            unknown |= {"history": lost["only"]} if lost else {}
+            histories = [without(items, unknown.get("history", ())) or [] for items in histories]
         users, only, exclude = (
             without(ids, unknown.get(field, ()))
-            for field, ids in (("users", body.users), ("only", body.only), ("exclude", body.exclude))
+            for field, ids in (("users", known), ("only", body.only), ("exclude", body.exclude))
         )
         if body.only and not only:
             raise UnknownIdError(f"none of the {len(body.only)} items of 'only' is known")
         allowed = None if only is None else tuple(only)
         options = Options(body.k, body.exclude_seen, allowed, tuple(exclude or ()), body.unknown)
         answered = iter(_rows(users, await batches.submit((users, options))) if users else ())
+        of_visitors = iter(await _by_history(served, visitors, histories, options, body.strict))
         nobody = set(unknown.get("users", ()))
         rows = [
-            {"id": name, "items": [], "scores": []} if name in nobody else next(answered)
-            for name in body.users
+            next(of_visitors)
+            if not isinstance(user, str)
+            else {"id": user, "items": [], "scores": []}
+            if user in nobody
+            else next(answered)
+            for user in body.users
         ]
         return _answers(rows, unknown)
 
@@ -196,6 +216,23 @@ def serve(
                 f"cannot take them; the first is row {row} ({why})"
             )
         listen(create_service(served, names_of(host)), host, port, ready)
+
+
+async def _by_history(
+    served: LiveRecommender,
+    visitors: Sequence[schema.Visitor],
+    histories: Sequence[Sequence[str]],
+    options: Options,
+    strict: bool,
+) -> list[dict[str, Any]]:
+    """The answers to users with histories, of which unknown items were left out unless ``strict``."""
+    if not visitors:
+        return []
+    if not strict:
+        options = options._replace(unknown="popularity")
+    names = [visitor.id for visitor in visitors]
+    rows = _rows(names, await run_in_threadpool(served.recommend_by_history, names, histories, options))
+    return [row if items else {**row, "popular": True} for row, items in zip(rows, histories, strict=True)]
 
 
 def _rows(names: Sequence[str], answer: Answer) -> list[dict[str, Any]]:
