@@ -138,6 +138,39 @@ def test_recommend_in_all_forms(there: Path, graphrec: Command, tmp_path: Path) 
     assert unknown.out == popular.out
 
 
+def test_recommend_to_somebody_with_a_history(there: Path, graphrec: Command) -> None:
+    served = Recommender.load("runs/freedom/recommender")
+    history = ("--history", "P0001", "--history", "P0007")
+    answer = graphrec("recommend", "runs/freedom", *history, "-k", 3, "--format", "json")
+    ids, _ = served.recommend(history=["P0001", "P0007"], k=3)
+    rows = json.loads(answer.out)
+    assert [row["item"] for row in rows] == list(ids)
+    assert {row["user"] for row in rows} == {"(history)"}
+    known = graphrec("recommend", "runs/freedom", "--user", "U00002", *history, "-k", 3, "--format", "json")
+    ids, _ = served.recommend("U00002", 3, history=["P0001", "P0007"])
+    assert [row["item"] for row in json.loads(known.out)] == list(ids)
+    partly = graphrec("recommend", "runs/freedom", *history, "--history", "lost", "-k", 3, "--format", "json")
+    assert json.loads(partly.out) == rows
+    assert "1 of 3 ids" in partly.err
+    assert "lost" in partly.err
+    strict = graphrec("recommend", "runs/freedom", *history, "--history", "lost", "--strict")
+    assert strict.code != 0
+    assert "lost" in strict.err
+    nothing = graphrec("recommend", "runs/freedom", "--history", "lost", "-k", 1, "--format", "json")
+    popular = graphrec(
+        "recommend", "runs/popularity", "--user", "nobody", "--unknown", "popularity", "-k", 1,
+        "--format", "json",
+    )  # fmt: skip
+    assert [row["item"] for row in json.loads(nothing.out)] == [
+        row["item"] for row in json.loads(popular.out)
+    ]
+    assert "popular" in nothing.err
+    for given, fact in (((), "--history"), (("--user", "U00001", "--user", "U00002", *history), "2")):
+        refused = graphrec("recommend", "runs/freedom", *given)
+        assert refused.code != 0
+        assert fact in refused.err
+
+
 def test_similar_and_export(there: Path, graphrec: Command, tmp_path: Path) -> None:
     served = Recommender.load("runs/freedom/recommender")
     answer = graphrec("similar", "runs/freedom", "--item", "P0001", "-k", 4, "--format", "csv")
