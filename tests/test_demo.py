@@ -42,7 +42,7 @@ def test_everything_is_there(finished: tuple[Path, dict[str, Any]]) -> None:
     assert results["complete"]
     assert results["generated"]
     assert results["report"] == str(out / "report.html")
-    assert len(results["comparisons"]) == 6
+    assert len(results["comparisons"]) == 12
     assert all(c["p_holm"] >= c["p"] for c in results["comparisons"])
 
 

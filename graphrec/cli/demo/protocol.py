@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "popularity": ("Popularity", {}),
     "lightgcn": ("LightGCN", {"reg_weight": 0.03}),
+    "content-ease": ("ContentEASE", {}),  # its defaults are the best of 48 combinations
     "freedom": ("FREEDOM", {"dropout": 0.7, "reg_weight": 0.1}),
 }
 """Registered name -> name in tables, and options, chosen on the validation split of generated data."""

@@ -242,7 +242,8 @@ def _compare(reports: Mapping[str, Report]) -> Comparisons:
     """Each model with each simpler one, p-values corrected for the number of comparisons."""
     from graphrec.evaluation.report import corrected
 
-    pairs = (("freedom", "lightgcn"), ("freedom", "popularity"), ("lightgcn", "popularity"))
+    names = list(reversed(reports))
+    pairs = [(a, b) for n, a in enumerate(names) for b in names[n + 1 :]]
     return corrected(
         reports[a].compare(reports[b], metric) for metric in ("recall@20", "ndcg@20") for a, b in pairs
     )
@@ -286,7 +287,7 @@ def _table(reports: Mapping[str, Report]) -> Table:
 
 def _sentence(comparisons: Comparisons) -> str:
     """The comparison of FREEDOM with LightGCN in a sentence."""
-    c = comparisons[0]
+    c = next(c for c in comparisons if (c.model, c.baseline) == (MODELS["freedom"][0], MODELS["lightgcn"][0]))
     return (
         f"{c.model} against {c.baseline} in {c.metric}: {c.difference:+.4f} ({c.relative:+.1%}), 95 % "
         f"interval \\[{c.interval[0]:+.4f}, {c.interval[1]:+.4f}]; paired permutation test p = {c.p:.2g}, "
