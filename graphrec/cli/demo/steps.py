@@ -242,7 +242,7 @@ def _compare(reports: Mapping[str, Report]) -> Comparisons:
     """Each model with each simpler one, p-values corrected for the number of comparisons."""
     from graphrec.evaluation.report import corrected
 
-    names = list(reversed(reports))
+    names = list(reports)[::-1]
     pairs = [(a, b) for n, a in enumerate(names) for b in names[n + 1 :]]
     return corrected(
         reports[a].compare(reports[b], metric) for metric in ("recall@20", "ndcg@20") for a, b in pairs
