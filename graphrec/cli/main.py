@@ -38,7 +38,10 @@ COMMANDS = {
     "fit-final": ("training:fit_final", "Train a finished run again on train, valid and test, to be served."),
     "evaluate": ("evaluation:evaluate", "Rank all items for every user of a held-out split."),
     "compare": ("comparing:compare", "Compare finished runs: tables, paired tests, an HTML report."),
-    "recommend": ("serving:recommend", "Recommend items to users."),
+    "recommend": (
+        "serving:recommend",
+        "Recommend items to users, or to somebody who is known by a list of items.",
+    ),
     "converse": ("conversing:converse", "Answer questions and get recommendations with explanations."),
     "similar": ("serving:similar", "Find the items most similar to an item."),
     "add": ("adding:add", "Add a new item by its text and picture."),
