@@ -73,7 +73,7 @@ class RecordedRow:
 
     Attributes:
         values: metric -> seed -> value.
-        trained: whether it was trained in epochs; otherwise it depends on no seed.
+        trained: whether it was trained in epochs, or differs between seeds; otherwise it depends on none.
         seconds: of one training, as recorded; None if it is not.
     """
 
@@ -133,7 +133,10 @@ class Rankings(Kind):
         seconds = sum(run["seconds"] for run in row["runs"]) / len(runs)
         by_seed = {seed: _shown(result, run) for seed, run in runs.items()}
         values = {m: {seed: by_seed[seed][m] for seed in runs} for m in by_seed[row["runs"][0]["seed"]]}
-        return RecordedRow(values, any(run["best_epoch"] for run in row["runs"]), seconds)
+        in_epochs = any(run["best_epoch"] for run in row["runs"])
+        # Closed forms take no epochs, and some begin from values drawn by the seed.
+        varies = any(len(set(of_metric.values())) > 1 for of_metric in values.values())
+        return RecordedRow(values, in_epochs or varies, seconds)
 
     def _settings(self, result: Mapping[str, Any], label: str) -> tuple[Row, dict[str, Any]]:
         """A row as the harness takes it, and all options it is trained with."""
