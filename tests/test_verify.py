@@ -294,6 +294,8 @@ CHEAP = [
     ("amazon_scientific", "ItemKNN (content)"),
     ("amazon_scientific_cold", "ItemKNN (content)"),
     ("xwines", "ItemKNN"),
+    ("amazon_scientific", "EASE"),
+    ("amazon_scientific", "ContentEASE"),
     ("contributions_db", "Popularity"),
     ("neighbors", "amazon-scientific image"),
     pytest.param("movielens_small_cold", "MF-BPR", marks=pytest.mark.slow),
