@@ -19,7 +19,7 @@ TEST = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 """Metrics of the test split that are recorded."""
 GROUPS = ("items/warm", "items/cold", "items/cold/within")
 """Groups of items that are recorded, by recall@20."""
-DROPPED = ("recognized", "wall")
+DROPPED = ("recognized", "supports_cold_items", "wall")
 """Facts of a run that its row records once, or that nothing reads."""
 DIGITS = 8
 
