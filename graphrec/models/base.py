@@ -22,7 +22,7 @@ from graphrec.graphs import sparse
 from graphrec.graphs.graph import Graph
 from graphrec.models.batches import BatchSampler, EpochContext
 from graphrec.models.capabilities import Capability, Encoder, Generator, RankedLists
-from graphrec.models.fold_in import FoldIn, LeastSquaresFoldIn, fold_in
+from graphrec.models.fold_in import FoldIn, Folding, LeastSquaresFoldIn
 from graphrec.models.row_adam import RowAdam, skip_index_checks
 from graphrec.models.search_space import Space
 
@@ -349,10 +349,9 @@ class Ranker(Model):
                 else score_users(self._known_users(query))
             )
         user_vectors, item_vectors = users.detach(), cast(Tensor, items).detach()
-        rule = functools.cache(self.fold_in)  # computed for the first history, if there is one
-        return lambda query: inner_products(
-            self._vectors_of(query, user_vectors, item_vectors, rule), item_vectors
-        )
+        # Made for the first history, if there is one.
+        folding = functools.cache(lambda: Folding(self.fold_in(), item_vectors.cpu()))
+        return lambda query: inner_products(self._vectors_of(query, user_vectors, folding), item_vectors)
 
     @torch.no_grad()
     def score(self, who: Any) -> Tensor:
@@ -364,7 +363,7 @@ class Ranker(Model):
         self.train(training)
         return scores
 
-    def _vectors_of(self, query: Any, users: Tensor, items: Tensor, rule: Callable[[], FoldIn]) -> Tensor:
+    def _vectors_of(self, query: Any, users: Tensor, folding: Callable[[], Folding]) -> Tensor:
         """Rows of the users' embeddings ``(B, d)``, and folded-in vectors of users who are not known."""
         if not isinstance(query, Query) or query.histories is None:
             return users[self._known_users(query).to(users.device)]
@@ -373,7 +372,7 @@ class Ranker(Model):
         unknown = np.flatnonzero(rows < 0)
         if len(unknown):
             query.histories.check(self.n_items)
-            folded = fold_in(rule(), query.histories.take(unknown), items.cpu())
+            folded = folding()(query.histories.take(unknown))
             vectors = vectors.index_copy(0, torch.from_numpy(unknown).to(users.device), folded.to(users))
         return vectors
 

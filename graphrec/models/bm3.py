@@ -33,7 +33,7 @@ from graphrec.graphs.graph import bipartite
 from graphrec.models.base import ContentRule, Features
 from graphrec.models.batches import EpochContext
 from graphrec.models.fold_in import FoldIn, MeanFoldIn
-from graphrec.models.layers import ItemFeatures, fold_in_table, linear, propagate_tables, row_dropout
+from graphrec.models.layers import ItemFeatures, linear, propagate_tables, row_dropout
 from graphrec.models.losses import CosineContrastive
 from graphrec.models.multimodal import ColdItems, FeatureLossConfig, MultimodalRanker
 from graphrec.models.propagation import EmbeddingRanker
@@ -154,11 +154,10 @@ class BM3(MultimodalRanker, EmbeddingRanker):
 
     def fold_in(self) -> FoldIn:
         """That of LightGCN, through the predictor; cold items by their content neighbors."""
-        if not self.config.n_layers:
-            return super().fold_in()
-        degree = self.train_pairs.item_degree
-        table = fold_in_table(self.graph, *self.id_embeddings, self.config.n_layers, degree)
-        return MeanFoldIn(self.cold_items(table) @ self.predictor.weight.T, self.predictor.bias)
+        rule = self.propagated_fold_in(self.graph, self.config.n_layers, self.cold_items)
+        if not isinstance(rule, MeanFoldIn):
+            return rule
+        return MeanFoldIn(rule.table @ self.predictor.weight.T, self.predictor.bias)
 
     def embed(self) -> tuple[Tensor, Tensor]:
         """Embeddings after the predictor (Eq. 10), cold items by their neighbors."""

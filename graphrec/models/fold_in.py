@@ -11,6 +11,7 @@ https://doi.org/10.1109/ICDM.2008.22).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -57,23 +58,40 @@ FoldIn = MeanFoldIn | LeastSquaresFoldIn
 """How a list of items becomes the vector of a user."""
 
 
-def fold_in(rule: FoldIn, histories: Histories, items: Tensor, gram: Tensor | None = None) -> Tensor:
-    """Vectors ``(B, d)`` of users with these histories; repeated items count once.
+class Folding:
+    """A rule and the items it is about; what all histories share is computed with the first of them.
 
     Args:
         rule: of the model.
-        histories: ``B`` lists, none of them empty.
         items: item embeddings ``V (n_items, d)``; only least squares reads them.
-        gram: ``V^T V (d, d)``, if it is known.
     """
-    keys = np.unique(histories.row_indices * len(items) + histories.items)
-    counts = np.bincount(keys // len(items), minlength=len(histories))
-    distinct = Histories(keys % len(items), np.concatenate([[0], np.cumsum(counts)]))
-    if isinstance(rule, LeastSquaresFoldIn):
-        return least_squares(items, distinct, rule, gram)
-    item, offsets = torch.from_numpy(distinct.items), torch.from_numpy(distinct.indptr)
-    total = embedding_bag(item, rule.table, offsets, mode="sum", include_last_offset=True)
-    return total / torch.from_numpy(np.sqrt(counts).astype(np.float32))[:, None] + rule.bias
+
+    def __init__(self, rule: FoldIn, items: Tensor) -> None:
+        self.rule = rule
+        self.items = items
+
+    @cached_property
+    def gram(self) -> Tensor:
+        """``V^T V (d, d)``: one pass over all items."""
+        return self.items.T @ self.items
+
+    def __call__(self, histories: Histories) -> Tensor:
+        """Vectors ``(B, d)`` of users with ``B`` histories, none empty; repeated items count once."""
+        n_items = len(self.items)
+        keys = np.unique(histories.row_indices * n_items + histories.items)
+        counts = np.bincount(keys // n_items, minlength=len(histories))
+        distinct = Histories(keys % n_items, np.concatenate([[0], np.cumsum(counts)]))
+        if isinstance(self.rule, LeastSquaresFoldIn):
+            return least_squares(self.items, distinct, self.rule, self.gram)
+        table, bias = self.rule
+        item, offsets = torch.from_numpy(distinct.items), torch.from_numpy(distinct.indptr)
+        total = embedding_bag(item, table, offsets, mode="sum", include_last_offset=True)
+        return total / torch.from_numpy(np.sqrt(counts).astype(np.float32))[:, None] + bias
+
+
+def fold_in(rule: FoldIn, histories: Histories, items: Tensor) -> Tensor:
+    """Vectors ``(B, d)`` by :class:`Folding`, for histories that come once."""
+    return Folding(rule, items)(histories)
 
 
 def least_squares(

@@ -33,8 +33,8 @@ from graphrec.graphs.equal_rows import EqualRows
 from graphrec.graphs.graph import Graph, bipartite, degree_probability, mix, normalize_weights, sample_edges
 from graphrec.models.base import ContentRule, Features
 from graphrec.models.batches import EpochContext, NeighborSamplingConfig, SeededTriplets
-from graphrec.models.fold_in import FoldIn, MeanFoldIn
-from graphrec.models.layers import ItemFeatures, fold_in_table, projection, propagate_tables
+from graphrec.models.fold_in import FoldIn
+from graphrec.models.layers import ItemFeatures, projection, propagate_tables
 from graphrec.models.losses import bpr, score_difference
 from graphrec.models.multimodal import (
     ColdItems,
@@ -172,11 +172,7 @@ class FREEDOM(MultimodalRanker, EmbeddingRanker):
 
     def fold_in(self) -> FoldIn:
         """That of LightGCN on the full graph; cold items by their content neighbors."""
-        if not self.config.n_ui_layers:
-            return super().fold_in()
-        degree = self.train_pairs.item_degree
-        table = fold_in_table(self.full_graph, *self.id_embeddings, self.config.n_ui_layers, degree)
-        return MeanFoldIn(self.cold_items(table), table.new_zeros(table.shape[1]))
+        return self.propagated_fold_in(self.full_graph, self.config.n_ui_layers, self.cold_items)
 
     def embed(self) -> tuple[Tensor, Tensor]:
         """Embeddings on the full graph (Eq. 10), cold items by their neighbors."""

@@ -27,8 +27,8 @@ from graphrec.models.batches import (
     PreferencesConfig,
     SeededTriplets,
 )
-from graphrec.models.fold_in import FoldIn, MeanFoldIn
-from graphrec.models.layers import fold_in_table, propagate_tables
+from graphrec.models.fold_in import FoldIn
+from graphrec.models.layers import propagate_tables
 from graphrec.models.losses import bpr, embedding_norms, score_difference
 from graphrec.models.propagation import EmbeddingRanker
 from graphrec.models.search_space import Choice, Integers, Space
@@ -78,11 +78,7 @@ class LightGCN(EmbeddingRanker):
 
     def fold_in(self) -> FoldIn:
         """Exact but for the share of the ID embedding; least squares without layers."""
-        if not self.config.n_layers:
-            return super().fold_in()
-        degree = self.train_pairs.item_degree
-        table = fold_in_table(self.graph, *self.id_embeddings, self.config.n_layers, degree)
-        return MeanFoldIn(table, table.new_zeros(table.shape[1]))
+        return self.propagated_fold_in(self.graph, self.config.n_layers)
 
     def embed(self) -> tuple[Tensor, Tensor]:
         """Propagated embeddings of all users and items."""

@@ -19,6 +19,7 @@ from graphrec.graphs.neighbor_sampling import ALL, Fanouts, sampled_convolution,
 from graphrec.models import layers
 from graphrec.models.base import Ranker
 from graphrec.models.batches import BatchSampler, EpochContext, SeededTriplets
+from graphrec.models.fold_in import FoldIn, LeastSquaresFoldIn, MeanFoldIn
 
 
 class BatchEmbeddings(NamedTuple):
@@ -65,6 +66,22 @@ class EmbeddingRanker(Ranker):
     def batches(self, plan: EpochContext) -> Iterator[Any]:
         """Every train interaction once, with negatives: :class:`~graphrec.models.batches.Triplets`."""
         return self.sampler.triplets(plan)
+
+    def propagated_fold_in(
+        self, graph: Graph, n_layers: int, place: Callable[[Tensor], Tensor] | None = None
+    ) -> FoldIn:
+        """The rule of a model whose users are propagated over ``graph``: exact but for the share of the ID
+        embedding, or least squares without layers.
+
+        Args:
+            graph: normalized symmetrically, over users and items.
+            n_layers: number of products.
+            place: gives items without interactions what they add, in a table ``(n_items, d)``.
+        """
+        if not n_layers:
+            return LeastSquaresFoldIn()
+        table = layers.fold_in_table(graph, *self.id_embeddings, n_layers, self.train_pairs.item_degree)
+        return MeanFoldIn(table if place is None else place(table), table.new_zeros(table.shape[1]))
 
     def propagate_batch(
         self,

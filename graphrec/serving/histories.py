@@ -11,7 +11,7 @@ import torch
 from graphrec.core.errors import CheckpointError, ConfigError
 from graphrec.data import Query
 from graphrec.graphs import sparse
-from graphrec.models.fold_in import FoldIn, LeastSquaresFoldIn, MeanFoldIn, fold_in
+from graphrec.models.fold_in import FoldIn, Folding, LeastSquaresFoldIn, MeanFoldIn
 from graphrec.serving.array_bundle import Bundle
 from graphrec.serving.catalog import Items
 from graphrec.serving.exact import Rows
@@ -155,10 +155,15 @@ def fold_in_from_saved(saved: Bundle) -> FoldIn | None:
     raise CheckpointError(f"{saved.path}: fold-in rule {kind!r} is not one of 'mean', 'least_squares'")
 
 
+def folding(rule: FoldIn, items: Items) -> Folding:
+    """A rule with the base items, which are all that histories hold."""
+    return Folding(rule, torch.from_numpy(np.asarray(items.base.table)))
+
+
 def encode_histories(
     capability: str,
     module: QueryModule | None,
-    rule: FoldIn | None,
+    fold: Folding | None,
     items: Items,
     query: Query,
     meta: Mapping[str, Any],
@@ -171,9 +176,9 @@ def encode_histories(
     if capability == "item_weights":
         assert query.histories is not None
         return sparse.history_matrix(query.histories, len(items.base))
-    if capability == "embeddings" and rule is not None:
+    if capability == "embeddings" and fold is not None:
         assert query.histories is not None
-        return fold_in(rule, query.histories, torch.from_numpy(np.asarray(items.base.table)))
+        return fold(query.histories)
     if module is None or capability != "encoder":
         raise ConfigError(
             f"this recommender ({meta.get('model', 'unknown')}) cannot answer a history: it was saved before "

@@ -60,7 +60,7 @@ from graphrec.serving.vectors import Vectors
 
 if TYPE_CHECKING:
     from graphrec.models.capabilities import QueryModule
-    from graphrec.models.fold_in import FoldIn
+    from graphrec.models.fold_in import FoldIn, Folding
 
 FORMAT = FileFormat("recommender", 2, {1: upgrade_rule})
 HEAD = "recommender.json"
@@ -104,6 +104,7 @@ class Recommender:
         self.capability = capability
         self.module = module
         self.fold_in = fold_in
+        self._folding: Folding | None = None  # made for the first history
         self.users = users
         self.user_vectors = user_vectors
         self.rule = rule
@@ -379,8 +380,10 @@ class Recommender:
         if self.capability == "generator":
             answers = histories.generate_lists(self.module, self._items, query, hidden_answered, limits)
         else:
+            if self.fold_in is not None and (self._folding is None or self._folding.rule is not self.fold_in):
+                self._folding = histories.folding(self.fold_in, self._items)
             queries = histories.encode_histories(
-                self.capability, self.module, self.fold_in, self._items, query, self.meta
+                self.capability, self.module, self._folding, self._items, query, self.meta
             )
             request = SearchRequest(queries, limits, hide_lists(hidden_answered))
             answers = search_items(self._items, request, lists)

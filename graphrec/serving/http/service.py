@@ -119,14 +119,14 @@ def create_service(served: LiveRecommender, hosts: Sequence[str] | None = None) 
         answered = iter(_rows(users, await batches.submit((users, options))) if users else ())
         of_visitors = iter(await _by_history(served, visitors, histories, options, body.strict))
         nobody = set(unknown.get("users", ()))
-        rows = [
-            next(of_visitors)
-            if not isinstance(user, str)
-            else {"id": user, "items": [], "scores": []}
-            if user in nobody
-            else next(answered)
-            for user in body.users
-        ]
+        rows = []
+        for user in body.users:
+            if not isinstance(user, str):
+                rows.append(next(of_visitors))
+            elif user in nobody:
+                rows.append({"id": user, "items": [], "scores": []})
+            else:
+                rows.append(next(answered))
         return _answers(rows, unknown)
 
     @app.post("/similar", response_model=schema.Answers, responses=_refusals(*_OF_BODIES, 404))
