@@ -15,9 +15,9 @@ TOY = Path(__file__).parent / "fixtures" / "freedom_bm3_toy.npz"
 MODALITIES = ("image", "text")
 
 
-def numbers() -> dict[str, np.ndarray]:
-    """What the reference computed, by name."""
-    with np.load(TOY, allow_pickle=False) as file:
+def numbers(path: Path = TOY) -> dict[str, np.ndarray]:
+    """What a reference computed, by name."""
+    with np.load(path, allow_pickle=False) as file:
         return {key: file[key] for key in file.files}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from reference import assert_close, dataset
+from reference import assert_close, dataset, numbers
 from tolerances import SCORE
 
 from graphrec import testing
@@ -25,8 +25,7 @@ MERGES = {True: "early", False: "late"}
 
 @pytest.fixture(scope="module")
 def toy() -> dict[str, np.ndarray]:
-    with np.load(FIXTURE, allow_pickle=False) as file:
-        return {key: file[key] for key in file.files}
+    return numbers(FIXTURE)
 
 
 @pytest.fixture(scope="module")

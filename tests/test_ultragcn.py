@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reference import assert_close, dataset
+from reference import assert_close, dataset, numbers
 from tolerances import PROPAGATION
 from torch.nn.functional import softplus
 
@@ -25,8 +25,7 @@ VARIANTS = ("gowalla", "mixed")
 
 @pytest.fixture(scope="module")
 def toy() -> dict[str, np.ndarray]:
-    with np.load(FIXTURE, allow_pickle=False) as file:
-        return {key: file[key] for key in file.files}
+    return numbers(FIXTURE)
 
 
 @pytest.fixture(scope="module")

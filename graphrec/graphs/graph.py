@@ -269,12 +269,18 @@ class Graph(nn.Module):
 
         ``graph.rows(targets) @ x`` equals ``(graph @ x)[targets]`` at the cost of these edges.
         """
-        first = self.rowptr[targets].long()
-        degree = self.rowptr[targets + 1].long() - first  # (n,)
+        edges, degree = self.edges_to(targets)
         rowptr = nn.functional.pad(degree.cumsum(0), (1, 0))
-        edges = torch.repeat_interleave(first - rowptr[:-1], degree)
-        edges += torch.arange(len(edges), device=self.device)
         return Graph(rowptr, self.col[edges], self.weight[edges], self.n_source)
+
+    def edges_to(self, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions of all edges to some targets ``(n,) int64``, in their order ``(E,) int64``, and how many
+        each of them has ``(n,) int64``.
+        """
+        first = self.rowptr[targets].long()
+        degree = self.rowptr[targets + 1].long() - first
+        edges = torch.repeat_interleave(first - (degree.cumsum(0) - degree), degree)
+        return edges + torch.arange(len(edges), device=self.device), degree
 
     def weighted(self, weight: Tensor) -> Graph:
         """The same edges with other weights ``(E,)``, which may require a gradient."""

@@ -195,14 +195,14 @@ def _draw_edges(
     graph: Graph, targets: Tensor, fanout: int, key: Tensor | int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Edges of some targets ``(E,)``, how many of each target ``(n,)``, and their weights ``(E,)``."""
+    if fanout == ALL:
+        edges, counts = graph.edges_to(targets)
+        return edges, counts, graph.weight[edges]
     first = graph.rowptr[targets].long()
     degree = (graph.rowptr[targets + 1] - graph.rowptr[targets]).long()
-    counts = degree if fanout == ALL else degree.clamp(max=fanout)
+    counts = degree.clamp(max=fanout)
     row = torch.repeat_interleave(torch.arange(len(targets), device=targets.device), counts)
     offset = torch.arange(len(row), device=targets.device) - (counts.cumsum(0) - counts)[row]  # 0, 1, ...
-    if fanout == ALL:
-        edges = first[row] + offset
-        return edges, counts, graph.weight[edges]
     sampled = (degree > fanout).nonzero()[:, 0]
     chosen = degree.new_empty(len(targets), fanout)
     chosen[sampled] = _without_replacement(degree[sampled], fanout, targets[sampled], key)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphrec.data.interactions import Interactions
 from graphrec.data.query import Histories
 from graphrec.graphs.graph import Graph
 
@@ -60,6 +61,14 @@ def row_scorer(items: Graph) -> Callable[[csr_matrix], Tensor]:
     """
     columns = to_scipy(items).T.tocsr()  # (d, n_items)
     return lambda rows: torch.from_numpy((rows @ columns).toarray())
+
+
+def interaction_matrix(train: Interactions, dtype: str = "float32") -> csr_matrix:
+    """``X (n_users, n_items)`` of zeros and ones."""
+    from scipy.sparse import csr_matrix
+
+    ones = np.ones(len(train), dtype=dtype)
+    return csr_matrix((ones, train.items, train.indptr), shape=(train.n_users, train.n_items))
 
 
 def history_matrix(histories: Histories, n_items: int) -> csr_matrix:

@@ -27,6 +27,7 @@ from torch import Tensor
 from graphrec.core.config import option
 from graphrec.data.interactions import Interactions
 from graphrec.features import FeatureTable
+from graphrec.graphs.graph import mix, normalize_weights
 from graphrec.graphs.sparse import from_scipy, to_scipy
 from graphrec.models.base import ContentRule, Features
 from graphrec.models.gram import RegressionConfig, inverse_gram, penalty
@@ -108,7 +109,7 @@ def content_prior(
     """``P = sum_m w_m D_m^-1/2 S_m D_m^-1/2``, where ``S_m`` holds the cosines of items one of which is among
     the ``k`` nearest of the other ``(n_items, n_items) float32`` (Eqs. 2 and 3).
     """
-    total = csr_matrix((train.n_items, train.n_items), dtype=np.float32)
+    graphs = []
     for modality, share in shares.items():
         if not share:
             continue
@@ -121,10 +122,8 @@ def content_prior(
         cosines = cosines.tocsr()
         cosines = cosines.maximum(cosines.T)
         cosines.eliminate_zeros()
-        length = np.asarray(cosines.sum(1)).ravel()
-        scale = diags(1 / np.sqrt(np.where(length > 0, length, 1)))
-        total = total + share * (scale @ cosines @ scale)
-    return total.astype(np.float32).tocsr()
+        graphs.append((share, normalize_weights(from_scipy(cosines), "symmetric")))
+    return to_scipy(mix(graphs))
 
 
 def _shrink_to(inverse: np.ndarray, toward: csr_matrix) -> None:

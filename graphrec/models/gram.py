@@ -18,6 +18,7 @@ from graphrec.core.config import option
 from graphrec.core.errors import ConfigError, TrainingError
 from graphrec.core.random import numpy_rng
 from graphrec.data.interactions import Interactions
+from graphrec.graphs.sparse import interaction_matrix
 from graphrec.models.item_weights import KeptWeightsConfig
 
 BLOCK = 1024  # rows that are filled, mirrored or multiplied at a time
@@ -44,12 +45,6 @@ def penalty(train: Interactions, config: RegressionConfig) -> np.ndarray:
     """The penalty of the weights of each item ``(n_items,) float64``: ``lambda + p / (1 - p) d_i``."""
     share = config.dropout / (1 - config.dropout)
     return np.asarray(config.reg_weight + share * train.item_degree, dtype=np.float64)
-
-
-def interaction_matrix(train: Interactions, dtype: str = "float32") -> csr_matrix:
-    """``X (n_users, n_items)`` of zeros and ones."""
-    ones = np.ones(len(train), dtype=dtype)
-    return csr_matrix((ones, train.items, train.indptr), shape=(train.n_users, train.n_items))
 
 
 def inverse_gram(train: Interactions, diagonal: np.ndarray, config: RegressionConfig) -> np.ndarray:

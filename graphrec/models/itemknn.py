@@ -19,8 +19,7 @@ from typing import ClassVar
 
 from graphrec.data.interactions import Interactions
 from graphrec.graphs.graph import Graph
-from graphrec.graphs.sparse import from_scipy, normalize_rows
-from graphrec.models.gram import interaction_matrix
+from graphrec.graphs.sparse import from_scipy, interaction_matrix, normalize_rows
 from graphrec.models.item_weights import ItemWeightsRanker
 from graphrec.models.search_space import Choice, Integers, Space
 from graphrec.models.similarity import SimilarityConfig, most_similar

@@ -16,7 +16,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
 from graphrec.core.errors import ConfigError, FeatureError
@@ -25,6 +24,7 @@ from graphrec.data.interactions import Interactions
 from graphrec.features import ATTRIBUTE_PREFIX, FeatureTable
 from graphrec.graphs.graph import Graph
 from graphrec.graphs.knn import content_graph, knn, nearest_edges
+from graphrec.graphs.sparse import interaction_matrix
 from graphrec.models.base import ContentRule, Features, ModelConfig, Ranker
 from graphrec.models.batches import PreferencesConfig
 
@@ -180,8 +180,7 @@ def filled(table: FeatureTable, how: Fill, train: Interactions | None) -> tuple[
         return values, np.ones_like(present)
     if train is None:
         raise FeatureError("fill='neighbors' needs the train interactions")
-    ones = np.ones(len(train), dtype=np.float32)
-    by_item = csr_matrix((ones, (train.items, train.users)), shape=(train.n_items, train.n_users))
+    by_item = interaction_matrix(train).T.tocsr()
     donors = by_item[np.flatnonzero(present)].T.tocsr()  # (n_users, n_present)
     for start in range(0, len(missing), BLOCK):
         block = missing[start : start + BLOCK]

@@ -25,9 +25,8 @@ from pydantic import Field
 
 from graphrec.data.interactions import Interactions
 from graphrec.graphs.graph import Graph
-from graphrec.graphs.sparse import from_scipy, nearest_columns, normalize_rows, scale_rows
+from graphrec.graphs.sparse import from_scipy, interaction_matrix, nearest_columns, normalize_rows, scale_rows
 from graphrec.models.base import ModelConfig
-from graphrec.models.gram import interaction_matrix
 from graphrec.models.item_weights import ItemWeightsRanker
 from graphrec.models.search_space import Integers, Space, Uniform
 

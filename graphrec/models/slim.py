@@ -23,9 +23,8 @@ from scipy.sparse import csr_matrix
 
 from graphrec.data.interactions import Interactions
 from graphrec.graphs.graph import Graph
-from graphrec.graphs.sparse import from_scipy
+from graphrec.graphs.sparse import from_scipy, interaction_matrix
 from graphrec.models.base import ModelConfig
-from graphrec.models.gram import interaction_matrix
 from graphrec.models.item_weights import ItemWeightsRanker
 from graphrec.models.search_space import Choice, Space
 

@@ -26,10 +26,9 @@ from torch.nn.functional import embedding, softplus
 
 from graphrec.core import distributed
 from graphrec.data.interactions import Interactions
-from graphrec.graphs.sparse import nearest_columns
+from graphrec.graphs.sparse import interaction_matrix, nearest_columns
 from graphrec.models.base import ModelConfig
 from graphrec.models.batches import EpochContext, Triplets
-from graphrec.models.gram import interaction_matrix
 from graphrec.models.propagation import EmbeddingRanker
 from graphrec.models.search_space import Choice, Space
 

@@ -17,9 +17,8 @@ from typing import ClassVar
 
 from graphrec.data.interactions import Interactions
 from graphrec.graphs.graph import Graph
-from graphrec.graphs.sparse import from_scipy
+from graphrec.graphs.sparse import from_scipy, interaction_matrix
 from graphrec.models.base import Ranker
-from graphrec.models.gram import interaction_matrix
 from graphrec.models.search_space import Choice, Integers, Space
 from graphrec.models.similarity import SimilarityConfig, most_similar
 
