@@ -33,6 +33,8 @@ NAMES = {
 }
 """Label -> registered name, in the order of the tables."""
 MULTIMODAL = ("ItemKNN (content)", "ContentEASE", "VBPR", "LATTICE", "BM3", "FREEDOM")
+GRAPH_MODELS = ("UltraGCN", "LightGCN", "LayerGCN", "VBPR", "LATTICE", "BM3", "FREEDOM")
+"""Trained models that a closed-form one is compared with."""
 SHUFFLED = "{}, shuffled"
 
 
@@ -47,6 +49,11 @@ def settled(train: gr.TrainConfig, **configs: ModelConfig) -> list[Row]:
         Row(label, name, configs.get(name.replace("-", "_"), model(name).Config()), train)
         for label, name in NAMES.items()
     ]
+
+
+def against(main: Sequence[Row], label: str) -> list[tuple[str, str]]:
+    """A row beside every trained model of a table but LightGCN, the baseline of all."""
+    return [(label, row.label) for row in main if row.label in GRAPH_MODELS and row.label != "LightGCN"]
 
 
 def shuffled(main: Sequence[Row]) -> list[Row]:
