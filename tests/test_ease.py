@@ -205,3 +205,34 @@ def test_a_matrix_that_cannot_be_inverted_is_refused() -> None:
     assert "precision=float64" in str(refused.value)
     fine = EASE(train, EASE.Config(reg_weight=1e-9, precision="float64"))
     assert torch.isfinite(fine.weights).all()
+
+
+def test_trials_of_a_study_share_an_inverse(catalog, monkeypatch):
+    data, tables = catalog
+    computed = []
+    factorize = gram.lapack.spotrf
+    monkeypatch.setattr(gram.lapack, "spotrf", lambda *a, **k: computed.append(1) or factorize(*a, **k))
+    trials = [
+        {"content_weight": 0.2},
+        {"content_weight": 0.9, "knn_k": 2},
+        {"content_weight": 0.9, "dropout": 0.1},
+        {"content_weight": 0.9, "dropout": 0.1, "precision": "float64"},
+        {"content_weight": 0.2},
+    ]
+    alone = [ContentEASE.build(data, tables, ContentEASE.Config(**o)).weights for o in trials]
+    assert len(computed) == 4  # one is in float64
+    computed.clear()
+    with ContentEASE.reuse():
+        shared = [ContentEASE.build(data, tables, ContentEASE.Config(**o)).weights for o in trials]
+        assert len(computed) == 3
+        fewer = data.train.where(np.arange(len(data.train)) > 0)
+        other = data.with_splits(fewer, data.valid, data.test)
+        ContentEASE.build(other, tables, ContentEASE.Config(**trials[-1]))
+        assert len(computed) == 4, "of other data"
+    assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
+    computed.clear()
+    with ContentEASE.reuse():  # no room for a second matrix
+        small = ContentEASE.Config(memory=data.n_items**2 * 4 * 1.5 / 2**30)
+        for _ in range(2):
+            ContentEASE.build(data, tables, small)
+    assert len(computed) == 2

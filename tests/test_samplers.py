@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from graphrec.models.search_space import Choice, Integers, Space, Uniform
 from graphrec.runs.tuning import samplers
 from graphrec.runs.tuning.samplers import CompletedTrial, suggest
 
+DRAWING = ("tpe", "random")
 MIXED: Space = {
     "layers": Integers(1, 64, log=True),
     "rate": Uniform(1e-4, 1e-1, log=True),
@@ -22,7 +24,7 @@ MIXED: Space = {
 }
 
 
-@pytest.mark.parametrize("sampler", samplers.SAMPLERS)
+@pytest.mark.parametrize("sampler", DRAWING)
 def test_suggestions_lie_in_the_space_and_never_repeat(sampler: str) -> None:
     tried: list[CompletedTrial] = []
     for number in range(12):
@@ -47,7 +49,7 @@ def test_defaults_lie_in_a_space_or_not(kind: Any, within: tuple[Any, ...], with
     assert not any(samplers.inside({"x": kind}, {"x": value}) for value in without)
 
 
-@pytest.mark.parametrize("sampler", samplers.SAMPLERS)
+@pytest.mark.parametrize("sampler", DRAWING)
 def test_a_small_space_is_tried_in_full(sampler: str) -> None:
     space: Space = {"a": Choice(1, True, [1]), "b": Integers(1, 3), "c": Integers(2, 3, log=True)}
     tried: list[CompletedTrial] = []
@@ -76,7 +78,7 @@ def test_a_suggestion_follows_from_seed_number_and_the_trials_before() -> None:
 def test_the_estimator_goes_where_it_was_better_and_away_from_what_failed() -> None:
     space: Space = {"x": Uniform(0, 1), "broken": Choice(False, True)}
     found: dict[str, list[dict[str, Any]]] = {}
-    for sampler in samplers.SAMPLERS:
+    for sampler in DRAWING:
         for seed in range(3):
             tried: list[CompletedTrial] = []
             for number in range(30):
@@ -97,3 +99,39 @@ def test_a_narrow_interval_does_not_run_out_of_numbers() -> None:
     for number in range(5):
         tried.append(CompletedTrial(suggest(space, tried, seed=0, number=number, sampler="random"), 0.0))
     assert len({t.options["x"] for t in tried}) == 5
+
+
+def reached(
+    space: Space, start: dict[str, Any], value: Callable[[dict[str, Any]], float | None]
+) -> list[Any]:
+    """All trials of a study that changes one option at a time."""
+    tried = [CompletedTrial(start, value(start))]
+    while (options := suggest(space, tried, seed=0, number=len(tried), sampler="coordinate")) is not None:
+        tried.append(CompletedTrial(options, value(options)))
+    return tried
+
+
+def test_coordinates_change_one_option_of_the_best_trial_the_last_of_the_space_first() -> None:
+    space: Space = {"slow": Choice(1, 2, 3), "quick": Uniform(0, 1)}
+    tried = reached(space, {"slow": 1, "quick": 0.3}, lambda o: o["slow"] - abs(o["quick"] - 0.75))
+    assert [(t.options["slow"], t.options["quick"]) for t in tried] == [
+        (1, 0.3), (1, 0.0), (1, 0.25), (1, 0.5), (1, 0.75), (1, 1.0), (2, 0.75),
+        (2, 0.0), (2, 0.25), (2, 0.5), (2, 1.0), (3, 0.75), (3, 0.0), (3, 0.25), (3, 0.5), (3, 1.0),
+    ]  # fmt: skip
+
+
+def test_coordinates_end_where_no_single_change_is_better() -> None:
+    space: Space = {
+        "x": Choice(1, 2, 3, 4), "n": Integers(1, 64, log=True), "rate": Uniform(1e-4, 1.0, log=True)
+    }  # fmt: skip
+
+    def value(options: dict[str, Any]) -> float | None:
+        if options["n"] > 30:
+            return None  # a failed trial
+        return -abs(options["x"] - 3) - abs(options["n"] - 8) - abs(options["rate"] - 0.01)
+
+    tried = reached(space, {"x": 1, "n": 1, "rate": 1.0}, value)
+    best = max((t for t in tried if t.value is not None), key=lambda t: t.value)
+    assert best.options == {"x": 3, "n": 8, "rate": 0.01}
+    assert len(tried) < 4 * 5 * 5, "fewer than all combinations"
+    assert len({json.dumps(t.options, sort_keys=True) for t in tried}) == len(tried)

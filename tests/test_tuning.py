@@ -190,6 +190,17 @@ def test_trials_beyond_an_edge_change_no_suggestion(tune: Callable[..., Any]) ->
     assert [trial.options for trial in parts.trials if not trial.beyond] == straight
 
 
+def test_coordinates_end_a_study_before_its_last_trial(tune: Callable[..., Any]) -> None:
+    space: Space = {"dim": Choice(4, 8), "reg_weight": Choice(0.01, 0.1)}
+    study = tune(space=space, trials=50, extend=0, sampler="coordinate")
+    assert 3 <= len(study.trials) <= 5
+    best = study.best.options
+    changed = [{**best, "dim": d} for d in (4, 8)] + [{**best, "reg_weight": r} for r in (0.01, 0.1)]
+    assert all(options in [trial.options for trial in study.trials] for options in changed)
+    again = tune(space=space, trials=50, extend=0, sampler="coordinate", resume=True)
+    assert [trial.options for trial in again.trials] == [trial.options for trial in study.trials]
+
+
 # -- a study -------------------------------------------------------------------------------------------------
 
 

@@ -48,7 +48,7 @@ def tune(
     select: Annotated[
         str, typer.Option(help="Validation metric to select epochs and trials on.")
     ] = "recall@20",
-    sampler: Annotated[str, typer.Option(help="tpe or random.")] = "tpe",
+    sampler: Annotated[str, typer.Option(help="tpe, random, or coordinate: one option at a time.")] = "tpe",
     keep: Annotated[str, typer.Option(help="Whose checkpoints are kept: best or all.")] = "best",
     device: settings.Device = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the study in --out.")] = False,

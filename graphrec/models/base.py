@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, cast
 
@@ -149,6 +150,13 @@ class Model(nn.Module):
             config: an instance of ``cls.Config``; default: its defaults.
         """
         raise TypeError(f"{cls.__name__} does not define build()")
+
+    @classmethod
+    def reuse(cls) -> AbstractContextManager[None]:
+        """A context in which models built on the same data share what takes long to compute and does not
+        differ between their options. A study builds its trials in it.
+        """
+        return nullcontext()
 
     @classmethod
     def optional_fields(cls, config: ModelConfig) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ https://arxiv.org/abs/1905.03375; a penalty in proportion to an item's interacti
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -30,7 +31,7 @@ from graphrec.features import FeatureTable
 from graphrec.graphs.graph import mix, normalize_weights
 from graphrec.graphs.sparse import from_scipy, to_scipy
 from graphrec.models.base import ContentRule, Features
-from graphrec.models.gram import RegressionConfig, inverse_gram, penalty
+from graphrec.models.gram import RegressionConfig, inverse_gram, keep_inverse, penalty
 from graphrec.models.item_weights import DenseItemWeightsRanker, dense_scores
 from graphrec.models.multimodal import (
     ColdItems,
@@ -94,6 +95,11 @@ class ContentEASE(MultimodalRanker, DenseItemWeightsRanker):
         if cold_items.graph is not None:
             cold = torch.from_numpy(np.flatnonzero(train.item_degree == 0))
             self.weights[:, cold] = cold_items.of(cold, self.weights.T).T
+
+    @classmethod
+    def reuse(cls) -> AbstractContextManager[None]:
+        """Keeps the last inverse, which only ``reg_weight``, ``dropout`` and ``precision`` change."""
+        return keep_inverse()
 
     def score_rows(self, rows: csr_matrix) -> Tensor:
         """Sums of the rows of ``B`` of a history's items (Eq. 1)."""

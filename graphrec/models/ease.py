@@ -12,6 +12,7 @@ loop and no seed.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import ClassVar
 
 import numpy as np
@@ -20,7 +21,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from graphrec.data.interactions import Interactions
-from graphrec.models.gram import RegressionConfig, inverse_gram, penalty
+from graphrec.models.gram import RegressionConfig, inverse_gram, keep_inverse, penalty
 from graphrec.models.item_weights import DenseItemWeightsRanker, dense_scores
 from graphrec.models.search_space import Choice, Space
 
@@ -45,6 +46,11 @@ class EASE(DenseItemWeightsRanker):
         matrix /= -np.diag(matrix)  # column j by P_jj, Eq. 3
         np.fill_diagonal(matrix, 0)
         self.register_buffer("weights", torch.from_numpy(matrix).float(), persistent=False)
+
+    @classmethod
+    def reuse(cls) -> AbstractContextManager[None]:
+        """Keeps the last inverse, which only ``reg_weight``, ``dropout`` and ``precision`` change."""
+        return keep_inverse()
 
     def score_rows(self, rows: csr_matrix) -> Tensor:
         """Sums of the rows of ``B`` of a history's items (Eq. 1)."""

@@ -7,7 +7,10 @@ take 14.4 GB. Cholesky and inverse are ``n^3`` floating-point operations.
 from __future__ import annotations
 
 import os
-from typing import Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -25,6 +28,30 @@ BLOCK = 1024  # rows that are filled, mirrored or multiplied at a time
 MOST_RESIDUAL = 1e-3
 """Greatest relative residual of the inverse; float32 gives 1e-6 to 1e-4 on real data."""
 GIB = 2**30
+
+
+class _Inverse(NamedTuple):
+    """An inverse and what it was computed from."""
+
+    train: Interactions
+    diagonal: np.ndarray
+    matrix: np.ndarray
+
+
+_last: ContextVar[list[_Inverse] | None] = ContextVar("last inverse", default=None)
+"""The last inverse within :func:`keep_inverse`, at most one; None outside."""
+
+
+@contextmanager
+def keep_inverse() -> Iterator[None]:
+    """A context that keeps the last inverse: :func:`inverse_gram` copies it where data, penalty and precision
+    are the same. It takes the memory of one more matrix, and keeps none where ``memory`` has no room for two.
+    """
+    token = _last.set([])
+    try:
+        yield
+    finally:
+        _last.reset(token)
 
 
 class RegressionConfig(KeptWeightsConfig):
@@ -62,6 +89,12 @@ def inverse_gram(train: Interactions, diagonal: np.ndarray, config: RegressionCo
     n = train.n_items
     dtype = np.dtype(config.precision)
     _check_memory(n, dtype, config.memory)
+    kept = _last.get()
+    if kept:
+        same = kept[0].train is train and kept[0].matrix.dtype == dtype
+        if same and np.array_equal(kept[0].diagonal, diagonal):
+            return kept[0].matrix.copy()
+        kept.clear()  # before another matrix is made
     x = interaction_matrix(train, config.precision)
     columns = x.T.tocsr()
     matrix = np.empty((n, n), dtype=dtype)
@@ -85,6 +118,8 @@ def inverse_gram(train: Interactions, diagonal: np.ndarray, config: RegressionCo
         square[:] = np.triu(square) + np.triu(square, 1).T
         result[start + BLOCK :, rows] = result[rows, start + BLOCK :].T
     _check_inverse(x, diagonal, result)
+    if kept is not None and 2 * result.nbytes <= config.memory * GIB:
+        kept.append(_Inverse(train, diagonal, result.copy()))
     return result
 
 

@@ -22,9 +22,11 @@ from graphrec.core.errors import missing_dependency
 from graphrec.core.random import derive_seed
 from graphrec.models.search_space import Choice, Integers, Space, Uniform
 
-SAMPLERS = ("tpe", "random")
+SAMPLERS = ("tpe", "random", "coordinate")
 STARTUP = 5
 """Trials, the defaults among them, before the first that takes into account what the others reached."""
+STEPS = 5
+"""Values of a range that ``"coordinate"`` tries, both ends among them."""
 DIGITS = 4
 """Significant digits of a real number, so that an option can be read and typed."""
 EXACT = 17
@@ -69,22 +71,25 @@ def described(space: Space) -> dict[str, dict[str, Any]]:
 
 def suggest(
     space: Space, tried: Sequence[CompletedTrial], *, seed: int, number: int, sampler: str = "tpe"
-) -> dict[str, Any]:
-    """Options for the next trial, different from those of all others.
+) -> dict[str, Any] | None:
+    """Options for the next trial, different from those of all others; None if ``"coordinate"`` has no more.
 
     Args:
         space: with a point that was not tried yet.
         tried: all trials before this one, in their order.
         seed: of the study.
         number: of the trial.
-        sampler: ``"tpe"``, which draws at random before trial ``STARTUP``, or ``"random"``. A failed trial
-            counts as the worst of all.
+        sampler: ``"tpe"``, which draws at random before trial ``STARTUP``; ``"random"``; or ``"coordinate"``,
+            which changes one option of the best trial at a time, the last option of the space first, and
+            needs no seed. A failed trial counts as the worst of all.
 
     Raises:
         MissingDependencyError: optuna is not installed.
     """
     optuna = require_optuna()
     known = {_key(trial.options) for trial in tried}
+    if sampler == "coordinate":
+        return next((o for o in _single_changes(space, tried) if _key(o) not in known), None)
     worst = min((trial.value for trial in tried if trial.value is not None), default=0.0)
     with quiet():
         study = optuna.create_study(direction="maximize")
@@ -109,6 +114,26 @@ def suggest(
             if _key(options) not in known:
                 break
     return options
+
+
+def _single_changes(space: Space, tried: Sequence[CompletedTrial]) -> Iterator[dict[str, Any]]:
+    """The options of the best trial with one of them changed, the last of the space first."""
+    best = max(tried, key=lambda trial: -math.inf if trial.value is None else trial.value)
+    for name, kind in reversed(list(space.items())):
+        for value in _values(kind):
+            yield {key: value if key == name else best.options[key] for key in sorted(space)}
+
+
+def _values(kind: Choice | Uniform | Integers) -> list[Any]:
+    """All choices, or values of a range at equal distances."""
+    if isinstance(kind, Choice):
+        return list(kind.values)
+    low, high = (math.log(v) if kind.log else v for v in (kind.low, kind.high))
+    points = [low + (high - low) * step / (STEPS - 1) for step in range(STEPS)]
+    points = [math.exp(point) if kind.log else point for point in points]
+    if isinstance(kind, Integers):
+        return list(dict.fromkeys(round(point) for point in points))
+    return [_value(kind, point, DIGITS) for point in points]
 
 
 def optuna_trial(

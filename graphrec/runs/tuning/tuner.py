@@ -93,7 +93,8 @@ def tune(
         model_options: of the model's ``Config``, the same in all trials; they leave the space.
         train_options: of :class:`~graphrec.training.trainer.TrainConfig`, likewise.
         space: what is searched; default: the model's own.
-        sampler: ``"tpe"`` or ``"random"``.
+        sampler: ``"tpe"``, ``"random"`` or ``"coordinate"``, see :func:`.samplers.suggest`; the last ends
+            with fewer trials where no change of a single option is left to try.
         extend: how many trials may go beyond the edges of the search space; 0 stays inside.
         keep: ``"best"`` keeps checkpoints and recommender of the best trial alone, ``"all"`` of every trial.
         resume: go on with the study in ``out``, or start one.
@@ -138,7 +139,7 @@ def tune(
         "sampler": sampler,
     }
     study = Study(Path(out), cls.name, select)
-    with _opened(study.path, facts, searched, planned, resume) as journal:
+    with _opened(study.path, facts, searched, planned, resume) as journal, cls.reuse():
         study.trials.extend(journal.read())
 
         def run_trial(options: dict[str, Any], beyond: str = "") -> None:
@@ -180,6 +181,8 @@ def tune(
                 if tried
                 else defaults
             )
+            if suggested is None:
+                break
             run_trial(_plain(suggested))
         while sum(bool(trial.beyond) for trial in study.trials) < extend:
             steps = steps_beyond(study, searched, model_options, train_options)
