@@ -13,12 +13,13 @@ from __future__ import annotations
 import graphrec as gr
 from experiments.content import ready_features
 from experiments.harness import Experiment, arguments, run
-from experiments.rows import checks, defaults
+from experiments.rows import checks, defaults, in_turn
 
 COMMAND = "python -m experiments.amazon_scientific"
 TRAIN = gr.TrainConfig(batch_size=512, epochs=400, patience=30, checkpoint_every=20)
 ROWS = defaults(TRAIN)
 CHECKS, PAIRS = checks(ROWS)
+IN_TURN, MORE = in_turn(ROWS)
 
 
 def main() -> None:
@@ -26,17 +27,17 @@ def main() -> None:
     options = arguments(__doc__ or "").parse_args()
     data = gr.load_dataset("amazon-scientific", root=options.root)
     tables = ready_features(data, "amazon-scientific", options.root)
-    warm = Experiment(
-        "amazon_scientific", COMMAND, data, tables, [*ROWS, *CHECKS], range(5), "LightGCN", 8, PAIRS
-    )
+    rows, pairs = [*ROWS, *CHECKS, *IN_TURN], [*PAIRS, *MORE]
+    warm = Experiment("amazon_scientific", COMMAND, data, tables, rows, range(5), "LightGCN", 8, pairs)
     run(warm, options)
     cold = data.resplit("cold-items")
     run(
         Experiment(
-            "amazon_scientific_cold", COMMAND, cold, tables, ROWS, range(5), "LightGCN", tuned_as=warm
+            "amazon_scientific_cold", COMMAND, cold, tables, [*ROWS, *IN_TURN], range(5), "LightGCN",
+            pairs=MORE, tuned_as=warm,
         ),
         options,
-    )
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from __future__ import annotations
 import graphrec as gr
 from experiments.content import text_features
 from experiments.harness import Experiment, arguments, run
-from experiments.rows import against, defaults, shuffled
+from experiments.rows import defaults, in_turn, shuffled
 
 COMMAND = "python -m experiments.amazon_tuned"
 TRAIN = gr.TrainConfig(
@@ -23,7 +23,8 @@ TRAIN = gr.TrainConfig(
 NOT_YET = ("MF-BPR", "UltraGCN", "LayerGCN", "VBPR", "LATTICE", "BM3")
 """Models that are not tuned on this dataset yet: hours of training each."""
 ROWS = [row for row in defaults(TRAIN) if row.label not in NOT_YET]
-CHECKS = [row for row in shuffled(ROWS) if row.label.startswith("ContentEASE")]
+IN_TURN, PAIRS = in_turn(ROWS)
+CHECKS = [row for row in shuffled(ROWS) if row.like == "ContentEASE"]
 
 
 def main() -> None:
@@ -31,16 +32,15 @@ def main() -> None:
     options = arguments(__doc__ or "").parse_args()
     data = gr.load_dataset("amazon-baby", root=options.root)
     tables = text_features(data, options.store, options.quick)
-    pairs = [*against(ROWS, "ContentEASE"), *((row.like or "", row.label) for row in CHECKS)]
-    warm = Experiment(
-        "amazon_baby_tuned", COMMAND, data, tables, [*ROWS, *CHECKS], range(3), "LightGCN", 8, pairs
-    )
+    rows = [*ROWS, *CHECKS, *IN_TURN]
+    pairs = [*PAIRS, *((str(row.like), row.label) for row in CHECKS)]
+    warm = Experiment("amazon_baby_tuned", COMMAND, data, tables, rows, range(3), "LightGCN", 8, pairs)
     run(warm, options)
     cold = data.resplit("cold-items")
     run(
         Experiment(
-            "amazon_baby_tuned_cold", COMMAND, cold, tables, ROWS, range(3), "LightGCN",
-            pairs=against(ROWS, "ContentEASE"), tuned_as=warm,
+            "amazon_baby_tuned_cold", COMMAND, cold, tables, [*ROWS, *IN_TURN], range(3), "LightGCN",
+            pairs=PAIRS, tuned_as=warm,
         ),
         options,
     )  # fmt: skip

@@ -62,6 +62,8 @@ class Row:
         like: label of the row whose tuned options are used, changed by ``change``.
         change: model options that differ from that row's.
         group: ``"main"``, or the group of checks.
+        sampler: of the tuning.
+        trials: tuning budget, if it is not the experiment's.
     """
 
     label: str
@@ -73,6 +75,8 @@ class Row:
     like: str | None = None
     change: Mapping[str, Any] = field(default_factory=dict)
     group: str = "main"
+    sampler: str = "tpe"
+    trials: int | None = None
 
 
 @dataclass(frozen=True)
@@ -269,7 +273,8 @@ class Study:
             return dict(self.recorded[row.label]["options"]), self.recorded[row.label]["trials"]
         first = self.experiment.tuned_as
         if first is not None and first.has(row.label):
-            return Study(first, self.out, self.quick, self.tuned).chosen(first.row(row.label))
+            chosen, _ = Study(first, self.out, self.quick, self.tuned).chosen(first.row(row.label))
+            return chosen, []  # the trials are recorded there
         cls = model_class(row.model)
         fixed = _given(row.config)
         if not self.experiment.trials:
@@ -277,7 +282,8 @@ class Study:
         train = _given(self.limited(row.train))
         tuned = tune(
             row.model, self.data, self.given(row, row.config),
-            trials=QUICK["trials"] if self.quick else self.experiment.trials,
+            trials=QUICK["trials"] if self.quick else row.trials or self.experiment.trials,
+            sampler=row.sampler,
             out=self.folder / "tuning" / folder_of(row.label), seed=self.experiment.seeds[0],
             select=SELECT, resume=True, extend=0 if self.quick else EXTEND,
             model_options={k: v for k, v in fixed.items() if k not in cls.search_space},

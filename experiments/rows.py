@@ -33,8 +33,12 @@ NAMES = {
 }
 """Label -> registered name, in the order of the tables."""
 MULTIMODAL = ("ItemKNN (content)", "ContentEASE", "VBPR", "LATTICE", "BM3", "FREEDOM")
-GRAPH_MODELS = ("UltraGCN", "LightGCN", "LayerGCN", "VBPR", "LATTICE", "BM3", "FREEDOM")
-"""Trained models that a closed-form one is compared with."""
+RIVALS = ("EASE", "iALS", "UltraGCN", "LightGCN", "LayerGCN", "VBPR", "LATTICE", "BM3", "FREEDOM")
+"""Models that ContentEASE is compared with."""
+BASELINE = ("ContentEASE", "LightGCN")
+"""Compared with LightGCN as every row is."""
+QUICKLY_FITTED = ("EASE", "ContentEASE")
+"""Models that many trials are affordable for."""
 SHUFFLED = "{}, shuffled"
 
 
@@ -51,9 +55,19 @@ def settled(train: gr.TrainConfig, **configs: ModelConfig) -> list[Row]:
     ]
 
 
-def against(main: Sequence[Row], label: str) -> list[tuple[str, str]]:
-    """A row beside every trained model of a table but LightGCN, the baseline of all."""
-    return [(label, row.label) for row in main if row.label in GRAPH_MODELS and row.label != "LightGCN"]
+def in_turn(main: Sequence[Row]) -> tuple[list[Row], list[tuple[str, str]]]:
+    """Models that are fitted in seconds, with the trials that trained models have no time for: one option
+    changed at a time until no change is better. And what ContentEASE, with these and with as many trials as
+    the others, is compared with.
+    """
+    found = [
+        replace(row, label=f"{row.label}, in turn", sampler="coordinate", trials=60, group="in turn")
+        for row in main
+        if row.label in QUICKLY_FITTED
+    ]
+    own = ("ContentEASE", "ContentEASE, in turn")
+    rivals = [row.label for row in main if row.label in RIVALS]
+    return found, [(label, rival) for label in own for rival in rivals if (label, rival) != BASELINE]
 
 
 def shuffled(main: Sequence[Row]) -> list[Row]:
