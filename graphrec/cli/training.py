@@ -14,7 +14,7 @@ from graphrec.cli import launch, output, settings
 from graphrec.cli.data import read
 from graphrec.cli.help import command
 from graphrec.cli.tuning import show_space
-from graphrec.core.errors import ConfigError
+from graphrec.core.errors import ConfigError, DataError, nearest
 
 if TYPE_CHECKING:
     from graphrec.models.base import Model
@@ -102,7 +102,7 @@ def train(
             raise typer.Exit(1)
         return
     if model is None or dataset is None:
-        raise ConfigError("name a MODEL and a DATASET, such as: graphrec train lightgcn movielens-small")
+        raise ConfigError(_what_to_train(model, root, given["data"]))
     from graphrec import runs
 
     seed = seed or 0
@@ -133,6 +133,31 @@ def train(
     if (out / "conversation").is_dir():
         steps.append(f"graphrec converse {place}")
     output.print_next_steps(*steps)
+
+
+def _what_to_train(named: str | None, root: Path | None, options: dict[str, Any]) -> str:
+    """What to say where a model or a dataset is missing: which model to train, if the one name that was given
+    is a dataset's.
+    """
+    from graphrec.models import MODELS
+
+    general = "name a MODEL and a DATASET, such as: graphrec train lightgcn movielens-small"
+    if named is None or named in MODELS:
+        return general
+    from graphrec.runs.proposal import propose
+
+    try:
+        data, _ = read(named, root, options)
+    except (ConfigError, DataError):
+        if close := nearest(named, MODELS):
+            return f"{general}.{close}"
+        raise
+    proposal = propose(data)
+    command = shlex.join(["graphrec", "train", proposal.model, named])
+    return (
+        f"{named} is a dataset, and no model is named; {proposal.model} is a good first one, since "
+        f"{proposal.reason}. Run: {command}"
+    )
 
 
 @command(

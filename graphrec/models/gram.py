@@ -88,7 +88,7 @@ def inverse_gram(train: Interactions, diagonal: np.ndarray, config: RegressionCo
     """
     n = train.n_items
     dtype = np.dtype(config.precision)
-    _check_memory(n, dtype, config.memory)
+    _check_memory(n, config.precision, config.memory)
     kept = _last.get()
     if kept:
         same = kept[0].train is train and kept[0].matrix.dtype == dtype
@@ -123,14 +123,22 @@ def inverse_gram(train: Interactions, diagonal: np.ndarray, config: RegressionCo
     return result
 
 
-def _check_memory(n: int, dtype: np.dtype, allowed: float) -> None:
-    needed = n * n * dtype.itemsize / GIB
-    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
-    limit = min(allowed, installed)
+def matrix_gib(n: int, precision: str) -> float:
+    """What a matrix over ``n`` items takes, in GiB."""
+    return n * n * np.dtype(precision).itemsize / GIB
+
+
+def memory_limit(allowed: float) -> float:
+    """What a matrix may take: the allowed GiB, or all of the machine's memory if that is less."""
+    return min(allowed, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB)
+
+
+def _check_memory(n: int, precision: str, allowed: float) -> None:
+    needed, limit = matrix_gib(n, precision), memory_limit(allowed)
     if needed > limit:
         raise ConfigError(
-            f"a matrix over {n:,} items takes {n:,} x {n:,} x {dtype.itemsize} bytes = {needed:.1f} GiB; "
-            f"memory={allowed:g} GiB of {installed:.1f} GiB installed allow {limit:.1f} GiB: raise "
+            f"a matrix over {n:,} items takes {n:,} x {n:,} x {np.dtype(precision).itemsize} bytes = "
+            f"{needed:.1f} GiB; memory={allowed:g} GiB and what is installed allow {limit:.1f} GiB: raise "
             "memory, or leave out items with few interactions"
         )
 
