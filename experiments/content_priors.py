@@ -1,0 +1,301 @@
+"""What makes ContentEASE better and what does not, on validation alone.
+
+Each variant is tried over one grid of penalty, dropout and weight of the prior, and the best recall@20 and
+NDCG@20 of the grid are printed; a best of a grid is too optimistic, by as much for every variant. The priors
+are graphs over items: of the content, of co-occurrence, of the item factors that iALS and FREEDOM learned,
+and mixtures. Then the scores of ContentEASE are added to those of iALS and FREEDOM, by weights that are
+chosen on validation; only these sums are evaluated on test, once, beside their parts.
+
+    python -m experiments.content_priors              # about half an hour
+    python -m experiments.content_priors --datasets movielens-small
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix, diags
+
+import graphrec as gr
+from experiments.content import extracted, ready_features, text_encoder
+from experiments.harness import completed
+from experiments.recording import RESULTS, write_result
+from graphrec.core.files import read_json
+from graphrec.features import FeatureTable
+from graphrec.graphs.graph import normalize_weights
+from graphrec.graphs.knn import knn
+from graphrec.graphs.sparse import from_scipy, interaction_matrix, to_scipy
+from graphrec.models import model as model_class
+from graphrec.models.content_ease import ContentEASE, content_prior
+
+RESULT = RESULTS / "content_priors.json"
+DATASETS = ("amazon-scientific", "movielens-small", "xwines")
+PENALTIES, DROPOUTS, WEIGHTS = (100.0, 300.0), (0.4, 0.6), (0.25, 0.5, 0.75, 1.0)
+NEIGHBORS, SHARE = 20, 0.25
+"""Neighbors in the graphs of co-occurrence and factors, and their share where they are mixed with content."""
+MIXED = (0.0, 0.2, 0.4, 0.6)
+"""Shares of the scores of iALS and of FREEDOM that are tried."""
+METRICS = ("recall@20", "ndcg@20")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of all items for some users, as an evaluation takes them."""
+
+    values: torch.Tensor  # (n_users, n_items)
+
+    @property
+    def n_users(self) -> int:
+        """Number of users."""
+        return len(self.values)
+
+    @property
+    def n_items(self) -> int:
+        """Number of items."""
+        return self.values.shape[1]
+
+    def scorer(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The rows of some users."""
+        return lambda users: self.values[users]
+
+
+class Regression:
+    """The regression of a dataset for all points of the grid.
+
+    Args:
+        data: the dataset.
+        user_weights: of each user's row of X ``(n_users,)``; None: 1.
+    """
+
+    def __init__(self, data: gr.Dataset, user_weights: np.ndarray | None = None) -> None:
+        self.data = data
+        x = interaction_matrix(data.train, "float64")
+        weighted = x if user_weights is None else diags(user_weights) @ x
+        self.x = x
+        self.gram = (x.T @ weighted).toarray()
+        self.degree = np.diag(self.gram).copy()
+
+    @cached_property
+    def inverses(self) -> dict[tuple[float, float], tuple[np.ndarray, np.ndarray]]:
+        """Penalty and dropout -> the inverse ``A^-1`` and the diagonal of ``Lambda``."""
+        found = {}
+        for penalty, dropout in itertools.product(PENALTIES, DROPOUTS):
+            diagonal = penalty + dropout / (1 - dropout) * self.degree
+            found[penalty, dropout] = np.linalg.inv(self.gram + np.diag(diagonal)), diagonal
+        return found
+
+    def grid(self, prior: csr_matrix | None) -> list[tuple[dict[str, float], Scores]]:
+        """Every point of the grid and its scores of all items for all users."""
+        found = []
+        for (penalty, dropout), (inverse, diagonal) in self.inverses.items():
+            base = self._scores(-inverse * diagonal, inverse, identity=True)
+            toward = None if prior is None else self._scores(inverse @ (diags(diagonal) @ prior), inverse)
+            for weight in WEIGHTS if toward is not None else (0.0,):
+                point = {"reg_weight": penalty, "dropout": dropout, "content_weight": weight}
+                total = base if toward is None else base + weight * toward
+                found.append((point, Scores(total)))
+        return found
+
+    def _scores(self, free: np.ndarray, inverse: np.ndarray, identity: bool = False) -> torch.Tensor:
+        """Scores by a part of ``Q``, after the multiple of ``A^-1`` that makes its diagonal zero."""
+        on_diagonal = np.diag(free) + identity
+        weights = free - inverse * (on_diagonal / np.diag(inverse))
+        if identity:
+            np.fill_diagonal(weights, 0)
+        return torch.from_numpy((self.x @ weights).astype(np.float32))
+
+
+def validated(data: gr.Dataset, scores: Scores) -> dict[str, float]:
+    """Metrics on validation."""
+    report = gr.evaluate(scores, data.valid, seen=data.train, metrics=("recall", "ndcg"), k=(20,))
+    return {name: report.mean()[name] for name in METRICS}
+
+
+def neighbor_graph(vectors: np.ndarray, data: gr.Dataset) -> csr_matrix:
+    """The normalized symmetric graph of the nearest neighbors by cosine, as Eqs. 2 and 3 of ContentEASE make
+    it of content.
+    """
+    table = FeatureTable.from_array(vectors.astype(np.float32), data, "vectors")
+    cosines = to_scipy(knn(table, NEIGHBORS + 1, weight="cosine"))
+    cosines.setdiag(0)
+    cosines.data[cosines.data < 0] = 0
+    cosines.eliminate_zeros()
+    return to_scipy(normalize_weights(from_scipy(cosines.maximum(cosines.T).tocsr()), "symmetric"))
+
+
+def trained(
+    data: gr.Dataset, tables: Mapping[str, FeatureTable], label: str, record: Mapping[str, Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    """User and item embeddings of a model with its recorded options at seed 0."""
+    name = {"iALS": "ials", "FREEDOM": "freedom"}[label]
+    options = record["rows"].get(label, {"options": {}})["options"]
+    own = {k: v for k, v in options.items() if not k.startswith("train.")}
+    more = {k.removeprefix("train."): v for k, v in options.items() if k.startswith("train.")}
+    cls = model_class(name)
+    config = cls.Config(**own, seed=0)
+    model = cls.build(data, tables if cls.needs_features(config) else None, config)
+    settings = gr.TrainConfig(**{**completed(record["defaults"]["train"]), **more, "seed": 0})
+    task = gr.RankingTask(data.valid, seen=data.train, k=20, metrics=("recall", "ndcg"))
+    run = gr.Trainer(settings).fit(model, validate=task, select="recall@20")
+    with torch.no_grad():
+        users, items = run.model.embed()
+    return users.numpy(), items.numpy()
+
+
+def priors(
+    data: gr.Dataset,
+    tables: Mapping[str, FeatureTable],
+    options: Mapping[str, Any],
+    factors: Mapping[str, np.ndarray],
+) -> dict[str, csr_matrix | None]:
+    """The graphs that weights are shrunk toward, by name."""
+    config = ContentEASE.Config(knn_k=options["knn_k"], image_weight=options["image_weight"])
+    content = content_prior(tables, config.weights_of(tables), data.train, config)
+    x = interaction_matrix(data.train, "float64")
+    shared = (x.T @ x).tolil()
+    shared.setdiag(0)
+    other = {"co-occurrence": neighbor_graph(shared.toarray(), data)}
+    other |= {f"{label} items": neighbor_graph(items, data) for label, items in factors.items()}
+    walk = diags(1 / np.maximum(np.asarray(content.sum(1)).ravel(), 1e-9)) @ content
+    found: dict[str, csr_matrix | None] = {"none (EASE)": None, "content": content}
+    found["content, rows that sum to 1"] = walk.tocsr()
+    found["content and neighbors of neighbors"] = ((content + content @ content) / 2).tocsr()
+    found |= other
+    found |= {
+        f"content and {name}": ((1 - SHARE) * content + SHARE * graph).tocsr()
+        for name, graph in other.items()
+    }
+    return found
+
+
+def measure(
+    data: gr.Dataset, tables: Mapping[str, FeatureTable], record: Mapping[str, Any]
+) -> dict[str, Any]:
+    """All variants on one dataset."""
+    rows = record["rows"]
+    options = rows.get("ContentEASE, in turn", rows.get("ContentEASE", {})).get("options", {})
+    options = ContentEASE.Config.defaults() | options
+    embeddings = {label: trained(data, tables, label, record) for label in ("iALS", "FREEDOM")}
+    regression = Regression(data)
+    graphs = priors(data, tables, options, {label: items for label, (_, items) in embeddings.items()})
+    found: dict[str, dict[str, Any]] = {}
+    best: Scores | None = None
+
+    def add(name: str, grid: list[tuple[dict[str, float], Scores]]) -> None:
+        nonlocal best
+        values = [validated(data, scores) for _, scores in grid]
+        at = max(range(len(grid)), key=lambda n: values[n]["recall@20"])
+        found[name] = {
+            "recall@20": values[at]["recall@20"],
+            "ndcg@20": max(value["ndcg@20"] for value in values),
+            "at": grid[at][0],
+        }
+        if name == "content":
+            best = grid[at][1]
+
+    for name, graph in graphs.items():
+        add(name, regression.grid(graph))
+    weights = data.train.user_degree.clip(1) ** -0.5
+    add("content, users weighted by d^-1/2", Regression(data, weights).grid(graphs["content"]))
+    assert best is not None
+    return {"variants": found, "sums": sums(data, best, embeddings)}
+
+
+def sums(
+    data: gr.Dataset, own: Scores, embeddings: Mapping[str, tuple[np.ndarray, np.ndarray]]
+) -> dict[str, Any]:
+    """Sums of scores of several models, standardized for each user; the shares are chosen on validation."""
+    parts = [own.values, *(torch.from_numpy(users @ items.T) for users, items in embeddings.values())]
+    parts = [(p - p.mean(1, keepdim=True)) / p.std(1, keepdim=True) for p in parts]
+    tried = [
+        (1 - a - b, a, b) for a, b in itertools.product(MIXED, MIXED) if a + b <= 1
+    ] + [(0.0, 1.0, 0.0), (0.0, 0.0, 1.0)]  # fmt: skip
+    chosen: dict[str, Any] = {}
+    groups = {
+        "ContentEASE": lambda s: s == (1, 0, 0),
+        "iALS": lambda s: s == (0, 1, 0),
+        "FREEDOM": lambda s: s == (0, 0, 1),
+        "ContentEASE and iALS": lambda s: s[0] > 0 and s[2] == 0,
+        "ContentEASE and FREEDOM": lambda s: s[0] > 0 and s[1] == 0,
+        "all three": lambda s: s[0] > 0,
+    }
+    values = {}
+    for shares in tried:
+        values[shares] = validated(data, Scores(_mixed(parts, shares)))
+    for name, member in groups.items():
+        shares = max((s for s in tried if member(s)), key=lambda s: values[s]["recall@20"])
+        report = gr.evaluate(
+            Scores(_mixed(parts, shares)), data.test, seen=data.train, metrics=("recall", "ndcg"), k=(20,)
+        )
+        chosen[name] = {
+            "shares": list(shares),
+            "valid": values[shares],
+            "test": {metric: report.mean()[metric] for metric in METRICS},
+        }
+    return chosen
+
+
+def _mixed(parts: list[torch.Tensor], shares: tuple[float, ...]) -> torch.Tensor:
+    total: torch.Tensor = sum(share * part for share, part in zip(shares, parts, strict=True))  # type: ignore[assignment]
+    return total
+
+
+def opened(name: str, root: str | None, store: Path) -> tuple[gr.Dataset, Mapping[str, FeatureTable]]:
+    """A dataset and its features by field."""
+    data = gr.load_dataset(name, root=root)
+    if name == "amazon-scientific":
+        return data, ready_features(data, name, root)
+    return data, extracted(data, store, image="hog-hsv", text=text_encoder())
+
+
+def variants_table(found: Mapping[str, Any]) -> str:
+    """The recorded variants as markdown."""
+    heads = [f"{name}, {metric}" for name in found for metric in ("R@20", "N@20")]
+    lines = [f"| weights are shrunk toward | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for variant in next(iter(found.values()))["variants"]:
+        cells = [f"{found[name]['variants'][variant][m]:.4f}" for name in found for m in METRICS]
+        lines.append(f"| {variant} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def sums_table(found: Mapping[str, Any]) -> str:
+    """The recorded sums of scores as markdown, on test."""
+    heads = [f"{name}, {metric}" for name in found for metric in ("R@20", "N@20")]
+    lines = [f"| scores | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for label in next(iter(found.values()))["sums"]:
+        cells = [f"{found[name]['sums'][label]['test'][m]:.4f}" for name in found for m in METRICS]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Prints and records the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--root", default=None, help="folder with the datasets")
+    parser.add_argument("--store", type=Path, default=Path("cache"), help="the feature store")
+    parser.add_argument("--datasets", nargs="+", default=list(DATASETS), choices=DATASETS)
+    parser.add_argument("--threads", type=int, help="torch threads")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    found = read_json(RESULT) if RESULT.exists() else {}
+    for name in options.datasets:
+        data, tables = opened(name, options.root, options.store)
+        record = read_json(RESULTS / f"{name.replace('-', '_')}.json")
+        found[name] = measure(data, tables, record)
+        write_result(RESULT, {known: found[known] for known in DATASETS if known in found})
+        print(f"{variants_table({name: found[name]})}\n\n{sums_table({name: found[name]})}\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
