@@ -277,12 +277,13 @@ class Study:
             return chosen, []  # the trials are recorded there
         cls = model_class(row.model)
         fixed = _given(row.config)
-        if not self.experiment.trials:
+        trials = row.trials or self.experiment.trials
+        if not trials:
             return fixed, []
         train = _given(self.limited(row.train))
         tuned = tune(
             row.model, self.data, self.given(row, row.config),
-            trials=QUICK["trials"] if self.quick else row.trials or self.experiment.trials,
+            trials=QUICK["trials"] if self.quick else trials,
             sampler=row.sampler,
             out=self.folder / "tuning" / folder_of(row.label), seed=self.experiment.seeds[0],
             select=SELECT, resume=True, extend=0 if self.quick else EXTEND,

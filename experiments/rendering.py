@@ -84,7 +84,14 @@ def about(result: Mapping[str, Any]) -> str:
     minutes = sum(run["seconds"] for row in result["rows"].values() for run in row["runs"]) / 60
     beyond = any("beyond" in trial for row in result["rows"].values() for trial in row["trials"])
     further = " and up to 4 more beyond an edge of its grid" if beyond else ""
-    how = f"{trials} trials a model{further}" if trials else "the papers' settings, nothing tuned"
+    how = f"{trials} trials a model{further}" if trials else "the papers' settings"
+    if not trials:
+        tuned = any(row["model"] == "content-ease" for row in result["rows"].values())
+        how += (
+            "; models in closed form: 8 trials, and up to 4 more beyond an edge"
+            if tuned
+            else ", nothing tuned"
+        )
     if trials and result["tuned_on"] != result["experiment"]:
         how += f", those of {result['tuned_on']}"
     fields: dict[str, list[str]] = {"item": [], "user": []}
