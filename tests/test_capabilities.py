@@ -87,7 +87,7 @@ def test_queries_that_do_not_fit_are_refused() -> None:
         Query(np.array([0, 1]), Histories.from_lists([[1]]))
     with pytest.raises(DataError, match="item 9 in row 1"):
         Histories.from_lists([[1], [2, 9]]).check(5)
-    with pytest.raises(DataError, match="-3 at position 1"):
+    with pytest.raises(DataError, match="-3 in row 0, position 1"):
         Histories.from_lists([[1, -3]])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -43,6 +44,7 @@ Search = Annotated[str, typer.Option("--search", help="exact, approximate (needs
     "graphrec recommend runs/shop --user U00001 --user U00002 -k 5 --only in-stock.txt --format json",
     "graphrec recommend runs/shop --user newcomer --unknown popularity",
     "graphrec recommend runs/shop --history P0001 --history P0007",
+    "graphrec recommend runs/shop --history-file basket.csv",
 )
 def recommend(
     run: settings.Run,
@@ -52,6 +54,14 @@ def recommend(
         typer.Option(
             help="Id of an item that the user took, oldest first; may be repeated. Instead of what is known "
             "of the user, or of somebody without --user."
+        ),
+    ] = None,
+    history_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Such items in a CSV file instead: the columns item and, if there are any, weight (how much "
+            "it counts, above 0) and time (which gives the order).",
         ),
     ] = None,
     k: K = 10,
@@ -70,10 +80,16 @@ def recommend(
     on stderr and the rest is answered; it is an error if no user or no item of --only is known. If no item of
     --history is known, the most popular items are recommended.
     """
+    weights = times = None
+    if history_file is not None:
+        if history:
+            raise ConfigError("--history and --history-file both list what one user took; give one of them")
+        history, weights, times = settings.history(history_file)
+    source = "--history" if history_file is None else "--history-file"
     if not user and not history:
         raise ConfigError("nobody to recommend to; give --user, --history, or both")
     if history and len(user or ()) > 1:
-        raise ConfigError(f"--history describes one user, and --user names {len(user or ())}")
+        raise ConfigError(f"{source} describes one user, and --user names {len(user or ())}")
     form = settings.json_format(as_json, form, "table")
     settings.choice(form, FORMATS, "--format")
     settings.choice(unknown, ["error", "popularity"], "--unknown")
@@ -87,14 +103,17 @@ def recommend(
     if user and not history and unknown == "error":
         user = _known(recommender.users, user, "--user", strict)
     if history:
-        history = _known(recommender.items, history, "--history", strict, required=False)
+        known = [name in recommender.items for name in history]
+        history = _known(recommender.items, history, source, strict, required=False)
+        weights, times = (values and list(compress(values, known)) for values in (weights, times))
         if not history:
-            output.print_note("no item of --history is known; the most popular items follow")
+            output.print_note(f"no item of {source} is known; the most popular items follow")
             unknown = "popularity"
     allowed = allowed and _known(recommender.items, allowed, "--only", strict)
     excluded = excluded and _known(recommender.items, excluded, "--exclude", strict, required=False)
     ids, scores = recommender.recommend(
-        user or None, k, history=history, exclude_seen=not include_seen, only=allowed, exclude=excluded,
+        user or None, k, history=history, weights=weights, times=times,
+        exclude_seen=not include_seen, only=allowed, exclude=excluded,
         unknown=cast(Literal["error", "popularity"], unknown), search=cast(Any, search),
     )  # fmt: skip
     if not user:  # one row

@@ -232,6 +232,43 @@ def lines(path: Path | None) -> list[str] | None:
     return ids
 
 
+def history(path: Path) -> tuple[list[str], list[float] | None, list[float] | None]:
+    """The items that one user took, their weights and their times, from a CSV file with the column ``item``
+    and, if there are any, ``weight`` and ``time``.
+
+    Raises:
+        DataError: the file is missing or damaged, has other columns, or holds a wrong value; names file and
+            row.
+    """
+    from graphrec.data import frames
+    from graphrec.data.query import WEIGHTS
+    from graphrec.data.readers.files import first_row, read_table
+    from graphrec.data.times import as_seconds
+
+    suffix(path, [".csv"], "--history-file")
+    columns = ("item", "weight", "time")
+    if not path.exists():
+        raise DataError(f"{path}: no such file; expected a CSV file with the columns {', '.join(columns)}")
+    frame, source, row = read_table(path), str(path), first_row(path)
+    for name in frame.columns:
+        if name not in columns:
+            raise DataError(
+                f"{path}, line 1: unknown column {name!r}; expected item and, if you have them, weight and "
+                f"time.{nearest(name, columns)}"
+            )
+    items = frames.as_ids(frames.column(frame, "item", source), "item", source, row).to_list()
+    weights = times = None
+    if "weight" in frame.columns:
+        found = frames.as_numbers(frame["weight"], "weight", source, row)
+        outside = (found < WEIGHTS[0]) | (found > WEIGHTS[1])
+        limits = f"; expected a number from {WEIGHTS[0]:g} to {WEIGHTS[1]:g}"
+        frames.refuse(outside, frame["weight"], "weight", limits, source, row)
+        weights = found.tolist()
+    if "time" in frame.columns:
+        times = as_seconds(frame["time"], source, row).tolist()
+    return items, weights, times
+
+
 def _value(text: str) -> Any:
     try:
         return json.loads(text)

@@ -72,13 +72,15 @@ def interaction_matrix(train: Interactions, dtype: str = "float32") -> csr_matri
 
 
 def history_matrix(histories: Histories, n_items: int) -> csr_matrix:
-    """Histories as rows ``(B, n_items) float32`` of zeros and ones; repeated items count once."""
+    """Histories as rows ``(B, n_items) float32`` of their weights, or of ones; see
+    :meth:`graphrec.data.query.Histories.distinct` for repeated items.
+    """
     from scipy.sparse import csr_matrix
 
-    histories.check(n_items)
-    keys = np.unique(histories.row_indices * n_items + histories.items)
-    ones = np.ones(len(keys), np.float32)
-    return csr_matrix((ones, (keys // n_items, keys % n_items)), shape=(len(histories), n_items))
+    distinct = histories.check(n_items).distinct()
+    values = np.ones(len(distinct.items)) if distinct.weights is None else distinct.weights
+    shape = (len(histories), n_items)
+    return csr_matrix((values.astype(np.float32), distinct.items, distinct.indptr), shape=shape)
 
 
 def keep_largest(matrix: csr_matrix, k: int) -> csr_matrix:

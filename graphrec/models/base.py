@@ -22,7 +22,7 @@ from graphrec.features.prefetch import RowsOnDisk, prefetch
 from graphrec.graphs import sparse
 from graphrec.graphs.graph import Graph
 from graphrec.models.batches import BatchSampler, EpochContext
-from graphrec.models.capabilities import Capability, Encoder, Generator, RankedLists
+from graphrec.models.capabilities import Capability, Encoder, Generator, RankedLists, check_unweighted
 from graphrec.models.fold_in import FoldIn, Folding, LeastSquaresFoldIn
 from graphrec.models.row_adam import RowAdam, skip_index_checks
 from graphrec.models.search_space import Space
@@ -400,6 +400,7 @@ class Ranker(Model):
         query = users if isinstance(users, Query) else Query(users=np.asarray(users))
         if query.histories is not None:
             query.histories.check(self.n_items)
+            check_unweighted(query.histories, self.name or type(self).__name__)
             return query
         assert query.users is not None
         return Query(query.users, Histories.from_interactions(self.train_pairs).take(query.users))

@@ -2,8 +2,8 @@
 
 ============== ==============================================================================================
 embeddings     Known users and items have vectors; a score is their inner product.
-item_weights   A sparse matrix over items: the scores of a history are its row times the matrix. Known users
-               are answered by their train interactions.
+item_weights   A sparse matrix over items: the scores of a history are its row times the matrix, a row of the
+               weights of its items. Known users are answered by their train interactions.
 encoder        A module turns a history into a vector beside the embeddings of the items.
 generator      A module turns a history into a ranked list, by a search constrained to the items allowed.
 ============== ==============================================================================================
@@ -17,11 +17,25 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from torch import Tensor, nn
 
-from graphrec.data.query import Query
+from graphrec.core.errors import ConfigError
+from graphrec.data.query import Histories, Query
 
 Capability = Literal["embeddings", "item_weights", "encoder", "generator"]
 """How a model answers queries."""
 CAPABILITIES: tuple[str, ...] = get_args(Capability)
+
+
+ORDERED: tuple[str, ...] = ("encoder", "generator")
+"""Capabilities that read a history as a sequence, whose items have an order and no weights."""
+
+
+def check_unweighted(histories: Histories, model: str) -> None:
+    """Raises a ConfigError for histories with weights, which a model of :data:`ORDERED` cannot read."""
+    if histories.weights is not None:
+        raise ConfigError(
+            f"{model} reads a history as a sequence, whose items have no weights; found weights: leave them "
+            "out, or use a model without order"
+        )
 
 
 class QueryModule(nn.Module):

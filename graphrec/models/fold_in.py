@@ -6,6 +6,9 @@ own ID embedding; :class:`MeanFoldIn` is that sum, exactly. Where the embedding 
 closed form, :class:`LeastSquaresFoldIn` solves for the vector whose inner products are 1 with the items of
 the list and 0 with the others, as in implicit matrix factorization (Hu et al., ICDM 2008,
 https://doi.org/10.1109/ICDM.2008.22).
+
+Where the items of a list have weights, they are the weights of the user's edges in the first rule and
+multiply the confidence in the second; weights of 1 change nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ BLOCK = 2**20  # numbers in a block of gathered vectors: 4 MiB, and systems take
 
 
 class MeanFoldIn(NamedTuple):
-    """``u = n^-1/2 sum_i q_i + b`` over the ``n`` items of a list.
+    """``u = (sum_i w_i)^-1/2 sum_i w_i q_i + b`` over the items of a list and their weights, by default 1.
 
     Attributes:
         table: ``q (n_items, d) float32``.
@@ -38,11 +41,12 @@ class MeanFoldIn(NamedTuple):
 
 
 class LeastSquaresFoldIn(NamedTuple):
-    """The vector ``u`` that minimizes, for the items ``S`` of a list and ``m = alpha |S| + a n_items``,
-    ``sum_{i in S} (alpha + a)(1 - u.v_i)^2 + a sum_{i not in S} (u.v_i)^2 + reg m^e |u|^2``.
+    """The vector ``u`` that minimizes, for the items ``S`` of a list, weights ``w_i``, by default 1, and
+    ``m = alpha sum_{i in S} w_i + a n_items``,
+    ``sum_{i in S} (alpha w_i + a)(1 - u.v_i)^2 + a sum_{i not in S} (u.v_i)^2 + reg m^e |u|^2``.
 
     Attributes:
-        alpha: weight of an item of the list beyond that of others.
+        alpha: confidence in an item of the list, beyond that in others.
         unobserved_weight: ``a``.
         reg_weight: ``reg``.
         reg_exponent: ``e``.
@@ -76,17 +80,20 @@ class Folding:
         return self.items.T @ self.items
 
     def __call__(self, histories: Histories) -> Tensor:
-        """Vectors ``(B, d)`` of users with ``B`` histories, none empty; repeated items count once."""
-        n_items = len(self.items)
-        keys = np.unique(histories.row_indices * n_items + histories.items)
-        counts = np.bincount(keys // n_items, minlength=len(histories))
-        distinct = Histories(keys % n_items, np.concatenate([[0], np.cumsum(counts)]))
+        """Vectors ``(B, d)`` of users with ``B`` histories, none empty.
+
+        Repeated items count once; where there are weights, those of a repeated item add up.
+        """
+        distinct = histories.distinct()
         if isinstance(self.rule, LeastSquaresFoldIn):
             return least_squares(self.items, distinct, self.rule, self.gram)
         table, bias = self.rule
         item, offsets = torch.from_numpy(distinct.items), torch.from_numpy(distinct.indptr)
-        total = embedding_bag(item, table, offsets, mode="sum", include_last_offset=True)
-        return total / torch.from_numpy(np.sqrt(counts).astype(np.float32))[:, None] + bias
+        weights = None if distinct.weights is None else _float32(distinct.weights)
+        total = embedding_bag(
+            item, table, offsets, mode="sum", include_last_offset=True, per_sample_weights=weights
+        )
+        return total / _float32(np.sqrt(distinct.weight_sums))[:, None] + bias
 
 
 def fold_in(rule: FoldIn, histories: Histories, items: Tensor) -> Tensor:
@@ -101,7 +108,7 @@ def least_squares(
 
     Args:
         others: vectors of the other side ``(n, d) float32``.
-        histories: what each of ``B`` has of it, each at most once.
+        histories: what each of ``B`` has of it, each at most once, with weights or without.
         rule: weights and penalty.
         gram: ``others.T @ others (d, d)``, if it is known.
 
@@ -115,26 +122,40 @@ def least_squares(
     gram = others.T @ others if gram is None else gram
     # In the basis of its eigenvectors the part that all systems share is diagonal.
     eigenvalues, basis = torch.linalg.eigh(rule.unobserved_weight * gram)
-    total = rule.alpha * histories.lengths + rule.unobserved_weight * n  # weight of all cells (B,)
+    total = rule.alpha * histories.weight_sums + rule.unobserved_weight * n  # weight of all cells (B,)
     penalty = torch.from_numpy(rule.reg_weight * total**rule.reg_exponent).to(others)
     result = others.new_zeros(len(histories), dim)
     for rows in _blocks(histories.lengths, dim):
         at = torch.from_numpy(rows)
-        index = torch.from_numpy(histories.take(rows).padded())  # (b, length), filled up with -1
+        part = histories.take(rows)
+        index = torch.from_numpy(part.padded())  # (b, length), filled up with -1
         vectors = (others[index.clamp(min=0)] @ basis).masked_fill_((index < 0)[..., None], 0)
+        targets = vectors.new_ones(vectors.shape[:2])
+        if part.weights is not None:
+            # With sqrt(w) v as vectors and these targets, the equations are those without weights.
+            root = torch.zeros_like(targets).masked_scatter_(index >= 0, _float32(np.sqrt(part.weights)))
+            vectors *= root[..., None]
+            observed = rule.alpha + rule.unobserved_weight
+            scale = (rule.alpha * part.weights + rule.unobserved_weight) / (observed * np.sqrt(part.weights))
+            targets.masked_scatter_(index >= 0, _float32(scale))
         diagonal = eigenvalues.clamp(min=0) + penalty[at, None]  # (b, d)
         if vectors.shape[1] < dim:  # one equation for each item of the history
             scaled = vectors / diagonal[:, None]
             identity = torch.eye(vectors.shape[1])[None].to(vectors)
             system = torch.baddbmm(identity, scaled, vectors.mT, alpha=rule.alpha)
-            solved = _solve(system, vectors.new_ones(vectors.shape[:2]), rule)
+            solved = _solve(system, targets, rule)
             result[at] = (scaled * solved[..., None]).sum(1)
         else:
             system = torch.baddbmm(torch.diag_embed(diagonal), vectors.mT, vectors, alpha=rule.alpha)
-            result[at] = _solve(system, vectors.sum(1), rule)
+            wanted = vectors if part.weights is None else vectors * targets[..., None]
+            result[at] = _solve(system, wanted.sum(1), rule)
     result *= rule.alpha + rule.unobserved_weight
     in_first_basis: Tensor = result @ basis.T
     return in_first_basis
+
+
+def _float32(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32))
 
 
 def _solve(systems: Tensor, targets: Tensor, rule: LeastSquaresFoldIn) -> Tensor:

@@ -127,6 +127,25 @@ def as_histories(history: Iterable[Any]) -> tuple[list[list[Any]], bool]:
     return ([list(entry) for entry in outer], False) if any(nested) else ([outer], True)
 
 
+def as_numbers(values: Iterable[Any] | None, name: str, single: bool) -> list[list[Any]] | None:
+    """Numbers beside the items of histories, as one list per history; None for None.
+
+    Args:
+        values: one number an item of a ``single`` history, else one list of numbers per user.
+        name: of the argument, for messages.
+        single: whether there is a single history, as :func:`as_histories` says.
+    """
+    if values is None:
+        return None
+    several = isinstance(values, Iterable) and not isinstance(values, str)
+    outer = list(values) if several else []
+    nested = [isinstance(entry, Iterable) and not isinstance(entry, str) for entry in outer]
+    if not several or (any(nested) if single else not all(nested)):
+        form = "one number for each item of history" if single else "one list of numbers per user"
+        raise ConfigError(f"{name}={values!r}; expected {form}")
+    return [outer] if single else [list(entry) for entry in outer]
+
+
 def fold_in_to_saved(rule: FoldIn | None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Entries of a saved recommender's head for its fold-in rule, and the rule's arrays."""
     if rule is None:

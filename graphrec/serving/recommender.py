@@ -20,6 +20,7 @@ from graphrec.core.errors import CheckpointError, ConfigError, first_few
 from graphrec.data import Dataset, Histories, Interactions, Query, Vocabulary
 from graphrec.features.extract.decoding import MAX_PIXELS
 from graphrec.models.base import ColdStartRule, ContentProjection, Features, Ranker
+from graphrec.models.capabilities import ORDERED, check_unweighted
 from graphrec.serving import array_bundle, histories, vectors
 from graphrec.serving.catalog import ItemBlock, Items
 from graphrec.serving.content import (
@@ -212,6 +213,8 @@ class Recommender:
         k: int = 10,
         *,
         history: Iterable[Any] | None = None,
+        weights: Iterable[Any] | None = None,
+        times: Iterable[Any] | None = None,
         exclude_seen: bool = True,
         only: Iterable[Any] | None = None,
         exclude: Iterable[Any] | None = None,
@@ -228,7 +231,15 @@ class Recommender:
             k: number of items per user.
             history: ids of the items a user took, oldest first, or one such list per user. It replaces the
                 known history of the user, who may also be unknown. Models with embeddings fold it in
-                (:mod:`graphrec.models.fold_in`). Items added by :meth:`add_items` are ignored in histories.
+                (:mod:`graphrec.models.fold_in`). Items added by :meth:`add_items` are ignored in histories,
+                with their weights and times.
+            weights: how much each item of ``history`` counts, such as how often it was bought: a number from
+                1e-30 to 1e6 for each, in the form of ``history``. Default: each item counts 1, however often
+                it is repeated; the weights of repeated items add up. Models that read sequences (encoders
+                and generators) refuse weights.
+            times: when the user took each item of ``history``, in seconds since the epoch and in its form.
+                They put it into order, oldest first; items of the same time stay in the given order. Only
+                models that read sequences depend on order and times; others answer as without.
             exclude_seen: leave out the items of the user's known pairs and of ``history``.
             only: recommend only these items, such as those in stock.
             exclude: never recommend these items.
@@ -248,14 +259,17 @@ class Recommender:
             UnknownIdError: a user (unless ``unknown="popularity"``) or an item is unknown; without
                 ``strict``, no item of ``only`` is known.
             ConfigError: ``k`` is below 1, ``unknown`` or ``search`` is none of the choices, there is no
-                index for an approximate search, the model cannot answer histories, a history is empty (unless
-                ``unknown="popularity"``), or ``users`` and ``history`` have different lengths.
+                index for an approximate search, the model cannot answer histories or reads no weights, a
+                history is empty (unless ``unknown="popularity"``), ``users`` and ``history`` have different
+                lengths, or ``weights`` or ``times`` are not in the form of ``history``.
+            DataError: a row of ``weights`` or ``times`` has another length than its history, or holds
+                something else than a finite number or a weight in its range; the message names the row.
         """
         if unknown not in ("error", "popularity"):
             raise ConfigError(f"unknown={unknown!r}; expected 'error' or 'popularity'")
         if not strict:
-            options: dict[str, Any] = {"history": history, "exclude_seen": exclude_seen}
-            options |= {"unknown": unknown, "search": search}
+            options: dict[str, Any] = {"history": history, "weights": weights, "times": times}
+            options |= {"exclude_seen": exclude_seen, "unknown": unknown, "search": search}
             return self._recommend_to_known(users, k, only, exclude, options)
         lists = choose_lists("recommend", search, self._index)
         limits = Limits(
@@ -263,8 +277,11 @@ class Recommender:
             None if only is None else self._sorted_indices(only),
             NO_ITEMS if exclude is None else self._sorted_indices(exclude),
         )
+        if history is None and (weights is not None or times is not None):
+            raise ConfigError("weights and times describe the items of a history; found no history")
         if history is not None or (self.capability == "generator" and users is not None):
-            return self._recommend_by_history(users, history, limits, exclude_seen, unknown, lists)
+            taken = None if history is None else self._as_histories(history, weights, times)
+            return self._recommend_by_history(users, taken, limits, exclude_seen, unknown, lists)
         if users is None:
             raise ConfigError("recommend() needs users, history, or both; found neither")
         ids, single = as_list(users)
@@ -333,10 +350,24 @@ class Recommender:
             items[known], scores[known] = self.recommend(names, k, only=only, exclude=exclude, **options)
         return (items[0], scores[0]) if single else (items, scores)
 
+    def _as_histories(
+        self, history: Iterable[Any], weights: Iterable[Any] | None, times: Iterable[Any] | None
+    ) -> tuple[Histories, bool]:
+        """The arguments of :meth:`recommend` by index, oldest first, and whether they describe one user."""
+        id_lists, single = histories.as_histories(history)
+        taken = Histories.from_lists(
+            [self._items.indices(id_list) for id_list in id_lists],
+            histories.as_numbers(times, "times", single),
+            histories.as_numbers(weights, "weights", single),
+        )
+        if self.capability in ORDERED:
+            check_unweighted(taken, str(self.meta.get("model", "this model")))
+        return taken.by_time(), single
+
     def _recommend_by_history(
         self,
         users: Any,
-        history: Iterable[Any] | None,
+        history: tuple[Histories, bool] | None,
         limits: Limits,
         exclude_seen: bool,
         unknown: str,
@@ -347,18 +378,15 @@ class Recommender:
         rows = None if users is None else self.users.find(ids).astype(np.int64)
         if history is None:
             assert rows is not None
-            known = Histories.from_interactions(self._items.seen)
-            taken = [known[row] if row >= 0 else NO_ITEMS for row in rows]
+            taken = Histories.from_interactions(self._items.seen).take(np.maximum(rows, 0))
+            taken = taken.where((rows >= 0)[taken.row_indices])
         else:
-            id_lists, single_history = histories.as_histories(history)
+            taken, single_history = history
             single = single and single_history
-            taken = [self._items.indices(id_list) for id_list in id_lists]
         if rows is not None and len(rows) != len(taken):
             raise ConfigError(f"{len(rows)} users and {len(taken)} histories; expected one history per user")
-        n_base = len(self._items.base)
-        base_histories = [items[items < n_base] for items in taken]  # the model knows no added items
-        lengths = np.array([len(items) for items in base_histories])
-        empty = np.flatnonzero(lengths == 0)
+        base_histories = taken.where(taken.items < len(self._items.base))  # the model knows no added items
+        empty = np.flatnonzero(base_histories.lengths == 0)
         if len(empty) and unknown == "error":
             if history is None and rows is not None and rows[empty[0]] < 0:
                 self.users.index(ids[empty[0]])  # raises
@@ -369,12 +397,9 @@ class Recommender:
         hidden = [NO_ITEMS] * len(taken)
         if exclude_seen:
             owners = [-1] * len(taken) if rows is None else rows.tolist()
-            hidden = [self._hidden_items(*pair) for pair in zip(owners, taken, strict=True)]
-        answered = np.flatnonzero(lengths)
-        query = Query(
-            None if rows is None else rows[answered],
-            Histories.from_lists([base_histories[row] for row in answered]),
-        )
+            hidden = [self._hidden_items(owner, taken[row]) for row, owner in enumerate(owners)]
+        answered = np.flatnonzero(base_histories.lengths)
+        query = Query(None if rows is None else rows[answered], base_histories.take(answered))
         hidden_answered = [hidden[row] for row in answered]
         best = empty_topk(len(taken), limits.k)
         if self.capability == "generator":

@@ -123,15 +123,31 @@ class LiveRecommender:
                 answers[number] = ids[begin:end], scores[begin:end]
         return [answers[number] for number in range(len(requests))]
 
-    def recommend_by_history(
-        self, users: Sequence[str], histories: Sequence[Sequence[str]], options: Options
-    ) -> Answer:
-        """The items with the highest scores for users with these histories, one for each.
+    def recommend_by_history(self, visitors: Sequence[schema.Visitor], options: Options) -> Answer:
+        """The items with the highest scores for users with histories.
+
+        Those with weights, with times, with both and with neither are answered apart, as if alone.
 
         Raises:
             GraphrecError: see :meth:`graphrec.Recommender.recommend`.
         """
-        return self.recommender.recommend(users, history=histories, search=self.search, **options._asdict())
+        recommender = self.recommender
+        ids = np.full((len(visitors), options.k), None, dtype=object)
+        scores = np.full(ids.shape, -np.inf, dtype=np.float32)
+        groups: dict[tuple[bool, bool], list[int]] = {}
+        for row, visitor in enumerate(visitors):
+            groups.setdefault((visitor.weights is None, visitor.times is None), []).append(row)
+        for (unweighted, untimed), rows in groups.items():
+            part = [visitors[row] for row in rows]
+            ids[rows], scores[rows] = recommender.recommend(
+                [visitor.id for visitor in part],
+                history=[visitor.history for visitor in part],
+                weights=None if unweighted else [visitor.weights for visitor in part],
+                times=None if untimed else [visitor.times for visitor in part],
+                search=self.search,
+                **options._asdict(),
+            )
+        return ids, scores
 
     def prepare(self) -> None:
         """Prepares the calling thread for searching: one thread of torch and of FAISS.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -16,7 +16,11 @@ from pydantic import (
     StringConstraints,
     Tag,
     create_model,
+    model_validator,
 )
+
+from graphrec.data.query import WEIGHTS
+from graphrec.data.times import LIMIT
 
 BODY = 2**20
 """Bytes of a request's body."""
@@ -44,6 +48,8 @@ ItemIds = Annotated[list[Id], Field(max_length=LIMITS)]
 _WholeNumber = BeforeValidator(lambda v: int(v) if isinstance(v, float) and v.is_integer() else v)
 TopK = Annotated[int, Field(ge=1, le=K), _WholeNumber]
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-3e38, le=3e38)]
+Weight = Annotated[float, Field(allow_inf_nan=False, ge=WEIGHTS[0], le=WEIGHTS[1])]
+Seconds = Annotated[float, Field(allow_inf_nan=False, gt=-LIMIT, lt=LIMIT)]
 
 
 def _decode(text: str) -> bytes:
@@ -70,6 +76,26 @@ class Visitor(RequestModel):
     """What to call the user in the answer; may be unknown."""
     history: Annotated[list[Id], Field(min_length=1, max_length=HISTORY)]
     """Ids of the items that the user took, oldest first."""
+    weights: Annotated[list[Weight], Field(max_length=HISTORY)] | None = None
+    """How much each item counts, one number an item; by default 1, however often an item is repeated."""
+    times: Annotated[list[Seconds], Field(max_length=HISTORY)] | None = None
+    """When the user took each item, in seconds since 1970, one number an item; they give the order."""
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Visitor:
+        for name, values in (("weights", self.weights), ("times", self.times)):
+            if values is not None and len(values) != len(self.history):
+                raise ValueError(
+                    f"{len(values)} {name} for {len(self.history)} items; expected one for each item"
+                )
+        return self
+
+    def without(self, items: Collection[str]) -> Visitor:
+        """The visitor but for some items, with their weights and times."""
+        kept = [n for n, item in enumerate(self.history) if item not in items]
+        fields = {name: getattr(self, name) for name in ("history", "weights", "times")}
+        given = {name: [values[n] for n in kept] for name, values in fields.items() if values is not None}
+        return self.model_copy(update=given)
 
 
 # Told apart by their type, so that an error is about the one that was meant.

@@ -99,15 +99,15 @@ def create_service(served: LiveRecommender, hosts: Sequence[str] | None = None) 
         unknown: dict[str, list[str]] = {}
         known = [user for user in body.users if isinstance(user, str)]
         visitors = [user for user in body.users if not isinstance(user, str)]
-        histories: list[Sequence[str]] = [user.history for user in visitors]
         if visitors and not served.recommender.answers_histories:
             raise HTTPException(409, NO_HISTORIES)
         if not body.strict:
             looked_up = known if body.unknown == "error" else None
             unknown = served.recommender.unknown_ids(looked_up, body.only, body.exclude)
-            lost = served.recommender.unknown_ids(only=[item for items in histories for item in items])
-            unknown |= {"history": lost["only"]} if lost else {}
-            histories = [without(items, unknown.get("history", ())) or [] for items in histories]
+            lost = served.recommender.unknown_ids(only=[item for user in visitors for item in user.history])
+            if lost:
+                unknown["history"] = lost["only"]
+                visitors = [user.without(set(lost["only"])) for user in visitors]
         users, only, exclude = (
             without(ids, unknown.get(field, ()))
             for field, ids in (("users", known), ("only", body.only), ("exclude", body.exclude))
@@ -117,7 +117,7 @@ def create_service(served: LiveRecommender, hosts: Sequence[str] | None = None) 
         allowed = None if only is None else tuple(only)
         options = Options(body.k, body.exclude_seen, allowed, tuple(exclude or ()), body.unknown)
         answered = iter(_rows(users, await batches.submit((users, options))) if users else ())
-        of_visitors = iter(await _by_history(served, visitors, histories, options, body.strict))
+        of_visitors = iter(await _by_history(served, visitors, options, body.strict))
         nobody = set(unknown.get("users", ()))
         rows = []
         for user in body.users:
@@ -221,7 +221,6 @@ def serve(
 async def _by_history(
     served: LiveRecommender,
     visitors: Sequence[schema.Visitor],
-    histories: Sequence[Sequence[str]],
     options: Options,
     strict: bool,
 ) -> list[dict[str, Any]]:
@@ -230,9 +229,12 @@ async def _by_history(
         return []
     if not strict:
         options = options._replace(unknown="popularity")
-    names = [visitor.id for visitor in visitors]
-    rows = _rows(names, await run_in_threadpool(served.recommend_by_history, names, histories, options))
-    return [row if items else {**row, "popular": True} for row, items in zip(rows, histories, strict=True)]
+    answer = await run_in_threadpool(served.recommend_by_history, visitors, options)
+    rows = _rows([visitor.id for visitor in visitors], answer)
+    return [
+        row if visitor.history else {**row, "popular": True}
+        for row, visitor in zip(rows, visitors, strict=True)
+    ]
 
 
 def _rows(names: Sequence[str], answer: Answer) -> list[dict[str, Any]]:
