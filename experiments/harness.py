@@ -331,17 +331,36 @@ class Study:
             {**read_meta(out), "path": str(out)},
         )
 
-    def one(self, row: Row, chosen: Mapping[str, Any], seed: int) -> tuple[dict[str, Any], Report]:
-        """One training with its test report, read back if it is finished."""
-        cls = model_class(row.model)
-        own = {k: v for k, v in chosen.items() if not k.startswith("train.")}
-        data, out = self.data, self.path(row, seed)
-        tables = self.given(row, cls.Config(**own))
-        recognized = {
-            "dataset": {"name": data.name, "fingerprint": data.fingerprint},
+    def recognized(self, row: Row, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """What a training depends on: dataset, features and options."""
+        tables = self.given(row, model_class(row.model).Config(**_of_model(chosen)))
+        return {
+            "dataset": {"name": self.data.name, "fingerprint": self.data.fingerprint},
             "features": {f: t.sha256 for f, t in tables.items()},
             "options": dict(chosen),
         }
+
+    def fitted(self, row: Row, chosen: Mapping[str, Any], seed: int) -> gr.Run:
+        """One training; a finished one is read back, an interrupted one goes on."""
+        cls, own = model_class(row.model), _of_model(chosen)
+        train = {k.removeprefix("train."): v for k, v in chosen.items() if k.startswith("train.")}
+        cached = {"graph_cache": self.out / "graphs"} if "graph_cache" in cls.Config.model_fields else {}
+        tables = self.given(row, cls.Config(**own))
+        model = cls.build(self.data, tables or None, cls.Config(**{**own, **cached, "seed": seed}))
+        settings = self.limited(row.train).replace(**{**train, "seed": seed})
+        return gr.Trainer(settings, out=self.path(row, seed)).fit(
+            model,
+            validate=gr.RankingTask(self.data.valid, seen=self.data.train, k=20, metrics=("recall", "ndcg")),
+            select=SELECT,
+            resume=True,
+            about=self.recognized(row, chosen),
+        )
+
+    def one(self, row: Row, chosen: Mapping[str, Any], seed: int) -> tuple[dict[str, Any], Report]:
+        """One training with its test report, read back if it is finished."""
+        cls = model_class(row.model)
+        data, out = self.data, self.path(row, seed)
+        recognized = self.recognized(row, chosen)
         if (out / "facts.json").exists() and (out / "report.parquet").exists():
             facts = read_json(out / "facts.json")
             if facts["recognized"] != recognized:
@@ -350,17 +369,7 @@ class Study:
                 )
             return facts, Report.from_parquet(out / "report.parquet")
         began = time.perf_counter()
-        train = {k.removeprefix("train."): v for k, v in chosen.items() if k.startswith("train.")}
-        cached = {"graph_cache": self.out / "graphs"} if "graph_cache" in cls.Config.model_fields else {}
-        model = cls.build(data, tables or None, cls.Config(**{**own, **cached, "seed": seed}))
-        settings = self.limited(row.train).replace(**{**train, "seed": seed})
-        run = gr.Trainer(settings, out=out).fit(
-            model,
-            validate=gr.RankingTask(data.valid, seen=data.train, k=20, metrics=("recall", "ndcg")),
-            select=SELECT,
-            resume=True,
-            about=recognized,
-        )
+        run = self.fitted(row, chosen, seed)
         groups = warm_cold(data.train)
         cold = bool(groups["cold"][data.test.items].any())
         report = gr.evaluate(
@@ -402,6 +411,11 @@ def fields_of(row: Row, config: ModelConfig, entities: Mapping[str, str]) -> lis
         if (cls.needs_features(config) and f in content)
         or any(fnmatchcase(f, pattern) for pattern in cls.optional_fields(config))
     ]
+
+
+def _of_model(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a row that are not those of training."""
+    return {k: v for k, v in chosen.items() if not k.startswith("train.")}
 
 
 def defaults_of(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:

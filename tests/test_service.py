@@ -766,6 +766,50 @@ def test_histories_are_answered_as_the_recommender_does(rec):
         assert "history" in error(http.post("/recommend", json=body), 409)
 
 
+def test_weights_and_times_of_histories_are_those_of_the_recommender(rec):
+    folding = rec.copy()
+    folding.fold_in = LeastSquaresFoldIn(4.0)
+    one, two, three = (rec.items[i] for i in (3, 8, 5))
+    plain = {"id": "plain", "history": [one, two, two]}
+    weighted = {"id": "weighted", "history": [one, "lost", two, two], "weights": [1, 90, 2.5, 3]}
+    timed = {"id": "timed", "history": [three, one], "times": [1.5e9, 0]}
+    both = {"id": "both", "history": [three, one], "weights": [7, 1], "times": [20, 10.5]}
+    body = {"users": [weighted, plain, both, timed, {**weighted, "id": "w2"}], "k": 5, "strict": False}
+    with client(LiveRecommender(folding)) as http:
+        answer = http.post("/recommend", json=body).json()
+        assert answer["unknown"] == {"history": ["lost"]}
+        for user, found in zip(body["users"], answer["answers"], strict=True):
+            alone = http.post("/recommend", json={**body, "users": [user]}).json()
+            assert alone["answers"] == [found]
+        wanted = [
+            folding.recommend(history=[one, two], weights=[1, 5.5], k=5),
+            folding.recommend(history=[one, two], k=5),
+            folding.recommend(history=[three, one], weights=[7, 1], k=5),
+            folding.recommend(history=[three, one], k=5),
+        ]
+        for (ids, scores), found in zip(wanted, answer["answers"], strict=False):
+            assert found["items"] == ids.tolist()
+            assert np.allclose(found["scores"], scores, atol=SCORE)
+        assert answer["answers"][0]["scores"] != answer["answers"][1]["scores"]
+        for fields, facts in (
+            ({"weights": [1]}, ("1 weights", "2 items")),
+            ({"times": [1, 2, 3]}, ("3 times", "2 items")),
+            ({"weights": [1, 0]}, ("weights.1",)),
+            ({"weights": [-1, 1]}, ("weights.0",)),
+            ({"weights": [1, 1e7]}, ("weights.1",)),
+            ({"weights": ["2", 1]}, ("weights.0",)),
+            ({"weights": [1, None]}, ("weights.1",)),
+            ({"times": [1, 1.7e12]}, ("times.1",)),
+        ):
+            wrong = {"users": [plain, {"id": "x", "history": [one, two], **fields}]}
+            said = error(http.post("/recommend", json=wrong), 422)
+            assert not [fact for fact in ("users.1", *facts) if fact not in said], said
+        text = json.dumps({"users": [{**weighted, "weights": [1, float("nan"), 2, 3]}]})
+        assert "weights.1" in error(
+            http.post("/recommend", content=text, headers={"content-type": "application/json"}), 422
+        )
+
+
 def test_metrics_count_requests_by_route_and_status(rec, journal):
     with client(LiveRecommender(rec, journal=journal)) as http:
         for _ in range(3):

@@ -25,7 +25,7 @@ SUMMED = ("itemknn", "itemknn-content", "ease", "content-ease", "slim", "rp3beta
 
 
 class LastEncoder(MeanEncoder):
-    """The vector of the last item of a history, and of the latest time if it is older than the first."""
+    """The vector of the last item of a history."""
 
     def forward(self, query):
         histories = query.histories

@@ -184,6 +184,10 @@ def check_capability(model_class: type[Ranker], config: ModelConfig) -> None:
     _assert_close(by_user, by_history, "scores of a known user differ from those of the same history")
     singly = torch.cat([model.score(Query(histories=known.take([u]))) for u in range(data.n_users)])
     _assert_close(by_history, singly, "scores of a history differ from those in a batch")
+    if capability == "item_weights":
+        _check_weights(model, known)
+        twice = model.score(Query(histories=_weighted(known, 2.0)))
+        _assert_close(twice, 2 * by_history, "weights of 2 do not double the scores of a history")
     if capability != "generator":
         return
     allowed = torch.from_numpy(numpy_rng(0, "testing/allowed").random((data.n_users, data.n_items)) < 0.5)
@@ -205,12 +209,24 @@ def check_folds_in(model_class: type[Ranker], config: ModelConfig) -> None:
     assert torch.isfinite(folded).all(), "scores of a history that is folded in are not finite"
     singly = torch.cat([model.score(Query(histories=histories.take([u]))) for u in range(5)])
     _assert_close(folded[:5], singly, "scores of a history differ from those in a batch")
+    _check_weights(model, histories)
     ranks = [scores.argsort(1).argsort(1).double().numpy() for scores in (trained, folded)]
     correlation = np.mean([np.corrcoef(*pair)[0, 1] for pair in zip(*ranks, strict=True)])
     assert correlation >= LEAST_CORRELATION, (
         f"scores of a known user's items have rank correlation {correlation:.2f} with the user's own scores; "
         f"expected {LEAST_CORRELATION} at least"
     )
+
+
+def _weighted(histories: Histories, weight: float) -> Histories:
+    """The histories with the same weight for all items."""
+    return Histories(histories.items, histories.indptr, weights=np.full(len(histories.items), weight))
+
+
+def _check_weights(model: Ranker, histories: Histories) -> None:
+    """Weights of 1 change no bit of the scores of histories."""
+    plain, weighted = (model.score(Query(histories=h)) for h in (histories, _weighted(histories, 1.0)))
+    assert torch.equal(plain, weighted), "weights of 1 change the scores of a history"
 
 
 def _shape(table: torch.Tensor | Graph) -> tuple[int, ...]:

@@ -171,6 +171,54 @@ def test_recommend_to_somebody_with_a_history(there: Path, graphrec: Command) ->
         assert fact in refused.err
 
 
+def test_recommend_by_a_file_of_items(there: Path, graphrec: Command, tmp_path: Path) -> None:
+    served = Recommender.load("runs/freedom/recommender")
+    file = tmp_path / "basket.csv"
+
+    def told(text: str, *options: str) -> Any:
+        file.write_text(text)
+        return graphrec("recommend", "runs/freedom", "--history-file", file, "-k", 3, *options)
+
+    text = "item,weight,time\nP0007,2.5,2024-05-31\nlost,9,2024-05-30\nP0001,0.5,2023-01-01\n"
+    answer = told(text, "--format", "json")
+    ids, scores = served.recommend(history=["P0007", "P0001"], weights=[2.5, 0.5], k=3)
+    rows = json.loads(answer.out)
+    assert [row["item"] for row in rows] == list(ids)
+    assert [row["score"] for row in rows] == pytest.approx(scores.tolist())
+    for fact in ("--history-file", "1 of 3 ids", "lost"):
+        assert fact in answer.err
+    plain = told("item\nP0001\nP0007\n")
+    listed = graphrec("recommend", "runs/freedom", "--history", "P0001", "--history", "P0007", "-k", 3)
+    assert plain.out == listed.out
+    assert told("item,weight\nP0001,1\nP0007,1\n").out == listed.out
+    assert "popular" in told("item,weight\nlost,1\n").err
+    assert "P0001=2" in told("item\nP0001=2\nP0007\n").err, "an id may hold any character"
+    for text, facts in (
+        ("item,weigth\nP0001,2\n", ("line 1", "'weigth'", "'weight'")),
+        ("weight\n2\n", ("'item'",)),
+        ("item,weight\nP0001,2\nP0007,-1\n", ("row 3", "weight", "'-1'")),
+        ("item,weight\nP0001,0\n", ("row 2", "weight", "'0'")),
+        ("item,weight\nP0001,1\nP0007,nan\n", ("row 3", "weight", "'nan'")),
+        ("item,weight\nP0001,\n", ("row 2", "weight")),
+        ("item,time\nP0001,soon\n", ("row 2", "time", "'soon'")),
+        ("item,weight\nP0001,1\nP0007\n", ("expected",)),
+        ("item\n", ("no rows",)),
+        ("item\nP000I\n", ("P000I", "60 known items")),
+    ):
+        refused = told(text, "--strict")
+        assert refused.code != 0
+        named = facts if "P000I" in text else (str(file), *facts)
+        assert not [fact for fact in named if fact not in refused.err], refused.err
+    for given, fact in (
+        (("--history-file", tmp_path / "gone.csv"), "gone.csv"),
+        (("--history-file", tmp_path / "basket.txt"), ".csv"),
+        (("--history-file", file, "--history", "P0001"), "--history"),
+    ):
+        refused = graphrec("recommend", "runs/freedom", *given)
+        assert refused.code != 0
+        assert fact in refused.err
+
+
 def test_similar_and_export(there: Path, graphrec: Command, tmp_path: Path) -> None:
     served = Recommender.load("runs/freedom/recommender")
     answer = graphrec("similar", "runs/freedom", "--item", "P0001", "-k", 4, "--format", "csv")
