@@ -21,6 +21,7 @@ from experiments import (
     contribution_cuts,
     contributions,
     conversations,
+    fold_in,
     llm_augmentation,
     neighbors,
     paper_claims,
@@ -77,6 +78,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "augmentation-cold": lambda name: llm_augmentation.cold(recorded(name)),
     "bm3-collapse": lambda: bm3_collapse.table(recorded("bm3_collapse")),
     "cold": lambda: cold_items.table(recorded("cold_items")),
+    "fold-in": lambda: fold_in.table(recorded("fold_in")),
     "neighbors": lambda: neighbors.table(recorded("neighbors")),
 }
 """Name in a marker -> table of the recorded results that follow it."""
