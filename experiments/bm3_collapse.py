@@ -95,13 +95,13 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     seeds = options.seeds[: 1 if options.quick else None]
-    data, features = _read(options)
+    opened = {name: read(name, options) for name in dict.fromkeys(case.data for case in CASES)}
     rows = {
         case.label: {
             "data": case.data,
             "options": {**case.options, **{f"train.{k}": v for k, v in case.train.items()}},
             "keep": case.keep,
-            "runs": [one(case, data[case.data], features[case.data], seed, options) for seed in seeds],
+            "runs": [one(case, *opened[case.data], seed, options) for seed in seeds],
         }
         for case in CASES
     }
@@ -109,7 +109,7 @@ def main() -> None:
         "experiment": "bm3_collapse",
         "command": COMMAND + (" --quick" if options.quick else ""),
         "seeds": seeds,
-        "datasets": {name: dataset.summary() for name, dataset in data.items()},
+        "datasets": {name: data.summary() for name, (data, _) in opened.items()},
         "environment": environment(),
         "order": list(rows),
         "rows": rows,
@@ -119,15 +119,12 @@ def main() -> None:
     print(f"{table(read_json(path))}\n\nwritten: {path}")
 
 
-def _read(options: argparse.Namespace) -> tuple[dict[str, gr.Dataset], dict[str, Features]]:
-    films, tools = (
-        gr.load_dataset(name, root=options.root) for name in ("movielens-small", "amazon-scientific")
-    )
-    tables = {
-        films.name: extracted(films, options.store, image="hog-hsv", text=text_encoder(options.quick)),
-        tools.name: ready_features(tools, "amazon-scientific", options.root),
-    }
-    return {films.name: films, tools.name: tools}, tables
+def read(name: str, options: argparse.Namespace) -> tuple[gr.Dataset, Features]:
+    """A dataset and its features."""
+    data = gr.load_dataset(name, root=options.root)
+    if name == "amazon-scientific":
+        return data, ready_features(data, name, options.root)
+    return data, extracted(data, options.store, image="hog-hsv", text=text_encoder(options.quick))
 
 
 def one(

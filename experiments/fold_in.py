@@ -11,6 +11,7 @@ over that of the known user's scores), both as means over users, and the metrics
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,18 @@ def compared(model: Ranker, data: gr.Dataset) -> dict[str, Any]:
     return {"spearman": float(np.mean(ranks)), "error": float(np.mean(errors)), **metrics}
 
 
+def measured(label: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """One model, trained with the options recorded for MovieLens small, and compared."""
+    recorded = read_json(RESULTS / "movielens_small.json")
+    data = gr.load_dataset("movielens-small", root=options.root)
+    tables = extracted(data, options.store, image="hog-hsv", text=text_encoder(options.quick))
+    train = gr.TrainConfig(**completed(recorded["defaults"]["train"]), checkpoint_every=20, progress=False)
+    experiment = Experiment("fold_in", COMMAND, data, tables, defaults(train), [seed], MODELS[0])
+    study = Study(experiment, options.out, options.quick, recorded["rows"])
+    row = experiment.row(label)
+    return compared(study.fitted(row, study.chosen(row)[0], seed).model, study.data)
+
+
 def main() -> None:
     """Trains every model once, records the result and prints the table."""
     parser = options_of_all(__doc__ or "", "1 epoch")
@@ -72,16 +85,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    recorded = read_json(RESULTS / "movielens_small.json")
-    data = gr.load_dataset("movielens-small", root=options.root)
-    tables = extracted(data, options.store, image="hog-hsv", text=text_encoder(options.quick))
-    train = gr.TrainConfig(**completed(recorded["defaults"]["train"]), checkpoint_every=20, progress=False)
-    experiment = Experiment("fold_in", COMMAND, data, tables, defaults(train), [options.seed], MODELS[0])
-    study = Study(experiment, options.out, options.quick, recorded["rows"])
     rows = {}
     for label in MODELS:
-        row = experiment.row(label)
-        rows[label] = compared(study.fitted(row, study.chosen(row)[0], options.seed).model, study.data)
+        rows[label] = measured(label, options.seed, options)
         print(f"{label}: {rows[label]}", flush=True)
     result = {"command": COMMAND + (" --quick" if options.quick else ""), "seed": options.seed,
               "order": MODELS, "models": rows}  # fmt: skip

@@ -19,7 +19,17 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import graphrec as gr
-from experiments import cold_items, contributions, conversations, llm_augmentation, neighbors
+from experiments import (
+    bm3_collapse,
+    cold_items,
+    contribution_cuts,
+    contributions,
+    conversations,
+    fold_in,
+    llm_augmentation,
+    neighbors,
+    time_splits,
+)
 from experiments.content import PACKAGED, ready_features
 from experiments.harness import (
     NEWER,
@@ -33,6 +43,7 @@ from experiments.harness import (
 )
 from experiments.recording import TEST
 from experiments.rendering import GROUPS
+from experiments.rows import QUICKLY_FITTED
 from graphrec.core.errors import ConfigError, DataError, FeatureError
 from graphrec.data.readers import dataset_folder, reader_options
 from graphrec.features import ATTRIBUTE_PREFIX, PREFERENCES, PROFILE, FeatureStore, FeatureTable
@@ -471,7 +482,171 @@ class Neighbors(Kind):
         return neighbors.row(data, tables[modality])
 
 
-KINDS: tuple[Kind, ...] = (Rankings(), Contributions(), Conversations(), ColdItems(), Neighbors())
+class TimeSplits(Kind):
+    """The result of :mod:`experiments.time_splits`, a row a dataset, split and model."""
+
+    def matches(self, result: Mapping[str, Any]) -> bool:
+        """See :meth:`Kind.matches`."""
+        datasets = result.get("datasets", {})
+        return any("one time for all" in splits for splits in datasets.values())
+
+    def rows(self, result: Mapping[str, Any]) -> dict[str, RecordedRow]:
+        """The metrics by seed; a cut stands for each seed of one time for all."""
+        found = {}
+        for name, splits in result["datasets"].items():
+            for split, measured in splits.items():
+                for model, runs in measured["models"].items():
+                    by_seed = dict(zip(result["seeds"], runs, strict=True))
+                    values = {m: {seed: run[m] for seed, run in by_seed.items()} for m in time_splits.METRICS}
+                    varies = any(run != runs[0] for run in runs)
+                    found[f"{name}: {split}: {model}"] = RecordedRow(values, varies, None)
+        return found
+
+    def datasets(self, result: Mapping[str, Any]) -> dict[str, str]:
+        """See :meth:`Kind.datasets`."""
+        return {label: time_splits.DATASETS[label.split(": ")[0]][0] for label in self.rows(result)}
+
+    def measure(self, result: Mapping[str, Any], label: str, seed: int, where: Where) -> dict[str, float]:
+        """See :meth:`Kind.measure`; the record lacks the settings, which are the script's."""
+        name, split, model = label.split(": ")
+        data = time_splits.read(name, split, seed, where.root)
+        return time_splits.one(data, model, seed, quick=False)
+
+
+class ContributionCuts(Kind):
+    """Results of :mod:`experiments.contribution_cuts`, a row a model and cut."""
+
+    metrics: ClassVar = ("ndcg@10", "hit@10", "mrr@10")
+
+    def matches(self, result: Mapping[str, Any]) -> bool:
+        """See :meth:`Kind.matches`."""
+        return "cuts" in result
+
+    def rows(self, result: Mapping[str, Any]) -> dict[str, RecordedRow]:
+        """The metrics of the table at each cut, which has one training."""
+        return {
+            f"{label}: cut {run['cut'] + 1}": RecordedRow(
+                {m: {0: run["after"][m]} for m in self.metrics}, bool(run["best_epoch"]), run["seconds"]
+            )
+            for label in result["order"]
+            for run in result["rows"][label]["runs"]
+        }
+
+    def datasets(self, result: Mapping[str, Any]) -> dict[str, str]:
+        """See :meth:`Kind.datasets`."""
+        return dict.fromkeys(self.rows(result), "oss-contrib")
+
+    def measure(self, result: Mapping[str, Any], label: str, seed: int, where: Where) -> dict[str, float]:
+        """See :meth:`Kind.measure`; options of training are the script's, and there is one seed.
+
+        Raises:
+            ConfigError: the script has no such row, or another seed is asked for.
+        """
+        name, _, cut = label.rpartition(": cut ")
+        known = {row.label: row for row in contributions.CUT_ROWS}
+        if name not in known:
+            raise ConfigError(f"{name}: the script has no such row; it has {list(known)}")
+        if seed != 0:
+            raise ConfigError(f"seed {seed}; results at cuts have one training, with seed 0")
+        topic = result["experiment"].rpartition("_")[2].upper()
+
+        def load(split: Mapping[str, Any]) -> gr.Dataset:
+            return gr.load_dataset("oss-contrib", root=where.root, topic=topic, split=split)
+
+        options = argparse.Namespace(store=where.store, quick=False)
+        study = contribution_cuts.Study(load, result["text"], options, where.out / result["experiment"])
+        number = int(cut) - 1
+        at = contribution_cuts.cuts_of(load(contribution_cuts.ALL).train.seconds)[number]
+        facts = study.facts_of(at)
+        recorded = result["cuts"][number]
+        if facts != recorded:
+            raise DataError(
+                f"{result['experiment']}, cut {cut}: recorded {recorded}, and here {facts}; expected the same"
+            )
+        grid = tuple(result["rows"][name]["grid"])
+        after = study.one(replace(known[name], grid=grid), at)["after"]
+        return {m: after[m] for m in self.metrics}
+
+
+class FoldIn(Kind):
+    """The result of :mod:`experiments.fold_in`, a row a model."""
+
+    def matches(self, result: Mapping[str, Any]) -> bool:
+        """See :meth:`Kind.matches`."""
+        return any("spearman" in row for row in result.get("models", {}).values())
+
+    def rows(self, result: Mapping[str, Any]) -> dict[str, RecordedRow]:
+        """Rank correlation, error, and the metrics known and folded in."""
+        seed = result["seed"]
+        found = {}
+        for label in result["order"]:
+            values = {m: {seed: value} for m, value in self._flat(result["models"][label]).items()}
+            found[label] = RecordedRow(values, label not in QUICKLY_FITTED, None)
+        return found
+
+    def datasets(self, result: Mapping[str, Any]) -> dict[str, str]:
+        """See :meth:`Kind.datasets`."""
+        return dict.fromkeys(result["order"], "movielens-small")
+
+    def measure(self, result: Mapping[str, Any], label: str, seed: int, where: Where) -> dict[str, float]:
+        """See :meth:`Kind.measure`."""
+        options = argparse.Namespace(root=where.root, store=where.store, out=where.out, quick=False)
+        return self._flat(fold_in.measured(label, seed, options))
+
+    def _flat(self, measured: Mapping[str, Any]) -> dict[str, float]:
+        flat = {"spearman": measured["spearman"], "error": measured["error"]}
+        for metric in fold_in.METRICS:
+            known, folded = measured[metric]
+            flat |= {f"{metric} known": known, f"{metric} folded in": folded}
+        return flat
+
+
+class Collapse(Kind):
+    """The result of :mod:`experiments.bm3_collapse`, a row a case."""
+
+    metrics: ClassVar = ("valid", "recall", "rank", "cosine")
+
+    def matches(self, result: Mapping[str, Any]) -> bool:
+        """See :meth:`Kind.matches`."""
+        return result.get("experiment") == "bm3_collapse"
+
+    def rows(self, result: Mapping[str, Any]) -> dict[str, RecordedRow]:
+        """The columns of the table."""
+        found = {}
+        for label in result["order"]:
+            runs = result["rows"][label]["runs"]
+            values = {m: {run["seed"]: run[m] for run in runs} for m in self.metrics}
+            seconds = sum(run["seconds"] for run in runs) / len(runs)
+            found[label] = RecordedRow(values, True, seconds)
+        return found
+
+    def datasets(self, result: Mapping[str, Any]) -> dict[str, str]:
+        """See :meth:`Kind.datasets`."""
+        return {label: result["rows"][label]["data"] for label in result["order"]}
+
+    def measure(self, result: Mapping[str, Any], label: str, seed: int, where: Where) -> dict[str, float]:
+        """See :meth:`Kind.measure`; the options are the recorded ones, other settings are the script's."""
+        recorded = result["rows"][label]
+        case = next((case for case in bm3_collapse.CASES if case.label == label), None)
+        if case is None:
+            raise ConfigError(f"{label}: the script has no such case")
+        options = {k: v for k, v in recorded["options"].items() if not k.startswith("train.")}
+        train = {
+            k.removeprefix("train."): v for k, v in recorded["options"].items() if k.startswith("train.")
+        }
+        case = replace(case, options=options, train=train, keep=recorded["keep"])
+        given = argparse.Namespace(root=where.root, store=where.store, out=where.out, quick=False)
+        data, features = bm3_collapse.read(case.data, given)
+        if data.fingerprint != result["datasets"][data.name]["fingerprint"]:
+            raise DataError(f"{data.name} is {data.fingerprint}, not the recorded dataset")
+        facts = bm3_collapse.one(case, data, features, seed, given)
+        return {m: facts[m] for m in self.metrics}
+
+
+KINDS: tuple[Kind, ...] = (
+    Rankings(), Contributions(), Conversations(), ColdItems(), Neighbors(), TimeSplits(), ContributionCuts(),
+    FoldIn(), Collapse(),
+)  # fmt: skip
 
 
 def kind_of(result: Mapping[str, Any]) -> Kind | None:

@@ -73,19 +73,16 @@ def main() -> None:
 
 def measured(name: str, seeds: list[int], options: argparse.Namespace) -> dict[str, Any]:
     """One dataset: facts of each split, and the metrics of each model on it, one a seed."""
-    reader, given = DATASETS[name]
     folder = options.out / ("quick" if options.quick else "") / "time_splits" / folder_of(name)
     labels = [label for label in MODELS if label not in WITHOUT.get(name, ())]
     found: dict[str, Any] = {}
-    for split_name, split in SPLITS.items():
+    for split_name in SPLITS:
         models: dict[str, list[dict[str, float]]] = {label: [] for label in labels}
         facts: list[dict[str, float]] = []
         for seed in seeds:
             path = folder / folder_of(split_name) / f"seed-{seed}.json"
             if not path.exists():
-                if split["name"] == "time":
-                    split = {**split, "test": CUTS[seed % len(CUTS)]}
-                data = gr.load_dataset(reader, root=options.root, split=split, seed=seed, **given)
+                data = read(name, split_name, seed, options.root)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 runs = {label: one(data, label, seed, options.quick) for label in labels}
                 write_json(path, {"facts": facts_of(data), "models": runs})
@@ -96,6 +93,15 @@ def measured(name: str, seeds: list[int], options: argparse.Namespace) -> dict[s
         found[split_name] = {"facts": facts, "models": models}
         print(f"{name}, {split_name}: {facts[0]}", flush=True)
     return found
+
+
+def read(name: str, split_name: str, seed: int, root: str | None) -> gr.Dataset:
+    """A dataset with one of the splits; of one time for all, the cut that stands for the seed."""
+    reader, given = DATASETS[name]
+    split = SPLITS[split_name]
+    if split["name"] == "time":
+        split = {**split, "test": CUTS[seed % len(CUTS)]}
+    return gr.load_dataset(reader, root=root, split=split, seed=seed, **given)
 
 
 def one(data: gr.Dataset, label: str, seed: int, quick: bool) -> dict[str, float]:
