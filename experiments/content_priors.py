@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,6 +41,8 @@ DATASETS = ("amazon-scientific", "movielens-small", "xwines")
 PENALTIES, DROPOUTS, WEIGHTS = (100.0, 300.0), (0.4, 0.6), (0.25, 0.5, 0.75, 1.0)
 NEIGHBORS, SHARE = 20, 0.25
 """Neighbors in the graphs of co-occurrence and factors, and their share where they are mixed with content."""
+IMAGE_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Shares of the picture among which the leave-one-out error chooses."""
 MIXED = (0.0, 0.2, 0.4, 0.6)
 """Shares of the scores of iALS and of FREEDOM that are tried."""
 METRICS = ("recall@20", "ndcg@20")
@@ -65,6 +67,21 @@ class Scores:
     def scorer(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """The rows of some users."""
         return lambda users: self.values[users]
+
+
+class Point(NamedTuple):
+    """A point of the grid.
+
+    Attributes:
+        options: its values.
+        scores: of all items for all users.
+        error: closed-form leave-one-out error: the squared residual of each user as predicted by a regression
+            on the other users, up to the constraint on the diagonal.
+    """
+
+    options: dict[str, float]
+    scores: Scores
+    error: float
 
 
 class Regression:
@@ -92,16 +109,20 @@ class Regression:
             found[penalty, dropout] = np.linalg.inv(self.gram + np.diag(diagonal)), diagonal
         return found
 
-    def grid(self, prior: csr_matrix | None) -> list[tuple[dict[str, float], Scores]]:
-        """Every point of the grid and its scores of all items for all users."""
+    def grid(self, prior: csr_matrix | None) -> list[Point]:
+        """Every point of the grid."""
         found = []
+        x = torch.from_numpy(self.x.toarray().astype(np.float32))
         for (penalty, dropout), (inverse, diagonal) in self.inverses.items():
             base = self._scores(-inverse * diagonal, inverse, identity=True)
             toward = None if prior is None else self._scores(inverse @ (diags(diagonal) @ prior), inverse)
+            leverage = torch.from_numpy(np.asarray(self.x.multiply(self.x @ inverse).sum(1)).ravel())
+            left_out = (1 - leverage).float()[:, None]
             for weight in WEIGHTS if toward is not None else (0.0,):
-                point = {"reg_weight": penalty, "dropout": dropout, "content_weight": weight}
                 total = base if toward is None else base + weight * toward
-                found.append((point, Scores(total)))
+                error = float(((x - total) / left_out).square().mean())
+                options = {"reg_weight": penalty, "dropout": dropout, "content_weight": weight}
+                found.append(Point(options, Scores(total), error))
         return found
 
     def _scores(self, free: np.ndarray, inverse: np.ndarray, identity: bool = False) -> torch.Tensor:
@@ -187,26 +208,37 @@ def measure(
     regression = Regression(data)
     graphs = priors(data, tables, options, {label: items for label, (_, items) in embeddings.items()})
     found: dict[str, dict[str, Any]] = {}
-    best: Scores | None = None
-
-    def add(name: str, grid: list[tuple[dict[str, float], Scores]]) -> None:
-        nonlocal best
-        values = [validated(data, scores) for _, scores in grid]
-        at = max(range(len(grid)), key=lambda n: values[n]["recall@20"])
-        found[name] = {
-            "recall@20": values[at]["recall@20"],
-            "ndcg@20": max(value["ndcg@20"] for value in values),
-            "at": grid[at][0],
-        }
-        if name == "content":
-            best = grid[at][1]
-
     for name, graph in graphs.items():
-        add(name, regression.grid(graph))
+        grid = regression.grid(graph)
+        found[name] = best_of(data, grid)
+        if name == "content":
+            own = next(point.scores for point in grid if point.options == found[name]["at"])
+            least = min(grid, key=lambda point: point.error)
     weights = data.train.user_degree.clip(1) ** -0.5
-    add("content, users weighted by d^-1/2", Regression(data, weights).grid(graphs["content"]))
-    assert best is not None
-    return {"variants": found, "sums": sums(data, best, embeddings)}
+    grid = Regression(data, weights).grid(graphs["content"])
+    found["content, users weighted by d^-1/2"] = best_of(data, grid)
+    found["content, options of least leave-one-out error"] = best_of(data, [least])
+    if len(tables) > 1:
+        by_error = []
+        for share in IMAGE_WEIGHTS:
+            config = ContentEASE.Config(knn_k=options["knn_k"], image_weight=share)
+            grid = regression.grid(content_prior(tables, config.weights_of(tables), data.train, config))
+            error = min(point.error for point in grid)
+            by_error.append((error, {**best_of(data, grid), "image_weight": share}))
+        _, chosen = min(by_error, key=lambda pair: pair[0])
+        found["content, modality weights of least leave-one-out error"] = chosen
+    return {"variants": found, "sums": sums(data, own, embeddings)}
+
+
+def best_of(data: gr.Dataset, grid: Sequence[Point]) -> dict[str, Any]:
+    """The best of a grid on validation: recall with its options, and NDCG."""
+    values = [validated(data, point.scores) for point in grid]
+    at = max(range(len(grid)), key=lambda n: values[n]["recall@20"])
+    return {
+        "recall@20": values[at]["recall@20"],
+        "ndcg@20": max(value["ndcg@20"] for value in values),
+        "at": grid[at].options,
+    }
 
 
 def sums(
