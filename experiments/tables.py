@@ -18,6 +18,7 @@ from typing import Any
 from experiments import (
     bm3_collapse,
     cold_items,
+    content_priors,
     contribution_cuts,
     contributions,
     conversations,
@@ -78,6 +79,8 @@ TABLES: dict[str, Callable[..., str]] = {
     "augmentation-cold": lambda name: llm_augmentation.cold(recorded(name)),
     "bm3-collapse": lambda: bm3_collapse.table(recorded("bm3_collapse")),
     "cold": lambda: cold_items.table(recorded("cold_items")),
+    "content-priors": lambda: content_priors.variants_table(recorded("content_priors")),
+    "content-sums": lambda: content_priors.sums_table(recorded("content_priors")),
     "fold-in": lambda: fold_in.table(recorded("fold_in")),
     "neighbors": lambda: neighbors.table(recorded("neighbors")),
 }
