@@ -33,7 +33,7 @@ ROWS = settled(
     freedom=gr.models.FREEDOM.Config(dropout=0.8, reg_weight=1e-3),
 )
 CHECKS, PAIRS = checks(ROWS, both=False)
-IN_TURN, MORE = in_turn(ROWS)
+IN_TURN, RIVALS = in_turn(ROWS)
 
 
 def main() -> None:
@@ -44,13 +44,13 @@ def main() -> None:
     rows = [*ROWS, *CHECKS, *IN_TURN]
     warm = Experiment(
         "amazon_baby", COMMAND, data, tables, rows, range(3), "LightGCN",
-        pairs=[*PAIRS, *MORE], published=PUBLISHED, checked=1,
+        pairs=PAIRS, rivals=RIVALS, published=PUBLISHED, checked=1,
     )  # fmt: skip
     run(warm, options)
     cold = data.resplit("cold-items")
     run(
         Experiment(
-            "amazon_baby_cold", COMMAND, cold, tables, [*ROWS, *IN_TURN], range(3), "LightGCN", pairs=MORE,
+            "amazon_baby_cold", COMMAND, cold, tables, [*ROWS, *IN_TURN], range(3), "LightGCN", rivals=RIVALS,
             tuned_as=warm,
         ),
         options,

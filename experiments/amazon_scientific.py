@@ -19,7 +19,7 @@ COMMAND = "python -m experiments.amazon_scientific"
 TRAIN = gr.TrainConfig(batch_size=512, epochs=400, patience=30, checkpoint_every=20)
 ROWS = defaults(TRAIN)
 CHECKS, PAIRS = checks(ROWS)
-IN_TURN, MORE = in_turn(ROWS)
+IN_TURN, RIVALS = in_turn(ROWS)
 
 
 def main() -> None:
@@ -27,14 +27,16 @@ def main() -> None:
     options = arguments(__doc__ or "").parse_args()
     data = gr.load_dataset("amazon-scientific", root=options.root)
     tables = ready_features(data, "amazon-scientific", options.root)
-    rows, pairs = [*ROWS, *CHECKS, *IN_TURN], [*PAIRS, *MORE]
-    warm = Experiment("amazon_scientific", COMMAND, data, tables, rows, range(5), "LightGCN", 8, pairs)
+    rows = [*ROWS, *CHECKS, *IN_TURN]
+    warm = Experiment(
+        "amazon_scientific", COMMAND, data, tables, rows, range(5), "LightGCN", 8, PAIRS, RIVALS
+    )
     run(warm, options)
     cold = data.resplit("cold-items")
     run(
         Experiment(
             "amazon_scientific_cold", COMMAND, cold, tables, [*ROWS, *IN_TURN], range(5), "LightGCN",
-            pairs=MORE, tuned_as=warm,
+            rivals=RIVALS, tuned_as=warm,
         ),
         options,
     )  # fmt: skip

@@ -31,7 +31,7 @@ ROWS = settled(
     bm3=gr.models.BM3.Config(n_layers=1, dropout=0.5, reg_weight=0.01),
     freedom=gr.models.FREEDOM.Config(dropout=0.8, reg_weight=1e-3),
 )
-IN_TURN, MORE = in_turn(ROWS)
+IN_TURN, RIVALS = in_turn(ROWS)
 
 
 def main() -> None:
@@ -41,14 +41,14 @@ def main() -> None:
     tables = text_features(data, options.store, options.quick)
     rows = [*ROWS, *IN_TURN]
     warm = Experiment(
-        "amazon_sports", COMMAND, data, tables, rows, range(3), "LightGCN", pairs=MORE, published=PUBLISHED
+        "amazon_sports", COMMAND, data, tables, rows, range(3), "LightGCN", rivals=RIVALS, published=PUBLISHED
     )
     run(warm, options)
     cold = data.resplit("cold-items")
     run(
         Experiment(
-            "amazon_sports_cold", COMMAND, cold, tables, [*ROWS, *IN_TURN], range(3), "LightGCN", pairs=MORE,
-            tuned_as=warm,
+            "amazon_sports_cold", COMMAND, cold, tables, [*ROWS, *IN_TURN], range(3), "LightGCN",
+            rivals=RIVALS, tuned_as=warm,
         ),
         options,
     )  # fmt: skip

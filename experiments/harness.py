@@ -22,7 +22,7 @@ import torch
 
 import graphrec as gr
 from experiments.recording import RESULTS, write_result
-from experiments.rendering import details, table
+from experiments.rendering import compared, details, key_of, table
 from graphrec.core.environment import environment
 from graphrec.core.errors import CheckpointError, ConfigError
 from graphrec.core.files import read_json, write_json
@@ -41,6 +41,7 @@ from graphrec.training.run_directory import METRICS as HISTORY
 METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 CUTS = (1, 5, 10, 20, 50)
 SELECT = "recall@20"
+RIVAL_METRICS = (SELECT, "ndcg@20")
 QUICK = {"epochs": 1, "trials": 2}
 NEWER = {"patience_steps": 0}
 """Options of training that a record may lack -> the value that does what was done before they were there."""
@@ -93,6 +94,7 @@ class Experiment:
         baseline: label that the main rows are compared with.
         trials: tuning budget of every model; 0 takes the settings as they stand.
         pairs: further comparisons (row, other row).
+        rivals: further comparisons (row, other row), in recall and NDCG.
         published: label -> metric -> published value, shown in brackets.
         tuned_as: another experiment whose tuned options are used here, for the rows it has.
         shares: another experiment on the same data, whose trainings are used for the rows it has.
@@ -108,6 +110,7 @@ class Experiment:
     baseline: str
     trials: int = 0
     pairs: Sequence[tuple[str, str]] = ()
+    rivals: Sequence[tuple[str, str]] = ()
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     tuned_as: Experiment | None = None
     shares: Experiment | None = None
@@ -206,7 +209,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
         print(f"{table(result)}\n\n{details(result)}\n\nwritten: {path}")
         return result
     main = {row.label: entries[row.label] for row in experiment.rows if row.group == "main"}
-    compared = compare_reports(main, baseline=experiment.baseline, metric=SELECT)
+    tested = compare_reports(main, baseline=experiment.baseline, metric=SELECT)
     tuned = experiment if experiment.trials else experiment.tuned_as or experiment
     result = {
         "experiment": experiment.name,
@@ -228,12 +231,13 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
         "order": list(rows),
         "rows": rows,
         "baseline": experiment.baseline,
-        "comparisons": [_recorded(c) for c in compared.comparisons],
+        "comparisons": [_recorded(c) for c in tested.comparisons],
         "pairs": _pairs(entries, experiment.pairs),
+        "rivals": _rivals(entries, experiment.rivals, tested.comparisons),
     }  # fmt: skip
     write_result(path, result)
     result = read_json(path)
-    page = to_html(compared, study.folder / "report.html")
+    page = to_html(tested, study.folder / "report.html")
     print(f"{table(result)}\n\n{details(result)}\n\nwritten: {path}, {page}")
     return result
 
@@ -498,15 +502,27 @@ def folder_of(label: str) -> str:
     return "".join(c if c.isalnum() or c in "-." else "_" for c in label)
 
 
-def _pairs(entries: Mapping[str, list[Entry]], pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+def _pairs(
+    entries: Mapping[str, list[Entry]], pairs: Sequence[tuple[str, str]], metrics: Sequence[str] = (SELECT,)
+) -> list[dict[str, Any]]:
     """Each row against its other on the seeds that both have; p-values are corrected where they are shown."""
     made = []
     for a, b in pairs:
         both = {e.seed for e in entries[a]} & {e.seed for e in entries[b]}
         found = {label: [e for e in entries[label] if e.seed in both] for label in (a, b)}
-        compared = compare_reports(found, baseline=b, metric=SELECT)
-        made.append(_recorded(compared.comparisons[0]))
+        for metric in metrics:
+            made.append(_recorded(compare_reports(found, baseline=b, metric=metric).comparisons[0]))
     return made
+
+
+def _rivals(
+    entries: Mapping[str, list[Entry]],
+    pairs: Sequence[tuple[str, str]],
+    tested: Sequence[Comparison],
+) -> list[dict[str, Any]]:
+    """As :func:`_pairs` in both metrics, but for what is among the comparisons with the baseline."""
+    known = {key_of(vars(c)) for c in tested}
+    return [c for c in _pairs(entries, pairs, RIVAL_METRICS) if key_of(c) not in known]
 
 
 def _updated(
@@ -521,7 +537,7 @@ def _updated(
         ConfigError: a row is compared with one that was not trained, so that their comparison would be lost.
     """
     same = {label for label in rows if _values(rows, label) == _values(before["rows"], label)}
-    for c in (*before["comparisons"], *before["pairs"]):
+    for c in compared(before):
         sides = {c["model"], c["baseline"]}
         if len(sides - set(rows)) == 1 and not sides & same:
             raise ConfigError(
@@ -535,11 +551,13 @@ def _updated(
             f"{experiment.name}: {added[0]!r} is new and is compared with {before['baseline']!r}; name both "
             "in --rows"
         )
-    compared = compare_reports(main, baseline=before["baseline"], metric=SELECT) if len(main) > 1 else None
-    new = [_recorded(c) for c in compared.comparisons] if compared else []
+    tested = compare_reports(main, baseline=before["baseline"], metric=SELECT) if len(main) > 1 else None
+    new = [_recorded(c) for c in tested.comparisons] if tested else []
     found = {(c["model"], c["baseline"]): c for c in new}
     pairs = _pairs(entries, [pair for pair in experiment.pairs if set(pair) <= set(rows)])
-    renewed = {(c["model"], c["baseline"]) for c in pairs}
+    rivals = [pair for pair in experiment.rivals if set(pair) <= set(rows)]
+    rivals_now = _rivals(entries, rivals, tested.comparisons if tested else [])
+    renewed = {key_of(c) for c in (*pairs, *rivals_now)}
     return {
         **before,
         "rows": {**before["rows"], **{label: row for label, row in rows.items() if label not in same}},
@@ -549,7 +567,8 @@ def _updated(
             *(found.get((c["model"], c["baseline"]), c) for c in before["comparisons"]),
             *(c for c in new if c["model"] in added),
         ],
-        "pairs": [c for c in before["pairs"] if (c["model"], c["baseline"]) not in renewed] + pairs,
+        "pairs": [c for c in before["pairs"] if key_of(c) not in renewed] + pairs,
+        "rivals": [c for c in before.get("rivals", []) if key_of(c) not in renewed] + rivals_now,
     }
 
 

@@ -21,7 +21,7 @@ COMMAND = "python -m experiments.movielens_small"
 TRAIN = gr.TrainConfig(batch_size=1024, epochs=400, patience=30, checkpoint_every=20)
 ROWS = defaults(TRAIN)
 CHECKS, PAIRS = checks(ROWS)
-IN_TURN, MORE = in_turn(ROWS)
+IN_TURN, RIVALS = in_turn(ROWS)
 COLD = {"split": "cold-items"}
 
 
@@ -30,15 +30,23 @@ def main() -> None:
     options = arguments(__doc__ or "").parse_args()
     data = gr.load_dataset("movielens-small", root=options.root)
     tables = extracted(data, options.store, image="hog-hsv", text=text_encoder(options.quick))
-    rows, pairs = [*ROWS, *CHECKS, *IN_TURN], [*PAIRS, *MORE]
-    warm = Experiment("movielens_small", COMMAND, data, tables, rows, range(5), "LightGCN", 8, pairs)
+    rows = [*ROWS, *CHECKS, *IN_TURN]
+    warm = Experiment("movielens_small", COMMAND, data, tables, rows, range(5), "LightGCN", 8, PAIRS, RIVALS)
     data, *rich = [
         gr.load_dataset("movielens-small", root=options.root, **more)
         for more in (COLD, {"attributes": True}, {"attributes": True, **COLD})
     ]
     rows = [*ROWS, *IN_TURN]
     cold = Experiment(
-        "movielens_small_cold", COMMAND, data, tables, rows, range(5), "LightGCN", pairs=MORE, tuned_as=warm
+        "movielens_small_cold",
+        COMMAND,
+        data,
+        tables,
+        rows,
+        range(5),
+        "LightGCN",
+        rivals=RIVALS,
+        tuned_as=warm,
     )
     for experiment in (warm, cold, *llm_augmentation.experiments(warm, cold, rich, options.store)):
         run(experiment, options)

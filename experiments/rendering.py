@@ -134,6 +134,31 @@ Chosen = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
 """Whether a table shows a recorded pair of a result."""
 
 
+def rival_table(results: Sequence[Mapping[str, Any]], chosen: Chosen) -> str:
+    """Rows beside rivals in recall and NDCG, as :func:`pair_table`."""
+    heads = ["dataset", "model", "rival", "metric", "model", "rival", "seeds", "relative", "95 % interval",
+             "p (Holm)"]  # fmt: skip
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for result in results:
+        corrected = corrected_p(result)
+        for pair in result.get("rivals", []):
+            if not chosen(result, pair):
+                continue
+            seeds = shared_seeds(result, pair)
+            means = [
+                f"{np.mean(values_of(result['rows'][pair[side]], 'test', pair['metric'], seeds=seeds)):.5f}"
+                for side in ("model", "baseline")
+            ]
+            low, high = pair["interval"]
+            cells = [
+                result["experiment"], pair["model"], pair["baseline"], HEADS[pair["metric"]], *means,
+                _count(seeds), relative(pair["relative"]), f"[{low:+.4f}, {high:+.4f}]",
+                f"{corrected[key_of(pair)]:.2g}",
+            ]  # fmt: skip
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", family(results)])
+
+
 def pair_table(results: Sequence[Mapping[str, Any]], chosen: Chosen) -> str:
     """Rows beside their checks; every column of a line is over the seeds that both have.
 
@@ -163,7 +188,7 @@ def pair_table(results: Sequence[Mapping[str, Any]], chosen: Chosen) -> str:
     return "\n".join(lines) if len(results) == 1 else "\n".join([*lines, "", family(results)])
 
 
-def corrected_p(result: Mapping[str, Any]) -> dict[tuple[str, str], float]:
+def corrected_p(result: Mapping[str, Any]) -> dict[tuple[str, str, str], float]:
     """Holm's correction over all comparisons of a recorded result: :func:`key_of` -> corrected p."""
     family = compared(result)
     p_values = holm([c["p"] for c in family])
@@ -171,13 +196,13 @@ def corrected_p(result: Mapping[str, Any]) -> dict[tuple[str, str], float]:
 
 
 def compared(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """All comparisons of a recorded result: with the baseline, and its pairs."""
-    return [*result["comparisons"], *result["pairs"]]
+    """All comparisons of a recorded result: with the baseline, its pairs, and with rivals."""
+    return [*result["comparisons"], *result["pairs"], *result.get("rivals", [])]
 
 
-def key_of(comparison: Mapping[str, Any]) -> tuple[str, str]:
-    """The model, and what it is compared with."""
-    return comparison["model"], comparison["baseline"]
+def key_of(comparison: Mapping[str, Any]) -> tuple[str, str, str]:
+    """The model, what it is compared with, and in which metric."""
+    return comparison["model"], comparison["baseline"], comparison["metric"]
 
 
 def family(results: Sequence[Mapping[str, Any]]) -> str:
@@ -185,9 +210,12 @@ def family(results: Sequence[Mapping[str, Any]]) -> str:
     counts = []
     for result in results:
         main, pairs = len(result["comparisons"]), len(result["pairs"])
-        checks = f" and {pairs} with checks" if pairs else ""
+        rivals = len(result.get("rivals", []))
+        parts = [f"{main} with {result['baseline']}"]
+        parts += [f"{pairs} with checks"] if pairs else []
+        parts += [f"{rivals} of ContentEASE with others"] if rivals else []
         of = f"{result['experiment']}: " if len(results) > 1 else ""
-        counts.append(f"{of}{main} with {result['baseline']}{checks}")
+        counts.append(of + " and ".join(parts))
     which = "of a dataset" if len(results) > 1 else "of this dataset"
     return f"p (Holm) is corrected over all comparisons {which} ({'; '.join(counts)})."
 

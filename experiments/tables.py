@@ -59,6 +59,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "parts": lambda *names: paper_claims.checks({n: recorded(n) for n in names}, "parts"),
     "modalities": lambda *names: paper_claims.checks({n: recorded(n) for n in names}, "modalities"),
     "shuffled": lambda *names: paper_claims.checks({n: recorded(n) for n in names}, "shuffled"),
+    "rivals": lambda metric, *names: paper_claims.rivals({n: recorded(n) for n in names}, metric),
     "time": lambda name: paper_claims.time(recorded(name)),
     "conversations": lambda name: (
         f"{conversations.about(recorded(name))}\n\n{conversations.table(recorded(name))}"

@@ -21,7 +21,7 @@ COMMAND = "python -m experiments.xwines"
 TRAIN = gr.TrainConfig(batch_size=2048, epochs=400, patience=30, checkpoint_every=20)
 ROWS = defaults(TRAIN)
 CHECKS, PAIRS = checks(ROWS)
-IN_TURN, MORE = in_turn(ROWS)
+IN_TURN, RIVALS = in_turn(ROWS)
 COLD = {"split": "cold-items"}
 # Tuning LLMRec switches profiles and preferences off here; its best trial with both on, .0011 behind.
 ON = {"profile_weight": 0.1, "augmented": 0.1, "prune": 0.0, "train.learning_rate": 3e-3}
@@ -32,15 +32,15 @@ def main() -> None:
     options = arguments(__doc__ or "").parse_args()
     data = gr.load_dataset("xwines", root=options.root)
     tables = extracted(data, options.store, image="hog-hsv", text=text_encoder(options.quick))
-    rows, pairs = [*ROWS, *CHECKS, *IN_TURN], [*PAIRS, *MORE]
-    warm = Experiment("xwines", COMMAND, data, tables, rows, range(5), "LightGCN", 8, pairs)
+    rows = [*ROWS, *CHECKS, *IN_TURN]
+    warm = Experiment("xwines", COMMAND, data, tables, rows, range(5), "LightGCN", 8, PAIRS, RIVALS)
     data, *rich = [
         gr.load_dataset("xwines", root=options.root, **more)
         for more in (COLD, {"attributes": True}, {"attributes": True, **COLD})
     ]
     rows = [*ROWS, *IN_TURN]
     cold = Experiment(
-        "xwines_cold", COMMAND, data, tables, rows, range(5), "LightGCN", pairs=MORE, tuned_as=warm
+        "xwines_cold", COMMAND, data, tables, rows, range(5), "LightGCN", rivals=RIVALS, tuned_as=warm
     )
     for experiment in (warm, cold, *llm_augmentation.experiments(warm, cold, rich, options.store, ON)):
         run(experiment, options)

@@ -114,7 +114,7 @@ def test_every_printed_pair_shows_both_rows_over_the_seeds_it_names() -> None:
             if "check" not in row:
                 continue
             result = recorded(row["dataset"][0] if "dataset" in row else names[0])
-            pair = next(p for p in result["pairs"] if key_of(p) == (row["model"][0], row["check"][0]))
+            pair = next(p for p in result["pairs"] if key_of(p)[:2] == (row["model"][0], row["check"][0]))
             seeds = shared_seeds(result, pair)
             assert row["seeds"] == ["one seed" if len(seeds) == 1 else str(len(seeds))]
             for cell, mean in zip(row["R@20"], means(result, pair), strict=True):
@@ -178,12 +178,12 @@ def test_a_pair_over_fewer_seeds_than_its_row_is_shown_over_those() -> None:
 @pytest.mark.parametrize("name", RANKINGS)
 def test_p_values_are_corrected_over_everything_that_is_compared_on_a_dataset(name: str) -> None:
     result = recorded(name)
-    family = [*result["comparisons"], *result["pairs"]]
+    family = [*result["comparisons"], *result["pairs"], *result.get("rivals", [])]
     by_hand = holm([c["p"] for c in family])
     corrected = corrected_p(result)
     assert len(corrected) == len(family), "every comparison is one of its own"
     for c, p in zip(family, by_hand, strict=True):
-        assert corrected[c["model"], c["baseline"]] == pytest.approx(p)
+        assert corrected[key_of(c)] == pytest.approx(p)
     assert f"{len(result['comparisons'])} with {result['baseline']}" in details(result)
 
 
