@@ -16,7 +16,7 @@ from experiments import llm_augmentation, paper_claims, tables, train_from_scrat
 from experiments.harness import CONTROLS, Experiment, Study, arguments, run
 from experiments.recording import write_result
 from experiments.rendering import about, details, table
-from experiments.rows import MULTIMODAL, NAMES, checks, defaults, settled
+from experiments.rows import MULTIMODAL, NAMES, checks, defaults, in_turn, settled
 from graphrec.core.errors import CheckpointError, ConfigError
 from graphrec.data.generated import generated_options, write_catalog
 from graphrec.features import FeatureTable
@@ -34,10 +34,14 @@ def done(tmp_path_factory):
     """A small experiment with everything in it, run once."""
     data, features = communities(2, 20)
     data = data.resplit("random")
-    rows = [r for r in defaults(TRAIN) if r.label in ("Popularity", "LightGCN", "FREEDOM")]
+    labels = ("Popularity", "ContentEASE", "LightGCN", "FREEDOM")
+    rows = [r for r in defaults(TRAIN) if r.label in labels]
     extra, pairs = checks(rows)
+    turn, rivals = in_turn(rows)
     out = tmp_path_factory.mktemp("experiments")
-    warm = Experiment("toy", "python -m toy", data, features, [*rows, *extra], range(2), "LightGCN", 2, pairs)
+    warm = Experiment(
+        "toy", "python -m toy", data, features, [*rows, *extra, *turn], range(2), "LightGCN", 2, pairs, rivals
+    )
     cold = Experiment(
         "toy_cold", "python -m toy", data.resplit("cold-items"), features, rows, range(2), "LightGCN",
         tuned_as=warm,
@@ -78,6 +82,31 @@ def test_every_model_gets_the_same_number_of_trials(done) -> None:
     assert not rows["FREEDOM, shuffled"]["trials"]
     assert rows["FREEDOM, shuffled"]["options"] == rows["FREEDOM"]["options"]
     assert rows["FREEDOM, no denoising"]["options"] == {**rows["FREEDOM"]["options"], "dropout": 0.0}
+
+
+def test_content_ease_is_tested_against_trained_models_in_recall_and_ndcg(done) -> None:
+    result = done[3]
+    found = [(c["model"], c["baseline"], c["metric"]) for c in result["rivals"]]
+    assert found == [
+        ("ContentEASE", "LightGCN", "ndcg@20"),  # its recall is among the comparisons with the baseline
+        ("ContentEASE", "FREEDOM", "recall@20"),
+        ("ContentEASE", "FREEDOM", "ndcg@20"),
+        *(
+            ("ContentEASE, in turn", rival, metric)
+            for rival in ("LightGCN", "FREEDOM")
+            for metric in ("recall@20", "ndcg@20")
+        ),
+    ]
+    runs = {label: result["rows"][label]["runs"] for label in ("ContentEASE", "FREEDOM")}
+    for c in result["rivals"][1:3]:
+        means = {label: np.mean([run["test"][c["metric"]] for run in of]) for label, of in runs.items()}
+        assert c["difference"] == pytest.approx(means["ContentEASE"] - means["FREEDOM"], abs=1e-7)
+
+
+def test_a_model_in_turn_changes_one_option_of_its_best_trial(done) -> None:
+    first, second = done[3]["rows"]["ContentEASE, in turn"]["trials"]
+    changed = [name for name in first["options"] if first["options"][name] != second["options"][name]]
+    assert changed == ["image_weight"]
 
 
 def test_every_trial_keeps_its_metrics_by_epoch(done) -> None:
@@ -152,18 +181,19 @@ def test_a_new_row_is_put_into_a_record_where_the_table_has_it(done, tmp_path) -
         other["order"].remove(label)
     other["comparisons"] = [c for c in other["comparisons"] if c["model"] not in ("Popularity", "FREEDOM")]
     other["pairs"] = [c for c in other["pairs"] if c["model"] != "FREEDOM"]
+    other["rivals"] = [c for c in other["rivals"] if c["baseline"] != "FREEDOM"]
     write_result(tmp_path / "quick" / "toy.json", other)
     given = ["--out", str(tmp_path), "--quick", "--seeds", "0", "1", "--update", "--rows"]
     with pytest.raises(ConfigError, match=r"'Popularity' is new .* 'LightGCN'"):
         run(warm, arguments("").parse_args([*given, "Popularity"]))
     checks = [label for label, row in result["rows"].items() if row["like"] == "FREEDOM"]
-    rows = ["Popularity", "LightGCN", "FREEDOM", *checks]
+    rows = ["Popularity", "ContentEASE", "ContentEASE, in turn", "LightGCN", "FREEDOM", *checks]
     renewed = run(warm, arguments("").parse_args([*given, *rows]))
     assert renewed["order"] == result["order"]
     assert set(renewed["rows"]) == set(result["rows"])
-    for kind in ("comparisons", "pairs"):
-        expected = {(c["model"], c["baseline"]): c["difference"] for c in result[kind]}
-        found = {(c["model"], c["baseline"]): c["difference"] for c in renewed[kind]}
+    for kind in ("comparisons", "pairs", "rivals"):
+        expected = {(c["model"], c["baseline"], c["metric"]): c["difference"] for c in result[kind]}
+        found = {(c["model"], c["baseline"], c["metric"]): c["difference"] for c in renewed[kind]}
         assert found == pytest.approx(expected)
     assert renewed["defaults"] == result["defaults"]
 
@@ -242,7 +272,7 @@ def test_claims_compare_the_model_with_its_check(done) -> None:
     pair = next(p for p in done[3]["pairs"] if p["baseline"] == "FREEDOM, shuffled")
     assert pair["model"] == "FREEDOM"
     assert f"{pair['relative']:+.1%}" in text
-    assert len(text.splitlines()) == 3
+    assert len(text.splitlines()) == 4, "two headlines, ContentEASE and FREEDOM"
     assert len(paper_claims.checks({"toy": done[3]}, "parts").splitlines()) == 5
     assert len(paper_claims.time(done[3]).splitlines()) == 4
 
