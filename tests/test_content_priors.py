@@ -1,0 +1,87 @@
+"""The grid of experiments.content_priors is that of ContentEASE, and its error leaves each user out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from experiments import content_priors
+from experiments.content_priors import Regression, measure, sums_table, variants_table
+from graphrec.models.content_ease import ContentEASE, content_prior
+from graphrec.testing import communities
+
+
+@pytest.fixture(scope="module")
+def made():
+    data, tables = communities(2, 20)
+    return data.resplit("random"), tables
+
+
+def test_a_point_of_the_grid_scores_as_content_ease(made, monkeypatch) -> None:
+    data, tables = made
+    monkeypatch.setattr(content_priors, "PENALTIES", (2.0,))
+    monkeypatch.setattr(content_priors, "DROPOUTS", (0.3,))
+    base = ContentEASE.Config(knn_k=4, reg_weight=2.0, dropout=0.3, cold_items="as_trained")
+    prior = content_prior(tables, base.weights_of(tables), data.train, base)
+    everybody = torch.arange(data.n_users)
+    for point in Regression(data).grid(prior):
+        model = ContentEASE.build(data, tables, base.replace(content_weight=point.options["content_weight"]))
+        torch.testing.assert_close(point.scores.values, model.score(everybody), rtol=1e-4, atol=1e-5)
+    (without,) = Regression(data).grid(None)
+    ease = ContentEASE.build(data, tables, base.replace(content_weight=0.0))
+    torch.testing.assert_close(without.scores.values, ease.score(everybody), rtol=1e-4, atol=1e-5)
+
+
+def test_the_error_is_that_of_regressions_without_the_user(made, monkeypatch) -> None:
+    """Without the constraint on the diagonal the closed form is exact; penalties of popular items depend on
+    the user too, so there is no dropout.
+    """
+    data, _ = made
+    monkeypatch.setattr(content_priors, "PENALTIES", (3.0,))
+    monkeypatch.setattr(content_priors, "DROPOUTS", (0.0,))
+    regression = Regression(data)
+    monkeypatch.setattr(
+        Regression,
+        "_scores",
+        lambda self, free, inverse, identity=False: torch.from_numpy(
+            (self.x @ (free + identity * np.eye(len(free)))).astype(np.float32)
+        ),
+    )
+    (point,) = regression.grid(None)
+    x = regression.x.toarray()
+    errors = []
+    for user in range(len(x)):
+        others = np.delete(x, user, 0)
+        gram = others.T @ others
+        weights = np.linalg.solve(gram + 3 * np.eye(len(gram)), gram)
+        errors.append(np.square(x[user] - x[user] @ weights))
+    assert point.error == pytest.approx(np.mean(errors), rel=1e-4)
+
+
+def test_everything_is_measured_on_validation_and_the_sums_on_test(made, monkeypatch) -> None:
+    data, tables = made
+    monkeypatch.setattr(content_priors, "NEIGHBORS", 4)
+    record = {
+        "rows": {
+            "iALS": {"options": {"dim": 4, "n_iterations": 2}},
+            "FREEDOM": {"options": {"dim": 4, "train.learning_rate": 0.01}},
+            "ContentEASE": {"options": {"knn_k": 4, "image_weight": 0.5}},
+        },
+        "defaults": {"train": {"epochs": 2, "batch_size": 128}},
+    }
+    found = measure(data, tables, record)
+    assert len(found["variants"]) == 13
+    assert found["sums"]["ContentEASE"]["shares"] == [1, 0, 0]
+    assert (
+        found["sums"]["all three"]["valid"]["recall@20"] >= found["sums"]["ContentEASE"]["valid"]["recall@20"]
+    )
+    other = data.with_splits(data.train, data.valid, data.test.where(data.test.users % 2 == 0))
+    again = measure(other, tables, record)
+    assert again["variants"] == found["variants"], "test does not choose"
+    for label, of in again["sums"].items():
+        assert of["shares"] == found["sums"][label]["shares"]
+    assert again["sums"] != found["sums"], "and test is measured"
+    rows = variants_table({"toy": found}).splitlines()
+    assert len(rows) == 2 + len(found["variants"])
+    assert len(sums_table({"toy": found}).splitlines()) == 2 + 6
