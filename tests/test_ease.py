@@ -16,7 +16,7 @@ from graphrec.core.errors import ConfigError, TrainingError
 from graphrec.core.random import numpy_rng
 from graphrec.data import Histories, Interactions, Query
 from graphrec.graphs.sparse import to_scipy
-from graphrec.models import content_ease, gram, item_weights
+from graphrec.models import content_ease, gram, item_weights, regression
 from graphrec.models.content_ease import ContentEASE, content_prior
 from graphrec.models.ease import EASE
 
@@ -172,9 +172,10 @@ def test_a_recommender_keeps_the_largest_weights_of_each_item(toy, kept, block, 
     assert np.array_equal(stored, expected)
 
 
-def test_a_saved_recommender_ranks_as_the_model_does(tmp_path) -> None:
+@pytest.mark.parametrize("options", [{}, {"solver": "columns", "kept": 10}])
+def test_a_saved_recommender_ranks_as_the_model_does(options, tmp_path) -> None:
     data, tables = testing.communities(2, 20)
-    model = ContentEASE.build(data, tables, ContentEASE.Config(knn_k=5))
+    model = ContentEASE.build(data, tables, ContentEASE.Config(knn_k=5, **options))
     gr.Recommender.from_model(model, data, tables).save(tmp_path / "saved")
     recommender = gr.Recommender.load(tmp_path / "saved")
     scores = model.score(np.arange(data.n_users)).numpy()
@@ -193,6 +194,127 @@ def test_a_matrix_beyond_the_memory_is_refused_with_its_size(toy) -> None:
         EASE(train, EASE.Config(memory=1e-6))
     assert "60 x 60 x 4 bytes" in str(refused.value)
     assert "memory=1e-06" in str(refused.value)
+    assert "solver=columns" in str(refused.value)
+
+
+def test_kept_weights_beyond_the_memory_are_refused_with_their_size(toy) -> None:
+    train, _ = toy
+    with pytest.raises(ConfigError) as refused:
+        EASE(train, EASE.Config(solver="columns", kept=20, memory=1e-6))
+    assert "60 x 20 x 8 bytes" in str(refused.value)
+    assert "kept" in str(refused.value)
+    assert "solver=columns" not in str(refused.value)
+
+
+def columns(model: EASE | ContentEASE) -> np.ndarray:
+    """``B`` of a model that was solved by columns."""
+    return to_scipy(model.item_weights()).toarray().T
+
+
+@pytest.mark.parametrize("block", [64, 7])
+@pytest.mark.parametrize(("reg_weight", "dropout"), [(5.0, 0.0), (1.0, 0.5), (20.0, 0.9)])
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_columns_equal_the_inverse(toy, block, reg_weight, dropout, precision, monkeypatch) -> None:
+    monkeypatch.setattr(regression, "BLOCK", block)
+    train, _ = toy
+    options = {"reg_weight": reg_weight, "dropout": dropout, "precision": precision}
+    exact = EASE(train, EASE.Config(**options))
+    model = EASE(train, EASE.Config(**options, solver="columns", tolerance=1e-6))
+    assert np.abs(columns(model) - exact.weights.numpy()).max() <= PARITY
+    users = np.arange(train.n_users)
+    assert np.abs((model.score(users) - exact.score(users)).numpy()).max() <= PARITY * train.user_degree.max()
+
+
+@pytest.mark.parametrize("block", [64, 3])
+@pytest.mark.parametrize("cold_items", ["as_trained", "neighbors"])
+def test_columns_equal_the_inverse_with_content(catalog, block, cold_items, monkeypatch) -> None:
+    monkeypatch.setattr(regression, "BLOCK", block)
+    monkeypatch.setattr(content_ease, "BLOCK", block)
+    data, tables = catalog
+    config = ContentEASE.Config(**OPTIONS, cold_items=cold_items)
+    exact = ContentEASE.build(data, tables, config)
+    model = ContentEASE.build(data, tables, config.replace(solver="columns", tolerance=1e-6))
+    assert np.abs(columns(model) - exact.weights.numpy()).max() <= PARITY
+    cold = data.train.item_degree == 0
+    assert np.abs(columns(model)[:, cold]).max() > 0.01
+    histories = Histories.from_interactions(data.train)
+    assert torch.equal(model.score(np.arange(data.n_users)), model.score(Query(histories=histories)))
+
+
+@pytest.mark.parametrize("kept", [1, 5])
+def test_columns_keep_the_largest_weights(toy, kept) -> None:
+    train, _ = toy
+    exact = EASE(train, EASE.Config(reg_weight=5.0, kept=kept)).item_weights()
+    model = EASE(train, EASE.Config(reg_weight=5.0, kept=kept, solver="columns", tolerance=1e-6))
+    kept_weights = model.item_weights()
+    assert torch.equal(kept_weights.rowptr, exact.rowptr)
+    assert torch.equal(kept_weights.col, exact.col)
+    assert torch.allclose(kept_weights.weight, exact.weight, atol=PARITY, rtol=0)
+
+
+def test_a_cold_item_keeps_the_largest_of_its_neighbors_weights(catalog) -> None:
+    data, tables = catalog
+    options = {**OPTIONS, "solver": "columns", "tolerance": 1e-6}
+    every = columns(ContentEASE.build(data, tables, ContentEASE.Config(**options)))
+    few = columns(ContentEASE.build(data, tables, ContentEASE.Config(**options, kept=5)))
+    cold = data.train.item_degree == 0
+    assert ((few != 0).sum(0) <= 5).all()
+    assert np.array_equal((few[:, cold] != 0).any(0), (every[:, cold] != 0).any(0))
+    # It is as long as the weights of its neighbors together, of which the largest are most.
+    assert np.linalg.norm(few[:, cold]) > 0.5 * np.linalg.norm(every[:, cold])
+
+
+def test_items_without_users_in_common_have_no_weights() -> None:
+    train = Interactions(np.array([0, 0, 1]), np.array([0, 1, 2]), 2, 4, name="apart")
+    model = EASE(train, EASE.Config(solver="columns"))
+    assert np.array_equal(np.argwhere(columns(model)), [[0, 1], [1, 0]])
+
+
+def test_the_residual_is_below_the_tolerance_and_counts_iterations(toy) -> None:
+    train, _ = toy
+    config = EASE.Config(reg_weight=1.0, solver="columns", precision="float64", tolerance=1e-3)
+    history = EASE(train, config).history
+    diagonal = gram.penalty(train, config)
+    x = dense(train)
+    a = x.T @ x + np.diag(diagonal)
+    scale = 1 / np.sqrt(np.diag(a))[:, None]
+    iterations = []
+    for tolerance in (1e-1, 1e-3, 1e-5):
+        found = regression.largest_weights(history, diagonal, config.replace(tolerance=tolerance))
+        b = found.matrix().toarray().T
+        right = x.T @ x
+        off = right - a @ b
+        np.fill_diagonal(off, 0)
+        np.fill_diagonal(right, 0)
+        relative = np.linalg.norm(scale * off, axis=0) / np.linalg.norm(scale * right, axis=0)
+        assert relative.max() <= tolerance
+        assert relative.max() > tolerance / 1000  # it stops when it is there
+        iterations.append(found.iterations)
+    assert iterations == sorted(set(iterations))
+
+
+def test_too_few_iterations_are_an_error(toy) -> None:
+    train, _ = toy
+    options = {"reg_weight": 1.0, "solver": "columns", "tolerance": 1e-6}
+    with pytest.raises(TrainingError) as stopped:
+        EASE(train, EASE.Config(**options, max_iterations=2))
+    for fact in ("60 of 60 columns", "max_iterations=2", "tolerance=1e-06", "relative residual"):
+        assert fact in str(stopped.value)
+
+
+def test_a_tolerance_below_the_precision_is_an_error(toy) -> None:
+    train, _ = toy
+    options = {"reg_weight": 1.0, "solver": "columns", "tolerance": 1e-12}
+    with pytest.raises(TrainingError) as stopped:
+        EASE(train, EASE.Config(**options))
+    assert "precision=float64" in str(stopped.value)
+    assert torch.isfinite(EASE(train, EASE.Config(**options, precision="float64")).weights.weight).all()
+
+
+@pytest.mark.parametrize("check", testing.CHECKS)
+@pytest.mark.parametrize("model_class", [EASE, ContentEASE])
+def test_contract_by_columns(model_class, check) -> None:
+    testing.CHECKS[check](model_class, model_class.Config(solver="columns"))
 
 
 def test_a_matrix_that_cannot_be_inverted_is_refused() -> None:

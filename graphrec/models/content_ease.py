@@ -15,7 +15,6 @@ https://arxiv.org/abs/1905.03375; a penalty in proportion to an item's interacti
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -23,7 +22,6 @@ import numpy as np
 import torch
 from pydantic import Field
 from scipy.sparse import csr_matrix, diags, identity
-from torch import Tensor
 
 from graphrec.core.config import option
 from graphrec.data.interactions import Interactions
@@ -31,8 +29,7 @@ from graphrec.features import FeatureTable
 from graphrec.graphs.graph import mix, normalize_weights
 from graphrec.graphs.sparse import from_scipy, to_scipy
 from graphrec.models.base import ContentRule, Features
-from graphrec.models.gram import RegressionConfig, inverse_gram, keep_inverse, penalty
-from graphrec.models.item_weights import DenseItemWeightsRanker, dense_scores
+from graphrec.models.gram import RegressionConfig, inverse_gram, penalty
 from graphrec.models.multimodal import (
     ColdItems,
     MultimodalConfig,
@@ -40,12 +37,13 @@ from graphrec.models.multimodal import (
     WeightedConfig,
     item_graph,
 )
+from graphrec.models.regression import RegressionRanker, largest_weights
 from graphrec.models.search_space import Choice, Space, Uniform
 
-BLOCK = 512  # rows of the matrix that are replaced at a time
+BLOCK = 512  # rows of the matrix that are replaced, or cold items that are placed, at a time
 
 
-class ContentEASE(MultimodalRanker, DenseItemWeightsRanker):
+class ContentEASE(MultimodalRanker, RegressionRanker):
     """Ridge regression of each item on all others, shrunk toward a content graph."""
 
     class Config(WeightedConfig, MultimodalConfig, RegressionConfig):
@@ -78,32 +76,34 @@ class ContentEASE(MultimodalRanker, DenseItemWeightsRanker):
         "image_weight": Uniform(0.0, 1.0),
     }
     config: Config
-    weights: Tensor
 
     def __init__(self, train: Interactions, features: Features, config: Config) -> None:
         super().__init__(train, config)
         shares = config.weights_of(features)
         diagonal = penalty(train, config)
         graph = config.content_weight * content_prior(features, shares, train, config)  # beta P
-        toward = (diags(diagonal) @ (identity(train.n_items) - graph)).tocsr().astype(np.float32)
-        matrix = inverse_gram(train, diagonal, config)  # A^-1, becomes B in place
-        _shrink_to(matrix, toward)
-        self.register_buffer("weights", torch.from_numpy(matrix).float(), persistent=False)
         self.cold_start_rule = ContentRule(shares, config.knn_k)
         by_content = config.cold_items == "neighbors"
         cold_items = ColdItems(train, features, self.cold_start_rule, by_content)
-        if cold_items.graph is not None:
-            cold = torch.from_numpy(np.flatnonzero(train.item_degree == 0))
-            self.weights[:, cold] = cold_items.of(cold, self.weights.T).T
-
-    @classmethod
-    def reuse(cls) -> AbstractContextManager[None]:
-        """Keeps the last inverse, which only ``reg_weight``, ``dropout`` and ``precision`` change."""
-        return keep_inverse()
-
-    def score_rows(self, rows: csr_matrix) -> Tensor:
-        """Sums of the rows of ``B`` of a history's items (Eq. 1)."""
-        return dense_scores(self.weights, rows)
+        # Those whose weights are their content neighbors'.
+        placed = np.flatnonzero(train.item_degree == 0) if cold_items.graph is not None else np.empty(0, int)
+        if config.solver == "columns":
+            others = np.setdiff1d(np.arange(train.n_items), placed)
+            largest = largest_weights(self.history, diagonal, config, graph, others)
+            for start in range(0, len(placed), BLOCK):
+                block = placed[start : start + BLOCK]
+                rows = cold_items.of_sparse(torch.from_numpy(block), largest.matrix(), largest.lengths())
+                largest.put(block, rows)
+            self.weights = largest.graph()
+            return
+        toward = (diags(diagonal) @ (identity(train.n_items) - graph)).tocsr().astype(np.float32)
+        matrix = inverse_gram(train, diagonal, config)  # A^-1, becomes B in place
+        _shrink_to(matrix, toward)
+        weights = torch.from_numpy(matrix).float()
+        self.register_buffer("weights", weights, persistent=False)
+        if len(placed):
+            cold = torch.from_numpy(placed)
+            weights[:, cold] = cold_items.of(cold, weights.T).T
 
 
 def content_prior(

@@ -12,21 +12,18 @@ loop and no seed.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import ClassVar
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
-from torch import Tensor
 
 from graphrec.data.interactions import Interactions
-from graphrec.models.gram import RegressionConfig, inverse_gram, keep_inverse, penalty
-from graphrec.models.item_weights import DenseItemWeightsRanker, dense_scores
+from graphrec.models.gram import RegressionConfig, inverse_gram, penalty
+from graphrec.models.regression import RegressionRanker, largest_weights
 from graphrec.models.search_space import Choice, Space
 
 
-class EASE(DenseItemWeightsRanker):
+class EASE(RegressionRanker):
     """Ridge regression of each item on all others."""
 
     class Config(RegressionConfig):
@@ -38,20 +35,14 @@ class EASE(DenseItemWeightsRanker):
         "dropout": Choice(0.0, 0.2, 0.4, 0.6),
     }
     config: Config
-    weights: Tensor
 
     def __init__(self, train: Interactions, config: Config) -> None:
         super().__init__(train, config)
-        matrix = inverse_gram(train, penalty(train, config), config)  # P of Eq. 2, becomes B in place
+        diagonal = penalty(train, config)
+        if config.solver == "columns":
+            self.weights = largest_weights(self.history, diagonal, config).graph()
+            return
+        matrix = inverse_gram(train, diagonal, config)  # P of Eq. 2, becomes B in place
         matrix /= -np.diag(matrix)  # column j by P_jj, Eq. 3
         np.fill_diagonal(matrix, 0)
         self.register_buffer("weights", torch.from_numpy(matrix).float(), persistent=False)
-
-    @classmethod
-    def reuse(cls) -> AbstractContextManager[None]:
-        """Keeps the last inverse, which only ``reg_weight``, ``dropout`` and ``precision`` change."""
-        return keep_inverse()
-
-    def score_rows(self, rows: csr_matrix) -> Tensor:
-        """Sums of the rows of ``B`` of a history's items (Eq. 1)."""
-        return dense_scores(self.weights, rows)

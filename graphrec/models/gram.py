@@ -62,10 +62,20 @@ class RegressionConfig(KeptWeightsConfig):
     dropout: float = Field(0.0, ge=0, lt=1)
     """Share of each history that is left out in training, in expectation and in closed form: adds
     ``p / (1 - p)`` times an item's interactions to the penalty of its weights."""
+    solver: Literal["inverse", "columns"] = "inverse"
+    """``inverse`` computes the whole matrix over items at once. ``columns`` solves it column by column with
+    conjugate gradients and keeps ``kept`` weights of each, for catalogs whose matrix does not fit."""
+    kept: int = Field(500, ge=1)
+    """Weights per item that a recommender keeps, those of the largest size. Evaluation takes all with
+    ``solver=inverse``, and these with ``solver=columns``."""
+    tolerance: float = Field(1e-4, gt=0, lt=1)
+    """With ``solver=columns``, the residual of a column over its right side at which it is done."""
+    max_iterations: int = option(500, ge=1, affects_result=False)
+    """With ``solver=columns``, iterations of a column after which the training ends with an error."""
     precision: Literal["float32", "float64"] = "float32"
-    """Of the inverse. float64 takes twice the memory and time."""
+    """Of the inverse or the iterations. float64 takes twice the memory and time."""
     memory: float = option(16.0, gt=0, affects_result=False)
-    """GiB that the matrix over items may take."""
+    """GiB that the matrix over items, or the kept weights and a block of columns, may take."""
 
 
 def penalty(train: Interactions, config: RegressionConfig) -> np.ndarray:
@@ -88,7 +98,13 @@ def inverse_gram(train: Interactions, diagonal: np.ndarray, config: RegressionCo
     """
     n = train.n_items
     dtype = np.dtype(config.precision)
-    _check_memory(n, config.precision, config.memory)
+    check_memory(
+        n * n * dtype.itemsize,
+        f"a matrix over {n:,} items takes {n:,} x {n:,} x {dtype.itemsize} bytes =",
+        config,
+        "set solver=columns, which keeps the largest weights of each item, or leave out items with few "
+        "interactions",
+    )
     kept = _last.get()
     if kept:
         same = kept[0].train is train and kept[0].matrix.dtype == dtype
@@ -123,24 +139,26 @@ def inverse_gram(train: Interactions, diagonal: np.ndarray, config: RegressionCo
     return result
 
 
-def matrix_gib(n: int, precision: str) -> float:
-    """What a matrix over ``n`` items takes, in GiB."""
-    return n * n * np.dtype(precision).itemsize / GIB
+def check_memory(needed: int, what: str, config: RegressionConfig, otherwise: str) -> None:
+    """Raises a ConfigError where ``needed`` bytes are more than ``memory`` allows or than are installed.
+
+    Args:
+        needed: bytes.
+        what: the beginning of the message, which ends in the amount.
+        config: gives ``memory``.
+        otherwise: what to do instead of raising ``memory``.
+    """
+    limit = memory_limit(config.memory)
+    if needed / GIB > limit:
+        raise ConfigError(
+            f"{what} {needed / GIB:.1f} GiB; memory={config.memory:g} GiB and what is installed allow "
+            f"{limit:.1f} GiB: raise memory, {otherwise}"
+        )
 
 
 def memory_limit(allowed: float) -> float:
     """What a matrix may take: the allowed GiB, or all of the machine's memory if that is less."""
     return min(allowed, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB)
-
-
-def _check_memory(n: int, precision: str, allowed: float) -> None:
-    needed, limit = matrix_gib(n, precision), memory_limit(allowed)
-    if needed > limit:
-        raise ConfigError(
-            f"a matrix over {n:,} items takes {n:,} x {n:,} x {np.dtype(precision).itemsize} bytes = "
-            f"{needed:.1f} GiB; memory={allowed:g} GiB and what is installed allow {limit:.1f} GiB: raise "
-            "memory, or leave out items with few interactions"
-        )
 
 
 def _check_inverse(x: csr_matrix, diagonal: np.ndarray, inverse: np.ndarray) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -24,9 +24,12 @@ from graphrec.data.interactions import Interactions
 from graphrec.features import ATTRIBUTE_PREFIX, FeatureTable
 from graphrec.graphs.graph import Graph
 from graphrec.graphs.knn import content_graph, knn, nearest_edges
-from graphrec.graphs.sparse import interaction_matrix
+from graphrec.graphs.sparse import interaction_matrix, to_scipy
 from graphrec.models.base import ContentRule, Features, ModelConfig, Ranker
 from graphrec.models.batches import PreferencesConfig
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 Fill = Literal["zero", "mean", "neighbors"]
 BLOCK = 1024  # missing items that are filled at a time
@@ -285,9 +288,21 @@ class ColdItems(nn.Module):
         assert self.graph is not None
         return self._placed(self.graph.rows(cold), items)
 
+    def of_sparse(self, cold: Tensor, items: csr_matrix, lengths: np.ndarray) -> Tensor:
+        """The same where the table of embeddings is sparse ``(n_items, d)``; ``lengths (n_items,)`` are its
+        rows'.
+        """
+        assert self.graph is not None
+        graph = self.graph.rows(cold)
+        mean = torch.from_numpy((to_scipy(graph) @ items).toarray())
+        return self._with_length(mean, graph @ torch.from_numpy(lengths)[:, None])
+
+    @classmethod
+    def _placed(cls, graph: Graph, items: Tensor) -> Tensor:
+        return cls._with_length(graph @ items, graph @ items.norm(dim=1, keepdim=True))
+
     @staticmethod
-    def _placed(graph: Graph, items: Tensor) -> Tensor:
-        mean = graph @ items  # (n, d)
-        length = graph @ items.norm(dim=1, keepdim=True)  # (n, 1)
+    def _with_length(mean: Tensor, length: Tensor) -> Tensor:
+        """``(n, d)`` scaled to ``(n, 1)``."""
         placed: Tensor = torch.nn.functional.normalize(mean, dim=1) * length
         return placed

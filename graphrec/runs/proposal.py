@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from graphrec.data import Dataset
-from graphrec.models.gram import RegressionConfig, matrix_gib, memory_limit
+from graphrec.models import gram
 
 
 class Proposal(NamedTuple):
@@ -22,9 +22,8 @@ def propose(data: Dataset) -> Proposal:
     Args:
         data: its items' content and their number decide.
     """
-    config = RegressionConfig()
-    needed = matrix_gib(data.n_items, config.precision)
-    limit = memory_limit(config.memory)
+    needed = 4 * data.n_items**2 / gram.GIB  # in float32
+    limit = gram.memory_limit(gram.RegressionConfig().memory)
     content = " and ".join(sorted(data.content))
     if content and needed <= limit:
         return Proposal(
