@@ -9,6 +9,7 @@ Both models with their default options. ``all`` is the whole matrix; ``columns``
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,19 +57,20 @@ def measured(data: gr.Dataset, model: HasScorer) -> list[float]:
     return [means[metric] for metric in METRICS]
 
 
-def rows(data: gr.Dataset, tables: Features, model_class: type[Ranker]) -> Iterator[tuple[str, list[float]]]:
-    """Yields what is kept, and the metrics."""
+def measured_by_kept(
+    data: gr.Dataset, tables: Features, model_class: type[Ranker]
+) -> Iterator[tuple[str, list[float]]]:
+    """Yields what is kept, and the metrics; NaN where there are no more items than that."""
     model = model_class.build(data, tables, model_class.Config())
     assert isinstance(model, DenseItemWeightsRanker)
     options = model.config
     for kept in KEPT:
-        if kept < data.n_items:
-            model.config = options.replace(kept=kept)
-            yield f"{kept:,}", measured(data, Kept(model))
+        model.config = options.replace(kept=kept)
+        fewer = kept < data.n_items
+        yield f"{kept:,}", measured(data, Kept(model)) if fewer else [float("nan")] * len(METRICS)
     yield "all", measured(data, model)
-    if options.kept < data.n_items:
-        solved = model_class.build(data, tables, options.replace(solver="columns"))
-        yield f"{options.kept:,}, columns", measured(data, solved)
+    solved = model_class.build(data, tables, options.replace(solver="columns"))
+    yield f"{options.kept:,}, columns", measured(data, solved)
 
 
 def main() -> None:
@@ -77,16 +79,17 @@ def main() -> None:
     parser.add_argument("--root", default=None, help="folder with the datasets")
     parser.add_argument("--store", type=Path, default=Path("cache"), help="the feature store")
     options = parser.parse_args()
-    print(f"| dataset | items | model | kept | {' | '.join(METRICS)} |\n|---|---:|---|---|---:|---:|")
     for name in DATASETS:
         data = gr.load_dataset(name, root=options.root)
         ready = name == "amazon-scientific"
         tables = ready_features(data, name, options.root) if ready else text_features(data, options.store)
         for model_class in (EASE, ContentEASE):
-            for kept, values in rows(data, tables, model_class):
-                numbers = " | ".join(f"{v:.4f}" for v in values)
-                label = f"{name} | {data.n_items:,} | {model_class.__name__}"
-                print(f"| {label} | {kept} | {numbers} |", flush=True)
+            found = dict(measured_by_kept(data, tables, model_class))
+            if name == DATASETS[0] and model_class is EASE:
+                print(f"| validation | {' | '.join(found)} |\n|---|{'---:|' * len(found)}")
+            for metric, values in zip(METRICS, zip(*found.values(), strict=True), strict=True):
+                numbers = " | ".join("" if math.isnan(v) else f"{v:.4f}" for v in values)
+                print(f"| {name}, {model_class.__name__}, {metric} | {numbers} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -90,10 +90,11 @@ class ContentEASE(MultimodalRanker, RegressionRanker):
         if config.solver == "columns":
             others = np.setdiff1d(np.arange(train.n_items), placed)
             largest = largest_weights(self.history, diagonal, config, graph, others)
+            neighbors = largest.matrix()
+            lengths = largest.lengths()
             for start in range(0, len(placed), BLOCK):
                 block = placed[start : start + BLOCK]
-                rows = cold_items.of_sparse(torch.from_numpy(block), largest.matrix(), largest.lengths())
-                largest.put(block, rows)
+                largest.put(block, cold_items.of_sparse(torch.from_numpy(block), neighbors, lengths))
             self.weights = largest.graph()
             return
         toward = (diags(diagonal) @ (identity(train.n_items) - graph)).tocsr().astype(np.float32)
