@@ -69,11 +69,12 @@ def columns(train: Interactions, config: EASE.Config, sample: int | None) -> Lar
     floor = product * found.iterations * len(some) / BLOCK
     speed = 4 * len(train) * BLOCK / product
     weights = found.weights.nbytes + found.items.nbytes
+    memory = f"{used.extra / GIB:.2f} GiB, {used.extra / weights:.2f} times the weights"
+    whole = f"all {n:,} columns: {used.cpu / len(some) * n:.0f} s"  # a part leaves memory untouched
     print(
         f"  columns: {used.cpu:.2f} s for {len(some):,} columns, {used.cpu / floor:.2f} times the floor of "
         f"{floor:.2f} s, {found.iterations} products at {speed / 1e9:.1f} GFLOP/s; "
-        f"{used.extra / GIB:.2f} GiB, {used.extra / weights:.2f} times the weights"
-        + (f"; all {n:,} columns: {used.cpu / len(some) * n:.0f} s" if len(some) < n else ""),
+        f"{memory if len(some) == n else whole}",
         flush=True,
     )
     return found
@@ -113,8 +114,8 @@ def main() -> None:
         for name, load in cases.items():
             train = load().train
             print(f"{name}: {train.n_users:,} users, {train.n_items:,} items, {len(train):,} interactions")
-            model = inverse(train, config) if "inverse" in options.solvers else None
             found = columns(train, config, options.sample) if "columns" in options.solvers else None
+            model = inverse(train, config) if "inverse" in options.solvers else None
             if model is not None and found is not None and options.sample is None:
                 compare(model, found)
 

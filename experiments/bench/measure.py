@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import statistics
@@ -50,6 +51,7 @@ def spent() -> Iterator[Spent]:
     Memory is the kernel's high-water mark of resident pages, reset at the beginning (Linux; elsewhere it
     stays 0). Pages of mapped files count while they are resident.
     """
+    _return_freed()
     result, before = Spent(), _memory("VmRSS")
     _reset_peak()
     cpu, began = time.process_time(), time.perf_counter()
@@ -90,6 +92,12 @@ def _memory(key: str) -> int:
         return 0
     lines = (line.split() for line in status.read_text().splitlines() if line.startswith(key + ":"))
     return next((int(parts[1]) * 1024 for parts in lines), 0)
+
+
+def _return_freed() -> None:
+    """Gives freed memory back to the system, as far as the C library can; used again, it would not count."""
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _reset_peak() -> None:
