@@ -358,3 +358,18 @@ def test_trials_of_a_study_share_an_inverse(catalog, monkeypatch):
         for _ in range(2):
             ContentEASE.build(data, tables, small)
     assert len(computed) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "n_items", "kept"),
+    [
+        (None, 100, 100),
+        (None, 2896, 2896),
+        (None, 7050, 1189),
+        (None, 60_000, 500),
+        (7, 100, 7),
+        (700, 100, 100),
+    ],
+)
+def test_a_recommender_keeps_all_weights_of_a_small_catalog(given, n_items: int, kept: int) -> None:
+    assert EASE.Config(kept=given).kept_of(n_items) == kept

@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    config = EASE.Config(reg_weight=options.reg_weight)
+    config = EASE.Config(reg_weight=options.reg_weight, kept=500)
     print(machine())
     cases = {f"generated, {n:,} items": lambda n=n: catalog.dataset(n / catalog.ITEMS) for n in options.items}
     cases |= {d: lambda d=d: gr.load_dataset(d, root=options.root) for d in options.datasets}

@@ -65,9 +65,10 @@ class RegressionConfig(KeptWeightsConfig):
     solver: Literal["inverse", "columns"] = "inverse"
     """``inverse`` computes the whole matrix over items at once. ``columns`` solves it column by column with
     conjugate gradients and keeps ``kept`` weights of each, for catalogs whose matrix does not fit."""
-    kept: int = Field(500, ge=1)
+    kept: int | None = Field(None, ge=1)
     """Weights per item that a recommender keeps, those of the largest size. Evaluation takes all with
-    ``solver=inverse``, and these with ``solver=columns``."""
+    ``solver=inverse``, and these with ``solver=columns``. None keeps 500, and more where all items together
+    then have no more than 8 million."""
     tolerance: float = Field(1e-4, gt=0, lt=1)
     """With ``solver=columns``, the residual of a column over its right side at which it is done."""
     max_iterations: int = option(500, ge=1, affects_result=False)

@@ -22,6 +22,10 @@ from graphrec.graphs.graph import Graph
 from graphrec.models.base import ModelConfig, Ranker
 
 BLOCK = 1024  # items whose weights are computed at a time
+LEAST_KEPT = 500
+"""Weights per item that a recommender keeps at least by default."""
+MOST_KEPT = 2**23
+"""Weights in all up to which it keeps more by default: 64 MiB. On small catalogs that is all of them."""
 
 
 class ItemWeightsRanker(Ranker):
@@ -50,8 +54,14 @@ class ItemWeightsRanker(Ranker):
 class KeptWeightsConfig(ModelConfig):
     """Options of models whose matrix over items has few zeros."""
 
-    kept: int = option(500, ge=1, affects_result=False)
-    """Weights per item that a recommender keeps, those of the largest size; evaluation takes all."""
+    kept: int | None = option(None, ge=1, affects_result=False)
+    """Weights per item that a recommender keeps, those of the largest size; evaluation takes all. None keeps
+    500, and more where all items together then have no more than 8 million."""
+
+    def kept_of(self, n_items: int) -> int:
+        """Weights per item that a recommender of ``n_items`` keeps."""
+        kept = self.kept or max(LEAST_KEPT, MOST_KEPT // n_items)
+        return min(kept, n_items)
 
 
 class DenseItemWeightsRanker(ItemWeightsRanker):
@@ -80,7 +90,7 @@ class DenseItemWeightsRanker(ItemWeightsRanker):
     def item_weights(self) -> Graph:
         """Each item's ``kept`` weights of the largest size: row ``i`` makes up the score of item ``i``."""
         n = self.n_items
-        kept = min(self.config.kept, n)
+        kept = self.config.kept_of(n)
         weights = torch.empty(0, n)
         items = torch.empty(0, n, dtype=torch.int64)  # whose weights they are
         identity = csr_matrix((np.ones(n, np.float32), np.arange(n), np.arange(n + 1)))

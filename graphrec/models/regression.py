@@ -137,7 +137,7 @@ def largest_weights(
         TrainingError: a column does not reach ``tolerance`` within ``max_iterations``.
     """
     n_users, n = history.n_target, history.n_source
-    kept = min(config.kept, n)
+    kept = config.kept_of(n)
     dtype = torch.float64 if config.precision == "float64" else torch.float32
     # The weights and, while they score, their transpose; of a block, seven tables over items and one over
     # users.
