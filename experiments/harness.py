@@ -167,6 +167,9 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
     """
     if options.threads:
         torch.set_num_threads(options.threads)
+    if options.rows and not any(experiment.has(label) for label in options.rows):
+        print(f"{experiment.name}: has none of the rows {', '.join(options.rows)}", flush=True)
+        return None
     seeds = options.seeds or list(experiment.seeds)[: 1 if options.quick else None]
     path = (options.out / "quick" if options.quick else RESULTS) / f"{experiment.name}.json"
     before = read_json(path) if options.update else {}

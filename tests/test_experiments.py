@@ -198,6 +198,16 @@ def test_a_new_row_is_put_into_a_record_where_the_table_has_it(done, tmp_path) -
     assert renewed["defaults"] == result["defaults"]
 
 
+def test_a_table_without_the_rows_that_are_named_stays_as_it_is(done, tmp_path) -> None:
+    warm, _, _, result, _ = done
+    path = tmp_path / "quick" / "toy.json"
+    write_result(path, result)
+    before = path.read_bytes()
+    given = ["--out", str(tmp_path), "--quick", "--update", "--rows", "LLMRec"]
+    assert run(warm, arguments("").parse_args(given)) is None
+    assert path.read_bytes() == before
+
+
 def test_a_new_row_of_a_cold_split_takes_the_options_recorded_for_the_warm_one(done, tmp_path) -> None:
     _, cold, _, warm_result, result = done
     warm_record, record = (json.loads(json.dumps(r)) for r in (warm_result, result))
