@@ -288,6 +288,12 @@ def opened(name: str, root: str | None, store: Path) -> tuple[gr.Dataset, Mappin
     return data, extracted(data, store, image="hog-hsv", text=text_encoder())
 
 
+def options_of(name: str) -> dict[str, Any]:
+    """The recorded table of a dataset, whose options are used."""
+    record: dict[str, Any] = read_json(RESULTS / f"{name.replace('-', '_')}.json")
+    return record
+
+
 def variants_table(found: Mapping[str, Any]) -> str:
     """The recorded variants as markdown."""
     heads = [f"{name}, {metric}" for name in found for metric in ("R@20", "N@20")]
@@ -323,8 +329,7 @@ def main() -> None:
     found = read_json(RESULT) if RESULT.exists() else {}
     for name in options.datasets:
         data, tables = opened(name, options.root, options.store)
-        record = read_json(RESULTS / f"{name.replace('-', '_')}.json")
-        found[name] = measure(data, tables, record)
+        found[name] = measure(data, tables, options_of(name))
         write_result(RESULT, {known: found[known] for known in DATASETS if known in found})
         print(f"{variants_table({name: found[name]})}\n\n{sums_table({name: found[name]})}\n", flush=True)
 

@@ -22,6 +22,7 @@ import graphrec as gr
 from experiments import (
     bm3_collapse,
     cold_items,
+    content_priors,
     contribution_cuts,
     contributions,
     conversations,
@@ -643,9 +644,43 @@ class Collapse(Kind):
         return {m: facts[m] for m in self.metrics}
 
 
+class ContentPriors(Kind):
+    """The result of :mod:`experiments.content_priors`, a row a dataset and variant or sum."""
+
+    def matches(self, result: Mapping[str, Any]) -> bool:
+        """See :meth:`Kind.matches`."""
+        return bool(result) and all(isinstance(r, Mapping) and "variants" in r for r in result.values())
+
+    def rows(self, result: Mapping[str, Any]) -> dict[str, RecordedRow]:
+        """Validation metrics of the variants, test metrics of the sums."""
+        return {
+            f"{name}: {label}": RecordedRow({m: {0: value} for m, value in values.items()}, True, None)
+            for name, found in result.items()
+            for label, values in self._flat(found).items()
+        }
+
+    def datasets(self, result: Mapping[str, Any]) -> dict[str, str]:
+        """See :meth:`Kind.datasets`."""
+        return {label: label.partition(": ")[0] for label in self.rows(result)}
+
+    def measure(self, result: Mapping[str, Any], label: str, seed: int, where: Where) -> dict[str, float]:
+        """See :meth:`Kind.measure`; everything on the dataset is measured, at seed 0."""
+        name, _, row = label.partition(": ")
+        if seed != 0:
+            raise ConfigError(f"seed {seed}; content priors are measured with seed 0")
+        data, tables = content_priors.opened(name, where.root, where.store)
+        record = content_priors.options_of(name)
+        return self._flat(content_priors.measure(data, tables, record))[row]
+
+    def _flat(self, found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+        metrics = content_priors.METRICS
+        variants = {label: {m: of[m] for m in metrics} for label, of in found["variants"].items()}
+        return variants | {f"sum of {label}": dict(of["test"]) for label, of in found["sums"].items()}
+
+
 KINDS: tuple[Kind, ...] = (
     Rankings(), Contributions(), Conversations(), ColdItems(), Neighbors(), TimeSplits(), ContributionCuts(),
-    FoldIn(), Collapse(),
+    FoldIn(), Collapse(), ContentPriors(),
 )  # fmt: skip
 
 
