@@ -27,7 +27,7 @@ from scipy.sparse import csr_matrix, diags
 import graphrec as gr
 from experiments.content import extracted, ready_features, text_encoder
 from experiments.harness import completed
-from experiments.recording import RESULTS, write_result
+from experiments.recording import RESULTS, read_result, write_result
 from graphrec.core.files import read_json
 from graphrec.features import FeatureTable
 from graphrec.graphs.graph import normalize_weights
@@ -290,8 +290,7 @@ def opened(name: str, root: str | None, store: Path) -> tuple[gr.Dataset, Mappin
 
 def options_of(name: str) -> dict[str, Any]:
     """The recorded table of a dataset, whose options are used."""
-    record: dict[str, Any] = read_json(RESULTS / f"{name.replace('-', '_')}.json")
-    return record
+    return read_result(RESULTS / f"{name.replace('-', '_')}.json")
 
 
 def variants_table(found: Mapping[str, Any]) -> str:

@@ -33,7 +33,7 @@ import graphrec as gr
 from experiments import contribution_cuts
 from experiments.contribution_cuts import PER_PERSON, CutRow
 from experiments.harness import QUICK, folder_of, options_of_all
-from experiments.recording import RESULTS, write_result
+from experiments.recording import RESULTS, read_result, write_result
 from experiments.rendering import spread
 from graphrec.core.environment import environment
 from graphrec.core.files import read_json, write_json
@@ -218,7 +218,7 @@ def run(name: str, command: str, data: gr.Dataset, text: str, options: argparse.
     }
     path = (options.out / "quick" if options.quick else RESULTS) / f"{name}.json"
     write_result(path, result)
-    result = read_json(path)
+    result = read_result(path)
     print(
         f"{about(result)}\n\n{table(result)}\n\n{parts(result)}\n\n{compared_with(result)}\n\nwritten: {path}"
     )

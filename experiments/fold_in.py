@@ -23,7 +23,7 @@ from scipy.stats import spearmanr
 import graphrec as gr
 from experiments.content import extracted, text_encoder
 from experiments.harness import SELECT, Experiment, Study, completed, options_of_all
-from experiments.recording import RESULTS, write_result
+from experiments.recording import RESULTS, read_result, write_result
 from experiments.rows import defaults
 from graphrec.core.files import read_json
 from graphrec.data import Histories, Interactions, Query
@@ -67,7 +67,7 @@ def compared(model: Ranker, data: gr.Dataset) -> dict[str, Any]:
 
 def measured(label: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """One model, trained with the options recorded for MovieLens small, and compared."""
-    recorded = read_json(RESULTS / "movielens_small.json")
+    recorded = read_result(RESULTS / "movielens_small.json")
     data = gr.load_dataset("movielens-small", root=options.root)
     tables = extracted(data, options.store, image="hog-hsv", text=text_encoder(options.quick))
     train = gr.TrainConfig(**completed(recorded["defaults"]["train"]), checkpoint_every=20, progress=False)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 import graphrec as gr
-from experiments.recording import RESULTS, write_result
+from experiments.recording import RESULTS, read_result, write_result
 from experiments.rendering import compared, details, key_of, table
 from graphrec.core.environment import environment
 from graphrec.core.errors import CheckpointError, ConfigError
@@ -172,12 +172,12 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
         return None
     seeds = options.seeds or list(experiment.seeds)[: 1 if options.quick else None]
     path = (options.out / "quick" if options.quick else RESULTS) / f"{experiment.name}.json"
-    before = read_json(path) if options.update else {}
+    before = read_result(path) if options.update else {}
     if before:
         train = gr.TrainConfig(**completed(before["defaults"]["train"]))
         experiment = replace(experiment, rows=[replace(row, train=train) for row in experiment.rows])
     first = experiment.tuned_as
-    options_of = read_json(path.with_name(f"{first.name}.json"))["rows"] if before and first else {}
+    options_of = read_result(path.with_name(f"{first.name}.json"))["rows"] if before and first else {}
     study = Study(experiment, options.out, options.quick, before.get("rows", {}), options_of)
     rows: dict[str, Any] = {}
     entries: dict[str, list[Entry]] = {}
@@ -188,7 +188,6 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
         own_seeds = seeds if row.group == "main" else seeds[: experiment.checked]
         done = [study.one(row, chosen, seed) for seed in own_seeds]
         entries[row.label] = [study.entry(row, facts, report) for facts, report in done]
-        own = compare_reports({row.label: entries[row.label]}, metric=SELECT).results[row.label]
         rows[row.label] = {
             "model": row.model,
             "group": row.group,
@@ -199,7 +198,6 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
             "options": chosen,
             "trials": trials,
             "published": dict(experiment.published.get(row.label, {})),
-            "intervals": {m: own.interval(m) for m in METRICS},
             "runs": [facts for facts, _ in done],
             "activity": _by_activity(study.data, [report for _, report in done]),
         }
@@ -239,7 +237,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
         "rivals": _rivals(entries, experiment.rivals, tested.comparisons),
     }  # fmt: skip
     write_result(path, result)
-    result = read_json(path)
+    result = read_result(path)
     page = to_html(tested, study.folder / "report.html")
     print(f"{table(result)}\n\n{details(result)}\n\nwritten: {path}, {page}")
     return result

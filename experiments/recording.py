@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from graphrec.core.files import write_text
+from graphrec.core.files import read_json, write_text
 
 RESULTS = Path(__file__).parent / "results"
 TEST = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
@@ -22,6 +22,8 @@ GROUPS = ("items/warm", "items/cold", "items/cold/within")
 DROPPED = ("recognized", "supports_cold_items", "wall")
 """Facts of a run that its row records once, or that nothing reads."""
 DIGITS = 8
+MOST_TRIALS = 16
+"""Trials of a row up to which all are recorded; of more, the best and how many there were."""
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
@@ -41,8 +43,31 @@ def _slim(result: Mapping[str, Any]) -> dict[str, Any]:
     rows = result.get("rows")
     if not isinstance(rows, Mapping):
         return dict(result)
-    return {**result, "rows": {label: {**row, "runs": [_run(r) for r in row["runs"]]}
-                               for label, row in rows.items()}}  # fmt: skip
+    return {**result, "rows": {label: _row(row) for label, row in rows.items()}}
+
+
+def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in row.items() if key != "intervals"}
+    trials = row.get("trials", [])
+    if len(trials) > MOST_TRIALS:
+        best = max(trials, key=lambda trial: -math.inf if trial["value"] is None else trial["value"])
+        kept["trials"] = [{"of": len(trials), **best}]
+    runs = [_run(r) for r in row["runs"]]
+    alike = [{key: value for key, value in run.items() if key != "seed"} for run in runs]
+    if len(runs) > 1 and all("seed" in run for run in runs) and all(one == alike[0] for one in alike):
+        return {**kept, "seeds": [run["seed"] for run in runs], "runs": alike[:1]}
+    return {**kept, "runs": runs}
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Reads what :func:`write_result` wrote; of a row that depends on no seed, the one run for each seed."""
+    result: dict[str, Any] = read_json(path)
+    rows = result.get("rows") if isinstance(result, dict) else None
+    if isinstance(rows, dict):
+        for row in rows.values():
+            if isinstance(row, dict) and "seeds" in row:
+                row["runs"] = [{"seed": seed, **row["runs"][0]} for seed in row.pop("seeds")]
+    return result
 
 
 def _run(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,9 +28,9 @@ from experiments import (
     paper_claims,
     time_splits,
 )
-from experiments.recording import RESULTS
+from experiments.recording import RESULTS, read_result
 from experiments.rendering import about, best, details, table
-from graphrec.core.files import read_json, write_text
+from graphrec.core.files import write_text
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md")))
@@ -47,8 +47,7 @@ def recorded(name: str) -> dict[str, Any]:
     if not path.exists():
         known = sorted(p.stem for p in RESULTS.glob("*.json"))
         raise ValueError(f"{path} is not recorded; there are {known}")
-    result: dict[str, Any] = read_json(path)
-    return result
+    return read_result(path)
 
 
 TABLES: dict[str, Callable[..., str]] = {

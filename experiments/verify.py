@@ -27,11 +27,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.recording import RESULTS
+from experiments.recording import RESULTS, read_result
 from experiments.retrain import Kind, RecordedRow, Where, kind_of
 from graphrec.core.environment import differences, environment
 from graphrec.core.errors import ConfigError, GraphrecError, nearest
-from graphrec.core.files import read_json
 from graphrec.runs.repeat import torch_threads
 
 DEVIATIONS = 3.0
@@ -178,7 +177,7 @@ def opened(name: str) -> dict[str, Any]:
         known = sorted(p.stem for p in RESULTS.glob("*.json"))
         raise ConfigError(f"no recorded result {name!r}; there are {known}.{nearest(name, known)}")
     try:
-        result = read_json(path)
+        result = read_result(path)
     except ValueError as cause:
         raise ConfigError(f"{path}: not JSON ({cause}); restore it") from cause
     if not isinstance(result, dict):

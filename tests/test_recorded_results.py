@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from experiments import conversations, llm_augmentation, paper_claims
-from experiments.recording import RESULTS
+from experiments.recording import MOST_TRIALS, RESULTS, TEST, read_result, write_result
 from experiments.rendering import compared, corrected_p, details, key_of, pair_table, shared_seeds, values_of
-from graphrec.core.files import read_json
 from graphrec.evaluation.metrics import holm
 
 RECORDED = sorted(path.stem for path in RESULTS.glob("*.json"))
@@ -22,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def recorded(name: str) -> dict[str, Any]:
-    result: dict[str, Any] = read_json(RESULTS / f"{name}.json")
+    result: dict[str, Any] = read_result(RESULTS / f"{name}.json")
     return result
 
 
@@ -208,3 +207,24 @@ def test_an_interval_beside_a_mean_over_seeds_names_the_seed_it_is_of(name: str)
     if several is not None:
         result["rows"][several]["interval"] = [0.25, 0.75]
         assert "(0.250 to 0.750)" in conversations.table(result)
+
+
+def test_a_row_that_depends_on_no_seed_is_recorded_once_and_read_for_each(tmp_path) -> None:
+    runs = [{"seed": seed, "test": dict.fromkeys(TEST, 0.25), "seconds": 0.5} for seed in (0, 1, 7)]
+    other = [{**run, "seconds": run["seed"] + 0.5} for run in runs]
+    trials = [{"options": {"x": n}, "value": -abs(n - 11)} for n in range(MOST_TRIALS + 4)]
+    result = {
+        "rows": {
+            "fixed": {"runs": runs, "trials": trials, "intervals": {}},
+            "trained": {"runs": other, "trials": trials[:3]},
+        }
+    }
+    path = tmp_path / "toy.json"
+    write_result(path, result)
+    rows = read_result(path)["rows"]
+    assert rows["fixed"]["runs"] == runs
+    assert rows["fixed"]["trials"] == [{"of": MOST_TRIALS + 4, "options": {"x": 11}, "value": 0}]
+    assert rows["trained"] == {"runs": other, "trials": trials[:3]}
+    assert path.read_text().count('"seconds"') == 4
+    write_result(path, {"rows": rows})
+    assert read_result(path)["rows"] == rows

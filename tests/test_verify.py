@@ -14,11 +14,10 @@ import graphrec as gr
 from experiments import harness, movielens_small, retrain, verify
 from experiments.content import extracted
 from experiments.harness import Experiment, Row, arguments, defaults_of, run
-from experiments.recording import RESULTS
+from experiments.recording import RESULTS, read_result
 from experiments.retrain import RecordedRow, Where, _defaults, features_of, kind_of
 from experiments.rows import checks
 from graphrec.core.errors import ConfigError, DataError, FeatureError
-from graphrec.core.files import read_json
 from graphrec.data.generated import generated_options, write_catalog
 from graphrec.models import model
 
@@ -253,7 +252,7 @@ def test_bounds_by_hand() -> None:
 def test_the_tolerance_of_one_seed_covers_the_spread_of_nearly_all_rows_with_several() -> None:
     spreads = []
     for name in RECORDED:
-        result = read_json(RESULTS / f"{name}.json")
+        result = read_result(RESULTS / f"{name}.json")
         kind = kind_of(result)
         if "masked" not in result or kind is None:
             continue
