@@ -294,21 +294,25 @@ def options_of(name: str) -> dict[str, Any]:
 
 
 def variants_table(found: Mapping[str, Any]) -> str:
-    """The recorded variants as markdown."""
-    heads = [f"{name}, {metric}" for name in found for metric in ("R@20", "N@20")]
-    lines = [f"| weights are shrunk toward | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
-    for variant in next(iter(found.values()))["variants"]:
-        cells = [f"{found[name]['variants'][variant][m]:.4f}" for name in found for m in METRICS]
-        lines.append(f"| {variant} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    """The recorded variants as markdown, on validation."""
+    variants = {name: of["variants"] for name, of in found.items()}
+    return _table("weights are shrunk toward", variants)
 
 
 def sums_table(found: Mapping[str, Any]) -> str:
     """The recorded sums of scores as markdown, on test."""
-    heads = [f"{name}, {metric}" for name in found for metric in ("R@20", "N@20")]
-    lines = [f"| scores | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
-    for label in next(iter(found.values()))["sums"]:
-        cells = [f"{found[name]['sums'][label]['test'][m]:.4f}" for name in found for m in METRICS]
+    sums = {
+        name: {label: values["test"] for label, values in of["sums"].items()} for name, of in found.items()
+    }
+    return _table("scores", sums)
+
+
+def _table(head: str, found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """Dataset -> row -> metric -> value as markdown, datasets side by side."""
+    heads = [head, *(f"{name}, {metric}" for name in found for metric in ("R@20", "N@20"))]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for label in next(iter(found.values())):
+        cells = [f"{rows[label][metric]:.4f}" for rows in found.values() for metric in METRICS]
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
