@@ -583,9 +583,11 @@ def _order(before: Sequence[str], labels: Sequence[str], new: Collection[str]) -
     return order
 
 
-def _values(rows: Mapping[str, Any], label: str) -> list[tuple[int, float]]:
-    """Seed and selected test metric of each run, as recorded."""
-    return [(r["seed"], round(r["test"][SELECT], 6)) for r in rows[label]["runs"]] if label in rows else []
+def _values(rows: Mapping[str, Any], label: str) -> list[tuple[float, ...]]:
+    """Seed and test metrics of each run, as recorded."""
+    if label not in rows:
+        return []
+    return [(r["seed"], *(round(r["test"][m], 6) for m in RIVAL_METRICS)) for r in rows[label]["runs"]]
 
 
 def _recorded(comparison: Comparison) -> dict[str, Any]:
