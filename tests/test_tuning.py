@@ -201,6 +201,31 @@ def test_coordinates_end_a_study_before_its_last_trial(tune: Callable[..., Any])
     assert [trial.options for trial in again.trials] == [trial.options for trial in study.trials]
 
 
+@pytest.mark.parametrize(("keep", "written"), [("best", [0, 2]), ("all", [0, 1, 2, 3])])
+def test_a_recommender_is_written_for_trials_that_are_kept(
+    tune: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, keep: str, written: list[int]
+) -> None:
+    train, write = tuner.runs.train, tuner.runs._write_products
+    values = iter([0.2, 0.1, 0.3, 0.3])  # the last is no better than the one before
+    found = []
+
+    def trained(*given: Any, complete: Callable[[Any], bool], **options: Any) -> Any:
+        value = next(values)
+        run = train(*given, **options, complete=lambda run: complete(replace(run, best_value=value)))
+        return replace(run, best_value=value)
+
+    def noted(out: Path, *given: Any) -> None:
+        found.append(int(out.name.removeprefix("trial-")))
+        write(out, *given)
+
+    monkeypatch.setattr(tuner.runs, "train", trained)
+    monkeypatch.setattr(tuner.runs, "_write_products", noted)
+    study = tune(trials=4, keep=keep)
+    assert found == written
+    assert (study.best.path / "recommender").is_dir()
+    assert study.best.number == 2
+
+
 # -- a study -------------------------------------------------------------------------------------------------
 
 

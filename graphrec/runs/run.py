@@ -108,6 +108,7 @@ def train(
     store: str | Path | None = None,
     origin: Mapping[str, Any] | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
+    complete: Callable[[Run], bool] = lambda run: True,
 ) -> Run:
     """Trains a registered model and writes a run directory with everything that evaluation and serving need.
 
@@ -130,6 +131,8 @@ def train(
         origin: JSON-able facts of the run that this one is fitted on everything for, see
             :func:`graphrec.runs.fit_final`.
         on_epoch: called with each epoch's record.
+        complete: called with the finished run; where it returns False, recommender, titles and a copy of the
+            dataset are not written.
 
     Raises:
         ConfigError: an unknown name, option or metric.
@@ -175,7 +178,7 @@ def train(
     run = Trainer(train_config, out).fit(
         untrained, task, None if task is None else select, resume=resume, about=facts, on_epoch=on_epoch
     )
-    if distributed.is_rank_zero():
+    if distributed.is_rank_zero() and complete(run):
         _write_products(out, run.model, data, inputs, source)
     return run
 

@@ -43,6 +43,7 @@ from graphrec.runs.tuning.study import (
     trials_of_format_1,
     upgrade_option,
 )
+from graphrec.training.trainer import Run
 
 __all__ = ["Study", "Trial", "read_study", "refuse_another", "search_space", "steps_beyond", "tune"]
 
@@ -142,6 +143,10 @@ def tune(
     with _opened(study.path, facts, searched, planned, resume) as journal, cls.reuse():
         study.trials.extend(journal.read())
 
+        def is_kept(run: Run) -> bool:
+            values = [trial.value for trial in study.trials if trial.value is not None]
+            return keep == "all" or not values or (run.best_value or 0.0) > max(values)
+
         def run_trial(options: dict[str, Any], beyond: str = "") -> None:
             trial_options = _combine(options, model_options, train_options)
             number = len(study.trials)
@@ -149,7 +154,7 @@ def tune(
             try:
                 run = runs.train(
                     model, data, features, **trial_options, out=directory, seed=seed, select=select,
-                    resume=True, source=source, store=store,
+                    resume=True, source=source, store=store, complete=is_kept,
                 )  # fmt: skip
             except TrainingError as cause:
                 outcome: dict[str, Any] = {"state": "failed", "value": None, "message": str(cause)}
