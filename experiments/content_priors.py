@@ -308,10 +308,14 @@ def sums_table(found: Mapping[str, Any]) -> str:
 
 
 def _table(head: str, found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """Dataset -> row -> metric -> value as markdown, datasets side by side."""
+    """Dataset -> row -> metric -> value as markdown, datasets side by side, the best mean recall first."""
+
+    def recall(label: str) -> float:
+        return float(np.mean([rows[label][METRICS[0]] for rows in found.values()]))
+
     heads = [head, *(f"{name}, {metric}" for name in found for metric in ("R@20", "N@20"))]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for label in next(iter(found.values())):
+    for label in sorted(next(iter(found.values())), key=recall, reverse=True):
         cells = [f"{rows[label][metric]:.4f}" for rows in found.values() for metric in METRICS]
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
