@@ -22,7 +22,7 @@ import torch
 from torch.nn.functional import normalize
 
 import graphrec as gr
-from experiments.content import extracted, ready_features, text_encoder
+from experiments.content import features_of_dataset
 from experiments.harness import folder_of, options_of_all
 from experiments.recording import RESULTS, write_result
 from experiments.rendering import seeds_in_words, spread
@@ -122,9 +122,7 @@ def main() -> None:
 def read(name: str, options: argparse.Namespace) -> tuple[gr.Dataset, Features]:
     """A dataset and its features."""
     data = gr.load_dataset(name, root=options.root)
-    if name == "amazon-scientific":
-        return data, ready_features(data, name, options.root)
-    return data, extracted(data, options.store, image="hog-hsv", text=text_encoder(options.quick))
+    return data, features_of_dataset(data, options.root, options.store, options.quick)
 
 
 def one(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import graphrec as gr
-from experiments.content import extracted, ready_features, text_encoder
+from experiments.content import features_of_dataset
 from experiments.recording import RESULTS, write_result
 from experiments.rendering import seeds_in_words, spread
 from graphrec.core.files import read_json
@@ -59,9 +59,9 @@ def opened(name: str, root: str | None, store: Path) -> tuple[gr.Dataset, dict[s
     """A dataset with a tenth of its items cold, and its features by field."""
     if name == "amazon-scientific":
         data = gr.load_dataset(name, root=root).resplit("cold-items")
-        return data, ready_features(data, name, root)
-    data = gr.load_dataset(name, root=root, split="cold-items")
-    return data, extracted(data, store, image="hog-hsv", text=text_encoder())
+    else:
+        data = gr.load_dataset(name, root=root, split="cold-items")
+    return data, features_of_dataset(data, root, store)
 
 
 @torch.no_grad()

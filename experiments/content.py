@@ -39,6 +39,19 @@ def text_features(data: Dataset, store: Path, quick: bool = False) -> dict[str, 
     return extracted(data, store, text=text_encoder(quick))
 
 
+def features_of_dataset(
+    data: Dataset, root: str | None, store: Path, quick: bool = False
+) -> dict[str, FeatureTable]:
+    """The tables that the experiments on a dataset use: those that come with it, or texts and, where there
+    are any, pictures through :func:`extracted`.
+    """
+    if data.name == "amazon-scientific":
+        return ready_features(data, data.name, root)
+    if data.name in ("amazon-baby", "amazon-sports"):
+        return text_features(data, store, quick)
+    return extracted(data, store, image="hog-hsv", text=text_encoder(quick))
+
+
 def ready_features(data: Dataset, name: str, root: str | None) -> dict[str, FeatureTable]:
     """The vectors that come with a dataset."""
     return {

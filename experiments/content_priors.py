@@ -25,16 +25,15 @@ import torch
 from scipy.sparse import csr_matrix, diags
 
 import graphrec as gr
-from experiments.content import extracted, ready_features, text_encoder
-from experiments.harness import completed
+from experiments.content import features_of_dataset
+from experiments.harness import completed, divided
 from experiments.recording import RESULTS, read_result, write_result
 from graphrec.core.files import read_json
 from graphrec.features import FeatureTable
-from graphrec.graphs.graph import normalize_weights
 from graphrec.graphs.knn import knn
-from graphrec.graphs.sparse import from_scipy, interaction_matrix, to_scipy
+from graphrec.graphs.sparse import interaction_matrix, to_scipy
 from graphrec.models import model as model_class
-from graphrec.models.content_ease import ContentEASE, content_prior
+from graphrec.models.content_ease import ContentEASE, content_prior, symmetric_neighbors
 
 RESULT = RESULTS / "content_priors.json"
 DATASETS = ("amazon-scientific", "movielens-small", "xwines")
@@ -93,12 +92,16 @@ class Regression:
     """
 
     def __init__(self, data: gr.Dataset, user_weights: np.ndarray | None = None) -> None:
-        self.data = data
         x = interaction_matrix(data.train, "float64")
         weighted = x if user_weights is None else diags(user_weights) @ x
         self.x = x
         self.gram = (x.T @ weighted).toarray()
         self.degree = np.diag(self.gram).copy()
+
+    @cached_property
+    def dense(self) -> torch.Tensor:
+        """``X (n_users, n_items) float32``."""
+        return torch.from_numpy(self.x.toarray().astype(np.float32))
 
     @cached_property
     def inverses(self) -> dict[tuple[float, float], tuple[np.ndarray, np.ndarray]]:
@@ -112,7 +115,6 @@ class Regression:
     def grid(self, prior: csr_matrix | None) -> list[Point]:
         """Every point of the grid."""
         found = []
-        x = torch.from_numpy(self.x.toarray().astype(np.float32))
         for (penalty, dropout), (inverse, diagonal) in self.inverses.items():
             base = self._scores(-inverse * diagonal, inverse, identity=True)
             toward = None if prior is None else self._scores(inverse @ (diags(diagonal) @ prior), inverse)
@@ -120,7 +122,7 @@ class Regression:
             left_out = (1 - leverage).float()[:, None]
             for weight in WEIGHTS if toward is not None else (0.0,):
                 total = base if toward is None else base + weight * toward
-                error = float(((x - total) / left_out).square().mean())
+                error = float(((self.dense - total) / left_out).square().mean())
                 options = {"reg_weight": penalty, "dropout": dropout, "content_weight": weight}
                 found.append(Point(options, Scores(total), error))
         return found
@@ -145,11 +147,7 @@ def neighbor_graph(vectors: np.ndarray, data: gr.Dataset) -> csr_matrix:
     it of content.
     """
     table = FeatureTable.from_array(vectors.astype(np.float32), data, "vectors")
-    cosines = to_scipy(knn(table, NEIGHBORS + 1, weight="cosine"))
-    cosines.setdiag(0)
-    cosines.data[cosines.data < 0] = 0
-    cosines.eliminate_zeros()
-    return to_scipy(normalize_weights(from_scipy(cosines.maximum(cosines.T).tocsr()), "symmetric"))
+    return to_scipy(symmetric_neighbors(knn(table, NEIGHBORS + 1, weight="cosine")))
 
 
 def trained(
@@ -158,12 +156,11 @@ def trained(
     """User and item embeddings of a model with its recorded options at seed 0."""
     name = {"iALS": "ials", "FREEDOM": "freedom"}[label]
     options = record["rows"].get(label, {"options": {}})["options"]
-    own = {k: v for k, v in options.items() if not k.startswith("train.")}
-    more = {k.removeprefix("train."): v for k, v in options.items() if k.startswith("train.")}
+    own, train = divided(options)
     cls = model_class(name)
     config = cls.Config(**own, seed=0)
     model = cls.build(data, tables if cls.needs_features(config) else None, config)
-    settings = gr.TrainConfig(**{**completed(record["defaults"]["train"]), **more, "seed": 0})
+    settings = gr.TrainConfig(**{**completed(record["defaults"]["train"]), **train, "seed": 0})
     task = gr.RankingTask(data.valid, seen=data.train, k=20, metrics=("recall", "ndcg"))
     run = gr.Trainer(settings).fit(model, validate=task, select="recall@20")
     with torch.no_grad():
@@ -283,9 +280,7 @@ def _mixed(parts: list[torch.Tensor], shares: tuple[float, ...]) -> torch.Tensor
 def opened(name: str, root: str | None, store: Path) -> tuple[gr.Dataset, Mapping[str, FeatureTable]]:
     """A dataset and its features by field."""
     data = gr.load_dataset(name, root=root)
-    if name == "amazon-scientific":
-        return data, ready_features(data, name, root)
-    return data, extracted(data, store, image="hog-hsv", text=text_encoder())
+    return data, features_of_dataset(data, root, store)
 
 
 def options_of(name: str) -> dict[str, Any]:

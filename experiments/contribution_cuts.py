@@ -21,7 +21,7 @@ import numpy as np
 from scipy.stats import t as student
 
 import graphrec as gr
-from experiments.harness import QUICK, folder_of
+from experiments.harness import QUICK, divided, folder_of
 from experiments.recording import RESULTS, write_result
 from experiments.time_splits import later_share
 from graphrec.core.environment import environment
@@ -198,7 +198,7 @@ class Study:
         validate: RankingTask | None = None, stop_after: int | None = None,
     ) -> gr.Run:  # fmt: skip
         cls = model_class(row.model)
-        own = {k: v for k, v in options.items() if not k.startswith("train.")}
+        own, of_training = divided(options)
         config = cls.Config(**own, seed=0)
         table = None
         if cls.needs_features(config):
@@ -206,7 +206,7 @@ class Study:
             table = {self.text: extract(data, self.text, made, FeatureStore(self.options.store))}
         train = row.train.replace(
             seed=0, progress=False, stop_after=stop_after,
-            **{k.removeprefix("train."): v for k, v in options.items() if k.startswith("train.")},
+            **of_training,
             **({"epochs": QUICK["epochs"]} if self.options.quick else {}),
         )  # fmt: skip
         return gr.Trainer(train).fit(cls.build(data, table, config), validate, SELECT if validate else None)

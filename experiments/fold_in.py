@@ -21,7 +21,7 @@ import torch
 from scipy.stats import spearmanr
 
 import graphrec as gr
-from experiments.content import extracted, text_encoder
+from experiments.content import features_of_dataset
 from experiments.harness import SELECT, Experiment, Study, completed, options_of_all
 from experiments.recording import RESULTS, read_result, write_result
 from experiments.rows import defaults
@@ -69,7 +69,7 @@ def measured(label: str, seed: int, options: argparse.Namespace) -> dict[str, An
     """One model, trained with the options recorded for MovieLens small, and compared."""
     recorded = read_result(RESULTS / "movielens_small.json")
     data = gr.load_dataset("movielens-small", root=options.root)
-    tables = extracted(data, options.store, image="hog-hsv", text=text_encoder(options.quick))
+    tables = features_of_dataset(data, options.root, options.store, options.quick)
     train = gr.TrainConfig(**completed(recorded["defaults"]["train"]), checkpoint_every=20, progress=False)
     experiment = Experiment("fold_in", COMMAND, data, tables, defaults(train), [seed], MODELS[0])
     study = Study(experiment, options.out, options.quick, recorded["rows"])

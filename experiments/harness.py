@@ -38,7 +38,6 @@ from graphrec.runs.comparison import Entry, compare_reports, to_html
 from graphrec.runs.tuning.tuner import EXTEND, tune
 from graphrec.training.run_directory import METRICS as HISTORY
 
-METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 CUTS = (1, 5, 10, 20, 50)
 SELECT = "recall@20"
 RIVAL_METRICS = (SELECT, "ndcg@20")
@@ -338,7 +337,7 @@ class Study:
 
     def recognized(self, row: Row, chosen: Mapping[str, Any]) -> dict[str, Any]:
         """What a training depends on: dataset, features and options."""
-        tables = self.given(row, model_class(row.model).Config(**_of_model(chosen)))
+        tables = self.given(row, model_class(row.model).Config(**divided(chosen)[0]))
         return {
             "dataset": {"name": self.data.name, "fingerprint": self.data.fingerprint},
             "features": {f: t.sha256 for f, t in tables.items()},
@@ -347,8 +346,8 @@ class Study:
 
     def fitted(self, row: Row, chosen: Mapping[str, Any], seed: int) -> gr.Run:
         """One training; a finished one is read back, an interrupted one goes on."""
-        cls, own = model_class(row.model), _of_model(chosen)
-        train = {k.removeprefix("train."): v for k, v in chosen.items() if k.startswith("train.")}
+        cls = model_class(row.model)
+        own, train = divided(chosen)
         cached = {"graph_cache": self.out / "graphs"} if "graph_cache" in cls.Config.model_fields else {}
         tables = self.given(row, cls.Config(**own))
         model = cls.build(self.data, tables or None, cls.Config(**{**own, **cached, "seed": seed}))
@@ -418,9 +417,11 @@ def fields_of(row: Row, config: ModelConfig, entities: Mapping[str, str]) -> lis
     ]
 
 
-def _of_model(chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a row that are not those of training."""
-    return {k: v for k, v in chosen.items() if not k.startswith("train.")}
+def divided(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The model's options of a row, and those of training without their ``train.``."""
+    own = {k: v for k, v in options.items() if not k.startswith("train.")}
+    train = {k.removeprefix("train."): v for k, v in options.items() if k.startswith("train.")}
+    return own, train
 
 
 def defaults_of(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 import graphrec as gr
-from experiments.content import extracted, ready_features, text_encoder, text_features
+from experiments.content import features_of_dataset
 from experiments.recording import RESULTS, write_result
 from graphrec.core.random import numpy_rng
 from graphrec.features import FeatureTable
@@ -34,11 +34,7 @@ def opened(name: str, root: str | None, store: Path) -> tuple[gr.Dataset, Mappin
     """A dataset and its features by field."""
     split = {"split": "cold-items"} if name == "movielens-small" else {}
     data = gr.load_dataset(name, root=root, **split)
-    if name == "amazon-baby":
-        return data, text_features(data, store)
-    if name == "amazon-scientific":
-        return data, ready_features(data, name, root)
-    return data, extracted(data, store, image="hog-hsv", text=text_encoder())
+    return data, features_of_dataset(data, root, store)
 
 
 def lift(data: gr.Dataset, source: np.ndarray, target: np.ndarray) -> float:

@@ -12,7 +12,6 @@ from experiments.rendering import (
     R20,
     pair_table,
     relative,
-    rival_table,
     seeds_in_words,
     shared_seeds,
     spread,
@@ -42,11 +41,6 @@ def checks(results: Mapping[str, Mapping[str, Any]], group: str) -> str:
         list(results.values()),
         lambda result, pair: result["rows"][pair["baseline"]]["group"] == group,
     )
-
-
-def rivals(results: Mapping[str, Mapping[str, Any]], metric: str) -> str:
-    """ContentEASE, with eight trials and tuned in turn, beside other models, in one metric."""
-    return rival_table(list(results.values()), lambda _, pair: pair["metric"] == metric)
 
 
 def time(result: Mapping[str, Any]) -> str:

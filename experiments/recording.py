@@ -47,7 +47,7 @@ def _slim(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in row.items() if key != "intervals"}
+    kept = dict(row)
     trials = row.get("trials", [])
     if len(trials) > MOST_TRIALS:
         best = max(trials, key=lambda trial: -math.inf if trial["value"] is None else trial["value"])

@@ -84,14 +84,12 @@ def about(result: Mapping[str, Any]) -> str:
     minutes = sum(run["seconds"] for row in result["rows"].values() for run in row["runs"]) / 60
     beyond = any("beyond" in trial for row in result["rows"].values() for trial in row["trials"])
     further = " and up to 4 more beyond an edge of its grid" if beyond else ""
-    how = f"{trials} trials a model{further}" if trials else "the papers' settings"
-    if not trials:
-        tuned = any(row["model"] == "content-ease" for row in result["rows"].values())
-        how += (
-            "; models in closed form: 8 trials, and up to 4 more beyond an edge"
-            if tuned
-            else ", nothing tuned"
-        )
+    if trials:
+        how = f"{trials} trials a model{further}"
+    elif any(row["model"] == "content-ease" for row in result["rows"].values()):
+        how = "the papers' settings; models in closed form: 8 trials, and up to 4 more beyond an edge"
+    else:
+        how = "the papers' settings, nothing tuned"
     if trials and result["tuned_on"] != result["experiment"]:
         how += f", those of {result['tuned_on']}"
     fields: dict[str, list[str]] = {"item": [], "user": []}
@@ -134,15 +132,15 @@ Chosen = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
 """Whether a table shows a recorded pair of a result."""
 
 
-def rival_table(results: Sequence[Mapping[str, Any]], chosen: Chosen) -> str:
-    """Rows beside rivals in recall and NDCG, as :func:`pair_table`."""
+def rival_table(results: Sequence[Mapping[str, Any]], metric: str) -> str:
+    """ContentEASE, with eight trials and tuned in turn, beside other models in one metric."""
     heads = ["dataset", "model", "rival", "metric", "model", "rival", "seeds", "relative", "95 % interval",
              "p (Holm)"]  # fmt: skip
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for result in results:
         corrected = corrected_p(result)
         for pair in result.get("rivals", []):
-            if not chosen(result, pair):
+            if pair["metric"] != metric:
                 continue
             seeds = shared_seeds(result, pair)
             means = [

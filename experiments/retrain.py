@@ -40,6 +40,7 @@ from experiments.harness import (
     Study,
     completed,
     defaults_of,
+    divided,
     fields_of,
 )
 from experiments.recording import TEST
@@ -155,7 +156,7 @@ class Rankings(Kind):
         recorded = result["rows"][label]
         defaults = _defaults(result, recorded["model"])
         chosen = {**defaults[recorded["model"]], **recorded["options"]}
-        own = {k: v for k, v in chosen.items() if not k.startswith("train.")}
+        own, _ = divided(chosen)
         control = recorded.get("control")
         if control is None:  # earlier records say whether everything was shuffled
             control = dict.fromkeys(("image", "text"), "shuffled") if recorded.get("shuffled") else {}
@@ -631,10 +632,7 @@ class Collapse(Kind):
         case = next((case for case in bm3_collapse.CASES if case.label == label), None)
         if case is None:
             raise ConfigError(f"{label}: the script has no such case")
-        options = {k: v for k, v in recorded["options"].items() if not k.startswith("train.")}
-        train = {
-            k.removeprefix("train."): v for k, v in recorded["options"].items() if k.startswith("train.")
-        }
+        options, train = divided(recorded["options"])
         case = replace(case, options=options, train=train, keep=recorded["keep"])
         given = argparse.Namespace(root=where.root, store=where.store, out=where.out, quick=False)
         data, features = bm3_collapse.read(case.data, given)

@@ -29,7 +29,7 @@ from experiments import (
     time_splits,
 )
 from experiments.recording import RESULTS, read_result
-from experiments.rendering import about, best, details, table
+from experiments.rendering import about, best, details, rival_table, table
 from graphrec.core.files import write_text
 
 ROOT = Path(__file__).parent.parent
@@ -58,7 +58,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "parts": lambda *names: paper_claims.checks({n: recorded(n) for n in names}, "parts"),
     "modalities": lambda *names: paper_claims.checks({n: recorded(n) for n in names}, "modalities"),
     "shuffled": lambda *names: paper_claims.checks({n: recorded(n) for n in names}, "shuffled"),
-    "rivals": lambda metric, *names: paper_claims.rivals({n: recorded(n) for n in names}, metric),
+    "rivals": lambda metric, *names: rival_table([recorded(n) for n in names], metric),
     "time": lambda name: paper_claims.time(recorded(name)),
     "conversations": lambda name: (
         f"{conversations.about(recorded(name))}\n\n{conversations.table(recorded(name))}"

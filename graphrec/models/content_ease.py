@@ -26,7 +26,7 @@ from scipy.sparse import csr_matrix, diags, identity
 from graphrec.core.config import option
 from graphrec.data.interactions import Interactions
 from graphrec.features import FeatureTable
-from graphrec.graphs.graph import mix, normalize_weights
+from graphrec.graphs.graph import Graph, mix, normalize_weights
 from graphrec.graphs.sparse import from_scipy, to_scipy
 from graphrec.models.base import ContentRule, Features
 from graphrec.models.gram import RegressionConfig, inverse_gram, penalty
@@ -124,13 +124,20 @@ def content_prior(
             features[modality], config.knn_k + 1, weight="cosine", cache=config.graph_cache,
             fill=config.fill, train=train,
         )  # fmt: skip
-        cosines = to_scipy(graph).tocoo()
-        cosines.data[(cosines.row == cosines.col) | (cosines.data < 0)] = 0
-        cosines = cosines.tocsr()
-        cosines = cosines.maximum(cosines.T)
-        cosines.eliminate_zeros()
-        graphs.append((share, normalize_weights(from_scipy(cosines), "symmetric")))
+        graphs.append((share, symmetric_neighbors(graph)))
     return to_scipy(mix(graphs))
+
+
+def symmetric_neighbors(nearest: Graph) -> Graph:
+    """``D^-1/2 S D^-1/2`` of the cosines of each item's nearest ones, without the item itself and without
+    negative cosines (Eqs. 2 and 3).
+    """
+    cosines = to_scipy(nearest).tocoo()
+    cosines.data[(cosines.row == cosines.col) | (cosines.data < 0)] = 0
+    cosines = cosines.tocsr()
+    cosines = cosines.maximum(cosines.T)
+    cosines.eliminate_zeros()
+    return normalize_weights(from_scipy(cosines), "symmetric")
 
 
 def _shrink_to(inverse: np.ndarray, toward: csr_matrix) -> None:
