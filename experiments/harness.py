@@ -148,11 +148,15 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser = options_of_all(description, "1 epoch, 2 trials, 1 seed, some users")
     parser.add_argument("--store", type=Path, default=Path("cache"), help="the feature store")
     parser.add_argument("--seeds", type=int, nargs="+", help="seeds to run (default: the script's)")
+    parser.add_argument(
+        "--tables", nargs="+", help="of the script's tables, these only"
+    )
     parser.add_argument("--rows", nargs="+", help="train these rows only, and record nothing")
     parser.add_argument(
         "--update",
         action="store_true",
-        help="with --rows: put them into the recorded result, with the options recorded there",
+        help="with --rows: put them into the recorded result, with the options recorded there; where nothing "
+        "is recorded, record them",
     )
     return parser
 
@@ -166,17 +170,20 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
     """
     if options.threads:
         torch.set_num_threads(options.threads)
+    if options.tables and experiment.name not in options.tables:
+        print(f"{experiment.name}: not in --tables", flush=True)
+        return None
     if options.rows and not any(experiment.has(label) for label in options.rows):
         print(f"{experiment.name}: has none of the rows {', '.join(options.rows)}", flush=True)
         return None
     seeds = options.seeds or list(experiment.seeds)[: 1 if options.quick else None]
     path = (options.out / "quick" if options.quick else RESULTS) / f"{experiment.name}.json"
-    before = read_result(path) if options.update else {}
+    before = read_result(path) if options.update and path.exists() else {}
     if before:
         train = gr.TrainConfig(**completed(before["defaults"]["train"]))
         experiment = replace(experiment, rows=[replace(row, train=train) for row in experiment.rows])
     first = experiment.tuned_as
-    options_of = read_result(path.with_name(f"{first.name}.json"))["rows"] if before and first else {}
+    options_of = read_result(path.with_name(f"{first.name}.json"))["rows"] if options.update and first else {}
     study = Study(experiment, options.out, options.quick, before.get("rows", {}), options_of)
     rows: dict[str, Any] = {}
     entries: dict[str, list[Entry]] = {}
@@ -203,7 +210,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
         print(f"{row.label}: {[round(f['test'][SELECT], 4) for f, _ in done]} {chosen}", flush=True)
     if options.rows and not options.update:
         return None
-    if options.update:
+    if before:
         result = _updated(before, experiment, rows, entries)
         write_result(path, result)
         print(f"{table(result)}\n\n{details(result)}\n\nwritten: {path}")
@@ -232,8 +239,10 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
         "rows": rows,
         "baseline": experiment.baseline,
         "comparisons": [_recorded(c) for c in tested.comparisons],
-        "pairs": _pairs(entries, experiment.pairs),
-        "rivals": _rivals(entries, experiment.rivals, tested.comparisons),
+        "pairs": _pairs(entries, [pair for pair in experiment.pairs if set(pair) <= set(rows)]),
+        "rivals": _rivals(
+            entries, [pair for pair in experiment.rivals if set(pair) <= set(rows)], tested.comparisons
+        ),
     }  # fmt: skip
     write_result(path, result)
     result = read_result(path)
