@@ -148,9 +148,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser = options_of_all(description, "1 epoch, 2 trials, 1 seed, some users")
     parser.add_argument("--store", type=Path, default=Path("cache"), help="the feature store")
     parser.add_argument("--seeds", type=int, nargs="+", help="seeds to run (default: the script's)")
-    parser.add_argument(
-        "--tables", nargs="+", help="of the script's tables, these only"
-    )
+    parser.add_argument("--tables", nargs="+", help="of the script's tables, these only")
     parser.add_argument("--rows", nargs="+", help="train these rows only, and record nothing")
     parser.add_argument(
         "--update",

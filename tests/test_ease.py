@@ -19,6 +19,7 @@ from graphrec.graphs.sparse import to_scipy
 from graphrec.models import content_ease, gram, item_weights, regression
 from graphrec.models.content_ease import ContentEASE, content_prior
 from graphrec.models.ease import EASE
+from graphrec.models.ials import IALS
 
 FIXTURES = Path(__file__).parent / "fixtures"
 OPTIONS = {"reg_weight": 3.0, "dropout": 0.3, "content_weight": 0.7, "knn_k": 3, "image_weight": 0.4}
@@ -113,6 +114,27 @@ def test_the_content_graph_is_symmetric_normalized_and_masked(catalog) -> None:
         scale = 1 / np.sqrt(np.where(length > 0, length, 1))
         graph = graph - shares[modality] * scale[:, None] * near * scale
     assert np.abs(graph).max() <= SCORE
+
+
+def test_the_graph_of_factors_takes_its_share(catalog) -> None:
+    data, tables = catalog
+    config = ContentEASE.Config(**OPTIONS, seed=3)
+    shares = config.weights_of(tables)
+    content = content_prior(tables, shares, data.train, config).toarray()
+    mixed = content_prior(tables, shares, data.train, config.replace(factors_weight=0.25)).toarray()
+    own = content_prior(tables, shares, data.train, config.replace(factors_weight=1.0)).toarray()
+    assert np.allclose(mixed, 0.75 * content + 0.25 * own, atol=1e-6)
+    assert not own[data.train.item_degree == 0].any()
+    factors = IALS.build(data, None, content_ease.FACTORS.replace(seed=3)).items.numpy().astype(np.float64)
+    unit = factors / np.maximum(np.linalg.norm(factors, axis=1, keepdims=True), 1e-12)
+    cosine = unit @ unit.T
+    known = np.flatnonzero(data.train.item_degree > 0)
+    np.fill_diagonal(cosine, -2)
+    for i in known:
+        nearest = known[np.argsort(-cosine[i, known], kind="stable")[: config.knn_k]]
+        assert (own[i, nearest] > 0)[cosine[i, nearest] > 0].all()
+    other = content_prior(tables, shares, data.train, config.replace(factors_weight=1.0, seed=4)).toarray()
+    assert not np.array_equal(own, other)
 
 
 def test_without_content_weight_it_is_ease(catalog) -> None:
@@ -339,17 +361,25 @@ def test_trials_of_a_study_share_an_inverse(catalog, monkeypatch):
         {"content_weight": 0.9, "knn_k": 2},
         {"content_weight": 0.9, "dropout": 0.1},
         {"content_weight": 0.9, "dropout": 0.1, "precision": "float64"},
+        {"content_weight": 0.2, "factors_weight": 0.5},
+        {"content_weight": 0.4, "factors_weight": 0.5},
+        {"content_weight": 0.4, "factors_weight": 0.5, "seed": 1},
         {"content_weight": 0.2},
     ]
     alone = [ContentEASE.build(data, tables, ContentEASE.Config(**o)).weights for o in trials]
-    assert len(computed) == 4  # one is in float64
+    assert len(computed) == 7  # one is in float64
     computed.clear()
+    factored = []
+    monkeypatch.setattr(content_ease, "IALS", lambda *a: factored.append(1) or IALS(*a))
     with ContentEASE.reuse():
         shared = [ContentEASE.build(data, tables, ContentEASE.Config(**o)).weights for o in trials]
         assert len(computed) == 3
+        assert len(factored) == 2, "for each seed"
         fewer = data.train.where(np.arange(len(data.train)) > 0)
         other = data.with_splits(fewer, data.valid, data.test)
         ContentEASE.build(other, tables, ContentEASE.Config(**trials[-1]))
+        ContentEASE.build(other, tables, ContentEASE.Config(**trials[-2]))
+        assert len(factored) == 3
         assert len(computed) == 4, "of other data"
     assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
     computed.clear()

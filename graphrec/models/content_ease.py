@@ -3,7 +3,7 @@
 A model of this project. Ridge regression of items on items shrinks every weight toward zero, which says that
 items without common users have nothing to do with each other. Here the weights are shrunk toward those of a
 nearest-neighbor graph of the items' content, so that content decides where interactions are few, and
-interactions where they are many. It has a closed form with a single inverse, no training loop and no seed.
+interactions where they are many. It has a closed form with a single inverse, and no training loop.
 
 The regression is that of Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019,
 https://arxiv.org/abs/1905.03375; a penalty in proportion to an item's interactions that of Steck,
@@ -14,9 +14,11 @@ https://arxiv.org/abs/1905.03375; a penalty in proportion to an item's interacti
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -27,9 +29,11 @@ from graphrec.core.config import option
 from graphrec.data.interactions import Interactions
 from graphrec.features import FeatureTable
 from graphrec.graphs.graph import Graph, mix, normalize_weights
+from graphrec.graphs.knn import knn
 from graphrec.graphs.sparse import from_scipy, to_scipy
 from graphrec.models.base import ContentRule, Features
-from graphrec.models.gram import RegressionConfig, inverse_gram, penalty
+from graphrec.models.gram import RegressionConfig, inverse_gram, keep_inverse, penalty
+from graphrec.models.ials import IALS
 from graphrec.models.multimodal import (
     ColdItems,
     MultimodalConfig,
@@ -41,6 +45,21 @@ from graphrec.models.regression import RegressionRanker, largest_weights
 from graphrec.models.search_space import Choice, Space, Uniform
 
 BLOCK = 512  # rows of the matrix that are replaced, or cold items that are placed, at a time
+FACTORS = IALS.Config(dim=64, n_iterations=16, unobserved_weight=0.1, reg_weight=0.03)
+"""Options of the factors that ``factors_weight`` mixes in. Cells that were not observed count much, so that
+popular items are not all alike."""
+
+
+class _Factors(NamedTuple):
+    """Item factors and what they were computed from."""
+
+    train: Interactions
+    seed: int
+    items: np.ndarray
+
+
+_last: ContextVar[list[_Factors] | None] = ContextVar("last factors", default=None)
+"""The last factors within :meth:`ContentEASE.reuse`, at most one; None outside."""
 
 
 class ContentEASE(MultimodalRanker, RegressionRanker):
@@ -58,6 +77,9 @@ class ContentEASE(MultimodalRanker, RegressionRanker):
         """What the content graph's weights are multiplied by: beta. 0 is EASE."""
         knn_k: int = Field(20, ge=1)
         """Content neighbors per item and modality, the item itself not counted."""
+        factors_weight: float = Field(0.0, ge=0, le=1)
+        """Share of a graph of items that iALS places near one another in what the weights are shrunk toward;
+        the content graph has the rest. Above 0 the model depends on ``seed``."""
         image_weight: float = Field(0.3, ge=0, le=1)
         """Weight of the image graph; those of the other modalities share the rest equally. Without effect if
         there is a single modality or no image."""
@@ -73,9 +95,23 @@ class ContentEASE(MultimodalRanker, RegressionRanker):
         "dropout": Choice(0.0, 0.2, 0.4, 0.6),
         "content_weight": Choice(0.1, 0.25, 0.5, 0.75, 1.0),
         "knn_k": Choice(5, 10, 20, 40),
+        "factors_weight": Choice(0.0, 0.25, 0.5, 0.75),
         "image_weight": Uniform(0.0, 1.0),
     }
     config: Config
+
+    @classmethod
+    @contextmanager
+    def reuse(cls) -> Iterator[None]:
+        """Keeps the last inverse, which only ``reg_weight``, ``dropout`` and ``precision`` change, and the
+        factors, which only ``seed`` changes.
+        """
+        token = _last.set([])
+        try:
+            with keep_inverse():
+                yield
+        finally:
+            _last.reset(token)
 
     def __init__(self, train: Interactions, features: Features, config: Config) -> None:
         super().__init__(train, config)
@@ -114,10 +150,16 @@ def content_prior(
     config: ContentEASE.Config,
 ) -> csr_matrix:
     """``P = sum_m w_m D_m^-1/2 S_m D_m^-1/2``, where ``S_m`` holds the cosines of items one of which is among
-    the ``k`` nearest of the other ``(n_items, n_items) float32`` (Eqs. 2 and 3).
+    the ``k`` nearest of the other ``(n_items, n_items) float32``; with ``factors_weight`` one of the ``m`` is
+    the items' factors (Eqs. 2 and 3).
     """
     graphs = []
+    if config.factors_weight:
+        table = FeatureTable(item_factors(train, config.seed), train.item_degree > 0)
+        nearest = knn(table, config.knn_k + 1, weight="cosine")
+        graphs.append((config.factors_weight, symmetric_neighbors(nearest)))
     for modality, share in shares.items():
+        share *= 1 - config.factors_weight
         if not share:
             continue
         graph = item_graph(
@@ -126,6 +168,17 @@ def content_prior(
         )  # fmt: skip
         graphs.append((share, symmetric_neighbors(graph)))
     return to_scipy(mix(graphs))
+
+
+def item_factors(train: Interactions, seed: int) -> np.ndarray:
+    """What iALS, with :data:`FACTORS`, learns of the items from interactions ``(n_items, d) float32``."""
+    kept = _last.get()
+    if kept and kept[0].train is train and kept[0].seed == seed:
+        return kept[0].items
+    items: np.ndarray = IALS(train, FACTORS.replace(seed=seed)).items.numpy()
+    if kept is not None:
+        kept[:] = [_Factors(train, seed, items)]
+    return items
 
 
 def symmetric_neighbors(nearest: Graph) -> Graph:
