@@ -125,7 +125,9 @@ def test_the_graph_of_factors_takes_its_share(catalog) -> None:
     own = content_prior(tables, shares, data.train, config.replace(factors_weight=1.0)).toarray()
     assert np.allclose(mixed, 0.75 * content + 0.25 * own, atol=1e-6)
     assert not own[data.train.item_degree == 0].any()
-    factors = IALS.build(data, None, content_ease.FACTORS.replace(seed=3)).items.numpy().astype(np.float64)
+    factors = content_ease.item_factors(data.train, 3).astype(np.float64)
+    rule = IALS.Config(dim=64, n_iterations=16, unobserved_weight=0.1, reg_weight=0.03, seed=3)
+    assert np.array_equal(factors, IALS.build(data, None, rule).items.numpy())
     unit = factors / np.maximum(np.linalg.norm(factors, axis=1, keepdims=True), 1e-12)
     cosine = unit @ unit.T
     known = np.flatnonzero(data.train.item_degree > 0)
@@ -370,7 +372,8 @@ def test_trials_of_a_study_share_an_inverse(catalog, monkeypatch):
     assert len(computed) == 7  # one is in float64
     computed.clear()
     factored = []
-    monkeypatch.setattr(content_ease, "IALS", lambda *a: factored.append(1) or IALS(*a))
+    solve = content_ease.alternating_least_squares
+    monkeypatch.setattr(content_ease, "alternating_least_squares", lambda *a: factored.append(1) or solve(*a))
     with ContentEASE.reuse():
         shared = [ContentEASE.build(data, tables, ContentEASE.Config(**o)).weights for o in trials]
         assert len(computed) == 3

@@ -26,14 +26,16 @@ from pydantic import Field
 from scipy.sparse import csr_matrix, diags, identity
 
 from graphrec.core.config import option
+from graphrec.core.random import torch_rng
 from graphrec.data.interactions import Interactions
 from graphrec.features import FeatureTable
 from graphrec.graphs.graph import Graph, mix, normalize_weights
 from graphrec.graphs.knn import knn
 from graphrec.graphs.sparse import from_scipy, to_scipy
 from graphrec.models.base import ContentRule, Features
+from graphrec.models.factorization import alternating_least_squares
+from graphrec.models.fold_in import LeastSquaresFoldIn
 from graphrec.models.gram import RegressionConfig, inverse_gram, keep_inverse, penalty
-from graphrec.models.ials import IALS
 from graphrec.models.multimodal import (
     ColdItems,
     MultimodalConfig,
@@ -45,9 +47,10 @@ from graphrec.models.regression import RegressionRanker, largest_weights
 from graphrec.models.search_space import Choice, Space, Uniform
 
 BLOCK = 512  # rows of the matrix that are replaced, or cold items that are placed, at a time
-FACTORS = IALS.Config(dim=64, n_iterations=16, unobserved_weight=0.1, reg_weight=0.03)
-"""Options of the factors that ``factors_weight`` mixes in. Cells that were not observed count much, so that
-popular items are not all alike."""
+FACTOR_DIM, FACTOR_ITERATIONS = 64, 16
+FACTOR_RULE = LeastSquaresFoldIn(alpha=1.0, unobserved_weight=0.1, reg_weight=0.03, reg_exponent=1.0)
+"""Of the factors that ``factors_weight`` mixes in. Cells that were not observed count much, so that popular
+items are not all alike."""
 
 
 class _Factors(NamedTuple):
@@ -171,11 +174,13 @@ def content_prior(
 
 
 def item_factors(train: Interactions, seed: int) -> np.ndarray:
-    """What iALS, with :data:`FACTORS`, learns of the items from interactions ``(n_items, d) float32``."""
+    """The item vectors that iALS with :data:`FACTOR_RULE` and this seed learns ``(n_items, d) float32``."""
     kept = _last.get()
     if kept and kept[0].train is train and kept[0].seed == seed:
         return kept[0].items
-    items: np.ndarray = IALS(train, FACTORS.replace(seed=seed)).items.numpy()
+    rng = torch_rng(seed, "init/items")  # iALS' own
+    _, vectors = alternating_least_squares(train, FACTOR_DIM, FACTOR_ITERATIONS, FACTOR_RULE, rng)
+    items: np.ndarray = vectors.numpy()
     if kept is not None:
         kept[:] = [_Factors(train, seed, items)]
     return items

@@ -18,17 +18,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from graphrec.data.interactions import Interactions
-from graphrec.data.query import Histories
 from graphrec.models.base import ModelConfig, Ranker
-from graphrec.models.fold_in import FoldIn, LeastSquaresFoldIn, least_squares
+from graphrec.models.factorization import alternating_least_squares
+from graphrec.models.fold_in import FoldIn, LeastSquaresFoldIn
 from graphrec.models.search_space import Choice, Space
-
-INITIAL_SCALE = 0.1  # of initial vectors, as Rendle et al.
 
 
 class IALS(Ranker):
@@ -68,19 +65,14 @@ class IALS(Ranker):
         self.config = config
         self.n_users = train.n_users
         self.n_items = train.n_items
-        by_user = Histories(train.items, train.indptr)
-        turned = Interactions(train.items, train.users, train.n_items, train.n_users)
-        by_item = Histories(turned.items, turned.indptr)
-        items = torch.empty(train.n_items, config.dim)
-        items.normal_(std=INITIAL_SCALE / config.dim**0.5, generator=self.rng("items"))
         self.rule = LeastSquaresFoldIn(
             config.alpha, config.unobserved_weight, config.reg_weight, config.reg_exponent
         )
-        for _ in range(config.n_iterations):
-            users = least_squares(items, by_user, self.rule)
-            items = least_squares(users, by_item, self.rule)
+        users, items = alternating_least_squares(
+            train, config.dim, config.n_iterations, self.rule, self.rng("items")
+        )
+        self.register_buffer("users", users)
         self.register_buffer("items", items)
-        self.register_buffer("users", least_squares(items, by_user, self.rule))
 
     def embed(self) -> tuple[Tensor, Tensor]:
         """Vectors of users and items ``(n_users, d), (n_items, d)``."""

@@ -22,6 +22,7 @@ from graphrec.core.config import Config
 from graphrec.core.environment import device_facts
 from graphrec.core.errors import ConfigError, TrainingError, nearest
 from graphrec.core.html_table import html_table
+from graphrec.core.memory import keep_freed_memory
 from graphrec.core.progress import EpochProgress, epoch_progress, tensorboard
 from graphrec.core.random import numpy_rng
 from graphrec.models.base import Model
@@ -135,6 +136,8 @@ class Trainer:
                 f"{model.name} trains in one process; its batches cannot be divided among several"
             )
         device = distributed.set_up(config.device)
+        if device.type == "cpu":
+            keep_freed_memory()
         precision = _Precision(config.precision, device)
         timer = PhaseTimer(device, enabled=config.profile)
         self.run_directory.writes = distributed.is_rank_zero()
