@@ -6,8 +6,12 @@ are graphs over items: of the content, of co-occurrence, of the item factors tha
 and mixtures. Then the scores of ContentEASE are added to those of iALS and FREEDOM, by weights that are
 chosen on validation; only these sums are evaluated on test, once, beside their parts.
 
+The option ``factors_weight`` is measured by itself: for each share of the graph of factors, the best of the
+grid on validation, evaluated on test with factors of three seeds; and with factors shuffled among items.
+
     python -m experiments.content_priors              # about half an hour
     python -m experiments.content_priors --datasets movielens-small
+    python -m experiments.content_priors --parts factors    # factors_weight alone: some minutes
 """
 
 from __future__ import annotations
@@ -29,11 +33,12 @@ from experiments.content import features_of_dataset
 from experiments.harness import completed, divided
 from experiments.recording import RESULTS, read_result, write_result
 from graphrec.core.files import read_json
+from graphrec.core.random import numpy_rng
 from graphrec.features import FeatureTable
 from graphrec.graphs.knn import knn
 from graphrec.graphs.sparse import interaction_matrix, to_scipy
 from graphrec.models import model as model_class
-from graphrec.models.content_ease import ContentEASE, content_prior, symmetric_neighbors
+from graphrec.models.content_ease import ContentEASE, content_prior, item_factors, symmetric_neighbors
 
 RESULT = RESULTS / "content_priors.json"
 DATASETS = ("amazon-scientific", "movielens-small", "xwines")
@@ -45,6 +50,9 @@ IMAGE_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 MIXED = (0.0, 0.2, 0.4, 0.6)
 """Shares of the scores of iALS and of FREEDOM that are tried."""
 METRICS = ("recall@20", "ndcg@20")
+PARTS = ("priors", "factors")
+FACTOR_SHARES = (0.0, 0.25, 0.5, 0.75)
+FACTOR_SEEDS = (0, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -194,13 +202,18 @@ def priors(
     return found
 
 
+def own_config(record: Mapping[str, Any]) -> ContentEASE.Config:
+    """Recorded numbers of neighbors and shares of modalities, and otherwise the defaults."""
+    rows = record["rows"]
+    options = rows.get("ContentEASE, in turn", rows.get("ContentEASE", {})).get("options", {})
+    return ContentEASE.Config(**{k: v for k, v in options.items() if k in ("knn_k", "image_weight")})
+
+
 def measure(
     data: gr.Dataset, tables: Mapping[str, FeatureTable], record: Mapping[str, Any]
 ) -> dict[str, Any]:
     """All variants on one dataset."""
-    rows = record["rows"]
-    options = rows.get("ContentEASE, in turn", rows.get("ContentEASE", {})).get("options", {})
-    options = ContentEASE.Config.defaults() | options
+    options = own_config(record).model_dump()
     embeddings = {label: trained(data, tables, label, record) for label in ("iALS", "FREEDOM")}
     regression = Regression(data)
     graphs = priors(data, tables, options, {label: items for label, (_, items) in embeddings.items()})
@@ -225,6 +238,40 @@ def measure(
         _, chosen = min(by_error, key=lambda pair: pair[0])
         found["content, modality weights of least leave-one-out error"] = chosen
     return {"variants": found, "sums": sums(data, own, embeddings)}
+
+
+def factor_shares(
+    data: gr.Dataset, tables: Mapping[str, FeatureTable], record: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Each share of the graph of factors: options and validation metrics of the best of the grid at the first
+    seed, and with them the test metrics at every seed.
+    """
+    config = own_config(record)
+    content = content_prior(tables, config.weights_of(tables), data.train, config)
+    regression = Regression(data)
+    found = {}
+    for share, shuffled in [(s, False) for s in FACTOR_SHARES] + [(s, True) for s in FACTOR_SHARES if s]:
+        values: dict[str, list[float]] = {metric: [] for metric in METRICS}
+        chosen: dict[str, Any] = {}
+        for seed in FACTOR_SEEDS if share else FACTOR_SEEDS[:1]:
+            graph = content
+            if share:
+                factors = item_factors(data.train, seed)
+                if shuffled:
+                    factors = numpy_rng(seed, "shuffled factors").permutation(factors)
+                graph = ((1 - share) * content + share * neighbor_graph(factors, data)).tocsr()
+            grid = regression.grid(graph)
+            chosen = chosen or best_of(data, grid)
+            point = next(p for p in grid if p.options == chosen["at"])
+            report = gr.evaluate(
+                point.scores, data.test, seen=data.train, metrics=("recall", "ndcg"), k=(20,)
+            )
+            for metric in METRICS:
+                values[metric].append(report.mean()[metric])
+        name = f"{share:g}, factors shuffled" if shuffled else f"{share:g}"
+        valid = {metric: chosen[metric] for metric in METRICS}
+        found[name] = {"at": chosen["at"], "valid": valid, "test": values}
+    return found
 
 
 def best_of(data: gr.Dataset, grid: Sequence[Point]) -> dict[str, Any]:
@@ -302,6 +349,28 @@ def sums_table(found: Mapping[str, Any]) -> str:
     return _table("scores", sums)
 
 
+def factors_table(found: Mapping[str, Any]) -> str:
+    """The recorded shares of the graph of factors as markdown: validation, and mean and standard deviation on
+    test.
+    """
+    heads = [
+        "factors_weight",
+        *(f"{name}, {head}" for name in found for head in ("valid R@20", "R@20", "N@20")),
+    ]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for label in next(iter(found.values()))["factors"]:
+        cells = []
+        for of in found.values():
+            row = of["factors"][label]
+            cells.append(f"{row['valid'][METRICS[0]]:.4f}")
+            for metric in METRICS:
+                values = row["test"][metric]
+                spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+                cells.append(f"{np.mean(values):.4f}{spread}")
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _table(head: str, found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     """Dataset -> row -> metric -> value as markdown, datasets side by side, the best mean recall first."""
 
@@ -325,15 +394,21 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path("cache"), help="the feature store")
     parser.add_argument("--datasets", nargs="+", default=list(DATASETS), choices=DATASETS)
     parser.add_argument("--threads", type=int, help="torch threads")
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     found = read_json(RESULT) if RESULT.exists() else {}
     for name in options.datasets:
         data, tables = opened(name, options.root, options.store)
-        found[name] = measure(data, tables, options_of(name))
+        new = found.setdefault(name, {})
+        if "priors" in options.parts:
+            new.update(measure(data, tables, options_of(name)))
+            print(f"{variants_table({name: new})}\n\n{sums_table({name: new})}\n", flush=True)
+        if "factors" in options.parts:
+            new["factors"] = factor_shares(data, tables, options_of(name))
+            print(f"{factors_table({name: new})}\n", flush=True)
         write_result(RESULT, {known: found[known] for known in DATASETS if known in found})
-        print(f"{variants_table({name: found[name]})}\n\n{sums_table({name: found[name]})}\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -643,14 +643,16 @@ class Collapse(Kind):
 
 
 class ContentPriors(Kind):
-    """The result of :mod:`experiments.content_priors`, a row a dataset and variant or sum."""
+    """The result of :mod:`experiments.content_priors`, a row a dataset and variant, sum or share."""
+
+    factors = "factors_weight "
 
     def matches(self, result: Mapping[str, Any]) -> bool:
         """See :meth:`Kind.matches`."""
         return bool(result) and all(isinstance(r, Mapping) and "variants" in r for r in result.values())
 
     def rows(self, result: Mapping[str, Any]) -> dict[str, RecordedRow]:
-        """Validation metrics of the variants, test metrics of the sums."""
+        """Validation metrics of the variants, test metrics of the sums, their means of the shares."""
         return {
             f"{name}: {label}": RecordedRow({m: {0: value} for m, value in values.items()}, True, None)
             for name, found in result.items()
@@ -662,18 +664,25 @@ class ContentPriors(Kind):
         return {label: label.partition(": ")[0] for label in self.rows(result)}
 
     def measure(self, result: Mapping[str, Any], label: str, seed: int, where: Where) -> dict[str, float]:
-        """See :meth:`Kind.measure`; everything on the dataset is measured, at seed 0."""
+        """See :meth:`Kind.measure`; everything on the dataset is measured, at the seeds recorded."""
         name, _, row = label.partition(": ")
         if seed != 0:
             raise ConfigError(f"seed {seed}; content priors are measured with seed 0")
         data, tables = content_priors.opened(name, where.root, where.store)
         record = content_priors.options_of(name)
-        return self._flat(content_priors.measure(data, tables, record))[row]
+        if row.startswith(self.factors):
+            found = {"factors": content_priors.factor_shares(data, tables, record)}
+        else:
+            found = content_priors.measure(data, tables, record)
+        return self._flat(found)[row]
 
     def _flat(self, found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         metrics = content_priors.METRICS
-        variants = {label: {m: of[m] for m in metrics} for label, of in found["variants"].items()}
-        return variants | {f"sum of {label}": dict(of["test"]) for label, of in found["sums"].items()}
+        flat = {label: {m: of[m] for m in metrics} for label, of in found.get("variants", {}).items()}
+        flat |= {f"sum of {label}": dict(of["test"]) for label, of in found.get("sums", {}).items()}
+        for label, of in found.get("factors", {}).items():
+            flat[self.factors + label] = {m: sum(of["test"][m]) / len(of["test"][m]) for m in metrics}
+        return flat
 
 
 KINDS: tuple[Kind, ...] = (

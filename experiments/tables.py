@@ -80,6 +80,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "bm3-collapse": lambda: bm3_collapse.table(recorded("bm3_collapse")),
     "cold": lambda: cold_items.table(recorded("cold_items")),
     "content-priors": lambda: content_priors.variants_table(recorded("content_priors")),
+    "content-factors": lambda: content_priors.factors_table(recorded("content_priors")),
     "content-sums": lambda: content_priors.sums_table(recorded("content_priors")),
     "fold-in": lambda: fold_in.table(recorded("fold_in")),
     "neighbors": lambda: neighbors.table(recorded("neighbors")),

@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+import graphrec as gr
 from experiments import content_priors
-from experiments.content_priors import Regression, measure, sums_table, variants_table
+from experiments.content_priors import (
+    Regression,
+    factor_shares,
+    factors_table,
+    measure,
+    sums_table,
+    variants_table,
+)
 from graphrec.models.content_ease import ContentEASE, content_prior
 from graphrec.testing import communities
 
@@ -85,3 +93,30 @@ def test_everything_is_measured_on_validation_and_the_sums_on_test(made, monkeyp
     rows = variants_table({"toy": found}).splitlines()
     assert len(rows) == 2 + len(found["variants"])
     assert len(sums_table({"toy": found}).splitlines()) == 2 + 6
+
+
+def test_shares_of_factors_are_chosen_on_validation_and_measured_at_every_seed(made, monkeypatch) -> None:
+    data, tables = made
+    monkeypatch.setattr(content_priors, "NEIGHBORS", 4)
+    monkeypatch.setattr(content_priors, "PENALTIES", (2.0,))
+    monkeypatch.setattr(content_priors, "DROPOUTS", (0.3,))
+    record = {"rows": {"ContentEASE": {"options": {"knn_k": 4, "image_weight": 0.5}}}}
+    found = factor_shares(data, tables, record)
+    assert [label for label in found if "shuffled" not in label] == ["0", "0.25", "0.5", "0.75"]
+    half = found["0.5"]
+    assert len(half["test"]["recall@20"]) == 3
+    assert len(found["0"]["test"]["recall@20"]) == 1
+    assert found["0.5, factors shuffled"]["test"] != half["test"]
+    for seed in range(3):
+        config = ContentEASE.Config(
+            **half["at"], knn_k=4, image_weight=0.5, factors_weight=0.5, seed=seed, cold_items="as_trained"
+        )
+        model = ContentEASE.build(data, tables, config)
+        report = gr.evaluate(model, data.test, seen=data.train, metrics=("recall", "ndcg"), k=(20,))
+        assert report.mean()["ndcg@20"] == pytest.approx(half["test"]["ndcg@20"][seed], abs=1e-6)
+    other = data.with_splits(data.train, data.valid, data.test.where(data.test.users % 2 == 0))
+    again = factor_shares(other, tables, record)
+    assert {k: (v["at"], v["valid"]) for k, v in again.items()} == {
+        k: (v["at"], v["valid"]) for k, v in found.items()
+    }
+    assert len(factors_table({"toy": {"factors": found}}).splitlines()) == 2 + 7
