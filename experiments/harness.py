@@ -213,7 +213,8 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
         write_result(path, result)
         print(f"{table(result)}\n\n{details(result)}\n\nwritten: {path}")
         return result
-    main = {row.label: entries[row.label] for row in experiment.rows if row.group == "main"}
+    trained = [row for row in experiment.rows if row.label in rows]
+    main = {row.label: entries[row.label] for row in trained if row.group == "main"}
     tested = compare_reports(main, baseline=experiment.baseline, metric=SELECT)
     tuned = experiment if experiment.trials else experiment.tuned_as or experiment
     result = {
@@ -231,7 +232,7 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
         "trials": tuned.trials,
         "tuned_on": tuned.name,
         "masked": "train",
-        "defaults": defaults_of(experiment.rows),
+        "defaults": defaults_of(trained),
         "environment": environment(),
         "order": list(rows),
         "rows": rows,

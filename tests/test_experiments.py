@@ -14,7 +14,7 @@ import pytest
 import graphrec as gr
 from experiments import llm_augmentation, paper_claims, tables, train_from_scratch
 from experiments.harness import CONTROLS, Experiment, Study, arguments, run
-from experiments.recording import write_result
+from experiments.recording import read_result, write_result
 from experiments.rendering import about, details, table
 from experiments.rows import MULTIMODAL, NAMES, checks, defaults, in_turn, settled
 from graphrec.core.errors import CheckpointError, ConfigError
@@ -206,6 +206,25 @@ def test_a_table_without_the_rows_that_are_named_stays_as_it_is(done, tmp_path) 
     given = ["--out", str(tmp_path), "--quick", "--update", "--rows", "LLMRec"]
     assert run(warm, arguments("").parse_args(given)) is None
     assert path.read_bytes() == before
+
+
+def test_rows_are_recorded_where_nothing_is_recorded(done, tmp_path) -> None:
+    warm, _, _, result, _ = done
+    rows = ["Popularity", "LightGCN", "ContentEASE", "FREEDOM"]
+    given = ["--out", str(tmp_path), "--quick", "--seeds", "0", "1", "--update", "--rows", *rows]
+    assert run(warm, arguments("").parse_args([*given, "--tables", "another"])) is None
+    path = tmp_path / "quick" / "toy.json"
+    assert not path.exists()
+    recorded = run(warm, arguments("").parse_args([*given, "--tables", "toy"]))
+    assert recorded == read_result(path)
+    assert recorded["order"] == [label for label in result["order"] if label in rows]
+    for kind in ("comparisons", "rivals"):
+        expected = [c for c in result[kind] if {c["model"], c["baseline"]} <= set(rows)]
+        assert expected
+        assert [(c["model"], c["baseline"], c["metric"]) for c in recorded[kind]] == [
+            (c["model"], c["baseline"], c["metric"]) for c in expected
+        ]
+    assert recorded["pairs"] == []
 
 
 def test_a_new_row_of_a_cold_split_takes_the_options_recorded_for_the_warm_one(done, tmp_path) -> None:
