@@ -18,14 +18,14 @@ def keep_freed_memory() -> bool:
     """Lets this process keep freed blocks for its next allocations, where the C library is glibc.
 
     A training allocates tables of megabytes in every step. glibc gives the larger ones back to the system
-    when they are freed, and the system zeroes their pages again for the next step, which can take a third of
-    the step (python -m experiments.bench.freed_memory). ``MALLOC_MMAP_THRESHOLD_`` and
-    ``MALLOC_TRIM_THRESHOLD_`` in the environment are the same settings; where either is set, nothing is done.
+    when they are freed, and the system zeroes their pages again for the next step, which can take as long
+    as the rest of it (python -m experiments.bench.freed_memory). Where the environment has settings of the
+    allocator, ``MALLOC_MMAP_THRESHOLD_``, ``MALLOC_TRIM_THRESHOLD_`` or ``GLIBC_TUNABLES``, nothing is done.
 
     Returns:
         Whether the settings were made.
     """
-    if {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"} & os.environ.keys():
+    if {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"} & os.environ.keys():
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -174,7 +174,15 @@ def content_prior(
 
 
 def item_factors(train: Interactions, seed: int) -> np.ndarray:
-    """The item vectors that iALS with :data:`FACTOR_RULE` and this seed learns ``(n_items, d) float32``."""
+    """The item vectors that iALS with :data:`FACTOR_RULE` learns.
+
+    Args:
+        train: the interactions.
+        seed: of the initial vectors.
+
+    Returns:
+        ``(n_items, d) float32``; zero for items without interactions.
+    """
     kept = _last.get()
     if kept and kept[0].train is train and kept[0].seed == seed:
         return kept[0].items
