@@ -32,6 +32,7 @@ import graphrec as gr
 from experiments.content import features_of_dataset
 from experiments.harness import completed, divided
 from experiments.recording import RESULTS, read_result, write_result
+from experiments.rendering import spread
 from graphrec.core.files import read_json
 from graphrec.core.random import numpy_rng
 from graphrec.features import FeatureTable
@@ -179,11 +180,10 @@ def trained(
 def priors(
     data: gr.Dataset,
     tables: Mapping[str, FeatureTable],
-    options: Mapping[str, Any],
+    config: ContentEASE.Config,
     factors: Mapping[str, np.ndarray],
 ) -> dict[str, csr_matrix | None]:
     """The graphs that weights are shrunk toward, by name."""
-    config = ContentEASE.Config(knn_k=options["knn_k"], image_weight=options["image_weight"])
     content = content_prior(tables, config.weights_of(tables), data.train, config)
     x = interaction_matrix(data.train, "float64")
     shared = (x.T @ x).tolil()
@@ -213,10 +213,10 @@ def measure(
     data: gr.Dataset, tables: Mapping[str, FeatureTable], record: Mapping[str, Any]
 ) -> dict[str, Any]:
     """All variants on one dataset."""
-    options = own_config(record).model_dump()
+    config = own_config(record)
     embeddings = {label: trained(data, tables, label, record) for label in ("iALS", "FREEDOM")}
     regression = Regression(data)
-    graphs = priors(data, tables, options, {label: items for label, (_, items) in embeddings.items()})
+    graphs = priors(data, tables, config, {label: items for label, (_, items) in embeddings.items()})
     found: dict[str, dict[str, Any]] = {}
     for name, graph in graphs.items():
         grid = regression.grid(graph)
@@ -231,8 +231,8 @@ def measure(
     if len(tables) > 1:
         by_error = []
         for share in IMAGE_WEIGHTS:
-            config = ContentEASE.Config(knn_k=options["knn_k"], image_weight=share)
-            grid = regression.grid(content_prior(tables, config.weights_of(tables), data.train, config))
+            weighed = config.replace(image_weight=share)
+            grid = regression.grid(content_prior(tables, weighed.weights_of(tables), data.train, weighed))
             error = min(point.error for point in grid)
             by_error.append((error, {**best_of(data, grid), "image_weight": share}))
         _, chosen = min(by_error, key=lambda pair: pair[0])
@@ -243,24 +243,24 @@ def measure(
 def factor_shares(
     data: gr.Dataset, tables: Mapping[str, FeatureTable], record: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Each share of the graph of factors: options and validation metrics of the best of the grid at the first
-    seed, and with them the test metrics at every seed.
+    """Each share of the graph of factors: options and validation metrics by :func:`best_of` at the first
+    seed, and with these options the test metrics at every seed.
     """
     config = own_config(record)
     content = content_prior(tables, config.weights_of(tables), data.train, config)
     regression = Regression(data)
+    graphs: dict[bool, list[csr_matrix]] = {False: [], True: []}  # whether shuffled -> one of each seed
+    for seed in FACTOR_SEEDS:
+        factors = item_factors(data.train, seed)
+        shuffled_factors = numpy_rng(seed, "shuffled factors").permutation(factors)
+        graphs[False].append(neighbor_graph(factors, data))
+        graphs[True].append(neighbor_graph(shuffled_factors, data))
     found = {}
     for share, shuffled in [(s, False) for s in FACTOR_SHARES] + [(s, True) for s in FACTOR_SHARES if s]:
         values: dict[str, list[float]] = {metric: [] for metric in METRICS}
         chosen: dict[str, Any] = {}
-        for seed in FACTOR_SEEDS if share else FACTOR_SEEDS[:1]:
-            graph = content
-            if share:
-                factors = item_factors(data.train, seed)
-                if shuffled:
-                    factors = numpy_rng(seed, "shuffled factors").permutation(factors)
-                graph = ((1 - share) * content + share * neighbor_graph(factors, data)).tocsr()
-            grid = regression.grid(graph)
+        for graph in graphs[shuffled] if share else graphs[False][:1]:
+            grid = regression.grid(((1 - share) * content + share * graph).tocsr())
             chosen = chosen or best_of(data, grid)
             point = next(p for p in grid if p.options == chosen["at"])
             report = gr.evaluate(
@@ -364,9 +364,7 @@ def factors_table(found: Mapping[str, Any]) -> str:
             row = of["factors"][label]
             cells.append(f"{row['valid'][METRICS[0]]:.4f}")
             for metric in METRICS:
-                values = row["test"][metric]
-                spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
-                cells.append(f"{np.mean(values):.4f}{spread}")
+                cells.append(spread(row["test"][metric]))
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

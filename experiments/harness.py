@@ -176,12 +176,17 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
         return None
     seeds = options.seeds or list(experiment.seeds)[: 1 if options.quick else None]
     path = (options.out / "quick" if options.quick else RESULTS) / f"{experiment.name}.json"
-    before = read_result(path) if options.update and path.exists() else {}
+
+    def recorded(name: str) -> dict[str, Any]:
+        place = path.with_name(f"{name}.json")
+        return read_result(place) if options.update and place.exists() else {}
+
+    before = recorded(experiment.name)
     if before:
         train = gr.TrainConfig(**completed(before["defaults"]["train"]))
         experiment = replace(experiment, rows=[replace(row, train=train) for row in experiment.rows])
     first = experiment.tuned_as
-    options_of = read_result(path.with_name(f"{first.name}.json"))["rows"] if options.update and first else {}
+    options_of = recorded(first.name).get("rows", {}) if first else {}
     study = Study(experiment, options.out, options.quick, before.get("rows", {}), options_of)
     rows: dict[str, Any] = {}
     entries: dict[str, list[Entry]] = {}
@@ -238,10 +243,8 @@ def run(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any] |
         "rows": rows,
         "baseline": experiment.baseline,
         "comparisons": [_recorded(c) for c in tested.comparisons],
-        "pairs": _pairs(entries, [pair for pair in experiment.pairs if set(pair) <= set(rows)]),
-        "rivals": _rivals(
-            entries, [pair for pair in experiment.rivals if set(pair) <= set(rows)], tested.comparisons
-        ),
+        "pairs": _pairs(entries, _trained(experiment.pairs, rows)),
+        "rivals": _rivals(entries, _trained(experiment.rivals, rows), tested.comparisons),
     }  # fmt: skip
     write_result(path, result)
     result = read_result(path)
@@ -512,6 +515,11 @@ def folder_of(label: str) -> str:
     return "".join(c if c.isalnum() or c in "-." else "_" for c in label)
 
 
+def _trained(pairs: Sequence[tuple[str, str]], rows: Collection[str]) -> list[tuple[str, str]]:
+    """The pairs both of whose rows were trained."""
+    return [pair for pair in pairs if set(pair) <= set(rows)]
+
+
 def _pairs(
     entries: Mapping[str, list[Entry]], pairs: Sequence[tuple[str, str]], metrics: Sequence[str] = (SELECT,)
 ) -> list[dict[str, Any]]:
@@ -564,9 +572,8 @@ def _updated(
     tested = compare_reports(main, baseline=before["baseline"], metric=SELECT) if len(main) > 1 else None
     new = [_recorded(c) for c in tested.comparisons] if tested else []
     found = {(c["model"], c["baseline"]): c for c in new}
-    pairs = _pairs(entries, [pair for pair in experiment.pairs if set(pair) <= set(rows)])
-    rivals = [pair for pair in experiment.rivals if set(pair) <= set(rows)]
-    rivals_now = _rivals(entries, rivals, tested.comparisons if tested else [])
+    pairs = _pairs(entries, _trained(experiment.pairs, rows))
+    rivals_now = _rivals(entries, _trained(experiment.rivals, rows), tested.comparisons if tested else [])
     renewed = {key_of(c) for c in (*pairs, *rivals_now)}
     return {
         **before,

@@ -59,10 +59,10 @@ def steps(keep: bool) -> dict[str, float]:
 
 def in_new_process(case: str, threads: int) -> dict[str, Any]:
     """:func:`steps` in a process of its own, without settings of the allocator from outside."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
     command = [sys.executable, "-m", "experiments.bench.freed_memory", "--case", case]
     done = subprocess.run(
-        [*command, "--threads", str(threads)], stdout=subprocess.PIPE, text=True, check=True, env=kept
+        [*command, "--threads", str(threads)], stdout=subprocess.PIPE, text=True, check=True, env=own
     )
     result: dict[str, Any] = json.loads(done.stdout)
     return result

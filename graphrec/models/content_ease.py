@@ -30,12 +30,11 @@ from graphrec.core.random import torch_rng
 from graphrec.data.interactions import Interactions
 from graphrec.features import FeatureTable
 from graphrec.graphs.graph import Graph, mix, normalize_weights
-from graphrec.graphs.knn import knn
 from graphrec.graphs.sparse import from_scipy, to_scipy
 from graphrec.models.base import ContentRule, Features
 from graphrec.models.factorization import alternating_least_squares
 from graphrec.models.fold_in import LeastSquaresFoldIn
-from graphrec.models.gram import RegressionConfig, inverse_gram, keep_inverse, penalty
+from graphrec.models.gram import RegressionConfig, inverse_gram, penalty
 from graphrec.models.multimodal import (
     ColdItems,
     MultimodalConfig,
@@ -106,12 +105,10 @@ class ContentEASE(MultimodalRanker, RegressionRanker):
     @classmethod
     @contextmanager
     def reuse(cls) -> Iterator[None]:
-        """Keeps the last inverse, which only ``reg_weight``, ``dropout`` and ``precision`` change, and the
-        factors, which only ``seed`` changes.
-        """
+        """Keeps the last inverse, as every regression, and the last factors, which only ``seed`` changes."""
         token = _last.set([])
         try:
-            with keep_inverse():
+            with super().reuse():
                 yield
         finally:
             _last.reset(token)
@@ -159,7 +156,7 @@ def content_prior(
     graphs = []
     if config.factors_weight:
         table = FeatureTable(item_factors(train, config.seed), train.item_degree > 0)
-        nearest = knn(table, config.knn_k + 1, weight="cosine")
+        nearest = item_graph(table, config.knn_k + 1, weight="cosine")
         graphs.append((config.factors_weight, symmetric_neighbors(nearest)))
     for modality, share in shares.items():
         share *= 1 - config.factors_weight
