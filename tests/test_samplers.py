@@ -117,10 +117,11 @@ def test_coordinates_change_one_option_of_the_best_trial_the_last_of_the_space_f
     assert [(t.options["slow"], t.options["quick"]) for t in tried] == [
         (1, 0.3), (1, 0.0), (1, 0.25), (1, 0.5), (1, 0.75), (1, 1.0), (2, 0.75),
         (2, 0.0), (2, 0.25), (2, 0.5), (2, 1.0), (3, 0.75), (3, 0.0), (3, 0.25), (3, 0.5), (3, 1.0),
+        (2, 0.3), (3, 0.3),  # around the start, which is not one of the five values
     ]  # fmt: skip
 
 
-def test_coordinates_end_where_no_single_change_is_better() -> None:
+def test_coordinates_find_the_best_of_options_that_matter_each_by_itself() -> None:
     space: Space = {
         "x": Choice(1, 2, 3, 4), "n": Integers(1, 64, log=True), "rate": Uniform(1e-4, 1.0, log=True)
     }  # fmt: skip
@@ -131,7 +132,20 @@ def test_coordinates_end_where_no_single_change_is_better() -> None:
         return -abs(options["x"] - 3) - abs(options["n"] - 8) - abs(options["rate"] - 0.01)
 
     tried = reached(space, {"x": 1, "n": 1, "rate": 1.0}, value)
-    best = max((t for t in tried if t.value is not None), key=lambda t: t.value)
+    number, best = max(
+        ((n, t) for n, t in enumerate(tried) if t.value is not None), key=lambda found: found[1].value
+    )
     assert best.options == {"x": 3, "n": 8, "rate": 0.01}
-    assert len(tried) < 4 * 5 * 5, "fewer than all combinations"
+    assert number < 4 * 5 * 5 / 3, "long before all combinations"
     assert len({json.dumps(t.options, sort_keys=True) for t in tried}) == len(tried)
+
+
+def test_coordinates_go_on_from_the_second_best_where_no_single_change_is_better() -> None:
+    space: Space = {"a": Choice(0, 1, 2), "b": Choice(0, 1, 2)}
+    values = {(0, 0): 0.5, (1, 0): 0.4, (2, 0): 0.2, (0, 1): 0.3, (0, 2): 0.1, (1, 1): 0.3, (1, 2): 0.9}
+    tried = reached(space, {"a": 0, "b": 0}, lambda o: values.get((o["a"], o["b"])))
+    assert [(t.options["a"], t.options["b"]) for t in tried] == [
+        (0, 0), (0, 1), (0, 2), (1, 0), (2, 0),  # around the first, which is the best of them
+        (1, 1), (1, 2),  # around (1, 0), the second best, up to the best of all
+        (2, 2), (2, 1),  # around that one; then nothing is left
+    ]  # fmt: skip

@@ -58,6 +58,20 @@ def points(space: Space) -> float:
     return math.prod(sizes)
 
 
+def most_trials(space: Space, defaults: Mapping[str, Any], sampler: str) -> float:
+    """After how many trials, the defaults among them, no combination is left to try; at most.
+
+    Args:
+        space: what is searched.
+        defaults: what the first trial takes; they need not lie in the space.
+        sampler: see :func:`suggest`.
+    """
+    if inside(space, defaults):
+        return points(space)
+    # One option at a time, combinations with defaults outside the space are tried as well.
+    return math.inf if sampler == "coordinate" else points(space) + 1
+
+
 def inside(space: Space, options: Mapping[str, Any]) -> bool:
     """Whether a space contains this combination; the defaults of a model need not lie in its space."""
     return all(_contains(kind, options[name]) for name, kind in space.items())
@@ -80,8 +94,9 @@ def suggest(
         seed: of the study.
         number: of the trial.
         sampler: ``"tpe"``, which draws at random before trial ``STARTUP``; ``"random"``; or ``"coordinate"``,
-            which changes one option of the best trial at a time, the last option of the space first, and
-            needs no seed. A failed trial counts as the worst of all.
+            which changes one option of the best trial at a time, the last option of the space first, goes
+            on with the second best where all these are tried, and so on, and needs no seed. A failed trial
+            counts as the worst of all.
 
     Raises:
         MissingDependencyError: optuna is not installed.
@@ -117,11 +132,14 @@ def suggest(
 
 
 def _single_changes(space: Space, tried: Sequence[CompletedTrial]) -> Iterator[dict[str, Any]]:
-    """The options of the best trial with one of them changed, the last of the space first."""
-    best = max(tried, key=lambda trial: -math.inf if trial.value is None else trial.value)
-    for name, kind in reversed(list(space.items())):
-        for value in _values(kind):
-            yield {key: value if key == name else best.options[key] for key in sorted(space)}
+    """The options of the best trial with one of them changed, the last of the space first; then of the
+    others, the better ones first.
+    """
+    best_first = sorted(tried, key=lambda trial: math.inf if trial.value is None else -trial.value)
+    for trial in best_first:
+        for name, kind in reversed(list(space.items())):
+            for value in _values(kind):
+                yield {key: value if key == name else trial.options[key] for key in sorted(space)}
 
 
 def _values(kind: Choice | Uniform | Integers) -> list[Any]:

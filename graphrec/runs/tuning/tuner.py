@@ -126,8 +126,7 @@ def tune(
     }
     flat = {**configs["model_config"], **{TRAIN + k: v for k, v in configs["train_config"].items()}}
     defaults = {key: flat[key] for key in searched}
-    # With fewer combinations than trials all of them are tried; the defaults may be one more.
-    planned = int(min(trials, samplers.points(searched) + (not samplers.inside(searched, defaults))))
+    planned = int(min(trials, samplers.most_trials(searched, defaults, sampler)))
     inputs = cls.inputs(features, model_config)
     facts = {
         "model": cls.name,
