@@ -2,9 +2,10 @@
 
 Each variant is tried over one grid of penalty, dropout and weight of the prior, and the best recall@20 and
 NDCG@20 of the grid are printed; a best of a grid is too optimistic, by as much for every variant. The priors
-are graphs over items: of the content, of co-occurrence, of the item factors that iALS and FREEDOM learned,
-and mixtures. Then the scores of ContentEASE are added to those of iALS and FREEDOM, by weights that are
-chosen on validation; only these sums are evaluated on test, once, beside their parts.
+are graphs over items: of the content, of attributes (a graph each, equal shares), of co-occurrence, of the
+item factors that iALS and FREEDOM learned, and mixtures. Then the scores of ContentEASE are added to those of
+iALS and FREEDOM, by weights that are chosen on validation; only these sums are evaluated on test, once,
+beside their parts.
 
 The option ``factors_weight`` is measured by itself: for each share of the graph of factors, the best of the
 grid on validation, evaluated on test with factors of three seeds; and with factors shuffled among items.
@@ -12,6 +13,7 @@ grid on validation, evaluated on test with factors of three seeds; and with fact
     python -m experiments.content_priors              # about half an hour
     python -m experiments.content_priors --datasets movielens-small
     python -m experiments.content_priors --parts factors    # factors_weight alone: some minutes
+    python -m experiments.content_priors --parts attributes # the items' attributes alone: a minute
 """
 
 from __future__ import annotations
@@ -35,7 +37,10 @@ from experiments.recording import RESULTS, read_result, write_result
 from experiments.rendering import spread
 from graphrec.core.files import read_json
 from graphrec.core.random import numpy_rng
-from graphrec.features import FeatureTable
+from graphrec.features import FeatureStore, FeatureTable
+from graphrec.features.extract import extractor
+from graphrec.features.extract.llm import catalog
+from graphrec.features.extract.llm.tables import write_attributes
 from graphrec.graphs.knn import knn
 from graphrec.graphs.sparse import interaction_matrix, to_scipy
 from graphrec.models import model as model_class
@@ -51,7 +56,9 @@ IMAGE_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 MIXED = (0.0, 0.2, 0.4, 0.6)
 """Shares of the scores of iALS and of FREEDOM that are tried."""
 METRICS = ("recall@20", "ndcg@20")
-PARTS = ("priors", "factors")
+PARTS = ("priors", "attributes", "factors")
+WITH_ATTRIBUTES = ("movielens-small", "xwines")
+"""Datasets that can be read with attributes of their items."""
 FACTOR_SHARES = (0.0, 0.25, 0.5, 0.75)
 FACTOR_SEEDS = (0, 1, 2)
 
@@ -194,12 +201,27 @@ def priors(
     found: dict[str, csr_matrix | None] = {"none (EASE)": None, "content": content}
     found["content, rows that sum to 1"] = walk.tocsr()
     found["content and neighbors of neighbors"] = ((content + content @ content) / 2).tocsr()
-    found |= other
-    found |= {
+    return found | other | with_content(content, other)
+
+
+def attribute_priors(
+    data: gr.Dataset,
+    tables: Mapping[str, FeatureTable],
+    attributes: Mapping[str, FeatureTable],
+    config: ContentEASE.Config,
+) -> dict[str, csr_matrix]:
+    """The same of the items' attributes."""
+    own = {"attributes": content_prior(attributes, config.weights_of(attributes), data.train, config)}
+    content = content_prior(tables, config.weights_of(tables), data.train, config)
+    return own | with_content(content, own)
+
+
+def with_content(content: csr_matrix, graphs: Mapping[str, csr_matrix]) -> dict[str, csr_matrix]:
+    """Each graph mixed into that of the content."""
+    return {
         f"content and {name}": ((1 - SHARE) * content + SHARE * graph).tocsr()
-        for name, graph in other.items()
+        for name, graph in graphs.items()
     }
-    return found
 
 
 def own_config(record: Mapping[str, Any]) -> ContentEASE.Config:
@@ -330,6 +352,13 @@ def opened(name: str, root: str | None, store: Path) -> tuple[gr.Dataset, Mappin
     return data, features_of_dataset(data, root, store)
 
 
+def written_attributes(name: str, root: str | None, store: Path) -> Mapping[str, FeatureTable]:
+    """The attributes of a dataset's items as features, a table for each group of them."""
+    data = gr.load_dataset(name, root=root, attributes=True)
+    texts = catalog.attributes(data)
+    return write_attributes(data, texts, extractor("tfidf-svd"), FeatureStore(store))
+
+
 def options_of(name: str) -> dict[str, Any]:
     """The recorded table of a dataset, whose options are used."""
     return read_result(RESULTS / f"{name.replace('-', '_')}.json")
@@ -371,14 +400,20 @@ def factors_table(found: Mapping[str, Any]) -> str:
 
 def _table(head: str, found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     """Dataset -> row -> metric -> value as markdown, datasets side by side, the best mean recall first."""
+    labels = dict.fromkeys(label for rows in found.values() for label in rows)
+    everywhere = [rows for rows in found.values() if rows.keys() == labels.keys()] or list(found.values())
 
     def recall(label: str) -> float:
-        return float(np.mean([rows[label][METRICS[0]] for rows in found.values()]))
+        return float(np.mean([rows[label][METRICS[0]] for rows in everywhere if label in rows]))
 
     heads = [head, *(f"{name}, {metric}" for name in found for metric in ("R@20", "N@20"))]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for label in sorted(next(iter(found.values())), key=recall, reverse=True):
-        cells = [f"{rows[label][metric]:.4f}" for rows in found.values() for metric in METRICS]
+    for label in sorted(labels, key=recall, reverse=True):
+        cells = [
+            f"{rows[label][metric]:.4f}" if label in rows else "-"
+            for rows in found.values()
+            for metric in METRICS
+        ]
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -401,8 +436,17 @@ def main() -> None:
         data, tables = opened(name, options.root, options.store)
         new = found.setdefault(name, {})
         if "priors" in options.parts:
-            new.update(measure(data, tables, options_of(name)))
+            measured = measure(data, tables, options_of(name))
+            new["sums"] = measured["sums"]
+            new["variants"] = {**new.get("variants", {}), **measured["variants"]}
             print(f"{variants_table({name: new})}\n\n{sums_table({name: new})}\n", flush=True)
+        if "attributes" in options.parts and name in WITH_ATTRIBUTES:
+            attributes = written_attributes(name, options.root, options.store)
+            graphs = attribute_priors(data, tables, attributes, own_config(options_of(name)))
+            regression = Regression(data)
+            for label, graph in graphs.items():
+                new.setdefault("variants", {})[label] = best_of(data, regression.grid(graph))
+            print(f"{variants_table({name: new})}\n", flush=True)
         if "factors" in options.parts:
             new["factors"] = factor_shares(data, tables, options_of(name))
             print(f"{factors_table({name: new})}\n", flush=True)

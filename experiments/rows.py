@@ -39,6 +39,8 @@ CLOSED_FORM = ("UserKNN", "RP3beta", "SLIM", "EASE", "GF-CF", "BSPM", "iALS", "C
 """Models without epochs that are tuned on every dataset."""
 QUICKLY_FITTED = ("EASE", "ContentEASE")
 """Models that many trials are affordable for."""
+IN_TURN_TRIALS = 60
+"""Their trials."""
 SHUFFLED = "{}, shuffled"
 
 
@@ -66,7 +68,9 @@ def in_turn(main: Sequence[Row]) -> tuple[list[Row], list[tuple[str, str]]]:
     the others, is compared with.
     """
     found = [
-        replace(row, label=f"{row.label}, in turn", sampler="coordinate", trials=60, group="in turn")
+        replace(
+            row, label=f"{row.label}, in turn", sampler="coordinate", trials=IN_TURN_TRIALS, group="in turn"
+        )
         for row in main
         if row.label in QUICKLY_FITTED
     ]

@@ -15,6 +15,7 @@ from graphrec import testing
 from graphrec.core.errors import ConfigError, TrainingError
 from graphrec.core.random import numpy_rng
 from graphrec.data import Histories, Interactions, Query
+from graphrec.graphs import knn
 from graphrec.graphs.sparse import to_scipy
 from graphrec.models import content_ease, gram, item_weights, regression
 from graphrec.models.content_ease import ContentEASE, content_prior
@@ -374,10 +375,16 @@ def test_trials_of_a_study_share_an_inverse(catalog, monkeypatch):
     factored = []
     solve = content_ease.alternating_least_squares
     monkeypatch.setattr(content_ease, "alternating_least_squares", lambda *a: factored.append(1) or solve(*a))
+    searched = []
+    search = knn.all_neighbors
+    monkeypatch.setattr(knn, "all_neighbors", lambda *a: searched.append(1) or search(*a))
     with ContentEASE.reuse():
         shared = [ContentEASE.build(data, tables, ContentEASE.Config(**o)).weights for o in trials]
         assert len(computed) == 3
         assert len(factored) == 2, "for each seed"
+        assert len(searched) == 2 * len(tables) + 2, (
+            "with 20 and with 2 neighbors, and for each seed's factors"
+        )
         fewer = data.train.where(np.arange(len(data.train)) > 0)
         other = data.with_splits(fewer, data.valid, data.test)
         ContentEASE.build(other, tables, ContentEASE.Config(**trials[-1]))

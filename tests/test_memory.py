@@ -8,6 +8,10 @@ import sys
 
 import pytest
 
+import graphrec as gr
+from graphrec import testing
+from graphrec.training import trainer
+
 SCRIPT = """
 import resource, sys
 import numpy as np
@@ -43,3 +47,11 @@ def test_freed_blocks_are_used_again() -> None:
 def test_settings_of_the_user_stay() -> None:
     given_back = faults("keep", "left", MALLOC_MMAP_THRESHOLD_="1048576")
     assert given_back > 20 * 12_000 / 512
+
+
+def test_a_training_on_a_cpu_keeps_freed_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    monkeypatch.setattr(trainer, "keep_freed_memory", lambda: made.append(True))
+    options = gr.TrainConfig(epochs=1, device="cpu", progress=False)
+    gr.Trainer(options).fit(gr.models.MF.build(testing.communities(2, 20)[0]))
+    assert made == [True]

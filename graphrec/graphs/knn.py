@@ -29,6 +29,7 @@ from graphrec.core.files import (
     write_json,
 )
 from graphrec.core.ray import Cluster
+from graphrec.core.reuse import Reused
 from graphrec.features import FeatureTable
 from graphrec.graphs.equal_rows import EqualRows, NeighborEdges, neighbor_edges
 from graphrec.graphs.graph import Graph
@@ -44,8 +45,14 @@ IN_MEMORY = 2**32
 the cache directory, if there is one), which the system keeps in memory as far as there is room."""
 TIED = 1e-6
 """Difference of cosines up to which two rows may be equal; rounding is below it."""
+KEPT_BYTES = 2**26
+"""Bytes of neighbors up to which they are kept where :data:`LAST_NEIGHBORS` are."""
 READ_BYTES = 2**26  # bytes of features read at a time
 Method = Literal["auto", "exact", "approximate"]
+Neighbors = tuple[EqualRows, np.ndarray, np.ndarray]
+"""The groups of equal items, the ``k`` nearest groups of each ``(G, k)`` and their cosine similarities."""
+LAST_NEIGHBORS: Reused[str, Neighbors] = Reused("last neighbors", most=16)
+"""Where they are kept, the neighbors of equal features are not computed again."""
 
 
 def knn(
@@ -186,13 +193,15 @@ def _cached_neighbors(
     cache: str | Path | None,
     device: str | torch.device,
     cluster: Cluster | None,
-) -> tuple[EqualRows, np.ndarray, np.ndarray]:
-    """The groups of equal items among the present ones, the ``k`` nearest groups of each ``(G, k)`` and their
-    cosine similarities, read from the cache if they are in it; exact unless ``approximate`` gives a recall
-    and a seed.
+) -> Neighbors:
+    """The neighbors among the present items, from the cache if they are in it; exact unless ``approximate``
+    gives a recall and a seed.
     """
     method = () if approximate is None else ("clusters", CLUSTER_VERSION, *approximate)
     key = digest("knn", VERSION, table.sha256, k, "cosine", *method)[:32]
+    last = LAST_NEIGHBORS.find(lambda other: other == key)
+    if last is not None:
+        return last
     folder = Path(cache) / f"knn-{key}" if cache is not None else None
     if folder is not None and _intact(folder):
         group, nearest, similarity = (read_array(folder / name) for name in FILES)
@@ -214,6 +223,8 @@ def _cached_neighbors(
                 name: write_array(folder / name, array) for name, array in zip(FILES, arrays, strict=True)
             }
             write_json(folder / "manifest.json", hashes)
+    if nearest.nbytes + similarity.nbytes <= KEPT_BYTES:
+        LAST_NEIGHBORS.add(key, (rows, nearest, similarity))
     return rows, nearest, similarity
 
 

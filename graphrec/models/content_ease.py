@@ -16,9 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ from scipy.sparse import csr_matrix, diags, identity
 
 from graphrec.core.config import option
 from graphrec.core.random import torch_rng
+from graphrec.core.reuse import Reused
 from graphrec.data.interactions import Interactions
 from graphrec.features import FeatureTable
 from graphrec.graphs.graph import Graph, mix, normalize_weights
@@ -52,16 +52,8 @@ FACTOR_RULE = LeastSquaresFoldIn(alpha=1.0, unobserved_weight=0.1, reg_weight=0.
 items are not all alike."""
 
 
-class _Factors(NamedTuple):
-    """Item factors and what they were computed from."""
-
-    train: Interactions
-    seed: int
-    items: np.ndarray
-
-
-_last: ContextVar[list[_Factors] | None] = ContextVar("last factors", default=None)
-"""The last factors within :meth:`ContentEASE.reuse`, at most one; None outside."""
+LAST_FACTORS: Reused[tuple[Interactions, int], np.ndarray] = Reused("last factors")
+"""By train interactions and seed."""
 
 
 class ContentEASE(MultimodalRanker, RegressionRanker):
@@ -106,12 +98,8 @@ class ContentEASE(MultimodalRanker, RegressionRanker):
     @contextmanager
     def reuse(cls) -> Iterator[None]:
         """Keeps the last inverse, as every regression, and the last factors, which only ``seed`` changes."""
-        token = _last.set([])
-        try:
-            with super().reuse():
-                yield
-        finally:
-            _last.reset(token)
+        with super().reuse(), LAST_FACTORS.kept():
+            yield
 
     def __init__(self, train: Interactions, features: Features, config: Config) -> None:
         super().__init__(train, config)
@@ -180,14 +168,13 @@ def item_factors(train: Interactions, seed: int) -> np.ndarray:
     Returns:
         ``(n_items, d) float32``; zero for items without interactions.
     """
-    kept = _last.get()
-    if kept and kept[0].train is train and kept[0].seed == seed:
-        return kept[0].items
+    last = LAST_FACTORS.find(lambda key: key[0] is train and key[1] == seed)
+    if last is not None:
+        return last
     rng = torch_rng(seed, "init/items")  # iALS' own
     _, vectors = alternating_least_squares(train, FACTOR_DIM, FACTOR_ITERATIONS, FACTOR_RULE, rng)
     items: np.ndarray = vectors.numpy()
-    if kept is not None:
-        kept[:] = [_Factors(train, seed, items)]
+    LAST_FACTORS.add((train, seed), items)
     return items
 
 

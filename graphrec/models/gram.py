@@ -7,9 +7,6 @@ take 14.4 GB. Cholesky and inverse are ``n^3`` floating-point operations.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -20,6 +17,7 @@ from scipy.sparse import csr_matrix
 from graphrec.core.config import option
 from graphrec.core.errors import ConfigError, TrainingError
 from graphrec.core.random import numpy_rng
+from graphrec.core.reuse import Reused
 from graphrec.data.interactions import Interactions
 from graphrec.graphs.sparse import interaction_matrix
 from graphrec.models.item_weights import KeptWeightsConfig
@@ -30,28 +28,17 @@ MOST_RESIDUAL = 1e-3
 GIB = 2**30
 
 
-class _Inverse(NamedTuple):
-    """An inverse and what it was computed from."""
+class _Gram(NamedTuple):
+    """What an inverse is computed from."""
 
     train: Interactions
     diagonal: np.ndarray
-    matrix: np.ndarray
+    dtype: np.dtype
 
 
-_last: ContextVar[list[_Inverse] | None] = ContextVar("last inverse", default=None)
-"""The last inverse within :func:`keep_inverse`, at most one; None outside."""
-
-
-@contextmanager
-def keep_inverse() -> Iterator[None]:
-    """A context that keeps the last inverse: :func:`inverse_gram` copies it where data, penalty and precision
-    are the same. It takes the memory of one more matrix, and keeps none where ``memory`` has no room for two.
-    """
-    token = _last.set([])
-    try:
-        yield
-    finally:
-        _last.reset(token)
+LAST_INVERSE: Reused[_Gram, np.ndarray] = Reused("last inverse")
+"""Where it is kept, :func:`inverse_gram` copies the last inverse if data, penalty and precision are the same.
+That takes the memory of one more matrix; none is kept where ``memory`` has no room for two."""
 
 
 class RegressionConfig(KeptWeightsConfig):
@@ -106,12 +93,12 @@ def inverse_gram(train: Interactions, diagonal: np.ndarray, config: RegressionCo
         "set solver=columns, which keeps the largest weights of each item, or leave out items with few "
         "interactions",
     )
-    kept = _last.get()
-    if kept:
-        same = kept[0].train is train and kept[0].matrix.dtype == dtype
-        if same and np.array_equal(kept[0].diagonal, diagonal):
-            return kept[0].matrix.copy()
-        kept.clear()  # before another matrix is made
+    last = LAST_INVERSE.find(
+        lambda g: g.train is train and g.dtype == dtype and np.array_equal(g.diagonal, diagonal)
+    )
+    if last is not None:
+        return last.copy()
+    LAST_INVERSE.clear()
     x = interaction_matrix(train, config.precision)
     columns = x.T.tocsr()
     matrix = np.empty((n, n), dtype=dtype)
@@ -135,8 +122,8 @@ def inverse_gram(train: Interactions, diagonal: np.ndarray, config: RegressionCo
         square[:] = np.triu(square) + np.triu(square, 1).T
         result[start + BLOCK :, rows] = result[rows, start + BLOCK :].T
     _check_inverse(x, diagonal, result)
-    if kept is not None and 2 * result.nbytes <= config.memory * GIB:
-        kept.append(_Inverse(train, diagonal, result.copy()))
+    if LAST_INVERSE.active and 2 * result.nbytes <= config.memory * GIB:
+        LAST_INVERSE.add(_Gram(train, diagonal, dtype), result.copy())
     return result
 
 

@@ -9,7 +9,8 @@ is no evidence about other items. The row of a missing item is never read.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -23,7 +24,7 @@ from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.features import ATTRIBUTE_PREFIX, FeatureTable
 from graphrec.graphs.graph import Graph
-from graphrec.graphs.knn import content_graph, knn, nearest_edges
+from graphrec.graphs.knn import LAST_NEIGHBORS, content_graph, knn, nearest_edges
 from graphrec.graphs.sparse import interaction_matrix, to_scipy
 from graphrec.models.base import ContentRule, Features, ModelConfig, Ranker
 from graphrec.models.batches import PreferencesConfig
@@ -123,6 +124,13 @@ class MultimodalRanker(Ranker):
         config = config or cls.Config()
         model = cls(data.train, tables_of(cls.__name__, data, features, config.attributes), config)
         return model.with_sampler(data, features)
+
+    @classmethod
+    @contextmanager
+    def reuse(cls) -> Iterator[None]:
+        """Keeps the neighbors by content."""
+        with super().reuse(), LAST_NEIGHBORS.kept():
+            yield
 
 
 def tables_of(

@@ -23,7 +23,7 @@ from torch import Tensor
 from graphrec.core.errors import TrainingError
 from graphrec.graphs.graph import Graph
 from graphrec.graphs.sparse import to_scipy
-from graphrec.models.gram import RegressionConfig, check_memory, keep_inverse
+from graphrec.models.gram import LAST_INVERSE, RegressionConfig, check_memory
 from graphrec.models.item_weights import DenseItemWeightsRanker, ItemWeightsRanker, dense_scores
 
 BLOCK = 64  # columns that are solved at a time; few, so that a table over items fits into the cache
@@ -45,7 +45,7 @@ class RegressionRanker(DenseItemWeightsRanker):
     @classmethod
     def reuse(cls) -> AbstractContextManager[None]:
         """Keeps the last inverse, which only ``reg_weight``, ``dropout`` and ``precision`` change."""
-        return keep_inverse()
+        return LAST_INVERSE.kept()
 
     def scorer(self) -> Callable[[Any], Tensor]:
         """See :meth:`graphrec.models.base.Ranker.scorer`."""
