@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from graphrec.models.bm3 import BM3 as BM3
     from graphrec.models.bspm import BSPM as BSPM
     from graphrec.models.content_ease import ContentEASE as ContentEASE
+    from graphrec.models.directau import DirectAU as DirectAU
     from graphrec.models.ease import EASE as EASE
     from graphrec.models.freedom import FREEDOM as FREEDOM
     from graphrec.models.gf_cf import GFCF as GFCF
@@ -30,10 +31,13 @@ if TYPE_CHECKING:
     from graphrec.models.mf import MF as MF
     from graphrec.models.popularity import Popularity as Popularity
     from graphrec.models.rp3beta import RP3beta as RP3beta
+    from graphrec.models.sgl import SGL as SGL
+    from graphrec.models.simgcl import SimGCL as SimGCL
     from graphrec.models.slim import SLIM as SLIM
     from graphrec.models.ultragcn import UltraGCN as UltraGCN
     from graphrec.models.userknn import UserKNN as UserKNN
     from graphrec.models.vbpr import VBPR as VBPR
+    from graphrec.models.xsimgcl import XSimGCL as XSimGCL
 
 MODELS = Registry("model", "graphrec.models", {
     "popularity": "graphrec.models.popularity:Popularity",
@@ -50,6 +54,10 @@ MODELS = Registry("model", "graphrec.models", {
     "mf": "graphrec.models.mf:MF",
     "lightgcn": "graphrec.models.lightgcn:LightGCN",
     "layergcn": "graphrec.models.layergcn:LayerGCN",
+    "sgl": "graphrec.models.sgl:SGL",
+    "simgcl": "graphrec.models.simgcl:SimGCL",
+    "xsimgcl": "graphrec.models.xsimgcl:XSimGCL",
+    "directau": "graphrec.models.directau:DirectAU",
     "ultragcn": "graphrec.models.ultragcn:UltraGCN",
     "vbpr": "graphrec.models.vbpr:VBPR",
     "freedom": "graphrec.models.freedom:FREEDOM",

@@ -141,10 +141,12 @@ class InfoNCE:
     Attributes:
         temperature: ``t``.
         cosine: scale queries and pool to length one first.
+        eps: lengths are ``sqrt(eps + |x|^2)``, as in SSLRec with 1e-8; 0 is exact.
     """
 
     temperature: float = 0.2
     cosine: bool = True
+    eps: float = 0.0
 
     def __call__(self, queries: Tensor, pool: Tensor, positives: Tensor, ids: Tensor | None = None) -> Tensor:
         """The loss. With several processes each has its own queries and the same pool.
@@ -157,14 +159,19 @@ class InfoNCE:
                 positive are left out of the query's sum: they are no negatives.
         """
         if self.cosine:
-            queries = normalize(queries, dim=1)
-            pool = normalize(pool, dim=1)
+            queries = self._scaled(queries)
+            pool = self._scaled(pool)
         queries = queries / self.temperature
         if queries.shape[0] * pool.shape[0] > SIMILARITIES:
             total: Tensor = _FusedInfoNCE.apply(queries, pool, positives, ids)
         else:
             total = _info_nce(queries, pool, positives, ids)[0].sum()
         return distributed.all_reduce_sum(total) / distributed.global_rows(queries)
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        if not self.eps:
+            return normalize(x, dim=1)
+        return x * (x.square().sum(1, keepdim=True) + self.eps).rsqrt()
 
     def in_batch(self, queries: Tensor, keys: Tensor, ids: Tensor | None = None) -> Tensor:
         """The loss with the keys of the whole batch as the pool, those of other processes included.

@@ -24,6 +24,10 @@ TOLERANCE = 1e-6
 """For losses and gradients: float32 sums over parts are added in another order."""
 WEIGHT_TOLERANCE = 1e-5
 """For weights after some steps of an adaptive optimizer, which divides small gradients by their magnitude."""
+MOST_APART = 1e-3
+"""Share of a tensor's weights that may differ by more: where a gradient is all but zero, rounding decides."""
+MOST_DIFFERENCE = 1e-4
+"""And by how much: a tenth of a step."""
 
 
 def check_processes(model_class: type[Model], config: ModelConfig) -> None:
@@ -46,8 +50,14 @@ def check_processes(model_class: type[Model], config: ModelConfig) -> None:
             assert "weights" in answer, f"process {rank} of two failed: {answer.get('refused')}"
             for name, value in single.items():
                 other = torch.tensor(answer["weights"][name], dtype=value.dtype)
-                worst = float((other - value).abs().max()) if value.numel() else 0.0
-                assert worst <= WEIGHT_TOLERANCE, f"{name} differs by {worst:.1e} between one process and two"
+                difference = (other - value).abs()
+                worst = float(difference.max()) if value.numel() else 0.0
+                apart = int((difference > WEIGHT_TOLERANCE).sum())
+                if worst > MOST_DIFFERENCE or apart > MOST_APART * value.numel():
+                    raise AssertionError(
+                        f"{name} differs by {worst:.1e} between one process and two, {apart} of "
+                        f"{value.numel()} weights by more than {WEIGHT_TOLERANCE:.0e}"
+                    )
 
 
 def _train_in_processes(

@@ -1,0 +1,70 @@
+"""Random views of the user-item graph: without some edges, nodes or entries.
+
+Every function draws from a NumPy generator, so that a view is a function of seed and epoch or step.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from graphrec.data.interactions import Interactions
+from graphrec.graphs.graph import Graph, bipartite, sample_edges
+
+
+def drop_edges(train: Interactions, rate: float, rng: np.random.Generator) -> Graph:
+    """The user-item graph of a share of the interactions, drawn without replacement; degrees are counted
+    on those (Wu et al., "Self-supervised Graph Learning for Recommendation", SIGIR 2021,
+    https://arxiv.org/abs/2010.10783, Eq. 6).
+
+    Args:
+        train: ``E`` interactions.
+        rate: share that is left out; ``floor(E (1 - rate))`` stay.
+        rng: source of randomness.
+    """
+    kept = sample_edges(np.ones(len(train)), int(len(train) * (1 - rate)), rng)
+    return bipartite(train.where(kept))
+
+
+def drop_nodes(train: Interactions, rate: float, rng: np.random.Generator) -> Graph:
+    """The user-item graph without the interactions of a share of the users and of a share of the items;
+    degrees are counted on the others (same paper, Eq. 5).
+
+    Args:
+        train: the interactions.
+        rate: share of users and of items, rounded down.
+        rng: source of randomness.
+    """
+    users = rng.choice(train.n_users, int(train.n_users * rate), replace=False)
+    items = rng.choice(train.n_items, int(train.n_items * rate), replace=False)
+    return without_nodes(train, users, items)
+
+
+def without_nodes(train: Interactions, users: np.ndarray, items: np.ndarray) -> Graph:
+    """The user-item graph without the interactions of some users and of some items."""
+    return bipartite(train.where(~np.isin(train.users, users) & ~np.isin(train.items, items)))
+
+
+def drop_entries(graph: Graph, rate: float, rng: np.random.Generator, rescale: bool = False) -> Graph:
+    """A graph without some of its entries, each left out with probability ``rate``. Both directions of an
+    edge are drawn apart, so the result is not symmetric; weights are not normalized anew.
+
+    Args:
+        graph: any graph.
+        rate: probability of leaving an entry out.
+        rng: source of randomness.
+        rescale: divide the others by ``1 - rate``.
+    """
+    kept = rng.random(len(graph)) >= rate
+    return keep_entries(graph, torch.from_numpy(kept), 1 / (1 - rate) if rescale else 1.0)
+
+
+def keep_entries(graph: Graph, kept: torch.Tensor, scale: float = 1.0) -> Graph:
+    """The entries of a graph for which ``kept (E,) bool`` is true, their weights times ``scale``."""
+    kept = kept.to(graph.device)
+    counts = torch.zeros(graph.n_target, dtype=torch.int64, device=graph.device)
+    counts.index_add_(
+        0, graph.target[kept], torch.ones(int(kept.sum()), dtype=torch.int64, device=kept.device)
+    )
+    rowptr = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    return Graph(rowptr, graph.col[kept], graph.weight[kept] * scale, graph.n_source)
