@@ -245,6 +245,11 @@ def of_gowalla(path: Path) -> None:
     load_dataset("gowalla", path.parent)
 
 
+def of_sslrec(path: Path) -> None:
+    path.rename(path.with_name("sparse_yelp.npz"))
+    load_dataset("sslrec-yelp", path.parent)
+
+
 def of_checkpoint(path: Path) -> None:
     model = MF.build(communities(2, 20)[0])
     files = {"model": {"name": path.name, "sha256": sha256_file(path)}}
@@ -294,6 +299,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "FeatureTable.from_file": from_file,
     "read_ids": of_ids,
     "gowalla": of_gowalla,
+    "sslrec-yelp": of_sslrec,
     "checkpoint": of_checkpoint,
     "bundle": of_bundle,
     "open_clip": of_open_clip,

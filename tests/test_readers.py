@@ -255,6 +255,53 @@ def test_gowalla_carves_validation_out_of_train(tmp_path):
         load_dataset("gowalla", tmp_path)
 
 
+def published_arrays(**changes):
+    """Arrays as in the files of SSLRec and RLMRec: 3 users, 4 items."""
+    parts = {"train": [[0, 0], [0, 1], [1, 1], [2, 3]], "valid": [[1, 0]], "test": [[2, 0], [0, 2]]}
+    arrays = {name: np.array(pairs, dtype=np.int32) for name, pairs in parts.items()}
+    return {**arrays, "shape": np.array([3, 4]), "item_ids": np.array(["B1", "B0", "B2", "B9"]), **changes}
+
+
+def test_published_splits_as_arrays(tmp_path):
+    arrays = published_arrays()
+    for name in ("sparse_yelp", "amazon_book", "yelp"):
+        np.savez(tmp_path / f"{name}.npz", **arrays)
+    data = load_dataset("sslrec-yelp", tmp_path)
+    assert (data.n_users, data.n_items) == (3, 4)
+    assert [len(part) for part in (data.train, data.valid, data.test)] == [4, 1, 2]
+    assert data.items.ids == ("0", "1", "2", "3")
+    found = {name: load_dataset("rlmrec", tmp_path, catalog=name) for name in ("amazon-book", "yelp")}
+    assert {name: data.name for name, data in found.items()} == {n: f"rlmrec-{n}" for n in found}
+    assert found["yelp"].items.ids == ("B1", "B0", "B2", "B9")
+    with pytest.raises(ConfigError) as refused:
+        load_dataset("rlmrec", tmp_path, catalog="yelpp")
+    assert "catalog" in str(refused.value)
+    assert "amazon-book" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "facts"),
+    [
+        ({"test": np.array([[0, 1], [1, 4]])}, ["'test'", "row 1", "[1, 4]", "3 and 4"]),
+        ({"valid": np.array([[0.5, 1]])}, ["'valid'", "(1, 2)", "float64"]),
+        ({"shape": np.array([3])}, ["shape", "[3]"]),
+        ({"shape": np.array([3, 0])}, ["shape", "[3, 0]"]),
+        ({"item_ids": np.array(["B1", "B0"])}, ["item_ids", "(2,)", "4"]),
+        ({"valid": np.array([[0, 0]])}, ["train", "valid"]),
+    ],
+)
+def test_damaged_arrays_are_refused(tmp_path, changes, facts):
+    np.savez(tmp_path / "yelp.npz", **published_arrays(**changes))
+    with pytest.raises(DataError) as refused:
+        load_dataset("rlmrec", tmp_path, catalog="yelp")
+    for fact in facts:
+        assert fact in str(refused.value)
+    (tmp_path / "yelp.npz").write_bytes(b"PK\x03\x04 cut short")
+    with pytest.raises(DataError) as refused:
+        load_dataset("rlmrec", tmp_path, catalog="yelp")
+    assert "yelp.npz" in str(refused.value)
+
+
 # -- the published datasets ----------------------------------------------------------------------------------
 
 
@@ -267,6 +314,9 @@ def test_gowalla_carves_validation_out_of_train(tmp_path):
         ("amazon-scientific", {}, (2_928, 1_585), (13_763, 2_902, 2_903), {"text": 1_585}),
         ("movielens-small", {}, (601, 1_955), (32_891, 4_168, 4_168), {"text": 1_955, "image": 1_942}),
         ("gowalla", {"valid_share": 0}, (29_858, 40_981), (810_128, 0, 217_242), {}),
+        ("sslrec-yelp", {}, (42_712, 26_822), (182_357, 13_025, 65_128), {}),
+        ("rlmrec", {}, (11_000, 9_332), (120_464, 40_290, 40_106), {}),
+        ("rlmrec", {"catalog": "yelp"}, (11_091, 11_010), (166_620, 55_479, 55_436), {}),
         ("xwines", {"min_rating": 1, "k_core": 0, "split": ALL_TRAIN}, (10_561, 1_007), (150_000, 0, 0),
          {"text": 1_007, "image": 100}),
     ],

@@ -34,7 +34,9 @@ READERS = Registry("dataset", "graphrec.readers", {
     "lastfm": "graphrec.data.readers.scpr:read_lastfm",
     "movielens-small": "graphrec.data.readers.movielens:read",
     "oss-contrib": "graphrec.data.readers.contributions:read",
+    "rlmrec": "graphrec.data.readers.pair_arrays:read_rlmrec",
     "scpr": "graphrec.data.readers.scpr:read",
+    "sslrec-yelp": "graphrec.data.readers.pair_arrays:read_sslrec_yelp",
     "table": "graphrec.data.readers.table:read",
     "xwines": "graphrec.data.readers.xwines:read",
 })  # fmt: skip

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from graphrec.core.errors import DataError
-from graphrec.core.files import load_failure
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.data.readers.files import require_file
+from graphrec.data.readers.pair_arrays import load_arrays, pairs_of
 from graphrec.data.splits import RandomSplit
 from graphrec.data.vocabulary import Vocabulary
 
@@ -38,25 +37,10 @@ def read(folder: Path, *, valid_share: float = 0.1, seed: int = 0) -> Dataset:
         ConfigError: the share is not below 1.
     """
     path = require_file(folder, FILE, "arrays train and test, each (E, 2) of user and item", SOURCE)
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            train, test = arrays["train"], arrays["test"]
-    except Exception as cause:  # damaged archives also raise zlib, tokenizer, overflow and memory errors
-        raise DataError(
-            f"{path}: no readable arrays train and test ({load_failure(cause)}); fetch the file again"
-        ) from None
-    for name, array in (("train", train), ("test", test)):
-        if array.ndim != 2 or array.shape[1] != 2 or not len(array) or array.dtype.kind not in "iu":
-            raise DataError(
-                f"{path}: array {name!r} has shape {array.shape}, {array.dtype}; expected (E, 2) of integers"
-            )
-        # Every user and item of this split has interactions, so an index cannot exceed their number.
-        bad = np.flatnonzero(((array < 0) | (array >= len(train) + len(test))).any(axis=1))
-        if len(bad):
-            raise DataError(
-                f"{path}: array {name!r}, row {bad[0]}: user and item {array[bad[0]].tolist()}; expected "
-                f"indices from 0, without gaps, of {len(train) + len(test):,} interactions"
-            )
+    arrays = load_arrays(path, ("train", "test"))
+    # Every user and item of this split has interactions, so an index cannot exceed their number.
+    most = sum(map(len, arrays.values()))
+    train, test = (pairs_of(path, part, array, most, most) for part, array in arrays.items())
     n_users, n_items = (int(n) + 1 for n in np.maximum(train.max(axis=0), test.max(axis=0)))
     published_train = Interactions(train[:, 0], train[:, 1], n_users, n_items, name=f"{FILE} (train)")
     labels = RandomSplit(valid=valid_share, test=0.0).assign(published_train, seed)
