@@ -74,14 +74,19 @@ def _read(name: str, folder: Path, file: str, source: str, ids: bool = False) ->
                 f"{path}: item_ids has shape {given.shape}, {given.dtype}; expected {n_items:,} texts"
             )
         items = given.tolist()
-    parts = []
+    parts = {}
     for part in PARTS:
         pairs = pairs_of(path, part, arrays[part], n_users, n_items)
-        parts.append(Interactions(*pairs.T, n_users, n_items, name=f"{file} ({part})"))
+        parts[part] = Interactions(pairs[:, 0], pairs[:, 1], n_users, n_items, name=f"{file} ({part})")
     return Dataset(
-        name, Vocabulary(range(n_users), "user"), Vocabulary(items, "item"), *parts,
+        name,
+        Vocabulary(range(n_users), "user"),
+        Vocabulary(items, "item"),
+        parts["train"],
+        parts["valid"],
+        parts["test"],
         meta={"source": file, "split": {"name": "published"}},
-    )  # fmt: skip
+    )
 
 
 def load_arrays(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
