@@ -92,7 +92,8 @@ def plain_info_nce(q: np.ndarray, pool: np.ndarray, positives: list[int], ids: l
 
 @pytest.mark.parametrize(("cosine", "duplicates", "fused"), list(product([False, True], repeat=3)), ids=str)
 def test_info_nce(cosine: bool, duplicates: bool, fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(losses, "SIMILARITIES", 13 if fused else 2**22)  # two queries a block
+    monkeypatch.setattr(losses, "FUSED", 0 if fused else 2**22)
+    monkeypatch.setattr(losses, "SIMILARITIES", 13)  # two queries a block
     q, pool = normal(5, 3), normal(6, 3, seed=1)
     positives = torch.tensor([0, 3, 3, 5, 1])
     ids = torch.tensor([7, 8, 9, 7, 1, 8]) if duplicates else None
@@ -111,15 +112,16 @@ def test_info_nce_within_a_batch_is_that_over_its_keys() -> None:
 
 
 def test_fused_info_nce_holds_a_block_of_similarities_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "FUSED", 100)
     monkeypatch.setattr(losses, "SIMILARITIES", 100)
     shapes = []
-    plain = losses._info_nce
+    plain = losses._logits
 
-    def spy(queries: Tensor, pool: Tensor, *rest: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def spy(queries: Tensor, pool: Tensor, *rest: Tensor | None) -> Tensor:
         shapes.append((len(queries), len(pool)))
         return plain(queries, pool, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(losses, "_info_nce", spy)
+    monkeypatch.setattr(losses, "_logits", spy)
     InfoNCE()(normal(30, 4), normal(20, 4, seed=1), torch.arange(20).repeat(2)[:30])
     assert shapes == [(5, 20)] * 6
 
@@ -135,7 +137,9 @@ def test_cosine_contrastive() -> None:
     assert loss(x, y, 0 * counts).item() == 0
 
 
-def test_alignment_and_uniformity() -> None:
+@pytest.mark.parametrize("block", [2**22, 13])
+def test_alignment_and_uniformity(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "SIMILARITIES", block)
     u, i = normal(6, 3), normal(6, 3, seed=1)
     a, b = unit(u), unit(i)
 

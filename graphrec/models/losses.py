@@ -19,6 +19,7 @@ from torch.nn.functional import cosine_similarity, logsigmoid, normalize
 
 from graphrec.core import distributed
 
+FUSED = 2**20  # similarities from which value and gradient are computed together
 SIMILARITIES = 2**22  # similarities of queries and a pool that are in memory at a time
 
 
@@ -162,10 +163,11 @@ class InfoNCE:
             queries = self._scaled(queries)
             pool = self._scaled(pool)
         queries = queries / self.temperature
-        if queries.shape[0] * pool.shape[0] > SIMILARITIES:
+        if queries.shape[0] * pool.shape[0] > FUSED:
             total: Tensor = _FusedInfoNCE.apply(queries, pool, positives, ids)
         else:
-            total = _info_nce(queries, pool, positives, ids)[0].sum()
+            logits = _logits(queries, pool, positives, ids)
+            total = (logits.logsumexp(1) - logits.gather(1, positives[:, None]).squeeze(1)).sum()
         return distributed.all_reduce_sum(total) / distributed.global_rows(queries)
 
     def _scaled(self, x: Tensor) -> Tensor:
@@ -187,17 +189,14 @@ class InfoNCE:
         return self(queries, pool, first + torch.arange(len(queries), device=queries.device), ids)
 
 
-def _info_nce(
-    queries: Tensor, pool: Tensor, positives: Tensor, ids: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Per query ``log sum exp - positive logit (B,)``, the logits ``(B, N)``, ``log sum exp (B, 1)``."""
+def _logits(queries: Tensor, pool: Tensor, positives: Tensor, ids: Tensor | None) -> Tensor:
+    """Inner products ``(B, N)``; -inf where a row of the pool is no negative."""
     logits = queries @ pool.T
     if ids is not None:
         duplicate = ids == ids[positives][:, None]  # (B, N)
         duplicate[torch.arange(len(positives), device=duplicate.device), positives] = False
         logits = logits.masked_fill(duplicate, -math.inf)
-    log_sum = logits.logsumexp(1, keepdim=True)
-    return (log_sum - logits.gather(1, positives[:, None])).squeeze(1), logits, log_sum
+    return logits
 
 
 class _FusedInfoNCE(torch.autograd.Function):
@@ -211,11 +210,15 @@ class _FusedInfoNCE(torch.autograd.Function):
         size = max(1, SIMILARITIES // len(pool))
         for start in range(0, len(queries), size):
             block = slice(start, start + size)
-            values, logits, log_sum = _info_nce(queries[block], pool, positives[block], ids)
-            total += values.sum()
-            softmax = logits.sub_(log_sum).exp_()  # (b, N)
-            to_queries[block] = softmax @ pool - pool[positives[block]]
-            to_pool.addmm_(softmax.T, queries[block])
+            logits = _logits(queries[block], pool, positives[block], ids)
+            own = logits.gather(1, positives[block, None])
+            # One exponential for value and gradient.
+            largest = logits.amax(1, keepdim=True)
+            exponentials = logits.sub_(largest).exp_()  # (b, N)
+            sums = exponentials.sum(1, keepdim=True)
+            total += (sums.log() + largest - own).sum()
+            to_queries[block] = exponentials @ pool / sums - pool[positives[block]]
+            to_pool.addmm_(exponentials.T, queries[block] / sums)
             to_pool.index_add_(0, positives[block], queries[block], alpha=-1)
         ctx.save_for_backward(to_queries, to_pool)
         return total
@@ -289,11 +292,39 @@ class AlignmentUniformity:
     def uniformity(self, x: Tensor) -> Tensor:
         """``log mean exp(-2 |x_a - x_b|^2)`` over pairs of different rows of ``(B, d)``, of length one."""
         pool, first = distributed.all_gather_pool(x)
-        kernel = (4 * (x @ pool.T) - 4).exp()  # |a - b|^2 = 2 - 2 a.b
-        own = first + torch.arange(len(x), device=x.device)
-        total = kernel.sum() - kernel.gather(1, own[:, None]).sum()
+        total: Tensor = _GaussianPairs.apply(x, pool, first)
         n_pairs = len(pool) * (len(pool) - 1)
         return (distributed.all_reduce_sum(total) / n_pairs).log()
+
+
+class _GaussianPairs(torch.autograd.Function):
+    """``sum exp(-2 |x_a - p_b|^2)`` over rows of length one, without the pairs of a row with itself, which is
+    row ``first + a`` of the pool. Blocks of rows are processed in turn, value and gradient together.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, pool: Tensor, first: int) -> Tensor:
+        total = x.new_zeros(())
+        to_x = torch.empty_like(x)
+        to_pool = torch.zeros_like(pool)
+        size = max(1, SIMILARITIES // len(pool))
+        for start in range(0, len(x), size):
+            block = slice(start, start + size)
+            rows = x[block]
+            kernel = (rows @ pool.T).sub_(1).mul_(4).exp_()  # |a - b|^2 = 2 - 2 a.b
+            own = torch.arange(len(rows), device=x.device)
+            kernel[own, first + start + own] = 0
+            total += kernel.sum()
+            to_x[block] = 4 * (kernel @ pool)
+            to_pool.addmm_(kernel.T, rows, alpha=4)
+        ctx.save_for_backward(to_x, to_pool)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        to_x, to_pool = ctx.saved_tensors
+        return gradient * to_x, gradient * to_pool, None
 
 
 def embedding_norms(*embeddings: Tensor) -> Tensor:

@@ -1,0 +1,129 @@
+"""Steps of self-supervised models against LightGCN's, and their blocks against floors, on generated data of
+Amazon Baby's size.
+
+    python -m experiments.bench.self_supervision [--scale 1] [--threads 1] [--batch-size 2048]
+
+Processor time of one step, after one that is not counted. The floor of a contrast is three products of the
+batch with its pool (the similarities, and the gradients of both sides) at the speed of a matrix product in
+the same run; that of noise is the time to copy its table three times.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+import graphrec as gr
+from experiments.bench import catalog
+from experiments.bench.measure import machine, spent
+from graphrec.core.memory import keep_freed_memory
+from graphrec.core.random import numpy_rng
+from graphrec.graphs.augmentation import drop_edges, drop_entries, drop_nodes
+from graphrec.graphs.graph import bipartite
+from graphrec.models import model
+from graphrec.models.batches import EpochContext
+from graphrec.models.losses import InfoNCE
+from graphrec.models.self_supervision import contrast, sign_noise, uniform_noise
+
+STEPS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("lightgcn", {"n_layers": 3}),
+    ("sgl", {}),
+    ("sgl", {"pool": "batch"}),
+    ("simgcl", {}),
+    ("xsimgcl", {}),
+    ("directau", {}),
+    ("directau", {"n_layers": 3}),
+)
+REPEATS = 5
+SQUARE = 2048
+
+
+def milliseconds(work: Callable[[], object], repeats: int = REPEATS) -> float:
+    """Processor time of one call."""
+    work()
+    with spent() as used:
+        for _ in range(repeats):
+            work()
+    return 1e3 * used.cpu / repeats
+
+
+def step_time(data: gr.Dataset, name: str, options: dict[str, Any], batch_size: int) -> float:
+    """A step of a model: batch to updated parameters."""
+    cls = model(name)
+    trained = cls.build(data, None, cls.Config(**options))
+    trained.start_epoch(np.random.default_rng(0))
+    optimizer = trained.optimizer(gr.TrainConfig(batch_size=batch_size))
+    batch = next(iter(trained.batches(EpochContext(1, batch_size, 0))))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        torch.stack(list(trained(batch).values())).sum().backward()
+        optimizer.step()
+
+    return milliseconds(step)
+
+
+def blocks(data: gr.Dataset, batch_size: int, dim: int = 64) -> None:
+    """Prints a line a block."""
+    square = torch.rand(SQUARE, SQUARE)
+    speed = 2 * SQUARE**3 / milliseconds(lambda: square @ square)  # operations a millisecond
+    n, train = data.n_users + data.n_items, data.train
+    table = torch.rand(n, dim)
+    copy = milliseconds(table.clone)
+    key = torch.tensor(0)
+    drawn = milliseconds(lambda: uniform_noise(key, 1, (n, dim)))
+    uniform = uniform_noise(key, 1, (n, dim))[0]
+    added = milliseconds(lambda: sign_noise(table, uniform, 0.1))
+    print(f"  noise of a layer: drawn in {drawn:.1f} ms, added in {added:.1f}; floor {3 * copy:.1f} ms")
+    loss = InfoNCE(0.2)
+    ids = torch.from_numpy(train.users[:: max(1, len(train) // batch_size)][:batch_size].astype(np.int64))
+    one, other = (torch.rand(data.n_users, dim, requires_grad=True) for _ in range(2))
+    for pool, rows, columns in (
+        ("batch", len(ids.unique()), len(ids.unique())),
+        ("all", len(ids), data.n_users),
+    ):
+        took = milliseconds(lambda pool=pool: contrast(loss, one, other, ids, pool).backward())  # type: ignore[misc]
+        floor = 3 * 2 * rows * columns * dim / speed
+        print(
+            f"  contrast of {rows:,} users with {columns:,}: {took:.0f} ms, {took / floor:.1f} times the "
+            f"floor of {floor:.0f} ms"
+        )
+    graph = bipartite(train)
+    build = milliseconds(lambda: bipartite(train))
+    for name, view in (
+        ("edges", lambda: drop_edges(train, 0.1, numpy_rng(0, "bench"))),
+        ("nodes", lambda: drop_nodes(train, 0.1, numpy_rng(0, "bench"))),
+        ("entries", lambda: drop_entries(graph, 0.1, numpy_rng(0, "bench"))),
+    ):
+        print(f"  view without {name}: {milliseconds(view):.1f} ms; the whole graph is built in {build:.1f}")
+
+
+def main() -> None:
+    """Prints the lines."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--scale", type=float, default=1)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--batch-size", type=int, default=2048)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as the Trainer does
+    data = catalog.dataset(options.scale)
+    print(machine())
+    print(f"{data.n_users:,} users, {data.n_items:,} items, {len(data.train):,} interactions")
+    reference = 0.0
+    for name, settings in STEPS:
+        took = step_time(data, name, settings, options.batch_size)
+        reference = reference or took
+        given = ", ".join(f"{key}={value}" for key, value in settings.items())
+        print(f"  {name} {given}: {took:.0f} ms, {took / reference:.1f} times the first", flush=True)
+    blocks(data, options.batch_size)
+
+
+if __name__ == "__main__":
+    main()
