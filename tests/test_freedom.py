@@ -12,7 +12,7 @@ from graphrec import testing
 from graphrec.core.errors import ConfigError, FeatureError
 from graphrec.core.random import numpy_rng, torch_rng
 from graphrec.features import FeatureTable
-from graphrec.models.batches import Triplets
+from graphrec.models.batches import SeededTriplets
 from graphrec.models.freedom import FREEDOM
 from graphrec.models.layers import ItemFeatures, projection
 from graphrec.models.losses import bpr
@@ -31,7 +31,7 @@ def catalog():
 def test_pairs_with_a_missing_modality_are_left_out_of_its_loss(catalog) -> None:
     data, tables = catalog
     model = FREEDOM.build(data, tables, FREEDOM.Config(dim=8, reg_weight=0.5))
-    batch = Triplets(*(torch.tensor(v) for v in ([0, 1, 2, 3], [10, 1, 12, 13], [14, 15, 2, 16])))
+    batch = SeededTriplets(*(torch.tensor(v) for v in ([0, 1, 2, 3], [10, 1, 12, 13], [14, 15, 2, 16], 0)))
     users, _ = model.propagate(model.epoch_graph)
     whole = torch.tensor([True, False, False, True])  # items 1 and 2 have no content
     for m in ("image", "text"):

@@ -18,9 +18,12 @@ from graphrec.core.random import numpy_rng
 from graphrec.graphs import augmentation
 from graphrec.graphs.graph import bipartite
 from graphrec.models import self_supervision, simgcl, xsimgcl
-from graphrec.models.batches import SeededTriplets
+from graphrec.models.batches import EpochContext, SeededTriplets
+from graphrec.models.bm3 import BM3
 from graphrec.models.directau import DirectAU, Pairs
-from graphrec.models.losses import InfoNCE
+from graphrec.models.freedom import FREEDOM
+from graphrec.models.lattice import LATTICE
+from graphrec.models.losses import AlignmentUniformity, InfoNCE
 from graphrec.models.sgl import SGL, View
 from graphrec.models.simgcl import SimGCL
 from graphrec.models.xsimgcl import XSimGCL
@@ -282,3 +285,62 @@ def test_the_contrasted_layer_is_one_of_the_layers() -> None:
         XSimGCL.Config(n_layers=2, contrast_layer=3)
     assert "contrast_layer=3" in str(refused.value)
     assert "n_layers=2" in str(refused.value)
+
+
+# -- terms of other models -----------------------------------------------------------------------------------
+
+WITH_TERMS = (FREEDOM, LATTICE, BM3)
+
+
+def test_terms_of_a_batch() -> None:
+    rng = torch.Generator().manual_seed(0)
+    users, items = (torch.randn(6, 8, generator=rng) for _ in range(2))
+    ids = torch.tensor([3, 1, 3, 0, 4, 5]), torch.tensor([7, 7, 2, 1, 0, 7])
+    config = self_supervision.SelfSupervisedTermsConfig(contrast_weight=0.3, uniformity_weight=2.0)
+    key = torch.tensor(5)
+    found = self_supervision.self_supervised_terms(config, users, items, ids, key)
+
+    expected = torch.zeros(())
+    for side, x, index in (("users", users, ids[0]), ("items", items, ids[1])):
+        copies = []
+        for view in (1, 2):
+            noise = self_supervision.row_noise(index, 8, key, f"{side}/{view}")
+            assert torch.equal(noise[:1], self_supervision.row_noise(index[:1], 8, key, f"{side}/{view}"))
+            copies.append(torch.nn.functional.normalize(self_supervision.sign_noise(x, noise, 0.1)))
+        logits = copies[0] @ copies[1].T / 0.2
+        other = index[:, None] != index
+        for row in range(6):
+            kept = other[row].clone()
+            kept[row] = True
+            expected += (logits[row][kept].logsumexp(0) - logits[row, row]) / 6
+    assert torch.allclose(found["contrast"], 0.3 * expected, atol=1e-5)
+    alone = AlignmentUniformity(2.0)(users, items) - AlignmentUniformity(0.0)(users, items)
+    assert torch.allclose(found["uniformity"], alone, atol=1e-6)
+    none = self_supervision.SelfSupervisedTermsConfig()
+    assert self_supervision.self_supervised_terms(none, users, items, ids, key) == {}
+
+
+def test_noise_of_rows_is_uniform() -> None:
+    noise = self_supervision.row_noise(torch.arange(3000), 8, torch.tensor(1), "x")
+    assert 0 < noise.min() < 1e-3
+    assert 1 - 1e-3 < noise.max() < 1
+    assert abs(float(noise.mean()) - 0.5) < 0.01
+    assert abs(float(noise.var()) - 1 / 12) < 0.005
+
+
+@pytest.mark.parametrize("check", ["learns_the_checkerboard", "processes", "repeats_bit_for_bit"])
+@pytest.mark.parametrize("model_class", WITH_TERMS, ids=lambda cls: cls.name)
+def test_contract_with_terms(model_class: Any, check: str) -> None:
+    testing.CHECKS[check](model_class, model_class.Config(contrast_weight=0.05, uniformity_weight=0.05))
+
+
+@pytest.mark.parametrize("model_class", WITH_TERMS, ids=lambda cls: cls.name)
+def test_terms_are_in_the_loss(model_class: Any) -> None:
+    data, tables = testing.communities(2, 20)
+    found = {}
+    for weight in (0.0, 0.1):
+        config = model_class.Config(contrast_weight=weight, uniformity_weight=weight)
+        model = model_class.build(data, tables, config)
+        found[weight] = model.loss(next(iter(model.batches(EpochContext(1, 64, 0)))))
+    assert set(found[0.1]) - set(found[0.0]) == {"contrast", "uniformity"}
+    assert all(torch.equal(found[0.1][name], value) for name, value in found[0.0].items())

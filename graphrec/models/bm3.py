@@ -38,6 +38,7 @@ from graphrec.models.losses import CosineContrastive
 from graphrec.models.multimodal import ColdItems, FeatureLossConfig, MultimodalRanker
 from graphrec.models.propagation import EmbeddingRanker
 from graphrec.models.search_space import Choice, Integers, Space
+from graphrec.models.self_supervision import SelfSupervisedTermsConfig, self_supervised_terms
 
 
 class Pairs(NamedTuple):
@@ -58,7 +59,7 @@ class Pairs(NamedTuple):
 class BM3(MultimodalRanker, EmbeddingRanker):
     """LightGCN that bootstraps its own targets, with features aligned to items."""
 
-    class Config(FeatureLossConfig):
+    class Config(SelfSupervisedTermsConfig, FeatureLossConfig):
         """Options of BM3; the defaults are the authors' for Amazon Baby."""
 
         dim: int = Field(64, ge=1)
@@ -127,7 +128,8 @@ class BM3(MultimodalRanker, EmbeddingRanker):
 
     def loss(self, batch: Pairs) -> dict[str, Tensor]:
         """``rec`` between users and items, ``align_<modality>`` between features and items,
-        ``mask_<modality>`` within features, ``reg`` on the tables' norms (Eqs. 6-9).
+        ``mask_<modality>`` within features, ``reg`` on the tables' norms (Eqs. 6-9);
+        ``contrast`` and ``uniformity`` of what is propagated, where they have a weight.
         """
         users, items = self.propagate()
         u = nn.functional.embedding(batch.users, users)  # (B, d)
@@ -150,7 +152,9 @@ class BM3(MultimodalRanker, EmbeddingRanker):
         if self.config.reg_weight:
             norms = distributed.replicated(users.norm() + items.norm())
             terms["reg"] = self.config.reg_weight / self.n_items * norms
-        return terms
+        ids = batch.users, batch.items[batch.position]
+        positives = nn.functional.embedding(batch.position, i)  # (B, d)
+        return terms | self_supervised_terms(self.config, u, positives, ids, batch.key)
 
     def fold_in(self) -> FoldIn:
         """That of LightGCN, through the predictor; cold items by their content neighbors."""

@@ -45,12 +45,13 @@ from graphrec.models.multimodal import (
 )
 from graphrec.models.propagation import EmbeddingRanker
 from graphrec.models.search_space import Choice, Space
+from graphrec.models.self_supervision import SelfSupervisedTermsConfig, self_supervised_terms
 
 
 class FREEDOM(MultimodalRanker, EmbeddingRanker):
     """LightGCN on a pruned user-item graph, plus a convolution on a frozen item graph."""
 
-    class Config(NeighborSamplingConfig, WeightedConfig, FeatureLossConfig):
+    class Config(SelfSupervisedTermsConfig, NeighborSamplingConfig, WeightedConfig, FeatureLossConfig):
         """Options of FREEDOM; the defaults are the authors' for Amazon Baby."""
 
         dim: int = Field(64, ge=1)
@@ -151,7 +152,9 @@ class FREEDOM(MultimodalRanker, EmbeddingRanker):
         return graph.to(self.item_embedding.weight.device)
 
     def loss(self, batch: SeededTriplets) -> dict[str, Tensor]:
-        """``bpr`` on embeddings and ``bpr_<modality>`` on projected features (Eq. 9)."""
+        """``bpr`` on embeddings and ``bpr_<modality>`` on projected features (Eq. 9); ``contrast`` and
+        ``uniformity`` where they have a weight.
+        """
         final, _ = self.propagate_batch(
             self.propagate,
             self.epoch_graph,
@@ -168,7 +171,8 @@ class FREEDOM(MultimodalRanker, EmbeddingRanker):
                 content = features.projected_difference(layer.weight, batch.positives, batch.negatives)
                 score = (final.users * content).sum(1)  # content (B, d)
                 terms[f"bpr_{m}"] = self.config.reg_weight * bpr(score, both)
-        return terms
+        ids = batch.users, batch.positives
+        return terms | self_supervised_terms(self.config, final.users, final.positives, ids, batch.key)
 
     def fold_in(self) -> FoldIn:
         """That of LightGCN on the full graph; cold items by their content neighbors."""

@@ -22,6 +22,7 @@ Differences from the authors' code:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -38,18 +39,19 @@ from graphrec.graphs.equal_rows import EqualRows, neighbor_edges
 from graphrec.graphs.graph import Graph, bipartite, edge_products, mix, normalize_weights, union
 from graphrec.graphs.nearest import all_neighbors, nearest_rows, unit_length
 from graphrec.models.base import ContentRule, Features
-from graphrec.models.batches import PreferencesConfig, Triplets
+from graphrec.models.batches import EpochContext, PreferencesConfig, SeededTriplets
 from graphrec.models.layers import ItemFeatures, propagate_tables
 from graphrec.models.losses import bpr, half_squares, score_difference
 from graphrec.models.multimodal import ColdItems, MultimodalConfig, MultimodalRanker, item_graph
 from graphrec.models.propagation import BatchEmbeddings, EmbeddingRanker
 from graphrec.models.search_space import Choice, Integers, Space
+from graphrec.models.self_supervision import SelfSupervisedTermsConfig, self_supervised_terms
 
 
 class LATTICE(MultimodalRanker, EmbeddingRanker):
     """LightGCN plus a convolution on an item graph that is learned along with it."""
 
-    class Config(PreferencesConfig, MultimodalConfig):
+    class Config(SelfSupervisedTermsConfig, PreferencesConfig, MultimodalConfig):
         """Options of LATTICE; the defaults are the authors'."""
 
         dim: int = Field(64, ge=1)
@@ -111,6 +113,10 @@ class LATTICE(MultimodalRanker, EmbeddingRanker):
         """Drops the item graph, so that the epoch's first batch rebuilds it."""
         self.epoch_graph = None
 
+    def batches(self, plan: EpochContext) -> Iterator[SeededTriplets]:
+        """Every train interaction once, with one uniform negative and a seed for noise."""
+        return self.sampler.seeded_triplets(plan, "noise")
+
     def latent_graph(self) -> Graph:
         """The item graph of the current parameters; its weights carry a gradient (Eqs. 3-6)."""
         share = self.modality_weight.softmax(0)  # (M,)
@@ -135,8 +141,9 @@ class LATTICE(MultimodalRanker, EmbeddingRanker):
         users, items = propagate_tables(self.user_item_graph, *self.id_embeddings, self.config.n_ui_layers)
         return users, items + normalize(h, dim=1)
 
-    def loss(self, batch: Triplets) -> dict[str, Tensor]:
-        """``bpr`` and ``reg`` on the final embeddings (Eq. 10).
+    def loss(self, batch: SeededTriplets) -> dict[str, Tensor]:
+        """``bpr`` and ``reg`` on the final embeddings (Eq. 10); ``contrast`` and ``uniformity`` where they
+        have a weight.
 
         Gradients reach projections and modality weights in an epoch's first batch, which builds the graph;
         the other batches take it as it is.
@@ -146,10 +153,12 @@ class LATTICE(MultimodalRanker, EmbeddingRanker):
         if self.epoch_graph is None:
             self.epoch_graph = graph.detached()
         final = BatchEmbeddings.lookup(batch, users, items)  # (B, d) each
-        return {
+        terms = {
             "bpr": bpr(score_difference(*final)),
             "reg": self.config.reg_weight * half_squares(*final),
         }
+        ids = batch.users, batch.positives
+        return terms | self_supervised_terms(self.config, final.users, final.positives, ids, batch.key)
 
     def embed(self) -> tuple[Tensor, Tensor]:
         """Embeddings on the item graph of the current parameters, cold items by their neighbors.

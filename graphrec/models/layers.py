@@ -135,12 +135,9 @@ def linear(
 
 
 def row_dropout(x: Tensor, index: Tensor, p: float, key: Tensor) -> Tensor:
-    """Zeroes entries of a table's rows with probability ``p``. Which ones is a function of ``key``, the row
-    in the table and the column alone: a row is masked the same way in every batch.
-
-    Four entries share one output of splitmix64 (Steele et al., OOPSLA 2014,
-    https://doi.org/10.1145/2660193.2660195), computed from the position of the entries, so ``p`` is rounded
-    to 2^-16. The other entries are not scaled by ``1 / (1 - p)``: cosine similarity does not depend on it.
+    """Zeroes entries of a table's rows with probability ``p``, by :func:`row_bits`: a row is masked the same
+    way in every batch. ``p`` is rounded to 2^-16. The other entries are not scaled by ``1 / (1 - p)``: cosine
+    similarity does not depend on it.
 
     Args:
         x: the rows ``(B, d)``.
@@ -153,12 +150,27 @@ def row_dropout(x: Tensor, index: Tensor, p: float, key: Tensor) -> Tensor:
     """
     if not p:
         return x
-    n = -(-x.shape[1] // 4)  # outputs per row
+    threshold = min(round(p * 2**16) - 2**15, 2**15 - 1)
+    return torch.where(row_bits(index, x.shape[1], key) >= threshold, x, 0)
+
+
+def row_bits(index: Tensor, dim: int, key: Tensor) -> Tensor:
+    """Random numbers ``(B, dim) int16`` for rows of a table, uniform from -2^15 to 2^15 - 1: a function of
+    ``key``, the row in the table and the column alone, whatever else is in the batch.
+
+    Four numbers share one output of splitmix64 (Steele et al., OOPSLA 2014,
+    https://doi.org/10.1145/2660193.2660195), computed from their position.
+
+    Args:
+        index: positions of the rows in the table ``(B,) int64``.
+        dim: numbers a row.
+        key: seed of the table, ``() int64``.
+    """
+    n = -(-dim // 4)  # outputs per row
     counter = index[:, None] * n + torch.arange(n, device=index.device)
     # int64 arithmetic wraps around as the unsigned one does; only shifts bring in the sign.
     z = splitmix64(key) + counter * -0x61C8864680B583EB
-    entries = splitmix64(z).view(torch.int16)[:, : x.shape[1]]  # uniform, from -2^15
-    return torch.where(entries >= min(round(p * 2**16) - 2**15, 2**15 - 1), x, 0)
+    return splitmix64(z).view(torch.int16)[:, :dim]
 
 
 class ItemFeatures(nn.Module):

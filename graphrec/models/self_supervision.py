@@ -15,12 +15,14 @@ from torch import Tensor
 from torch.nn.functional import embedding, normalize
 
 from graphrec.core import distributed
+from graphrec.core.config import Config
+from graphrec.core.random import derive_seed
 from graphrec.graphs.graph import Graph
 from graphrec.models import layers
 from graphrec.models.base import ModelConfig
 from graphrec.models.batches import NegativesConfig
 from graphrec.models.fold_in import FoldIn, MeanFoldIn
-from graphrec.models.losses import InfoNCE, embedding_norms, half_squares
+from graphrec.models.losses import AlignmentUniformity, InfoNCE, embedding_norms, half_squares
 from graphrec.models.propagation import BatchEmbeddings, EmbeddingRanker
 
 Readout = Literal["mean", "sum", "layers"]
@@ -51,6 +53,20 @@ class SelfSupervisedConfig(NegativesConfig, ModelConfig):
     embeddings of users and positives, over the batch size. ``all_squares``: squares of all parameters."""
     reg_weight: float = Field(1e-4, ge=0)
     """Weight of the regularizer."""
+
+
+class SelfSupervisedTermsConfig(Config):
+    """Options of models that may add self-supervised terms to their loss."""
+
+    contrast_weight: float = Field(0.0, ge=0)
+    """Weight of a contrast (SimGCL's) between two noisy copies of the final embeddings of the batch's users,
+    and of its positives."""
+    contrast_noise: float = Field(0.1, ge=0)
+    """Length of that noise."""
+    contrast_temperature: float = Field(0.2, gt=0)
+    """Temperature of that contrast."""
+    uniformity_weight: float = Field(0.0, ge=0)
+    """Weight of the uniformity (DirectAU's) of the final embeddings of the batch's users and positives."""
 
 
 class SelfSupervisedRanker(EmbeddingRanker):
@@ -183,6 +199,42 @@ def contrast(loss: InfoNCE, one: Tensor, other: Tensor, ids: Tensor, pool: Pool)
     own = distributed.local_slice(len(distinct))
     place = torch.arange(len(distinct), device=ids.device)[own]
     return loss(embedding(distinct[own], one), embedding(distinct, other), place)
+
+
+def self_supervised_terms(
+    config: SelfSupervisedTermsConfig, users: Tensor, items: Tensor, ids: tuple[Tensor, Tensor], key: Tensor
+) -> dict[str, Tensor]:
+    """The terms ``contrast`` and ``uniformity``, as far as they have a weight.
+
+    Args:
+        config: their options.
+        users: final embeddings of the batch's users ``(B, d)``.
+        items: of their positives ``(B, d)``.
+        ids: the users and the items ``(B,) int64``. A repeated one is not contrasted with itself.
+        key: seed of the noise ``() int64``.
+    """
+    terms = {}
+    if config.contrast_weight:
+        loss = InfoNCE(config.contrast_temperature)
+        values = []
+        for side, x, index in (("users", users, ids[0]), ("items", items, ids[1])):
+            one, other = (
+                sign_noise(x, row_noise(index, x.shape[1], key, f"{side}/{view}"), config.contrast_noise)
+                for view in (1, 2)
+            )
+            values.append(loss.in_batch(one, other, index))
+        terms["contrast"] = config.contrast_weight * torch.stack(values).sum()
+    if config.uniformity_weight:
+        spread = AlignmentUniformity().uniformity
+        both = spread(normalize(users, dim=1)) + spread(normalize(items, dim=1))
+        terms["uniformity"] = config.uniformity_weight / 2 * both
+    return terms
+
+
+def row_noise(index: Tensor, dim: int, key: Tensor, purpose: str) -> Tensor:
+    """Numbers between 0 and 1 ``(B, dim)`` that follow from the seed, the purpose and each row's id."""
+    bits = layers.row_bits(index, dim, key + derive_seed(0, purpose))
+    return (bits.float() + (2**15 + 0.5)) / 2**16
 
 
 def regularization(
