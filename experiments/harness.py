@@ -385,6 +385,7 @@ class Study:
             return facts, Report.from_parquet(out / "report.parquet")
         began = time.perf_counter()
         run = self.fitted(row, chosen, seed)
+        wall = time.perf_counter() - began
         groups = warm_cold(data.train)
         cold = bool(groups["cold"][data.test.items].any())
         report = gr.evaluate(
@@ -399,6 +400,7 @@ class Study:
             "best_epoch": run.best_epoch,
             "epochs": len(run.history),
             "seconds": run.seconds,
+            "seconds_to_99": seconds_to_share(run, wall),
             "wall": time.perf_counter() - began,
             "supports_cold_items": cls.supports_cold_items,
             "parameters": sum(p.numel() for p in run.model.parameters()),
@@ -408,6 +410,29 @@ class Study:
         }
         write_json(out / "facts.json", facts)
         return read_json(out / "facts.json"), report
+
+
+def seconds_to_share(run: gr.Run, wall: float, share: float = 0.99) -> float | None:
+    """Seconds from the start to the first epoch whose validation reaches a share of the best; a model without
+    epochs is there when it is fitted.
+
+    Args:
+        run: with its history.
+        wall: seconds of building, training and validating it, in one go.
+        share: of the best validation metric.
+
+    Returns:
+        None for a training that was resumed, whose building and loading cannot be told from waiting.
+    """
+    values = np.array([epoch.get(SELECT, -np.inf) for epoch in run.history])
+    if not run.best_epoch or run.best_value is None:
+        return wall
+    seconds = np.array([epoch["seconds"] for epoch in run.history])
+    opening = wall - seconds.sum()
+    if opening < 0:
+        return None
+    first = int(np.argmax(values >= share * run.best_value))
+    return float(opening + seconds[: first + 1].sum())
 
 
 def fields_of(row: Row, config: ModelConfig, entities: Mapping[str, str]) -> list[str]:

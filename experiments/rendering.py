@@ -119,12 +119,17 @@ def details(result: Mapping[str, Any]) -> str:
         parts.append("\n".join(lines))
     if result["pairs"]:
         parts.append(pair_table([result], lambda *_: True))
-    lines = ["| model | options | best epoch | seconds an epoch |", "|---|---|---|---|"]
+    lines = [
+        "| model | options | best epoch | seconds an epoch | seconds to 99 % of the best validation |",
+        "|---|---|---|---|---|",
+    ]
     for label, row in rows.items():
         options = ", ".join(f"{k} {v}" for k, v in row["options"].items()) or "defaults"
         epochs = " / ".join(str(r["best_epoch"]) for r in row["runs"])
         pace = float(np.mean([r["seconds"] / max(1, r["epochs"]) for r in row["runs"]]))
-        lines.append(f"| {label} | {options} | {epochs} | {pace:.2f} |")
+        to_99 = [r["seconds_to_99"] for r in row["runs"] if r.get("seconds_to_99") is not None]
+        reached = f"{np.median(to_99):.0f}" if to_99 else "-"
+        lines.append(f"| {label} | {options} | {epochs} | {pace:.2f} | {reached} |")
     return "\n\n".join([*parts, "\n".join(lines)])
 
 

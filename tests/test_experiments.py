@@ -13,7 +13,7 @@ import pytest
 
 import graphrec as gr
 from experiments import llm_augmentation, paper_claims, tables, train_from_scratch
-from experiments.harness import CONTROLS, Experiment, Study, arguments, run
+from experiments.harness import CONTROLS, SELECT, Experiment, Study, arguments, run, seconds_to_share
 from experiments.recording import read_result, write_result
 from experiments.rendering import about, details, table
 from experiments.rows import MULTIMODAL, NAMES, checks, defaults, in_turn, settled
@@ -240,6 +240,17 @@ def test_a_new_row_of_a_cold_split_takes_the_options_recorded_for_the_warm_one(d
     renewed = run(cold, arguments("").parse_args([*given, "FREEDOM", "LightGCN"]))
     assert renewed["rows"]["FREEDOM"]["options"] == {"dropout": 0.25}
     assert renewed["order"] == result["order"]
+
+
+def test_seconds_until_a_share_of_the_best_validation_is_reached() -> None:
+    seconds, values = [1.0, 2.0, 4.0, 8.0], [0.1, 0.198, 0.2, 0.15]
+    history = [{"seconds": s, SELECT: v} for s, v in zip(seconds, values, strict=True)]
+    trained = gr.Run(None, history, best_epoch=3, best_value=0.2)
+    assert seconds_to_share(trained, wall=15.5) == 0.5 + 1 + 2
+    assert seconds_to_share(trained, wall=15.5, share=1.0) == 0.5 + 1 + 2 + 4
+    assert seconds_to_share(trained, wall=3.0) is None, "it was resumed"
+    closed_form = gr.Run(None, [{"epoch": 0, "seconds": 0.0, SELECT: 0.2}], best_epoch=0, best_value=0.2)
+    assert seconds_to_share(closed_form, wall=3.0) == 3.0
 
 
 def test_a_control_that_keeps_ties_keeps_which_items_are_equal() -> None:
