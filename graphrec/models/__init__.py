@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from graphrec.models.itemknn_content import ItemKNNContent as ItemKNNContent
     from graphrec.models.lattice import LATTICE as LATTICE
     from graphrec.models.layergcn import LayerGCN as LayerGCN
+    from graphrec.models.lightgcl import LightGCL as LightGCL
     from graphrec.models.lightgcn import LightGCN as LightGCN
     from graphrec.models.llmrec import LLMRec as LLMRec
     from graphrec.models.mf import MF as MF
@@ -57,6 +58,7 @@ MODELS = Registry("model", "graphrec.models", {
     "sgl": "graphrec.models.sgl:SGL",
     "simgcl": "graphrec.models.simgcl:SimGCL",
     "xsimgcl": "graphrec.models.xsimgcl:XSimGCL",
+    "lightgcl": "graphrec.models.lightgcl:LightGCL",
     "directau": "graphrec.models.directau:DirectAU",
     "ultragcn": "graphrec.models.ultragcn:UltraGCN",
     "vbpr": "graphrec.models.vbpr:VBPR",
