@@ -17,6 +17,8 @@ from graphrec.graphs.graph import Graph, bipartite
 from graphrec.graphs.low_rank import LowRankGraph, low_rank_view
 from graphrec.models.lightgcl import LightGCL
 from graphrec.models.losses import InfoNCE
+from graphrec.models.ncl import NCL
+from graphrec.models.self_supervision import Prototypes, prototypes
 
 
 def lightgcl(variant: str, **options: Any) -> tuple[Reference, LightGCL]:
@@ -71,3 +73,37 @@ def test_lightgcl_of_sslrec() -> None:
     unused = sum(np.square(reference[f".param.unused_W{layer}"]).sum() for layer in (0, 1))
     losses["reg"] = losses["reg"] + 1e-4 * float(unused)
     reference.check(model, losses, {"bpr": "bpr_loss", "contrast": "cl_loss", "reg": "reg_loss"})
+
+
+def ncl(variant: str, **options: Any) -> tuple[Reference, NCL]:
+    """The reference, and a model with its parameters and clusters."""
+    reference = Reference("ncl", variant)
+    model = reference.model(NCL, **options)
+    where = ".draw." if variant == "official" else "."
+    clusters = [
+        Prototypes(*(torch.from_numpy(reference[f"{where}{side}_{part}"]) for part in ("centroids", "cluster")))
+        for side in ("user", "item")
+    ]
+    model.clusters = (clusters[0], clusters[1])
+    return reference, model
+
+
+def test_ncl() -> None:
+    """Its contrasts are sums over the batch."""
+    n = 24
+    reference, model = ncl(
+        "official", contrast_weight=1e-3 * n, item_weight=0.8, prototype_weight=2e-3 * n, reg_weight=1e-3
+    )
+    losses = model.loss(reference.batch)
+    losses["bpr"] = losses["bpr"] + losses.pop("reg")
+    expected = {"bpr": "bpr_and_reg", "structure": "struct", "prototypes": "proto"}
+    reference.check(model, losses, expected)
+
+
+def test_ncl_of_sslrec() -> None:
+    reference, model = ncl(
+        "sslrec", readout="sum", regularizer="all_squares", contrast_weight=0.01, prototype_weight=0.01,
+    )  # fmt: skip
+    model.contrast = InfoNCE(0.1, eps=1e-8)
+    expected = {"bpr": "bpr_loss", "structure": "struct_loss", "prototypes": "proto_loss", "reg": "reg_loss"}
+    reference.check(model, model.loss(reference.batch), expected)

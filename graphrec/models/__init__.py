@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from graphrec.models.lightgcn import LightGCN as LightGCN
     from graphrec.models.llmrec import LLMRec as LLMRec
     from graphrec.models.mf import MF as MF
+    from graphrec.models.ncl import NCL as NCL
     from graphrec.models.popularity import Popularity as Popularity
     from graphrec.models.rp3beta import RP3beta as RP3beta
     from graphrec.models.sgl import SGL as SGL
@@ -59,6 +60,7 @@ MODELS = Registry("model", "graphrec.models", {
     "simgcl": "graphrec.models.simgcl:SimGCL",
     "xsimgcl": "graphrec.models.xsimgcl:XSimGCL",
     "lightgcl": "graphrec.models.lightgcl:LightGCL",
+    "ncl": "graphrec.models.ncl:NCL",
     "directau": "graphrec.models.directau:DirectAU",
     "ultragcn": "graphrec.models.ultragcn:UltraGCN",
     "vbpr": "graphrec.models.vbpr:VBPR",
