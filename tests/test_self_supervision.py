@@ -16,12 +16,12 @@ from graphrec.core.random import numpy_rng
 from graphrec.graphs import augmentation
 from graphrec.graphs.graph import bipartite
 from graphrec.models import self_supervision, simgcl, xsimgcl
-from graphrec.models.batches import SeededTriplets
 from graphrec.models.directau import DirectAU, Pairs
 from graphrec.models.losses import InfoNCE
 from graphrec.models.sgl import SGL, View
 from graphrec.models.simgcl import SimGCL
 from graphrec.models.xsimgcl import XSimGCL
+
 
 def selfrec_bpr(difference: torch.Tensor) -> torch.Tensor:
     """SELFRec's: 1e-5 is added to the sigmoid."""

@@ -3,11 +3,11 @@
 Cai et al., "LightGCL: Simple Yet Effective Graph Contrastive Learning for Recommendation", ICLR 2023,
 https://arxiv.org/abs/2302.08191. The view needs no random draw and takes products of a few columns.
 
-Defaults are those of the authors' code for Yelp, which differs from the paper: no activation, no residual,
-one contrast of the sums over layers instead of one per layer, and inner products instead of cosines.
-Differences from the code: embeddings are evaluated by a propagation of their own without dropout, where the
-code ranks with those of the last training step; the singular vectors are exact to float32, where the code's
-are approximate; the contrast is computed by log-sum-exp and so without the code's 1e-8. SSLRec's version is
+Defaults are those of the authors' code for Yelp but for ``limit``. The code differs from the paper: it has no
+activation, no residual, and one contrast of the sums over layers instead of one per layer. Differences from
+the code: embeddings are evaluated by a propagation of their own without dropout, where the code ranks with
+those of the last training step; the singular vectors are exact to float32, where the code's are approximate;
+the contrast is computed by log-sum-exp and so without the code's 1e-8. SSLRec's version is
 ``contrast_negatives=False`` with its own weights.
 
 ``Eq. n`` refers to the numbered equations in docs/models/lightgcl.md.
@@ -60,10 +60,11 @@ class LightGCL(SelfSupervisedRanker):
         and for each direction of an edge; the others are scaled up."""
         contrast_weight: float = Field(0.2, ge=0)
         """Weight of the contrast with the view."""
-        limit: float | None = Field(5.0, gt=0)
+        limit: float | None = Field(None, gt=0)
         """In the contrast, the inner product of an embedding and its own view, over the temperature, counts
-        up to this size. A pair beyond it is no longer pulled together, while the pool goes on pushing. None:
-        no limit."""
+        up to this size. A pair beyond it is no longer pulled together, while the pool goes on pushing. The
+        authors' is 5, with which nothing is learned on small data unless ``contrast_weight`` is small, too.
+        None: no limit."""
         contrast_negatives: bool = True
         """Contrast the negatives with their views, too."""
         pool: Pool = "all"
@@ -119,9 +120,9 @@ class LightGCL(SelfSupervisedRanker):
         if self.config.readout == "layers":
             return combine(found, "layers"), view / n_layers
         view = found[0] + view
-        return combine(found, self.config.readout), (
-            view if self.config.readout == "sum" else view / (n_layers + 1)
-        )
+        if self.config.readout == "mean":
+            view = view / (n_layers + 1)
+        return combine(found, self.config.readout), view
 
     def loss(self, batch: SeededTriplets) -> dict[str, Tensor]:
         """``bpr`` on final embeddings, their ``contrast`` with the view, and ``reg`` (Eqs. 4 and 5)."""

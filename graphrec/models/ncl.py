@@ -21,7 +21,6 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import embedding
 
 from graphrec.core.random import torch_rng
 from graphrec.data.interactions import Interactions
