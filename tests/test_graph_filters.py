@@ -15,6 +15,7 @@ from graphrec import testing
 from graphrec.core.errors import ConfigError
 from graphrec.core.random import numpy_rng
 from graphrec.data.query import Histories, Query
+from graphrec.graphs.low_rank import singular_vectors
 from graphrec.models import item_filters
 from graphrec.models.bspm import BSPM
 from graphrec.models.gf_cf import GFCF
@@ -190,8 +191,8 @@ def test_all_weights_kept_give_the_same_scores(model_class) -> None:
 def test_singular_vectors_are_those_of_a_dense_decomposition(rank) -> None:
     """Lanczos iterations for few of them, the dense decomposition for more than half."""
     matrix = item_filters.sparse.to_scipy(GFCF.build(communities_with_gaps()).normalized)
-    found = item_filters.singular_vectors(matrix, rank)
-    assert np.array_equal(found, item_filters.singular_vectors(matrix, rank))
+    found = singular_vectors(matrix, rank)
+    assert np.array_equal(found, singular_vectors(matrix, rank))
     expected = np.linalg.svd(matrix.toarray().astype(np.float64))[2][:rank].T
     assert found.shape == expected.shape
     assert np.abs(found @ found.T - expected @ expected.T).max() < 10 * SCORE

@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from graphrec.models.itemknn_content import ItemKNNContent as ItemKNNContent
     from graphrec.models.lattice import LATTICE as LATTICE
     from graphrec.models.layergcn import LayerGCN as LayerGCN
+    from graphrec.models.lightgcl import LightGCL as LightGCL
     from graphrec.models.lightgcn import LightGCN as LightGCN
     from graphrec.models.llmrec import LLMRec as LLMRec
     from graphrec.models.mf import MF as MF
+    from graphrec.models.ncl import NCL as NCL
     from graphrec.models.popularity import Popularity as Popularity
     from graphrec.models.rp3beta import RP3beta as RP3beta
     from graphrec.models.sgl import SGL as SGL
@@ -57,6 +59,8 @@ MODELS = Registry("model", "graphrec.models", {
     "sgl": "graphrec.models.sgl:SGL",
     "simgcl": "graphrec.models.simgcl:SimGCL",
     "xsimgcl": "graphrec.models.xsimgcl:XSimGCL",
+    "lightgcl": "graphrec.models.lightgcl:LightGCL",
+    "ncl": "graphrec.models.ncl:NCL",
     "directau": "graphrec.models.directau:DirectAU",
     "ultragcn": "graphrec.models.ultragcn:UltraGCN",
     "vbpr": "graphrec.models.vbpr:VBPR",

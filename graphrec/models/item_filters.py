@@ -18,19 +18,16 @@ import numpy as np
 import torch
 from numpy.polynomial import Polynomial
 from pydantic import Field
-from scipy.linalg import svd
 from scipy.sparse import csr_matrix
-from scipy.sparse.linalg import svds
 from torch import Tensor
 
-from graphrec.core.random import numpy_rng
 from graphrec.data.interactions import Interactions
 from graphrec.graphs import sparse
 from graphrec.graphs.graph import Graph, degree_probability
+from graphrec.graphs.low_rank import singular_vectors
 from graphrec.models.item_weights import DenseItemWeightsRanker, KeptWeightsConfig, dense_scores
 
 ROW_BLOCK = 256  # histories filtered at a time: a table over users and one over items with so many columns
-LEAST_SINGULAR_VALUE = 1e-5  # a direction below it is one of rounding
 
 M = Polynomial([0.0, 1.0])
 """The filter ``M`` itself, to make others from."""
@@ -124,25 +121,3 @@ class ItemFilters(DenseItemWeightsRanker):
         vectors = self.singular_vectors
         projected = dense_scores(vectors.cpu(), scaled).to(vectors.device)  # (B, rank)
         return (vectors @ projected.T).mul_(self.root[:, None])
-
-
-def singular_vectors(matrix: csr_matrix, rank: int) -> np.ndarray:
-    """The right singular vectors of the ``rank`` largest singular values ``(n, rank) float32``, fewer where
-    there are fewer; the same in every run on one machine.
-
-    By Lanczos iterations (ARPACK), or a dense decomposition where most vectors are asked for.
-
-    Args:
-        matrix: ``(m, n)``.
-        rank: how many.
-    """
-    if not rank:
-        return np.empty((matrix.shape[1], 0), np.float32)
-    least = min(matrix.shape)
-    if 2 * rank >= least:
-        _, values, rows = svd(matrix.toarray(), full_matrices=False)
-        values, rows = values[:rank], rows[:rank]
-    else:
-        start = numpy_rng(0, "item_filters/start").standard_normal(least).astype(matrix.dtype)
-        _, values, rows = svds(matrix, rank, v0=start, return_singular_vectors="vh")
-    return np.ascontiguousarray(rows[values > LEAST_SINGULAR_VALUE].T)

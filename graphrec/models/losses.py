@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import cosine_similarity, logsigmoid, normalize
+from torch.nn.functional import cosine_similarity, embedding, logsigmoid, normalize
 
 from graphrec.core import distributed
 
@@ -143,11 +143,14 @@ class InfoNCE:
         temperature: ``t``.
         cosine: scale queries and pool to length one first.
         eps: lengths are ``sqrt(eps + |x|^2)``, as in SSLRec with 1e-8; 0 is exact.
+        limit: ``q . k+ / t`` counts from ``-limit`` to ``limit`` in the second term; beyond, that term is
+            constant and passes no gradient, as in LightGCL. None: there is no limit.
     """
 
     temperature: float = 0.2
     cosine: bool = True
     eps: float = 0.0
+    limit: float | None = None
 
     def __call__(self, queries: Tensor, pool: Tensor, positives: Tensor, ids: Tensor | None = None) -> Tensor:
         """The loss. With several processes each has its own queries and the same pool.
@@ -168,6 +171,9 @@ class InfoNCE:
         else:
             logits = _logits(queries, pool, positives, ids)
             total = (logits.logsumexp(1) - logits.gather(1, positives[:, None]).squeeze(1)).sum()
+        if self.limit is not None:
+            logits = (queries * embedding(positives, pool)).sum(1)
+            total = total + (logits - logits.clamp(-self.limit, self.limit)).sum()
         return distributed.all_reduce_sum(total) / distributed.global_rows(queries)
 
     def _scaled(self, x: Tensor) -> Tensor:

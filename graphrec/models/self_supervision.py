@@ -1,4 +1,4 @@
-"""What self-supervised models share: readouts, perturbations, contrast over a pool, and regularizers.
+"""What self-supervised models share: readouts, perturbations, contrast over a pool, clusters, regularizers.
 
 The choices on which implementations differ, and by which one value of an option means different strengths,
 are options with names here: ``readout``, ``pool`` and ``regularizer``.
@@ -7,12 +7,12 @@ are options with names here: ``readout``, ``pool`` and ``regularizer``.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import embedding, normalize
+from torch.nn.functional import embedding, embedding_bag, normalize
 
 from graphrec.core import distributed
 from graphrec.core.config import Config
@@ -22,7 +22,13 @@ from graphrec.models import layers
 from graphrec.models.base import ModelConfig
 from graphrec.models.batches import NegativesConfig
 from graphrec.models.fold_in import FoldIn, MeanFoldIn
-from graphrec.models.losses import AlignmentUniformity, InfoNCE, embedding_norms, half_squares
+from graphrec.models.losses import (
+    SIMILARITIES,
+    AlignmentUniformity,
+    InfoNCE,
+    embedding_norms,
+    half_squares,
+)
 from graphrec.models.propagation import BatchEmbeddings, EmbeddingRanker
 
 Readout = Literal["mean", "sum", "layers"]
@@ -255,3 +261,77 @@ def regularization(
     if kind == "final_norms":
         return embedding_norms(final.users, final.positives)
     return distributed.replicated(torch.stack([p.square().sum() for p in parameters]).sum())
+
+
+class Prototypes(NamedTuple):
+    """The clusters of a table's rows.
+
+    Attributes:
+        centers: means of the clusters ``(k, d)``.
+        cluster: the nearest center of each row ``(n,) int64``.
+    """
+
+    centers: Tensor
+    cluster: Tensor
+
+
+@torch.no_grad()
+def prototypes(x: Tensor, k: int, steps: int, rng: torch.Generator) -> Prototypes:
+    """Clusters by k-means: Lloyd's steps from the start of k-means++ (Arthur and Vassilvitskii, "k-means++:
+    The Advantages of Careful Seeding", SODA 2007, https://dl.acm.org/doi/10.5555/1283383.1283494).
+
+    Equal bits for equal bits of ``x`` and generator, on a GPU, too, and with any number of threads of this
+    process; scikit-learn's adds up the threads' sums in the order in which they finish. A cluster that has
+    lost all of its rows goes on from a row that is far from its own center. A step takes ``n k d``
+    multiplications and the memory of a block of :data:`~graphrec.models.losses.SIMILARITIES` distances.
+
+    Args:
+        x: ``(n, d)``.
+        k: clusters, at most ``n``.
+        steps: most steps; fewer are taken if no row changes its cluster any more.
+        rng: source of randomness, on the device of ``x``.
+    """
+    k = min(k, len(x))
+    centers = x[_spread_rows(x, k, rng)]
+    cluster, distance = _nearest(x, centers)
+    for _ in range(steps):
+        size = torch.bincount(cluster, minlength=k)
+        members = cluster.argsort(stable=True)
+        centers = embedding_bag(members, x, size.cumsum(0) - size, mode="mean")  # (k, d)
+        empty = (size == 0).nonzero().squeeze(1)
+        centers[empty] = x[distance.topk(len(empty)).indices]
+        moved, distance = _nearest(x, centers)
+        if torch.equal(moved, cluster):
+            break
+        cluster = moved
+    return Prototypes(centers, cluster)
+
+
+def _spread_rows(x: Tensor, k: int, rng: torch.Generator) -> Tensor:
+    """``k`` rows ``(k,) int64``, each drawn in proportion to its squared distance from the nearest of those
+    before it.
+    """
+    n = len(x)
+    squares = x.square().sum(1)
+    chosen = torch.empty(k, dtype=torch.int64, device=x.device)
+    chosen[:1] = torch.randint(n, (1,), generator=rng, device=x.device)
+    nearest = x.new_full((n,), torch.inf)
+    for i in range(1, k):
+        last = chosen[i - 1 : i]
+        distance = squares - 2 * (x @ x[last].T).squeeze(1) + squares[last]
+        nearest = torch.minimum(nearest, distance.clamp_(min=0)).index_fill_(0, last, 0)
+        # Exponential races: the first to arrive is a draw in proportion to the rates.
+        arrival = torch.empty_like(nearest).exponential_(generator=rng) / nearest
+        chosen[i : i + 1] = arrival.argmin(0, keepdim=True)
+    return chosen
+
+
+def _nearest(x: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
+    """The nearest center of each row ``(n,) int64`` and its squared distance ``(n,)``."""
+    squares = centers.square().sum(1)
+    found = [
+        torch.addmm(squares, block, centers.T, alpha=-2).min(1)
+        for block in x.split(max(1, SIMILARITIES // len(centers)))
+    ]
+    distance = torch.cat([values for values, _ in found]) + x.square().sum(1)
+    return torch.cat([index for _, index in found]), distance
