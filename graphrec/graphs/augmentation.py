@@ -62,12 +62,15 @@ def drop_entries(graph: Graph, rate: float, rng: np.random.Generator, rescale: b
 def keep_entries(graph: Graph, kept: torch.Tensor, scale: float = 1.0) -> Graph:
     """The entries of a graph for which ``kept (E,) bool`` is true, their weights times ``scale``."""
     kept = kept.to(graph.device)
-    counts = torch.zeros(graph.n_target, dtype=torch.int64, device=graph.device)
-    counts.index_add_(
-        0, graph.target[kept], torch.ones(int(kept.sum()), dtype=torch.int64, device=kept.device)
-    )
-    rowptr = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
-    return Graph(rowptr, graph.col[kept], graph.weight[kept] * scale, graph.n_source)
+    result = _kept(graph, kept, scale)
+    # The backward pass needs the transpose, which follows from that of the graph without sorting.
+    result.set_transpose(_kept(graph.t(), kept[graph.reversed_order()], scale))
+    return result
+
+
+def _kept(graph: Graph, kept: torch.Tensor, scale: float) -> Graph:
+    before = torch.nn.functional.pad(kept.cumsum(0), (1, 0))
+    return Graph(before[graph.rowptr.long()], graph.col[kept], graph.weight[kept] * scale, graph.n_source)
 
 
 def adaptive_edges(graph: Graph, y: torch.Tensor) -> torch.Tensor:

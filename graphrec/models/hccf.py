@@ -5,9 +5,10 @@ every layer a node hears from its neighbors and, by way of a few hyperedges, fro
 it hears from either is to be alike.
 
 After the authors' PyTorch code, which differs from the paper: BPR instead of a hinge loss, one layer of
-hyperedges, and no gradient of the contrast to the graph's side. Defaults are those of that code. Differences:
-the learning rate stays constant (the code lowers it by 4 % an epoch), and losses are computed without
-overflow. SSLRec's version is ``pool="all"`` with ``hypergraph_scale`` and ``negative_slope``.
+hyperedges, and no gradient of the contrast to the graph's side. Defaults are those the authors recommend for
+that code on Amazon. Differences: losses are computed without overflow, and nodes that dropout leaves without
+edges have no direction to learn from. SSLRec's version is ``pool="all"`` with ``hypergraph_scale`` and
+``negative_slope``.
 
 ``Eq. n`` refers to the numbered equations in docs/models/hccf.md.
 """
@@ -100,7 +101,7 @@ class HCCF(SelfSupervisedRanker):
         ``all`` users or items."""
         regularizer: Regularizer = "all_squares"
         """See the base class: by default the squares of all parameters."""
-        reg_weight: float = Field(1e-7, ge=0)
+        reg_weight: float = Field(1e-6, ge=0)
         """Weight of the regularizer."""
 
     name = "hccf"
