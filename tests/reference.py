@@ -1,8 +1,9 @@
-"""The toy problems that reference implementations computed numbers for."""
+"""The toy problems that the reference implementations computed numbers for."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import torch
 from tolerances import PARITY
 
 from graphrec.data import Dataset, Interactions, Vocabulary
+from graphrec.graphs.graph import Graph
 from graphrec.models.batches import SeededTriplets
 
 FIXTURES = Path(__file__).parent / "fixtures"
-TOY = FIXTURES / "freedom_bm3_toy.npz"  # 30 users, 20 items
+TOY = FIXTURES / "freedom_bm3_toy.npz"
 MODALITIES = ("image", "text")
 
 
@@ -52,20 +54,31 @@ class Reference:
             *(torch.from_numpy(self.all[f"batch_{of}"].astype(np.int64)) for of in ("users", "pos", "neg")),
             torch.tensor(0),
         )
+        self.parameters = {f"{side}_embedding": f"{side}_embedding.weight" for side in ("user", "item")}
 
     def __getitem__(self, key: str) -> np.ndarray:
         return self.all[self.variant + key]
 
-    def model(self, model_class: Any, **options: Any) -> Any:
-        """With the reference's parameters."""
+    def model(self, model_class: Any, parameters: Mapping[str, str] | None = None, **options: Any) -> Any:
+        """With the reference's parameters: those of IDs, and others by the reference's name and ours."""
         model = model_class.build(self.data, None, model_class.Config(dim=16, **options))
+        self.parameters |= parameters or {}
         with torch.no_grad():
-            for side in ("user", "item"):
-                table = getattr(model, f"{side}_embedding").weight
-                table.copy_(torch.from_numpy(self[f".param.{side}_embedding"]))
+            for theirs, ours in self.parameters.items():
+                model.get_parameter(ours).copy_(torch.from_numpy(self[f".param.{theirs}"]))
         return model
 
-    def check(self, model: Any, losses: dict[str, torch.Tensor], expected: dict[str, str], scale: float = 1):
+    def edge_order(self, graph: Graph) -> torch.Tensor:
+        """Positions ``(E,)`` among the reference's entries of a graph's edges."""
+        target, source = self[".adj_indices"]
+        order = torch.from_numpy(np.lexsort((source, target)))
+        assert np.array_equal(graph.target, target[order])
+        assert np.array_equal(graph.col, source[order])
+        return order
+
+    def check(
+        self, model: Any, losses: dict[str, torch.Tensor], expected: dict[str, str], scale: float = 1
+    ) -> None:
         """Losses by name, gradients of their sum, final embeddings and scores; losses and gradients of the
         reference are ``scale`` times ours.
         """
@@ -74,8 +87,8 @@ class Reference:
         total = scale * torch.stack(list(losses.values())).sum()
         assert_close(total, self[".loss.total"], "total")
         total.backward()
+        for theirs, ours in self.parameters.items():
+            assert_close(model.get_parameter(ours).grad, self[f".grad.{theirs}"], f"gradient of {ours}")
         for side, found in zip(("user", "item"), model.embed(), strict=True):
-            gradient = getattr(model, f"{side}_embedding").weight.grad
-            assert_close(gradient, self[f".grad.{side}_embedding"], f"gradient of {side}s")
             assert_close(found, self[f".{side}_out"], f"{side}s")
         assert_close(model.score(self.all["score_users"]), self[".scores"], "scores")

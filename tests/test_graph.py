@@ -15,6 +15,7 @@ from graphrec.core.errors import GraphError
 from graphrec.core.random import numpy_rng
 from graphrec.data import Interactions
 from graphrec.graphs import graph as graphs
+from graphrec.graphs.augmentation import keep_entries
 from graphrec.graphs.graph import (
     EDGE_BLOCK,
     Graph,
@@ -478,3 +479,37 @@ def test_heavier_edges_are_kept_more_often() -> None:
     p = probability / 10
     expected = p[3] + sum(p[j] * p[3] / (1 - p[j]) for j in range(3))
     assert abs(two[3] - expected) < 2 * error
+
+
+def test_graphs_that_differ_in_weights_are_sorted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    pairs = np.unique(rng.integers(0, 30 * 20, 200))
+    graph = Graph.from_edges(pairs % 30, pairs // 30, n_source=30, n_target=20)
+    one = graph.weighted(torch.rand(len(graph)))
+    assert torch.equal(one.t().dense(), one.dense().T)
+    order = graph.reversed_order()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("sorted again")
+
+    monkeypatch.setattr(torch, "argsort", refuse)
+    weight = torch.rand(len(graph), requires_grad=True)
+    other = one.weighted(weight)
+    assert torch.equal(other.t().dense(), other.dense().T)
+    assert torch.equal(graph.t().dense(), graph.dense().T)
+    assert torch.equal(other.t().weight, weight.detach()[order])
+
+
+def test_kept_entries_bring_their_transpose(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    pairs = np.unique(rng.integers(0, 30 * 20, 200))
+    graph = Graph.from_edges(pairs % 30, pairs // 30, rng.random(len(pairs)), n_source=30, n_target=20)
+    graph.reversed_order()
+    monkeypatch.setattr(torch, "argsort", None)
+    kept = torch.from_numpy(rng.random(len(graph)) < 0.5)
+    found = keep_entries(graph, kept, 2.0)
+    expected = 2 * graph.weighted(graph.weight * kept).dense()
+    assert torch.equal(found.dense(), expected)
+    assert torch.equal(found.t().dense(), expected.T)
+    nothing = keep_entries(graph, torch.zeros_like(kept))
+    assert not (nothing @ torch.ones(30, 2)).any()

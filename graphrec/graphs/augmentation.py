@@ -1,6 +1,6 @@
-"""Random views of the user-item graph: without some edges, nodes or entries.
+"""Views of the user-item graph: without some edges, nodes or entries, or weighted by embeddings.
 
-Every function draws from a NumPy generator, so that a view is a function of seed and epoch or step.
+What is random draws from a NumPy generator, so that a view is a function of seed and epoch or step.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from graphrec.data.interactions import Interactions
-from graphrec.graphs.graph import Graph, bipartite, sample_edges
+from graphrec.graphs.graph import Graph, bipartite, edge_products, sample_edges
 
 
 def drop_edges(train: Interactions, rate: float, rng: np.random.Generator) -> Graph:
@@ -62,9 +62,31 @@ def drop_entries(graph: Graph, rate: float, rng: np.random.Generator, rescale: b
 def keep_entries(graph: Graph, kept: torch.Tensor, scale: float = 1.0) -> Graph:
     """The entries of a graph for which ``kept (E,) bool`` is true, their weights times ``scale``."""
     kept = kept.to(graph.device)
-    counts = torch.zeros(graph.n_target, dtype=torch.int64, device=graph.device)
-    counts.index_add_(
-        0, graph.target[kept], torch.ones(int(kept.sum()), dtype=torch.int64, device=kept.device)
-    )
-    rowptr = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
-    return Graph(rowptr, graph.col[kept], graph.weight[kept] * scale, graph.n_source)
+    result = _kept(graph, kept, scale)
+    # The backward pass needs the transpose, which follows from that of the graph without sorting.
+    result.set_transpose(_kept(graph.t(), kept[graph.reversed_order()], scale))
+    return result
+
+
+def _kept(graph: Graph, kept: torch.Tensor, scale: float) -> Graph:
+    before = torch.nn.functional.pad(kept.cumsum(0), (1, 0))
+    return Graph(before[graph.rowptr.long()], graph.col[kept], graph.weight[kept] * scale, graph.n_source)
+
+
+def adaptive_edges(graph: Graph, y: torch.Tensor) -> torch.Tensor:
+    """Weights of a graph's edges by how alike the embeddings at both ends are, ``(cos + 1) / 2`` over the sum
+    of the target's edges (Ren et al., "Disentangled Contrastive Collaborative Filtering", SIGIR 2023,
+    https://arxiv.org/abs/2305.02759). Differentiable in ``y``; edges are processed in blocks.
+
+    Args:
+        graph: over one set of ``n`` nodes; its weights are not used.
+        y: ``(n, d)``; the cosine with a row of zeros is 0.
+
+    Returns:
+        ``(E,)``, for :meth:`Graph.weighted`. Targets without edges have none and so get rows of zeros.
+    """
+    # Rounding takes cosines below -1, and where all are -1 there is nothing to divide by.
+    weight = ((edge_products(graph, torch.nn.functional.normalize(y, dim=1)) + 1) / 2).clamp(min=0)
+    target = graph.target
+    total = weight.new_zeros(graph.n_target).index_add(0, target, weight)
+    return weight / total.clamp(min=1e-12)[target]

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from graphrec.models.bm3 import BM3 as BM3
     from graphrec.models.bspm import BSPM as BSPM
     from graphrec.models.content_ease import ContentEASE as ContentEASE
+    from graphrec.models.dccf import DCCF as DCCF
     from graphrec.models.directau import DirectAU as DirectAU
     from graphrec.models.ease import EASE as EASE
     from graphrec.models.freedom import FREEDOM as FREEDOM
     from graphrec.models.gf_cf import GFCF as GFCF
+    from graphrec.models.hccf import HCCF as HCCF
     from graphrec.models.ials import IALS as IALS
     from graphrec.models.itemknn import ItemKNN as ItemKNN
     from graphrec.models.itemknn_content import ItemKNNContent as ItemKNNContent
@@ -61,6 +63,8 @@ MODELS = Registry("model", "graphrec.models", {
     "xsimgcl": "graphrec.models.xsimgcl:XSimGCL",
     "lightgcl": "graphrec.models.lightgcl:LightGCL",
     "ncl": "graphrec.models.ncl:NCL",
+    "hccf": "graphrec.models.hccf:HCCF",
+    "dccf": "graphrec.models.dccf:DCCF",
     "directau": "graphrec.models.directau:DirectAU",
     "ultragcn": "graphrec.models.ultragcn:UltraGCN",
     "vbpr": "graphrec.models.vbpr:VBPR",

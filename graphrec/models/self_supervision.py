@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import embedding, embedding_bag, normalize
+from torch.nn.functional import embedding, embedding_bag, leaky_relu, normalize
 
 from graphrec.core import distributed
 from graphrec.core.config import Config
@@ -188,6 +188,38 @@ def uniform_noise(key: Tensor, n: int, shape: tuple[int, int]) -> list[Tensor]:
     return [torch.rand(shape, generator=rng, device=key.device) for _ in range(n)]
 
 
+def hypergraph(incidence: Tensor, x: Tensor, negative_slope: float = 1.0) -> Tensor:
+    """Messages by way of hyperedges: ``f(H f(H^T x))`` with a leaky ReLU ``f`` (Xia et al., "Hypergraph
+    Contrastive Collaborative Filtering", SIGIR 2022, https://arxiv.org/abs/2204.12200).
+
+    Args:
+        incidence: ``H``, how much each node belongs to each hyperedge ``(n, K)``.
+        x: ``(n, d)``.
+        negative_slope: of ``f`` below 0; 1 is the identity.
+
+    Returns:
+        ``(n, d)``, in time and memory linear in ``n``.
+    """
+    if negative_slope == 1:
+        return incidence @ (incidence.T @ x)
+    edges = leaky_relu(incidence.T @ x, negative_slope)  # (K, d)
+    return leaky_relu(incidence @ edges, negative_slope)
+
+
+def intents(x: Tensor, prototypes: Tensor) -> Tensor:
+    """Rows made of prototypes that all nodes share: ``softmax(x C) C^T`` (Ren et al., "Disentangled
+    Contrastive Collaborative Filtering", SIGIR 2023, https://arxiv.org/abs/2305.02759).
+
+    Args:
+        x: ``(n, d)``.
+        prototypes: ``C``, one column for each intent ``(d, K)``.
+
+    Returns:
+        ``(n, d)``.
+    """
+    return (x @ prototypes).softmax(1) @ prototypes.T
+
+
 def contrast(loss: InfoNCE, one: Tensor, other: Tensor, ids: Tensor, pool: Pool) -> Tensor:
     """Two views of the same nodes: a row of ``one`` is to be nearer to its own row of ``other`` than the
     other rows of the pool are.
@@ -201,8 +233,7 @@ def contrast(loss: InfoNCE, one: Tensor, other: Tensor, ids: Tensor, pool: Pool)
     """
     if pool == "all":
         return loss(embedding(ids, one), other, ids)
-    distinct = torch.unique(distributed.all_gather(ids))
-    own = distributed.local_slice(len(distinct))
+    distinct, own = distinct_ids(ids)
     place = torch.arange(len(distinct), device=ids.device)[own]
     return loss(embedding(distinct[own], one), embedding(distinct, other), place)
 
@@ -241,6 +272,12 @@ def row_noise(index: Tensor, dim: int, key: Tensor, purpose: str) -> Tensor:
     """Numbers between 0 and 1 ``(B, dim)`` that follow from the seed, the purpose and each row's id."""
     bits = layers.row_bits(index, dim, key + derive_seed(0, purpose))
     return (bits.float() + (2**15 + 0.5)) / 2**16
+
+
+def distinct_ids(ids: Tensor) -> tuple[Tensor, slice]:
+    """The distinct ids of a batch ``(B,) int64``, ascending, and which of them are this process's part."""
+    distinct = torch.unique(distributed.all_gather(ids))
+    return distinct, distributed.local_slice(len(distinct))
 
 
 def regularization(
