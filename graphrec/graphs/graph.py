@@ -42,12 +42,14 @@ class _Cache:
         transpose: the transpose, which this graph owns.
         transpose_of: the graph that owns this one as its transpose. A weak reference, so that there is no
             reference cycle and memory is freed at once.
+        order: see :meth:`Graph.transpose_order`.
     """
 
     matrix: Tensor | None = None
     dense: Tensor | None = None
     transpose: Graph | None = None
     transpose_of: weakref.ref[Graph] | None = None
+    order: Tensor | None = None
 
 
 class Graph(nn.Module):
@@ -241,6 +243,14 @@ class Graph(nn.Module):
         rowptr = nn.functional.pad(counts.cumsum(0), (1, 0))
         transpose = Graph(rowptr, self.target[order], self.weight.detach()[order], self.n_target)
         return self.set_transpose(transpose)
+
+    def transpose_order(self) -> Tensor:
+        """Position among the edges of each edge of the transpose ``(E,) int64``, cached:
+        ``graph.t().weighted(w[order])`` is the transpose of ``graph.weighted(w)``.
+        """
+        if self._cache.order is None or self._cache.order.device != self.device:
+            self._cache.order = torch.argsort(self.col, stable=True)
+        return self._cache.order
 
     def set_transpose(self, transpose: Graph) -> Graph:
         """Caches a transpose that is known already, and returns it."""

@@ -162,13 +162,7 @@ class InfoNCE:
         if self.cosine:
             queries = self._scaled(queries)
             pool = self._scaled(pool)
-        queries = queries / self.temperature
-        if queries.shape[0] * pool.shape[0] > FUSED:
-            total: Tensor = _FusedInfoNCE.apply(queries, pool, positives, ids)
-        else:
-            logits = _logits(queries, pool, positives, ids)
-            total = (logits.logsumexp(1) - logits.gather(1, positives[:, None]).squeeze(1)).sum()
-        return distributed.all_reduce_sum(total) / distributed.global_rows(queries)
+        return _over_pool(queries / self.temperature, pool, positives, ids)
 
     def _scaled(self, x: Tensor) -> Tensor:
         if not self.eps:
@@ -189,10 +183,34 @@ class InfoNCE:
         return self(queries, pool, first + torch.arange(len(queries), device=queries.device), ids)
 
 
-def _logits(queries: Tensor, pool: Tensor, positives: Tensor, ids: Tensor | None) -> Tensor:
+def log_sum_exp(queries: Tensor, pool: Tensor) -> Tensor:
+    """``mean log sum_j exp(q . k_j)``: what is left of :class:`InfoNCE` without positives, cosines and a
+    temperature. Blocks of queries and several processes are as there.
+
+    Args:
+        queries: ``(B, d)``.
+        pool: ``(N, d)``.
+    """
+    return _over_pool(queries, pool, None, None)
+
+
+def _over_pool(queries: Tensor, pool: Tensor, positives: Tensor | None, ids: Tensor | None) -> Tensor:
+    """``log sum exp``, minus the positive logit if there are positives: the mean over all processes."""
+    if queries.shape[0] * pool.shape[0] > FUSED:
+        total: Tensor = _FusedInfoNCE.apply(queries, pool, positives, ids)
+    else:
+        logits = _logits(queries, pool, positives, ids)
+        values = logits.logsumexp(1)
+        if positives is not None:
+            values = values - logits.gather(1, positives[:, None]).squeeze(1)
+        total = values.sum()
+    return distributed.all_reduce_sum(total) / distributed.global_rows(queries)
+
+
+def _logits(queries: Tensor, pool: Tensor, positives: Tensor | None, ids: Tensor | None) -> Tensor:
     """Inner products ``(B, N)``; -inf where a row of the pool is no negative."""
     logits = queries @ pool.T
-    if ids is not None:
+    if positives is not None and ids is not None:
         duplicate = ids == ids[positives][:, None]  # (B, N)
         duplicate[torch.arange(len(positives), device=duplicate.device), positives] = False
         logits = logits.masked_fill(duplicate, -math.inf)
@@ -203,23 +221,29 @@ class _FusedInfoNCE(torch.autograd.Function):
     """The sum over queries; each block's softmax is turned into gradients before the next block."""
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, pool: Tensor, positives: Tensor, ids: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, queries: Tensor, pool: Tensor, positives: Tensor | None, ids: Tensor | None
+    ) -> Tensor:
         total = queries.new_zeros(())
         to_queries = torch.empty_like(queries)
         to_pool = torch.zeros_like(pool)
         size = max(1, SIMILARITIES // len(pool))
         for start in range(0, len(queries), size):
             block = slice(start, start + size)
-            logits = _logits(queries[block], pool, positives[block], ids)
-            own = logits.gather(1, positives[block, None])
+            places = None if positives is None else positives[block]
+            logits = _logits(queries[block], pool, places, ids)
+            if places is not None:
+                total -= logits.gather(1, places[:, None]).sum()
             # One exponential for value and gradient.
             largest = logits.amax(1, keepdim=True)
             exponentials = logits.sub_(largest).exp_()  # (b, N)
             sums = exponentials.sum(1, keepdim=True)
-            total += (sums.log() + largest - own).sum()
-            to_queries[block] = exponentials @ pool / sums - pool[positives[block]]
+            total += (sums.log() + largest).sum()
+            to_queries[block] = exponentials @ pool / sums
             to_pool.addmm_(exponentials.T, queries[block] / sums)
-            to_pool.index_add_(0, positives[block], queries[block], alpha=-1)
+            if places is not None:
+                to_queries[block] -= pool[places]
+                to_pool.index_add_(0, places, queries[block], alpha=-1)
         ctx.save_for_backward(to_queries, to_pool)
         return total
 
