@@ -232,13 +232,12 @@ class _FusedInfoNCE(torch.autograd.Function):
             block = slice(start, start + size)
             places = None if positives is None else positives[block]
             logits = _logits(queries[block], pool, places, ids)
-            if places is not None:
-                total -= logits.gather(1, places[:, None]).sum()
+            own = 0.0 if places is None else logits.gather(1, places[:, None])
             # One exponential for value and gradient.
             largest = logits.amax(1, keepdim=True)
             exponentials = logits.sub_(largest).exp_()  # (b, N)
             sums = exponentials.sum(1, keepdim=True)
-            total += (sums.log() + largest).sum()
+            total += (sums.log() + largest - own).sum()
             to_queries[block] = exponentials @ pool / sums
             to_pool.addmm_(exponentials.T, queries[block] / sums)
             if places is not None:
