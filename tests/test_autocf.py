@@ -38,7 +38,7 @@ def in_order(edges: np.ndarray) -> np.ndarray:
     return edges[:, np.lexsort((edges[1], edges[0]))]
 
 
-def of_the_reference(reference: Reference, monkeypatch: pytest.MonkeyPatch, **options: Any) -> AutoCF:
+def of_the_reference(reference: Reference, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A model with the reference's parameters and what it drew."""
 
     def drawn(name: str) -> torch.Tensor:
@@ -59,7 +59,7 @@ def of_the_reference(reference: Reference, monkeypatch: pytest.MonkeyPatch, **op
     monkeypatch.setattr(autocf, "random_nodes", nodes)
     monkeypatch.setattr(autocf, "random_pairs", pairs)
     model = reference.model(
-        AutoCF, self_loops="training", n_seeds=6, spread_weight=0.5, reg_weight=1e-4, **options
+        AutoCF, self_loops="training", n_seeds=6, seed_share=1.0, spread_weight=0.5, reg_weight=1e-4
     )
     with torch.no_grad():
         for name in ATTENTION:
@@ -144,6 +144,22 @@ def test_self_loops(reference, self_loops: str) -> None:
     expected = torch.cosine_similarity(x, mean, eps=1e-12).sigmoid().log()
     found = self_supervision.infomax_scores(model.adjacency, x)
     assert torch.allclose(found, expected, atol=PROPAGATION)
+
+
+@pytest.mark.parametrize(("n_seeds", "share", "expected"), [(7, 1.0, 7), (7, 0.05, 5), (200, 1.0, 100)])
+def test_seeds_are_a_share_of_the_nodes_at_most(
+    reference, monkeypatch: pytest.MonkeyPatch, n_seeds: int, share: float, expected: int
+) -> None:
+    model = reference.model(AutoCF, n_seeds=n_seeds, seed_share=share)
+    drawn = []
+
+    def spy(graph: Graph, seeds: torch.Tensor, depth: int) -> tuple[torch.Tensor, torch.Tensor]:
+        drawn.append(seeds)
+        return mask_neighborhoods(graph, seeds, depth)
+
+    monkeypatch.setattr(autocf, "mask_neighborhoods", spy)
+    scores, _ = model.draw(torch.tensor(0))
+    assert set(drawn[0].tolist()) == set(scores.argsort(descending=True)[:expected].tolist())
 
 
 def test_heads_divide_the_embedding() -> None:

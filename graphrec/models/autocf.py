@@ -5,10 +5,10 @@ https://arxiv.org/abs/2303.07797. Every few steps, nodes that are like their sur
 and the edges around them are masked. Embeddings are propagated over what is left, and then attend over it and
 over random edges among masked nodes.
 
-Defaults are those of the authors' code (https://github.com/HKUDS/AutoCF) and its regularizer for Gowalla.
-Differences: seeds are at most as many as there are nodes, edges are masked with one sparse product in place
-of a pass over all edges for every node, and sums of exponentials cannot overflow. SSLRec's version is
-``self_loops="training"``. There is one layer of attention, the codes' default.
+Defaults are those of the authors' code (https://github.com/HKUDS/AutoCF), with its regularizer for Gowalla.
+Differences: seeds are at most a share of the nodes (``seed_share``), edges are masked with one sparse product
+in place of a pass over all edges for every node, and sums of exponentials cannot overflow. SSLRec's version
+is ``self_loops="training"``. There is one layer of attention, the default of both.
 
 ``Eq. n`` refers to the numbered equations in docs/models/autocf.md.
 """
@@ -76,6 +76,10 @@ class AutoCF(EmbeddingRanker):
         """Heads of the attention; they divide ``dim``."""
         n_seeds: int = Field(100, ge=1)
         """Nodes whose surroundings are masked."""
+        seed_share: float = Field(0.05, gt=0, le=1)
+        """Largest share of all nodes that ``n_seeds`` may be, though there is one at least. On small data
+        more seeds mask so much that what is left is not enough to learn from; the authors' code has no such
+        limit (1), and no fewer than some 40,000 nodes."""
         mask_depth: int = Field(2, ge=1)
         """Length of the paths from a seed whose edges are masked."""
         random_nodes: float = Field(0.2, ge=0, le=1)
@@ -141,7 +145,8 @@ class AutoCF(EmbeddingRanker):
         n = self.n_users + self.n_items
         rng = torch.Generator(key.device).manual_seed(int(key))
         scores = infomax_scores(self.adjacency, torch.cat(self.id_embeddings)) + gumbel_noise(n, rng)
-        seeds = scores.detach().topk(min(c.n_seeds, n)).indices
+        n_seeds = max(1, min(c.n_seeds, int(n * c.seed_share)))
+        seeds = scores.detach().topk(n_seeds).indices
         kept, masked = mask_neighborhoods(self.adjacency, seeds, c.mask_depth)
         rest = keep_entries(self.adjacency, kept)
         rest.symmetric = True  # an edge is kept in both directions or in none
