@@ -117,6 +117,20 @@ def test_log_sum_exp(fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.isfinite(far), "without overflow"
 
 
+def test_blocks_of_a_pool_are_computed_in_float32_with_mixed_precision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(losses, "FUSED", 0)
+    q, pool = (x.detach().float().requires_grad_() for x in (normal(5, 3), normal(6, 3, seed=1)))
+    for loss in (log_sum_exp, lambda q, pool: InfoNCE()(q, pool, torch.arange(5))):
+        plain = loss(q, pool)
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = loss(q, pool)
+        assert torch.equal(plain, mixed)
+        expected = torch.autograd.grad(plain, (q, pool))
+        assert all(map(torch.equal, torch.autograd.grad(mixed, (q, pool)), expected))
+
+
 def test_info_nce_within_a_batch_is_that_over_its_keys() -> None:
     q, k = normal(5, 3), normal(5, 3, seed=1)
     ids = torch.tensor([4, 4, 2, 1, 0])

@@ -197,7 +197,10 @@ def log_sum_exp(queries: Tensor, pool: Tensor) -> Tensor:
 def _over_pool(queries: Tensor, pool: Tensor, positives: Tensor | None, ids: Tensor | None) -> Tensor:
     """``log sum exp``, minus the positive logit if there are positives: the mean over all processes."""
     if queries.shape[0] * pool.shape[0] > FUSED:
-        total: Tensor = _FusedInfoNCE.apply(queries, pool, positives, ids)
+        # Autocast does not reach the products in place, which need one type.
+        queries, pool = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (queries, pool))
+        with torch.autocast(queries.device.type, enabled=False):
+            total: Tensor = _FusedInfoNCE.apply(queries, pool, positives, ids)
     else:
         logits = _logits(queries, pool, positives, ids)
         values = logits.logsumexp(1)
