@@ -77,9 +77,9 @@ class AutoCF(EmbeddingRanker):
         n_seeds: int = Field(100, ge=1)
         """Nodes whose surroundings are masked."""
         seed_share: float = Field(0.05, gt=0, le=1)
-        """Largest share of all nodes that ``n_seeds`` may be, though there is one at least. On small data
-        more seeds mask so much that what is left is not enough to learn from; the authors' code has no such
-        limit (1), and no fewer than some 40,000 nodes."""
+        """Largest share of all nodes that seeds may be; there is one at least. On small data more of them mask
+        so much that nothing is learned. The authors' code has no such limit (1), and data of 45,000 nodes
+        and more."""
         mask_depth: int = Field(2, ge=1)
         """Length of the paths from a seed whose edges are masked."""
         random_nodes: float = Field(0.2, ge=0, le=1)
