@@ -25,6 +25,7 @@ from graphrec.models.losses import (
     InfoNCE,
     Margin,
     SampledSoftmax,
+    log_sum_exp,
     score_difference,
 )
 
@@ -104,6 +105,32 @@ def test_info_nce(cosine: bool, duplicates: bool, fused: bool, monkeypatch: pyte
     assert torch.autograd.gradcheck(lambda q, pool: loss(q, pool, positives, ids), (q, pool))
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_log_sum_exp(fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "FUSED", 0 if fused else 2**20)
+    monkeypatch.setattr(losses, "SIMILARITIES", 13)  # two queries a block
+    q, pool = normal(5, 3), normal(6, 3, seed=1)
+    logits = q.detach().numpy() @ pool.detach().numpy().T
+    assert close(log_sum_exp(q, pool), np.log(np.exp(logits).sum(1)).mean())
+    assert torch.autograd.gradcheck(log_sum_exp, (q, pool))
+    far = log_sum_exp(1e4 * q, pool)
+    assert torch.isfinite(far), "without overflow"
+
+
+def test_blocks_of_a_pool_are_computed_in_float32_with_mixed_precision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(losses, "FUSED", 0)
+    q, pool = (x.detach().float().requires_grad_() for x in (normal(5, 3), normal(6, 3, seed=1)))
+    for loss in (log_sum_exp, lambda q, pool: InfoNCE()(q, pool, torch.arange(5))):
+        plain = loss(q, pool)
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = loss(q, pool)
+        assert torch.equal(plain, mixed)
+        expected = torch.autograd.grad(plain, (q, pool))
+        assert all(map(torch.equal, torch.autograd.grad(mixed, (q, pool)), expected))
+
+
 def test_info_nce_within_a_batch_is_that_over_its_keys() -> None:
     q, k = normal(5, 3), normal(5, 3, seed=1)
     ids = torch.tensor([4, 4, 2, 1, 0])
@@ -164,6 +191,7 @@ DIVIDED: dict[str, Callable[[Tensor, Tensor, slice], Tensor]] = {
     "sampled softmax": lambda x, y, s: SampledSoftmax()(x[s, 0], y[s]),
     "info nce": lambda x, y, s: InfoNCE()(x[s], y, torch.arange(7)[s]),
     "info nce in batch": lambda x, y, s: InfoNCE().in_batch(x[s], y[s], IDS[s]),
+    "log sum exp": lambda x, y, s: log_sum_exp(x[s], y),
     "cosine": lambda x, y, s: CosineContrastive(2.0)(x[s], y[s], COUNTS[s]),
     "cosine symmetric": lambda x, y, s: CosineContrastive().symmetric((x[s], y[s]), (y[s], x[s].detach())),
     "alignment": lambda x, y, s: AlignmentUniformity(0.5)(x[s], y[s]),

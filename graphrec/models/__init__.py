@@ -13,6 +13,7 @@ from graphrec.core.errors import ConfigError
 from graphrec.core.registry import Registry
 
 if TYPE_CHECKING:
+    from graphrec.models.autocf import AutoCF as AutoCF
     from graphrec.models.base import Model
     from graphrec.models.bm3 import BM3 as BM3
     from graphrec.models.bspm import BSPM as BSPM
@@ -66,6 +67,7 @@ MODELS = Registry("model", "graphrec.models", {
     "hccf": "graphrec.models.hccf:HCCF",
     "dccf": "graphrec.models.dccf:DCCF",
     "directau": "graphrec.models.directau:DirectAU",
+    "autocf": "graphrec.models.autocf:AutoCF",
     "ultragcn": "graphrec.models.ultragcn:UltraGCN",
     "vbpr": "graphrec.models.vbpr:VBPR",
     "freedom": "graphrec.models.freedom:FREEDOM",
@@ -97,6 +99,7 @@ def model(name: str) -> type[Model]:
 
 def _check_entry_point(name: str, package: str, loaded: Any) -> None:
     """Refuses an entry point that is no model class, or one of another name: runs are opened by that name."""
+    from graphrec.models.autocf import AutoCF as AutoCF
     from graphrec.models.base import Model
 
     defect = None

@@ -9,6 +9,8 @@ In the equations ``s+`` and ``s-`` are the scores of a user's positive and negat
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,15 +168,11 @@ class InfoNCE:
             queries = self._scaled(queries)
             pool = self._scaled(pool)
         queries = queries / self.temperature
-        if queries.shape[0] * pool.shape[0] > FUSED:
-            total: Tensor = _FusedInfoNCE.apply(queries, pool, positives, ids)
-        else:
-            logits = _logits(queries, pool, positives, ids)
-            total = (logits.logsumexp(1) - logits.gather(1, positives[:, None]).squeeze(1)).sum()
+        loss = _over_pool(queries, pool, positives, ids)
         if self.limit is not None:
             logits = (queries * embedding(positives, pool)).sum(1)
-            total = total + (logits - logits.clamp(-self.limit, self.limit)).sum()
-        return distributed.all_reduce_sum(total) / distributed.global_rows(queries)
+            loss = loss + distributed.global_mean(logits - logits.clamp(-self.limit, self.limit))
+        return loss
 
     def _scaled(self, x: Tensor) -> Tensor:
         if not self.eps:
@@ -195,10 +193,44 @@ class InfoNCE:
         return self(queries, pool, first + torch.arange(len(queries), device=queries.device), ids)
 
 
-def _logits(queries: Tensor, pool: Tensor, positives: Tensor, ids: Tensor | None) -> Tensor:
+def log_sum_exp(queries: Tensor, pool: Tensor) -> Tensor:
+    """``mean log sum_j exp(q . k_j)``: what is left of :class:`InfoNCE` without positives, cosines and a
+    temperature. Blocks of queries and several processes are as there.
+
+    Args:
+        queries: ``(B, d)``.
+        pool: ``(N, d)``.
+    """
+    return _over_pool(queries, pool, None, None)
+
+
+def _over_pool(queries: Tensor, pool: Tensor, positives: Tensor | None, ids: Tensor | None) -> Tensor:
+    """``log sum exp``, minus the positive logit if there are positives: the mean over all processes."""
+    if queries.shape[0] * pool.shape[0] > FUSED:
+        with _one_type(queries, pool) as (queries, pool):
+            total: Tensor = _FusedInfoNCE.apply(queries, pool, positives, ids)
+    else:
+        logits = _logits(queries, pool, positives, ids)
+        values = logits.logsumexp(1)
+        if positives is not None:
+            values = values - logits.gather(1, positives[:, None]).squeeze(1)
+        total = values.sum()
+    return distributed.all_reduce_sum(total) / distributed.global_rows(queries)
+
+
+@contextmanager
+def _one_type(*tensors: Tensor) -> Iterator[list[Tensor]]:
+    """The tensors in float32 at least, and no autocast: it does not reach products in place, which need one
+    type.
+    """
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        yield [x.to(torch.promote_types(x.dtype, torch.float32)) for x in tensors]
+
+
+def _logits(queries: Tensor, pool: Tensor, positives: Tensor | None, ids: Tensor | None) -> Tensor:
     """Inner products ``(B, N)``; -inf where a row of the pool is no negative."""
     logits = queries @ pool.T
-    if ids is not None:
+    if positives is not None and ids is not None:
         duplicate = ids == ids[positives][:, None]  # (B, N)
         duplicate[torch.arange(len(positives), device=duplicate.device), positives] = False
         logits = logits.masked_fill(duplicate, -math.inf)
@@ -209,23 +241,28 @@ class _FusedInfoNCE(torch.autograd.Function):
     """The sum over queries; each block's softmax is turned into gradients before the next block."""
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, pool: Tensor, positives: Tensor, ids: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, queries: Tensor, pool: Tensor, positives: Tensor | None, ids: Tensor | None
+    ) -> Tensor:
         total = queries.new_zeros(())
         to_queries = torch.empty_like(queries)
         to_pool = torch.zeros_like(pool)
         size = max(1, SIMILARITIES // len(pool))
         for start in range(0, len(queries), size):
             block = slice(start, start + size)
-            logits = _logits(queries[block], pool, positives[block], ids)
-            own = logits.gather(1, positives[block, None])
+            places = None if positives is None else positives[block]
+            logits = _logits(queries[block], pool, places, ids)
+            own = 0.0 if places is None else logits.gather(1, places[:, None])
             # One exponential for value and gradient.
             largest = logits.amax(1, keepdim=True)
             exponentials = logits.sub_(largest).exp_()  # (b, N)
             sums = exponentials.sum(1, keepdim=True)
             total += (sums.log() + largest - own).sum()
-            to_queries[block] = exponentials @ pool / sums - pool[positives[block]]
+            to_queries[block] = exponentials @ pool / sums
             to_pool.addmm_(exponentials.T, queries[block] / sums)
-            to_pool.index_add_(0, positives[block], queries[block], alpha=-1)
+            if places is not None:
+                to_queries[block] -= pool[places]
+                to_pool.index_add_(0, places, queries[block], alpha=-1)
         ctx.save_for_backward(to_queries, to_pool)
         return total
 
@@ -298,7 +335,8 @@ class AlignmentUniformity:
     def uniformity(self, x: Tensor) -> Tensor:
         """``log mean exp(-2 |x_a - x_b|^2)`` over pairs of different rows of ``(B, d)``, of length one."""
         pool, first = distributed.all_gather_pool(x)
-        total: Tensor = _GaussianPairs.apply(x, pool, first)
+        with _one_type(x, pool) as (x, pool):
+            total: Tensor = _GaussianPairs.apply(x, pool, first)
         n_pairs = len(pool) * (len(pool) - 1)
         return (distributed.all_reduce_sum(total) / n_pairs).log()
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import embedding, embedding_bag, leaky_relu, normalize
+from torch.nn.functional import embedding, embedding_bag, leaky_relu, logsigmoid, normalize
 
 from graphrec.core import distributed
 from graphrec.core.config import Config
@@ -220,6 +220,37 @@ def intents(x: Tensor, prototypes: Tensor) -> Tensor:
     return (x @ prototypes).softmax(1) @ prototypes.T
 
 
+def gumbel_noise(n: int, rng: torch.Generator) -> Tensor:
+    """``-log(-log r)``, ``r`` uniform ``(n,)``: the nodes of the ``k`` highest sums with this noise are drawn
+    without replacement, in proportion to the exponentials of what it is added to (Kool et al., "Stochastic
+    Beams and Where to Find Them", ICML 2019, https://arxiv.org/abs/1903.06059).
+    """
+    return gumbel(torch.rand(n, generator=rng, device=rng.device))
+
+
+def gumbel(uniform: Tensor) -> Tensor:
+    """``-log(-log r)`` of numbers from 0 to 1; 0 counts as 1e-8."""
+    return -(-uniform.clamp(min=1e-8).log()).log()
+
+
+def infomax_scores(graph: Graph, x: Tensor) -> Tensor:
+    """How much each node is like the nodes around it ``(n,)``: ``log sigmoid(cos(x_v, m_v))``, where ``m`` is
+    the direction of ``f + s`` with ``f = A x - x`` and ``s = A f - f - D x`` (Xia et al., "Automated
+    Self-Supervised Learning for Recommendation", WWW 2023, https://arxiv.org/abs/2303.07797).
+
+    The terms add up to ``A A x - A x - D x``. The paths that the code divides by are a positive number and
+    change no cosine, so they are not counted.
+
+    Args:
+        graph: ``A``, symmetric, all weights 1; ``D`` holds its degrees.
+        x: embeddings ``(n, d)``.
+    """
+    degree = (graph.rowptr[1:] - graph.rowptr[:-1])[:, None]
+    neighbors = graph @ x
+    around = graph @ neighbors - neighbors - degree * x
+    return logsigmoid((normalize(x, dim=1) * normalize(around, dim=1)).sum(1))
+
+
 def contrast(loss: InfoNCE, one: Tensor, other: Tensor, ids: Tensor, pool: Pool) -> Tensor:
     """Two views of the same nodes: a row of ``one`` is to be nearer to its own row of ``other`` than the
     other rows of the pool are.
@@ -297,6 +328,11 @@ def regularization(
         return half_squares(*batch)
     if kind == "final_norms":
         return embedding_norms(final.users, final.positives)
+    return all_squares(parameters)
+
+
+def all_squares(parameters: Iterable[Tensor]) -> Tensor:
+    """Squares of all parameters, summed up."""
     return distributed.replicated(torch.stack([p.square().sum() for p in parameters]).sum())
 
 
