@@ -353,10 +353,10 @@ def prototypes(x: Tensor, k: int, steps: int, rng: torch.Generator) -> Prototype
     """Clusters by k-means: Lloyd's steps from the start of k-means++ (Arthur and Vassilvitskii, "k-means++:
     The Advantages of Careful Seeding", SODA 2007, https://dl.acm.org/doi/10.5555/1283383.1283494).
 
-    Equal bits for equal bits of ``x`` and generator, on a GPU, too, and with any number of threads of this
-    process; scikit-learn's adds up the threads' sums in the order in which they finish. A cluster that has
-    lost all of its rows goes on from a row that is far from its own center. A step takes ``n k d``
-    multiplications and the memory of a block of :data:`~graphrec.models.losses.SIMILARITIES` distances.
+    It repeats bit for bit on one machine: a cluster's rows are summed in their order, where scikit-learn adds
+    up the sums of its threads as they finish. A cluster that has lost all of its rows goes on from a row that
+    is far from its own center. The start and each step take ``n k d`` multiplications and the memory of a
+    block of :data:`~graphrec.models.losses.SIMILARITIES` distances.
 
     Args:
         x: ``(n, d)``.
