@@ -187,6 +187,17 @@ def test_nodes_without_edges(model_class: Any) -> None:
         assert torch.isfinite(parameter.grad).all(), name
 
 
+@pytest.mark.parametrize(
+    ("model_class", "options"),
+    [
+        (HCCF, {"pool": "all", "negative_slope": 0.5}),
+        (DCCF, {"contrast_negatives": True, "divide_items_by_users": True, "regularizer": "all_squares"}),
+    ],
+)
+def test_two_processes_with_the_options_of_sslrec(model_class: Any, options: dict[str, Any]) -> None:
+    testing.CHECKS["processes"](model_class, model_class.Config(**options))
+
+
 # -- blocks --------------------------------------------------------------------------------------------------
 
 

@@ -83,7 +83,7 @@ class HCCF(SelfSupervisedRanker):
         """Hyperedges of users, and of items."""
         hypergraph_scale: float = Field(1.0, gt=0)
         """Factor of what makes a node part of a hyperedge; it enters twice. What the hyperedges pass on grows
-        with the third power of the embeddings, and the authors recommend 0.01 to 0.1 where it explodes."""
+        with the third power of the embeddings; the authors tune 0.01, 0.1 and 1 where data are sparse."""
         negative_slope: float = Field(1.0, ge=0, le=1)
         """Slope below 0 of the activation of hyperedges and of what they pass on; 1 leaves it out."""
         dropout: float = Field(0.5, ge=0, lt=1)
