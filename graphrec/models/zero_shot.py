@@ -9,7 +9,7 @@ of anyone else, so it answers on a catalog that opened today, and shows how much
 Differences from the authors' code:
 - no language model is fine-tuned here: what made the vectors is the choice of the features;
 - users without a written profile have the mean of their items' vectors; the authors write one of everyone;
-- there is one profile of a user, where the authors average results over four paraphrases.
+- there is one profile of a user; the authors average results over it and three paraphrases.
 """
 
 from __future__ import annotations
