@@ -173,6 +173,22 @@ def test_a_step_reads_the_rows_of_its_batch(catalog) -> None:
         assert torch.allclose(*gradients, atol=1e-5 * float(gradients[1].abs().max()))
 
 
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_mixed_precision_changes_little(catalog, kind: str) -> None:
+    data, tables = catalog
+    model = AlphaRec.build(data, tables, AlphaRec.Config(dim=8, n_negatives=9, projector=kind))
+    batch = next(model.batches(EpochContext(1, 50, 0)))
+    full = model.loss(batch)["sampled_softmax"]
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = model.loss(batch)["sampled_softmax"]
+    assert mixed.dtype == torch.float32
+    assert 0 < abs((mixed - full).item()) < 0.01 * full.item()
+    gradients = [
+        torch.cat([g.flatten() for g in torch.autograd.grad(x, model.f.parameters())]) for x in (full, mixed)
+    ]
+    assert float((gradients[0] - gradients[1]).norm()) < 0.05 * float(gradients[0].norm())
+
+
 def test_users_and_items_with_nothing_score_zero() -> None:
     data, tables = gaps(12, 7, [4], [4])  # item 4 has neither content nor train interactions
     keep = data.train.users != 0

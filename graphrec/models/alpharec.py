@@ -108,17 +108,19 @@ class AlphaRec(MultimodalRanker):
         return triplets_by_batch(self.train_pairs, plan, self.config.n_negatives)
 
     def propagate(self) -> tuple[Tensor, Tensor]:
-        """Embeddings of all users and items ``(n_users, d), (n_items, d)`` (Eqs. 2 and 3)."""
-        users, items = (self.f(side.values) for side in (self.users, self.items))
+        """Embeddings of all users and items ``(n_users, d), (n_items, d)``, float32 also in mixed precision
+        (Eqs. 2 and 3).
+        """
+        users, items = (self.f(side.values).float() for side in (self.users, self.items))
         if self.config.projector == "linear":
             return users, items
         return layers.propagate_tables(self.graph, users, items, self.config.n_layers)
 
     def rows(self, features: ItemFeatures, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Linearly mapped rows ``(D, d)``, and which of them each entry of ``index`` is."""
+        """Linearly mapped rows ``(D, d) float32``, and which of them each entry of ``index`` is."""
         weight = cast(nn.Linear, self.f[0]).weight
         if index.numel() >= len(features.values):
-            return nn.functional.linear(features.values, weight), index
+            return nn.functional.linear(features.values, weight).float(), index
         distinct, place = index.unique(return_inverse=True)
         return features.projected(weight, distinct), place
 
