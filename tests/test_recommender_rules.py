@@ -15,11 +15,13 @@ from graphrec.core.random import numpy_rng
 from graphrec.features import FeatureTable
 from graphrec.graphs.graph import Graph
 from graphrec.models import MODELS, model as model_class
+from graphrec.models.alpharec import AlphaRec
 from graphrec.models.base import Ranker
 from graphrec.models.itemknn import ItemKNN
 from graphrec.models.itemknn_content import ItemKNNContent
 from graphrec.models.train_config import TrainConfig
 from graphrec.models.vbpr import VBPR
+from graphrec.models.zero_shot import ZeroShot
 from graphrec.serving import Recommender, exact
 from graphrec.training.trainer import Trainer
 
@@ -83,6 +85,12 @@ CASES = [
     (ItemKNNContent, {"k": 4, "image_weight": 0.3, "normalize": True}),
     (ItemKNNContent, {"k": 4, "image_weight": 0.3, "fill": "mean"}),
     (ItemKNNContent, {"k": 4, "image_weight": 0.0}),
+    (AlphaRec, {"dim": 8}),
+    (AlphaRec, {"dim": 8, "normalize_features": False}),
+    (AlphaRec, {"dim": 8, "fill": "mean"}),
+    (ZeroShot, {}),
+    (ZeroShot, {"normalize_features": False}),
+    (ZeroShot, {"fill": "mean"}),
 ]
 
 
@@ -91,7 +99,7 @@ CASES = [
 def test_added_items_get_what_cold_ones_get(cold, kind, options, reloaded: bool, tmp_path) -> None:
     data, tables = cold
     model = kind.build(data, tables, kind.Config(**options))
-    if kind is VBPR:
+    if kind in (VBPR, AlphaRec):
         settings = TrainConfig(epochs=3, patience=None, batch_size=64, learning_rate=0.05, device="cpu")
         Trainer(settings).fit(model)  # the rule is to follow the weights
     expected = embedded(model)
@@ -116,7 +124,7 @@ def test_added_items_get_what_cold_ones_get(cold, kind, options, reloaded: bool,
 
 
 @pytest.mark.parametrize("factor", [1e-30, 1e-20, 1e20, 1e30])
-@pytest.mark.parametrize("name", ["freedom", "itemknn-content"])
+@pytest.mark.parametrize("name", ["freedom", "itemknn-content", "alpharec", "zero-shot"])
 def test_the_length_of_content_does_not_matter_to_its_neighbors(cold, name: str, factor: float) -> None:
     data, tables = cold
     rec = Recommender.from_model(model_class(name).build(data, tables), data, tables)

@@ -13,6 +13,7 @@ from graphrec.core.errors import ConfigError
 from graphrec.core.registry import Registry
 
 if TYPE_CHECKING:
+    from graphrec.models.alpharec import AlphaRec as AlphaRec
     from graphrec.models.autocf import AutoCF as AutoCF
     from graphrec.models.base import Model
     from graphrec.models.bm3 import BM3 as BM3
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from graphrec.models.userknn import UserKNN as UserKNN
     from graphrec.models.vbpr import VBPR as VBPR
     from graphrec.models.xsimgcl import XSimGCL as XSimGCL
+    from graphrec.models.zero_shot import ZeroShot as ZeroShot
 
 MODELS = Registry("model", "graphrec.models", {
     "popularity": "graphrec.models.popularity:Popularity",
@@ -74,6 +76,8 @@ MODELS = Registry("model", "graphrec.models", {
     "bm3": "graphrec.models.bm3:BM3",
     "lattice": "graphrec.models.lattice:LATTICE",
     "llmrec": "graphrec.models.llmrec:LLMRec",
+    "zero-shot": "graphrec.models.zero_shot:ZeroShot",
+    "alpharec": "graphrec.models.alpharec:AlphaRec",
     "directory": "graphrec.code.models.directory:Directory",
     "cochange": "graphrec.code.models.cochange:CoChange",
     "coder": "graphrec.code.models.coder:CODER",

@@ -66,10 +66,14 @@ class ContentProjection(NamedTuple):
     Attributes:
         weights: modality -> ``P_m (d_m, d) float32``; modalities the item lacks add nothing.
         fill: modality -> what stands for a missing ``x_m (d_m,) float32``; empty if nothing does.
+        normalize_features: scale each ``x_m`` to length one first.
+        normalize: scale the sum to length one.
     """
 
     weights: dict[str, np.ndarray]
     fill: dict[str, np.ndarray]
+    normalize_features: bool = False
+    normalize: bool = False
 
 
 class ContentSimilarity(NamedTuple):

@@ -25,6 +25,8 @@ from graphrec.data.repositories import repository_of
 from graphrec.features import PREFERENCES, FeatureTable
 from graphrec.graphs.neighbor_sampling import Fanouts, check_fanouts
 
+NO_NEGATIVES = "every user has every train item, so there are no negatives to learn from"
+
 
 class NegativesConfig(Config):
     """Options of models that learn from triplets: which negatives are drawn."""
@@ -232,6 +234,32 @@ def triplets(
         yield distributed.local_shard(batch if preferences is None else preferences.extend(batch, rng))
 
 
+def triplets_by_batch(train: Interactions, plan: EpochContext, n_negatives: int) -> Iterator[Triplets]:
+    """The same kind of epoch as :func:`triplets`, with negatives drawn when a batch is due: for hundreds of
+    negatives per interaction, which are too many to hold for a whole epoch.
+
+    Args:
+        train: known interactions.
+        plan: epoch, batch size and seed.
+        n_negatives: negatives of each interaction; they are ``(B, n)``.
+
+    Raises:
+        TrainingError: no interaction has a possible negative.
+    """
+    n_items = int((train.item_degree > 0).sum())
+    order = plan.rng("shuffle").permutation(len(train))
+    order = order[train.user_degree[train.users[order]] < n_items]
+    if not len(order):
+        raise TrainingError(NO_NEGATIVES)
+    rng = plan.rng("negatives")
+    for start in range(0, len(order), plan.batch_size):
+        batch = order[start : start + plan.batch_size]
+        users = train.users[batch].astype(np.int64)
+        negatives = uniform_negatives(train, users.repeat(n_negatives), rng).reshape(-1, n_negatives)
+        arrays = (users, train.items[batch].astype(np.int64), negatives)
+        yield distributed.local_shard(Triplets(*(torch.from_numpy(a) for a in arrays)))
+
+
 def uniform_negatives(train: Interactions, users: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """One item per user, uniform over the items that occur in train and that the user has not interacted
     with; -1 if there is none.
@@ -335,7 +363,7 @@ def _possible(negatives: np.ndarray) -> np.ndarray:
     """
     possible: np.ndarray = negatives.reshape(len(negatives), -1)[:, 0] >= 0  # a row has all or none
     if not possible.any():
-        raise TrainingError("every user has every train item, so there are no negatives to learn from")
+        raise TrainingError(NO_NEGATIVES)
     return possible
 
 

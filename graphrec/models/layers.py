@@ -18,6 +18,8 @@ from graphrec.graphs.graph import Graph
 from graphrec.models.multimodal import Fill, StreamedConfig, filled
 
 ROW_BLOCK = 256  # rows subtracted at a time, so that they stay in the cache
+COLUMN_BLOCK = 256  # columns of features propagated at a time, which bounds the memory beyond the result
+SAMPLED = 2**20  # numbers of gradients of sampled rows that are in memory at a time
 
 
 def propagate(graph: Graph, x: Tensor, n_layers: int) -> Tensor:
@@ -57,6 +59,17 @@ def propagate_tables(graph: Graph, users: Tensor, items: Tensor, n_layers: int) 
         return x[: len(users)], x[len(users) :]
     result: tuple[Tensor, Tensor] = _PropagatedTables.apply(users, items, graph, n_layers)
     return result
+
+
+def propagate_features(graph: Graph, users: Tensor, items: Tensor, n_layers: int) -> tuple[Tensor, Tensor]:
+    """:func:`propagate_tables` of wide tables without gradients, in blocks of columns."""
+    results = torch.empty_like(users), torch.empty_like(items)
+    for start in range(0, users.shape[1], COLUMN_BLOCK):
+        block = slice(start, start + COLUMN_BLOCK)
+        parts = propagate_tables(graph, users[:, block], items[:, block], n_layers)
+        for result, part in zip(results, parts, strict=True):
+            result[:, block] = part
+    return results
 
 
 def fold_in_table(graph: Graph, users: Tensor, items: Tensor, n_layers: int, degree: np.ndarray) -> Tensor:
@@ -132,6 +145,52 @@ def linear(
     weight(layer.weight, generator=generator)
     nn.init.uniform_(layer.bias, -1 / math.sqrt(n_in), 1 / math.sqrt(n_in), generator=generator)
     return layer
+
+
+def sampled_products(rows: Tensor, table: Tensor, index: Tensor) -> Tensor:
+    """The inner products of each row with some rows of a table, ``rows[b] . table[index[b, j]]``.
+
+    The gathered rows ``(B, n, d)`` are never in memory at once: with 4,096 rows and 256 samples they would
+    be the largest tensors of a step, and it takes a tenth of the time without them.
+
+    Args:
+        rows: ``(B, d)``.
+        table: ``(m, d)``.
+        index: ``(B, n) int64``.
+
+    Returns:
+        ``(B, n)``, differentiable in ``rows`` and ``table``.
+    """
+    result: Tensor = _SampledProducts.apply(rows, table, index)
+    return result
+
+
+class _SampledProducts(torch.autograd.Function):
+    """With ``F(w) = sum_b rows[b] . sum_j w[b, j] table[index[b, j]]``, a sum of weighted bags, the products
+    are the gradient of ``F`` in ``w``, for which there is a kernel that gathers nothing.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, table: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, table, index)
+        with torch.enable_grad():
+            weight = rows.new_zeros(index.shape, requires_grad=True)
+            bags = nn.functional.embedding_bag(index, table.detach(), mode="sum", per_sample_weights=weight)
+        (products,) = torch.autograd.grad(bags, weight, rows.detach())
+        return products
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        rows, table, index = ctx.saved_tensors
+        gradient = gradients[0].contiguous()
+        to_rows = nn.functional.embedding_bag(index, table, mode="sum", per_sample_weights=gradient)
+        to_table = torch.zeros_like(table)
+        block = max(1, SAMPLED // (index.shape[1] * table.shape[1]))
+        for start in range(0, len(rows), block):
+            part = slice(start, start + block)
+            added = gradient[part, :, None] * rows[part, None]  # (b, n, d)
+            to_table.index_add_(0, index[part].flatten(), added.flatten(0, 1))
+        return to_rows, to_table, None
 
 
 def row_dropout(x: Tensor, index: Tensor, p: float, key: Tensor) -> Tensor:

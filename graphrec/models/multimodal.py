@@ -23,10 +23,13 @@ from graphrec.core.errors import ConfigError, FeatureError
 from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.features import ATTRIBUTE_PREFIX, FeatureTable
+from graphrec.features.fitted import read_fitted
+from graphrec.features.table import TRAIN_FINGERPRINT
 from graphrec.graphs.graph import Graph
 from graphrec.graphs.knn import LAST_NEIGHBORS, content_graph, knn, nearest_edges
+from graphrec.graphs.nearest import unit_length
 from graphrec.graphs.sparse import interaction_matrix, to_scipy
-from graphrec.models.base import ContentRule, Features, ModelConfig, Ranker
+from graphrec.models.base import ContentProjection, ContentRule, Features, ModelConfig, Ranker
 from graphrec.models.batches import PreferencesConfig
 
 if TYPE_CHECKING:
@@ -95,6 +98,17 @@ class StreamedConfig(PreferencesConfig, MultimodalConfig):
         if self.features_on_disk and self.fill != "zero":
             raise ValueError(f"features_on_disk reads features as they are; fill={self.fill!r} changes them")
         return self
+
+
+class CombinedConfig(MultimodalConfig):
+    """Options of models that make one content vector of all modalities of an item."""
+
+    combine: Literal["concatenate", "average"] = "concatenate"
+    """How an item's vectors become one: side by side, or their mean over the modalities that it has, which
+    must be of one width and should be of one extractor."""
+    normalize_features: bool = True
+    """Scale every vector to length one first. Vectors of different extractors then count alike, and so do
+    items in a mean; lengths say little about content. False takes vectors as they are."""
 
 
 class FeatureLossConfig(StreamedConfig):
@@ -208,6 +222,105 @@ def means_of(tables: Mapping[str, FeatureTable], how: Fill) -> dict[str, np.ndar
     if how == "zero":
         return {}
     return {m: _mean(t.numpy(np.float32)[t.present]) for m, t in tables.items() if t.present.any()}
+
+
+def combined(tables: Mapping[str, FeatureTable], config: CombinedConfig, train: Interactions) -> Tensor:
+    """One content vector of each item ``(n_items, d)``; zero where an item has no content at all.
+
+    Raises:
+        FeatureError: vectors of different widths are to be averaged.
+    """
+    scaled = _scaled(tables, config)
+    parts = [filled(table, config.fill, train) for table in scaled.values()]
+    if config.combine == "concatenate":
+        return torch.from_numpy(np.concatenate([values for values, _ in parts], 1))
+    widths = {m: table.dim for m, table in tables.items()}
+    if len(set(widths.values())) > 1:
+        raise FeatureError(
+            f"modalities of widths {widths} cannot be averaged; use combine=concatenate, or leave one out"
+        )
+    has_vector = np.sum([usable for _, usable in parts], 0)[:, None]  # (n_items, 1)
+    mean = np.sum([values for values, _ in parts], 0) / np.maximum(has_vector, 1).astype(np.float32)
+    return torch.from_numpy(mean)
+
+
+def combined_rule(
+    tables: Mapping[str, FeatureTable], config: CombinedConfig, weight: Tensor | None
+) -> ContentProjection:
+    """The rule by which a new item gets the direction of ``W x``, with ``x`` as :func:`combined` makes it.
+
+    Args:
+        tables: features by modality.
+        config: how they are combined.
+        weight: ``W (d', d)``; None is the identity.
+    """
+    widths = [table.dim for table in tables.values()]
+    by_column = config.combine == "concatenate"
+    columns = (
+        torch.eye(sum(widths) if by_column else widths[0]) if weight is None else weight.detach().cpu().T
+    )
+    parts = columns.split(widths) if by_column else [columns] * len(widths)
+    weights = {m: part.contiguous().numpy() for m, part in zip(tables, parts, strict=True)}
+    # How many modalities an average is over changes its length alone.
+    fill = means_of(_scaled(tables, config), config.fill) if config.fill != "zero" else {}
+    return ContentProjection(weights, fill, config.normalize_features, normalize=True)
+
+
+def user_means(train: Interactions, items: Tensor) -> Tensor:
+    """The mean of the rows ``(n_items, d)`` of each user's train items ``(n_users, d)``; zero without any."""
+    index = torch.from_numpy(train.items.astype(np.int64))
+    offsets = torch.from_numpy(train.indptr.astype(np.int64))
+    return nn.functional.embedding_bag(index, items, offsets, mode="mean", include_last_offset=True)
+
+
+def check_same_extractor(field: str, one: FeatureTable, other: FeatureTable) -> None:
+    """Refuses two tables whose vectors cannot be compared, as far as their descriptions say: they are of
+    different widths, of different extractors, or of one that learned from two different corpora. Nothing is
+    known of imported vectors but their widths.
+
+    Args:
+        field: what they are of, for messages.
+        one: features.
+        other: features, of the same or other items or users.
+
+    Raises:
+        FeatureError: they cannot be compared.
+    """
+    if one.dim != other.dim:
+        raise FeatureError(
+            f"{field!r}: vectors of widths {one.dim} and {other.dim}; expected one extractor's"
+        )
+    facts = [{"fitted_on": None, **dict(t.meta.get("extractor") or {})} for t in (one, other)]
+    if any(f.get("name") in (None, "imported", "array") for f in facts):
+        return
+    shared = (facts[0].keys() & facts[1].keys()) - {"versions", "values_sha256", TRAIN_FINGERPRINT}
+    different = sorted(key for key in shared if facts[0][key] != facts[1][key])
+    fitted = [
+        {} if t.folder is None else read_fitted(t.folder, t.meta.get("content")) or {} for t in (one, other)
+    ]
+    if fitted[0].keys() != fitted[1].keys() or any(
+        not np.array_equal(array, fitted[1][part]) for part, array in fitted[0].items()
+    ):
+        different.append("what it learned from the corpus")
+    if different:
+        raise FeatureError(
+            f"{field!r}: the extractors differ in {', '.join(different)}, so their vectors cannot be "
+            "compared; use one that learns nothing from the corpus, such as a language model, for both"
+        )
+
+
+def _scaled(tables: Mapping[str, FeatureTable], config: CombinedConfig) -> dict[str, FeatureTable]:
+    """The tables, or those of vectors of length one."""
+    if not config.normalize_features:
+        return dict(tables)
+    found = {}
+    for modality, table in tables.items():
+        values = table.numpy(np.float32)
+        values[~table.present] = 0
+        unit = unit_length(torch.from_numpy(values)).numpy()
+        unit.setflags(write=False)
+        found[modality] = FeatureTable(unit, table.present, table.meta)
+    return found
 
 
 def _mean(vectors: np.ndarray) -> np.ndarray:

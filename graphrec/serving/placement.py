@@ -14,6 +14,7 @@ from graphrec.features import FeatureTable
 from graphrec.graphs import sparse
 from graphrec.graphs.equal_rows import NeighborEdges
 from graphrec.graphs.knn import nearest_edges
+from graphrec.graphs.nearest import unit_length
 from graphrec.models.base import ColdStartRule, ContentProjection, ContentRule, ContentSimilarity, Features
 from graphrec.serving.array_bundle import Bundle
 from graphrec.serving.vectors import Vectors, nonfinite_rows, row_lengths
@@ -177,13 +178,16 @@ def _neighbor_means(
 
 
 def _projections(rule: ContentProjection, queries: Mapping[str, NewContent]) -> np.ndarray:
-    """As VBPR embeds cold items: the sum of their projected content."""
+    """As VBPR and AlphaRec embed cold items: the sum of their projected content."""
     parts = []
     for modality, (values, present) in queries.items():
+        if rule.normalize_features:
+            values = unit_length(torch.from_numpy(values)).numpy()
         if modality in rule.fill:
             values = np.where(present[:, None], values, rule.fill[modality])
         parts.append(torch.from_numpy(values) @ torch.from_numpy(rule.weights[modality]))
-    return np.asarray(torch.stack(parts).sum(0).numpy())
+    total = torch.stack(parts).sum(0)
+    return np.asarray((unit_length(total) if rule.normalize else total).numpy())
 
 
 def _similarities(
@@ -274,7 +278,12 @@ def rule_to_saved(rule: ColdStartRule | None) -> tuple[dict[str, Any] | None, di
     arrays = {f"rule_fill_{m}": vector for m, vector in rule.fill.items()}
     if isinstance(rule, ContentProjection):
         arrays |= {f"rule_weight_{m}": weight for m, weight in rule.weights.items()}
-        return {"kind": "projection", "weights": list(rule.weights), "fill": list(rule.fill)}, arrays
+        return {
+            "kind": "projection",
+            **rule._asdict(),
+            "weights": list(rule.weights),
+            "fill": list(rule.fill),
+        }, arrays
     return {"kind": "similarity", **rule._asdict(), "fill": list(rule.fill)}, arrays
 
 
@@ -294,5 +303,8 @@ def rule_from_saved(saved: Bundle, facts: dict[str, Any] | None) -> ColdStartRul
         return ContentRule(**facts)
     fill = {m: saved.array(f"rule_fill_{m}") for m in facts["fill"]}
     if facts["kind"] == "projection":
-        return ContentProjection({m: saved.array(f"rule_weight_{m}") for m in facts["weights"]}, fill)
+        weights = {m: saved.array(f"rule_weight_{m}") for m in facts["weights"]}
+        # Earlier versions scaled nothing and saved neither fact.
+        scaled = (facts.get(what, False) for what in ("normalize_features", "normalize"))
+        return ContentProjection(weights, fill, *scaled)
     return ContentSimilarity(facts["weights"], facts["k"], facts["normalize"], fill)

@@ -506,8 +506,8 @@ class Recommender:
 
         A new item gets the embedding of an item without train interactions: with most models the mean
         direction and length of its ``k`` nearest items with train interactions, in each modality it has,
-        weighted as in the model; with VBPR the projection of its content; with ItemKNN on content its
-        similarities to the nearest items. :meth:`save` saves added items, too.
+        weighted as in the model; with VBPR and AlphaRec the projection of its content; with ItemKNN on
+        content its similarities to the nearest items. :meth:`save` saves added items, too.
 
         Args:
             ids: their external ids, all of them new.
