@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from reference import assert_close, dataset, numbers
+from reference import Reference, assert_close
 from tolerances import PROPAGATION
 
 from graphrec import testing
@@ -18,55 +16,11 @@ from graphrec.core.random import numpy_rng
 from graphrec.graphs import augmentation
 from graphrec.graphs.graph import bipartite
 from graphrec.models import self_supervision, simgcl, xsimgcl
-from graphrec.models.batches import SeededTriplets
 from graphrec.models.directau import DirectAU, Pairs
 from graphrec.models.losses import InfoNCE
 from graphrec.models.sgl import SGL, View
 from graphrec.models.simgcl import SimGCL
 from graphrec.models.xsimgcl import XSimGCL
-
-FIXTURES = Path(__file__).parent / "fixtures"
-
-
-class Reference:
-    """What the reference computed for one variant of a model."""
-
-    def __init__(self, name: str, variant: str) -> None:
-        self.all = numbers(FIXTURES / f"ssl_{name}.npz")
-        self.variant = variant
-        self.data = dataset(self.all)
-        self.config = json.loads(str(self[".config"]))
-        self.batch = SeededTriplets(
-            *(torch.from_numpy(self.all[f"batch_{of}"].astype(np.int64)) for of in ("users", "pos", "neg")),
-            torch.tensor(0),
-        )
-
-    def __getitem__(self, key: str) -> np.ndarray:
-        return self.all[self.variant + key]
-
-    def model(self, model_class: Any, **options: Any) -> Any:
-        """With the reference's parameters."""
-        model = model_class.build(self.data, None, model_class.Config(dim=16, **options))
-        with torch.no_grad():
-            for side in ("user", "item"):
-                table = getattr(model, f"{side}_embedding").weight
-                table.copy_(torch.from_numpy(self[f".param.{side}_embedding"]))
-        return model
-
-    def check(self, model: Any, losses: dict[str, torch.Tensor], expected: dict[str, str], scale: float = 1):
-        """Losses by name, gradients of their sum, final embeddings and scores; losses and gradients of the
-        reference are ``scale`` times ours.
-        """
-        for name, key in expected.items():
-            assert_close(scale * losses[name], self[f".loss.{key}"], name)
-        total = scale * torch.stack(list(losses.values())).sum()
-        assert_close(total, self[".loss.total"], "total")
-        total.backward()
-        for side, found in zip(("user", "item"), model.embed(), strict=True):
-            gradient = getattr(model, f"{side}_embedding").weight.grad
-            assert_close(gradient, self[f".grad.{side}_embedding"], f"gradient of {side}s")
-            assert_close(found, self[f".{side}_out"], f"{side}s")
-        assert_close(model.score(self.all["score_users"]), self[".scores"], "scores")
 
 
 def selfrec_bpr(difference: torch.Tensor) -> torch.Tensor:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from graphrec.models.llmrec import LLMRec as LLMRec
     from graphrec.models.mf import MF as MF
     from graphrec.models.popularity import Popularity as Popularity
+    from graphrec.models.rlmrec import RLMRecCon as RLMRecCon, RLMRecGen as RLMRecGen
     from graphrec.models.rp3beta import RP3beta as RP3beta
     from graphrec.models.sgl import SGL as SGL
     from graphrec.models.simgcl import SimGCL as SimGCL
@@ -64,6 +65,8 @@ MODELS = Registry("model", "graphrec.models", {
     "bm3": "graphrec.models.bm3:BM3",
     "lattice": "graphrec.models.lattice:LATTICE",
     "llmrec": "graphrec.models.llmrec:LLMRec",
+    "rlmrec-con": "graphrec.models.rlmrec:RLMRecCon",
+    "rlmrec-gen": "graphrec.models.rlmrec:RLMRecGen",
     "directory": "graphrec.code.models.directory:Directory",
     "cochange": "graphrec.code.models.cochange:CoChange",
     "coder": "graphrec.code.models.coder:CODER",

@@ -210,6 +210,22 @@ def means_of(tables: Mapping[str, FeatureTable], how: Fill) -> dict[str, np.ndar
     return {m: _mean(t.numpy(np.float32)[t.present]) for m, t in tables.items() if t.present.any()}
 
 
+def user_means(values: np.ndarray, present: np.ndarray, train: Interactions) -> tuple[np.ndarray, np.ndarray]:
+    """The mean vector of each user's train items ``(n_users, d) float32``, and which users have such an item
+    ``(n_users,) bool``; the others' rows are zero.
+
+    Args:
+        values: vectors of items ``(n_items, d)``.
+        present: items whose vectors count ``(n_items,) bool``.
+        train: the interactions.
+    """
+    items = np.flatnonzero(present)
+    taken = interaction_matrix(train).T.tocsr()[items].T.tocsr()  # (n_users, n_present)
+    count = np.asarray(taken.sum(1), dtype=np.float32)  # (n_users, 1)
+    means = np.asarray(taken @ values[items], dtype=np.float32) / np.maximum(count, 1)
+    return means, count[:, 0] > 0
+
+
 def _mean(vectors: np.ndarray) -> np.ndarray:
     """The mean ``(d,) float32`` of vectors ``(n, d)``."""
     mean: np.ndarray = vectors.mean(0, dtype=np.float64).astype(np.float32)
