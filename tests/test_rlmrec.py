@@ -138,7 +138,7 @@ def test_pools_of_texts(user_pool: str, item_pool: str) -> None:
         values = cosine[:, rows].logsumexp(1) - cosine[torch.arange(len(ids)), ids]
         expected = expected + values.mean()
     found = model.loss(batch)["language"] / model.config.language_weight
-    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
 
 
 # -- bases ---------------------------------------------------------------------------------------------------
@@ -177,6 +177,8 @@ def test_options_of_the_base_are_its_own() -> None:
         RLMRecGen.Config(base_options={"seed": 1})
     with pytest.raises(ConfigError, match="base"):
         RLMRecGen.Config(base="mf")
+    assert [cls.Config().base_config().n_layers for cls in (RLMRecCon, RLMRecGen)] == [3, 2]
+    assert RLMRecGen.Config(base_options={"n_layers": 4}).base_config().n_layers == 4
     config = RLMRecGen.Config(base="simgcl", base_options={"noise": 0.3}, seed=4)
     assert (config.base_config().noise, config.base_config().seed) == (0.3, 4)
 
@@ -233,6 +235,19 @@ def test_means_of_users() -> None:
     assert not means[2:].any()
 
 
+def test_projections_repeat_and_differ_by_side() -> None:
+    data, features = testing.communities(2, 20)
+    one, same = (RLMRecCon.build(data, features, RLMRecCon.Config()).projectors["both"] for _ in range(2))
+    assert [tuple(p.shape) for p in one.parameters()] == [(24, 16), (24,), (32, 24), (32,)]
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
+    x = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
+    inner = x @ one[0].weight.T + one[0].bias
+    expected = torch.where(inner > 0, inner, 0.01 * inner) @ one[2].weight.T + one[2].bias
+    assert torch.allclose(one(x), expected, atol=1e-6)
+    other = RLMRecCon.build(data, features, RLMRecCon.Config(seed=1)).projectors["both"]
+    assert not torch.equal(one[0].weight, other[0].weight)
+
+
 def test_modalities_stand_side_by_side_and_profiles_replace_means() -> None:
     data, features = testing.communities(2, 20)
     model = RLMRecCon.build(data, features, RLMRecCon.Config())
@@ -271,7 +286,7 @@ def test_nodes_without_text_take_no_part(align: str) -> None:
     table = torch.randn(data.n_items, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
     ids = torch.tensor([3, 12, 5, 30, 3])
     found = model.alignment("item", ids, table, "rows")
-    assert float(found) == float(model.alignment("item", ids[ids < 10], table, "rows"))
+    assert torch.equal(found, model.alignment("item", ids[ids < 10], table, "rows"))
     (gradient,) = torch.autograd.grad(found, table)
     assert gradient.any(1).nonzero().squeeze(1).tolist() == [3, 5]
     nothing = model.alignment("item", torch.tensor([12, 30]), table, "rows")

@@ -8,8 +8,7 @@ Defaults are those of the authors' code, Amazon's where they differ by dataset. 
 - user vectors are the means of the user's train items where there are no written profiles; the code always
   has profiles;
 - only nodes with a text vector are masked or contrasted; in the code every node has one;
-- the base models other than ``lightgcn`` have their own defaults here; the authors' are in the docs page;
-- RLMRec-Gen has three layers with ``lightgcn``, like RLMRec-Con; the authors take two.
+- the base models other than ``lightgcn`` have their own defaults here; the authors' are in the docs page.
 
 ``Eq. n`` refers to the numbered equations in docs/models/rlmrec.md.
 """
@@ -113,6 +112,9 @@ class RLMRecConfig(MultimodalConfig):
     base_options: dict[str, Any] = Field({})
     """Options of the base by name, such as ``{"n_layers": 2}``; the others have the base's defaults."""
 
+    base_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Defaults of a base's options that differ from its own."""
+
     @model_validator(mode="after")
     def _base_has_these_options(self) -> Self:
         self.base_config()
@@ -136,7 +138,8 @@ class RLMRecConfig(MultimodalConfig):
                 "base_options holds seed; the base takes the seed of the whole: set seed itself"
             )
         try:
-            return self.base_class.Config(**self.base_options, seed=self.seed)
+            options = {**self.base_defaults.get(self.base, {}), **self.base_options}
+            return self.base_class.Config(**options, seed=self.seed)
         except ConfigError as cause:
             raise ConfigError(f"base_options of {self.base}: {cause}") from None
 
@@ -267,7 +270,8 @@ class RLMRecCon(RLMRec):
         """Temperature of the contrast with text."""
         user_pool: TextPool = "all"
         """Whose texts a user is contrasted with: those of ``all`` users, the ``rows`` of the batch, as often
-        as they are in it, or its ``distinct`` users. The texts of all users are projected in every step."""
+        as they are in it, or its ``distinct`` users. With ``all``, the texts of all users are projected in
+        every step."""
         item_pool: TextPool = "rows"
         """What an item is contrasted with, likewise. Among ``rows``, an item that is in the batch twice is
         its own negative."""
@@ -329,6 +333,9 @@ class RLMRecGen(RLMRec):
     class Config(RLMRecConfig):
         """Options of RLMRec-Gen."""
 
+        base_options: dict[str, Any] = Field({})
+        """Options of the base by name, such as ``{"n_layers": 3}``; the others have the base's defaults, but
+        ``lightgcn`` has two layers."""
         language_weight: float = Field(0.1, ge=0)
         """Weight of restoring text vectors."""
         language_temperature: float = Field(0.5, gt=0)
@@ -336,6 +343,8 @@ class RLMRecGen(RLMRec):
         mask: float = Field(0.15, gt=0, le=1)
         """Share of the users and items with a text whose ID embeddings a step replaces by a learned one; at
         least one of them."""
+
+        base_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {"lightgcn": {"n_layers": 2}}
 
     name = "rlmrec-gen"
     search_space: ClassVar[Space] = {
