@@ -269,6 +269,23 @@ def test_modalities_stand_side_by_side_and_profiles_replace_means() -> None:
         assert all(p.grad is not None and p.grad.any() for p in model.parameters())
 
 
+def test_texts_of_two_sizes_are_restored_in_two_pools() -> None:
+    data, features = testing.communities(2, 20)
+    vectors = numpy_rng(0, "profiles").normal(size=(data.n_users, 5)).astype(np.float32)
+    profiles = FeatureTable.from_array(vectors, data, "profile", entity="user")
+    model = RLMRecGen.build(data, {"text": features["text"], "profile": profiles}, RLMRecGen.Config())
+    masked = torch.tensor([3, 70, 5, 44, 41])  # two users and three items
+    step = model.base.step(next(iter(model.batches(EpochContext(1, 64, 0)))))
+    expected = 0.0
+    for of, table, ids in (("user", step.users, [3, 5]), ("item", step.items, [30, 4, 1])):
+        restored = model.projectors[of](table[ids])
+        targets = model.texts[of].values[ids]
+        cosine = torch.cosine_similarity(restored[:, None], targets[None], dim=2)
+        logits = cosine / model.config.language_temperature
+        expected = expected + (logits.logsumexp(1) - logits.diagonal()).sum() / 5
+    assert torch.allclose(model.restoration(masked, step), expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("align", CLASSES)
 def test_nodes_without_text_take_no_part(align: str) -> None:
     data, features = testing.communities(2, 20)
