@@ -5,7 +5,7 @@ Nothing of this is committed; it is made from the docstrings, the command line a
 - ``index.md``, ``contributing.md`` and ``changelog.md`` are the files at the top of the repository.
 - ``reference/api/<folder>.md`` lists every public module of a folder of ``graphrec/`` for mkdocstrings.
 - ``reference/cli.md`` is the help text of every command.
-- A page says ``<!-- options: MODEL -->`` or ``<!-- options: module:Config -->`` where the table of options
+- A page says ``<!-- options: MODEL -->`` or ``<!-- options: module:Model.Config -->`` where the table of options
   belongs, ``<!-- reader: NAME -->`` for those of a reader, and ``<!-- models -->`` or ``<!-- capabilities -->``
   for the tables of all models.
 """
@@ -18,6 +18,7 @@ import inspect
 import os
 import re
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -140,12 +141,12 @@ def typer_context(command: Any, name: str, parent: Any) -> Any:
 
 
 def _options(name: str) -> str:
-    """Options with type, default and docstring: of a model, of ``train``, or of ``module:Config``."""
+    """Options with type, default and docstring: of a model, of ``train``, or of ``module:Model.Config``."""
     if name == "train":
         name = "graphrec.models.train_config:TrainConfig"
     if ":" in name:
         module, _, attribute = name.partition(":")
-        config = getattr(importlib.import_module(module), attribute)
+        config = attrgetter(attribute)(importlib.import_module(module))
     else:
         from graphrec.models import model
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from graphrec.models.mf import MF as MF
     from graphrec.models.ncl import NCL as NCL
     from graphrec.models.popularity import Popularity as Popularity
+    from graphrec.models.rlmrec import RLMRecCon as RLMRecCon, RLMRecGen as RLMRecGen
     from graphrec.models.rp3beta import RP3beta as RP3beta
     from graphrec.models.sgl import SGL as SGL
     from graphrec.models.simgcl import SimGCL as SimGCL
@@ -78,6 +79,8 @@ MODELS = Registry("model", "graphrec.models", {
     "llmrec": "graphrec.models.llmrec:LLMRec",
     "zero-shot": "graphrec.models.zero_shot:ZeroShot",
     "alpharec": "graphrec.models.alpharec:AlphaRec",
+    "rlmrec-con": "graphrec.models.rlmrec:RLMRecCon",
+    "rlmrec-gen": "graphrec.models.rlmrec:RLMRecGen",
     "directory": "graphrec.code.models.directory:Directory",
     "cochange": "graphrec.code.models.cochange:CoChange",
     "coder": "graphrec.code.models.coder:CODER",

@@ -101,7 +101,8 @@ class AlphaRec(MultimodalRanker):
     def content(self) -> tuple[Tensor, Tensor]:
         """Content vectors of users and of items ``(n_users, d_t), (n_items, d_t)`` (Eq. 1)."""
         items = combined(self.tables, self.config, self.train_pairs)
-        return user_means(self.train_pairs, items), items
+        users, _ = user_means(self.train_pairs, items)
+        return users, items
 
     def batches(self, plan: EpochContext) -> Iterator[Triplets]:
         """Every train interaction once, with negatives ``(B, n)``."""

@@ -266,11 +266,22 @@ def combined_rule(
     return ContentProjection(weights, fill, config.normalize_features, normalize=True)
 
 
-def user_means(train: Interactions, items: Tensor) -> Tensor:
-    """The mean of the rows ``(n_items, d)`` of each user's train items ``(n_users, d)``; zero without any."""
-    index = torch.from_numpy(train.items.astype(np.int64))
-    offsets = torch.from_numpy(train.indptr.astype(np.int64))
-    return nn.functional.embedding_bag(index, items, offsets, mode="mean", include_last_offset=True)
+def user_means(
+    train: Interactions, items: Tensor, present: np.ndarray | None = None
+) -> tuple[Tensor, Tensor]:
+    """The mean vector of each user's train items ``(n_users, d)``, zero without any, and which users have
+    some ``(n_users,) bool``.
+
+    Args:
+        train: the interactions.
+        items: vectors ``(n_items, d)``.
+        present: items that count ``(n_items,) bool``; None: all.
+    """
+    counted = train if present is None else train.where(present[train.items])
+    index = torch.from_numpy(counted.items.astype(np.int64))
+    offsets = torch.from_numpy(counted.indptr.astype(np.int64))
+    means = nn.functional.embedding_bag(index, items, offsets, mode="mean", include_last_offset=True)
+    return means, torch.from_numpy(counted.user_degree > 0)
 
 
 def check_same_extractor(field: str, one: FeatureTable, other: FeatureTable) -> None:

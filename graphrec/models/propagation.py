@@ -7,6 +7,7 @@ Whether embeddings are propagated over the whole graph or over sampled neighborh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -50,6 +51,8 @@ class EmbeddingRanker(Ranker):
         user_dim: size of the users' embeddings; default: ``dim``.
     """
 
+    _replacement: tuple[Tensor, Tensor] | None = None
+
     def __init__(self, train: Interactions, config: Any, user_dim: int | None = None) -> None:
         super().__init__()
         self.config, self.train_pairs = config, train
@@ -60,8 +63,21 @@ class EmbeddingRanker(Ranker):
 
     @property
     def id_embeddings(self) -> tuple[Tensor, Tensor]:
-        """The parameters ``(n_users, d), (n_items, d)``."""
-        return self.user_embedding.weight, self.item_embedding.weight
+        """The parameters ``(n_users, d), (n_items, d)``, or what stands in for them
+        (:meth:`replaced_id_embeddings`).
+        """
+        return self._replacement or (self.user_embedding.weight, self.item_embedding.weight)
+
+    @contextmanager
+    def replaced_id_embeddings(self, users: Tensor, items: Tensor) -> Iterator[None]:
+        """In this context everything is computed from other tables ``(n_users, d), (n_items, d)`` in place of
+        the ID embeddings, such as those with some rows masked.
+        """
+        self._replacement = users, items
+        try:
+            yield
+        finally:
+            self._replacement = None
 
     def batches(self, plan: EpochContext) -> Iterator[Any]:
         """Every train interaction once, with negatives: :class:`~graphrec.models.batches.Triplets`."""

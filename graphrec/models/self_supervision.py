@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import embedding, embedding_bag, leaky_relu, logsigmoid, normalize
 
 from graphrec.core import distributed
@@ -36,8 +36,8 @@ Pool = Literal["batch", "all"]
 Regularizer = Literal["id_norms", "id_half_squares", "final_norms", "all_squares"]
 
 
-class SelfSupervisedConfig(NegativesConfig, ModelConfig):
-    """Options of self-supervised models on the user-item graph."""
+class PropagatedConfig(NegativesConfig, ModelConfig):
+    """Options of models with propagated ID embeddings."""
 
     dim: int = Field(64, ge=1)
     """Embedding size."""
@@ -46,13 +46,6 @@ class SelfSupervisedConfig(NegativesConfig, ModelConfig):
     readout: Readout = "mean"
     """Final embeddings: ``mean`` of the ID embeddings and all layers, their ``sum``, or the mean of the
     ``layers`` without the ID embeddings."""
-    contrast_weight: float = Field(0.1, ge=0)
-    """Weight of the contrast between views."""
-    temperature: float = Field(0.2, gt=0)
-    """Temperature of the contrast."""
-    pool: Pool = "batch"
-    """What a row is contrasted with: the distinct rows of the ``batch``, each of which then counts once, or
-    ``all`` users or items, where rows count as often as they are in the batch."""
     regularizer: Regularizer = "id_half_squares"
     """``id_norms``: norms of the batch's ID embeddings of users, positives and negatives, over the batch
     size. ``id_half_squares``: half their squares, over the batch size. ``final_norms``: norms of the final
@@ -75,11 +68,48 @@ class SelfSupervisedTermsConfig(Config):
     """Weight of the uniformity (DirectAU's) of the final embeddings of the batch's users and positives."""
 
 
-class SelfSupervisedRanker(EmbeddingRanker):
-    """A ranker of propagated ID embeddings with a self-supervised loss besides."""
+class SelfSupervisedConfig(PropagatedConfig):
+    """Options of self-supervised models on the user-item graph."""
 
-    config: SelfSupervisedConfig
+    contrast_weight: float = Field(0.1, ge=0)
+    """Weight of the contrast between views."""
+    temperature: float = Field(0.2, gt=0)
+    """Temperature of the contrast."""
+    pool: Pool = "batch"
+    """What a row is contrasted with: the distinct rows of the ``batch``, each of which then counts once, or
+    ``all`` users or items, where rows count as often as they are in the batch."""
+
+
+class Step(NamedTuple):
+    """What a step computes.
+
+    Attributes:
+        users: final embeddings that the ranking loss compares ``(n_users, d)``.
+        items: likewise ``(n_items, d)``.
+        losses: named scalars, already weighted.
+    """
+
+    users: Tensor
+    items: Tensor
+    losses: dict[str, Tensor]
+
+
+class SelfSupervisedRanker(EmbeddingRanker):
+    """A ranker of propagated ID embeddings with a self-supervised loss besides.
+
+    A subclass defines :meth:`step`, so that another model can add terms to its losses, or :meth:`loss`.
+    """
+
+    config: PropagatedConfig
     graph: Graph
+
+    def step(self, batch: Any) -> Step:
+        """Losses of a batch, and the final embeddings they were computed from."""
+        raise TypeError(f"{type(self).__name__} does not define step()")
+
+    def loss(self, batch: Any) -> dict[str, Tensor]:
+        """The losses of :meth:`step`."""
+        return self.step(batch).losses
 
     def final(self, graph: Graph) -> tuple[Tensor, Tensor]:
         """Final embeddings ``(n_users, d), (n_items, d)`` over a user-item graph."""
@@ -408,3 +438,18 @@ def _nearest(x: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
     ]
     distance = torch.cat([values for values, _ in found]) + x.square().sum(1)
     return torch.cat([index for _, index in found]), distance
+
+
+def projector(n_in: int, n_hidden: int, n_out: int, generator: torch.Generator) -> nn.Sequential:
+    """Linear, LeakyReLU of slope 0.01, linear: from the space of a language model to that of embeddings or
+    back (Ren et al., "Representation Learning with Large Language Models for Recommendation", WWW 2024,
+    https://arxiv.org/abs/2310.15950).
+
+    Args:
+        n_in: size of the inputs ``(B, n_in)``.
+        n_hidden: size between the two maps.
+        n_out: size of the outputs ``(B, n_out)``.
+        generator: source of the initial weights, Xavier-uniform.
+    """
+    first = layers.linear(n_in, n_hidden, generator)
+    return nn.Sequential(first, nn.LeakyReLU(), layers.linear(n_hidden, n_out, generator))

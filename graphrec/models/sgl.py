@@ -33,6 +33,7 @@ from graphrec.models.self_supervision import (
     Pool,
     SelfSupervisedConfig,
     SelfSupervisedRanker,
+    Step,
     combine,
     contrast,
 )
@@ -123,10 +124,11 @@ class SGL(SelfSupervisedRanker):
         """Every train interaction once, with negatives and a seed for views."""
         return self.sampler.seeded_triplets(plan, "views")
 
-    def loss(self, batch: SeededTriplets) -> dict[str, Tensor]:
+    def step(self, batch: SeededTriplets) -> Step:
         """``bpr`` on final embeddings, ``contrast`` of the views and ``reg`` (Eqs. 3 and 4)."""
         c = self.config
-        final = BatchEmbeddings.lookup(batch, *self.final(self.graph))
+        all_users, all_items = self.final(self.graph)
+        final = BatchEmbeddings.lookup(batch, all_users, all_items)
         views = self.views
         if c.redraw == "step":
             views = self.draw(np.random.default_rng(int(batch.key)))
@@ -135,8 +137,9 @@ class SGL(SelfSupervisedRanker):
         contrasted = [batch.positives, *([batch.negatives.flatten()] if c.contrast_negatives else [])]
         for ids in contrasted:
             total = total + contrast(self.contrast, items, other_items, ids, c.pool)
-        return {
+        losses = {
             "bpr": bpr(score_difference(*final)),
             "contrast": c.contrast_weight * total,
             "reg": self.regularization(BatchEmbeddings.lookup(batch, *self.id_embeddings), final),
         }
+        return Step(all_users, all_items, losses)

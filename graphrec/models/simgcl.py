@@ -34,6 +34,7 @@ from graphrec.models.self_supervision import (
     Regularizer,
     SelfSupervisedConfig,
     SelfSupervisedRanker,
+    Step,
     combine,
     contrast,
     noisy_layers,
@@ -78,7 +79,7 @@ class SimGCL(SelfSupervisedRanker):
         """Every train interaction once, with negatives and a seed for the noise."""
         return self.sampler.seeded_triplets(plan, "noise")
 
-    def loss(self, batch: SeededTriplets) -> dict[str, Tensor]:
+    def step(self, batch: SeededTriplets) -> Step:
         """``bpr`` on final embeddings, ``contrast`` of the views and ``reg`` (Eqs. 3 to 5)."""
         users, items = self.final(self.graph)
         final = BatchEmbeddings.lookup(batch, users, items)
@@ -95,11 +96,12 @@ class SimGCL(SelfSupervisedRanker):
             # The noise is a constant: the gradient is that of the propagation without it.
             pair = with_gradient_of(table, in_one), with_gradient_of(table, in_other)
             total = total + contrast(self.contrast, *pair, ids, self.config.pool)
-        return {
+        losses = {
             "bpr": bpr(score_difference(*final)),
             "contrast": self.config.contrast_weight * total,
             "reg": self.regularization(BatchEmbeddings.lookup(batch, *self.id_embeddings), final),
         }
+        return Step(users, items, losses)
 
     def view(self, noise: list[Tensor]) -> Tensor:
         """Final embeddings with noise ``(n_users + n_items, d)`` (Eqs. 1 and 2)."""

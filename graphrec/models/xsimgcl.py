@@ -17,7 +17,6 @@ from typing import ClassVar, Self
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from graphrec.data.interactions import Interactions
 from graphrec.graphs.graph import bipartite
@@ -30,6 +29,7 @@ from graphrec.models.self_supervision import (
     Regularizer,
     SelfSupervisedConfig,
     SelfSupervisedRanker,
+    Step,
     combine,
     contrast,
     noisy_layers,
@@ -85,7 +85,7 @@ class XSimGCL(SelfSupervisedRanker):
         """Every train interaction once, with negatives and a seed for the noise."""
         return self.sampler.seeded_triplets(plan, "noise")
 
-    def loss(self, batch: SeededTriplets) -> dict[str, Tensor]:
+    def step(self, batch: SeededTriplets) -> Step:
         """``bpr`` on noisy final embeddings, ``contrast`` with one of their layers, and ``reg`` (Eq. 6)."""
         c = self.config
         noise = uniform_noise(batch.key, c.n_layers, (self.n_users + self.n_items, c.dim))
@@ -95,8 +95,9 @@ class XSimGCL(SelfSupervisedRanker):
         final = BatchEmbeddings.lookup(batch, users, items)
         contrasts = contrast(self.contrast, users, layer_users, batch.users, c.pool)
         contrasts = contrasts + contrast(self.contrast, items, layer_items, batch.positives, c.pool)
-        return {
+        losses = {
             "bpr": bpr(score_difference(*final)),
             "contrast": c.contrast_weight * contrasts,
             "reg": self.regularization(BatchEmbeddings.lookup(batch, *self.id_embeddings), final),
         }
+        return Step(users, items, losses)

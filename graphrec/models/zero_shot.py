@@ -72,7 +72,7 @@ class ZeroShot(MultimodalRanker):
         if profiles is not None:
             tables = {config.profile_field: comparable(tables, config.profile_field, profiles)}
         items = combined(tables, config, train)
-        users = user_means(train, items)  # Eq. 1
+        users, _ = user_means(train, items)  # Eq. 1
         if profiles is not None:
             written = torch.from_numpy(np.array(profiles.present))
             users[written] = torch.from_numpy(profiles.numpy(np.float32))[written]
