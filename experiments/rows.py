@@ -29,14 +29,26 @@ NAMES = {
     "SGL": "sgl",
     "SimGCL": "simgcl",
     "XSimGCL": "xsimgcl",
+    "LightGCL": "lightgcl",
+    "NCL": "ncl",
+    "HCCF": "hccf",
+    "DCCF": "dccf",
+    "AutoCF": "autocf",
     "DirectAU": "directau",
+    "Zero-shot": "zero-shot",
+    "AlphaRec": "alpharec",
+    "RLMRec-Con": "rlmrec-con",
+    "RLMRec-Gen": "rlmrec-gen",
     "VBPR": "vbpr",
     "LATTICE": "lattice",
     "BM3": "bm3",
     "FREEDOM": "freedom",
 }
 """Label -> registered name, in the order of the tables."""
-MULTIMODAL = ("ItemKNN (content)", "ContentEASE", "VBPR", "LATTICE", "BM3", "FREEDOM")
+MULTIMODAL = (
+    "ItemKNN (content)", "ContentEASE", "Zero-shot", "AlphaRec", "RLMRec-Con", "RLMRec-Gen", "VBPR",
+    "LATTICE", "BM3", "FREEDOM",
+)  # fmt: skip
 RIVALS = ("EASE", "iALS", "UltraGCN", "LightGCN", "LayerGCN", "VBPR", "LATTICE", "BM3", "FREEDOM")
 """Models that ContentEASE is compared with."""
 CLOSED_FORM = ("UserKNN", "RP3beta", "SLIM", "EASE", "GF-CF", "BSPM", "iALS", "ContentEASE")
