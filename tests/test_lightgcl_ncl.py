@@ -316,6 +316,13 @@ def test_empty_clusters_go_on_from_far_rows(monkeypatch: pytest.MonkeyPatch) -> 
     assert torch.cdist(x, found.centers).min(1).values.max() < 10
 
 
+def test_a_row_is_drawn_once() -> None:
+    """Far from the origin, where rounding leaves a distance between a row and itself."""
+    x = 3000 + 3 * torch.randn(30, 7, generator=rng_of(3))
+    for seed in range(5):
+        assert len(self_supervision._spread_rows(x, 30, rng_of(seed)).unique()) == 30
+
+
 def test_no_more_prototypes_than_rows() -> None:
     x = torch.randn(5, 3, generator=rng_of(0))
     found = prototypes(x, 1000, 25, rng_of(1))
