@@ -64,6 +64,7 @@ class Row:
         group: ``"main"``, or the group of checks.
         sampler: of the tuning.
         trials: tuning budget, if it is not the experiment's.
+        extend: most trials beyond an edge of the search space, if not as many as others get.
     """
 
     label: str
@@ -77,6 +78,7 @@ class Row:
     group: str = "main"
     sampler: str = "tpe"
     trials: int | None = None
+    extend: int = EXTEND
 
 
 @dataclass(frozen=True)
@@ -301,7 +303,7 @@ class Study:
             trials=QUICK["trials"] if self.quick else trials,
             sampler=row.sampler,
             out=self.folder / "tuning" / folder_of(row.label), seed=self.experiment.seeds[0],
-            select=SELECT, resume=True, extend=0 if self.quick else EXTEND,
+            select=SELECT, resume=True, extend=0 if self.quick else row.extend,
             model_options={k: v for k, v in fixed.items() if k not in cls.search_space},
             train_options={k: v for k, v in train.items() if f"train.{k}" not in cls.search_space},
         )  # fmt: skip
