@@ -12,7 +12,7 @@ from reference import MODALITIES, assert_close, dataset, numbers
 from graphrec.data import Dataset, Interactions
 from graphrec.features import FeatureTable
 from graphrec.graphs.graph import bipartite, degree_probability
-from graphrec.models.batches import Triplets
+from graphrec.models.batches import SeededTriplets
 from graphrec.models.freedom import FREEDOM
 
 
@@ -84,7 +84,8 @@ def test_embeddings_and_scores(toy, data) -> None:
 def test_loss_and_gradients(toy, data, train_features: bool) -> None:
     model = reference_model(toy, data, train_features=train_features)
     model.epoch_graph = bipartite(kept(toy, data))
-    batch = Triplets(*(torch.from_numpy(toy[f"batch_{n}"]) for n in ("users", "pos", "neg")))
+    parts = (torch.from_numpy(toy[f"batch_{n}"]) for n in ("users", "pos", "neg"))
+    batch = SeededTriplets(*parts, torch.tensor(0))
     total = torch.stack(list(model.loss(batch).values())).sum()
     assert_close(total, toy["freedom.loss"], "loss")
     total.backward()

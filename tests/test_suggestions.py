@@ -17,6 +17,7 @@ from graphrec.core.errors import nearest
         ("B0001", ["b0001", "B0011", "B0002"], "b0001"),
         (" foo", ["food", "foo", "fo"], "foo"),
         ("lightgnc", ["ngcf", "lightgcn", "lightgbm"], "lightgcn"),
+        ("lightgnc", ["lightgcl", "lightgcn"], "lightgcn"),
         ("abc", ["abd", "abe"], "abd"),
     ],
 )

@@ -78,7 +78,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
     close = close or difflib.get_close_matches(word, names, n=5, cutoff=0.5)
     if not close:
         return ""
-    best = min(close, key=lambda name: (-_similarity(word, name), name))
+    # Of equally similar names, one whose letters were only exchanged.
+    letters = sorted(word)
+    best = min(close, key=lambda name: (-_similarity(word, name), sorted(name) != letters, name))
     return f" Did you mean {best!r}?"
 
 
