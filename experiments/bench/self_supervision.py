@@ -5,7 +5,9 @@ Amazon Baby's size.
 
 Processor time of one step, after one that is not counted. The floor of a contrast is three products of the
 batch with its pool (the similarities, and the gradients of both sides) at the speed of a matrix product in
-the same run; that of noise is the time to copy its table three times.
+the same run; that of noise is the time to copy its table three times. Hyperedges, intents, the view of low
+rank and k-means have the floor of their products; weights of edges and attention that of two sparse products,
+which read as many rows.
 """
 
 from __future__ import annotations
@@ -22,12 +24,21 @@ from experiments.bench import catalog
 from experiments.bench.measure import machine, spent
 from graphrec.core.memory import keep_freed_memory
 from graphrec.core.random import numpy_rng
-from graphrec.graphs.augmentation import drop_edges, drop_entries, drop_nodes
-from graphrec.graphs.graph import bipartite
+from graphrec.graphs.attention import edge_attention
+from graphrec.graphs.augmentation import adaptive_edges, drop_edges, drop_entries, drop_nodes
+from graphrec.graphs.graph import Graph, bipartite
+from graphrec.graphs.low_rank import low_rank_view
 from graphrec.models import model
 from graphrec.models.batches import EpochContext
 from graphrec.models.losses import InfoNCE
-from graphrec.models.self_supervision import contrast, sign_noise, uniform_noise
+from graphrec.models.self_supervision import (
+    contrast,
+    hypergraph,
+    intents,
+    prototypes,
+    sign_noise,
+    uniform_noise,
+)
 
 STEPS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("lightgcn", {"n_layers": 3}),
@@ -35,11 +46,17 @@ STEPS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("sgl", {"pool": "batch"}),
     ("simgcl", {}),
     ("xsimgcl", {}),
+    ("lightgcl", {}),
+    ("ncl", {}),
+    ("hccf", {}),
+    ("dccf", {}),
+    ("autocf", {}),
     ("directau", {}),
     ("directau", {"n_layers": 3}),
 )
 REPEATS = 5
 SQUARE = 2048
+HYPEREDGES, RANK, CLUSTERS = 128, 5, 1000
 
 
 def milliseconds(work: Callable[[], object], repeats: int = REPEATS) -> float:
@@ -93,6 +110,7 @@ def blocks(data: gr.Dataset, batch_size: int, dim: int = 64) -> None:
             f"floor of {floor:.0f} ms"
         )
     graph = bipartite(train)
+    more_blocks(train, graph, table, speed)
     build = milliseconds(lambda: bipartite(train))
     for name, view in (
         ("edges", lambda: drop_edges(train, 0.1, numpy_rng(0, "bench"))),
@@ -100,6 +118,37 @@ def blocks(data: gr.Dataset, batch_size: int, dim: int = 64) -> None:
         ("entries", lambda: drop_entries(graph, 0.1, numpy_rng(0, "bench"))),
     ):
         print(f"  view without {name}: {milliseconds(view):.1f} ms; the whole graph is built in {build:.1f}")
+
+
+def more_blocks(train: gr.Interactions, graph: Graph, table: torch.Tensor, speed: float) -> None:
+    """Prints a line a block that is a few products, forward alone.
+
+    Args:
+        train: the interactions.
+        graph: of users and items.
+        table: embeddings of both ``(n, d)``.
+        speed: of a matrix product, in operations a millisecond.
+    """
+    n, dim = table.shape
+    product = milliseconds(lambda: graph @ table)
+    incidence = torch.rand(n, HYPEREDGES)
+    columns = torch.rand(dim, HYPEREDGES)
+    view = low_rank_view(train, RANK)
+    clusters = 2 * n * CLUSTERS * dim / speed
+    for name, work, floor in (
+        ("hyperedges", lambda: hypergraph(incidence, table), 4 * n * HYPEREDGES * dim / speed),
+        ("intents", lambda: intents(table, columns), 4 * n * HYPEREDGES * dim / speed),
+        ("a view of low rank", lambda: view @ table, 4 * n * RANK * dim / speed),
+        ("weights of all edges", lambda: adaptive_edges(graph, table), 2 * product),
+        ("attention over all edges", lambda: edge_attention(graph, table, table, table, 4), 2 * product),
+        (
+            f"k-means, {CLUSTERS} clusters, a start and five steps",
+            lambda: prototypes(table, CLUSTERS, 5, torch.Generator().manual_seed(0)),
+            7 * clusters,
+        ),
+    ):
+        took = milliseconds(work, 3)
+        print(f"  {name}: {took:.1f} ms, {took / floor:.1f} times the floor of {floor:.1f} ms", flush=True)
 
 
 def main() -> None:
