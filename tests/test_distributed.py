@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import divided
@@ -16,6 +17,7 @@ import pytest
 from safetensors.torch import load_file
 
 from graphrec.cli.launch import without_option
+from graphrec.core import distributed
 
 HERE = Path(__file__).parent
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
@@ -110,3 +112,20 @@ def test_the_option_is_not_handed_on() -> None:
     arguments = ["train", "mf", "a", "--processes", "2", "--seed", "2"]
     assert without_option(arguments, "--processes") == ["train", "mf", "a", "--seed", "2"]
     assert without_option(["train", "--processes=3", "mf"], "--processes") == ["train", "mf"]
+
+
+def test_a_process_leaves_its_group_before_the_interpreter_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    registered: list[Callable[[], None]] = []
+    left: list[bool] = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(distributed.dist, "init_process_group", lambda backend: None)
+    monkeypatch.setattr(distributed.dist, "is_initialized", lambda: False)
+    monkeypatch.setattr(distributed.atexit, "register", registered.append)
+    monkeypatch.setattr(distributed.dist, "destroy_process_group", lambda: left.append(True))
+    distributed.set_up("cpu")
+    (leave,) = registered
+    leave()
+    assert not left, "it has left already"
+    monkeypatch.setattr(distributed.dist, "is_initialized", lambda: True)
+    leave()
+    assert left == [True]

@@ -7,6 +7,7 @@ adds them up. With a single process every function is the identity, to the bit.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -49,7 +50,14 @@ def set_up(device: str = "auto") -> torch.device:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // n_local))
     if not dist.is_initialized():
         dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+        # Its threads may abort the process if they are still there when the interpreter is torn down.
+        atexit.register(_leave_group)
     return chosen
+
+
+def _leave_group() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def world_size() -> int:
