@@ -13,7 +13,6 @@ columns are solved, at equal distances, and the time of all is computed from the
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -21,30 +20,19 @@ from threadpoolctl import threadpool_limits
 
 import graphrec as gr
 from experiments.bench import catalog
-from experiments.bench.measure import GIB, machine, spent
+from experiments.bench.measure import GIB, machine, matrix_product, processor_seconds, spent
 from graphrec.data import Interactions
 from graphrec.models.ease import EASE
 from graphrec.models.gram import penalty
 from graphrec.models.item_weights import ItemWeightsRanker
 from graphrec.models.regression import BLOCK, LargestWeights, largest_weights
 
-SQUARE = 2048
-
-
-def seconds(work: Callable[[], object], repeats: int = 5) -> float:
-    """Processor time of one call."""
-    work()
-    with spent() as used:
-        for _ in range(repeats):
-            work()
-    return used.cpu / repeats
-
 
 def inverse(train: Interactions, config: EASE.Config) -> EASE:
     """Fits by the inverse and prints a line."""
     n = train.n_items
-    square = torch.rand(SQUARE, SQUARE)
-    speed = 2 * SQUARE**3 / seconds(lambda: square @ square)
+    operations, product = matrix_product()
+    speed = operations / product.cpu
     with spent() as used:
         model = EASE(train, config)
     floor = n**3 / speed
@@ -65,7 +53,7 @@ def columns(train: Interactions, config: EASE.Config, sample: int | None) -> Lar
     with spent() as used:
         found = largest_weights(history, penalty(train, config), config, columns=some)
     vectors = torch.rand(n, BLOCK)
-    product = seconds(lambda: history.t() @ (history @ vectors))
+    product = processor_seconds(lambda: history.t() @ (history @ vectors))
     floor = product * found.iterations * len(some) / BLOCK
     speed = 4 * len(train) * BLOCK / product
     weights = found.weights.nbytes + found.items.nbytes

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 GIB = 2**30
+SQUARE = 2048  # rows of the matrices whose product is a floor
 
 
 def milliseconds(work: Callable[[], object], repeats: int = 30, warmup: int = 3) -> float:
@@ -61,6 +62,27 @@ def spent() -> Iterator[Spent]:
         result.seconds, result.cpu = time.perf_counter() - began, time.process_time() - cpu
         result.peak = _memory("VmHWM")
         result.extra = max(0, result.peak - before)
+
+
+def processor_seconds(work: Callable[[], object], repeats: int = 5) -> float:
+    """Processor time of one call, after one that is not counted."""
+    work()
+    with spent() as used:
+        for _ in range(repeats):
+            work()
+    return used.cpu / repeats
+
+
+def matrix_product(repeats: int = 5) -> tuple[float, Spent]:
+    """Floating-point operations of some products of square float32 matrices, and what they took."""
+    import torch
+
+    square = torch.rand(SQUARE, SQUARE)
+    square @ square
+    with spent() as used:
+        for _ in range(repeats):
+            square @ square
+    return 2 * SQUARE**3 * repeats, used
 
 
 def peak() -> int:

@@ -21,7 +21,7 @@ import torch
 
 import graphrec as gr
 from experiments.bench import catalog
-from experiments.bench.measure import machine, spent
+from experiments.bench.measure import machine, matrix_product, processor_seconds
 from graphrec.core.memory import keep_freed_memory
 from graphrec.core.random import numpy_rng
 from graphrec.graphs.attention import edge_attention
@@ -55,17 +55,12 @@ STEPS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("directau", {"n_layers": 3}),
 )
 REPEATS = 5
-SQUARE = 2048
 HYPEREDGES, RANK, CLUSTERS = 128, 5, 1000
 
 
 def milliseconds(work: Callable[[], object], repeats: int = REPEATS) -> float:
     """Processor time of one call."""
-    work()
-    with spent() as used:
-        for _ in range(repeats):
-            work()
-    return 1e3 * used.cpu / repeats
+    return 1e3 * processor_seconds(work, repeats)
 
 
 def step_time(data: gr.Dataset, name: str, options: dict[str, Any], batch_size: int) -> float:
@@ -86,8 +81,8 @@ def step_time(data: gr.Dataset, name: str, options: dict[str, Any], batch_size: 
 
 def blocks(data: gr.Dataset, batch_size: int, dim: int = 64) -> None:
     """Prints a line a block."""
-    square = torch.rand(SQUARE, SQUARE)
-    speed = 2 * SQUARE**3 / milliseconds(lambda: square @ square)  # operations a millisecond
+    operations, product = matrix_product()
+    speed = operations / (1e3 * product.cpu)  # operations a millisecond
     n, train = data.n_users + data.n_items, data.train
     table = torch.rand(n, dim)
     copy = milliseconds(table.clone)

@@ -21,22 +21,10 @@ import torch
 from threadpoolctl import threadpool_limits
 
 import graphrec as gr
-from experiments.bench.measure import machine, spent
+from experiments.bench.measure import machine, matrix_product, spent
 from experiments.content import features_of_dataset
 from experiments.rows import IN_TURN_TRIALS
 from graphrec.runs.tuning.tuner import Trial, tune
-
-SQUARE = 2048
-
-
-def product_speed() -> float:
-    """Floating-point operations per second of a matrix product, wall time."""
-    square = torch.rand(SQUARE, SQUARE)
-    square @ square
-    with spent() as used:
-        for _ in range(5):
-            square @ square
-    return 5 * 2 * SQUARE**3 / used.seconds
 
 
 def inverses(trials: Sequence[Trial]) -> int:
@@ -56,7 +44,8 @@ def measure(data: gr.Dataset, tables: dict[str, gr.FeatureTable], model: str, tr
     made = inverses(study.trials)
     multiplied = 2 * len(data.train) * len(np.unique(data.valid.users)) / data.n_users * data.n_items
     operations = made * data.n_items**3 + len(study.trials) * multiplied
-    floor = operations / product_speed()
+    in_products, product = matrix_product()
+    floor = operations / in_products * product.seconds
     print(
         f"{data.name}, {model}: {used.seconds:.1f} s for {len(study.trials)} trials with {made} inverses, "
         f"{used.cpu:.1f} s of processor time; {used.seconds / floor:.1f} times the floor of {floor:.1f} s; "

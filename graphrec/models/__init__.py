@@ -106,7 +106,6 @@ def model(name: str) -> type[Model]:
 
 def _check_entry_point(name: str, package: str, loaded: Any) -> None:
     """Refuses an entry point that is no model class, or one of another name: runs are opened by that name."""
-    from graphrec.models.autocf import AutoCF as AutoCF
     from graphrec.models.base import Model
 
     defect = None

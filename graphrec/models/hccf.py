@@ -100,7 +100,7 @@ class HCCF(SelfSupervisedRanker):
         """What each distinct row of the batch is contrasted with: the distinct rows of the ``batch``, or
         ``all`` users or items."""
         regularizer: Regularizer = "all_squares"
-        """See the base class: by default the squares of all parameters."""
+        """By default the squares of all parameters; the other choices are those of SGL."""
         reg_weight: float = Field(1e-6, ge=0)
         """Weight of the regularizer."""
 

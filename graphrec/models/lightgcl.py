@@ -70,7 +70,7 @@ class LightGCL(SelfSupervisedRanker):
         pool: Pool = "all"
         """What a row is contrasted with: ``all`` users or items, or the distinct rows of the ``batch``."""
         regularizer: Regularizer = "all_squares"
-        """See the base class: by default the squares of all ID embeddings."""
+        """By default the squares of all ID embeddings; the other choices are those of SGL."""
         reg_weight: float = Field(1e-7, ge=0)
         """Weight of the regularizer."""
 

@@ -68,7 +68,7 @@ class NCL(SelfSupervisedRanker):
         """What a row is contrasted with, besides clusters: ``all`` users or items, or the distinct rows of
         the ``batch``."""
         regularizer: Regularizer = "id_norms"
-        """See the base class: by default the norms of the batch's ID embeddings."""
+        """By default the norms of the batch's ID embeddings; the other choices are those of SGL."""
 
     name = "ncl"
     data_parallel = "batches"

@@ -70,9 +70,11 @@ class PropagatedIDs(SelfSupervisedRanker):
         dim: int = Field(32, ge=1)
         """Embedding size."""
         readout: Readout = "sum"
-        """See the base class: by default the ``sum`` of the ID embeddings and all layers."""
+        """Final embeddings: the ``sum`` of the ID embeddings and all layers, their ``mean``, or the mean of
+        the ``layers`` without the ID embeddings."""
         regularizer: Regularizer = "all_squares"
-        """See the base class: by default the squares of all parameters, those of the projection included."""
+        """By default the squares of all parameters, those of the projection included; the other choices are
+        those of SGL."""
         reg_weight: float = Field(1e-7, ge=0)
         """Weight of the regularizer."""
         dropout: float = Field(0.2, ge=0, lt=1)

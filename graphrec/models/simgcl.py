@@ -58,7 +58,8 @@ class SimGCL(SelfSupervisedRanker):
         noise: float = Field(0.1, ge=0)
         """Length of the noise added to each embedding after each layer."""
         regularizer: Regularizer = "final_norms"
-        """See the base class: by default the norms of the final embeddings of users and positives."""
+        """By default the norms of the final embeddings of users and positives; the other choices are
+        those of SGL."""
 
     name = "simgcl"
     data_parallel = "batches"

@@ -55,7 +55,8 @@ class XSimGCL(SelfSupervisedRanker):
         noise: float = Field(0.2, ge=0)
         """Length of the noise added to each embedding after each layer."""
         regularizer: Regularizer = "final_norms"
-        """See the base class: by default the norms of the final embeddings of users and positives."""
+        """By default the norms of the final embeddings of users and positives; the other choices are
+        those of SGL."""
 
         @model_validator(mode="after")
         def _layer_is_there(self) -> Self:
