@@ -82,14 +82,20 @@ def settled(train: gr.TrainConfig, **configs: ModelConfig) -> list[Row]:
 
 
 def tuned(main: Sequence[Row]) -> list[Row]:
-    """Trained models of a table of settled options once more, with as many trials as models in closed form."""
-    return [replace(row, label=TUNED.format(row.label), trials=8) for row in main if row.label in TRAINED]
+    """Trained models of a table of settled options once more, with as many trials as models in closed form,
+    and up to two more beyond an edge.
+    """
+    return [
+        replace(row, label=TUNED.format(row.label), trials=8, extend=2)
+        for row in main
+        if row.label in TRAINED
+    ]
 
 
 def in_turn(main: Sequence[Row]) -> tuple[list[Row], list[tuple[str, str]]]:
     """Models that are fitted in seconds, with the trials that trained models have no time for: one option
     changed at a time until no change is better. And what ContentEASE, with these and with as many trials as
-    the others, is compared with.
+    the others, is compared with: tuned models where the table has them.
     """
     found = [
         replace(
@@ -99,7 +105,10 @@ def in_turn(main: Sequence[Row]) -> tuple[list[Row], list[tuple[str, str]]]:
         if row.label in QUICKLY_FITTED
     ]
     own = ("ContentEASE", "ContentEASE, in turn")
-    rivals = [row.label for row in main if row.label in (*RIVALS, *map(TUNED.format, RIVALS))]
+    labels = {row.label for row in main}
+    rivals = [
+        TUNED.format(label) if TUNED.format(label) in labels else label for label in RIVALS if label in labels
+    ]
     return found, [(label, rival) for label in own for rival in rivals]
 
 
