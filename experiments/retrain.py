@@ -29,6 +29,7 @@ from experiments import (
     fold_in,
     llm_augmentation,
     neighbors,
+    published_splits,
     time_splits,
 )
 from experiments.content import PACKAGED, ready_features
@@ -685,9 +686,42 @@ class ContentPriors(Kind):
         return flat
 
 
+class PublishedSplits(Kind):
+    """Results of :mod:`experiments.published_splits`, a row a model."""
+
+    def matches(self, result: Mapping[str, Any]) -> bool:
+        """See :meth:`Kind.matches`."""
+        return str(result.get("experiment", "")).startswith(published_splits.PREFIX)
+
+    def rows(self, result: Mapping[str, Any]) -> dict[str, RecordedRow]:
+        """The test metrics of the trainings that chose their epoch on validation."""
+        found = {}
+        for label in result["order"]:
+            runs = result["rows"][label]["runs"]
+            values = {m: {run["seed"]: run["test"][m] for run in runs} for m in published_splits.METRICS}
+            in_epochs = any(run["best_epoch"] for run in runs)
+            seconds = sum(run["seconds"] for run in runs) / len(runs)
+            found[label] = RecordedRow(values, in_epochs, seconds)
+        return found
+
+    def datasets(self, result: Mapping[str, Any]) -> dict[str, str]:
+        """See :meth:`Kind.datasets`."""
+        return dict.fromkeys(self.rows(result), published_splits.split_of(result).reader)
+
+    def measure(self, result: Mapping[str, Any], label: str, seed: int, where: Where) -> dict[str, float]:
+        """See :meth:`Kind.measure`; options of training are the script's."""
+        split = published_splits.split_of(result)
+        data = gr.load_dataset(split.reader, root=where.root, **split.options)
+        check_fingerprint(result, data)
+        recorded = result["rows"][label]
+        row = published_splits.Row(recorded["model"], recorded["options"])
+        found = published_splits.one({"split": data}, row, split.train, seed, where.out)
+        return {metric: found["test"][metric] for metric in published_splits.METRICS}
+
+
 KINDS: tuple[Kind, ...] = (
     Rankings(), Contributions(), Conversations(), ColdItems(), Neighbors(), TimeSplits(), ContributionCuts(),
-    FoldIn(), Collapse(), ContentPriors(),
+    FoldIn(), Collapse(), ContentPriors(), PublishedSplits(),
 )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from experiments import (
     llm_augmentation,
     neighbors,
     paper_claims,
+    published_splits,
     time_splits,
 )
 from experiments.recording import RESULTS, read_result
@@ -83,6 +84,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "content-factors": lambda: content_priors.factors_table(recorded("content_priors")),
     "content-sums": lambda: content_priors.sums_table(recorded("content_priors")),
     "fold-in": lambda: fold_in.table(recorded("fold_in")),
+    "published": lambda name: published_splits.table(recorded(published_splits.PREFIX + name)),
     "neighbors": lambda: neighbors.table(recorded("neighbors")),
 }
 """Name in a marker -> table of the recorded results that follow it."""
