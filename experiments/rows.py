@@ -59,7 +59,6 @@ QUICKLY_FITTED = ("EASE", "ContentEASE")
 """Models that many trials are affordable for."""
 IN_TURN_TRIALS = 60
 """Their trials."""
-SHUFFLED = "{}, shuffled"
 TUNED = "{}, tuned"
 
 
@@ -112,11 +111,11 @@ def in_turn(main: Sequence[Row]) -> tuple[list[Row], list[tuple[str, str]]]:
     return found, [(label, rival) for label in own for rival in rivals]
 
 
-def shuffled(main: Sequence[Row]) -> list[Row]:
-    """Each multimodal row with the feature vectors shuffled among the items."""
-    everything = dict.fromkeys(("image", "text"), "shuffled")
+def controlled(main: Sequence[Row], control: str = "shuffled") -> list[Row]:
+    """Each multimodal row with feature vectors shuffled among the items, or with random ones (``noise``)."""
+    everything = dict.fromkeys(("image", "text"), control)
     return [
-        replace(r, label=SHUFFLED.format(r.label), control=everything, like=r.label, group="shuffled")
+        replace(r, label=f"{r.label}, {control}", control=everything, like=r.label, group=control)
         for r in main
         if r.label in MULTIMODAL
     ]
@@ -152,5 +151,5 @@ def checks(main: Sequence[Row], both: bool = True) -> tuple[list[Row], list[tupl
         both: whether there are images as well as texts.
     """
     freedom = next(r for r in main if r.model == "freedom")
-    found = [*shuffled(main), *(modalities(freedom) if both else ()), *switched_off(freedom)]
+    found = [*controlled(main), *(modalities(freedom) if both else ()), *switched_off(freedom)]
     return found, [(str(row.like), row.label) for row in found]

@@ -23,6 +23,7 @@ from experiments import (
     contributions,
     conversations,
     fold_in,
+    language_models,
     llm_augmentation,
     neighbors,
     paper_claims,
@@ -84,6 +85,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "content-factors": lambda: content_priors.factors_table(recorded("content_priors")),
     "content-sums": lambda: content_priors.sums_table(recorded("content_priors")),
     "fold-in": lambda: fold_in.table(recorded("fold_in")),
+    "transfer": lambda: language_models.transfer_table(recorded("language_transfer")),
     "published": lambda name: published_splits.table(recorded(published_splits.PREFIX + name)),
     "neighbors": lambda: neighbors.table(recorded("neighbors")),
 }
