@@ -36,6 +36,7 @@ ROWS = settled(
 CHECKS, PAIRS = checks(ROWS, both=False)
 TUNED = tuned(ROWS)
 IN_TURN, RIVALS = in_turn([*ROWS, *TUNED])
+_, COLD_RIVALS = in_turn(ROWS)
 
 
 def main() -> None:
@@ -52,8 +53,8 @@ def main() -> None:
     cold = data.resplit("cold-items")
     run(
         Experiment(
-            "amazon_baby_cold", COMMAND, cold, tables, [*ROWS, *IN_TURN], range(3), "LightGCN", rivals=RIVALS,
-            tuned_as=warm,
+            "amazon_baby_cold", COMMAND, cold, tables, [*ROWS, *IN_TURN], range(3), "LightGCN",
+            rivals=COLD_RIVALS, tuned_as=warm,
         ),
         options,
     )  # fmt: skip
