@@ -93,6 +93,7 @@ AT_32 = {
     "HCCF": Row("hccf", {"dim": 32}),
     "DCCF": Row("dccf", {"dim": 32}),
     "AutoCF": Row("autocf", {"dim": 32}),
+    "GFormer": Row("gformer", {"dim": 32}),
 }
 """Models at our defaults but for the dimensions."""
 CLOSED_FORM = {

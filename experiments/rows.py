@@ -34,6 +34,7 @@ NAMES = {
     "HCCF": "hccf",
     "DCCF": "dccf",
     "AutoCF": "autocf",
+    "GFormer": "gformer",
     "DirectAU": "directau",
     "Zero-shot": "zero-shot",
     "AlphaRec": "alpharec",

@@ -51,8 +51,8 @@ def of_the_reference(reference: Reference, monkeypatch: pytest.MonkeyPatch) -> A
     def noise(n: int, rng: torch.Generator) -> torch.Tensor:
         return self_supervision.gumbel(drawn("uniform_nodes"))
 
-    def nodes(n: int, share: float, rng: torch.Generator) -> torch.Tensor:
-        assert int(n * share) == len(drawn("sampled_nodes"))
+    def nodes(n: int, count: int, rng: torch.Generator) -> torch.Tensor:
+        assert count == len(drawn("sampled_nodes"))
         return drawn("sampled_nodes")
 
     monkeypatch.setattr(autocf, "gumbel_noise", noise)
@@ -275,7 +275,7 @@ def test_random_pairs_are_added_once_in_both_directions(reference) -> None:
         assert torch.equal(found.dense(), expected)
         again = Graph.from_edges(found.col, found.target, n_source=100, n_target=100, symmetric=True)
         assert torch.equal(again.dense(), found.dense())
-    drawn = random_nodes(1000, 0.5, torch_rng(0, "tests/nodes"))
+    drawn = random_nodes(1000, 500, torch_rng(0, "tests/nodes"))
     assert len(drawn) == 500
     assert len(drawn.unique()) < 500, "with replacement"
     assert 450 < drawn.double().mean() < 550

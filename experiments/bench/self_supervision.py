@@ -51,6 +51,7 @@ STEPS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("hccf", {}),
     ("dccf", {}),
     ("autocf", {}),
+    ("gformer", {}),
     ("directau", {}),
     ("directau", {"n_layers": 3}),
 )

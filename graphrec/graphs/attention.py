@@ -45,10 +45,50 @@ def edge_attention(graph: Graph, queries: Tensor, keys: Tensor, values: Tensor, 
             f"queries, keys and values have shapes {shapes} and n_heads={n_heads}; expected a query for each "
             f"target, a key and a value for each source of {graph!r}, and columns that the heads divide"
         )
-    # Autocast makes the projections bfloat16, for which there are no sparse products on a CPU.
-    rows = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (queries, keys, values))
-    result: Tensor = _EdgeAttention.apply(*rows, graph, n_heads)
+    result: Tensor = _EdgeAttention.apply(_wide(queries), _wide(keys), _wide(values), graph, n_heads)
     return result
+
+
+@torch.no_grad()
+def edge_shares(graph: Graph, queries: Tensor, keys: Tensor, n_heads: int = 1) -> Tensor:
+    """The weights ``a_ts`` of :func:`edge_attention` without a gradient, for what is drawn by them.
+
+    Args:
+        graph: ``E`` edges.
+        queries: ``q (n_target, d)``.
+        keys: ``k (n_source, d)``.
+        n_heads: divides ``d``.
+
+    Returns:
+        ``(n_heads, E)``; those of a target add up to 1 in every head.
+
+    Raises:
+        GraphError: the sizes do not fit.
+    """
+    dim = queries.shape[1]
+    shapes = [tuple(x.shape) for x in (queries, keys)]
+    if shapes != [(graph.n_target, dim), (graph.n_source, dim)] or dim % n_heads:
+        raise GraphError(
+            f"queries and keys have shapes {shapes} and n_heads={n_heads}; expected a query for each target, "
+            f"a key for each source of {graph!r}, and columns that the heads divide"
+        )
+    target = graph.target
+    return _shares(graph, target, _head_products(graph, target, _wide(queries), _wide(keys), n_heads))
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In float32 at least: autocast makes projections bfloat16, for which there are no sparse products on a
+    CPU.
+    """
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _shares(graph: Graph, target: Tensor, logits: Tensor) -> Tensor:
+    """Weights ``(h, E)`` of the edges from their logits ``(h, E)``."""
+    share = logits.clamp(-LIMIT, LIMIT).exp_()
+    total = _weighted_sums(graph, share, share.new_ones(graph.n_source, len(share))).T
+    share /= _take(total + EPS, target)
+    return share
 
 
 class _EdgeAttention(torch.autograd.Function):
@@ -60,9 +100,7 @@ class _EdgeAttention(torch.autograd.Function):
     ) -> Tensor:
         target = graph.target
         logits = _head_products(graph, target, queries, keys, n_heads)
-        share = logits.clamp(-LIMIT, LIMIT).exp_()
-        total = _weighted_sums(graph, share, share.new_ones(graph.n_source, n_heads)).T
-        share /= _take(total + EPS, target)
+        share = _shares(graph, target, logits)
         result = _weighted_sums(graph, share, values)
         if any(ctx.needs_input_grad):
             inside = logits.abs() <= LIMIT

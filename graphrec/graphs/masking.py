@@ -1,4 +1,4 @@
-"""Graphs whose neighborhoods of some nodes are masked, and edges drawn among masked nodes."""
+"""Graphs whose neighborhoods of some nodes are masked, and edges drawn among some nodes."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def mask_neighborhoods(graph: Graph, seeds: Tensor, depth: int) -> tuple[Tensor,
     return ~(masked[graph.target] | masked[graph.col]), masked
 
 
-def random_nodes(n: int, share: float, rng: torch.Generator) -> Tensor:
-    """A share of ``n`` nodes ``(floor(share n),) int64``, drawn with replacement."""
-    return torch.randint(n, (int(n * share),), generator=rng, device=rng.device)
+def random_nodes(n: int, count: int, rng: torch.Generator) -> Tensor:
+    """Some of ``n`` nodes ``(count,) int64``, drawn with replacement."""
+    return torch.randint(n, (count,), generator=rng, device=rng.device)
 
 
 def random_pairs(nodes: Tensor, n: int, rng: torch.Generator) -> Tensor:
@@ -40,18 +40,29 @@ def random_pairs(nodes: Tensor, n: int, rng: torch.Generator) -> Tensor:
     return nodes[torch.randint(len(nodes), (2, n), generator=rng, device=rng.device)]
 
 
-def with_pairs(graph: Graph, pairs: Tensor, self_loops: bool = True) -> Graph:
-    """A symmetric graph with more edges, each once and with weight 1.
+def with_pairs(
+    graph: Graph, pairs: Tensor | None = None, self_loops: bool = True, counted: bool = False
+) -> Graph:
+    """A graph with more edges; it is symmetric if the graph was.
 
     Args:
-        graph: symmetric, ``n`` nodes; its weights are not used.
+        graph: ``n`` nodes; its weights are not used.
         pairs: nodes ``(2, m) int64`` to connect in both directions; repeats allowed.
         self_loops: connect every node with itself, too.
+        counted: the weight of an edge says how often it is among the graph's own, the pairs and the
+            self-loops; otherwise it is 1.
     """
     n = graph.n_target
-    keys = [graph.target * n + graph.col.long(), pairs[0] * n + pairs[1], pairs[1] * n + pairs[0]]
+    keys = [graph.target * n + graph.col.long()]
+    if pairs is not None:
+        keys += [pairs[0] * n + pairs[1], pairs[1] * n + pairs[0]]
     if self_loops:
         keys.append(torch.arange(n, device=graph.device) * (n + 1))
-    edges = torch.unique(torch.cat(keys))
+    if counted:
+        edges, count = torch.unique(torch.cat(keys), return_counts=True)
+        weight = count.float()
+    else:
+        edges = torch.unique(torch.cat(keys))
+        weight = torch.ones(len(edges), device=graph.device)
     rowptr = pad(torch.bincount(edges // n, minlength=n).cumsum(0), (1, 0))
-    return Graph(rowptr, edges % n, torch.ones(len(edges), device=graph.device), n, symmetric=True)
+    return Graph(rowptr, edges % n, weight, n, symmetric=graph.symmetric)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from graphrec.models.ease import EASE as EASE
     from graphrec.models.freedom import FREEDOM as FREEDOM
     from graphrec.models.gf_cf import GFCF as GFCF
+    from graphrec.models.gformer import GFormer as GFormer
     from graphrec.models.hccf import HCCF as HCCF
     from graphrec.models.ials import IALS as IALS
     from graphrec.models.itemknn import ItemKNN as ItemKNN
@@ -71,6 +72,7 @@ MODELS = Registry("model", "graphrec.models", {
     "dccf": "graphrec.models.dccf:DCCF",
     "directau": "graphrec.models.directau:DirectAU",
     "autocf": "graphrec.models.autocf:AutoCF",
+    "gformer": "graphrec.models.gformer:GFormer",
     "ultragcn": "graphrec.models.ultragcn:UltraGCN",
     "vbpr": "graphrec.models.vbpr:VBPR",
     "freedom": "graphrec.models.freedom:FREEDOM",

@@ -16,13 +16,11 @@ is ``self_loops="training"``. There is one layer of attention, the default of bo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal, NamedTuple, Self
+from typing import ClassVar, Literal, NamedTuple
 
-import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import embedding
 
 from graphrec.core import distributed
 from graphrec.data.interactions import Interactions
@@ -31,12 +29,17 @@ from graphrec.graphs.augmentation import keep_entries
 from graphrec.graphs.graph import Graph, bipartite, normalize_weights
 from graphrec.graphs.masking import mask_neighborhoods, random_nodes, random_pairs, with_pairs
 from graphrec.models import layers
-from graphrec.models.base import ModelConfig
-from graphrec.models.batches import EpochContext
-from graphrec.models.losses import log_sum_exp
+from graphrec.models.batches import EpochContext, shared_seeds
 from graphrec.models.propagation import EmbeddingRanker
 from graphrec.models.search_space import Choice, Integers, Space
-from graphrec.models.self_supervision import all_squares, combine, gumbel_noise, infomax_scores
+from graphrec.models.self_supervision import (
+    EdgeAttentionConfig,
+    alignment_and_spread,
+    all_squares,
+    combine,
+    gumbel_noise,
+    infomax_scores,
+)
 
 
 class Pairs(NamedTuple):
@@ -65,15 +68,11 @@ class MaskedGraphs(NamedTuple):
 class AutoCF(EmbeddingRanker):
     """Propagated ID embeddings that attend to one another, trained on masked graphs."""
 
-    class Config(ModelConfig):
+    class Config(EdgeAttentionConfig):
         """Options of AutoCF."""
 
-        dim: int = Field(32, ge=1)
-        """Embedding size."""
         n_layers: int = Field(2, ge=1)
         """Propagation layers before the layer of attention."""
-        n_heads: int = Field(4, ge=1)
-        """Heads of the attention; they divide ``dim``."""
         n_seeds: int = Field(100, ge=1)
         """Nodes whose surroundings are masked."""
         seed_share: float = Field(0.05, gt=0, le=1)
@@ -94,12 +93,6 @@ class AutoCF(EmbeddingRanker):
         reg_weight: float = Field(1e-6, ge=0)
         """Weight of the squares of all parameters."""
 
-        @model_validator(mode="after")
-        def _heads_divide(self) -> Self:
-            if self.dim % self.n_heads:
-                raise ValueError(f"n_heads={self.n_heads} does not divide dim={self.dim}")
-            return self
-
     name = "autocf"
     data_parallel = "batches"
     train_defaults: ClassVar = {"batch_size": 4096}
@@ -115,8 +108,7 @@ class AutoCF(EmbeddingRanker):
     def __init__(self, train: Interactions, config: Config) -> None:
         super().__init__(train, config)
         plain = bipartite(train, "none")
-        none = torch.zeros(2, 0, dtype=torch.int64)
-        looped = with_pairs(plain, none)
+        looped = with_pairs(plain)
         self.adjacency = looped if config.self_loops == "graph" else plain
         self.attended = plain if config.self_loops == "training" else looped
         self.graph = normalize_weights(self.adjacency, "symmetric")
@@ -128,12 +120,9 @@ class AutoCF(EmbeddingRanker):
 
     def batches(self, plan: EpochContext) -> Iterator[Pairs]:
         """Every train interaction once, and with the first of several batches a new seed."""
-        rng = plan.rng("masks")
-        for step, (users, items) in enumerate(self.sampler.pairs(plan)):
-            redraw = step % self.config.redraw_every == 0
-            if redraw:
-                key = torch.tensor(rng.integers(2**62, dtype=np.int64))
-            yield Pairs(torch.from_numpy(users), torch.from_numpy(items), key, torch.tensor(redraw))
+        seeds = shared_seeds(plan, "masks", self.config.redraw_every)
+        for (users, items), (key, redraw) in zip(self.sampler.pairs(plan), seeds, strict=False):
+            yield Pairs(torch.from_numpy(users), torch.from_numpy(items), key, redraw)
 
     def draw(self, key: Tensor) -> tuple[Tensor, MaskedGraphs]:
         """Scores of all nodes ``(n_users + n_items,)``, and graphs masked around the highest (Eqs. 1 to 4).
@@ -150,7 +139,7 @@ class AutoCF(EmbeddingRanker):
         kept, masked = mask_neighborhoods(self.adjacency, seeds, c.mask_depth)
         rest = keep_entries(self.adjacency, kept)
         rest.symmetric = True  # an edge is kept in both directions or in none
-        masked[random_nodes(n, c.random_nodes, rng)] = True
+        masked[random_nodes(n, int(n * c.random_nodes), rng)] = True
         pairs = random_pairs(masked.nonzero().squeeze(1), len(self.adjacency), rng)
         return scores, MaskedGraphs(normalize_weights(rest, "symmetric"), with_pairs(rest, pairs))
 
@@ -179,13 +168,9 @@ class AutoCF(EmbeddingRanker):
         if self.masked is None or bool(batch.redraw):
             scores, self.masked = self.draw(batch.key)
             infomax = distributed.replicated(-scores.mean())
-        users, items = self.final(*self.masked)
-        own_users, own_items = embedding(batch.users, users), embedding(batch.items, items)
-        apart = log_sum_exp(embedding(_distinct(batch.users), users), users)
-        apart = apart + log_sum_exp(embedding(_distinct(batch.items), items), items)
+        final = self.final(*self.masked)
         return {
-            "alignment": -distributed.global_mean((own_users * own_items).sum(1)),
-            "spread": c.spread_weight * apart + log_sum_exp(own_users, items),
+            **alignment_and_spread(*final, (batch.users, batch.items), c.spread_weight),
             "infomax": infomax,
             "reg": c.reg_weight * all_squares(self.parameters()),
         }
@@ -193,9 +178,3 @@ class AutoCF(EmbeddingRanker):
     def embed(self) -> tuple[Tensor, Tensor]:
         """Final embeddings over the whole graph."""
         return self.final(self.graph, self.attended)
-
-
-def _distinct(ids: Tensor) -> Tensor:
-    """This process's part of the distinct ids of the whole batch."""
-    distinct: Tensor = torch.unique(distributed.all_gather(ids))
-    return distinct[distributed.local_slice(len(distinct))]

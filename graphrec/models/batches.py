@@ -87,6 +87,24 @@ class Triplets(NamedTuple):
     negatives: Tensor
 
 
+def shared_seeds(plan: EpochContext, purpose: str, every: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Seeds for what several steps in a row use before it is drawn anew, without end.
+
+    Args:
+        plan: epoch and seed.
+        purpose: of what is drawn.
+        every: steps with the same seed.
+
+    Yields:
+        for each step the seed ``() int64``, and whether it is a new one ``() bool``.
+    """
+    rng = plan.rng(purpose)
+    while True:
+        key = torch.tensor(rng.integers(2**62, dtype=np.int64))
+        for step in range(every):
+            yield key, torch.tensor(step == 0)
+
+
 class SeededTriplets(NamedTuple):
     """Triplets, and a seed ``() int64`` for what the loss draws, such as sampled neighborhoods."""
 

@@ -7,10 +7,10 @@ are options with names here: ``readout``, ``pool`` and ``regularizer``.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import embedding, embedding_bag, leaky_relu, logsigmoid, normalize
 
@@ -28,6 +28,7 @@ from graphrec.models.losses import (
     InfoNCE,
     embedding_norms,
     half_squares,
+    log_sum_exp,
 )
 from graphrec.models.propagation import BatchEmbeddings, EmbeddingRanker
 
@@ -78,6 +79,21 @@ class SelfSupervisedConfig(PropagatedConfig):
     pool: Pool = "batch"
     """What a row is contrasted with: the distinct rows of the ``batch``, each of which then counts once, or
     ``all`` users or items, where rows count as often as they are in the batch."""
+
+
+class EdgeAttentionConfig(ModelConfig):
+    """Options of models whose nodes attend to one another along edges."""
+
+    dim: int = Field(32, ge=1)
+    """Embedding size."""
+    n_heads: int = Field(4, ge=1)
+    """Heads of the attention; they divide ``dim``."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.dim % self.n_heads:
+            raise ValueError(f"n_heads={self.n_heads} does not divide dim={self.dim}")
+        return self
 
 
 class Step(NamedTuple):
@@ -263,6 +279,23 @@ def gumbel(uniform: Tensor) -> Tensor:
     return -(-uniform.clamp(min=1e-8).log()).log()
 
 
+def draw_without_replacement(log_weights: Tensor, n: int, rng: torch.Generator) -> Tensor:
+    """Draws ``n`` of ``E`` one after the other in proportion to the exponentials of ``log_weights``, as the
+    ``n`` highest sums with :func:`gumbel_noise`: no distribution is added up, and none leaves its device.
+
+    Args:
+        log_weights: ``(E,)``.
+        n: at most ``E``.
+        rng: source of randomness, on the device of the weights.
+
+    Returns:
+        which are drawn ``(E,) bool``.
+    """
+    drawn = torch.zeros(len(log_weights), dtype=torch.bool, device=log_weights.device)
+    drawn[(log_weights + gumbel_noise(len(log_weights), rng)).topk(n).indices] = True
+    return drawn
+
+
 def infomax_scores(graph: Graph, x: Tensor) -> Tensor:
     """How much each node is like the nodes around it ``(n,)``: ``log sigmoid(cos(x_v, m_v))``, where ``m`` is
     the direction of ``f + s`` with ``f = A x - x`` and ``s = A f - f - D x`` (Xia et al., "Automated
@@ -297,6 +330,32 @@ def contrast(loss: InfoNCE, one: Tensor, other: Tensor, ids: Tensor, pool: Pool)
     distinct, own = distinct_ids(ids)
     place = torch.arange(len(distinct), device=ids.device)[own]
     return loss(embedding(distinct[own], one), embedding(distinct, other), place)
+
+
+def alignment_and_spread(
+    users: Tensor, items: Tensor, ids: tuple[Tensor, Tensor], spread_weight: float
+) -> dict[str, Tensor]:
+    """What a graph autoencoder learns from in place of negatives: ``alignment`` is minus the mean inner
+    product of users and their items; ``spread`` is :func:`~graphrec.models.losses.log_sum_exp` of the users
+    over all items and, weighted, of the distinct users over all users and the distinct items over all items
+    (Xia et al., "Automated Self-Supervised Learning for Recommendation", WWW 2023,
+    https://arxiv.org/abs/2303.07797).
+
+    Args:
+        users: final embeddings ``(n_users, d)``.
+        items: final embeddings ``(n_items, d)``.
+        ids: users and an item of each ``(B,) int64``.
+        spread_weight: weight of the spread of users and of items.
+    """
+    own_users, own_items = embedding(ids[0], users), embedding(ids[1], items)
+    apart = users.new_zeros(())
+    for index, table in zip(ids, (users, items), strict=True):
+        distinct, own = distinct_ids(index)
+        apart = apart + log_sum_exp(embedding(distinct[own], table), table)
+    return {
+        "alignment": -distributed.global_mean((own_users * own_items).sum(1)),
+        "spread": spread_weight * apart + log_sum_exp(own_users, items),
+    }
 
 
 def self_supervised_terms(
