@@ -217,7 +217,7 @@ def test_draws_follow_from_the_key(reference) -> None:
     assert not torch.equal(model.drawn.rationale.dense(), drawn.rationale.dense())
 
 
-def test_graphs_have_the_shares_that_are_asked_for(reference) -> None:
+def test_graphs_have_the_shares_of_the_options(reference) -> None:
     model = small(reference, encoder_share=0.7, view_share=0.2, added_pairs=0.1, decoder_pairs=0.5)
     with torch.no_grad():
         model.query.mul_(4)  # attention that differs between edges
