@@ -350,7 +350,7 @@ def rate(config: TrainConfig, epoch: int) -> float:
         return epoch / (config.warmup + 1)
     past = epoch - 1 - config.warmup
     if config.schedule == "exponential":
-        return config.decay ** (past / config.decay_epochs)
+        return math.pow(config.decay, past / config.decay_epochs)
     done = past / max(1, config.epochs - config.warmup)
     if config.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * done))
