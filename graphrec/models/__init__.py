@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from graphrec.models.llmrec import LLMRec as LLMRec
     from graphrec.models.mf import MF as MF
     from graphrec.models.ncl import NCL as NCL
+    from graphrec.models.pgl import PGL as PGL
     from graphrec.models.popularity import Popularity as Popularity
     from graphrec.models.rlmrec import RLMRecCon as RLMRecCon, RLMRecGen as RLMRecGen
     from graphrec.models.rp3beta import RP3beta as RP3beta
@@ -76,6 +77,7 @@ MODELS = Registry("model", "graphrec.models", {
     "freedom": "graphrec.models.freedom:FREEDOM",
     "bm3": "graphrec.models.bm3:BM3",
     "lattice": "graphrec.models.lattice:LATTICE",
+    "pgl": "graphrec.models.pgl:PGL",
     "llmrec": "graphrec.models.llmrec:LLMRec",
     "zero-shot": "graphrec.models.zero_shot:ZeroShot",
     "alpharec": "graphrec.models.alpharec:AlphaRec",
