@@ -27,6 +27,8 @@ OTHER_VALUES: dict[str, Any] = {
     "freedom.graph_cache": "graphs",
     "lattice.graph_cache": "graphs",
     "pgl.graph_cache": "graphs",
+    "mgcn.graph_cache": "graphs",
+    "smore.graph_cache": "graphs",
     "itemknn-content.graph_cache": "graphs",
     "content-ease.graph_cache": "graphs",
     "content-ease.max_iterations": 50,

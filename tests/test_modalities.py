@@ -18,7 +18,9 @@ from graphrec.models import (
     BM3,
     FREEDOM,
     LATTICE,
+    MGCN,
     PGL,
+    SMORE,
     VBPR,
     AlphaRec,
     ItemKNNContent,
@@ -30,7 +32,7 @@ from graphrec.testing import communities
 
 MODELS = {
     "vbpr": VBPR, "freedom": FREEDOM, "bm3": BM3, "lattice": LATTICE, "itemknn-content": ItemKNNContent,
-    "alpharec": AlphaRec, "zero-shot": ZeroShot, "pgl": PGL,
+    "alpharec": AlphaRec, "zero-shot": ZeroShot, "pgl": PGL, "mgcn": MGCN, "smore": SMORE,
 }  # fmt: skip
 MODALITIES = ("audio", "image", "prices", "text")
 
