@@ -15,7 +15,7 @@ from graphrec import testing
 from graphrec.core.random import numpy_rng
 from graphrec.graphs.graph import Graph, bipartite, items_to_users, maximum
 from graphrec.models.batches import EpochContext
-from graphrec.models.content_views import ModalityAttention, SpectralFilter
+from graphrec.models.content_views import Gate, ModalityAttention, SpectralFilter, matrix
 from graphrec.models.mgcn import MGCN
 from graphrec.models.smore import SMORE
 
@@ -182,9 +182,9 @@ def test_the_maximum_of_graphs_is_that_of_their_matrices() -> None:
     rng = numpy_rng(0, "tests/maximum")
     dense = [np.where(rng.random((6, 6)) < 0.4, rng.random((6, 6)), 0).astype(np.float32) for _ in range(3)]
     graphs = []
-    for matrix in dense:
-        target, source = matrix.nonzero()
-        graphs.append(Graph.from_edges(source, target, matrix[target, source], n_source=6, n_target=6))
+    for values in dense:
+        target, source = values.nonzero()
+        graphs.append(Graph.from_edges(source, target, values[target, source], n_source=6, n_target=6))
     assert np.array_equal(maximum(graphs).dense().numpy(), np.maximum.reduce(dense))
     assert np.array_equal(maximum(graphs[:1]).dense().numpy(), dense[0])
 
@@ -219,6 +219,16 @@ def test_a_filter_is_a_circular_convolution(dim: int) -> None:
     kernel = torch.fft.irfft(torch.view_as_complex(filter_.weight.detach()), n=dim)
     expected = torch.stack([(x * kernel.flip(0).roll(i + 1)).sum(1) for i in range(dim)], 1)
     assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_initial_values_are_distributed_as_torchs_and_filters_are_standard_normal() -> None:
+    rng = torch.Generator().manual_seed(0)
+    layer = Gate(400, 50, rng).linear
+    for values in (layer.weight, layer.bias, matrix(400, 50, rng).weight):
+        assert values.abs().max() <= 0.05
+        assert values.abs().max() > 0.04
+    assert layer.weight.std() == pytest.approx(0.05 / 3**0.5, rel=0.02)
+    assert SpectralFilter(4000, rng).weight.std() == pytest.approx(1, rel=0.05)
 
 
 # -- gaps ----------------------------------------------------------------------------------------------------
