@@ -44,11 +44,14 @@ NAMES = {
     "LATTICE": "lattice",
     "BM3": "bm3",
     "FREEDOM": "freedom",
+    "PGL": "pgl",
+    "MGCN": "mgcn",
+    "SMORE": "smore",
 }
 """Label -> registered name, in the order of the tables."""
 MULTIMODAL = (
     "ItemKNN (content)", "ContentEASE", "Zero-shot", "AlphaRec", "RLMRec-Con", "RLMRec-Gen", "VBPR",
-    "LATTICE", "BM3", "FREEDOM",
+    "LATTICE", "BM3", "FREEDOM", "PGL", "MGCN", "SMORE",
 )  # fmt: skip
 RIVALS = ("EASE", "iALS", "UltraGCN", "LightGCN", "LayerGCN", "VBPR", "LATTICE", "BM3", "FREEDOM")
 """Models that ContentEASE is compared with."""

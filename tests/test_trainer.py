@@ -149,6 +149,43 @@ def test_schedules_are_functions_of_the_epoch(schedule: str) -> None:
     assert (tail[-1] < 0.05) == (schedule != "constant")
 
 
+def test_the_exponential_schedule_falls_a_little_in_every_epoch_and_knows_no_last_one() -> None:
+    config = options(epochs=200, schedule="exponential")
+    assert rate(config, 1) == 1.0
+    assert rate(config, 2) == pytest.approx(0.96 ** (1 / 50))  # the exponent is not rounded down
+    assert rate(config, 51) == pytest.approx(0.96)
+    assert rate(config, 126) == pytest.approx(0.96**2.5)
+    faster = config.replace(decay=0.5, decay_epochs=10, warmup=4)
+    assert rate(faster, 4) == pytest.approx(0.8)
+    assert rate(faster, 5) == 1.0
+    assert rate(faster, 25) == pytest.approx(0.25)
+    assert [rate(config.replace(epochs=60), e) for e in range(1, 61)] == [
+        rate(config, e) for e in range(1, 61)
+    ]
+
+
+def test_training_with_the_exponential_schedule_can_be_made_longer(data, tmp_path) -> None:
+    rates = []
+
+    class Watched(MF):
+        def optimizer(self, config):
+            made = torch.optim.SGD(self.parameters(), lr=config.learning_rate)
+            made.register_step_pre_hook(lambda *_: rates.append(made.param_groups[0]["lr"]))
+            return made
+
+    made = {
+        "schedule": "exponential",
+        "decay": 0.5,
+        "decay_epochs": 2,
+        "learning_rate": 0.8,
+        "batch_size": 10**6,
+    }
+    Trainer(options(epochs=2, **made), out=tmp_path).fit(Watched.build(data))
+    run = Trainer(options(epochs=3, **made), out=tmp_path).fit(Watched.build(data), resume=True)
+    assert len(run.history) == 3
+    assert rates == pytest.approx([0.8, 0.8 * 0.5**0.5, 0.4])
+
+
 def test_clipping_bounds_the_gradient(data) -> None:
     class Watched(MF):
         norms: list
@@ -294,7 +331,7 @@ def test_tensorboard_events_are_written(data, tmp_path) -> None:
         ({"epohcs": 3}, "Did you mean 'epochs'"),
         ({"epochs": 0}, "greater than or equal to 1"),
         ({"learning_rate": "fast"}, "learning_rate"),
-        ({"schedule": "cosinus"}, "'constant', 'cosine' or 'linear'"),
+        ({"schedule": "cosinus"}, "'constant', 'cosine', 'linear' or 'exponential'"),
         ({"precision": "fp16", "device": "cpu"}, "needs a CUDA device"),
         ({"device": "cuda" if not torch.cuda.is_available() else "mps"}, "not available here"),
     ],

@@ -443,6 +443,15 @@ def bipartite(interactions: Interactions, normalization: Literal["symmetric", "n
     return graph
 
 
+def items_to_users(interactions: Interactions) -> Graph:
+    """The part of :func:`bipartite` from items to users: users receive from their items, with the weights
+    ``1 / sqrt(d_u d_i)``.
+    """
+    weight = degree_probability(interactions).astype(np.float32)
+    items = interactions.items.astype(np.int64)
+    return _graph(items, interactions.user_degree, weight, interactions.n_items)
+
+
 def degree_probability(interactions: Interactions) -> np.ndarray:
     """Sampling weight ``1 / sqrt(d_u d_i)`` of each interaction ``(E,) float64`` (FREEDOM,
     https://arxiv.org/abs/2211.06924, Eq. 4): interactions of popular users and items are drawn less often.
@@ -533,6 +542,20 @@ def union(graphs: Sequence[Graph]) -> tuple[Graph, list[Tensor]]:
     rowptr = nn.functional.pad(torch.bincount(target, minlength=first.n_target).cumsum(0), (1, 0))
     weight = torch.ones(len(edges), device=first.device)
     return Graph(rowptr, source, weight, first.n_source), list(position.split([len(g) for g in graphs]))
+
+
+def maximum(graphs: Sequence[Graph]) -> Graph:
+    """The union of the edges of graphs over the same nodes, each with its largest weight. An edge that a
+    graph lacks weighs 0 there.
+
+    Args:
+        graphs: at least one, all on one device.
+    """
+    edges, positions = union(graphs)
+    weight = torch.zeros_like(edges.weight)
+    for graph, position in zip(graphs, positions, strict=True):
+        weight[position] = torch.maximum(weight[position], graph.weight)
+    return edges.weighted(weight)
 
 
 def _graph(source: np.ndarray, counts: np.ndarray, weight: np.ndarray, n_source: int) -> Graph:

@@ -35,13 +35,16 @@ if TYPE_CHECKING:
     from graphrec.models.lightgcn import LightGCN as LightGCN
     from graphrec.models.llmrec import LLMRec as LLMRec
     from graphrec.models.mf import MF as MF
+    from graphrec.models.mgcn import MGCN as MGCN
     from graphrec.models.ncl import NCL as NCL
+    from graphrec.models.pgl import PGL as PGL
     from graphrec.models.popularity import Popularity as Popularity
     from graphrec.models.rlmrec import RLMRecCon as RLMRecCon, RLMRecGen as RLMRecGen
     from graphrec.models.rp3beta import RP3beta as RP3beta
     from graphrec.models.sgl import SGL as SGL
     from graphrec.models.simgcl import SimGCL as SimGCL
     from graphrec.models.slim import SLIM as SLIM
+    from graphrec.models.smore import SMORE as SMORE
     from graphrec.models.ultragcn import UltraGCN as UltraGCN
     from graphrec.models.userknn import UserKNN as UserKNN
     from graphrec.models.vbpr import VBPR as VBPR
@@ -78,6 +81,9 @@ MODELS = Registry("model", "graphrec.models", {
     "freedom": "graphrec.models.freedom:FREEDOM",
     "bm3": "graphrec.models.bm3:BM3",
     "lattice": "graphrec.models.lattice:LATTICE",
+    "pgl": "graphrec.models.pgl:PGL",
+    "mgcn": "graphrec.models.mgcn:MGCN",
+    "smore": "graphrec.models.smore:SMORE",
     "llmrec": "graphrec.models.llmrec:LLMRec",
     "zero-shot": "graphrec.models.zero_shot:ZeroShot",
     "alpharec": "graphrec.models.alpharec:AlphaRec",

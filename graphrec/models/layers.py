@@ -147,6 +147,14 @@ def linear(
     return layer
 
 
+def fan_in_uniform_(weight: Tensor, generator: torch.Generator) -> Tensor:
+    """Fills a matrix ``(out, in)`` as torch initializes its linear maps, from ``generator``: uniform up to
+    ``in^-1/2``.
+    """
+    bound = 1 / math.sqrt(weight.shape[1])
+    return nn.init.uniform_(weight, -bound, bound, generator=generator)
+
+
 def sampled_products(rows: Tensor, table: Tensor, index: Tensor) -> Tensor:
     """The inner products of each row with some rows of a table, ``rows[b] . table[index[b, j]]``.
 

@@ -20,9 +20,13 @@ class TrainConfig(Config):
     """Interactions per step."""
     learning_rate: float = Field(1e-3, gt=0)
     """Learning rate at the start."""
-    schedule: Literal["constant", "cosine", "linear"] = "constant"
-    """How the learning rate falls over ``epochs``: it stays constant, or falls to zero along a cosine or a
-    line."""
+    schedule: Literal["constant", "cosine", "linear", "exponential"] = "constant"
+    """How the learning rate falls: it stays constant, falls to zero over ``epochs`` along a cosine or a line,
+    or is multiplied by ``decay`` over every ``decay_epochs``."""
+    decay: float = Field(0.96, gt=0, le=1)
+    """Factor of the exponential schedule."""
+    decay_epochs: float = Field(50.0, gt=0)
+    """Epochs over which the exponential schedule reaches its factor, a little in each of them."""
     warmup: int = Field(0, ge=0)
     """Epochs over which the learning rate rises linearly first."""
     weight_decay: float = Field(0.0, ge=0)

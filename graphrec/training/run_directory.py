@@ -185,7 +185,7 @@ class RunDirectory:
         """Refuses to resume another run; the error has a line for each option that differs."""
         # A resumed run may train longer, but the epochs that a schedule spans stay.
         duration = ["patience", "patience_steps", "stop_after"]
-        if facts["train_config"]["schedule"] == "constant":
+        if facts["train_config"]["schedule"] in ("constant", "exponential"):
             duration.append("epochs")
         parts = ["model", "model_config", "train_config", "dataset", "features"]
         if before.get("model") != facts.get("model"):

@@ -348,7 +348,10 @@ def rate(config: TrainConfig, epoch: int) -> float:
     """
     if epoch <= config.warmup:
         return epoch / (config.warmup + 1)
-    done = (epoch - 1 - config.warmup) / max(1, config.epochs - config.warmup)
+    past = epoch - 1 - config.warmup
+    if config.schedule == "exponential":
+        return math.pow(config.decay, past / config.decay_epochs)
+    done = past / max(1, config.epochs - config.warmup)
     if config.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * done))
     return 1 - done if config.schedule == "linear" else 1.0
