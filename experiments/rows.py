@@ -43,11 +43,12 @@ NAMES = {
     "LATTICE": "lattice",
     "BM3": "bm3",
     "FREEDOM": "freedom",
+    "DualGNN": "dualgnn",
 }
 """Label -> registered name, in the order of the tables."""
 MULTIMODAL = (
     "ItemKNN (content)", "ContentEASE", "Zero-shot", "AlphaRec", "RLMRec-Con", "RLMRec-Gen", "VBPR",
-    "LATTICE", "BM3", "FREEDOM",
+    "LATTICE", "BM3", "FREEDOM", "DualGNN",
 )  # fmt: skip
 RIVALS = ("EASE", "iALS", "UltraGCN", "LightGCN", "LayerGCN", "VBPR", "LATTICE", "BM3", "FREEDOM")
 """Models that ContentEASE is compared with."""

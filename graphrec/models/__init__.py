@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from graphrec.models.content_ease import ContentEASE as ContentEASE
     from graphrec.models.dccf import DCCF as DCCF
     from graphrec.models.directau import DirectAU as DirectAU
+    from graphrec.models.dualgnn import DualGNN as DualGNN
     from graphrec.models.ease import EASE as EASE
     from graphrec.models.freedom import FREEDOM as FREEDOM
     from graphrec.models.gf_cf import GFCF as GFCF
@@ -76,6 +77,7 @@ MODELS = Registry("model", "graphrec.models", {
     "freedom": "graphrec.models.freedom:FREEDOM",
     "bm3": "graphrec.models.bm3:BM3",
     "lattice": "graphrec.models.lattice:LATTICE",
+    "dualgnn": "graphrec.models.dualgnn:DualGNN",
     "llmrec": "graphrec.models.llmrec:LLMRec",
     "zero-shot": "graphrec.models.zero_shot:ZeroShot",
     "alpharec": "graphrec.models.alpharec:AlphaRec",

@@ -17,7 +17,7 @@ Differences from the authors' code:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Literal, Self, cast
 
@@ -30,7 +30,7 @@ from graphrec.core.config import option
 from graphrec.data.interactions import Interactions
 from graphrec.features import FeatureTable
 from graphrec.graphs.equal_rows import EqualRows
-from graphrec.graphs.graph import Graph, bipartite, degree_probability, mix, normalize_weights, sample_edges
+from graphrec.graphs.graph import Graph, bipartite, degree_probability, sample_edges
 from graphrec.models.base import ContentRule, Features
 from graphrec.models.batches import EpochContext, NeighborSamplingConfig, SeededTriplets
 from graphrec.models.fold_in import FoldIn
@@ -41,7 +41,7 @@ from graphrec.models.multimodal import (
     FeatureLossConfig,
     MultimodalRanker,
     WeightedConfig,
-    item_graph,
+    mixed_item_graph,
 )
 from graphrec.models.propagation import EmbeddingRanker
 from graphrec.models.search_space import Choice, Space
@@ -98,7 +98,9 @@ class FREEDOM(MultimodalRanker, EmbeddingRanker):
         super().__init__(train, config)
         self.weights = config.weights_of(features)
 
-        self.item_graph = mixed_item_graph(features, self.weights, train, config)  # Eqs. 1-3
+        self.item_graph = mixed_item_graph(
+            features, self.weights, config.knn_k, cache=config.graph_cache, fill=config.fill, train=train
+        )  # Eqs. 1-3
         self.full_graph = bipartite(train)
         self.epoch_graph = self.full_graph
         self.edge_probability = degree_probability(train)  # Eq. 4
@@ -147,8 +149,8 @@ class FREEDOM(MultimodalRanker, EmbeddingRanker):
             equal = EqualRows.of([values])  # products may round equal rows differently
             vectors = self.projections[m](values[equal.first]).cpu().numpy()[equal.group]  # (n_items, d)
             projected[m] = FeatureTable(vectors, features.own.cpu().numpy())
-        config = self.config.replace(graph_cache=None)
-        graph = mixed_item_graph(projected, self.weights, self.train_pairs, config)
+        c = self.config
+        graph = mixed_item_graph(projected, self.weights, c.knn_k, fill=c.fill, train=self.train_pairs)
         return graph.to(self.item_embedding.weight.device)
 
     def loss(self, batch: SeededTriplets) -> dict[str, Tensor]:
@@ -184,15 +186,3 @@ class FREEDOM(MultimodalRanker, EmbeddingRanker):
             self.item_graph = self.learned_item_graph()
         users, items = self.propagate(self.full_graph)
         return users, self.cold_items(items)
-
-
-def mixed_item_graph(
-    tables: Mapping[str, FeatureTable],
-    weights: Mapping[str, float],
-    train: Interactions,
-    config: FREEDOM.Config,
-) -> Graph:
-    """``S = sum_m w_m D_m^-1/2 S_m D_m^-1/2`` over binary kNN graphs (Eqs. 1-3)."""
-    k, cache, fill = config.knn_k, config.graph_cache, config.fill
-    graphs = {m: item_graph(tables[m], k, cache=cache, fill=fill, train=train) for m in weights}
-    return mix([(weights[m], normalize_weights(graph, "symmetric")) for m, graph in graphs.items()])

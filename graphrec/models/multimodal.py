@@ -25,7 +25,7 @@ from graphrec.data.interactions import Interactions
 from graphrec.features import ATTRIBUTE_PREFIX, FeatureTable
 from graphrec.features.fitted import read_fitted
 from graphrec.features.table import TRAIN_FINGERPRINT
-from graphrec.graphs.graph import Graph
+from graphrec.graphs.graph import Graph, mix, normalize_weights
 from graphrec.graphs.knn import LAST_NEIGHBORS, content_graph, knn, nearest_edges
 from graphrec.graphs.nearest import unit_length
 from graphrec.graphs.sparse import interaction_matrix, to_scipy
@@ -379,6 +379,31 @@ def item_graph(
         n_source=graph.n_source,
         n_target=graph.n_target,
     )
+
+
+def mixed_item_graph(
+    tables: Mapping[str, FeatureTable],
+    weights: Mapping[str, float],
+    k: int,
+    *,
+    cache: Path | None = None,
+    fill: Fill = "zero",
+    train: Interactions | None = None,
+) -> Graph:
+    """``S = sum_m w_m D_m^-1/2 S_m D_m^-1/2`` over binary kNN graphs (Zhou and Shen, "A Tale of Two Graphs:
+    Freezing and Denoising Graph Structures for Multimodal Recommendation", ACM MM 2023,
+    https://arxiv.org/abs/2211.06924).
+
+    Args:
+        tables: features by modality.
+        weights: ``w`` by modality.
+        k: neighbors per item and modality, the item included.
+        cache: see :func:`item_graph`, as the others.
+        fill: how missing vectors are estimated.
+        train: the interactions; only ``fill="neighbors"`` needs them.
+    """
+    graphs = {m: item_graph(tables[m], k, cache=cache, fill=fill, train=train) for m in weights}
+    return mix([(weights[m], normalize_weights(graph, "symmetric")) for m, graph in graphs.items()])
 
 
 class ColdItems(nn.Module):

@@ -1,0 +1,147 @@
+"""DualGNN against numbers of their authors' code, and what they share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from reference import assert_close
+from tower_reference import TowerReference
+
+from graphrec import testing
+from graphrec.core.random import numpy_rng
+from graphrec.graphs.cooccurrence import UserGraph, cooccurrence, draw_repeats, softmax_weights
+from graphrec.graphs.sparse import interaction_matrix
+from graphrec.models import DualGNN
+from graphrec.models.batches import EpochContext
+
+# -- graphs of users -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def dualgnn() -> TowerReference:
+    return TowerReference("dualgnn")
+
+
+def test_cooccurrence_counts_shared_items_and_keeps_the_largest(dualgnn) -> None:
+    train = dualgnn.data.train
+    expected = dualgnn["graph.user_cooccurrence"]
+    assert np.array_equal(cooccurrence(train, train.n_users).toarray(), expected)
+    matrix = interaction_matrix(train).toarray()
+    shared = matrix.T @ matrix
+    np.fill_diagonal(shared, 0)
+    assert np.array_equal(cooccurrence(train, train.n_items, "items").toarray(), shared)
+    for of, full in (("users", expected), ("items", shared)):
+        kept = cooccurrence(train, 5, of).toarray()
+        for i, row in enumerate(full):
+            nearest = np.argsort(-row, kind="stable")[:5]  # ties by the lowest index
+            assert np.array_equal(np.flatnonzero(kept[i]), np.sort(nearest[row[nearest] > 0]))
+            assert np.array_equal(kept[i, nearest], row[nearest])
+
+
+def test_softmax_weights_are_those_of_the_references_lists(dualgnn) -> None:
+    counts, lists = dualgnn["graph.user_cooccurrence"], dualgnn["graph.user_neighbours"]
+    for user, weight in enumerate(dualgnn["graph.user_weights"]):
+        expected = np.sort(counts[user])[::-1][: lists.shape[1]]
+        expected = expected[expected > 0]
+        distinct = np.unique(lists[user])
+        if weight.any():
+            assert np.array_equal(np.sort(counts[user, distinct])[::-1], expected)  # up to ties
+    matrix = cooccurrence(dualgnn.data.train, dualgnn.data.n_users)
+    repeats = np.zeros((len(counts), len(counts)))
+    np.add.at(repeats, (np.arange(len(lists))[:, None], lists), 1)
+    row = np.repeat(np.arange(len(counts)), np.diff(matrix.indptr))
+    weights = np.zeros_like(repeats)
+    weights[row, matrix.indices] = softmax_weights(matrix, repeats[row, matrix.indices])
+    assert (repeats > 1).any()
+    assert_close(weights, dualgnn.user_graph().dense().numpy(), "weights")
+
+
+def test_places_without_a_neighbor_repeat_others(dualgnn) -> None:
+    train = dualgnn.data.train
+    n = 25
+    graph = UserGraph(train, n)
+    length = np.diff(graph.counts.indptr)
+    short = (length > 0) & (length < n)
+    assert 5 < short.sum() < 35
+    assert not length[39]
+    row = np.repeat(np.arange(len(length)), length)
+    drawn = [draw_repeats(graph.counts, n, numpy_rng(0, "tests/repeats", epoch)) for epoch in (1, 2, 1)]
+    assert np.array_equal(drawn[0], drawn[2])
+    assert not np.array_equal(drawn[0], drawn[1])
+    assert (drawn[0] >= 1).all()
+    assert np.array_equal(np.bincount(row, drawn[0], len(length)), np.where(length > 0, n, 0))
+    graph.draw(numpy_rng(0, "tests/repeats", 1))
+    dense, even = graph.epoch_graph.dense().numpy(), graph.graph.dense().numpy()
+    full = length == n
+    assert np.array_equal(dense[full], even[full])
+    assert (dense[short] != even[short]).any(1).sum() > short.sum() / 2
+    assert np.allclose(dense.sum(1), length > 0)
+    many = [draw_repeats(graph.counts, n, numpy_rng(0, "tests/repeats", e)) for e in range(2000)]
+    expected = (n / np.maximum(length, 1))[row]
+    assert np.allclose(np.mean(many, 0), expected, rtol=0.1)
+
+
+def test_weights_of_large_counts_are_finite() -> None:
+    data, _ = testing.communities(2, 20)
+    counts = cooccurrence(data.train, 5)
+    counts.data *= 200
+    assert np.isfinite(softmax_weights(counts)).all()
+
+
+# -- DualGNN -------------------------------------------------------------------------------------------------
+
+
+def test_dualgnn(dualgnn) -> None:
+    model = dualgnn.model(DualGNN, reference_compat=True, cold_items="as_trained")
+    assert_close(
+        torch.cat(model.propagated_towers()), np.concatenate([dualgnn["mid.image"], dualgnn["mid.text"]], 1),
+        "towers",
+    )  # fmt: skip
+    users, items = model.propagate(dualgnn.user_graph())
+    assert_close(users, dualgnn["user_out"], "users")
+    assert_close(items, dualgnn["item_out"], "items")
+    assert_close((users @ items.T)[dualgnn["score_users"]], dualgnn["scores"], "scores")
+    model.user_graph.epoch_graph = dualgnn.user_graph()
+    dualgnn.check_losses(model.loss(dualgnn.batch), unread=("item_weight",))
+    dualgnn.check_gradients(model, unread=("item_weight",))
+
+
+def test_dualgnn_weighs_modalities_apart_unless_the_code_is_asked_for(dualgnn) -> None:
+    apart = dualgnn.model(DualGNN)
+    image, text = (dualgnn[f"mid.{m}"][: dualgnn.data.n_users] for m in ("image", "text"))
+    w = dualgnn["param.user_weight"]
+    expected = w[:, 0] * image + w[:, 1] * text
+    expected = expected + dualgnn.user_graph().dense().numpy() @ expected
+    users, items = apart.propagate(dualgnn.user_graph())
+    assert_close(users, expected, "users")
+    assert_close(items, dualgnn["item_out"], "items")
+
+
+# -- all -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model_class", [DualGNN])
+def test_a_modality_is_masked_where_it_is_missing(model_class) -> None:
+    data, _ = testing.communities(2, 20)
+    vectors = numpy_rng(0, "tests/missing").normal(size=(data.n_items, 6))
+    tables = testing.features_of(data, vectors)
+    tables["text"] = testing.features_of(data, vectors, missing=(1, 2))["text"]
+    model = model_class.build(data, tables, model_class.Config(dim=8))
+    _, items = model.tower_embeddings()
+    lacks = torch.isin(torch.arange(data.n_items), torch.tensor([1, 2]))
+    assert torch.allclose(items[:, :8].norm(dim=1), torch.ones(data.n_items))  # image
+    assert torch.allclose(items[:, 8:].norm(dim=1), (~lacks).float())
+
+
+@pytest.mark.parametrize("model_class", [DualGNN])
+def test_any_modalities(model_class) -> None:
+    data, tables = testing.communities(2, 20)
+    three = {"audio": tables["text"], **tables}
+    for features in (three, {"text": tables["text"]}):
+        model = model_class.build(data, features, model_class.Config(dim=8))
+        losses = model.loss(next(iter(model.batches(EpochContext(1, 64, 0)))))
+        assert all(torch.isfinite(v) for v in losses.values())
+        torch.stack(list(losses.values())).sum().backward()
+        assert list(model.towers) == sorted(features)
+        assert torch.isfinite(model.score(np.arange(3))).all()
