@@ -44,11 +44,12 @@ NAMES = {
     "BM3": "bm3",
     "FREEDOM": "freedom",
     "DualGNN": "dualgnn",
+    "DRAGON": "dragon",
 }
 """Label -> registered name, in the order of the tables."""
 MULTIMODAL = (
     "ItemKNN (content)", "ContentEASE", "Zero-shot", "AlphaRec", "RLMRec-Con", "RLMRec-Gen", "VBPR",
-    "LATTICE", "BM3", "FREEDOM", "DualGNN",
+    "LATTICE", "BM3", "FREEDOM", "DualGNN", "DRAGON",
 )  # fmt: skip
 RIVALS = ("EASE", "iALS", "UltraGCN", "LightGCN", "LayerGCN", "VBPR", "LATTICE", "BM3", "FREEDOM")
 """Models that ContentEASE is compared with."""

@@ -1,4 +1,4 @@
-"""DualGNN against numbers of their authors' code, and what they share."""
+"""DualGNN and DRAGON against numbers of their authors' code, and what they share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from graphrec import testing
 from graphrec.core.random import numpy_rng
 from graphrec.graphs.cooccurrence import UserGraph, cooccurrence, draw_repeats, softmax_weights
 from graphrec.graphs.sparse import interaction_matrix
-from graphrec.models import DualGNN
+from graphrec.models import DRAGON, DualGNN
 from graphrec.models.batches import EpochContext
 
 # -- graphs of users -----------------------------------------------------------------------------------------
@@ -118,10 +118,28 @@ def test_dualgnn_weighs_modalities_apart_unless_the_code_is_asked_for(dualgnn) -
     assert_close(items, dualgnn["item_out"], "items")
 
 
+# -- DRAGON --------------------------------------------------------------------------------------------------
+
+
+def test_dragon() -> None:
+    reference = TowerReference("dragon")
+    model = reference.model(DRAGON, cold_items="as_trained")
+    assert_close(model.item_graph.dense(), reference["graph.item"], "graph of items")
+    towers = np.concatenate([reference["mid.image"], reference["mid.text"]], 1)
+    assert_close(torch.cat(model.propagated_towers()), towers, "towers")
+    users, items = model.propagate(reference.user_graph())
+    assert_close(users, reference["user_out"], "users")
+    assert_close(items, reference["item_out"], "items")
+    assert_close((users @ items.T)[reference["score_users"]], reference["scores"], "scores")
+    model.user_graph.epoch_graph = reference.user_graph()
+    reference.check_losses(model.loss(reference.batch))
+    reference.check_gradients(model)
+
+
 # -- all -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model_class", [DualGNN])
+@pytest.mark.parametrize("model_class", [DualGNN, DRAGON])
 def test_a_modality_is_masked_where_it_is_missing(model_class) -> None:
     data, _ = testing.communities(2, 20)
     vectors = numpy_rng(0, "tests/missing").normal(size=(data.n_items, 6))
@@ -134,7 +152,7 @@ def test_a_modality_is_masked_where_it_is_missing(model_class) -> None:
     assert torch.allclose(items[:, 8:].norm(dim=1), (~lacks).float())
 
 
-@pytest.mark.parametrize("model_class", [DualGNN])
+@pytest.mark.parametrize("model_class", [DualGNN, DRAGON])
 def test_any_modalities(model_class) -> None:
     data, tables = testing.communities(2, 20)
     three = {"audio": tables["text"], **tables}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from graphrec.models.content_ease import ContentEASE as ContentEASE
     from graphrec.models.dccf import DCCF as DCCF
     from graphrec.models.directau import DirectAU as DirectAU
+    from graphrec.models.dragon import DRAGON as DRAGON
     from graphrec.models.dualgnn import DualGNN as DualGNN
     from graphrec.models.ease import EASE as EASE
     from graphrec.models.freedom import FREEDOM as FREEDOM
@@ -78,6 +79,7 @@ MODELS = Registry("model", "graphrec.models", {
     "bm3": "graphrec.models.bm3:BM3",
     "lattice": "graphrec.models.lattice:LATTICE",
     "dualgnn": "graphrec.models.dualgnn:DualGNN",
+    "dragon": "graphrec.models.dragon:DRAGON",
     "llmrec": "graphrec.models.llmrec:LLMRec",
     "zero-shot": "graphrec.models.zero_shot:ZeroShot",
     "alpharec": "graphrec.models.alpharec:AlphaRec",
