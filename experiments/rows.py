@@ -45,11 +45,12 @@ NAMES = {
     "FREEDOM": "freedom",
     "DualGNN": "dualgnn",
     "DRAGON": "dragon",
+    "COHESION": "cohesion",
 }
 """Label -> registered name, in the order of the tables."""
 MULTIMODAL = (
     "ItemKNN (content)", "ContentEASE", "Zero-shot", "AlphaRec", "RLMRec-Con", "RLMRec-Gen", "VBPR",
-    "LATTICE", "BM3", "FREEDOM", "DualGNN", "DRAGON",
+    "LATTICE", "BM3", "FREEDOM", "DualGNN", "DRAGON", "COHESION",
 )  # fmt: skip
 RIVALS = ("EASE", "iALS", "UltraGCN", "LightGCN", "LayerGCN", "VBPR", "LATTICE", "BM3", "FREEDOM")
 """Models that ContentEASE is compared with."""

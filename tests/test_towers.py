@@ -1,4 +1,4 @@
-"""DualGNN and DRAGON against numbers of their authors' code, and what they share."""
+"""DualGNN, DRAGON and COHESION against numbers of their authors' code, and what they share."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from tower_reference import TowerReference
 
 from graphrec import testing
 from graphrec.core.random import numpy_rng
+from graphrec.data import Interactions
 from graphrec.graphs.cooccurrence import UserGraph, cooccurrence, draw_repeats, softmax_weights
+from graphrec.graphs.graph import bipartite, degree_probability
 from graphrec.graphs.sparse import interaction_matrix
-from graphrec.models import DRAGON, DualGNN
+from graphrec.models import COHESION, DRAGON, DualGNN
 from graphrec.models.batches import EpochContext
+from graphrec.models.cohesion import adaptive_weights
+from graphrec.models.propagation import BatchEmbeddings
 
 # -- graphs of users -----------------------------------------------------------------------------------------
 
@@ -136,10 +140,73 @@ def test_dragon() -> None:
     reference.check_gradients(model)
 
 
+# -- COHESION ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cohesion() -> TowerReference:
+    return TowerReference("cohesion")
+
+
+def test_cohesion(cohesion) -> None:
+    model = cohesion.model(COHESION, reference_compat=True, cold_items="as_trained")
+    users, items = cohesion["graph.edge_index"]
+    order = np.lexsort((items, users))
+    assert_close(degree_probability(cohesion.data.train), cohesion["graph.edge_prob"][order], "probabilities")
+    assert_close(model.graph.dense(), cohesion["graph.user_item"], "user-item graph")
+    assert_close(model.item_graph.dense(), cohesion["graph.item"], "graph of items")
+    kept = Interactions(*cohesion["graph.kept_edges"], cohesion.data.n_users, cohesion.data.n_items)
+    model.start_epoch(numpy_rng(0, "tests/epoch"))
+    assert len(model.epoch_graph) == 2 * len(kept)
+    model.epoch_graph = bipartite(kept)
+    assert_close(model.epoch_graph.dense(), cohesion["graph.masked"], "pruned graph")
+    towers = np.concatenate([cohesion[f"mid.{m}"] for m in ("id", "image", "text")], 1)
+    assert_close(model.refined_layers(model.epoch_graph), towers, "towers")
+    model.user_graph.epoch_graph = cohesion.user_graph()
+    users, items = model.propagate(model.epoch_graph, model.user_graph.epoch_graph)
+    assert_close(users, cohesion["user_out"], "users")
+    assert_close(items, cohesion["item_out"], "items")
+    assert_close((users @ items.T)[cohesion["score_users"]], cohesion["scores"], "scores")
+    difference = model.part_differences(BatchEmbeddings.lookup(cohesion.batch, users, items))
+    assert_close(adaptive_weights(difference), cohesion["mid.adaptive_weight"], "adaptive weights")
+    cohesion.check_losses(model.loss(cohesion.batch), unread=("user_weight",))
+    cohesion.check_gradients(model, unread=("user_weight",))
+
+
+def test_cohesion_trains_the_tower_of_ids_unless_the_code_is_asked_for(cohesion) -> None:
+    model = cohesion.model(COHESION)
+    compat = cohesion.model(COHESION, reference_compat=True)
+    for m in (model, compat):
+        m.user_graph.epoch_graph = cohesion.user_graph()
+    ours, theirs = model.loss(cohesion.batch), compat.loss(cohesion.batch)
+    assert torch.equal(ours["bpr"], theirs["bpr"])
+    rows = model.id_tower.preference[cohesion.batch.users]
+    added = model.config.reg_weight * rows.square().mean()
+    assert torch.allclose(ours["reg_preference"], theirs["reg_preference"] + added)
+    ours["bpr"].backward()
+    theirs["bpr"].backward()
+    assert all(p.grad.abs().sum() > 0 for p in model.id_tower.parameters())
+    assert all(p.grad is None for p in compat.id_tower.parameters())
+    assert not torch.allclose(model.item_id.grad, compat.item_id.grad)
+
+
+def test_cohesion_scores_on_the_full_graph(cohesion) -> None:
+    model = cohesion.model(COHESION, dropout=0.5, cold_items="as_trained")
+    before = model.embed()
+    graphs = []
+    for epoch in (1, 2, 1):
+        model.start_epoch(numpy_rng(0, "tests/epoch", epoch))
+        graphs.append(model.epoch_graph.dense())
+    assert torch.equal(graphs[0], graphs[2])
+    assert not torch.equal(graphs[0], graphs[1])
+    for one, other in zip(before, model.embed(), strict=True):
+        assert torch.equal(one, other)
+
+
 # -- all -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model_class", [DualGNN, DRAGON])
+@pytest.mark.parametrize("model_class", [DualGNN, DRAGON, COHESION])
 def test_a_modality_is_masked_where_it_is_missing(model_class) -> None:
     data, _ = testing.communities(2, 20)
     vectors = numpy_rng(0, "tests/missing").normal(size=(data.n_items, 6))
@@ -152,7 +219,7 @@ def test_a_modality_is_masked_where_it_is_missing(model_class) -> None:
     assert torch.allclose(items[:, 8:].norm(dim=1), (~lacks).float())
 
 
-@pytest.mark.parametrize("model_class", [DualGNN, DRAGON])
+@pytest.mark.parametrize("model_class", [DualGNN, DRAGON, COHESION])
 def test_any_modalities(model_class) -> None:
     data, tables = testing.communities(2, 20)
     three = {"audio": tables["text"], **tables}

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from graphrec.models.base import Model
     from graphrec.models.bm3 import BM3 as BM3
     from graphrec.models.bspm import BSPM as BSPM
+    from graphrec.models.cohesion import COHESION as COHESION
     from graphrec.models.content_ease import ContentEASE as ContentEASE
     from graphrec.models.dccf import DCCF as DCCF
     from graphrec.models.directau import DirectAU as DirectAU
@@ -80,6 +81,7 @@ MODELS = Registry("model", "graphrec.models", {
     "lattice": "graphrec.models.lattice:LATTICE",
     "dualgnn": "graphrec.models.dualgnn:DualGNN",
     "dragon": "graphrec.models.dragon:DRAGON",
+    "cohesion": "graphrec.models.cohesion:COHESION",
     "llmrec": "graphrec.models.llmrec:LLMRec",
     "zero-shot": "graphrec.models.zero_shot:ZeroShot",
     "alpharec": "graphrec.models.alpharec:AlphaRec",
