@@ -28,6 +28,7 @@ OTHER_VALUES: dict[str, Any] = {
     "lattice.graph_cache": "graphs",
     "dragon.graph_cache": "graphs",
     "cohesion.graph_cache": "graphs",
+    "mentor.graph_cache": "graphs",
     "itemknn-content.graph_cache": "graphs",
     "content-ease.graph_cache": "graphs",
     "content-ease.max_iterations": 50,

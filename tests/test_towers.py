@@ -1,4 +1,4 @@
-"""DualGNN, DRAGON and COHESION against numbers of their authors' code, and what they share."""
+"""DualGNN, DRAGON, COHESION and MENTOR against numbers of their authors' code, and what they share."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from graphrec.data import Interactions
 from graphrec.graphs.cooccurrence import UserGraph, cooccurrence, draw_repeats, softmax_weights
 from graphrec.graphs.graph import bipartite, degree_probability
 from graphrec.graphs.sparse import interaction_matrix
-from graphrec.models import COHESION, DRAGON, DualGNN
+from graphrec.models import COHESION, DRAGON, MENTOR, DualGNN
 from graphrec.models.batches import EpochContext
 from graphrec.models.cohesion import adaptive_weights
+from graphrec.models.mentor import Draws
 from graphrec.models.propagation import BatchEmbeddings
 
 # -- graphs of users -----------------------------------------------------------------------------------------
@@ -203,10 +204,112 @@ def test_cohesion_scores_on_the_full_graph(cohesion) -> None:
         assert torch.equal(one, other)
 
 
+# -- MENTOR --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mentor() -> TowerReference:
+    return TowerReference("mentor")
+
+
+def draws(reference: TowerReference) -> Draws:
+    """The reference's noise and masks."""
+    order = [f"noise.uniform.{i}" for i in range(8)]  # image 1, text 1, image 2, text 2, two layers each
+    image_1, text_1, image_2, text_2 = ([reference[k] for k in order[i : i + 2]] for i in (0, 2, 4, 6))
+    noise = [
+        [torch.from_numpy(np.concatenate(pair, 1)) for pair in zip(image, text, strict=True)]
+        for image, text in ((image_1, text_1), (image_2, text_2))
+    ]
+    kept = np.concatenate([reference[f"noise.dropout_keep.{i}"] for i in (0, 1)])
+    return Draws(noise, torch.from_numpy(kept).bool(), None, None)
+
+
+def test_mentor(mentor) -> None:
+    model = mentor.model(MENTOR, reference_compat=True, cold_items="as_trained")
+    assert_close(model.item_graph.dense(), mentor["graph.item"], "graph of items")
+    users, items = model.embed()
+    assert_close(users, mentor["user_out"], "users")
+    assert_close(items, mentor["item_out"], "items")
+    assert_close(torch.cat([users, items]), mentor["mid.all"], "embeddings")
+    assert_close(model.score(mentor["score_users"]), mentor["scores"], "scores")
+    for view, noise in enumerate(draws(mentor).noise):
+        towers = model.tower_embeddings(model.noise_towers[view])
+        found = torch.cat(model.final(model.noisy(towers, model.propagate(*towers), noise)))
+        assert_close(found, mentor[f"mid.all_noise{view + 1}"], f"view {view}")
+    for m, tower in enumerate(("image", "text")):
+        one = torch.cat(model.propagate(*model.tower_embeddings()))[:, 16 * m : 16 * (m + 1)]
+        assert_close(torch.cat([one, one], 1), mentor[f"mid.all_{tower}"], tower)
+    mentor.check_losses(model.loss_with(mentor.batch, draws(mentor)))
+    mentor.check_gradients(model)
+
+
+def test_mentors_noise_leaves_gradients_as_they_are(mentor) -> None:
+    """Those of propagation with noise, by autograd."""
+    model = mentor.model(MENTOR, reference_compat=False, cold_items="as_trained")
+    noise = draws(mentor).noise[0]
+    towers = model.tower_embeddings()
+    view = model.noisy(towers, model.propagate(*towers), noise)
+    above = torch.from_numpy(numpy_rng(0, "tests/above").normal(size=(90, 32)).astype(np.float32))
+    parameters = [p for t in model.towers.values() for p in t.parameters()]
+    found = torch.autograd.grad((torch.cat(view) * above).sum(), parameters)
+    x = torch.cat(model.tower_embeddings())
+    total = x
+    for uniform in noise:
+        x = model.graph @ x
+        for part, r in zip(x.split(16, 1), uniform.split(16, 1), strict=True):
+            part.data.add_(part.detach().sign() * torch.nn.functional.normalize(r, dim=1) * 0.1)
+        total = total + x
+    users, items = total.split([40, 50])
+    plain = torch.cat([users, items + model.item_graph @ items])
+    assert_close(torch.cat(view), plain.detach().numpy(), "view")
+    for one, other in zip(found, torch.autograd.grad((plain * above).sum(), parameters), strict=True):
+        assert_close(one, other.numpy(), "gradient")
+
+
+def test_mentor_trains_what_the_contrast_and_the_masks_compare(mentor) -> None:
+    model = mentor.model(MENTOR, cold_items="as_trained")
+    assert not len(model.noise_towers)
+    terms = model.loss_with(mentor.batch, draws(mentor))
+    tower = model.towers["image"].preference
+    for term, parameters in (("contrast_noise", [tower]), ("mask", [tower, model.mask_head.weight])):
+        for gradient in torch.autograd.grad(terms[term], parameters, retain_graph=True):
+            assert gradient.abs().sum() > 0, term
+    users, items = model.embed()
+    kept = draws(mentor).kept
+    expected = sum(
+        1 - torch.nn.functional.cosine_similarity(model.mask_head(x), x * mask).mean()
+        for x, mask in ((users, kept[:40]), (items, kept[40:]))
+    )
+    assert torch.allclose(terms["mask"], model.config.mask_weight * expected)
+
+
+def test_mentor_draws_by_the_key_and_contrasts_a_sample(mentor) -> None:
+    model = mentor.model(MENTOR, contrast_rows=7, dropout=0.25)
+    first, second, again = (model.draw(torch.tensor(k)) for k in (1, 2, 1))
+    for at in ("users", "items", "kept"):
+        assert torch.equal(getattr(first, at), getattr(again, at))
+        assert not torch.equal(getattr(first, at), getattr(second, at))
+    assert torch.equal(first.noise[1][0], again.noise[1][0])
+    assert len({float(x.sum()) for view in first.noise for x in view}) == 4
+    assert first.kept.float().mean() == pytest.approx(0.75, abs=0.03)
+    towers = model.tower_embeddings()
+    clean = model.propagate(*towers)
+    views = [model.final(model.noisy(towers, clean, noise)) for noise in first.noise]
+    expected = 0
+    for side, rows in enumerate((first.users, first.items)):
+        assert len(rows.unique()) == 7
+        one, other = (torch.nn.functional.normalize(view[side][rows], dim=1) for view in views)
+        logits = one @ other.T / model.config.temperature
+        expected = expected + torch.nn.functional.cross_entropy(logits, torch.arange(7))
+    assert torch.allclose(model.contrast(towers, clean, first), expected)
+    keys = [b.key for b in model.batches(EpochContext(1, 100, 0))]
+    assert len(set(map(int, keys))) == len(keys) == 3
+
+
 # -- all -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model_class", [DualGNN, DRAGON, COHESION])
+@pytest.mark.parametrize("model_class", [DualGNN, DRAGON, COHESION, MENTOR])
 def test_a_modality_is_masked_where_it_is_missing(model_class) -> None:
     data, _ = testing.communities(2, 20)
     vectors = numpy_rng(0, "tests/missing").normal(size=(data.n_items, 6))
@@ -219,7 +322,7 @@ def test_a_modality_is_masked_where_it_is_missing(model_class) -> None:
     assert torch.allclose(items[:, 8:].norm(dim=1), (~lacks).float())
 
 
-@pytest.mark.parametrize("model_class", [DualGNN, DRAGON, COHESION])
+@pytest.mark.parametrize("model_class", [DualGNN, DRAGON, COHESION, MENTOR])
 def test_any_modalities(model_class) -> None:
     data, tables = testing.communities(2, 20)
     three = {"audio": tables["text"], **tables}

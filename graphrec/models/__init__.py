@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from graphrec.models.lightgcl import LightGCL as LightGCL
     from graphrec.models.lightgcn import LightGCN as LightGCN
     from graphrec.models.llmrec import LLMRec as LLMRec
+    from graphrec.models.mentor import MENTOR as MENTOR
     from graphrec.models.mf import MF as MF
     from graphrec.models.ncl import NCL as NCL
     from graphrec.models.popularity import Popularity as Popularity
@@ -82,6 +83,7 @@ MODELS = Registry("model", "graphrec.models", {
     "dualgnn": "graphrec.models.dualgnn:DualGNN",
     "dragon": "graphrec.models.dragon:DRAGON",
     "cohesion": "graphrec.models.cohesion:COHESION",
+    "mentor": "graphrec.models.mentor:MENTOR",
     "llmrec": "graphrec.models.llmrec:LLMRec",
     "zero-shot": "graphrec.models.zero_shot:ZeroShot",
     "alpharec": "graphrec.models.alpharec:AlphaRec",
