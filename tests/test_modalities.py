@@ -14,13 +14,27 @@ from graphrec.core.errors import ConfigError, DataError
 from graphrec.core.random import numpy_rng
 from graphrec.features import FeatureTable
 from graphrec.features.extract import EXTRACTORS, extract, extractor
-from graphrec.models import BM3, FREEDOM, LATTICE, VBPR, AlphaRec, ItemKNNContent, LLMRec, ZeroShot
+from graphrec.models import (
+    BM3,
+    COHESION,
+    DRAGON,
+    FREEDOM,
+    LATTICE,
+    MENTOR,
+    VBPR,
+    AlphaRec,
+    DualGNN,
+    ItemKNNContent,
+    LLMRec,
+    ZeroShot,
+)
 from graphrec.runs import features_for
 from graphrec.testing import communities
 
 MODELS = {
     "vbpr": VBPR, "freedom": FREEDOM, "bm3": BM3, "lattice": LATTICE, "itemknn-content": ItemKNNContent,
-    "alpharec": AlphaRec, "zero-shot": ZeroShot,
+    "alpharec": AlphaRec, "zero-shot": ZeroShot, "dualgnn": DualGNN, "dragon": DRAGON, "cohesion": COHESION,
+    "mentor": MENTOR,
 }  # fmt: skip
 MODALITIES = ("audio", "image", "prices", "text")
 

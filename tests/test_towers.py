@@ -333,3 +333,32 @@ def test_any_modalities(model_class) -> None:
         torch.stack(list(losses.values())).sum().backward()
         assert list(model.towers) == sorted(features)
         assert torch.isfinite(model.score(np.arange(3))).all()
+
+
+@pytest.mark.parametrize("model_class", [DualGNN, DRAGON, COHESION])
+def test_what_is_drawn_for_an_epoch_changes_losses_and_no_score(dualgnn, model_class) -> None:
+    config = model_class.Config(dim=8, n_user_neighbors=25)  # most users have fewer
+    model = model_class.build(dualgnn.data, dualgnn.tables, config)
+    losses, scores = [], []
+    for epoch in (1, 2, 1):
+        model.start_epoch(numpy_rng(0, "tests/epoch", epoch))
+        losses.append(model.loss(dualgnn.batch)["bpr"].item())
+        scores.append(model.score(np.arange(40)))
+    assert losses[0] == losses[2] != losses[1]
+    assert torch.equal(scores[0], scores[1])
+
+
+@torch.no_grad()
+def test_initial_parameters() -> None:
+    data, tables = testing.communities(4, 100)
+    model = DRAGON.build(data, tables, DRAGON.Config(dim=16))
+    assert torch.allclose(model.user_weight.sum(1), torch.ones(400))
+    logits = model.user_weight.log()
+    spread = (logits[:, 0] - logits[:, 1]).std().item() / 2**0.5
+    assert spread == pytest.approx((2 / 402) ** 0.5, rel=0.15)
+    tower = model.towers["image"]
+    assert tower.preference.std().item() == pytest.approx((2 / 416) ** 0.5, rel=0.05)
+    for layer, n_in in ((tower.mlp[0], 8), (tower.mlp[2], 64)):
+        for parameter in layer.parameters():
+            assert 0.7 * n_in**-0.5 < parameter.abs().max() <= n_in**-0.5
+    assert not torch.equal(tower.preference, model.towers["text"].preference)

@@ -35,7 +35,6 @@ from graphrec.models.base import Features
 from graphrec.models.batches import Triplets
 from graphrec.models.layers import refine
 from graphrec.models.losses import bpr2
-from graphrec.models.multimodal import mixed_item_graph
 from graphrec.models.propagation import BatchEmbeddings
 from graphrec.models.search_space import Choice, Integers, Space
 from graphrec.models.towers import ItemGraphConfig, TowerRanker, TowersConfig, UserGraphConfig
@@ -76,9 +75,7 @@ class COHESION(TowerRanker):
         self.epoch_graph = self.graph
         self.edge_probability = degree_probability(train)
         self.user_graph = UserGraph(train, config.n_user_neighbors)  # Eq. 5
-        self.item_graph = mixed_item_graph(
-            features, weights, config.knn_k, cache=config.graph_cache, fill=config.fill, train=train
-        )  # Eq. 6
+        self.item_graph = self.frozen_item_graph(features, weights)  # Eq. 6
 
     def start_epoch(self, rng: np.random.Generator) -> None:
         """Repeats the neighbors of users who have few of them anew, and prunes the user-item graph."""
@@ -111,7 +108,7 @@ class COHESION(TowerRanker):
         layer = x
         total = x
         for _ in range(self.config.n_layers):
-            layer = refine((graph @ layer).view_as(parts), parts).view_as(x)
+            layer = refine((graph @ layer).reshape(parts.shape), parts).view_as(x)
             total = total + layer
         return total
 
@@ -120,10 +117,7 @@ class COHESION(TowerRanker):
         ``(n_users, (1 + M) d), (n_items, (1 + M) d)`` (Eqs. 1-7).
         """
         users, items = self.refined_layers(graph).split([self.n_users, self.n_items])
-        neighbors = items
-        for _ in range(self.config.n_mm_layers):
-            neighbors = self.item_graph @ neighbors
-        return users + user_graph @ users, items + neighbors
+        return users + user_graph @ users, self.completed(items)
 
     def part_differences(self, final: BatchEmbeddings) -> Tensor:
         """``s+ - s-`` of each part of the embeddings ``(B, 1 + M)``."""

@@ -29,7 +29,6 @@ from graphrec.graphs.graph import Graph
 from graphrec.models.base import Features
 from graphrec.models.batches import Triplets
 from graphrec.models.losses import bpr2, score_difference
-from graphrec.models.multimodal import mixed_item_graph
 from graphrec.models.propagation import BatchEmbeddings
 from graphrec.models.search_space import Choice, Space
 from graphrec.models.towers import ItemGraphConfig, TowerRanker, TowersConfig, UserGraphConfig, weighted
@@ -55,9 +54,7 @@ class DRAGON(TowerRanker):
         super().__init__(train, features, config, weights)
         self.user_weight = self.modality_weights()
         self.user_graph = UserGraph(train, config.n_user_neighbors)  # Eqs. 4 and 5
-        self.item_graph = mixed_item_graph(
-            features, weights, config.knn_k, cache=config.graph_cache, fill=config.fill, train=train
-        )  # Eq. 6
+        self.item_graph = self.frozen_item_graph(features, weights)  # Eq. 6
 
     def start_epoch(self, rng: np.random.Generator) -> None:
         """Repeats the neighbors of users who have few of them anew."""
@@ -67,10 +64,7 @@ class DRAGON(TowerRanker):
         """User and item embeddings over one graph of users ``(n_users, M d), (n_items, M d)`` (Eqs. 1-7)."""
         users, items = self.propagated_towers()  # Eqs. 1 and 2
         users = weighted(users, self.user_weight)  # Eq. 3
-        neighbors = items
-        for _ in range(self.config.n_mm_layers):
-            neighbors = self.item_graph @ neighbors
-        return users + user_graph @ users, items + neighbors
+        return users + user_graph @ users, self.completed(items)
 
     def loss(self, batch: Triplets) -> dict[str, Tensor]:
         """``bpr``, and the regularizers of preferences and weights (Eq. 8)."""

@@ -36,7 +36,6 @@ from graphrec.models.base import Features
 from graphrec.models.batches import EpochContext, SeededTriplets
 from graphrec.models.layers import fan_in_uniform_, linear
 from graphrec.models.losses import CosineContrastive, InfoNCE, bpr2, score_difference
-from graphrec.models.multimodal import mixed_item_graph
 from graphrec.models.propagation import BatchEmbeddings
 from graphrec.models.search_space import Choice, Space
 from graphrec.models.self_supervision import noisy_layers, read_out, uniform_noise, with_gradient_of
@@ -118,9 +117,7 @@ class MENTOR(TowerRanker):
         width = len(features) * config.dim
         self.mask_head = linear(width, width, self.rng("mask head"), fan_in_uniform_)
         self.mask_head.requires_grad_(not config.reference_compat)
-        self.item_graph = mixed_item_graph(
-            features, weights, config.knn_k, cache=config.graph_cache, fill=config.fill, train=train
-        )  # Eq. 4
+        self.item_graph = self.frozen_item_graph(features, weights)  # Eq. 4
 
     def batches(self, plan: EpochContext) -> Iterator[SeededTriplets]:
         """Every train interaction once, with one uniform negative and a seed for noise and masks."""
@@ -130,7 +127,7 @@ class MENTOR(TowerRanker):
         """What follows from a batch's seed."""
         c = self.config
         shape = self.n_users + self.n_items, self.user_weight.shape[1] * c.dim
-        *noise, masked = uniform_noise(key, VIEWS * LAYERS + 1, shape)
+        masked, *noise = uniform_noise(key, 1 + VIEWS * LAYERS * bool(c.noise_weight), shape)
         rows: list[Tensor | None] = [None, None]
         if c.contrast_rows is not None:
             rng = torch.Generator(key.device).manual_seed(int(key) + 1)
@@ -140,13 +137,6 @@ class MENTOR(TowerRanker):
             ]
         views = [noise[view * LAYERS : (view + 1) * LAYERS] for view in range(VIEWS)]
         return Draws(views, masked >= c.dropout, *rows)
-
-    def completed(self, items: Tensor) -> Tensor:
-        """Items ``(n_items, w)`` with those of their content neighbors added (Eq. 5)."""
-        neighbors = items
-        for _ in range(self.config.n_mm_layers):
-            neighbors = self.item_graph @ neighbors
-        return items + neighbors
 
     def propagate(self, users: Tensor, items: Tensor) -> Propagated:
         """Towers side by side ``(n_users, w), (n_items, w)`` after propagation (Eqs. 2 and 5)."""

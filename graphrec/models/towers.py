@@ -19,12 +19,18 @@ from torch.nn.functional import embedding, normalize
 from graphrec.core import distributed
 from graphrec.core.config import option
 from graphrec.data.interactions import Interactions
-from graphrec.graphs.graph import bipartite
+from graphrec.graphs.graph import Graph, bipartite
 from graphrec.models.base import ContentRule, Features
 from graphrec.models.batches import BatchSampler, EpochContext, PreferencesConfig
 from graphrec.models.layers import ItemFeatures, fan_in_uniform_
 from graphrec.models.losses import mean_squares
-from graphrec.models.multimodal import ColdItems, MultimodalConfig, MultimodalRanker, WeightedConfig
+from graphrec.models.multimodal import (
+    ColdItems,
+    MultimodalConfig,
+    MultimodalRanker,
+    WeightedConfig,
+    mixed_item_graph,
+)
 from graphrec.models.self_supervision import projector, read_out
 
 HIDDEN = 4
@@ -103,6 +109,7 @@ class TowerRanker(MultimodalRanker):
     """
 
     config: Any
+    item_graph: Graph
 
     def __init__(
         self,
@@ -170,6 +177,20 @@ class TowerRanker(MultimodalRanker):
     def propagated_towers(self) -> tuple[Tensor, Tensor]:
         """The sum of :meth:`tower_embeddings` and of its two layers on the user-item graph."""
         return read_out(self.graph, *self.tower_embeddings(), LAYERS, "sum")
+
+    def frozen_item_graph(self, features: Features, weights: Mapping[str, float]) -> Graph:
+        """FREEDOM's graph of items, for models with :class:`ItemGraphConfig`."""
+        c = self.config
+        return mixed_item_graph(
+            features, weights, c.knn_k, cache=c.graph_cache, fill=c.fill, train=self.train_pairs
+        )
+
+    def completed(self, items: Tensor) -> Tensor:
+        """Items ``(n_items, w)``, plus those of their content neighbors."""
+        neighbors = items
+        for _ in range(self.config.n_mm_layers):
+            neighbors = self.item_graph @ neighbors
+        return items + neighbors
 
     def regularization(self, users: Tensor, weights: Tensor) -> dict[str, Tensor]:
         """``reg_preference`` of a batch's users ``(B,)`` and ``reg_weight`` of all users' weights
