@@ -47,11 +47,15 @@ NAMES = {
     "PGL": "pgl",
     "MGCN": "mgcn",
     "SMORE": "smore",
+    "DualGNN": "dualgnn",
+    "DRAGON": "dragon",
+    "COHESION": "cohesion",
+    "MENTOR": "mentor",
 }
 """Label -> registered name, in the order of the tables."""
 MULTIMODAL = (
     "ItemKNN (content)", "ContentEASE", "Zero-shot", "AlphaRec", "RLMRec-Con", "RLMRec-Gen", "VBPR",
-    "LATTICE", "BM3", "FREEDOM", "PGL", "MGCN", "SMORE",
+    "LATTICE", "BM3", "FREEDOM", "PGL", "MGCN", "SMORE", "DualGNN", "DRAGON", "COHESION", "MENTOR",
 )  # fmt: skip
 RIVALS = ("EASE", "iALS", "UltraGCN", "LightGCN", "LayerGCN", "VBPR", "LATTICE", "BM3", "FREEDOM")
 """Models that ContentEASE is compared with."""

@@ -14,7 +14,8 @@ from graphrec.core.errors import ConfigError
 from graphrec.core.random import numpy_rng
 from graphrec.graphs.graph import bipartite
 from graphrec.models.batches import EpochContext
-from graphrec.models.layergcn import LayerGCN, refine
+from graphrec.models.layergcn import LayerGCN
+from graphrec.models.layers import refine
 
 
 @pytest.fixture(scope="module")

@@ -16,13 +16,17 @@ from graphrec.features import FeatureTable
 from graphrec.features.extract import EXTRACTORS, extract, extractor
 from graphrec.models import (
     BM3,
+    COHESION,
+    DRAGON,
     FREEDOM,
     LATTICE,
+    MENTOR,
     MGCN,
     PGL,
     SMORE,
     VBPR,
     AlphaRec,
+    DualGNN,
     ItemKNNContent,
     LLMRec,
     ZeroShot,
@@ -33,6 +37,7 @@ from graphrec.testing import communities
 MODELS = {
     "vbpr": VBPR, "freedom": FREEDOM, "bm3": BM3, "lattice": LATTICE, "itemknn-content": ItemKNNContent,
     "alpharec": AlphaRec, "zero-shot": ZeroShot, "pgl": PGL, "mgcn": MGCN, "smore": SMORE,
+    "dualgnn": DualGNN, "dragon": DRAGON, "cohesion": COHESION, "mentor": MENTOR,
 }  # fmt: skip
 MODALITIES = ("audio", "image", "prices", "text")
 

@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     from graphrec.models.base import Model
     from graphrec.models.bm3 import BM3 as BM3
     from graphrec.models.bspm import BSPM as BSPM
+    from graphrec.models.cohesion import COHESION as COHESION
     from graphrec.models.content_ease import ContentEASE as ContentEASE
     from graphrec.models.dccf import DCCF as DCCF
     from graphrec.models.directau import DirectAU as DirectAU
+    from graphrec.models.dragon import DRAGON as DRAGON
+    from graphrec.models.dualgnn import DualGNN as DualGNN
     from graphrec.models.ease import EASE as EASE
     from graphrec.models.freedom import FREEDOM as FREEDOM
     from graphrec.models.gf_cf import GFCF as GFCF
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from graphrec.models.lightgcl import LightGCL as LightGCL
     from graphrec.models.lightgcn import LightGCN as LightGCN
     from graphrec.models.llmrec import LLMRec as LLMRec
+    from graphrec.models.mentor import MENTOR as MENTOR
     from graphrec.models.mf import MF as MF
     from graphrec.models.mgcn import MGCN as MGCN
     from graphrec.models.ncl import NCL as NCL
@@ -84,6 +88,10 @@ MODELS = Registry("model", "graphrec.models", {
     "pgl": "graphrec.models.pgl:PGL",
     "mgcn": "graphrec.models.mgcn:MGCN",
     "smore": "graphrec.models.smore:SMORE",
+    "dualgnn": "graphrec.models.dualgnn:DualGNN",
+    "dragon": "graphrec.models.dragon:DRAGON",
+    "cohesion": "graphrec.models.cohesion:COHESION",
+    "mentor": "graphrec.models.mentor:MENTOR",
     "llmrec": "graphrec.models.llmrec:LLMRec",
     "zero-shot": "graphrec.models.zero_shot:ZeroShot",
     "alpharec": "graphrec.models.alpharec:AlphaRec",

@@ -58,7 +58,12 @@ class BPR:
 
     Rendle et al., "BPR: Bayesian Personalized Ranking from Implicit Feedback", UAI 2009,
     https://arxiv.org/abs/1205.2618. Of n negatives it is the mean.
+
+    Attributes:
+        base: of the logarithm.
     """
+
+    base: float = math.e
 
     def __call__(self, difference: Tensor, valid: Tensor | None = None) -> Tensor:
         """The loss.
@@ -67,10 +72,13 @@ class BPR:
             difference: ``s+ - s-``, ``(B,)`` or ``(B, n)``.
             valid: rows to count ``(B,) bool``; default: all. If there are none the loss is 0.
         """
-        return -_mean(logsigmoid(difference), valid)
+        loss = -_mean(logsigmoid(difference), valid)
+        return loss if self.base == math.e else loss / math.log(self.base)
 
 
 bpr = BPR()
+bpr2 = BPR(2.0)
+"""In bits: the binary logarithm of DualGNN and the models after it."""
 
 
 @dataclass(frozen=True)
@@ -383,3 +391,10 @@ def half_squares(*embeddings: Tensor) -> Tensor:
     """Half the sum of squares of several batches ``(B, ..., d)``, divided by B."""
     squares = distributed.all_reduce_sum(torch.stack([e.square().sum() for e in embeddings]).sum())
     return 0.5 * squares / distributed.global_rows(embeddings[0])
+
+
+def mean_squares(*embeddings: Tensor) -> Tensor:
+    """The sum over several batches ``(B, d)`` of the mean of all squared entries: the regularizer of MMGCN
+    (Wei et al., ACM MM 2019, https://doi.org/10.1145/3343031.3351034) and the models after it.
+    """
+    return torch.stack([distributed.global_mean(e.square()) for e in embeddings]).sum()

@@ -499,8 +499,14 @@ def _nearest(x: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([index for _, index in found]), distance
 
 
-def projector(n_in: int, n_hidden: int, n_out: int, generator: torch.Generator) -> nn.Sequential:
-    """Linear, LeakyReLU of slope 0.01, linear: from the space of a language model to that of embeddings or
+def projector(
+    n_in: int,
+    n_hidden: int,
+    n_out: int,
+    generator: torch.Generator,
+    weight: Any = nn.init.xavier_uniform_,
+) -> nn.Sequential:
+    """Linear, LeakyReLU of slope 0.01, linear: from the space of features to that of embeddings or
     back (Ren et al., "Representation Learning with Large Language Models for Recommendation", WWW 2024,
     https://arxiv.org/abs/2310.15950).
 
@@ -508,7 +514,8 @@ def projector(n_in: int, n_hidden: int, n_out: int, generator: torch.Generator) 
         n_in: size of the inputs ``(B, n_in)``.
         n_hidden: size between the two maps.
         n_out: size of the outputs ``(B, n_out)``.
-        generator: source of the initial weights, Xavier-uniform.
+        generator: source of the initial weights.
+        weight: initializes the matrices.
     """
-    first = layers.linear(n_in, n_hidden, generator)
-    return nn.Sequential(first, nn.LeakyReLU(), layers.linear(n_hidden, n_out, generator))
+    first = layers.linear(n_in, n_hidden, generator, weight)
+    return nn.Sequential(first, nn.LeakyReLU(), layers.linear(n_hidden, n_out, generator, weight))
