@@ -35,6 +35,7 @@ NAMES = {
     "DCCF": "dccf",
     "AutoCF": "autocf",
     "DirectAU": "directau",
+    "SelfCF": "selfcf",
     "Zero-shot": "zero-shot",
     "AlphaRec": "alpharec",
     "RLMRec-Con": "rlmrec-con",

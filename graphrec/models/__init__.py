@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from graphrec.models.popularity import Popularity as Popularity
     from graphrec.models.rlmrec import RLMRecCon as RLMRecCon, RLMRecGen as RLMRecGen
     from graphrec.models.rp3beta import RP3beta as RP3beta
+    from graphrec.models.selfcf import SelfCF as SelfCF
     from graphrec.models.sgl import SGL as SGL
     from graphrec.models.simgcl import SimGCL as SimGCL
     from graphrec.models.slim import SLIM as SLIM
@@ -71,6 +72,7 @@ MODELS = Registry("model", "graphrec.models", {
     "dccf": "graphrec.models.dccf:DCCF",
     "directau": "graphrec.models.directau:DirectAU",
     "autocf": "graphrec.models.autocf:AutoCF",
+    "selfcf": "graphrec.models.selfcf:SelfCF",
     "ultragcn": "graphrec.models.ultragcn:UltraGCN",
     "vbpr": "graphrec.models.vbpr:VBPR",
     "freedom": "graphrec.models.freedom:FREEDOM",
