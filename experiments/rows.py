@@ -41,6 +41,7 @@ NAMES = {
     "RLMRec-Con": "rlmrec-con",
     "RLMRec-Gen": "rlmrec-gen",
     "VBPR": "vbpr",
+    "MMGCN": "mmgcn",
     "LATTICE": "lattice",
     "BM3": "bm3",
     "FREEDOM": "freedom",
@@ -48,7 +49,7 @@ NAMES = {
 """Label -> registered name, in the order of the tables."""
 MULTIMODAL = (
     "ItemKNN (content)", "ContentEASE", "Zero-shot", "AlphaRec", "RLMRec-Con", "RLMRec-Gen", "VBPR",
-    "LATTICE", "BM3", "FREEDOM",
+    "MMGCN", "LATTICE", "BM3", "FREEDOM",
 )  # fmt: skip
 RIVALS = ("EASE", "iALS", "UltraGCN", "LightGCN", "LayerGCN", "VBPR", "LATTICE", "BM3", "FREEDOM")
 """Models that ContentEASE is compared with."""

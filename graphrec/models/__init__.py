@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from graphrec.models.lightgcn import LightGCN as LightGCN
     from graphrec.models.llmrec import LLMRec as LLMRec
     from graphrec.models.mf import MF as MF
+    from graphrec.models.mmgcn import MMGCN as MMGCN
     from graphrec.models.ncl import NCL as NCL
     from graphrec.models.popularity import Popularity as Popularity
     from graphrec.models.rlmrec import RLMRecCon as RLMRecCon, RLMRecGen as RLMRecGen
@@ -75,6 +76,7 @@ MODELS = Registry("model", "graphrec.models", {
     "selfcf": "graphrec.models.selfcf:SelfCF",
     "ultragcn": "graphrec.models.ultragcn:UltraGCN",
     "vbpr": "graphrec.models.vbpr:VBPR",
+    "mmgcn": "graphrec.models.mmgcn:MMGCN",
     "freedom": "graphrec.models.freedom:FREEDOM",
     "bm3": "graphrec.models.bm3:BM3",
     "lattice": "graphrec.models.lattice:LATTICE",

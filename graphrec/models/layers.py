@@ -130,10 +130,12 @@ def embedding(n: int, dim: int, generator: torch.Generator) -> nn.Embedding:
     return table
 
 
-def projection(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
-    """A linear map without bias, Xavier-uniform from its own generator."""
+def projection(
+    n_in: int, n_out: int, generator: torch.Generator, weight: Any = nn.init.xavier_uniform_
+) -> nn.Linear:
+    """A linear map without bias; ``weight`` initializes its matrix, from ``generator``."""
     layer = nn.Linear(n_in, n_out, bias=False)
-    nn.init.xavier_uniform_(layer.weight, generator=generator)
+    weight(layer.weight, generator=generator)
     return layer
 
 
@@ -145,6 +147,11 @@ def linear(
     weight(layer.weight, generator=generator)
     nn.init.uniform_(layer.bias, -1 / math.sqrt(n_in), 1 / math.sqrt(n_in), generator=generator)
     return layer
+
+
+def torch_default(weight: Tensor, generator: torch.Generator) -> Tensor:
+    """Torch's initial matrix of a linear map ``(n_out, n_in)``, drawn from ``generator``."""
+    return nn.init.kaiming_uniform_(weight, math.sqrt(5), generator=generator)
 
 
 def sampled_products(rows: Tensor, table: Tensor, index: Tensor) -> Tensor:
