@@ -42,6 +42,7 @@ NAMES = {
     "RLMRec-Gen": "rlmrec-gen",
     "VBPR": "vbpr",
     "MMGCN": "mmgcn",
+    "GRCN": "grcn",
     "LATTICE": "lattice",
     "BM3": "bm3",
     "FREEDOM": "freedom",
@@ -49,7 +50,7 @@ NAMES = {
 """Label -> registered name, in the order of the tables."""
 MULTIMODAL = (
     "ItemKNN (content)", "ContentEASE", "Zero-shot", "AlphaRec", "RLMRec-Con", "RLMRec-Gen", "VBPR",
-    "MMGCN", "LATTICE", "BM3", "FREEDOM",
+    "MMGCN", "GRCN", "LATTICE", "BM3", "FREEDOM",
 )  # fmt: skip
 RIVALS = ("EASE", "iALS", "UltraGCN", "LightGCN", "LayerGCN", "VBPR", "LATTICE", "BM3", "FREEDOM")
 """Models that ContentEASE is compared with."""

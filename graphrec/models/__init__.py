@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from graphrec.models.ease import EASE as EASE
     from graphrec.models.freedom import FREEDOM as FREEDOM
     from graphrec.models.gf_cf import GFCF as GFCF
+    from graphrec.models.grcn import GRCN as GRCN
     from graphrec.models.hccf import HCCF as HCCF
     from graphrec.models.ials import IALS as IALS
     from graphrec.models.itemknn import ItemKNN as ItemKNN
@@ -77,6 +78,7 @@ MODELS = Registry("model", "graphrec.models", {
     "ultragcn": "graphrec.models.ultragcn:UltraGCN",
     "vbpr": "graphrec.models.vbpr:VBPR",
     "mmgcn": "graphrec.models.mmgcn:MMGCN",
+    "grcn": "graphrec.models.grcn:GRCN",
     "freedom": "graphrec.models.freedom:FREEDOM",
     "bm3": "graphrec.models.bm3:BM3",
     "lattice": "graphrec.models.lattice:LATTICE",
