@@ -43,6 +43,7 @@ NAMES = {
     "VBPR": "vbpr",
     "MMGCN": "mmgcn",
     "GRCN": "grcn",
+    "SLMRec": "slmrec",
     "LATTICE": "lattice",
     "BM3": "bm3",
     "FREEDOM": "freedom",
@@ -50,7 +51,7 @@ NAMES = {
 """Label -> registered name, in the order of the tables."""
 MULTIMODAL = (
     "ItemKNN (content)", "ContentEASE", "Zero-shot", "AlphaRec", "RLMRec-Con", "RLMRec-Gen", "VBPR",
-    "MMGCN", "GRCN", "LATTICE", "BM3", "FREEDOM",
+    "MMGCN", "GRCN", "SLMRec", "LATTICE", "BM3", "FREEDOM",
 )  # fmt: skip
 RIVALS = ("EASE", "iALS", "UltraGCN", "LightGCN", "LayerGCN", "VBPR", "LATTICE", "BM3", "FREEDOM")
 """Models that ContentEASE is compared with."""

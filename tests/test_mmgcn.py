@@ -15,8 +15,11 @@ from graphrec import testing
 from graphrec.core.errors import ConfigError
 from graphrec.core.random import numpy_rng
 from graphrec.graphs.graph import bipartite
+from graphrec.models.batches import EpochContext
+from graphrec.models.grcn import GRCN
 from graphrec.models.item_content import ItemContent
 from graphrec.models.mmgcn import MMGCN
+from graphrec.models.slmrec import SLMRec
 from graphrec.serving import Recommender
 
 NAMES = {"id_embedding": IDS}
@@ -149,6 +152,20 @@ def test_any_number_of_any_modalities_will_do() -> None:
         assert list(model.towers) == sorted(names)
         assert (model.towers[sorted(names)[0]].content.projection is None) == (sorted(names)[0] != "image")
         assert torch.isfinite(model.score(np.arange(data.n_users))).all()
+
+
+@pytest.mark.parametrize("model_class", [MMGCN, GRCN, SLMRec])
+def test_mixed_precision(model_class) -> None:
+    data, tables = testing.communities(2, 20)
+    model = model_class.build(data, tables, model_class.Config(dim=8))
+    batch = next(iter(model.batches(EpochContext(1, 64, 0))))
+    exact = {name: value.detach() for name, value in model.loss(batch).items()}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = model.loss(batch)
+    torch.stack([value.float() for value in found.values()]).sum().backward()
+    for name, value in found.items():
+        assert abs(value - exact[name]) <= 0.02 * abs(exact[name]) + 1e-3, name
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
 
 
 def test_cold_items_are_placed_as_the_recommender_places_new_ones() -> None:

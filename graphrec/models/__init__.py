@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from graphrec.models.sgl import SGL as SGL
     from graphrec.models.simgcl import SimGCL as SimGCL
     from graphrec.models.slim import SLIM as SLIM
+    from graphrec.models.slmrec import SLMRec as SLMRec
     from graphrec.models.ultragcn import UltraGCN as UltraGCN
     from graphrec.models.userknn import UserKNN as UserKNN
     from graphrec.models.vbpr import VBPR as VBPR
@@ -79,6 +80,7 @@ MODELS = Registry("model", "graphrec.models", {
     "vbpr": "graphrec.models.vbpr:VBPR",
     "mmgcn": "graphrec.models.mmgcn:MMGCN",
     "grcn": "graphrec.models.grcn:GRCN",
+    "slmrec": "graphrec.models.slmrec:SLMRec",
     "freedom": "graphrec.models.freedom:FREEDOM",
     "bm3": "graphrec.models.bm3:BM3",
     "lattice": "graphrec.models.lattice:LATTICE",

@@ -138,7 +138,7 @@ class Tower(nn.Module):
         self.layers = nn.ModuleList()
         for n in range(config.n_layers):
             width = config.dim if n else self.content.dim
-            self.layers.append(Layer(width, config.dim, n == 0, lambda w, n=n: rng(f"{modality}/{n}/{w}")))
+            self.layers.append(Layer(width, config.dim, n == 0, rng, f"{modality}/{n}"))
 
     def forward(self, graph: Graph, ids: Tensor) -> Tensor:
         """``(n_users + n_items, d)`` from ID embeddings of this size (Eqs. 1 to 4)."""
@@ -156,18 +156,22 @@ class Layer(nn.Module):
         n_out: width after it.
         first: whether it is a network's first layer, which is initialized differently.
         rng: generators of initial parameters by purpose.
+        purpose: of this layer's, followed by what they are of.
     """
 
-    def __init__(self, n_in: int, n_out: int, first: bool, rng: Rng) -> None:
+    def __init__(self, n_in: int, n_out: int, first: bool, rng: Rng, purpose: str) -> None:
         super().__init__()
         normal = nn.init.xavier_normal_
-        self.neighbors = projection(n_in, n_in, rng("neighbors"), normal)
-        self.own = linear(n_in, n_out, rng("own"), normal)
-        self.combine = linear(n_in + n_out, n_out, rng("combine"), normal if first else torch_default)
+        self.neighbors = projection(n_in, n_in, rng(f"{purpose}/neighbors"), normal)
+        self.own = linear(n_in, n_out, rng(f"{purpose}/own"), normal)
+        self.combine = linear(
+            n_in + n_out, n_out, rng(f"{purpose}/combine"), normal if first else torch_default
+        )
 
     def forward(self, graph: Graph, x: Tensor, ids: Tensor) -> Tensor:
         """``(n, n_out)`` from ``(n, n_in)`` and ID embeddings ``(n, n_out)`` (Eqs. 2 to 4)."""
-        heard = leaky_relu(graph @ self.neighbors(x))  # (n, n_in)
+        # Under autocast the product is bfloat16, of which there are no sparse products on a CPU.
+        heard = leaky_relu(graph @ self.neighbors(x).float())  # (n, n_in)
         own = leaky_relu(self.own(x)) + ids  # (n, n_out)
         combined: Tensor = leaky_relu(self.combine(torch.cat([heard, own], 1)))
         return combined
