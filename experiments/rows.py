@@ -36,11 +36,15 @@ NAMES = {
     "AutoCF": "autocf",
     "GFormer": "gformer",
     "DirectAU": "directau",
+    "SelfCF": "selfcf",
     "Zero-shot": "zero-shot",
     "AlphaRec": "alpharec",
     "RLMRec-Con": "rlmrec-con",
     "RLMRec-Gen": "rlmrec-gen",
     "VBPR": "vbpr",
+    "MMGCN": "mmgcn",
+    "GRCN": "grcn",
+    "SLMRec": "slmrec",
     "LATTICE": "lattice",
     "BM3": "bm3",
     "FREEDOM": "freedom",
@@ -56,6 +60,7 @@ NAMES = {
 MULTIMODAL = (
     "ItemKNN (content)", "ContentEASE", "Zero-shot", "AlphaRec", "RLMRec-Con", "RLMRec-Gen", "VBPR",
     "LATTICE", "BM3", "FREEDOM", "PGL", "MGCN", "SMORE", "DualGNN", "DRAGON", "COHESION", "MENTOR",
+    "MMGCN", "GRCN", "SLMRec",
 )  # fmt: skip
 RIVALS = ("EASE", "iALS", "UltraGCN", "LightGCN", "LayerGCN", "VBPR", "LATTICE", "BM3", "FREEDOM")
 """Models that ContentEASE is compared with."""

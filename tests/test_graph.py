@@ -419,6 +419,15 @@ def test_normalize_equals_dense(case) -> None:
     assert close(graph.dense(), matrix)
 
 
+def test_a_row_normalized_graph_passes_the_gradient_of_its_transpose() -> None:
+    graph = normalize_weights(bipartite(Interactions([0, 0, 1], [0, 1, 1], 2, 2), "none"), "row")
+    x = torch.arange(4.0)[:, None].requires_grad_()
+    above = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
+    (gradient,) = torch.autograd.grad(graph @ x, x, above)
+    assert close(gradient, graph.dense().T @ above)
+    assert not close(gradient, graph.dense() @ above)
+
+
 def test_normalize_refuses_what_it_cannot() -> None:
     oblong = Graph.from_edges([0, 1], [0, 0], n_source=2, n_target=1)
     assert normalize_weights(oblong, "row").dense().tolist() == [[0.5, 0.5]]

@@ -16,9 +16,9 @@ from graphrec.core.random import numpy_rng
 from graphrec.graphs import augmentation
 from graphrec.graphs.graph import bipartite
 from graphrec.models import self_supervision, simgcl, xsimgcl
-from graphrec.models.batches import EpochContext
+from graphrec.models.batches import EpochContext, Pairs
 from graphrec.models.bm3 import BM3
-from graphrec.models.directau import DirectAU, Pairs
+from graphrec.models.directau import DirectAU
 from graphrec.models.freedom import FREEDOM
 from graphrec.models.lattice import LATTICE
 from graphrec.models.losses import AlignmentUniformity, InfoNCE

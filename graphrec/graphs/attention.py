@@ -91,6 +91,30 @@ def _shares(graph: Graph, target: Tensor, logits: Tensor) -> Tensor:
     return share
 
 
+def edge_softmax(graph: Graph, logits: Tensor) -> Tensor:
+    """``a_e = exp(z_e) / sum_e' exp(z_e')`` over the edges ``e'`` to the target of ``e``, for models that use
+    the weights themselves; where only weighted sums are needed, :func:`edge_attention` takes less memory.
+
+    Args:
+        graph: ``E`` edges; its own weights are not used.
+        logits: ``z (E,)``, differentiable.
+
+    Returns:
+        ``(E,)``, for :meth:`graphrec.graphs.graph.Graph.weighted`.
+
+    Raises:
+        GraphError: there is not one logit for each edge.
+    """
+    if logits.shape != (len(graph),):
+        raise GraphError(f"logits of shape {tuple(logits.shape)}; expected one for each edge of {graph!r}")
+    target = graph.target
+    fixed = logits.detach()
+    largest = fixed.new_zeros(graph.n_target).scatter_reduce(0, target, fixed, "amax", include_self=False)
+    exponentials = (logits - largest.index_select(0, target)).exp()
+    total = exponentials.new_zeros(graph.n_target).index_add(0, target, exponentials)
+    return exponentials / total.index_select(0, target)
+
+
 class _EdgeAttention(torch.autograd.Function):
     """Backward is written out: autograd would keep rows of queries, keys and values for every edge."""
 

@@ -501,7 +501,9 @@ def normalize_weights(graph: Graph, how: Literal["row", "symmetric"]) -> Graph:
         weight = (graph.weight.double() * scale[target] * scale[graph.col.long()]).float()
     else:
         raise GraphError(f"normalization {how!r}; expected 'row' or 'symmetric'")
-    return Graph(graph.rowptr, graph.col, weight, graph.n_source, graph.symmetric)
+    # Rows divided by their sums are no longer columns, even of a symmetric graph.
+    symmetric = graph.symmetric and how == "symmetric"
+    return Graph(graph.rowptr, graph.col, weight, graph.n_source, symmetric)
 
 
 def mix(graphs: Sequence[tuple[float, Graph]]) -> Graph:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from graphrec.models.freedom import FREEDOM as FREEDOM
     from graphrec.models.gf_cf import GFCF as GFCF
     from graphrec.models.gformer import GFormer as GFormer
+    from graphrec.models.grcn import GRCN as GRCN
     from graphrec.models.hccf import HCCF as HCCF
     from graphrec.models.ials import IALS as IALS
     from graphrec.models.itemknn import ItemKNN as ItemKNN
@@ -40,14 +41,17 @@ if TYPE_CHECKING:
     from graphrec.models.mentor import MENTOR as MENTOR
     from graphrec.models.mf import MF as MF
     from graphrec.models.mgcn import MGCN as MGCN
+    from graphrec.models.mmgcn import MMGCN as MMGCN
     from graphrec.models.ncl import NCL as NCL
     from graphrec.models.pgl import PGL as PGL
     from graphrec.models.popularity import Popularity as Popularity
     from graphrec.models.rlmrec import RLMRecCon as RLMRecCon, RLMRecGen as RLMRecGen
     from graphrec.models.rp3beta import RP3beta as RP3beta
+    from graphrec.models.selfcf import SelfCF as SelfCF
     from graphrec.models.sgl import SGL as SGL
     from graphrec.models.simgcl import SimGCL as SimGCL
     from graphrec.models.slim import SLIM as SLIM
+    from graphrec.models.slmrec import SLMRec as SLMRec
     from graphrec.models.smore import SMORE as SMORE
     from graphrec.models.ultragcn import UltraGCN as UltraGCN
     from graphrec.models.userknn import UserKNN as UserKNN
@@ -80,8 +84,12 @@ MODELS = Registry("model", "graphrec.models", {
     "directau": "graphrec.models.directau:DirectAU",
     "autocf": "graphrec.models.autocf:AutoCF",
     "gformer": "graphrec.models.gformer:GFormer",
+    "selfcf": "graphrec.models.selfcf:SelfCF",
     "ultragcn": "graphrec.models.ultragcn:UltraGCN",
     "vbpr": "graphrec.models.vbpr:VBPR",
+    "mmgcn": "graphrec.models.mmgcn:MMGCN",
+    "grcn": "graphrec.models.grcn:GRCN",
+    "slmrec": "graphrec.models.slmrec:SLMRec",
     "freedom": "graphrec.models.freedom:FREEDOM",
     "bm3": "graphrec.models.bm3:BM3",
     "lattice": "graphrec.models.lattice:LATTICE",

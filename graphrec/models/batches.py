@@ -114,6 +114,21 @@ class SeededTriplets(NamedTuple):
     key: Tensor
 
 
+class Pairs(NamedTuple):
+    """Users and an item of each, two ``(B,) int64``."""
+
+    users: Tensor
+    items: Tensor
+
+
+class SeededPairs(NamedTuple):
+    """Users and an item of each ``(B,) int64``, and a seed ``() int64`` for what the loss draws."""
+
+    users: Tensor
+    items: Tensor
+    key: Tensor
+
+
 @dataclass(frozen=True)
 class BatchSampler:
     """Draws a model's batches as its options ask for.
@@ -172,6 +187,13 @@ class BatchSampler:
                 items = np.append(items, self.preferences.positives[extra])
             own = distributed.local_slice(len(users))
             yield users[own], items[own]
+
+    def seeded_pairs(self, plan: EpochContext, purpose: str) -> Iterator[SeededPairs]:
+        """The pairs of :meth:`pairs` as tensors, each batch with a seed of its own."""
+        rng = plan.rng(purpose)
+        for users, items in self.pairs(plan):
+            key = torch.tensor(rng.integers(2**62, dtype=np.int64))
+            yield SeededPairs(torch.from_numpy(users), torch.from_numpy(items), key)
 
     def user_triplets(self, plan: EpochContext) -> Iterator[tuple[Triplets, int]]:
         """Batches of :func:`triplets_of_users` followed by preferences, and the number of triplets before

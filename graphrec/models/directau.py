@@ -13,7 +13,7 @@ that occur several times in a batch count as often, as in the code.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -24,18 +24,11 @@ from graphrec.data.interactions import Interactions
 from graphrec.graphs.graph import Graph, bipartite
 from graphrec.models import layers
 from graphrec.models.base import ModelConfig
-from graphrec.models.batches import EpochContext, PreferencesConfig
+from graphrec.models.batches import EpochContext, Pairs, PreferencesConfig
 from graphrec.models.fold_in import FoldIn
 from graphrec.models.losses import AlignmentUniformity
 from graphrec.models.propagation import EmbeddingRanker
 from graphrec.models.search_space import Choice, Integers, Space
-
-
-class Pairs(NamedTuple):
-    """Users and an item of each, two ``(B,) int64``."""
-
-    users: Tensor
-    items: Tensor
 
 
 class DirectAU(EmbeddingRanker):

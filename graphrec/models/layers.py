@@ -171,10 +171,12 @@ def embedding(n: int, dim: int, generator: torch.Generator) -> nn.Embedding:
     return table
 
 
-def projection(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
-    """A linear map without bias, Xavier-uniform from its own generator."""
+def projection(
+    n_in: int, n_out: int, generator: torch.Generator, weight: Any = nn.init.xavier_uniform_
+) -> nn.Linear:
+    """A linear map without bias; ``weight`` initializes its matrix, from ``generator``."""
     layer = nn.Linear(n_in, n_out, bias=False)
-    nn.init.xavier_uniform_(layer.weight, generator=generator)
+    weight(layer.weight, generator=generator)
     return layer
 
 

@@ -223,7 +223,7 @@ def _over_pool(queries: Tensor, pool: Tensor, positives: Tensor | None, ids: Ten
         if positives is not None:
             values = values - logits.gather(1, positives[:, None]).squeeze(1)
         total = values.sum()
-    return distributed.all_reduce_sum(total) / distributed.global_rows(queries)
+    return distributed.all_reduce_sum(total) / torch.as_tensor(distributed.global_rows(queries)).clamp(min=1)
 
 
 @contextmanager
