@@ -46,11 +46,12 @@ NAMES = {
     "PGL": "pgl",
     "MGCN": "mgcn",
     "SMORE": "smore",
+    "LGMRec": "lgmrec",
 }
 """Label -> registered name, in the order of the tables."""
 MULTIMODAL = (
     "ItemKNN (content)", "ContentEASE", "Zero-shot", "AlphaRec", "RLMRec-Con", "RLMRec-Gen", "VBPR",
-    "LATTICE", "BM3", "FREEDOM", "PGL", "MGCN", "SMORE",
+    "LATTICE", "BM3", "FREEDOM", "PGL", "MGCN", "SMORE", "LGMRec",
 )  # fmt: skip
 RIVALS = ("EASE", "iALS", "UltraGCN", "LightGCN", "LayerGCN", "VBPR", "LATTICE", "BM3", "FREEDOM")
 """Models that ContentEASE is compared with."""

@@ -24,6 +24,7 @@ from graphrec.models import (
     VBPR,
     AlphaRec,
     ItemKNNContent,
+    LGMRec,
     LLMRec,
     ZeroShot,
 )
@@ -32,7 +33,7 @@ from graphrec.testing import communities
 
 MODELS = {
     "vbpr": VBPR, "freedom": FREEDOM, "bm3": BM3, "lattice": LATTICE, "itemknn-content": ItemKNNContent,
-    "alpharec": AlphaRec, "zero-shot": ZeroShot, "pgl": PGL, "mgcn": MGCN, "smore": SMORE,
+    "alpharec": AlphaRec, "zero-shot": ZeroShot, "pgl": PGL, "mgcn": MGCN, "smore": SMORE, "lgmrec": LGMRec,
 }  # fmt: skip
 MODALITIES = ("audio", "image", "prices", "text")
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from graphrec.models.itemknn_content import ItemKNNContent as ItemKNNContent
     from graphrec.models.lattice import LATTICE as LATTICE
     from graphrec.models.layergcn import LayerGCN as LayerGCN
+    from graphrec.models.lgmrec import LGMRec as LGMRec
     from graphrec.models.lightgcl import LightGCL as LightGCL
     from graphrec.models.lightgcn import LightGCN as LightGCN
     from graphrec.models.llmrec import LLMRec as LLMRec
@@ -82,6 +83,7 @@ MODELS = Registry("model", "graphrec.models", {
     "pgl": "graphrec.models.pgl:PGL",
     "mgcn": "graphrec.models.mgcn:MGCN",
     "smore": "graphrec.models.smore:SMORE",
+    "lgmrec": "graphrec.models.lgmrec:LGMRec",
     "llmrec": "graphrec.models.llmrec:LLMRec",
     "zero-shot": "graphrec.models.zero_shot:ZeroShot",
     "alpharec": "graphrec.models.alpharec:AlphaRec",

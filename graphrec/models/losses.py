@@ -155,7 +155,7 @@ class InfoNCE:
     limit: float | None = None
 
     def __call__(self, queries: Tensor, pool: Tensor, positives: Tensor, ids: Tensor | None = None) -> Tensor:
-        """The loss. With several processes each has its own queries and the same pool.
+        """The loss; 0 without queries. With several processes each has its own queries and the same pool.
 
         Args:
             queries: ``(B, d)``.
@@ -215,7 +215,8 @@ def _over_pool(queries: Tensor, pool: Tensor, positives: Tensor | None, ids: Ten
         if positives is not None:
             values = values - logits.gather(1, positives[:, None]).squeeze(1)
         total = values.sum()
-    return distributed.all_reduce_sum(total) / distributed.global_rows(queries)
+    rows = distributed.global_rows(queries)
+    return distributed.all_reduce_sum(total) / (max(rows, 1) if isinstance(rows, int) else rows.clamp(min=1))
 
 
 @contextmanager
