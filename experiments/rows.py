@@ -47,11 +47,12 @@ NAMES = {
     "MGCN": "mgcn",
     "SMORE": "smore",
     "LGMRec": "lgmrec",
+    "MICRO": "micro",
 }
 """Label -> registered name, in the order of the tables."""
 MULTIMODAL = (
     "ItemKNN (content)", "ContentEASE", "Zero-shot", "AlphaRec", "RLMRec-Con", "RLMRec-Gen", "VBPR",
-    "LATTICE", "BM3", "FREEDOM", "PGL", "MGCN", "SMORE", "LGMRec",
+    "LATTICE", "BM3", "FREEDOM", "PGL", "MGCN", "SMORE", "LGMRec", "MICRO",
 )  # fmt: skip
 RIVALS = ("EASE", "iALS", "UltraGCN", "LightGCN", "LayerGCN", "VBPR", "LATTICE", "BM3", "FREEDOM")
 """Models that ContentEASE is compared with."""

@@ -29,6 +29,7 @@ OTHER_VALUES: dict[str, Any] = {
     "pgl.graph_cache": "graphs",
     "mgcn.graph_cache": "graphs",
     "smore.graph_cache": "graphs",
+    "micro.graph_cache": "graphs",
     "itemknn-content.graph_cache": "graphs",
     "content-ease.graph_cache": "graphs",
     "content-ease.max_iterations": 50,

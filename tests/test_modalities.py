@@ -19,6 +19,7 @@ from graphrec.models import (
     FREEDOM,
     LATTICE,
     MGCN,
+    MICRO,
     PGL,
     SMORE,
     VBPR,
@@ -34,6 +35,7 @@ from graphrec.testing import communities
 MODELS = {
     "vbpr": VBPR, "freedom": FREEDOM, "bm3": BM3, "lattice": LATTICE, "itemknn-content": ItemKNNContent,
     "alpharec": AlphaRec, "zero-shot": ZeroShot, "pgl": PGL, "mgcn": MGCN, "smore": SMORE, "lgmrec": LGMRec,
+    "micro": MICRO,
 }  # fmt: skip
 MODALITIES = ("audio", "image", "prices", "text")
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from graphrec.models.llmrec import LLMRec as LLMRec
     from graphrec.models.mf import MF as MF
     from graphrec.models.mgcn import MGCN as MGCN
+    from graphrec.models.micro import MICRO as MICRO
     from graphrec.models.ncl import NCL as NCL
     from graphrec.models.pgl import PGL as PGL
     from graphrec.models.popularity import Popularity as Popularity
@@ -84,6 +85,7 @@ MODELS = Registry("model", "graphrec.models", {
     "mgcn": "graphrec.models.mgcn:MGCN",
     "smore": "graphrec.models.smore:SMORE",
     "lgmrec": "graphrec.models.lgmrec:LGMRec",
+    "micro": "graphrec.models.micro:MICRO",
     "llmrec": "graphrec.models.llmrec:LLMRec",
     "zero-shot": "graphrec.models.zero_shot:ZeroShot",
     "alpharec": "graphrec.models.alpharec:AlphaRec",
