@@ -55,12 +55,14 @@ NAMES = {
     "DRAGON": "dragon",
     "COHESION": "cohesion",
     "MENTOR": "mentor",
+    "LGMRec": "lgmrec",
+    "MICRO": "micro",
 }
 """Label -> registered name, in the order of the tables."""
 MULTIMODAL = (
     "ItemKNN (content)", "ContentEASE", "Zero-shot", "AlphaRec", "RLMRec-Con", "RLMRec-Gen", "VBPR",
     "LATTICE", "BM3", "FREEDOM", "PGL", "MGCN", "SMORE", "DualGNN", "DRAGON", "COHESION", "MENTOR",
-    "MMGCN", "GRCN", "SLMRec",
+    "MMGCN", "GRCN", "SLMRec", "LGMRec", "MICRO",
 )  # fmt: skip
 RIVALS = ("EASE", "iALS", "UltraGCN", "LightGCN", "LayerGCN", "VBPR", "LATTICE", "BM3", "FREEDOM")
 """Models that ContentEASE is compared with."""

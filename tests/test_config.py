@@ -32,6 +32,7 @@ OTHER_VALUES: dict[str, Any] = {
     "dragon.graph_cache": "graphs",
     "cohesion.graph_cache": "graphs",
     "mentor.graph_cache": "graphs",
+    "micro.graph_cache": "graphs",
     "itemknn-content.graph_cache": "graphs",
     "content-ease.graph_cache": "graphs",
     "content-ease.max_iterations": 50,

@@ -22,12 +22,14 @@ from graphrec.models import (
     LATTICE,
     MENTOR,
     MGCN,
+    MICRO,
     PGL,
     SMORE,
     VBPR,
     AlphaRec,
     DualGNN,
     ItemKNNContent,
+    LGMRec,
     LLMRec,
     ZeroShot,
 )
@@ -37,7 +39,8 @@ from graphrec.testing import communities
 MODELS = {
     "vbpr": VBPR, "freedom": FREEDOM, "bm3": BM3, "lattice": LATTICE, "itemknn-content": ItemKNNContent,
     "alpharec": AlphaRec, "zero-shot": ZeroShot, "pgl": PGL, "mgcn": MGCN, "smore": SMORE,
-    "dualgnn": DualGNN, "dragon": DRAGON, "cohesion": COHESION, "mentor": MENTOR,
+    "dualgnn": DualGNN, "dragon": DRAGON, "cohesion": COHESION, "mentor": MENTOR, "lgmrec": LGMRec,
+    "micro": MICRO,
 }  # fmt: skip
 MODALITIES = ("audio", "image", "prices", "text")
 

@@ -35,12 +35,14 @@ if TYPE_CHECKING:
     from graphrec.models.itemknn_content import ItemKNNContent as ItemKNNContent
     from graphrec.models.lattice import LATTICE as LATTICE
     from graphrec.models.layergcn import LayerGCN as LayerGCN
+    from graphrec.models.lgmrec import LGMRec as LGMRec
     from graphrec.models.lightgcl import LightGCL as LightGCL
     from graphrec.models.lightgcn import LightGCN as LightGCN
     from graphrec.models.llmrec import LLMRec as LLMRec
     from graphrec.models.mentor import MENTOR as MENTOR
     from graphrec.models.mf import MF as MF
     from graphrec.models.mgcn import MGCN as MGCN
+    from graphrec.models.micro import MICRO as MICRO
     from graphrec.models.mmgcn import MMGCN as MMGCN
     from graphrec.models.ncl import NCL as NCL
     from graphrec.models.pgl import PGL as PGL
@@ -100,6 +102,8 @@ MODELS = Registry("model", "graphrec.models", {
     "dragon": "graphrec.models.dragon:DRAGON",
     "cohesion": "graphrec.models.cohesion:COHESION",
     "mentor": "graphrec.models.mentor:MENTOR",
+    "lgmrec": "graphrec.models.lgmrec:LGMRec",
+    "micro": "graphrec.models.micro:MICRO",
     "llmrec": "graphrec.models.llmrec:LLMRec",
     "zero-shot": "graphrec.models.zero_shot:ZeroShot",
     "alpharec": "graphrec.models.alpharec:AlphaRec",

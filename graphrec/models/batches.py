@@ -167,9 +167,7 @@ class BatchSampler:
 
     def seeded_triplets(self, plan: EpochContext, purpose: str) -> Iterator[SeededTriplets]:
         """The same batches, each with a seed of its own."""
-        rng = plan.rng(purpose)
-        for batch in self.triplets(plan):
-            yield SeededTriplets(*batch, torch.tensor(rng.integers(2**62, dtype=np.int64)))
+        return seeded(self.triplets(plan), plan, purpose)
 
     def pairs(self, plan: EpochContext) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """One epoch of users and items, two ``(B,) int64``: every interaction once, shuffled, and positives
@@ -205,6 +203,19 @@ class BatchSampler:
             if self.preferences is not None:
                 batch = self.preferences.extend(batch, rng)
             yield distributed.local_shard(batch), n_sampled
+
+
+def seeded(batches: Iterator[Triplets], plan: EpochContext, purpose: str) -> Iterator[SeededTriplets]:
+    """Batches, each with a seed of its own.
+
+    Args:
+        batches: of one epoch.
+        plan: the epoch.
+        purpose: of the seeds.
+    """
+    rng = plan.rng(purpose)
+    for batch in batches:
+        yield SeededTriplets(*batch, torch.tensor(rng.integers(2**62, dtype=np.int64)))
 
 
 class InGroupNegatives(NamedTuple):

@@ -34,13 +34,11 @@ from torch.nn.functional import normalize
 
 from graphrec.core.config import option
 from graphrec.data.interactions import Interactions
-from graphrec.features import FeatureTable
-from graphrec.graphs.equal_rows import EqualRows, neighbor_edges
-from graphrec.graphs.graph import Graph, bipartite, edge_products, mix, normalize_weights, union
-from graphrec.graphs.nearest import all_neighbors, nearest_rows, unit_length
+from graphrec.graphs.graph import Graph, normalize_weights, union
 from graphrec.models.base import ContentRule, Features
 from graphrec.models.batches import EpochContext, PreferencesConfig, SeededTriplets
-from graphrec.models.layers import ItemFeatures, propagate_tables
+from graphrec.models.layers import propagate_tables
+from graphrec.models.learned_graphs import LearnedView, self_looped, symmetric_weights
 from graphrec.models.losses import bpr, half_squares, score_difference
 from graphrec.models.multimodal import ColdItems, MultimodalConfig, MultimodalRanker, item_graph
 from graphrec.models.propagation import BatchEmbeddings, EmbeddingRanker
@@ -125,9 +123,7 @@ class LATTICE(MultimodalRanker, EmbeddingRanker):
         mixed = torch.zeros_like(graph.weight)  # (E,)
         for position, w, (_, cosines) in zip(positions, share, learned, strict=True):
             mixed = mixed.index_add(0, position, w * cosines)
-        total = (graph.weighted(mixed) @ mixed.new_ones(self.n_items, 1)).squeeze(1)  # (n_items,)
-        scale = torch.where(total > 0, total, 1.0).rsqrt()
-        mixed = mixed * scale[graph.target] * scale[graph.col]
+        mixed = symmetric_weights(graph, mixed)
         original_weight = self.config.original_weight
         unprojected = (share[:, None] * self.original_weights).sum(0)  # as a product it would be autocast
         weight = ((1 - original_weight) * mixed).index_add(0, original, original_weight * unprojected)
@@ -170,72 +166,3 @@ class LATTICE(MultimodalRanker, EmbeddingRanker):
             graph = self.latent_graph()
         users, items = self.propagate(graph)
         return users, self.cold_items(items)
-
-
-class LearnedView(nn.Module):
-    """One modality after its projection, and the nearest neighbors in it.
-
-    Args:
-        table: features of the modality.
-        config: the model's options.
-        train: the interactions, for ``fill="neighbors"``.
-        generator: of the projection's initial parameters.
-    """
-
-    def __init__(
-        self, table: FeatureTable, config: LATTICE.Config, train: Interactions, generator: torch.Generator
-    ) -> None:
-        super().__init__()
-        self.k = config.knn_k
-        self.features = ItemFeatures(table, fill=config.fill, train=train)
-        self.equal = EqualRows.of([self.features.values[self.features.own]])
-        self.projection = nn.utils.skip_init(nn.Linear, table.dim, config.feature_dim)
-        bound = table.dim**-0.5
-        for parameter in self.projection.parameters():
-            nn.init.uniform_(parameter, -bound, bound, generator=generator)
-
-    def forward(self) -> tuple[Graph, Tensor]:
-        """Edges from each item's nearest neighbors, and their cosines ``(E,)``, differentiable; negative
-        ones are 0 (Eqs. 3 and 4).
-        """
-        unit = unit_length(self.projection(self.features.values))  # (n_items, feature_dim)
-        graph = self.neighbors(unit.detach())
-        return graph, edge_products(graph, unit).relu() * graph.weight
-
-    def neighbors(self, unit: Tensor) -> Graph:
-        """Edges to items from their ``k`` nearest, among those that have the modality.
-
-        An item that has it is one of its own neighbors. An item whose vector is filled gets edges from itself
-        and ``k - 1`` others. Items with equal features share places, as in :func:`graphrec.graphs.knn.knn`.
-
-        Args:
-            unit: projected features of length one ``(n_items, feature_dim)``.
-        """
-        own, filled = (
-            mask.nonzero().squeeze(1).cpu().numpy()
-            for mask in (self.features.own, self.features.present & ~self.features.own)
-        )
-        keys = unit[own[self.equal.first]]
-        cosines, nearest = all_neighbors(keys, self.k)
-        edges = neighbor_edges(nearest, cosines, self.k, self.equal)
-        source, target, share = [own[edges.row]], [own[edges.query]], [edges.share]
-        if len(filled):
-            source.append(filled)
-            target.append(filled)
-            share.append(np.ones(len(filled), dtype=np.float32))
-        if len(filled) and self.k > 1:
-            cosines, nearest = nearest_rows(unit[filled], keys, self.k - 1)
-            edges = neighbor_edges(nearest, cosines, self.k - 1, self.equal, np.arange(len(filled)))
-            source.append(own[edges.row])
-            target.append(filled[edges.query])
-            share.append(edges.share)
-        n = len(unit)
-        graph = Graph.from_edges(*map(np.concatenate, (source, target, share)), n_source=n, n_target=n)
-        return graph.to(unit.device)
-
-
-def self_looped(train: Interactions) -> Graph:
-    """``D^-1 (A + I)`` over users and items: the mean of a node's neighbors and itself."""
-    n = train.n_users + train.n_items
-    identity = Graph.from_edges(np.arange(n), np.arange(n), n_source=n, n_target=n)
-    return normalize_weights(mix([(1.0, bipartite(train, "none")), (1.0, identity)]), "row")

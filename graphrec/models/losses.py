@@ -163,7 +163,7 @@ class InfoNCE:
     limit: float | None = None
 
     def __call__(self, queries: Tensor, pool: Tensor, positives: Tensor, ids: Tensor | None = None) -> Tensor:
-        """The loss. With several processes each has its own queries and the same pool.
+        """The loss; 0 without queries. With several processes each has its own queries and the same pool.
 
         Args:
             queries: ``(B, d)``.

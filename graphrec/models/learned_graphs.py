@@ -1,0 +1,119 @@
+"""What models share that learn item graphs from content along with their embeddings."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from graphrec.data.interactions import Interactions
+from graphrec.features import FeatureTable
+from graphrec.graphs.equal_rows import EqualRows, neighbor_edges
+from graphrec.graphs.graph import Graph, bipartite, edge_products, mix, normalize_weights
+from graphrec.graphs.nearest import all_neighbors, nearest_rows, unit_length
+from graphrec.models.layers import ItemFeatures
+from graphrec.models.multimodal import Fill
+
+
+class LearnedViewOptions(Protocol):
+    """Options of a learned view."""
+
+    @property
+    def knn_k(self) -> int:
+        """Neighbors per item, the item itself included."""
+
+    @property
+    def feature_dim(self) -> int:
+        """Size of the projected features."""
+
+    @property
+    def fill(self) -> Fill:
+        """See :class:`~graphrec.models.multimodal.MultimodalConfig`."""
+
+
+class LearnedView(nn.Module):
+    """One modality after its projection, and the nearest neighbors in it (Zhang et al., "Mining Latent
+    Structures for Multimedia Recommendation" (LATTICE), ACM MM 2021, https://arxiv.org/abs/2104.09036).
+
+    Args:
+        table: features of the modality.
+        config: neighbors, width and how features are filled.
+        train: the interactions, for ``fill="neighbors"``.
+        generator: of the projection's initial parameters.
+    """
+
+    def __init__(
+        self, table: FeatureTable, config: LearnedViewOptions, train: Interactions, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.k = config.knn_k
+        self.features = ItemFeatures(table, fill=config.fill, train=train)
+        self.equal = EqualRows.of([self.features.values[self.features.own]])
+        self.projection = nn.utils.skip_init(nn.Linear, table.dim, config.feature_dim)
+        bound = table.dim**-0.5
+        for parameter in self.projection.parameters():
+            nn.init.uniform_(parameter, -bound, bound, generator=generator)
+
+    def forward(self) -> tuple[Graph, Tensor]:
+        """Edges from each item's nearest neighbors, and their cosines ``(E,)``, differentiable; negative
+        ones are 0.
+        """
+        unit = unit_length(self.projection(self.features.values))  # (n_items, feature_dim)
+        graph = self.neighbors(unit.detach())
+        return graph, edge_products(graph, unit).relu() * graph.weight
+
+    def neighbors(self, unit: Tensor) -> Graph:
+        """Edges to items from their ``k`` nearest, among those that have the modality.
+
+        An item that has it is one of its own neighbors. An item whose vector is filled gets edges from itself
+        and ``k - 1`` others. Items with equal features share places, as in :func:`graphrec.graphs.knn.knn`.
+
+        Args:
+            unit: projected features of length one ``(n_items, feature_dim)``.
+        """
+        own, filled = (
+            mask.nonzero().squeeze(1).cpu().numpy()
+            for mask in (self.features.own, self.features.present & ~self.features.own)
+        )
+        keys = unit[own[self.equal.first]]
+        cosines, nearest = all_neighbors(keys, self.k)
+        edges = neighbor_edges(nearest, cosines, self.k, self.equal)
+        source, target, share = [own[edges.row]], [own[edges.query]], [edges.share]
+        if len(filled):
+            source.append(filled)
+            target.append(filled)
+            share.append(np.ones(len(filled), dtype=np.float32))
+        if len(filled) and self.k > 1:
+            cosines, nearest = nearest_rows(unit[filled], keys, self.k - 1)
+            edges = neighbor_edges(nearest, cosines, self.k - 1, self.equal, np.arange(len(filled)))
+            source.append(own[edges.row])
+            target.append(filled[edges.query])
+            share.append(edges.share)
+        n = len(unit)
+        graph = Graph.from_edges(*map(np.concatenate, (source, target, share)), n_source=n, n_target=n)
+        return graph.to(unit.device)
+
+
+def symmetric_weights(graph: Graph, weight: Tensor) -> Tensor:
+    """``D^-1/2 A D^-1/2`` with the row sums of ``A`` on both sides, differentiable in the weights, unlike
+    :func:`graphrec.graphs.graph.normalize_weights`.
+
+    Args:
+        graph: square, with ``E`` edges whose own weights do not count.
+        weight: weights of ``A``, none negative ``(E,)``.
+
+    Returns:
+        ``(E,)``.
+    """
+    total = (graph.weighted(weight) @ weight.new_ones(graph.n_source, 1)).squeeze(1)  # (n_target,)
+    scale = torch.where(total > 0, total, 1.0).rsqrt()
+    return weight * scale[graph.target] * scale[graph.col]
+
+
+def self_looped(train: Interactions) -> Graph:
+    """``D^-1 (A + I)`` over users and items: the mean of a node's neighbors and itself."""
+    n = train.n_users + train.n_items
+    identity = Graph.from_edges(np.arange(n), np.arange(n), n_source=n, n_target=n)
+    return normalize_weights(mix([(1.0, bipartite(train, "none")), (1.0, identity)]), "row")
