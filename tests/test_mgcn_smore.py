@@ -37,7 +37,7 @@ def parameters(model: MGCN | SMORE) -> dict[str, torch.nn.Parameter]:
     found = {"user_embedding": model.user_embedding.weight, "item_embedding": model.item_embedding.weight}
     layers: dict[str, torch.nn.Linear] = {}
     for m in MODALITIES:
-        layers[f"project.{m}"] = model.projections[m].linear
+        layers[f"project.{m}"] = model.projections[m].projection
         layers[f"purify.{m}"] = model.gates[m].linear
         layers[f"prefer.{m}"] = model.preferences[m].linear
         if model.config.train_features:

@@ -34,7 +34,7 @@ def parameters(model: PGL, gradients: bool = False) -> dict[str, Tensor]:
     """Ours, or their gradients, by the reference's names; users' tables are columns of one of ours."""
     names = {"user_embedding": model.user_embedding}
     for m in MODALITIES:
-        names |= {f"project.{m}.{part}": p for part, p in model.content[m].linear.named_parameters()}
+        names |= {f"project.{m}.{part}": p for part, p in model.content[m].projection.named_parameters()}
         if model.config.train_features:
             names[f"features.{m}"] = model.content[m].features.values
     found = {name: p.grad if gradients else p.data for name, p in names.items()}

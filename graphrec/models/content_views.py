@@ -1,12 +1,12 @@
-"""What models share that see items in views of their content: projections, gates, attention over modalities,
-and the ranker that MGCN and SMORE are, up to how they make views and fuse them.
+"""What models share that see items in views of their content: gates, attention over modalities, filters, and
+the ranker that MGCN and SMORE are, up to how they make views and fuse them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -14,56 +14,14 @@ from torch import Tensor, nn
 
 from graphrec.core.config import option
 from graphrec.data.interactions import Interactions
-from graphrec.features import FeatureTable
 from graphrec.graphs.graph import Graph, bipartite, items_to_users, normalize_weights
 from graphrec.models.base import ContentRule, Features
 from graphrec.models.batches import EpochContext, PreferencesConfig, SeededTriplets
-from graphrec.models.layers import ItemFeatures, fan_in_uniform_, linear, propagate_tables
+from graphrec.models.item_content import ItemContent
+from graphrec.models.layers import fan_in_uniform_, linear, propagate_tables
 from graphrec.models.losses import InfoNCE, bpr, half_squares, score_difference
-from graphrec.models.multimodal import ColdItems, Fill, MultimodalConfig, MultimodalRanker, item_graph
+from graphrec.models.multimodal import ColdItems, MultimodalConfig, MultimodalRanker, item_graph
 from graphrec.models.propagation import BatchEmbeddings, EmbeddingRanker
-
-
-class ProjectionOptions(Protocol):
-    """Options of a projection."""
-
-    @property
-    def train_features(self) -> bool:
-        """Whether the features are trained as well."""
-
-    @property
-    def fill(self) -> Fill:
-        """See :class:`~graphrec.models.multimodal.MultimodalConfig`."""
-
-
-class ProjectedFeatures(nn.Module):
-    """One modality of all items after a learned linear map: ``W x + b``, and 0 for items that lack it.
-
-    Args:
-        table: features ``(n_items, d_m)``.
-        dim: size of the projected features.
-        options: how features are treated.
-        train: the interactions, for ``fill="neighbors"``.
-        generator: of the initial parameters, which are distributed as torch's.
-    """
-
-    def __init__(
-        self,
-        table: FeatureTable,
-        dim: int,
-        options: ProjectionOptions,
-        train: Interactions,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__()
-        self.features = ItemFeatures(table, options.train_features, fill=options.fill, train=train)
-        self.linear = linear(table.dim, dim, generator, fan_in_uniform_)
-        self.complete = bool(self.features.present.all())
-
-    def forward(self) -> Tensor:
-        """``(n_items, dim)``."""
-        projected: Tensor = self.linear(self.features.values)
-        return projected if self.complete else torch.where(self.features.present[:, None], projected, 0)
 
 
 class Gate(nn.Module):
@@ -213,7 +171,18 @@ class GatedViewsRanker(MultimodalRanker, EmbeddingRanker):
         self.graph = bipartite(train)
         self.user_graph = items_to_users(train)
         self.projections = nn.ModuleDict(
-            {m: ProjectedFeatures(t, config.dim, config, train, self.rng(m)) for m, t in features.items()}
+            {
+                m: ItemContent(
+                    table,
+                    config.dim,
+                    config,
+                    train,
+                    self.rng(m),
+                    fan_in_uniform_,
+                    train_features=config.train_features,
+                )
+                for m, table in features.items()
+            }
         )
         self.contrast = InfoNCE(config.temperature)
         self.cold_start_rule = ContentRule(dict.fromkeys(features, 1 / len(features)), config.knn_k)

@@ -58,7 +58,7 @@ class ItemContentRanker(MultimodalRanker, EmbeddingRanker):
 
 
 class ItemContent(nn.Module):
-    """The vectors of all items in one modality, frozen, and a linear map of them.
+    """The vectors of all items in one modality, and a linear map of them.
 
     Args:
         table: features ``(n_items, d_m)``.
@@ -67,7 +67,8 @@ class ItemContent(nn.Module):
         train: the interactions, for ``fill="neighbors"``.
         generator: of the map's initial parameters.
         weight: initializes the map's matrix.
-        unit: divide vectors by their lengths first.
+        unit: divide vectors by their lengths first; they are frozen then.
+        train_features: train the vectors as well.
 
     Attributes:
         dim: width of what it gives.
@@ -85,9 +86,10 @@ class ItemContent(nn.Module):
         generator: torch.Generator,
         weight: Any = nn.init.xavier_uniform_,
         unit: bool = False,
+        train_features: bool = False,
     ) -> None:
         super().__init__()
-        self.features = ItemFeatures(table, fill=config.fill, train=train)
+        self.features = ItemFeatures(table, train_features, fill=config.fill, train=train)
         self.projection = None if n_out is None else layers.linear(table.dim, n_out, generator, weight)
         self.dim = n_out or table.dim
         self.has_gaps = not bool(self.features.present.all())

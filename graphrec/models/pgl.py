@@ -38,8 +38,9 @@ from graphrec.graphs.low_rank import principal_graph
 from graphrec.models import layers
 from graphrec.models.base import ContentRule, Features
 from graphrec.models.batches import BatchSampler, EpochContext, PreferencesConfig, SeededTriplets
-from graphrec.models.content_views import ProjectedFeatures
 from graphrec.models.fold_in import FoldIn, LeastSquaresFoldIn, MeanFoldIn
+from graphrec.models.item_content import ItemContent
+from graphrec.models.layers import fan_in_uniform_
 from graphrec.models.losses import InfoNCE, bpr, score_difference
 from graphrec.models.multimodal import (
     ColdItems,
@@ -119,7 +120,18 @@ class PGL(MultimodalRanker):
             self.epoch_graph = principal_graph(train, config.rank or max(1, config.dim // 2))  # Eq. 4
 
         self.content = nn.ModuleDict(
-            {m: ProjectedFeatures(features[m], config.dim, config, train, self.rng(m)) for m in self.weights}
+            {
+                m: ItemContent(
+                    features[m],
+                    config.dim,
+                    config,
+                    train,
+                    self.rng(m),
+                    fan_in_uniform_,
+                    train_features=config.train_features,
+                )
+                for m in self.weights
+            }
         )
         tables = [
             layers.embedding(train.n_users, config.dim, self.rng(f"users/{m}")).weight for m in self.weights

@@ -37,10 +37,10 @@ from graphrec.models.content_views import (
     GatedViewsConfig,
     GatedViewsRanker,
     Nodes,
-    ProjectedFeatures,
     SpectralFilter,
     matrix,
 )
+from graphrec.models.item_content import ItemContent
 from graphrec.models.layers import fan_in_uniform_, linear, row_dropout
 from graphrec.models.search_space import Choice, Integers, Space
 
@@ -108,10 +108,10 @@ class SMORE(GatedViewsRanker):
         """
         results, product = [], None
         for m, module in self.projections.items():
-            projected = cast(ProjectedFeatures, module)
+            projected = cast(ItemContent, module)
             spectra = SpectralFilter.spectra(projected())  # (n_items, d / 2 + 1)
             results.append(self.filters[m](spectra))
-            if not projected.complete:
+            if projected.has_gaps:
                 spectra = torch.where(projected.features.present[:, None], spectra, 1)
             product = spectra if product is None else product * spectra
         return [*results, self.fusion_filter(product)]
