@@ -48,11 +48,12 @@ NAMES = {
     "SMORE": "smore",
     "LGMRec": "lgmrec",
     "MICRO": "micro",
+    "DA-MRS": "damrs",
 }
 """Label -> registered name, in the order of the tables."""
 MULTIMODAL = (
     "ItemKNN (content)", "ContentEASE", "Zero-shot", "AlphaRec", "RLMRec-Con", "RLMRec-Gen", "VBPR",
-    "LATTICE", "BM3", "FREEDOM", "PGL", "MGCN", "SMORE", "LGMRec", "MICRO",
+    "LATTICE", "BM3", "FREEDOM", "PGL", "MGCN", "SMORE", "LGMRec", "MICRO", "DA-MRS",
 )  # fmt: skip
 RIVALS = ("EASE", "iALS", "UltraGCN", "LightGCN", "LayerGCN", "VBPR", "LATTICE", "BM3", "FREEDOM")
 """Models that ContentEASE is compared with."""

@@ -16,6 +16,7 @@ from graphrec.features import FeatureTable
 from graphrec.features.extract import EXTRACTORS, extract, extractor
 from graphrec.models import (
     BM3,
+    DAMRS,
     FREEDOM,
     LATTICE,
     MGCN,
@@ -35,7 +36,7 @@ from graphrec.testing import communities
 MODELS = {
     "vbpr": VBPR, "freedom": FREEDOM, "bm3": BM3, "lattice": LATTICE, "itemknn-content": ItemKNNContent,
     "alpharec": AlphaRec, "zero-shot": ZeroShot, "pgl": PGL, "mgcn": MGCN, "smore": SMORE, "lgmrec": LGMRec,
-    "micro": MICRO,
+    "micro": MICRO, "damrs": DAMRS,
 }  # fmt: skip
 MODALITIES = ("audio", "image", "prices", "text")
 

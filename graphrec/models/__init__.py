@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from graphrec.models.bm3 import BM3 as BM3
     from graphrec.models.bspm import BSPM as BSPM
     from graphrec.models.content_ease import ContentEASE as ContentEASE
+    from graphrec.models.damrs import DAMRS as DAMRS
     from graphrec.models.dccf import DCCF as DCCF
     from graphrec.models.directau import DirectAU as DirectAU
     from graphrec.models.ease import EASE as EASE
@@ -86,6 +87,7 @@ MODELS = Registry("model", "graphrec.models", {
     "smore": "graphrec.models.smore:SMORE",
     "lgmrec": "graphrec.models.lgmrec:LGMRec",
     "micro": "graphrec.models.micro:MICRO",
+    "damrs": "graphrec.models.damrs:DAMRS",
     "llmrec": "graphrec.models.llmrec:LLMRec",
     "zero-shot": "graphrec.models.zero_shot:ZeroShot",
     "alpharec": "graphrec.models.alpharec:AlphaRec",
