@@ -17,6 +17,7 @@ from graphrec.features.extract import EXTRACTORS, extract, extractor
 from graphrec.models import (
     BM3,
     COHESION,
+    DAMRS,
     DRAGON,
     FREEDOM,
     LATTICE,
@@ -40,7 +41,7 @@ MODELS = {
     "vbpr": VBPR, "freedom": FREEDOM, "bm3": BM3, "lattice": LATTICE, "itemknn-content": ItemKNNContent,
     "alpharec": AlphaRec, "zero-shot": ZeroShot, "pgl": PGL, "mgcn": MGCN, "smore": SMORE,
     "dualgnn": DualGNN, "dragon": DRAGON, "cohesion": COHESION, "mentor": MENTOR, "lgmrec": LGMRec,
-    "micro": MICRO,
+    "micro": MICRO, "damrs": DAMRS,
 }  # fmt: skip
 MODALITIES = ("audio", "image", "prices", "text")
 

@@ -112,3 +112,28 @@ class UserGraph(nn.Module):
         """Fills the lists up anew."""
         weights = softmax_weights(self.counts, draw_repeats(self.counts, self.n, rng))
         self.epoch_graph = self.graph.weighted(torch.from_numpy(weights).to(self.graph.device))
+
+
+def cooccurrence_graph(
+    train: Interactions, k: int, least: int = 1, of: Literal["users", "items"] = "items"
+) -> Graph:
+    """Edges to each user or item from itself and from the ``k`` that share most with it, all of weight 1
+    (Xv et al., "Improving Multi-modal Recommender Systems by Denoising and Aligning Multi-modal Content and
+    User Feedback" (DA-MRS), KDD 2024, https://arxiv.org/abs/2406.12501).
+
+    Args:
+        train: the interactions.
+        k: most others; of equal counts those with the lowest index.
+        least: what must be shared to count.
+        of: what the nodes are.
+    """
+    counts = cooccurrence(train, k, of)
+    n = counts.shape[0]
+    target = np.repeat(np.arange(n), np.diff(counts.indptr))
+    shared = counts.data >= least
+    return Graph.from_edges(
+        np.concatenate([counts.indices[shared], np.arange(n)]),
+        np.concatenate([target[shared], np.arange(n)]),
+        n_source=n,
+        n_target=n,
+    )

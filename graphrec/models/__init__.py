@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from graphrec.models.bspm import BSPM as BSPM
     from graphrec.models.cohesion import COHESION as COHESION
     from graphrec.models.content_ease import ContentEASE as ContentEASE
+    from graphrec.models.damrs import DAMRS as DAMRS
     from graphrec.models.dccf import DCCF as DCCF
     from graphrec.models.directau import DirectAU as DirectAU
     from graphrec.models.dragon import DRAGON as DRAGON
@@ -104,6 +105,7 @@ MODELS = Registry("model", "graphrec.models", {
     "mentor": "graphrec.models.mentor:MENTOR",
     "lgmrec": "graphrec.models.lgmrec:LGMRec",
     "micro": "graphrec.models.micro:MICRO",
+    "damrs": "graphrec.models.damrs:DAMRS",
     "llmrec": "graphrec.models.llmrec:LLMRec",
     "zero-shot": "graphrec.models.zero_shot:ZeroShot",
     "alpharec": "graphrec.models.alpharec:AlphaRec",
