@@ -88,6 +88,8 @@ def about(result: Mapping[str, Any]) -> str:
         how = f"{trials} trials a model{further}"
     elif any(row["model"] == "content-ease" for row in result["rows"].values()):
         how = "the papers' settings; models in closed form: 8 trials, and up to 4 more beyond an edge"
+        if any(label.endswith(", tuned") for label in result["rows"]):
+            how += "; tuned rows: 8 trials, and up to 2 more"
     else:
         how = "the papers' settings, nothing tuned"
     if trials and result["tuned_on"] != result["experiment"]:
