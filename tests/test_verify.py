@@ -296,6 +296,7 @@ CHEAP = [
     ("neighbors", "amazon-scientific image"),
     ("time_splits", "Git histories, DB: one time for all: ItemKNN"),
     ("contributions_cuts_db", "Co-change: cut 2"),
+    ("published_rlmrec_amazon_book", "Popularity"),
     pytest.param("movielens_small_cold", "MF-BPR", marks=pytest.mark.slow),
 ]
 """Rows that take seconds and need no encoder: they are trained again in every test run that has the data."""
