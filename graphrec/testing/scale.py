@@ -50,14 +50,27 @@ def check_processes(model_class: type[Model], config: ModelConfig) -> None:
             assert "weights" in answer, f"process {rank} of two failed: {answer.get('refused')}"
             for name, value in single.items():
                 other = torch.tensor(answer["weights"][name], dtype=value.dtype)
-                difference = (other - value).abs()
-                worst = float(difference.max()) if value.numel() else 0.0
-                apart = int((difference > WEIGHT_TOLERANCE).sum())
-                if worst > MOST_DIFFERENCE or apart > MOST_APART * value.numel():
-                    raise AssertionError(
-                        f"{name} differs by {worst:.1e} between one process and two, {apart} of "
-                        f"{value.numel()} weights by more than {WEIGHT_TOLERANCE:.0e}"
-                    )
+                if differing := differing_weights(value, other):
+                    raise AssertionError(f"{name} {differing}")
+
+
+def differing_weights(one: torch.Tensor, other: torch.Tensor, share: float = MOST_APART) -> str | None:
+    """How the weights of one process and of several differ; None if only as rounding explains.
+
+    Args:
+        one: of one process.
+        other: of several.
+        share: of the weights that may differ by more than :data:`WEIGHT_TOLERANCE`.
+    """
+    difference = (other - one).abs()
+    worst = float(difference.max()) if one.numel() else 0.0
+    apart = int((difference > WEIGHT_TOLERANCE).sum())
+    if worst <= MOST_DIFFERENCE and apart <= share * one.numel():
+        return None
+    return (
+        f"differs by {worst:.1e} between one process and two, {apart} of {one.numel()} weights by more than "
+        f"{WEIGHT_TOLERANCE:.0e}"
+    )
 
 
 def _train_in_processes(
