@@ -207,7 +207,8 @@ def one(
     if "whole" in parts:
         again = train.replace(epochs=max(1, run.best_epoch))
         whole = fitted(parts["whole"], row, again, seed, out / "whole")
-        found["whole"] = {metric: tested(parts["whole"], whole.model)[metric] for metric in METRICS}
+        of_whole = tested(parts["whole"], whole.model)
+        found["whole"] = {metric: of_whole[metric] for metric in METRICS}
     write_json(facts, found)
     return found
 
