@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from typing import Any
 
-import numpy as np
 import torch
-from reference import FIXTURES, MODALITIES, assert_close, dataset, numbers
+from reference import MODALITIES, assert_close
+from zoo import ZooNumbers
 
-from graphrec.features import FeatureTable
 from graphrec.models.batches import SeededTriplets
 
 
-class ContentReference:
-    """The numbers of one model, by the reference's names.
+class ContentReference(ZooNumbers):
+    """The numbers of one model, by the reference's names."""
 
-    Attributes:
-        data: its interactions, all of them train.
-        tables: features by modality.
-        config: the reference's options.
-        batch: one of triplets.
-    """
+    batch: SeededTriplets
 
     def __init__(self, name: str) -> None:
-        self.all = numbers(FIXTURES / f"zoo_{name}.npz")
-        self.data = dataset(self.all)
-        self.tables = {m: FeatureTable.from_array(self.all[m], self.data, m) for m in MODALITIES}
-        self.config = json.loads(str(self.all["config"]))
-        parts = (self.all[f"batch_{of}"].astype(np.int64) for of in ("users", "pos", "neg"))
-        self.batch = SeededTriplets(*map(torch.from_numpy, parts), torch.tensor(0))
-
-    def __getitem__(self, key: str) -> np.ndarray:
-        return self.all[key]
+        super().__init__(name)
+        self.batch = SeededTriplets(*self.batch, torch.tensor(0))
 
     def load(self, parameters: Mapping[str, torch.Tensor]) -> None:
         """Gives our parameters, or parts of them, the values of the reference's, by its names."""
@@ -50,9 +35,3 @@ class ContentReference:
         for name in expected:
             found = gradients[name].reshape(self[f"grad.{name}"].shape)
             assert_close(found, self[f"grad.{name}"], f"gradient of {name}")
-
-    def check_embeddings(self, model: Any) -> None:
-        """Final embeddings and scores."""
-        for side, found in zip(("user", "item"), model.embed(), strict=True):
-            assert_close(found, self[f"{side}_out"], f"{side}s")
-        assert_close(model.score(self["score_users"]), self["scores"], "scores")

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from content_reference import ContentReference
+from gaps import items_with_gaps
 from reference import MODALITIES, assert_close
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from graphrec import testing
 from graphrec.core.random import numpy_rng
 from graphrec.graphs import agreed_neighbors as blocks
 from graphrec.graphs.agreed_neighbors import Vectors, agreed_neighbors
@@ -249,16 +249,7 @@ def test_discrimination_of_a_few_items_is_finite() -> None:
 
 @pytest.fixture(scope="module")
 def catalog():
-    """Communities: item 1 lacks its image, item 2 both; nobody takes items 4-7."""
-    full, _ = testing.communities(2, 15)
-    keep = ~np.isin(full.train.items, range(4, 8))
-    pairs = np.stack([full.train.users[keep], full.train.items[keep]], 1)
-    data = testing.dataset(pairs, [], full.n_users, full.n_items, "gaps")
-    tables = {}
-    for field, missing in (("image", (1, 2)), ("text", (2,))):
-        vectors = numpy_rng(0, f"tests/{field}").normal(size=(data.n_items, 6))
-        tables[field] = testing.features_of(data, vectors, missing)[field]
-    return data, tables
+    return items_with_gaps()
 
 
 def test_the_mean_is_over_the_views_that_an_item_has(catalog) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from content_reference import ContentReference
+from gaps import users_and_items_with_gaps
 from reference import MODALITIES, assert_close
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -129,19 +130,7 @@ def test_draws_follow_from_the_seed(reference) -> None:
 
 @pytest.fixture(scope="module")
 def catalog():
-    """Communities: item 1 lacks its image, items 2 and 3 both; user 0 has taken item 1 alone, user 1 item 2
-    alone, user 2 nothing; nobody takes items 3, 8 and 9.
-    """
-    full, _ = testing.communities(2, 15)
-    users, items = full.train.users, full.train.items
-    kept = (users > 2) & ~np.isin(items, (3, 8, 9))
-    pairs = np.concatenate([np.stack([users[kept], items[kept]], 1), [[0, 1], [1, 2]]])
-    data = testing.dataset(pairs, [], full.n_users, full.n_items, "gaps")
-    tables = {}
-    for field, missing in (("image", (1, 2, 3)), ("text", (2, 3))):
-        vectors = numpy_rng(0, f"tests/{field}").normal(size=(data.n_items, 6))
-        tables[field] = testing.features_of(data, vectors, missing)[field]
-    return data, tables
+    return users_and_items_with_gaps()
 
 
 def test_a_modality_that_is_missing_adds_nothing(catalog) -> None:

@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 import torch
 from content_reference import ContentReference
+from gaps import users_and_items_with_gaps
 from reference import MODALITIES, assert_close
 from tolerances import SCORE
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from graphrec import testing
 from graphrec.core.random import numpy_rng
 from graphrec.graphs.graph import Graph, bipartite, items_to_users, maximum
 from graphrec.models.batches import EpochContext
-from graphrec.models.content_views import Gate, ModalityAttention, SpectralFilter, matrix
+from graphrec.models.content_views import Gate, ModalityAttention, SpectralFilter
+from graphrec.models.layers import fan_in_uniform_, projection
 from graphrec.models.mgcn import MGCN
 from graphrec.models.smore import SMORE
 
@@ -226,7 +227,7 @@ def test_a_filter_is_a_circular_convolution(dim: int) -> None:
 def test_initial_values_are_distributed_as_torchs_and_filters_are_standard_normal() -> None:
     rng = torch.Generator().manual_seed(0)
     layer = Gate(400, 50, rng).linear
-    for values in (layer.weight, layer.bias, matrix(400, 50, rng).weight):
+    for values in (layer.weight, layer.bias, projection(400, 50, rng, fan_in_uniform_).weight):
         assert values.abs().max() <= 0.05
         assert values.abs().max() > 0.04
     assert layer.weight.std().item() == pytest.approx(0.05 / 3**0.5, rel=0.02)
@@ -238,19 +239,7 @@ def test_initial_values_are_distributed_as_torchs_and_filters_are_standard_norma
 
 @pytest.fixture(scope="module")
 def catalog():
-    """Communities: item 1 lacks its image, items 2 and 3 both; user 0 has taken item 1 alone, user 1 item 2
-    alone, user 2 nothing; nobody takes items 3, 8 and 9.
-    """
-    full, _ = testing.communities(2, 15)
-    users, items = full.train.users, full.train.items
-    kept = (users > 2) & ~np.isin(items, (3, 8, 9))
-    pairs = np.concatenate([np.stack([users[kept], items[kept]], 1), [[0, 1], [1, 2]]])
-    data = testing.dataset(pairs, [], full.n_users, full.n_items, "gaps")
-    tables = {}
-    for field, missing in (("image", (1, 2, 3)), ("text", (2, 3))):
-        vectors = numpy_rng(0, f"tests/{field}").normal(size=(data.n_items, 6))
-        tables[field] = testing.features_of(data, vectors, missing)[field]
-    return data, tables
+    return users_and_items_with_gaps()
 
 
 def test_nodes_are_fused_from_what_they_have(catalog) -> None:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from content_reference import ContentReference
+from gaps import items_with_gaps
 from reference import MODALITIES, assert_close
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from graphrec import testing
 from graphrec.core.random import numpy_rng
 from graphrec.graphs.graph import Graph
 from graphrec.models.batches import EpochContext
@@ -118,16 +118,7 @@ def test_symmetric_weights_are_those_of_the_matrix() -> None:
 
 @pytest.fixture(scope="module")
 def catalog():
-    """Communities: item 1 lacks its image, item 2 both; nobody takes items 4-7."""
-    full, _ = testing.communities(2, 15)
-    keep = ~np.isin(full.train.items, range(4, 8))
-    pairs = np.stack([full.train.users[keep], full.train.items[keep]], 1)
-    data = testing.dataset(pairs, [], full.n_users, full.n_items, "gaps")
-    tables = {}
-    for field, missing in (("image", (1, 2)), ("text", (2,))):
-        vectors = numpy_rng(0, f"tests/{field}").normal(size=(data.n_items, 6))
-        tables[field] = testing.features_of(data, vectors, missing)[field]
-    return data, tables
+    return items_with_gaps()
 
 
 def first_batch(model: MICRO, size: int = 64) -> Any:

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from content_reference import ContentReference
+from gaps import items_with_gaps
 from reference import MODALITIES, assert_close
 from tolerances import PROPAGATION, SCORE
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from graphrec import testing
 from graphrec.core.random import numpy_rng
 from graphrec.data import Histories, Interactions
 from graphrec.graphs import low_rank
@@ -140,16 +140,7 @@ def test_masks_follow_from_seed_copy_and_row(reference) -> None:
 
 @pytest.fixture(scope="module")
 def catalog():
-    """Communities: item 1 lacks its image, item 2 both; nobody takes items 4-7."""
-    full, _ = testing.communities(2, 15)
-    taken = ~np.isin(full.train.items, (4, 5, 6, 7))
-    pairs = np.stack([full.train.users[taken], full.train.items[taken]], 1)
-    data = testing.dataset(pairs, [], full.n_users, full.n_items, "gaps")
-    tables = {}
-    for field, missing in (("image", (1, 2)), ("text", (2,))):
-        vectors = numpy_rng(0, f"tests/{field}").normal(size=(data.n_items, 6))
-        tables[field] = testing.features_of(data, vectors, missing)[field]
-    return data, tables
+    return items_with_gaps()
 
 
 def test_items_without_a_modality_have_zeros_in_its_columns(catalog) -> None:

@@ -8,27 +8,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from reference import FIXTURES, MODALITIES, assert_close, dataset, numbers
+from reference import assert_close
+from zoo import ZooNumbers
 
-from graphrec.features import FeatureTable
 from graphrec.graphs.graph import Graph
 from graphrec.models.batches import SeededTriplets
 
 
-class TowerReference:
+class TowerReference(ZooNumbers):
     """Inputs, parameters and results of one model, and a model of ours with these."""
 
-    def __init__(self, name: str) -> None:
-        self.all = numbers(FIXTURES / f"zoo_{name}.npz")
-        self.data = dataset(self.all)
-        self.tables = {m: FeatureTable.from_array(self.all[m], self.data, m) for m in MODALITIES}
-        self.config = json.loads(str(self.all["config"]))
-        parts = (torch.from_numpy(self.all[f"batch_{of}"]) for of in ("users", "pos", "neg"))
-        self.batch = SeededTriplets(*parts, torch.tensor(0))
-        self.names: dict[str, str] = {}
+    batch: SeededTriplets
 
-    def __getitem__(self, key: str) -> np.ndarray:
-        return self.all[key]
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.batch = SeededTriplets(*self.batch, torch.tensor(0))
+        self.names: dict[str, str] = {}
 
     def model(self, model_class: Any, **options: Any) -> Any:
         """With the reference's options and parameters."""

@@ -17,7 +17,7 @@ IDS = "user_embedding.weight + item_embedding.weight"
 """Our name of what the references call ``id_embedding``, users before items."""
 
 
-class Zoo:
+class ZooNumbers:
     """The numbers of one model.
 
     Attributes:
@@ -34,10 +34,21 @@ class Zoo:
         self.config = json.loads(str(self.all["config"]))
         self.tables = {m: FeatureTable.from_array(self.all[m], self.data, m) for m in MODALITIES}
         parts = (self.all[f"batch_{of}"].astype(np.int64) for of in ("users", "pos", "neg"))
-        self.batch = Triplets(*(torch.from_numpy(part) for part in parts))
+        self.batch: Any = Triplets(*(torch.from_numpy(part) for part in parts))
 
     def __getitem__(self, key: str) -> np.ndarray:
         return self.all[key]
+
+    def check_embeddings(self, model: Any) -> None:
+        """Final embeddings and scores."""
+        users, items = model.embed()
+        assert_close(users, self.all["user_out"], "users")
+        assert_close(items, self.all["item_out"], "items")
+        assert_close(model.score(self.all["score_users"]), self.all["scores"], "scores")
+
+
+class Zoo(ZooNumbers):
+    """The numbers of one model, and how its parameters are named here."""
 
     def load(self, model: Any, names: Mapping[str, str]) -> None:
         """Gives the model the reference's parameters.
@@ -92,13 +103,6 @@ class Zoo:
         largest = max(np.abs(self.all[f"grad.{theirs}"]).max() for theirs in names)
         for theirs in zero:
             assert np.abs(self.all[f"grad.{theirs}"]).max() <= 1e-5 * largest, theirs
-
-    def check_embeddings(self, model: Any) -> None:
-        """Final embeddings and scores."""
-        users, items = model.embed()
-        assert_close(users, self.all["user_out"], "users")
-        assert_close(items, self.all["item_out"], "items")
-        assert_close(model.score(self.all["score_users"]), self.all["scores"], "scores")
 
 
 def split(names: str) -> list[str]:

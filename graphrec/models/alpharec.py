@@ -37,7 +37,7 @@ from graphrec.data.dataset import Dataset
 from graphrec.data.interactions import Interactions
 from graphrec.features import FeatureTable
 from graphrec.graphs.graph import bipartite
-from graphrec.models import layers
+from graphrec.models import layers, self_supervision
 from graphrec.models.base import ContentProjection, Features
 from graphrec.models.batches import EpochContext, Triplets, triplets_by_batch
 from graphrec.models.fold_in import FoldIn, MeanFoldIn
@@ -192,17 +192,10 @@ class AlphaRec(MultimodalRanker):
 
 def projector(config: AlphaRec.Config, n_in: int, rng: torch.Generator) -> nn.Sequential:
     """The map ``f`` from content vectors to embeddings, with the initial values that torch gives a layer."""
-
-    def layer(n_from: int, n_to: int, bias: bool) -> nn.Linear:
-        made = nn.Linear(n_from, n_to, bias=bias)
-        for values in made.parameters():
-            nn.init.uniform_(values, -1 / math.sqrt(n_from), 1 / math.sqrt(n_from), generator=rng)
-        return made
-
     if config.projector == "linear":
-        return nn.Sequential(layer(n_in, config.dim, bias=False))
+        return nn.Sequential(layers.projection(n_in, config.dim, rng, layers.fan_in_uniform_))
     hidden = config.hidden_dim or max(1, n_in // 2)
-    return nn.Sequential(layer(n_in, hidden, True), nn.LeakyReLU(), layer(hidden, config.dim, True))
+    return self_supervision.projector(n_in, hidden, config.dim, rng, layers.fan_in_uniform_)
 
 
 def as_table(values: Tensor) -> FeatureTable:

@@ -18,7 +18,7 @@ from graphrec.graphs.graph import Graph, bipartite, items_to_users, normalize_we
 from graphrec.models.base import ContentRule, Features
 from graphrec.models.batches import EpochContext, PreferencesConfig, SeededTriplets
 from graphrec.models.item_content import ItemContent
-from graphrec.models.layers import fan_in_uniform_, linear, propagate_tables
+from graphrec.models.layers import fan_in_uniform_, linear, projection, propagate_tables
 from graphrec.models.losses import InfoNCE, bpr, half_squares, score_difference
 from graphrec.models.multimodal import ColdItems, MultimodalConfig, MultimodalRanker, item_graph
 from graphrec.models.propagation import BatchEmbeddings, EmbeddingRanker
@@ -45,14 +45,6 @@ class Gate(nn.Module):
         return gated
 
 
-def matrix(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
-    """A linear map without bias, with initial values distributed as torch's, drawn from ``generator``."""
-    layer = nn.Linear(n_in, n_out, bias=False)
-    with torch.no_grad():
-        fan_in_uniform_(layer.weight, generator)
-    return layer
-
-
 class ModalityAttention(nn.Module):
     """The weighted mean of a node's vectors in several modalities, with weights
     ``softmax_m(w . tanh(W x_m + b))`` (same paper).
@@ -65,7 +57,7 @@ class ModalityAttention(nn.Module):
     def __init__(self, dim: int, generator: torch.Generator) -> None:
         super().__init__()
         self.hidden = linear(dim, dim, generator, fan_in_uniform_)
-        self.out = matrix(dim, 1, generator)
+        self.out = projection(dim, 1, generator, fan_in_uniform_)
 
     def forward(self, vectors: Sequence[Tensor], known: Tensor) -> Tensor:
         """The mean ``(n, d)``; 0 for nodes without any modality.

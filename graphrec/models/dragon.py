@@ -20,21 +20,16 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import numpy as np
 from torch import Tensor
 
 from graphrec.data.interactions import Interactions
-from graphrec.graphs.cooccurrence import UserGraph
 from graphrec.graphs.graph import Graph
 from graphrec.models.base import Features
-from graphrec.models.batches import Triplets
-from graphrec.models.losses import bpr2, score_difference
-from graphrec.models.propagation import BatchEmbeddings
 from graphrec.models.search_space import Choice, Space
-from graphrec.models.towers import ItemGraphConfig, TowerRanker, TowersConfig, UserGraphConfig, weighted
+from graphrec.models.towers import ItemGraphConfig, TowersConfig, UserGraphConfig, UserGraphRanker, weighted
 
 
-class DRAGON(TowerRanker):
+class DRAGON(UserGraphRanker):
     """Modalities side by side, those of users weighted; both sides completed by their neighbors."""
 
     class Config(UserGraphConfig, ItemGraphConfig, TowersConfig):
@@ -52,27 +47,10 @@ class DRAGON(TowerRanker):
     def __init__(self, train: Interactions, features: Features, config: Config) -> None:
         weights = config.weights_of(features)
         super().__init__(train, features, config, weights)
-        self.user_weight = self.modality_weights()
-        self.user_graph = UserGraph(train, config.n_user_neighbors)  # Eqs. 4 and 5
         self.item_graph = self.frozen_item_graph(features, weights)  # Eq. 6
-
-    def start_epoch(self, rng: np.random.Generator) -> None:
-        """Repeats the neighbors of users who have few of them anew."""
-        self.user_graph.draw(rng)
 
     def propagate(self, user_graph: Graph) -> tuple[Tensor, Tensor]:
         """User and item embeddings over one graph of users ``(n_users, M d), (n_items, M d)`` (Eqs. 1-7)."""
         users, items = self.propagated_towers()  # Eqs. 1 and 2
         users = weighted(users, self.user_weight)  # Eq. 3
         return users + user_graph @ users, self.completed(items)
-
-    def loss(self, batch: Triplets) -> dict[str, Tensor]:
-        """``bpr``, and the regularizers of preferences and weights (Eq. 8)."""
-        final = BatchEmbeddings.lookup(batch, *self.propagate(self.user_graph.epoch_graph))
-        terms = self.regularization(batch.users, self.user_weight)
-        return {"bpr": bpr2(score_difference(*final)), **terms}
-
-    def embed(self) -> tuple[Tensor, Tensor]:
-        """Embeddings with all neighbors repeated alike, cold items by their neighbors (Eq. 9)."""
-        users, items = self.propagate(self.user_graph.graph)
-        return users, self.cold_items(items)

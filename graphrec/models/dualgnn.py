@@ -23,22 +23,17 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from graphrec.data.interactions import Interactions
-from graphrec.graphs.cooccurrence import UserGraph
 from graphrec.graphs.graph import Graph
 from graphrec.models.base import Features
-from graphrec.models.batches import Triplets
-from graphrec.models.losses import bpr2, score_difference
-from graphrec.models.propagation import BatchEmbeddings
 from graphrec.models.search_space import Choice, Space
-from graphrec.models.towers import TowerRanker, TowersConfig, UserGraphConfig
+from graphrec.models.towers import TowersConfig, UserGraphConfig, UserGraphRanker
 
 
-class DualGNN(TowerRanker):
+class DualGNN(UserGraphRanker):
     """The sum of the modalities of an item; a user's own weighted sum, plus that of the user's neighbors."""
 
     class Config(UserGraphConfig, TowersConfig):
@@ -59,12 +54,6 @@ class DualGNN(TowerRanker):
 
     def __init__(self, train: Interactions, features: Features, config: Config) -> None:
         super().__init__(train, features, config)
-        self.user_weight = self.modality_weights()
-        self.user_graph = UserGraph(train, config.n_user_neighbors)  # Eqs. 5 and 6
-
-    def start_epoch(self, rng: np.random.Generator) -> None:
-        """Repeats the neighbors of users who have few of them anew."""
-        self.user_graph.draw(rng)
 
     def propagate(self, user_graph: Graph) -> tuple[Tensor, Tensor]:
         """User and item embeddings over one graph of users ``(n_users, d), (n_items, d)`` (Eqs. 1-6)."""
@@ -75,14 +64,3 @@ class DualGNN(TowerRanker):
         users = (users * self.user_weight[:, :, None]).sum(1)  # Eq. 4
         items = items.view(self.n_items, *self.user_weight.shape[1:], -1).sum(1)  # Eq. 3
         return users + user_graph @ users, items
-
-    def loss(self, batch: Triplets) -> dict[str, Tensor]:
-        """``bpr``, and the regularizers of preferences and weights (Eq. 7)."""
-        final = BatchEmbeddings.lookup(batch, *self.propagate(self.user_graph.epoch_graph))
-        terms = self.regularization(batch.users, self.user_weight)
-        return {"bpr": bpr2(score_difference(*final)), **terms}
-
-    def embed(self) -> tuple[Tensor, Tensor]:
-        """Embeddings with all neighbors repeated alike, cold items by their neighbors (Eq. 8)."""
-        users, items = self.propagate(self.user_graph.graph)
-        return users, self.cold_items(items)

@@ -13,7 +13,7 @@ from graphrec.features import FeatureTable
 from graphrec.graphs.equal_rows import EqualRows, neighbor_edges
 from graphrec.graphs.graph import Graph, bipartite, edge_products, mix, normalize_weights
 from graphrec.graphs.nearest import all_neighbors, nearest_rows, unit_length
-from graphrec.models.layers import ItemFeatures
+from graphrec.models.layers import ItemFeatures, fan_in_uniform_, linear
 from graphrec.models.multimodal import Fill
 
 
@@ -51,10 +51,7 @@ class LearnedView(nn.Module):
         self.k = config.knn_k
         self.features = ItemFeatures(table, fill=config.fill, train=train)
         self.equal = EqualRows.of([self.features.values[self.features.own]])
-        self.projection = nn.utils.skip_init(nn.Linear, table.dim, config.feature_dim)
-        bound = table.dim**-0.5
-        for parameter in self.projection.parameters():
-            nn.init.uniform_(parameter, -bound, bound, generator=generator)
+        self.projection = linear(table.dim, config.feature_dim, generator, fan_in_uniform_)
 
     def forward(self) -> tuple[Graph, Tensor]:
         """Edges from each item's nearest neighbors, and their cosines ``(E,)``, differentiable; negative

@@ -38,10 +38,9 @@ from graphrec.models.content_views import (
     GatedViewsRanker,
     Nodes,
     SpectralFilter,
-    matrix,
 )
 from graphrec.models.item_content import ItemContent
-from graphrec.models.layers import fan_in_uniform_, linear, row_dropout
+from graphrec.models.layers import fan_in_uniform_, linear, projection, row_dropout
 from graphrec.models.search_space import Choice, Integers, Space
 
 
@@ -93,7 +92,7 @@ class SMORE(GatedViewsRanker):
                 m: nn.Sequential(
                     linear(dim, dim, self.rng(f"selections/{m}/hidden"), fan_in_uniform_),
                     nn.Tanh(),
-                    matrix(dim, dim, self.rng(f"selections/{m}/out")),
+                    projection(dim, dim, self.rng(f"selections/{m}/out"), fan_in_uniform_),
                 )
                 for m in features
             }

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -19,11 +20,12 @@ from torch.nn.functional import embedding, normalize
 from graphrec.core import distributed
 from graphrec.core.config import option
 from graphrec.data.interactions import Interactions
+from graphrec.graphs.cooccurrence import UserGraph
 from graphrec.graphs.graph import Graph, bipartite
 from graphrec.models.base import ContentRule, Features
-from graphrec.models.batches import BatchSampler, EpochContext, PreferencesConfig
+from graphrec.models.batches import BatchSampler, EpochContext, PreferencesConfig, Triplets
 from graphrec.models.layers import ItemFeatures, fan_in_uniform_
-from graphrec.models.losses import mean_squares
+from graphrec.models.losses import bpr2, mean_squares, score_difference
 from graphrec.models.multimodal import (
     ColdItems,
     MultimodalConfig,
@@ -31,6 +33,7 @@ from graphrec.models.multimodal import (
     WeightedConfig,
     mixed_item_graph,
 )
+from graphrec.models.propagation import BatchEmbeddings
 from graphrec.models.self_supervision import projector, read_out
 
 HIDDEN = 4
@@ -206,6 +209,42 @@ class TowerRanker(MultimodalRanker):
         rows = [embedding(users, cast(Tower, tower).preference) for tower in towers]
         penalty: Tensor = self.config.reg_weight * mean_squares(*rows)
         return penalty
+
+
+class UserGraphRanker(TowerRanker):
+    """A tower ranker whose users are completed by those who share most items with them. A subclass defines
+    :meth:`propagate`.
+    """
+
+    def __init__(
+        self,
+        train: Interactions,
+        features: Features,
+        config: Any,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__(train, features, config, weights)
+        self.user_weight = self.modality_weights()
+        self.user_graph = UserGraph(train, config.n_user_neighbors)
+
+    def start_epoch(self, rng: np.random.Generator) -> None:
+        """Repeats the neighbors of users who have few of them anew."""
+        self.user_graph.draw(rng)
+
+    def propagate(self, user_graph: Graph) -> tuple[Tensor, Tensor]:
+        """User and item embeddings over one graph of users ``(n_users, w), (n_items, w)``."""
+        raise TypeError(f"{type(self).__name__} does not define propagate()")
+
+    def loss(self, batch: Triplets) -> dict[str, Tensor]:
+        """``bpr``, and the regularizers of preferences and weights."""
+        final = BatchEmbeddings.lookup(batch, *self.propagate(self.user_graph.epoch_graph))
+        terms = self.regularization(batch.users, self.user_weight)
+        return {"bpr": bpr2(score_difference(*final)), **terms}
+
+    def embed(self) -> tuple[Tensor, Tensor]:
+        """Embeddings with all neighbors repeated alike, cold items by their neighbors."""
+        users, items = self.propagate(self.user_graph.graph)
+        return users, self.cold_items(items)
 
 
 def weighted(users: Tensor, weights: Tensor) -> Tensor:
