@@ -24,10 +24,10 @@ TOLERANCE = 1e-6
 """For losses and gradients: float32 sums over parts are added in another order."""
 WEIGHT_TOLERANCE = 1e-5
 """For weights after some steps of an adaptive optimizer, which divides small gradients by their magnitude."""
-MOST_APART = 1e-3
+MOST_APART = 1e-2
 """Share of a tensor's weights that may differ by more: where a gradient is all but zero, rounding decides."""
 MOST_DIFFERENCE = 1e-4
-"""And by how much: a tenth of a step."""
+"""And by how much: a hundredth of a step."""
 
 
 def check_processes(model_class: type[Model], config: ModelConfig) -> None:
