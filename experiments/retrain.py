@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 import graphrec as gr
 from experiments import (
+    beyond_edges,
     bm3_collapse,
     cold_items,
     content_priors,
@@ -604,6 +605,37 @@ class FoldIn(Kind):
         return flat
 
 
+class BeyondEdges(Kind):
+    """The result of :mod:`experiments.beyond_edges`, a row a model on a dataset."""
+
+    def matches(self, result: Mapping[str, Any]) -> bool:
+        """See :meth:`Kind.matches`."""
+        return bool(result.get("command", "").startswith(beyond_edges.COMMAND))
+
+    def rows(self, result: Mapping[str, Any]) -> dict[str, RecordedRow]:
+        """The validation metric of each trial beyond an edge, by its option and value."""
+        return {
+            label: RecordedRow({m: {0: value} for m, value in self._flat(row["steps"]).items()}, True, None)
+            for label, row in self._named(result).items()
+        }
+
+    def datasets(self, result: Mapping[str, Any]) -> dict[str, str]:
+        """See :meth:`Kind.datasets`."""
+        return {label: beyond_edges.DATASETS[row["table"]] for label, row in self._named(result).items()}
+
+    def measure(self, result: Mapping[str, Any], label: str, seed: int, where: Where) -> dict[str, float]:
+        """See :meth:`Kind.measure`."""
+        row = self._named(result)[label]
+        options = argparse.Namespace(root=where.root, store=where.store, out=where.out, quick=False)
+        return self._flat(list(beyond_edges.steps(row["table"], row["model"], options)))
+
+    def _named(self, result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+        return {f"{row['table']}: {row['model']}": row for row in result["trials"]}
+
+    def _flat(self, steps: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        return {f"{step['option']} {step['to']:g}": step["value"] for step in steps}
+
+
 class Collapse(Kind):
     """The result of :mod:`experiments.bm3_collapse`, a row a case."""
 
@@ -721,7 +753,7 @@ class PublishedSplits(Kind):
 
 KINDS: tuple[Kind, ...] = (
     Rankings(), Contributions(), Conversations(), ColdItems(), Neighbors(), TimeSplits(), ContributionCuts(),
-    FoldIn(), Collapse(), ContentPriors(), PublishedSplits(),
+    FoldIn(), BeyondEdges(), Collapse(), ContentPriors(), PublishedSplits(),
 )  # fmt: skip
 
 

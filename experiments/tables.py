@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import (
+    beyond_edges,
     bm3_collapse,
     cold_items,
     content_priors,
@@ -79,6 +80,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "augmentation-parts": lambda name: llm_augmentation.parts(recorded(name)),
     "augmentation-added": lambda name: llm_augmentation.added(recorded(name)),
     "augmentation-cold": lambda name: llm_augmentation.cold(recorded(name)),
+    "beyond-edges": lambda: beyond_edges.table(recorded("beyond_edges")),
     "bm3-collapse": lambda: bm3_collapse.table(recorded("bm3_collapse")),
     "cold": lambda: cold_items.table(recorded("cold_items")),
     "content-priors": lambda: content_priors.variants_table(recorded("content_priors")),
