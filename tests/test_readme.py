@@ -97,6 +97,17 @@ def test_every_bench_script_has_a_block_of_its_own_output() -> None:
     assert result.returncode == 0, result.stderr
 
 
+def test_tests_that_pages_name_exist() -> None:
+    """``test_x.py::test_name``; whole files are links or code in many pages, and are looked up as well."""
+    for page in ROOT.glob("docs/**/*.md"):
+        for file, name in re.findall(r"(test_\w+\.py)(?:::(test_\w+))?", page.read_text(encoding="utf-8")):
+            found = [*ROOT.glob(f"tests/**/{file}")]
+            assert found, f"{page.name}: no tests/{file}"
+            if name:
+                source = found[0].read_text(encoding="utf-8")
+                assert f"def {name}(" in source, f"{page.name}: no {name} in {file}"
+
+
 @pytest.mark.parametrize(
     "page",
     [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))],
