@@ -98,14 +98,14 @@ def test_every_bench_script_has_a_block_of_its_own_output() -> None:
 
 
 def test_tests_that_pages_name_exist() -> None:
-    """``test_x.py::test_name``; whole files are links or code in many pages, and are looked up as well."""
+    """Written as ``tests/test_x.py`` or ``test_x.py::test_name``."""
     for page in ROOT.glob("docs/**/*.md"):
-        for file, name in re.findall(r"(test_\w+\.py)(?:::(test_\w+))?", page.read_text(encoding="utf-8")):
-            found = [*ROOT.glob(f"tests/**/{file}")]
-            assert found, f"{page.name}: no tests/{file}"
-            if name:
-                source = found[0].read_text(encoding="utf-8")
-                assert f"def {name}(" in source, f"{page.name}: no {name} in {file}"
+        text = page.read_text(encoding="utf-8")
+        for file in re.findall(r"`tests/([\w/]+\.py)", text):
+            assert (ROOT / "tests" / file).exists(), f"{page.name}: no tests/{file}"
+        for file, name in re.findall(r"(test_\w+\.py)::(test_\w+)", text):
+            source = (ROOT / "tests" / file).read_text(encoding="utf-8")
+            assert f"def {name}(" in source, f"{page.name}: no {name} in {file}"
 
 
 @pytest.mark.parametrize(
