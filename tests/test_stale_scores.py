@@ -1,4 +1,4 @@
-"""Seven references score by what their last training step computed, before its update: how far that is off."""
+"""Seven references score by what their last training step computed before its update: how far off that is."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""An epoch of every multimodal model on data of Amazon Baby's exact size (generated: 19,445 users, 7,050 items,
-118,551 train interactions, 4,096-d image and 384-d text features), with the floor of its steps.
+"""An epoch of every multimodal model on generated data of Amazon Baby's exact size (19,445 users, 7,050
+items, 118,551 train interactions, 4,096-d image and 384-d text features), with the floor of its steps.
 
     python -m experiments.bench.multimodal [--threads 1] [--models freedom mgcn ...] [--scale 1]
 

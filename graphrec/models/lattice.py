@@ -23,8 +23,7 @@ Differences from the authors' code:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -32,15 +31,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from graphrec.core.config import option
 from graphrec.data.interactions import Interactions
 from graphrec.graphs.graph import Graph, normalize_weights, union
 from graphrec.models.base import ContentRule, Features
-from graphrec.models.batches import EpochContext, PreferencesConfig, SeededTriplets
+from graphrec.models.batches import EpochContext, SeededTriplets
 from graphrec.models.layers import propagate_tables
-from graphrec.models.learned_graphs import LearnedView, self_looped, symmetric_weights
+from graphrec.models.learned_graphs import LearnedGraphConfig, LearnedView, self_looped, symmetric_weights
 from graphrec.models.losses import bpr, half_squares, score_difference
-from graphrec.models.multimodal import ColdItems, MultimodalConfig, MultimodalRanker, item_graph
+from graphrec.models.multimodal import ColdItems, MultimodalRanker, item_graph
 from graphrec.models.propagation import BatchEmbeddings, EmbeddingRanker
 from graphrec.models.search_space import Choice, Integers, Space
 from graphrec.models.self_supervision import SelfSupervisedTermsConfig, self_supervised_terms
@@ -49,28 +47,11 @@ from graphrec.models.self_supervision import SelfSupervisedTermsConfig, self_sup
 class LATTICE(MultimodalRanker, EmbeddingRanker):
     """LightGCN plus a convolution on an item graph that is learned along with it."""
 
-    class Config(SelfSupervisedTermsConfig, PreferencesConfig, MultimodalConfig):
+    class Config(SelfSupervisedTermsConfig, LearnedGraphConfig):
         """Options of LATTICE; the defaults are the authors'."""
 
-        dim: int = Field(64, ge=1)
-        """Embedding size."""
-        feature_dim: int = Field(64, ge=1)
-        """Size of the projected features."""
-        n_ui_layers: int = Field(2, ge=0)
-        """Layers on the user-item graph."""
         n_mm_layers: int = Field(1, ge=1)
         """Layers on the item graph."""
-        knn_k: int = Field(10, ge=1)
-        """Neighbors per item and modality, the item itself included."""
-        original_weight: float = Field(0.9, ge=0, le=1)
-        """Weight of the graph of unprojected features; the learned graph has the rest."""
-        reg_weight: float = Field(1e-5, ge=0)
-        """Weight of the squared norms of the batch's embeddings."""
-        cold_items: Literal["neighbors", "as_trained"] = "neighbors"
-        """Embedding of items without train interactions."""
-        graph_cache: Path | None = option(None, affects_result=False)
-        """Directory in which neighbors by unprojected features are kept between runs; None computes them
-        each time."""
 
     name = "lattice"
     data_parallel = "batches"

@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from graphrec.core.config import option
 from graphrec.data.interactions import Interactions
 from graphrec.features import FeatureTable
 from graphrec.graphs.equal_rows import EqualRows, neighbor_edges
 from graphrec.graphs.graph import Graph, bipartite, edge_products, mix, normalize_weights
 from graphrec.graphs.nearest import all_neighbors, nearest_rows, unit_length
+from graphrec.models.batches import PreferencesConfig
 from graphrec.models.layers import ItemFeatures, fan_in_uniform_, linear
-from graphrec.models.multimodal import Fill
+from graphrec.models.multimodal import MultimodalConfig
 
 
-class LearnedViewOptions(Protocol):
-    """Options of a learned view."""
+class LearnedGraphConfig(PreferencesConfig, MultimodalConfig):
+    """Options of models with learned item graphs; the defaults are LATTICE's and MICRO's."""
 
-    @property
-    def knn_k(self) -> int:
-        """Neighbors per item, the item itself included."""
-
-    @property
-    def feature_dim(self) -> int:
-        """Size of the projected features."""
-
-    @property
-    def fill(self) -> Fill:
-        """See :class:`~graphrec.models.multimodal.MultimodalConfig`."""
+    dim: int = Field(64, ge=1)
+    """Embedding size."""
+    feature_dim: int = Field(64, ge=1)
+    """Size of the projected features."""
+    n_ui_layers: int = Field(2, ge=0)
+    """Layers on the user-item graph."""
+    knn_k: int = Field(10, ge=1)
+    """Neighbors per item and modality, the item itself included."""
+    original_weight: float = Field(0.9, ge=0, le=1)
+    """Weight of the graph of unprojected features; the learned graph has the rest."""
+    reg_weight: float = Field(1e-5, ge=0)
+    """Weight of the squared norms of the batch's embeddings."""
+    cold_items: Literal["neighbors", "as_trained"] = "neighbors"
+    """Embedding of items without train interactions."""
+    graph_cache: Path | None = option(None, affects_result=False)
+    """Directory in which neighbors by unprojected features are kept between runs; None computes them each
+    time."""
 
 
 class LearnedView(nn.Module):
@@ -45,7 +55,7 @@ class LearnedView(nn.Module):
     """
 
     def __init__(
-        self, table: FeatureTable, config: LearnedViewOptions, train: Interactions, generator: torch.Generator
+        self, table: FeatureTable, config: LearnedGraphConfig, train: Interactions, generator: torch.Generator
     ) -> None:
         super().__init__()
         self.k = config.knn_k

@@ -23,7 +23,6 @@ Differences from the authors' code:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import ClassVar, Literal, cast
 
 import numpy as np
@@ -33,16 +32,15 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from graphrec.core import distributed
-from graphrec.core.config import option
 from graphrec.data.interactions import Interactions
 from graphrec.graphs.graph import Graph, normalize_weights, union
 from graphrec.models.base import ContentRule, Features
-from graphrec.models.batches import EpochContext, PreferencesConfig, SeededTriplets, seeded
+from graphrec.models.batches import EpochContext, SeededTriplets, seeded
 from graphrec.models.content_views import ModalityAttention
 from graphrec.models.layers import propagate_tables
-from graphrec.models.learned_graphs import LearnedView, self_looped, symmetric_weights
+from graphrec.models.learned_graphs import LearnedGraphConfig, LearnedView, self_looped, symmetric_weights
 from graphrec.models.losses import InfoNCE, bpr, half_squares, score_difference
-from graphrec.models.multimodal import ColdItems, MultimodalConfig, MultimodalRanker, item_graph
+from graphrec.models.multimodal import ColdItems, MultimodalRanker, item_graph
 from graphrec.models.propagation import BatchEmbeddings, EmbeddingRanker
 from graphrec.models.search_space import Choice, Integers, Space
 
@@ -50,21 +48,11 @@ from graphrec.models.search_space import Choice, Integers, Space
 class MICRO(MultimodalRanker, EmbeddingRanker):
     """LightGCN plus a fusion of convolutions on item graphs that are learned along with it."""
 
-    class Config(PreferencesConfig, MultimodalConfig):
+    class Config(LearnedGraphConfig):
         """Options of MICRO; the defaults are the authors'."""
 
-        dim: int = Field(64, ge=1)
-        """Embedding size."""
-        feature_dim: int = Field(64, ge=1)
-        """Size of the projected features."""
-        n_ui_layers: int = Field(2, ge=0)
-        """Layers on the user-item graph."""
         n_layers: int = Field(1, ge=1)
         """Layers on the item graphs."""
-        knn_k: int = Field(10, ge=1)
-        """Neighbors per item and modality, the item itself included."""
-        original_weight: float = Field(0.9, ge=0, le=1)
-        """Weight of the graphs of unprojected features; the learned graphs have the rest."""
         cl_weight: float = Field(0.03, ge=0)
         """Weight of the contrast of each modality with the fusion."""
         temperature: float = Field(0.5, gt=0)
@@ -72,16 +60,9 @@ class MICRO(MultimodalRanker, EmbeddingRanker):
         contrast_sample: int | None = Field(None, ge=1)
         """Items that the contrast of a step is over, drawn for each batch; None: all of them, which takes
         time in proportion to their square."""
-        reg_weight: float = Field(1e-5, ge=0)
-        """Weight of the squared norms of the batch's embeddings."""
         sampling: Literal["users", "interactions"] = "users"
         """What an epoch is drawn from: users, who count equally however many items they have, or every
         interaction once."""
-        cold_items: Literal["neighbors", "as_trained"] = "neighbors"
-        """Embedding of items without train interactions."""
-        graph_cache: Path | None = option(None, affects_result=False)
-        """Directory in which neighbors by unprojected features are kept between runs; None computes them
-        each time."""
 
     name = "micro"
     data_parallel = "batches"
