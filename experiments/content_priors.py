@@ -3,7 +3,8 @@
 Each variant is tried over one grid of penalty, dropout and weight of the prior, and the best recall@20 and
 NDCG@20 of the grid are printed; a best of a grid is too optimistic, by as much for every variant. The priors
 are graphs over items: of the content, of attributes (a graph each, equal shares), of co-occurrence, of the
-item factors that iALS and FREEDOM learned, and mixtures. Then the scores of ContentEASE are added to those of
+item factors that iALS and FREEDOM learned, and mixtures; also regressions of the content's vectors on one
+another, and these vectors as further users. Then the scores of ContentEASE are added to those of
 iALS and FREEDOM, by weights that are chosen on validation; only these sums are evaluated on test, once,
 beside their parts.
 
@@ -14,6 +15,7 @@ grid on validation, evaluated on test with factors of three seeds; and with fact
     python -m experiments.content_priors --datasets movielens-small
     python -m experiments.content_priors --parts factors    # factors_weight alone: some minutes
     python -m experiments.content_priors --parts attributes # the items' attributes alone: a minute
+    python -m experiments.content_priors --parts regressions # regressions of content vectors alone
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ from graphrec.graphs.knn import knn
 from graphrec.graphs.sparse import interaction_matrix, to_scipy
 from graphrec.models import model as model_class
 from graphrec.models.content_ease import ContentEASE, content_prior, item_factors, symmetric_neighbors
+from graphrec.models.content_regression import content_regression
 
 RESULT = RESULTS / "content_priors.json"
 DATASETS = ("amazon-scientific", "movielens-small", "xwines")
@@ -56,7 +59,9 @@ IMAGE_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 MIXED = (0.0, 0.2, 0.4, 0.6)
 """Shares of the scores of iALS and of FREEDOM that are tried."""
 METRICS = ("recall@20", "ndcg@20")
-PARTS = ("priors", "attributes", "factors")
+PARTS = ("priors", "attributes", "factors", "regressions")
+VECTOR_WEIGHT = 10.0
+"""What an item's vector of length one counts as, in users."""
 WITH_ATTRIBUTES = ("movielens-small", "xwines")
 """Datasets that can be read with attributes of their items."""
 FACTOR_SHARES = (0.0, 0.25, 0.5, 0.75)
@@ -216,6 +221,30 @@ def attribute_priors(
     return own | with_content(content, own)
 
 
+def regressions(
+    data: gr.Dataset, tables: Mapping[str, FeatureTable], config: ContentEASE.Config
+) -> dict[str, list[Point]]:
+    """The grids of priors that regress the content's vectors on one another, and of a regression that takes
+    these vectors as further users.
+    """
+    shares = config.weights_of(tables)
+    content = content_prior(tables, shares, data.train, config)
+    left, right = content_regression(tables, shares, config.content_penalty, config.fill, data.train)
+    dense = csr_matrix(left @ right)
+    regression = Regression(data)
+    with_vectors = Regression(data)
+    found = {
+        "regression of the content (L3AE)": regression.grid(dense),
+        "content and its regression, half each": regression.grid(((content + dense) / 2).tocsr()),
+    }
+    for modality, share in shares.items():
+        unit = tables[modality].numpy(np.float64)
+        unit = np.where(tables[modality].present[:, None], unit, 0)
+        unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
+        with_vectors.gram += VECTOR_WEIGHT * share * (unit @ unit.T)
+    return found | {"none, content vectors as further users": with_vectors.grid(None)}
+
+
 def with_content(content: csr_matrix, graphs: Mapping[str, csr_matrix]) -> dict[str, csr_matrix]:
     """Each graph mixed into that of the content."""
     return {
@@ -364,6 +393,38 @@ def options_of(name: str) -> dict[str, Any]:
     return read_result(RESULTS / f"{name.replace('-', '_')}.json")
 
 
+def measured_part(part: str, name: str, root: str | None, store: Path) -> dict[str, Any]:
+    """A part of the tables of a dataset: ``variants``, and ``sums`` or ``factors``.
+
+    Args:
+        part: one of :data:`PARTS`.
+        name: of the dataset.
+        root: folder with the datasets.
+        store: of the features.
+    """
+    data, tables = opened(name, root, store)
+    record = options_of(name)
+    if part == "priors":
+        return measure(data, tables, record)
+    if part == "factors":
+        return {"factors": factor_shares(data, tables, record)}
+    config, grids = own_config(record), {}
+    if part == "regressions":
+        grids = regressions(data, tables, config)
+    elif name in WITH_ATTRIBUTES:
+        regression = Regression(data)
+        graphs = attribute_priors(data, tables, written_attributes(name, root, store), config)
+        grids = {label: regression.grid(graph) for label, graph in graphs.items()}
+    return {"variants": {label: best_of(data, grid) for label, grid in grids.items()}}
+
+
+def part_of(variant: str) -> str:
+    """The part that a variant is measured in."""
+    if "attributes" in variant:
+        return "attributes"
+    return "regressions" if "regression" in variant or "vectors" in variant else "priors"
+
+
 def variants_table(found: Mapping[str, Any]) -> str:
     """The recorded variants as markdown, on validation."""
     variants = {name: of["variants"] for name, of in found.items()}
@@ -432,25 +493,16 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     found = read_json(RESULT) if RESULT.exists() else {}
-    for name in options.datasets:
-        data, tables = opened(name, options.root, options.store)
+    for name, part in itertools.product(options.datasets, options.parts):
+        measured = measured_part(part, name, options.root, options.store)
         new = found.setdefault(name, {})
-        if "priors" in options.parts:
-            measured = measure(data, tables, options_of(name))
-            new["sums"] = measured["sums"]
-            new["variants"] = {**new.get("variants", {}), **measured["variants"]}
-            print(f"{variants_table({name: new})}\n\n{sums_table({name: new})}\n", flush=True)
-        if "attributes" in options.parts and name in WITH_ATTRIBUTES:
-            attributes = written_attributes(name, options.root, options.store)
-            graphs = attribute_priors(data, tables, attributes, own_config(options_of(name)))
-            regression = Regression(data)
-            for label, graph in graphs.items():
-                new.setdefault("variants", {})[label] = best_of(data, regression.grid(graph))
-            print(f"{variants_table({name: new})}\n", flush=True)
-        if "factors" in options.parts:
-            new["factors"] = factor_shares(data, tables, options_of(name))
-            print(f"{factors_table({name: new})}\n", flush=True)
+        variants = {**new.get("variants", {}), **measured.pop("variants", {})}
+        new.update(variants=variants, **measured)
         write_result(RESULT, {known: found[known] for known in DATASETS if known in found})
+        print(f"{variants_table({name: new})}\n", flush=True)
+        for made, shown in (("sums", sums_table), ("factors", factors_table)):
+            if made in measured:
+                print(f"{shown({name: new})}\n", flush=True)
 
 
 if __name__ == "__main__":

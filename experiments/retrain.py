@@ -697,17 +697,12 @@ class ContentPriors(Kind):
         return {label: label.partition(": ")[0] for label in self.rows(result)}
 
     def measure(self, result: Mapping[str, Any], label: str, seed: int, where: Where) -> dict[str, float]:
-        """See :meth:`Kind.measure`; everything on the dataset is measured, at the seeds recorded."""
+        """See :meth:`Kind.measure`; everything of the row's part is measured, at the seeds recorded."""
         name, _, row = label.partition(": ")
         if seed != 0:
             raise ConfigError(f"seed {seed}; content priors are measured with seed 0")
-        data, tables = content_priors.opened(name, where.root, where.store)
-        record = content_priors.options_of(name)
-        if row.startswith(self.factors):
-            found = {"factors": content_priors.factor_shares(data, tables, record)}
-        else:
-            found = content_priors.measure(data, tables, record)
-        return self._flat(found)[row]
+        part = "factors" if row.startswith(self.factors) else content_priors.part_of(row)
+        return self._flat(content_priors.measured_part(part, name, where.root, where.store))[row]
 
     def _flat(self, found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         metrics = content_priors.METRICS

@@ -120,3 +120,31 @@ def test_shares_of_factors_are_chosen_on_validation_and_measured_at_every_seed(m
         k: (v["at"], v["valid"]) for k, v in found.items()
     }
     assert len(factors_table({"toy": {"factors": found}}).splitlines()) == 2 + 7
+
+
+def test_regressions_of_content_score_as_content_ease(made, monkeypatch) -> None:
+    data, tables = made
+    monkeypatch.setattr(content_priors, "PENALTIES", (2.0,))
+    monkeypatch.setattr(content_priors, "DROPOUTS", (0.3,))
+    base = ContentEASE.Config(knn_k=4, reg_weight=2.0, dropout=0.3, cold_items="as_trained")
+    grids = content_priors.regressions(data, tables, base)
+    assert {content_priors.part_of(label) for label in grids} == {"regressions"}
+    everybody = torch.arange(data.n_users)
+    for label, share in (
+        ("regression of the content (L3AE)", 1.0),
+        ("content and its regression, half each", 0.5),
+    ):
+        for point in grids[label]:
+            weight = point.options["content_weight"]
+            config = base.replace(content_weight=weight, regression_weight=share)
+            model = ContentEASE.build(data, tables, config)
+            torch.testing.assert_close(point.scores.values, model.score(everybody), rtol=1e-3, atol=1e-4)
+    (stacked,) = grids["none, content vectors as further users"]
+    (plain,) = Regression(data).grid(None)
+    assert not torch.allclose(stacked.scores.values, plain.scores.values, atol=0.01)
+
+
+def test_every_variant_belongs_to_a_part() -> None:
+    found = content_priors.read_json(content_priors.RESULT)
+    parts = {content_priors.part_of(label) for of in found.values() for label in of["variants"]}
+    assert parts == {"priors", "attributes", "regressions"}

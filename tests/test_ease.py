@@ -19,6 +19,7 @@ from graphrec.graphs import knn
 from graphrec.graphs.sparse import to_scipy
 from graphrec.models import content_ease, gram, item_weights, regression
 from graphrec.models.content_ease import ContentEASE, content_prior
+from graphrec.models.content_regression import content_regression
 from graphrec.models.ease import EASE
 from graphrec.models.ials import IALS
 
@@ -79,17 +80,46 @@ def test_ease_is_the_regression_of_an_item_on_the_others(toy, reg_weight, dropou
     assert np.abs(model.weights.numpy() - expected).max() <= SOLVED
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 @pytest.mark.parametrize("block", [512, 7])
-def test_content_ease_is_the_regression_shrunk_toward_the_graph(catalog, block, monkeypatch) -> None:
+def test_content_ease_is_the_regression_shrunk_toward_the_prior(catalog, block, share, monkeypatch) -> None:
     data, tables = catalog
     monkeypatch.setattr(content_ease, "BLOCK", block)
     monkeypatch.setattr(gram, "BLOCK", block)
-    config = ContentEASE.Config(**OPTIONS, cold_items="as_trained")
+    config = ContentEASE.Config(**OPTIONS, cold_items="as_trained", regression_weight=share)
     model = ContentEASE.build(data, tables, config)
-    prior = content_prior(tables, config.weights_of(tables), data.train, config).toarray()
+    shares = config.weights_of(tables)
+    prior = (1 - share) * content_prior(tables, shares, data.train, config).toarray()
+    for modality, table in tables.items():
+        prior += share * shares[modality] * regression_of(table, config.content_penalty)
     weights = 3.0 + 0.3 / 0.7 * data.train.item_degree
     expected = solved(dense(data.train), weights, 0.7 * prior)
     assert np.abs(model.weights.numpy() - expected).max() <= SOLVED
+
+
+def regression_of(table: gr.FeatureTable, penalty: float) -> np.ndarray:
+    """Each item's vector of length one as a regression on the others'."""
+    values = np.where(table.present[:, None], table.numpy(np.float64), 0)
+    unit = values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+    n = len(unit)
+    return solved(unit.T, np.full(n, penalty), np.zeros((n, n)))
+
+
+@pytest.mark.parametrize("width", [4, 60])
+@pytest.mark.parametrize("penalty", [0.01, 3.0])
+def test_a_regression_of_content(catalog, width: int, penalty: float) -> None:
+    data, _ = catalog
+    vectors = numpy_rng(0, "tests/vectors").normal(size=(data.n_items, width)).astype(np.float32)
+    vectors[7] = vectors[8]
+    present = np.arange(data.n_items) > 1
+    tables = {"text": gr.FeatureTable.from_array(vectors, data, "text", present=present)}
+    left, right = content_regression(tables, {"text": 0.5}, penalty, "zero", data.train)
+    found = left @ right
+    np.fill_diagonal(found, 0)
+    expected = regression_of(tables["text"], penalty)
+    assert np.abs(found - 0.5 * expected).max() <= PARITY * np.abs(expected).max()
+    assert not found[:2].any()
+    assert not found[:, :2].any()
 
 
 def test_the_content_graph_is_symmetric_normalized_and_masked(catalog) -> None:
@@ -252,11 +282,12 @@ def test_columns_equal_the_inverse(toy, block, reg_weight, dropout, precision, m
 
 @pytest.mark.parametrize("block", [64, 3])
 @pytest.mark.parametrize("cold_items", ["as_trained", "neighbors"])
-def test_columns_equal_the_inverse_with_content(catalog, block, cold_items, monkeypatch) -> None:
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_columns_equal_the_inverse_with_content(catalog, block, cold_items, share, monkeypatch) -> None:
     monkeypatch.setattr(regression, "BLOCK", block)
     monkeypatch.setattr(content_ease, "BLOCK", block)
     data, tables = catalog
-    config = ContentEASE.Config(**OPTIONS, cold_items=cold_items)
+    config = ContentEASE.Config(**OPTIONS, cold_items=cold_items, regression_weight=share)
     exact = ContentEASE.build(data, tables, config)
     model = ContentEASE.build(data, tables, config.replace(solver="columns", tolerance=1e-6))
     assert np.abs(columns(model) - exact.weights.numpy()).max() <= PARITY

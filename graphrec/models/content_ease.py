@@ -32,6 +32,7 @@ from graphrec.features import FeatureTable
 from graphrec.graphs.graph import Graph, mix, normalize_weights
 from graphrec.graphs.sparse import from_scipy, to_scipy
 from graphrec.models.base import ContentRule, Features
+from graphrec.models.content_regression import Product, content_regression
 from graphrec.models.factorization import alternating_least_squares
 from graphrec.models.fold_in import LeastSquaresFoldIn
 from graphrec.models.gram import RegressionConfig, inverse_gram, penalty
@@ -74,6 +75,11 @@ class ContentEASE(MultimodalRanker, RegressionRanker):
         factors_weight: float = Field(0.0, ge=0, le=1)
         """Share of a graph of items that iALS places near one another in what the weights are shrunk toward;
         the content graph has the rest. Above 0 the model depends on ``seed``."""
+        regression_weight: float = Field(0.0, ge=0, le=1)
+        """Share of a regression of the items' content vectors on one another in what the weights are shrunk
+        toward; the graphs have the rest."""
+        content_penalty: float = Field(3.0, gt=0)
+        """Penalty of that regression: mu. The vectors have length one."""
         image_weight: float = Field(0.3, ge=0, le=1)
         """Weight of the image graph; those of the other modalities share the rest equally. Without effect if
         there is a single modality or no image."""
@@ -105,7 +111,12 @@ class ContentEASE(MultimodalRanker, RegressionRanker):
         super().__init__(train, config)
         shares = config.weights_of(features)
         diagonal = penalty(train, config)
-        graph = config.content_weight * content_prior(features, shares, train, config)  # beta P
+        graph_weight = config.content_weight * (1 - config.regression_weight)
+        graph = graph_weight * content_prior(features, shares, train, config)  # beta (1 - rho) P
+        product = None
+        if config.regression_weight:  # Eq. 4
+            left, right = content_regression(features, shares, config.content_penalty, config.fill, train)
+            product = Product(left, config.content_weight * config.regression_weight * right)
         self.cold_start_rule = ContentRule(shares, config.knn_k)
         by_content = config.cold_items == "neighbors"
         cold_items = ColdItems(train, features, self.cold_start_rule, by_content)
@@ -113,7 +124,7 @@ class ContentEASE(MultimodalRanker, RegressionRanker):
         placed = np.flatnonzero(train.item_degree == 0) if cold_items.graph is not None else np.empty(0, int)
         if config.solver == "columns":
             others = np.setdiff1d(np.arange(train.n_items), placed)
-            largest = largest_weights(self.history, diagonal, config, graph, others)
+            largest = largest_weights(self.history, diagonal, config, graph, others, product)
             neighbors = largest.matrix()
             lengths = largest.lengths()
             for start in range(0, len(placed), BLOCK):
@@ -123,7 +134,7 @@ class ContentEASE(MultimodalRanker, RegressionRanker):
             return
         toward = (diags(diagonal) @ (identity(train.n_items) - graph)).tocsr().astype(np.float32)
         matrix = inverse_gram(train, diagonal, config)  # A^-1, becomes B in place
-        _shrink_to(matrix, toward)
+        _shrink_to(matrix, toward, diagonal, product)
         weights = torch.from_numpy(matrix).float()
         self.register_buffer("weights", weights, persistent=False)
         if len(placed):
@@ -190,24 +201,34 @@ def symmetric_neighbors(nearest: Graph) -> Graph:
     return normalize_weights(from_scipy(cosines), "symmetric")
 
 
-def _shrink_to(inverse: np.ndarray, toward: csr_matrix) -> None:
+def _shrink_to(
+    inverse: np.ndarray, toward: csr_matrix, diagonal: np.ndarray, product: Product | None
+) -> None:
     """Replaces ``A^-1`` by ``B``, row by row: ``Q = I - A^-1 Lambda (I - beta P)``, minus the multiple of
-    ``A^-1`` that makes the diagonal zero (Eqs. 5 and 6).
+    ``A^-1`` that makes the diagonal zero (Eqs. 6 and 7).
 
     Args:
         inverse: ``A^-1 (n_items, n_items)``, symmetric; overwritten.
-        toward: ``Lambda (I - beta P) (n_items, n_items)``.
+        toward: ``Lambda (I - beta P) (n_items, n_items)`` of what is sparse in ``P``.
+        diagonal: of ``Lambda (n_items,)``.
+        product: ``beta P`` of what is dense in it.
     """
     edges = toward.tocoo()
     # q_jj needs the few entries of A^-1 that meet an edge, before their rows are overwritten.
     met = inverse[edges.row, edges.col].astype(np.float64) * edges.data
     q = 1 - np.bincount(edges.col, weights=met, minlength=len(inverse))
+    pulled = None
+    if product is not None:
+        pulled = inverse @ (diagonal[:, None] * product.left).astype(inverse.dtype)  # (n_items, r)
+        q += np.einsum("ir,ri->i", pulled, product.right)
     ratio = (q / np.diag(inverse)).astype(inverse.dtype)
     transposed = from_scipy(toward.T.tocsr())
     for start in range(0, len(inverse), BLOCK):
         rows = inverse[start : start + BLOCK]
         own = np.arange(len(rows))
-        product = transposed @ torch.from_numpy(np.ascontiguousarray(rows.T))
+        near = transposed @ torch.from_numpy(np.ascontiguousarray(rows.T))
         rows *= -ratio
-        rows -= product.T.numpy()
+        rows -= near.T.numpy()
+        if pulled is not None and product is not None:
+            rows += pulled[start : start + BLOCK] @ product.right
         rows[own, own + start] = 0

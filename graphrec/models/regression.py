@@ -23,6 +23,7 @@ from torch import Tensor
 from graphrec.core.errors import TrainingError
 from graphrec.graphs.graph import Graph
 from graphrec.graphs.sparse import to_scipy
+from graphrec.models.content_regression import Product
 from graphrec.models.gram import LAST_INVERSE, RegressionConfig, check_memory
 from graphrec.models.item_weights import DenseItemWeightsRanker, ItemWeightsRanker, dense_scores
 
@@ -118,6 +119,7 @@ def largest_weights(
     config: RegressionConfig,
     toward: csr_matrix | None = None,
     columns: np.ndarray | None = None,
+    product: Product | None = None,
 ) -> LargestWeights:
     """The ``kept`` largest weights of each column of ``B``, solved to ``tolerance`` in blocks of
     :data:`BLOCK`.
@@ -129,8 +131,10 @@ def largest_weights(
         history: the interactions ``X (n_users, n_items)``.
         penalty: the diagonal of ``Lambda (n_items,)``, positive.
         config: options of the regression.
-        toward: ``C (n_items, n_items)`` with zero diagonal, what weights are shrunk toward; None: zero.
+        toward: ``C (n_items, n_items)``, what weights are shrunk toward; None: zero. Its diagonal changes
+            nothing.
         columns: which to solve; None: all. Others have no weights.
+        product: what is dense in ``C``.
 
     Raises:
         ConfigError: the weights and one block would take more memory than allowed or than there is.
@@ -157,9 +161,11 @@ def largest_weights(
     for start in range(0, len(columns), BLOCK):
         block = columns[start : start + BLOCK]
         rows = by_item[block] @ x
-        right = torch.from_numpy((rows if pull is None else rows + pull[block]).toarray().T)
+        right = (rows if pull is None else rows + pull[block]).toarray().T
+        if product is not None:
+            right += penalty[:, None] * (product.left @ product.right[:, block])
         system = _System(history, diagonal, degree, torch.from_numpy(block))
-        solution, iterations = system.solve(right.to(dtype).contiguous(), config)
+        solution, iterations = system.solve(torch.from_numpy(right).to(dtype).contiguous(), config)
         found.put(block, solution.T.float().contiguous())
         found.iterations = max(found.iterations, iterations)
     return found
