@@ -96,6 +96,7 @@ class ContentEASE(MultimodalRanker, RegressionRanker):
         "content_weight": Choice(0.1, 0.25, 0.5, 0.75, 1.0),
         "knn_k": Choice(5, 10, 20, 40),
         "factors_weight": Choice(0.0, 0.25, 0.5, 0.75),
+        "regression_weight": Choice(0.0, 0.5, 1.0),
         "image_weight": Uniform(0.0, 1.0),
     }
     config: Config
