@@ -28,6 +28,7 @@ from graphrec.models import (
     SMORE,
     VBPR,
     AlphaRec,
+    DiffMM,
     DualGNN,
     ItemKNNContent,
     LGMRec,
@@ -41,7 +42,7 @@ MODELS = {
     "vbpr": VBPR, "freedom": FREEDOM, "bm3": BM3, "lattice": LATTICE, "itemknn-content": ItemKNNContent,
     "alpharec": AlphaRec, "zero-shot": ZeroShot, "pgl": PGL, "mgcn": MGCN, "smore": SMORE,
     "dualgnn": DualGNN, "dragon": DRAGON, "cohesion": COHESION, "mentor": MENTOR, "lgmrec": LGMRec,
-    "micro": MICRO, "damrs": DAMRS,
+    "micro": MICRO, "damrs": DAMRS, "diffmm": DiffMM,
 }  # fmt: skip
 MODALITIES = ("audio", "image", "prices", "text")
 

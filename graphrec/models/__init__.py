@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from graphrec.models.content_ease import ContentEASE as ContentEASE
     from graphrec.models.damrs import DAMRS as DAMRS
     from graphrec.models.dccf import DCCF as DCCF
+    from graphrec.models.diffmm import DiffMM as DiffMM
     from graphrec.models.directau import DirectAU as DirectAU
     from graphrec.models.dragon import DRAGON as DRAGON
     from graphrec.models.dualgnn import DualGNN as DualGNN
@@ -106,6 +107,7 @@ MODELS = Registry("model", "graphrec.models", {
     "lgmrec": "graphrec.models.lgmrec:LGMRec",
     "micro": "graphrec.models.micro:MICRO",
     "damrs": "graphrec.models.damrs:DAMRS",
+    "diffmm": "graphrec.models.diffmm:DiffMM",
     "llmrec": "graphrec.models.llmrec:LLMRec",
     "zero-shot": "graphrec.models.zero_shot:ZeroShot",
     "alpharec": "graphrec.models.alpharec:AlphaRec",
