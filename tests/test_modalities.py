@@ -24,6 +24,7 @@ from graphrec.models import (
     MENTOR,
     MGCN,
     MICRO,
+    MMSSL,
     PGL,
     SMORE,
     VBPR,
@@ -42,7 +43,7 @@ MODELS = {
     "vbpr": VBPR, "freedom": FREEDOM, "bm3": BM3, "lattice": LATTICE, "itemknn-content": ItemKNNContent,
     "alpharec": AlphaRec, "zero-shot": ZeroShot, "pgl": PGL, "mgcn": MGCN, "smore": SMORE,
     "dualgnn": DualGNN, "dragon": DRAGON, "cohesion": COHESION, "mentor": MENTOR, "lgmrec": LGMRec,
-    "micro": MICRO, "damrs": DAMRS, "diffmm": DiffMM,
+    "micro": MICRO, "damrs": DAMRS, "diffmm": DiffMM, "mmssl": MMSSL,
 }  # fmt: skip
 MODALITIES = ("audio", "image", "prices", "text")
 

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from graphrec.models.mgcn import MGCN as MGCN
     from graphrec.models.micro import MICRO as MICRO
     from graphrec.models.mmgcn import MMGCN as MMGCN
+    from graphrec.models.mmssl import MMSSL as MMSSL
     from graphrec.models.ncl import NCL as NCL
     from graphrec.models.pgl import PGL as PGL
     from graphrec.models.popularity import Popularity as Popularity
@@ -108,6 +109,7 @@ MODELS = Registry("model", "graphrec.models", {
     "micro": "graphrec.models.micro:MICRO",
     "damrs": "graphrec.models.damrs:DAMRS",
     "diffmm": "graphrec.models.diffmm:DiffMM",
+    "mmssl": "graphrec.models.mmssl:MMSSL",
     "llmrec": "graphrec.models.llmrec:LLMRec",
     "zero-shot": "graphrec.models.zero_shot:ZeroShot",
     "alpharec": "graphrec.models.alpharec:AlphaRec",
