@@ -110,8 +110,7 @@ def test_rebuilt_graphs(reference) -> None:
     graphs = model.rebuilt_graphs()
     dropped = dropped_graphs(reference, model)
     for number, m in enumerate(MODALITIES):
-        with torch.no_grad():
-            denoised = model.denoisers[m].denoise(model.rows(every))
+        denoised = model.denoisers[m].denoising()(model.rows(every))
         assert_close(denoised, reference[f"diffusion.denoised.{m}"], f"rows of {m}")
         top = np.sort(reference[f"diffusion.top.{m}"], 1)
         assert np.array_equal(np.sort(model.rebuilt[number], 1), top)
@@ -216,6 +215,19 @@ def test_rows_are_dense_for_a_block_of_users(catalog, monkeypatch) -> None:
     assert sum(sizes) == data.n_users
     every = small_model(catalog, rebuilt_k=10**6)
     assert every.rebuilt.shape == (2, data.n_users, data.n_items)
+
+
+def test_all_steps_at_once_are_one_after_the_other(catalog) -> None:
+    model = small_model(catalog, noise_scale=1)
+    denoiser, users = model.denoisers["text"], torch.arange(model.n_users)
+    schedule = denoiser.schedule
+    for first in (1, 0):  # nothing of the rows is left where they are estimated without any noise
+        schedule.from_current[0] = 0.5 * first
+        rows = model.rows(users)
+        for t in reversed(range(len(schedule))):
+            estimate = denoiser(rows, torch.full((len(rows),), t))
+            rows = schedule.from_estimate[t] * estimate + schedule.from_current[t] * rows
+        assert torch.allclose(denoiser.denoising()(model.rows(users)), rows, atol=1e-6)
 
 
 def test_lists_become_graphs() -> None:

@@ -218,11 +218,11 @@ class DiffMM(ItemContentRanker):
     def rebuild(self) -> None:
         """For each user and modality the items that the denoiser ranks first (Eq. 5)."""
         k = self.rebuilt.shape[2]
+        functions = [cast(Denoiser, denoiser).denoising() for denoiser in self.denoisers.values()]
         for users in torch.arange(self.n_users, device=self.rebuilt.device).split(USER_BLOCK):
             rows = self.rows(users)
-            for lists, denoiser in zip(self.rebuilt, self.denoisers.values(), strict=True):
-                estimate = cast(Denoiser, denoiser).denoise(rows)
-                lists[users] = topk(estimate.float(), k)[1].int()
+            for lists, denoise in zip(self.rebuilt, functions, strict=True):
+                lists[users] = topk(denoise(rows).float(), k)[1].int()
 
     def rebuilt_graphs(self) -> list[Graph]:
         """The user-item graph of each modality's lists, with self-loops."""

@@ -8,6 +8,7 @@ equations in docs/models/diffmm.md.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -143,13 +144,35 @@ class Denoiser(nn.Module):
         error = (rows - estimate).square().mean(1)
         return estimate, self.schedule.weight[draws.step] * error
 
-    def denoise(self, rows: Tensor) -> Tensor:
-        """Rows after all steps backward ``(B, n_items)``, from rows to which no noise was added (Eq. 5)."""
-        schedule = self.schedule
-        for t in reversed(range(len(schedule))):
-            estimate = self(rows, torch.full((len(rows),), t, device=rows.device))
-            rows = schedule.from_estimate[t] * estimate + schedule.from_current[t] * rows
-        return rows
+    @torch.no_grad()
+    def denoising(self) -> Callable[[Tensor], Tensor]:
+        """A function that takes rows to which no noise was added through all steps backward, ``(B, n_items)``
+        to ``(B, n_items)`` (Eq. 5).
+
+        All of a step is linear but the tanh, so ``T`` steps take one product with the encoder, one with the
+        decoder and ``T`` with the product of both, which is small.
+        """
+        schedule, width = self.schedule, self.decode.out_features
+        into, out, bias = self.encode.weight[:, :width], self.decode.weight, self.decode.bias
+        again, again_bias = into @ out, into @ bias  # (hidden, hidden), (hidden,)
+        steps = torch.arange(len(schedule), device=out.device)
+        code = self.time(time_code(steps, self.time.in_features))
+        offsets = code @ self.encode.weight[:, width:].T + self.encode.bias  # (T, hidden)
+
+        def denoise(rows: Tensor) -> Tensor:
+            encoded = rows @ into.T
+            total = torch.zeros_like(encoded)  # of what is to be decoded
+            share_of_bias, share_of_rows = out.new_zeros(()), out.new_ones(())
+            for t in reversed(range(len(schedule))):
+                estimate, current = schedule.from_estimate[t], schedule.from_current[t]
+                hidden = (encoded + offsets[t]).tanh()
+                encoded = estimate * (hidden @ again.T + again_bias) + current * encoded
+                total = estimate * hidden + current * total
+                share_of_bias = estimate + current * share_of_bias
+                share_of_rows = current * share_of_rows
+            return total @ out.T + share_of_bias * bias + share_of_rows * rows
+
+        return denoise
 
 
 def time_code(step: Tensor, dim: int) -> Tensor:
