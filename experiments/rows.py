@@ -58,12 +58,14 @@ NAMES = {
     "LGMRec": "lgmrec",
     "MICRO": "micro",
     "DA-MRS": "damrs",
+    "DiffMM": "diffmm",
+    "MMSSL": "mmssl",
 }
 """Label -> registered name, in the order of the tables."""
 MULTIMODAL = (
     "ItemKNN (content)", "ContentEASE", "Zero-shot", "AlphaRec", "RLMRec-Con", "RLMRec-Gen", "VBPR",
     "LATTICE", "BM3", "FREEDOM", "PGL", "MGCN", "SMORE", "DualGNN", "DRAGON", "COHESION", "MENTOR",
-    "MMGCN", "GRCN", "SLMRec", "LGMRec", "MICRO", "DA-MRS",
+    "MMGCN", "GRCN", "SLMRec", "LGMRec", "MICRO", "DA-MRS", "DiffMM", "MMSSL",
 )  # fmt: skip
 RIVALS = ("EASE", "iALS", "UltraGCN", "LightGCN", "LayerGCN", "VBPR", "LATTICE", "BM3", "FREEDOM")
 """Models that ContentEASE is compared with."""

@@ -24,10 +24,12 @@ from graphrec.models import (
     MENTOR,
     MGCN,
     MICRO,
+    MMSSL,
     PGL,
     SMORE,
     VBPR,
     AlphaRec,
+    DiffMM,
     DualGNN,
     ItemKNNContent,
     LGMRec,
@@ -41,7 +43,7 @@ MODELS = {
     "vbpr": VBPR, "freedom": FREEDOM, "bm3": BM3, "lattice": LATTICE, "itemknn-content": ItemKNNContent,
     "alpharec": AlphaRec, "zero-shot": ZeroShot, "pgl": PGL, "mgcn": MGCN, "smore": SMORE,
     "dualgnn": DualGNN, "dragon": DRAGON, "cohesion": COHESION, "mentor": MENTOR, "lgmrec": LGMRec,
-    "micro": MICRO, "damrs": DAMRS,
+    "micro": MICRO, "damrs": DAMRS, "diffmm": DiffMM, "mmssl": MMSSL,
 }  # fmt: skip
 MODALITIES = ("audio", "image", "prices", "text")
 

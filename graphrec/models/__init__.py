@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from graphrec.models.content_ease import ContentEASE as ContentEASE
     from graphrec.models.damrs import DAMRS as DAMRS
     from graphrec.models.dccf import DCCF as DCCF
+    from graphrec.models.diffmm import DiffMM as DiffMM
     from graphrec.models.directau import DirectAU as DirectAU
     from graphrec.models.dragon import DRAGON as DRAGON
     from graphrec.models.dualgnn import DualGNN as DualGNN
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from graphrec.models.mgcn import MGCN as MGCN
     from graphrec.models.micro import MICRO as MICRO
     from graphrec.models.mmgcn import MMGCN as MMGCN
+    from graphrec.models.mmssl import MMSSL as MMSSL
     from graphrec.models.ncl import NCL as NCL
     from graphrec.models.pgl import PGL as PGL
     from graphrec.models.popularity import Popularity as Popularity
@@ -106,6 +108,8 @@ MODELS = Registry("model", "graphrec.models", {
     "lgmrec": "graphrec.models.lgmrec:LGMRec",
     "micro": "graphrec.models.micro:MICRO",
     "damrs": "graphrec.models.damrs:DAMRS",
+    "diffmm": "graphrec.models.diffmm:DiffMM",
+    "mmssl": "graphrec.models.mmssl:MMSSL",
     "llmrec": "graphrec.models.llmrec:LLMRec",
     "zero-shot": "graphrec.models.zero_shot:ZeroShot",
     "alpharec": "graphrec.models.alpharec:AlphaRec",

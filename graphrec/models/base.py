@@ -187,7 +187,11 @@ class Model(nn.Module):
         return Scaling(trains, cls.data_parallel, "fanouts" in options, "features_on_disk" in options)
 
     def batches(self, plan: EpochContext) -> Iterator[Any]:
-        """Yields one epoch's batches, each a NamedTuple of tensors; all randomness comes from ``plan``."""
+        """Yields one epoch's batches, each a NamedTuple of tensors; all randomness comes from ``plan``.
+
+        They may be of several types, for parts of a model that are trained apart: a step moves those
+        parameters alone to which the loss of its batch has a gradient.
+        """
         return iter(())
 
     def feature_items(self, batch: Any) -> tuple[Tensor, ...]:

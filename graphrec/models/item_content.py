@@ -69,6 +69,7 @@ class ItemContent(nn.Module):
         weight: initializes the map's matrix.
         unit: divide vectors by their lengths first; they are frozen then.
         train_features: train the vectors as well.
+        bias: whether the map has one.
 
     Attributes:
         dim: width of what it gives.
@@ -87,10 +88,12 @@ class ItemContent(nn.Module):
         weight: Any = nn.init.xavier_uniform_,
         unit: bool = False,
         train_features: bool = False,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.features = ItemFeatures(table, train_features, fill=config.fill, train=train)
-        self.projection = None if n_out is None else layers.linear(table.dim, n_out, generator, weight)
+        make = layers.linear if bias else layers.projection
+        self.projection = None if n_out is None else make(table.dim, n_out, generator, weight)
         self.dim = n_out or table.dim
         self.has_gaps = not bool(self.features.present.all())
         # Of the lengths' inverses, as a second table of features would take much more memory.
@@ -104,7 +107,7 @@ class ItemContent(nn.Module):
             x = apply_linear(x, self.projection.weight)
         if self.scale is not None:
             x = x * self.scale
-        if self.projection is not None:
+        if self.projection is not None and self.projection.bias is not None:
             x = x + self.projection.bias
             if self.has_gaps:
                 x = x * self.features.present[:, None]

@@ -265,19 +265,24 @@ def _assert_close(one: torch.Tensor, other: torch.Tensor, message: str) -> None:
 
 
 def check_every_parameter_learns(model_class: type[Model], config: ModelConfig) -> None:
-    """Every trainable parameter receives a gradient that is finite and not all zero."""
+    """Every trainable parameter receives a gradient that is finite and not all zero, from the first batch of
+    an epoch or the first of another type.
+    """
     with fixtures(model_class, config) as (data, features, config):
         model = model_class.build(data, select_features(model_class, features), config)
         parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         if not parameters:
             return
         model.start_epoch(numpy_rng(0, "start_epoch", 1))
-        batch = next(iter(model.batches(EpochContext(1, 256, 0))))
-        losses = model.loss(batch)
-        for name, value in losses.items():
-            assert value.dim() == 0, f"loss term {name!r} has shape {tuple(value.shape)}; expected a scalar"
-            assert torch.isfinite(value), f"loss term {name!r} is {value.item()}"
-        torch.stack(list(losses.values())).sum().backward()
+        firsts = dict[type, Any]()
+        for batch in model.batches(EpochContext(1, 256, 0)):
+            firsts.setdefault(type(batch), batch)
+        for batch in firsts.values():
+            losses = model.loss(batch)
+            for name, value in losses.items():
+                assert value.dim() == 0, f"loss term {name!r} has shape {tuple(value.shape)}; expected ()"
+                assert torch.isfinite(value), f"loss term {name!r} is {value.item()}"
+            torch.stack(list(losses.values())).sum().backward()
         faults = []
         for name, parameter in parameters.items():
             if parameter.grad is None:
