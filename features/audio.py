@@ -46,7 +46,7 @@ class MelStatistics:
         n_mfcc: number of cepstral coefficients, from coefficient 1.
         seconds: length that is read from the start of a sound, at most 600.
         weights: weights of the means and standard deviations of the bands, then of the coefficients.
-            Standard deviations are positive, so that those of any two sounds have a large cosine; they weigh
+            Standard deviations are positive, which makes their cosines large for any two sounds; they weigh
             less by default.
         truncated: ``"accept"`` takes what is there of a sound whose file was cut off; such a sound is
             unreadable otherwise.

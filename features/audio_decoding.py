@@ -28,7 +28,7 @@ class UnreadableAudioError(UnreadableContentError):
 
 
 class _Bytes(io.BytesIO):
-    """Bytes in which a damaged file cannot seek to before the start: an exception would be printed, as C calls."""
+    """Bytes whose ``seek`` never raises: libsndfile calls it from C, where an exception would be printed."""
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         """Goes to a place; to the end if it is before the start, which libsndfile takes for an error."""
