@@ -33,7 +33,11 @@ UPRIGHT = {
 }
 
 
-class UnreadableImageError(ValueError):
+class UnreadableContentError(ValueError):
+    """Content of a file that cannot be decoded; the message is the reason recorded for the item."""
+
+
+class UnreadableImageError(UnreadableContentError):
     """An image that cannot be decoded; the message is the reason recorded for the item."""
 
 

@@ -18,6 +18,7 @@ from graphrec.core.files import digest
 from graphrec.core.ray import Cluster
 from graphrec.data import Content, Dataset
 from graphrec.features import FeatureStore, FeatureTable
+from graphrec.features.extract.registry import extractor as make_extractor
 from graphrec.features.extract.shard import (
     PREFETCH_BATCHES,
     EncodedShard,
@@ -144,7 +145,7 @@ def extract(
 
 
 class _NoVectors:
-    """Reads and decodes content and computes nothing."""
+    """Decodes pictures and computes nothing."""
 
     def prepare(self, _: object) -> bool:
         """Drops the decoded item."""
@@ -160,11 +161,16 @@ def unreadable(content: Content, workers: int | None = None) -> dict[int, str]:
 
     Returns:
         Row -> why its content cannot be read.
+
+    Raises:
+        MissingDependencyError: the content is sounds and soundfile is not installed.
     """
     threads = workers or min(16, 2 * (os.cpu_count() or 1))
     with ThreadPoolExecutor(threads, thread_name_prefix="features") as pool:
         readers = pool if content.kind != "text" else None
-        loaded = load_rows(content, range(len(content)), _NoVectors(), readers, 4 * threads)
+        # Extractors of sounds decode the files themselves; the default one does so without a model.
+        reader = make_extractor("audio") if content.kind == "audio" else _NoVectors()
+        loaded = load_rows(content, range(len(content)), reader, readers, 4 * threads)
         return {row: item.reason for row, item in enumerate(loaded) if item.reason is not None}
 
 

@@ -11,15 +11,18 @@ from graphrec.core.errors import ConfigError
 from graphrec.core.registry import Registry
 
 EXTRACTORS = Registry("extractor", "graphrec.extractors", {
+    "clap": "graphrec.features.extract.audio:Clap",
     "code-segments": "graphrec.features.extract.code:CodeSegments",
     "hog-hsv": "graphrec.features.extract.offline:HogHsv",
+    "mel-statistics": "graphrec.features.extract.audio:MelStatistics",
     "open_clip": "graphrec.features.extract.image:OpenClip",
     "openai": "graphrec.features.extract.llm.embeddings:EndpointEncoder",
     "sentence-transformers": "graphrec.features.extract.text:SentenceEncoder",
     "tfidf-svd": "graphrec.features.extract.offline:TfidfSvd",
 })  # fmt: skip
 """Extractor name -> ``module:Class``, those of installed packages included."""
-DEFAULTS: Mapping[str, str] = {"image": "hog-hsv", "text": "tfidf-svd"}
+DEFAULTS: Mapping[str, str] = {"audio": "mel-statistics", "image": "hog-hsv", "text": "tfidf-svd"}
+"""Kind of content -> the extractor for it that needs no pretrained weights."""
 
 
 @runtime_checkable
@@ -33,7 +36,8 @@ class Extractor(Protocol):
       threads as here. None or absent: rows are independent.
     - ``dtype``: ``"float32"`` (default) or ``"float16"``.
     - ``prepare(item)``: prepares one item for ``encode``, such as resizing a picture. Called in several
-      threads, during the forward pass of other items.
+      threads, during the forward pass of other items. An :exc:`~graphrec.features.extract.decoding
+      .UnreadableContentError` marks the item as unreadable, with its message as the reason.
     - ``truncated``: ``"accept"`` to get what is there of a picture whose file was cut off; ``describe`` must
       tell so. ``"refuse"`` or absent: such a picture is unreadable.
     - ``fit(contents)``: called before ``encode`` with all present texts of the corpus, in item order. All
@@ -73,7 +77,8 @@ def extractor(name: str, **options: Any) -> Extractor:
     """The extractor registered under a name.
 
     Args:
-        name: one of :data:`EXTRACTORS`, or ``"image"``/``"text"`` for the default, which needs no weights.
+        name: one of :data:`EXTRACTORS`, or a kind of content (``"audio"``, ``"image"``, ``"text"``) for its
+            default, which needs no weights.
         **options: its constructor's arguments.
 
     Raises:

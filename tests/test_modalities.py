@@ -198,11 +198,14 @@ def test_content_of_files_of_any_kind(shop, tmp_path) -> None:
 
 
 def test_by_the_command_line(shop, tmp_path, graphrec) -> None:
-    shop.save(tmp_path / "shop")
+    scents = Content("scent", ["rose.bin"] * shop.n_items, tmp_path)
+    shop.with_content(scent=scents).save(tmp_path / "scented")
     store = ("--store", tmp_path / "cache")
-    first = graphrec("features", "build", tmp_path / "shop", *store)
+    text = ("--image", "none", "--modality", "audio=none")
+    first = graphrec("features", "build", tmp_path / "scented", "--store", tmp_path / "scents", *text)
     assert first.code == 0, first.err
-    assert "--modality audio=" in first.err, "there is no default extractor for sounds"
+    assert "--modality scent=" in first.err, "there is no default extractor for scents"
+    shop.save(tmp_path / "shop")
     built = graphrec(
         "features",
         "build",

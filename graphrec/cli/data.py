@@ -158,19 +158,22 @@ def generate(
     items: Annotated[int, typer.Option(help="Number of items.")] = 640,
     users: Annotated[int, typer.Option(help="Number of users.")] = 1500,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    sounds: Annotated[
+        bool, typer.Option("--sounds", help="Give items sounds too, a third modality.")
+    ] = False,
 ) -> None:
     """Write a generated catalog with images, texts and purchases, to try graphrec without data of your own.
 
-    DIR receives ordinary files (interactions.csv, items.csv, images/) and the same data as a saved dataset
-    in DIR/dataset.
+    DIR receives ordinary files (interactions.csv, items.csv, images/, with --sounds sounds/) and the same
+    data as a saved dataset in DIR/dataset.
     """
     from graphrec.core.files import explain_os_errors
     from graphrec.data.generated import generated_options, write_catalog
     from graphrec.runs import Source
 
     with explain_os_errors(directory, DataError):
-        write_catalog(directory, items, users, seed)
-    source = Source.create("table", directory, generated_options())
+        write_catalog(directory, items, users, seed, sounds=sounds)
+    source = Source.create("table", directory, generated_options(sounds=sounds))
     data = source.read()
     data.save(directory / "dataset")
     output.print_line(f"{directory}: generated data, {data!r}")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from graphrec.core.ray import Cluster
 
 app = group(
-    "Image and text features of items: build, import, maintain.",
+    "Image, text, sound and other features of items: build, import, maintain.",
     "graphrec features build movielens-small",
     "graphrec features status movielens-small",
 )
@@ -62,7 +62,8 @@ def build(
         typer.Option(
             "--modality",
             metavar="FIELD=EXTRACTOR",
-            help="Extractor for a field of any name or kind, such as audio; may be given several times.",
+            help="Extractor for a field of any name or kind, such as audio=clap; may be given several "
+            "times; none skips the field.",
         ),
     ] = None,
     root: settings.Root = None,
@@ -72,7 +73,7 @@ def build(
     max_bad: Annotated[float, typer.Option(help="Maximum share of unreadable content.")] = 0.05,
     workers: Annotated[
         int | None,
-        typer.Option(help="Threads per process that read images. Default: two per CPU core."),
+        typer.Option(help="Threads per process that read files. Default: two per CPU core."),
     ] = None,
     ray: Annotated[
         str | None,
@@ -83,11 +84,11 @@ def build(
         ),
     ] = None,
 ) -> None:
-    """Extract features from the images and texts of a dataset into the store.
+    """Extract features from the images, texts and sounds of a dataset into the store.
 
-    Without --image and --text, extractors without pretrained weights are used. Finished shards are kept, so
-    an interrupted extraction resumes where it stopped. Options: image.KEY, text.KEY, FIELD.KEY for a field of
-    --modality, data.KEY or KEY, and with --ray: ray.workers, ray.cpus and ray.gpus (per worker).
+    Unless chosen otherwise, extractors without pretrained weights are used. Finished shards are kept, so
+    an interrupted extraction resumes where it stopped. Options: image.KEY, text.KEY, audio.KEY, FIELD.KEY for
+    a field of --modality, data.KEY or KEY, and with --ray: ray.workers, ray.cpus and ray.gpus (per worker).
     """
     from graphrec.data.content import TITLE_FIELD
     from graphrec.features import FeatureStore
@@ -95,9 +96,9 @@ def build(
     from graphrec.features.extract.extraction import extract
 
     choices = settings.modalities(modality, image, text)
-    given = settings.read(options, [*{"image", "text", *choices}, "data", "ray"], bare="data")
+    given = settings.read(options, [*{*DEFAULTS, *choices}, "data", "ray"], bare="data")
     cluster = _cluster(ray, given["ray"])
-    for name in {"image", "text", *choices}:
+    for name in {*DEFAULTS, *choices}:
         if name in choices:
             option = f"--{name}" if name in ("image", "text") else f"--modality {name}="
             settings.choice(choices[name], [*EXTRACTORS, "none"], option)
@@ -112,9 +113,10 @@ def build(
                 known += settings.arguments_of(EXTRACTORS.load(str(encoder)))
             settings.known_only(given[name], known, f"extractor {used!r}")
     data, source = read(dataset, root, given["data"])
-    if data.meta.get("pictures"):
-        facts = "; ".join(f"{name}: {value}" for name, value in data.meta["pictures"].items())
-        output.print_note(output.printable(f"pictures {facts}"))
+    for files in ("pictures", "sounds"):
+        if data.meta.get(files):
+            facts = "; ".join(f"{name}: {value}" for name, value in data.meta[files].items())
+            output.print_note(output.printable(f"{files} {facts}"))
     n_tables = 0
     incomplete = False
     kinds = {content.kind for content in data.content.values()}
@@ -319,7 +321,7 @@ def broken(
     for field, row, what, reason in entries:
         values = data.content.get(field)
         shown: object = values[row] if values is not None else None
-        if values is not None and values.kind == "image":
+        if values is not None and values.kind != "text":
             shown = output.printable(str(values.path(row)))
         elif isinstance(shown, str):
             shown = output.printable(shown[:MAX_TEXT])

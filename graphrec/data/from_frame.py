@@ -37,7 +37,7 @@ def parse(
     item_id: str | None = None,
     content: Mapping[str, tuple[str, str]] | None = None,
     cold_items: bool | None = None,
-    root: str | Path | None = None,
+    root: str | Path | Mapping[str, str | Path] | None = None,
     seed: int,
     name: str,
     source: str | None,
@@ -188,17 +188,20 @@ def _read_content(
     item_of: np.ndarray,
     n_items: int,
     content: Mapping[str, tuple[str, str]] | None,
-    root: str | Path | None,
+    root: str | Path | Mapping[str, str | Path] | None,
     source: str,
 ) -> dict[str, Content]:
-    """Fields of an item table; ``item_of`` is the item of each row ``(n,)``, -1 for none."""
+    """Fields of an item table; ``item_of`` is the item of each row ``(n,)``, -1 for none; ``root`` may be one
+    a field.
+    """
     fields: dict[str, Content] = {}
     for name, (kind, column_name) in (content or {}).items():
         values: list[str | None] = [None] * n_items
         texts = column(frame, column_name, source).cast(pl.String).to_list()
         for row in np.flatnonzero(item_of >= 0):
             values[item_of[row]] = texts[row]
-        fields[name] = Content(kind, values, None if kind == TEXT else root)
+        folder = root.get(name) if isinstance(root, Mapping) else root
+        fields[name] = Content(kind, values, None if kind == TEXT else folder)
     return fields
 
 

@@ -122,8 +122,8 @@ def features_for(
 ) -> dict[str, FeatureTable]:
     """The features a model is built with; none for a model that needs none.
 
-    Unless chosen otherwise these are the images and texts of the dataset, every other field of its items that
-    the store has features of, and what else the model takes with its options.
+    Unless chosen otherwise these are the images, texts and sounds of the dataset, every other field of its
+    items that the store has features of, and what else the model takes with its options.
 
     Args:
         model: a model class or registered name.
@@ -161,7 +161,9 @@ def features_for(
         return _features_of_one_extractor(model, data, store, stored, choices, source)
     optional = sorted(f for f in stored if any(fnmatchcase(f, pattern) for pattern in patterns))
     generated = {f for f in stored if f in (PROFILE, PREFERENCES) or f.startswith(ATTRIBUTE_PREFIX)}
-    content = {f for f in ("image", "text") if f in data.content} | (stored - generated) | set(choices)
+    content = (
+        {f for f in ("audio", "image", "text") if f in data.content} | (stored - generated) | set(choices)
+    )
     wanted = sorted(f for f in content if choices.get(f) != NONE) if needs_content else []
     missing = [f for f in wanted if f not in stored]
     if missing or not (wanted or optional):

@@ -1,4 +1,4 @@
-"""Matches the images in a folder and its subfolders, named ``<item id>.<ext>``, to items.
+"""Matches the images or sounds in a folder and its subfolders, named ``<item id>.<ext>``, to items.
 
 The file names are looked up among the ids. Paths are never built from ids, so an id such as ``../secret``
 refers to no file.
@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from graphrec.core.errors import DataError
 from graphrec.data.content import Content
@@ -21,17 +22,42 @@ SUFFIXES = frozenset({
     ".jpeg", ".jpf", ".jpg", ".jpx", ".mpo", ".pbm", ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff",
     ".webp",
 })  # fmt: skip
-"""Suffixes of the formats that extraction decodes."""
+"""Suffixes of the formats of images that extraction decodes."""
 EXAMPLES = 3
 
 
-def find_images(folder: Path) -> tuple[list[str], Counter[str]]:
-    """The images in a folder and its subfolders.
+class FileKind(NamedTuple):
+    """A kind of content that is found by file names.
+
+    Attributes:
+        field: content field and kind.
+        plural: what its files are called; key of the facts about a folder in a dataset's ``meta``.
+        suffixes: suffixes of the formats that extraction decodes.
+        examples: suffixes for messages.
+    """
+
+    field: str
+    plural: str
+    suffixes: frozenset[str]
+    examples: str
+
+
+IMAGES = FileKind("image", "pictures", SUFFIXES, ".jpg, .png")
+SOUNDS = FileKind(
+    "audio",
+    "sounds",
+    frozenset({".aif", ".aiff", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav"}),
+    ".wav, .mp3",
+)
+
+
+def find_files(folder: Path, kind: FileKind) -> tuple[list[str], Counter[str]]:
+    """The files of a kind in a folder and its subfolders.
 
     Hidden files and folders are passed over, links to folders are not followed.
 
     Returns:
-        Paths of the images relative to ``folder``, with ``/``, sorted; and the number of other files by
+        Paths of these files relative to ``folder``, with ``/``, sorted; and the number of other files by
         suffix.
 
     Raises:
@@ -39,8 +65,10 @@ def find_images(folder: Path) -> tuple[list[str], Counter[str]]:
     """
     if not folder.is_dir():
         what = "not a folder" if folder.exists() else "no such folder"
-        raise DataError(f"{folder}: {what}; expected images named <item id>.jpg, .png or similar")
-    images = []
+        raise DataError(
+            f"{folder}: {what}; expected {kind.plural} named <item id> with a suffix like {kind.examples}"
+        )
+    found = []
     others: Counter[str] = Counter()
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -49,11 +77,11 @@ def find_images(folder: Path) -> tuple[list[str], Counter[str]]:
             if name.startswith(".") or not os.path.isfile(path):
                 continue
             suffix = os.path.splitext(name)[1].lower()
-            if suffix in SUFFIXES:
-                images.append(Path(path).relative_to(folder).as_posix())
+            if suffix in kind.suffixes:
+                found.append(Path(path).relative_to(folder).as_posix())
             else:
                 others[suffix or "no suffix"] += 1
-    return sorted(images), others
+    return sorted(found), others
 
 
 def match_images(folder: Path, ids: Sequence[str]) -> tuple[list[str | None], int]:
@@ -73,34 +101,34 @@ def match_images(folder: Path, ids: Sequence[str]) -> tuple[list[str | None], in
     Raises:
         DataError: the folder is missing, or two images belong to one item.
     """
-    images, _ = find_images(folder)
+    images, _ = find_files(folder, IMAGES)
     files, strangers = _assign(folder, images, ids)
     return files, len(strangers)
 
 
-def with_pictures(dataset: Dataset, folder: Path) -> Dataset:
-    """Adds a folder's images as the content field ``image``.
+def with_files(dataset: Dataset, folder: Path, kind: FileKind) -> Dataset:
+    """Adds a folder's files of a kind as a content field.
 
-    ``meta["pictures"]`` counts images of no item and files of other kinds, and names some.
+    ``meta`` counts, under the kind's ``plural``, files of no item and files of other kinds, and names some.
     """
-    images, others = find_images(folder)
-    files, strangers = _assign(folder, images, dataset.items.ids)
+    found, others = find_files(folder, kind)
+    files, strangers = _assign(folder, found, dataset.items.ids)
     facts: dict[str, object] = {}
     if strangers:
         facts["of no item"] = len(strangers)
         facts["such as"] = strangers[:EXAMPLES]
     if others:
         facts["other files"] = dict(sorted(others.items(), key=lambda pair: (-pair[1], pair[0])))
-    with_images = dataset.with_content(image=Content("image", files, folder))
-    return replace(with_images, meta={**dataset.meta, "pictures": facts}) if facts else with_images
+    extended = dataset.with_content(**{kind.field: Content(kind.field, files, folder)})
+    return replace(extended, meta={**dataset.meta, kind.plural: facts}) if facts else extended
 
 
-def _assign(folder: Path, images: list[str], ids: Sequence[str]) -> tuple[list[str | None], list[str]]:
-    """The image of each item, and the images of no item."""
+def _assign(folder: Path, paths: list[str], ids: Sequence[str]) -> tuple[list[str | None], list[str]]:
+    """The file of each item, and the files of no item."""
     items = set(ids)
     path_of: dict[str, str] = {}
     strangers = []
-    for path in images:
+    for path in paths:
         whole = os.path.splitext(path)[0]
         name = whole.rpartition("/")[2]
         item = name if name in items else whole
@@ -108,7 +136,7 @@ def _assign(folder: Path, images: list[str], ids: Sequence[str]) -> tuple[list[s
             strangers.append(path)
         elif item in path_of:
             raise DataError(
-                f"{folder}: {path_of[item]!r} and {path!r} are both images of item {item!r}; remove one of "
+                f"{folder}: {path_of[item]!r} and {path!r} both belong to item {item!r}; remove one of "
                 "them, or name a folder that holds one size"
             )
         else:

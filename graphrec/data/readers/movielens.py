@@ -19,7 +19,7 @@ from graphrec.data import frames, from_frame
 from graphrec.data.attributes import select_columns, with_attributes
 from graphrec.data.dataset import Dataset
 from graphrec.data.readers.files import first_row, join_columns, read_table, require_file
-from graphrec.data.readers.images import with_pictures
+from graphrec.data.readers.images import IMAGES, with_files
 
 SOURCE = "https://grouplens.org/datasets/movielens/latest/"
 LIST_COLUMNS = ("genres", "actors", "plot_keywords")
@@ -92,7 +92,7 @@ def read(
             source=str(table), first_row=first_row(table),
         )  # fmt: skip
     pictures = folder / "posters"
-    return with_pictures(dataset, pictures) if pictures.exists() else dataset
+    return with_files(dataset, pictures, IMAGES) if pictures.exists() else dataset
 
 
 def _attribute_columns(

@@ -1,4 +1,5 @@
-"""Reader of your own data: a table of interactions and optionally a table of items and a folder of images.
+"""Reader of your own data: a table of interactions and optionally a table of items and folders of images
+and sounds.
 
 Files may be CSV, TSV, other delimited text, JSON Lines, Parquet or Arrow. Columns are set by options.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import polars as pl
 
@@ -19,10 +20,51 @@ from graphrec.data.content import TITLE_FIELD
 from graphrec.data.dataset import Dataset
 from graphrec.data.readers.delimited import TextFormat
 from graphrec.data.readers.files import first_row, join_columns, read_table, without_html
-from graphrec.data.readers.images import SUFFIXES, with_pictures
+from graphrec.data.readers.images import IMAGES, SOUNDS, FileKind, with_files
 
 SPLIT_COLUMN = "split by file"
 """Column of interactions from several files that holds the part each row belongs to."""
+FOLDER_OPTIONS = {"image": "images", "audio": "sounds"}
+"""Kind of content -> the option that names a folder of its files."""
+
+
+class _Files(NamedTuple):
+    """The options that say where the files of a kind are."""
+
+    kind: FileKind
+    column: str | None
+    folder: str | Path | None
+    root: str | Path | None
+
+    def check(self) -> None:
+        """Refuses options that contradict each other.
+
+        Raises:
+            ConfigError: two of them do.
+        """
+        field, folder = self.kind.field, FOLDER_OPTIONS[self.kind.field]
+        if self.column is not None and self.folder is not None:
+            raise ConfigError(f"{field}= is a column of paths and {folder}= a folder; use one of them")
+        if self.root is not None and self.column is None:
+            raise ConfigError(
+                f"{field}_root= is the folder of a column of paths; set the column with {field}="
+            )
+
+    def find_root(self, folder: Path, table: str | Path) -> Path:
+        """The folder that paths in the column are relative to; ``table`` is the file with the column.
+
+        Raises:
+            DataError: it does not exist.
+        """
+        if self.root is None:
+            return (folder / table).parent
+        root = folder / self.root
+        if not root.is_dir():
+            raise DataError(
+                f"{root}: no such folder; expected the folder of the {self.kind.field} paths "
+                f"({self.kind.field}_root=)"
+            )
+        return root
 
 
 def read(
@@ -45,6 +87,9 @@ def read(
     image: str | None = None,
     images: str | Path | None = None,
     image_root: str | Path | None = None,
+    audio: str | None = None,
+    sounds: str | Path | None = None,
+    audio_root: str | Path | None = None,
     attributes: str | list[str] | tuple[str, ...] | None = None,
     separator: str = "|",
     min_items: int = 2,
@@ -90,6 +135,9 @@ def read(
             backslashes separate folders as well.
         images: folder of images named ``<item id>.<ext>``, subfolders included, instead of ``image``.
         image_root: folder of the paths of ``image``; default: the folder of ``items``.
+        audio: column of paths of sound files in ``items``, as ``image`` is of pictures.
+        sounds: folder of sounds named ``<item id>.<ext>``, subfolders included, instead of ``audio``.
+        audio_root: folder of the paths of ``audio``; default: the folder of ``items``.
         attributes: attribute column or columns of ``items``, for conversations (see
             :func:`~graphrec.data.attributes.with_attributes`).
         separator: separates several attributes in one text; lists need none.
@@ -108,20 +156,19 @@ def read(
             ``k_core`` asks for items with at least two interactions.
 
     Raises:
-        ConfigError: ``text``, ``image`` or ``attributes`` without ``items``, both ``image`` and ``images``,
-            or a limit on attributes out of range.
+        ConfigError: ``text``, ``image``, ``audio`` or ``attributes`` without ``items``, both ``image`` and
+            ``images``, both ``audio`` and ``sounds``, or a limit on attributes out of range.
         DataError: a file is missing or damaged, a column does not exist, or a value is invalid; the message
             names file and row.
     """
-    if items is None and any(given is not None for given in (text, image, item_id, attributes, title)):
+    if items is None and any(given is not None for given in (text, image, audio, item_id, attributes, title)):
         raise ConfigError(
-            "text=, title=, image=, item_id= and attributes= are columns of the item table; set its file "
-            "with items="
+            "text=, title=, image=, audio=, item_id= and attributes= are columns of the item table; set its "
+            "file with items="
         )
-    if image is not None and images is not None:
-        raise ConfigError("image= is a column of paths and images= a folder; use one of them")
-    if image_root is not None and image is None:
-        raise ConfigError("image_root= is the folder of a column of paths; set the column with image=")
+    files = (_Files(IMAGES, image, images, image_root), _Files(SOUNDS, audio, sounds, audio_root))
+    for given in files:
+        given.check()
     path = folder / interactions
     if not path.exists():
         raise DataError(
@@ -138,12 +185,11 @@ def read(
         split = SPLIT_COLUMN
     content: dict[str, tuple[str, str]] = {}
     item_frame, item_path = None, path
-    pictures = folder / image_root if image_root is not None else (folder / (items or interactions)).parent
-    if image_root is not None and not pictures.is_dir():
-        raise DataError(f"{pictures}: no such folder; expected the folder of the image paths (image_root=)")
+    roots = {given.kind.field: given.find_root(folder, items or interactions) for given in files}
     if items is not None:
         item_path = folder / items
-        used = [item_id or item, *_names(text), *_names(title), *_names(image), *_names(attributes)]
+        used = [item_id or item, *_names(text), *_names(title), *_names(image), *_names(audio)]
+        used += _names(attributes)
         item_frame = read_table(item_path, plain, used, used[:1])
         if text is not None:
             joined = join_columns(item_frame, _names(text), item_path)
@@ -155,15 +201,15 @@ def read(
             named = without_html(named) if clean else named
             item_frame = item_frame.with_columns(named.alias("own title"))
             content[TITLE_FIELD] = ("text", "own title")
-        if image is not None:
-            item_frame = item_frame.with_columns(
-                _picture_paths(item_frame, image, item_path, pictures).alias("image path")
-            )
-            content["image"] = ("image", "image path")
+        for kind, column, _, _ in files:
+            if column is not None:
+                found = _paths(item_frame, column, item_path, roots[kind.field], kind)
+                item_frame = item_frame.with_columns(found.alias(f"{kind.field} path"))
+                content[kind.field] = (kind.field, f"{kind.field} path")
     dataset = Dataset(**from_frame.parse(
         frame, user=user, item=item, time=time, time_unit=time_unit, time_format=time_format, rating=rating,
         min_rating=min_rating, k_core=k_core, split=split, items=item_frame, item_id=item_id,
-        content=content, cold_items=cold_items, root=pictures, seed=seed,
+        content=content, cold_items=cold_items, root=roots, seed=seed,
         name=name or path.absolute().parent.name or path.stem,
         source=str(path), first_row=first_row(path, with_names),
         items_source=str(item_path), items_first_row=first_row(item_path),
@@ -173,9 +219,10 @@ def read(
             dataset, item_frame, item_id or item, attributes, separator=separator, min_items=min_items,
             max_share=max_share, source=str(item_path), first_row=first_row(item_path),
         )  # fmt: skip
-    if images is not None:
-        dataset = with_pictures(dataset, folder / images)
-    _require_some_picture(dataset)
+    for given in files:
+        if given.folder is not None:
+            dataset = with_files(dataset, folder / given.folder, given.kind)
+        _require_some_file(dataset, given.kind)
     return dataset
 
 
@@ -222,11 +269,13 @@ def _names(columns: str | list[str] | tuple[str, ...] | None) -> list[str]:
     return [columns] if isinstance(columns, str) else list(columns or ())
 
 
-def _picture_paths(frame: pl.DataFrame, name: str, source: Path, root: Path) -> pl.Series:
-    """The column of image paths, relative to ``root``; a path outside it is refused."""
+def _paths(frame: pl.DataFrame, name: str, source: Path, root: Path, kind: FileKind) -> pl.Series:
+    """The column of paths of files of a kind, relative to ``root``; a path outside it is refused."""
     paths = frames.column(frame, name, str(source))
     if not isinstance(paths.dtype, (*frames.TEXT_TYPES, pl.Null)):
-        raise DataError(f"{source}: image column {name!r} has type {paths.dtype}; expected paths as text")
+        raise DataError(
+            f"{source}: {kind.field} column {name!r} has type {paths.dtype}; expected paths as text"
+        )
     paths = paths.cast(pl.String).replace("", None)
     # Windows' separator; a file whose name holds a backslash is not found.
     changed = paths.str.replace_all("\\", "/", literal=True).to_list()
@@ -240,28 +289,31 @@ def _picture_paths(frame: pl.DataFrame, name: str, source: Path, root: Path) -> 
                     changed[row] = path.as_posix()
         if ".." in path.parts or path.is_absolute() or PureWindowsPath(str(path)).anchor:
             raise DataError(
-                f"{source}, row {row + first_row(source)}: image path {paths[row]!r}; expected a path inside "
-                f"{root}, relative to it or absolute; name the folder of the images with image_root="
+                f"{source}, row {row + first_row(source)}: {kind.field} path {paths[row]!r}; expected a path "
+                f"inside {root}, relative to it or absolute; name the folder of the {kind.plural} with "
+                f"{kind.field}_root="
             )
     return pl.Series(paths.name, changed, dtype=pl.String)
 
 
-def _require_some_picture(dataset: Dataset) -> None:
-    """Refuses a dataset without any image file; single missing files are reported during extraction."""
-    if "image" not in dataset.content:
+def _require_some_file(dataset: Dataset, kind: FileKind) -> None:
+    """Refuses a dataset with a field of files none of which exists; single missing files are reported during
+    extraction.
+    """
+    content = dataset.content.get(kind.field)
+    if content is None:
         return
-    pictures = dataset.content["image"]
-    if not pictures.n_present:
-        found = dict(dataset.meta.get("pictures", {}))
+    if not content.n_present:
+        found = dict(dataset.meta.get(kind.plural, {}))
         raise DataError(
-            f"{dataset.name}: none of the {len(pictures):,} items has an image; check the image column, or "
-            f"that the files in {pictures.root} are named <item id>.<ext>, with a suffix of "
-            f"{sorted(SUFFIXES)}" + (f"; found {found}" if found else "")
+            f"{dataset.name}: none of the {len(content):,} items has {kind.field} content; check the "
+            f"{kind.field} column, or that the files in {content.root} are named <item id>.<ext>, with a "
+            f"suffix of {sorted(kind.suffixes)}" + (f"; found {found}" if found else "")
         )
-    paths = (pictures.path(index) for index in range(len(pictures)))
+    paths = (content.path(index) for index in range(len(content)))
     if not any(path is not None and os.path.isfile(path) for path in paths):
-        first = next(v for v in pictures if v is not None)
+        first = next(v for v in content if v is not None)
         raise DataError(
-            f"{dataset.name}: none of the image files exists, the first is {first!r} in {pictures.root}; "
-            "expected paths relative to that folder"
+            f"{dataset.name}: none of the {kind.field} files exists, the first is {first!r} in "
+            f"{content.root}; expected paths relative to that folder"
         )

@@ -18,7 +18,7 @@ from graphrec.data import frames, from_frame
 from graphrec.data.attributes import select_columns, with_attributes
 from graphrec.data.dataset import Dataset
 from graphrec.data.readers.files import first_row, read_table, require_file
-from graphrec.data.readers.images import with_pictures
+from graphrec.data.readers.images import IMAGES, with_files
 
 SOURCE = "https://github.com/rogerioxavier/X-Wines"
 TEXT_TEMPLATES = {
@@ -84,7 +84,7 @@ def read(
             source=str(table), first_row=first_row(table),
         )  # fmt: skip
     pictures = folder / "images"
-    return with_pictures(dataset, pictures) if pictures.exists() else dataset
+    return with_files(dataset, pictures, IMAGES) if pictures.exists() else dataset
 
 
 def _with_text(wines: pl.DataFrame, path: Path) -> pl.DataFrame:
