@@ -110,8 +110,9 @@ class MMSSL(ItemContentRanker):
         """Length of what the views add to ID embeddings."""
         feature_weight: float = Field(0.55, ge=0)
         """Length of what the content of each modality adds to final embeddings."""
-        cl_weight: float = Field(0.03, ge=0)
-        """Weight of the contrast between users' views and final embeddings."""
+        cl_weight: float = Field(0.003, ge=0)
+        """Weight of the contrast between users' views and final embeddings. The authors' 0.03 is for views
+        that are mostly empty."""
         temperature: float = Field(0.5, gt=0)
         """Temperature of the contrast."""
         contrast_repeats: bool = False
