@@ -306,8 +306,6 @@ def test_two_optimizers_in_one(catalog) -> None:
     models = [started(small_model(catalog, adversarial_weight=1)) for _ in range(2)]
     settings = TrainConfig(learning_rate=5e-3, weight_decay=0.1)
     ours = models[0].optimizer(settings)
-    for group in ours.param_groups:
-        group["lr"] = settings.learning_rate * group.get("lr_scale", 1.0)
     rest = [p for name, p in models[1].named_parameters() if not name.startswith("discriminator")]
     theirs = {
         Judged: torch.optim.Adam(models[1].discriminator.parameters(), 3e-4, betas=(0.5, 0.9)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -162,6 +163,31 @@ def test_the_exponential_schedule_falls_a_little_in_every_epoch_and_knows_no_las
     assert [rate(config.replace(epochs=60), e) for e in range(1, 61)] == [
         rate(config, e) for e in range(1, 61)
     ]
+
+
+class SlowItems(MF):
+    """Items have a learning rate of their own."""
+
+    rates: ClassVar[list[list[float]]] = []
+
+    def optimizer(self, config):
+        users, items = self.user_embedding.parameters(), self.item_embedding.parameters()
+        self.made = torch.optim.Adam([{"params": users}, {"params": items, "lr": 1e-4}], config.learning_rate)
+        return self.made
+
+    def loss(self, batch):
+        self.rates.append([group["lr"] for group in self.made.param_groups])
+        return super().loss(batch)
+
+
+def test_groups_keep_their_learning_rates_and_the_schedule_scales_them(data, tmp_path) -> None:
+    plan = {"schedule": "exponential", "decay": 0.5, "decay_epochs": 1, "learning_rate": 0.1}
+    SlowItems.rates.clear()
+    Trainer(options(epochs=2, **plan), out=tmp_path).fit(SlowItems.build(data))
+    Trainer(options(epochs=3, **plan), out=tmp_path).fit(SlowItems.build(data), resume=True)
+    found = np.array(SlowItems.rates)
+    assert np.allclose(np.unique(found, axis=0)[::-1], [[0.1, 1e-4], [0.05, 5e-5], [0.025, 2.5e-5]])
+    assert np.allclose(found[-1], [0.025, 2.5e-5])
 
 
 def test_training_with_the_exponential_schedule_can_be_made_longer(data, tmp_path) -> None:

@@ -217,7 +217,8 @@ class Model(nn.Module):
 
     def optimizer(self, config: TrainConfig) -> torch.optim.Optimizer:
         """The optimizer; default: Adam, and :class:`~graphrec.models.row_adam.RowAdam` for the sparse
-        gradients of ``fanouts``.
+        gradients of ``fanouts``. Groups of parameters may have learning rates (``lr``) of their own; the
+        schedule scales each.
 
         Raises:
             ConfigError: gradients are sparse, and ``weight_decay`` or ``clip_norm`` needs dense ones.

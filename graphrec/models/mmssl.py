@@ -183,8 +183,8 @@ class MMSSL(ItemContentRanker):
         main = [p for name, p in self.named_parameters() if not name.startswith("discriminator.")]
         groups: list[dict[str, Any]] = [{"params": main}]
         if judges:
-            scale = self.config.discriminator_rate / config.learning_rate
-            groups.append({"params": judges, "betas": (0.5, 0.9), "weight_decay": 0.0, "lr_scale": scale})
+            rate = self.config.discriminator_rate
+            groups.append({"params": judges, "lr": rate, "betas": (0.5, 0.9), "weight_decay": 0.0})
         return torch.optim.AdamW(groups, config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
     def batches(self, plan: EpochContext) -> Iterator[Judged | SeededTriplets]:

@@ -144,6 +144,7 @@ class Trainer:
         model.to(device)
         trainable = any(p.requires_grad for p in model.parameters())
         optimizer = model.optimizer(config) if trainable else None
+        rates = [group["lr"] for group in optimizer.param_groups] if optimizer is not None else []
         fit = _Fit(model, optimizer, validate, select, precision, timer)
         try:
             self.run_directory.open(self._facts(fit, about or {}), resume, self._configs(model))
@@ -161,6 +162,8 @@ class Trainer:
                 self.run_directory.rewrite_metrics(state.history)
                 self.run_directory.write(model, None, 0, state)
             else:
+                for group, own in zip(optimizer.param_groups, rates, strict=True):
+                    group["initial_lr"] = own  # a checkpoint holds that of its epoch
                 self._loop(fit, optimizer, start, on_epoch)
             distributed.barrier()  # until the best weights are written
             self.run_directory.load_best(model, state)
@@ -178,8 +181,6 @@ class Trainer:
     ) -> None:
         config = self.config
         state = fit.state
-        for group in optimizer.param_groups:
-            group["initial_lr"] = config.learning_rate * group.get("lr_scale", 1.0)
         first = distributed.is_rank_zero()
         events = tensorboard(config.tensorboard and first, self.out)
         progress = epoch_progress(

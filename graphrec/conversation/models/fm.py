@@ -155,8 +155,7 @@ class FM(Ranker):
             # Another leaf over the same memory: a step skips leaves without a gradient, so each kind of batch
             # has its own optimizer state.
             self.alias = self.attribute_embedding.weight.detach().requires_grad_()
-            scale = self.config.attribute_learning_rate / config.learning_rate
-            groups.append({"params": [self.alias], "lr_scale": scale})
+            groups.append({"params": [self.alias], "lr": self.config.attribute_learning_rate})
         if self.sparse:
             skip_index_checks()
         kind = {"foreach": False} if self.sparse else {"fused": True}
