@@ -312,9 +312,9 @@ def test_new_items_are_encoded_from_bytes_or_paths(tmp_path: Path) -> None:
 # -- CLAP ----------------------------------------------------------------
 
 
-@pytest.fixture
-def clap_folder(tmp_path: Path) -> Path:
-    """A tiny ClapModel with random weights, and the configuration of its input."""
+@pytest.fixture(params=["rand_trunc", "fusion"])
+def clap_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A tiny ClapModel with random weights, with or without fusion, and how its input is made."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     text = {
         "vocab_size": 30, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -323,7 +323,7 @@ def clap_folder(tmp_path: Path) -> Path:
     audio = {
         "num_mel_bins": 16, "spec_size": 32, "patch_size": 4, "patch_stride": [4, 4], "window_size": 2,
         "depths": [1, 1], "num_attention_heads": [2, 2], "patch_embeds_hidden_size": 8, "hidden_size": 16,
-        "projection_dim": 12, "num_hidden_layers": 2, "enable_fusion": False,
+        "projection_dim": 12, "num_hidden_layers": 2, "enable_fusion": request.param == "fusion",
     }  # fmt: skip
     config = transformers.ClapConfig(text_config=text, audio_config=audio, projection_dim=12)
     folder = tmp_path / "tiny-clap"
@@ -334,7 +334,7 @@ def clap_folder(tmp_path: Path) -> Path:
     model.save_pretrained(folder)
     transformers.ClapFeatureExtractor(
         feature_size=16, sampling_rate=8_000, hop_length=256, max_length_s=1, fft_window_size=512,
-        frequency_max=4_000, truncation="rand_trunc",
+        frequency_max=4_000, truncation=request.param,
     ).save_pretrained(folder)  # fmt: skip
     return folder
 
@@ -367,6 +367,7 @@ def test_clap_gives_what_transformers_gives(clap_folder: Path) -> None:
     inputs = transformers.ClapFeatureExtractor.from_pretrained(clap_folder)(
         waveform, sampling_rate=8_000, return_tensors="pt"
     )
+    inputs["is_longer"] = torch.zeros_like(inputs["is_longer"], dtype=torch.bool)
     with torch.inference_mode():
         pooled = model.audio_projection(model.audio_model(**inputs).pooler_output)
     expected = torch.nn.functional.normalize(pooled, dim=-1).numpy()

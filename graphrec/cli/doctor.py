@@ -230,7 +230,8 @@ def weights() -> list[Check]:
     if unreachable and not names:
         advice = (
             "the default extractors (hog-hsv, mel-statistics, tfidf-svd) need no weights; for others, copy a "
-            "Hugging Face cache to this machine and set HF_HOME, or pass a checkpoint (--set image.pretrained=FILE)"
+            "Hugging Face cache to this machine and set HF_HOME, or pass a checkpoint "
+            "(--set image.pretrained=FILE)"
         )
         checks[2] = checks[2]._replace(advice=advice)
     return checks

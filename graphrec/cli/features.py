@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from graphrec.core.ray import Cluster
 
 app = group(
-    "Image, text, sound and other features of items: build, import, maintain.",
+    "Image, text and sound features of items: build, import, maintain.",
     "graphrec features build movielens-small",
     "graphrec features status movielens-small",
 )

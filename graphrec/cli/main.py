@@ -51,7 +51,7 @@ COMMANDS = {
     "demo": ("demo.steps:demo", "Generate a catalog, train models on it and compare them."),
     "doctor": ("doctor:doctor", "Check the installation and give advice for each problem."),
     "data": ("data:app", "Datasets: list, show, convert, generate."),
-    "features": ("features:app", "Image and text features of items: build, import, maintain."),
+    "features": ("features:app", "Image, text and sound features of items: build, import, maintain."),
     "llm": ("llm:app", "Features of users and items from a language model."),
     "code": ("code:app", "Files to work on next, reviewers of a change, experts."),
 }
