@@ -55,7 +55,7 @@ def content_regression(
         vectors = values.astype(np.float64)  # (n_items, d)
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         if vectors.shape[1] > len(vectors):  # as many columns as items have the same inner products
-            vectors = np.linalg.qr(vectors.T, mode="r").T
+            vectors = np.linalg.qr(vectors.T).R.T
         gram = vectors.T @ vectors
         gram.ravel()[:: len(gram) + 1] += penalty
         right = np.linalg.solve(gram, vectors.T)  # (d, n_items)
