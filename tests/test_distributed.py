@@ -52,10 +52,11 @@ def same(one: Path, two: Path, name: str) -> None:
     for a, b in zip(*(map(json.loads, part) for part in lines), strict=True):
         assert set(a) == set(b)
         for key in (key for key in a if not key.startswith("seconds")):
-            assert a[key] == pytest.approx(b[key], rel=1e-6, abs=1e-6), (name, key, a["epoch"])
+            # Weights that differ by rounding are trained on.
+            assert a[key] == pytest.approx(b[key], rel=1e-5, abs=1e-6), (name, key, a["epoch"])
     weights = [load_file(folder / f"{name}.safetensors") for folder in (one, two)]
     for key, values in weights[0].items():
-        differing = differing_weights(values, weights[1][key])
+        differing = differing_weights(values, weights[1][key], most=1e-3)
         assert differing is None, f"{key} {differing}"
 
 
@@ -70,12 +71,12 @@ def test_two_processes_do_what_one_does(folders, name) -> None:
 def test_weights_may_differ_as_far_as_rounding_explains() -> None:
     weights = torch.zeros(4000)
     few, many, far = (weights.clone() for _ in range(3))
-    few[:4] = 5e-5
-    many[:5] = 5e-5
+    few[:40] = 5e-5
+    many[:41] = 5e-5
     far[0] = 2e-4
     assert differing_weights(weights, weights) is None
     assert differing_weights(weights, few) is None
-    assert "5 of 4000" in str(differing_weights(weights, many))
+    assert "41 of 4000" in str(differing_weights(weights, many))
     assert "2.0e-04" in str(differing_weights(weights, far))
 
 

@@ -25,7 +25,8 @@ TOLERANCE = 1e-6
 WEIGHT_TOLERANCE = 1e-5
 """For weights after some steps of an adaptive optimizer, which divides small gradients by their magnitude."""
 MOST_APART = 1e-2
-"""Share of a tensor's weights that may differ by more: where a gradient is all but zero, rounding decides."""
+"""Share of a tensor's weights that may differ by more, and one of them at least: where a gradient is all but
+zero, rounding decides."""
 MOST_DIFFERENCE = 1e-4
 """And by how much: a hundredth of a step."""
 
@@ -54,18 +55,18 @@ def check_processes(model_class: type[Model], config: ModelConfig) -> None:
                     raise AssertionError(f"{name} {differing}")
 
 
-def differing_weights(one: torch.Tensor, other: torch.Tensor, share: float = MOST_APART) -> str | None:
+def differing_weights(one: torch.Tensor, other: torch.Tensor, most: float = MOST_DIFFERENCE) -> str | None:
     """How the weights of one process and of several differ; None if only as rounding explains.
 
     Args:
         one: of one process.
         other: of several.
-        share: of the weights that may differ by more than :data:`WEIGHT_TOLERANCE`.
+        most: how far a weight may be off; after several epochs rounding adds up.
     """
     difference = (other - one).abs()
     worst = float(difference.max()) if one.numel() else 0.0
     apart = int((difference > WEIGHT_TOLERANCE).sum())
-    if worst <= MOST_DIFFERENCE and apart <= share * one.numel():
+    if worst <= most and apart <= max(1, MOST_APART * one.numel()):
         return None
     return (
         f"differs by {worst:.1e} between one process and two, {apart} of {one.numel()} weights by more than "
