@@ -47,7 +47,7 @@ from graphrec.graphs.knn import knn
 from graphrec.graphs.sparse import interaction_matrix, to_scipy
 from graphrec.models import model as model_class
 from graphrec.models.content_ease import ContentEASE, content_prior, item_factors, symmetric_neighbors
-from graphrec.models.content_regression import content_regression
+from graphrec.models.content_regression import content_regression, unit_vectors
 
 RESULT = RESULTS / "content_priors.json"
 DATASETS = ("amazon-scientific", "movielens-small", "xwines")
@@ -238,9 +238,7 @@ def regressions(
         "content and its regression, half each": regression.grid(((content + dense) / 2).tocsr()),
     }
     for modality, share in shares.items():
-        unit = tables[modality].numpy(np.float64)
-        unit = np.where(tables[modality].present[:, None], unit, 0)
-        unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
+        unit = unit_vectors(tables[modality], config.fill, data.train)
         with_vectors.gram += VECTOR_WEIGHT * share * (unit @ unit.T)
     return found | {"none, content vectors as further users": with_vectors.grid(None)}
 

@@ -17,7 +17,7 @@ from graphrec import testing
 from graphrec.core.errors import DataError
 from graphrec.core.random import numpy_rng
 from graphrec.graphs.augmentation import keep_entries
-from graphrec.graphs.user_rows import listed
+from graphrec.graphs.user_lists import listed
 from graphrec.models.batches import EpochContext, Triplets
 from graphrec.models.diffmm import DiffMM, Rows
 from graphrec.models.diffusion import NoiseDraws

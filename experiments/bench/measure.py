@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import os
 import platform
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 GIB = 2**30
 SQUARE = 2048  # rows of the matrices whose product is a floor
@@ -62,6 +64,35 @@ def spent() -> Iterator[Spent]:
         result.seconds, result.cpu = time.perf_counter() - began, time.process_time() - cpu
         result.peak = _memory("VmHWM")
         result.extra = max(0, result.peak - before)
+
+
+def training_step(model: Any, batch_size: int) -> Callable[[Any], None]:
+    """What a training does with a batch: losses, gradients and an update of the model's parameters."""
+    import torch
+
+    import graphrec as gr
+
+    optimizer = model.optimizer(gr.TrainConfig(batch_size=batch_size))
+
+    def step(batch: Any) -> None:
+        optimizer.zero_grad()
+        torch.stack(list(model(batch).values())).sum().backward()
+        optimizer.step()
+
+    return step
+
+
+def steps_parser(description: str | None) -> argparse.ArgumentParser:
+    """The options of scripts that time steps on generated data."""
+    import torch
+
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--scale", type=float, default=1)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--batch-size", type=int, default=2048)
+    return parser
 
 
 def processor_seconds(work: Callable[[], object], repeats: int = 5) -> float:

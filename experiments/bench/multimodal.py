@@ -12,7 +12,6 @@ products at the speed of one product of the user-item graph with 64 columns.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -27,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import graphrec as gr
 from experiments.bench import catalog
-from experiments.bench.measure import machine, matrix_product, processor_seconds
+from experiments.bench.measure import machine, matrix_product, processor_seconds, steps_parser, training_step
 from experiments.rows import MULTIMODAL, NAMES
 from graphrec.core.memory import keep_freed_memory
 from graphrec.core.random import numpy_rng
@@ -82,15 +81,10 @@ def epoch_of(
     Returns:
         seconds of the epoch, of its start, of the median step, and of the floor of that step.
     """
-    optimizer = trained.optimizer(gr.TrainConfig(batch_size=batch_size))
+    step = training_step(trained, batch_size)
 
     def start(epoch: int) -> None:
         trained.start_epoch(numpy_rng(0, "bench/start_epoch", epoch))
-
-    def step(batch: object) -> None:
-        optimizer.zero_grad()
-        torch.stack(list(trained(batch).values())).sum().backward()
-        optimizer.step()
 
     start(1)
     batches = iter(trained.batches(EpochContext(1, batch_size, 0)))
@@ -120,12 +114,7 @@ def tables_of(data: gr.Dataset, folder: Path) -> dict[str, FeatureTable]:
 
 def main() -> None:
     """Prints a line a model."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--scale", type=float, default=1)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--batch-size", type=int, default=2048)
+    parser = steps_parser(__doc__)
     known = [NAMES[label] for label in MULTIMODAL if NAMES[label] not in SEVERAL]
     parser.add_argument("--models", nargs="+", choices=known, default=known)
     options = parser.parse_args()

@@ -12,7 +12,6 @@ which read as many rows.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +20,7 @@ import torch
 
 import graphrec as gr
 from experiments.bench import catalog
-from experiments.bench.measure import machine, matrix_product, processor_seconds
+from experiments.bench.measure import machine, matrix_product, processor_seconds, steps_parser, training_step
 from graphrec.core.memory import keep_freed_memory
 from graphrec.core.random import numpy_rng
 from graphrec.graphs.attention import edge_attention
@@ -69,15 +68,9 @@ def step_time(data: gr.Dataset, name: str, options: dict[str, Any], batch_size: 
     cls = model(name)
     trained = cls.build(data, None, cls.Config(**options))
     trained.start_epoch(np.random.default_rng(0))
-    optimizer = trained.optimizer(gr.TrainConfig(batch_size=batch_size))
+    step = training_step(trained, batch_size)
     batch = next(iter(trained.batches(EpochContext(1, batch_size, 0))))
-
-    def step() -> None:
-        optimizer.zero_grad()
-        torch.stack(list(trained(batch).values())).sum().backward()
-        optimizer.step()
-
-    return milliseconds(step)
+    return milliseconds(lambda: step(batch))
 
 
 def blocks(data: gr.Dataset, batch_size: int, dim: int = 64) -> None:
@@ -149,13 +142,7 @@ def more_blocks(train: gr.Interactions, graph: Graph, table: torch.Tensor, speed
 
 def main() -> None:
     """Prints the lines."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--scale", type=float, default=1)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--batch-size", type=int, default=2048)
-    options = parser.parse_args()
+    options = steps_parser(__doc__).parse_args()
     torch.set_num_threads(options.threads)
     keep_freed_memory()  # as the Trainer does
     data = catalog.dataset(options.scale)

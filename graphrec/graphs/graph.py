@@ -239,8 +239,9 @@ class Graph(nn.Module):
         return self._cache.matrix
 
     def dense(self) -> Tensor:
-        """The ``(n_target, n_source)`` dense matrix, for small graphs and tests."""
-        return self.matrix().to_dense()
+        """The ``(n_target, n_source)`` dense matrix, for small graphs, blocks of :meth:`rows` and tests."""
+        result = self.weight.new_zeros(self.n_target, self.n_source)
+        return result.index_put_((self.target, self.col.long()), self.weight.detach(), accumulate=True)
 
     def t(self) -> Graph:
         """The transpose, with every edge reversed: cached, and the graph itself if it is symmetric.

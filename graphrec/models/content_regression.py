@@ -29,6 +29,20 @@ class Product(NamedTuple):
     right: np.ndarray
 
 
+def unit_vectors(table: FeatureTable, fill: Fill, train: Interactions) -> np.ndarray:
+    """Vectors of length one ``(n_items, d) float64``; zero for items without the modality.
+
+    Args:
+        table: features of the modality.
+        fill: how items without it are filled.
+        train: the interactions, for ``fill="neighbors"``.
+    """
+    values, _ = filled(table, fill, train)
+    vectors = values.astype(np.float64)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return vectors
+
+
 def content_regression(
     features: Mapping[str, FeatureTable],
     shares: Mapping[str, float],
@@ -51,9 +65,7 @@ def content_regression(
     """
     lefts, rights = [], []
     for modality, share in shares.items():
-        values, _ = filled(features[modality], fill, train)
-        vectors = values.astype(np.float64)  # (n_items, d)
-        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        vectors = unit_vectors(features[modality], fill, train)
         if vectors.shape[1] > len(vectors):  # as many columns as items have the same inner products
             vectors = np.linalg.qr(vectors.T).R.T
         gram = vectors.T @ vectors

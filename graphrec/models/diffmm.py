@@ -37,7 +37,7 @@ from graphrec.data.interactions import Interactions
 from graphrec.graphs.augmentation import drop_entries
 from graphrec.graphs.graph import Graph, bipartite, items_to_users, normalize_weights
 from graphrec.graphs.masking import with_pairs
-from graphrec.graphs.user_rows import dense_rows, listed
+from graphrec.graphs.user_lists import listed
 from graphrec.models.base import Features
 from graphrec.models.batches import EpochContext, Triplets
 from graphrec.models.diffusion import Denoiser, NoiseDraws, NoiseSchedule
@@ -141,7 +141,8 @@ class DiffMM(ItemContentRanker):
         super().__init__(train, features, config)
         c = config
         self.graph = normalize_weights(with_pairs(bipartite(train, "none")), "symmetric")
-        self.history = items_to_users(train)
+        weighted = items_to_users(train)
+        self.history = weighted.weighted(torch.ones_like(weighted.weight))
         self.content = nn.ModuleDict(
             {
                 m: ItemContent(t, c.dim, c, train, self.rng(m), bias=c.content_map == "linear")
@@ -188,7 +189,7 @@ class DiffMM(ItemContentRanker):
 
     def rows(self, users: Tensor) -> Tensor:
         """The interactions of some users ``(B,)`` as numbers ``(B, n_items)``."""
-        return dense_rows(self.history, users)
+        return self.history.rows(users).dense()
 
     def draw(self, batch: Rows) -> list[NoiseDraws]:
         """Noise and dropout for each modality, of the users of the whole batch."""

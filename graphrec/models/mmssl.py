@@ -37,7 +37,7 @@ from graphrec.core import distributed
 from graphrec.core.topk import topk
 from graphrec.data.interactions import Interactions
 from graphrec.graphs.graph import Graph, items_to_users
-from graphrec.graphs.user_rows import dense_rows, listed
+from graphrec.graphs.user_lists import listed
 from graphrec.models.base import Features
 from graphrec.models.batches import EpochContext, SeededTriplets, seeded
 from graphrec.models.discriminator import Discriminator
@@ -151,7 +151,8 @@ class MMSSL(ItemContentRanker):
     def __init__(self, train: Interactions, features: Features, config: Config) -> None:
         super().__init__(train, features, config)
         self.graph = nn.ModuleList(two_way(train))
-        self.history = items_to_users(train)
+        weighted = items_to_users(train)
+        self.history = weighted.weighted(torch.ones_like(weighted.weight))
         self.content = nn.ModuleDict(
             {m: ItemContent(t, config.dim, config, train, self.rng(m)) for m, t in features.items()}
         )
@@ -203,7 +204,7 @@ class MMSSL(ItemContentRanker):
 
     def rows(self, users: Tensor) -> Tensor:
         """The interactions of some users ``(B,)`` as numbers ``(B, n_items)``."""
-        return dense_rows(self.history, users)
+        return self.history.rows(users).dense()
 
     @torch.no_grad()
     def find_neighbors(self) -> None:
